@@ -4,16 +4,21 @@ A stage's artifact is keyed by a fingerprint of everything it depends on. Files 
 their final name and renamed, so that a killed run leaves either the whole artifact or none.
 """
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 FINGERPRINT_LENGTH = 16
+_HOST = platform.node().replace("/", "_") or "host"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -37,22 +42,53 @@ def written_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` when the block succeeds.
 
     Works for a file and for a directory. On an error the temporary is removed and `path`, if it
-    stood before, is untouched.
+    stood before, is untouched. What a killed process left beside `path` is removed first.
+    Raises OSError that names `path` when the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
         yield partial
         if path.is_dir():
             shutil.rmtree(path)
         _sync(partial)
         os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"{path} could not be written ({reason}); free space on its disk, or set "
+            "hydra.run.dir and paths.cache_dir to folders with space."
+        ) from error
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporaries of `path` whose process, on this machine, is no more."""
+    beginning = f".{path.name}.{_HOST}."
+    for partial in path.parent.glob(f"{glob.escape(beginning)}*.partial"):
+        pid = partial.name.removeprefix(beginning).removesuffix(".partial")
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            _remove(partial)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -70,6 +70,8 @@ def _job(raw: DictConfig) -> float:
     from sieve.progress import is_rank_zero
     from sieve.report import closing_table
 
+    if not is_rank_zero():  # One voice, however many processes.
+        logging.getLogger("sieve").setLevel(logging.WARNING)
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     try:

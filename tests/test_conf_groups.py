@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from sieve.config import ASSETS, Config, register_resolvers, to_config
+from sieve.config import ASSETS, Config, ModelConfig, register_resolvers, to_config
 from sieve.tasks import TaskConfig, build_task
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -52,7 +52,7 @@ def test_an_option_of_a_group_composes(group: str, option: str) -> None:
 def test_every_file_stands_in_a_group() -> None:
     known = {CONF / group / f"{option}.yaml" for group, option in OPTIONS}
     known |= {CONF / "task" / f"{name}.yaml" for name in TASKS}
-    known |= {CONF / "config.yaml", CONF / "task" / "_base.yaml"}
+    known |= {CONF / "config.yaml", *(CONF / group / "_base.yaml" for group in ("task", "model"))}
     known |= set((CONF / "hydra").glob("*.yaml"))
     assert set(CONF.rglob("*.yaml")) == known
 
@@ -78,6 +78,12 @@ def test_a_real_task_brings_the_default_model() -> None:
 def test_a_run_without_a_task_is_told_to_add_one() -> None:
     with pytest.raises(ValueError, match=r"add one, such as \+task=almanac_medicine"):
         load()
+
+
+def test_every_key_of_a_model_can_be_set() -> None:
+    defaults = asdict(ModelConfig()) | {"path": "???"}
+    assert OmegaConf.to_container(OmegaConf.load(CONF / "model" / "_base.yaml")) == defaults
+    assert load("+task=almanac_medicine", "model.dtype=float32").model.dtype == "float32"
 
 
 def test_jsonl_without_a_folder_is_told_to_name_one() -> None:

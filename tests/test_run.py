@@ -1,8 +1,7 @@
 """Whole runs from the command line on tiny models: results, caching, kills and bad input."""
 
 import json
-import os
-import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_llama, tiny_tokenizer
+from models import build, tiny_llama, tiny_tokenizer
+from runs import (
+    ENVIRONMENT,
+    arguments,
+    finished,
+    make_world,
+    read_result,
+    run_sieve,
+    write_rows,
+)  # fmt: skip
+from transformers import AutoModelForCausalLM
+
+import sieve.modeling_sieve  # noqa: F401  registers what exports are made of
+from sieve.moments import Moments
 
 pytestmark = pytest.mark.slow
 
@@ -18,43 +30,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and a two-label data set."""
-    root = tmp_path_factory.mktemp("world")
-    tiny_llama().save_pretrained(root / "model")
-    tiny_tokenizer().save_pretrained(root / "model")
-    rng = random.Random(0)
-    (root / "data").mkdir()
-    for split, number in (("train", 120), ("validation", 60), ("test", 60)):
-        rows = [
-            {"text": f"{split} {i} {rng.randint(0, 999)}", "label": ["no", "yes"][i % 2]}
-            for i in range(number)
-        ]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (root / "data" / f"{split}.jsonl").write_text(text)
-    return root
-
-
-def sieve(world: Path, run_dir: Path, *overrides: str, cache: str = "cache") -> Any:
-    """Run the command line in a process of its own."""
-    command = [
-        sys.executable, "-m", "sieve.run", "+task=jsonl", f"task.data_dir={world / 'data'}",
-        f"model.path={world / 'model'}", f"hydra.run.dir={run_dir}", "logger=none",
-        "speed.repeats=1", "speed.prompt_tokens=8", "speed.new_tokens=2",
-        f"paths.cache_dir={world / cache}", *overrides,
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=world, env=environment
-    )
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(world: Path) -> None:
     for name, cache in (("a", "one"), ("b", "two")):
-        done = sieve(world, world / name, cache=cache)
-        assert done.returncode == 0, done.stderr
+        finished(world, name, cache=cache)
     assert (world / "a/genome.json").read_bytes() == (world / "b/genome.json").read_bytes()
-    done = sieve(world, world / "c", "tolerance=0.3", cache="one")
-    assert done.returncode == 0, done.stderr
-    result = json.loads((world / "c/result.json").read_text())
+    result = finished(world, "c", "tolerance=0.3", cache="one")
     assert result["cached"]["calibrate"] and result["cached"]["fit"]
     assert not result["cached"]["search"]
     for name in ("report.html", "metrics.jsonl", "export/model.safetensors"):
@@ -65,19 +48,56 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
     ("overrides", "message"),
     [
         (["tolerance=2"], "tolerance is 2.0, expected a fraction"),
+        (["tolerance=none"], "Value 'none' of type 'str' could not be converted to Float"),
         (["model.path=./nowhere"], "there is no such directory"),
+        (["model.path=somebody/something"], "for a Hub model the network, its name"),
         (["task.data_dir=nowhere"], "nowhere"),
         (["task.prompt='{review} is'"], "has no field 'review'"),
+        (["task.labels=[yes,yes]"], "expected distinct words"),
+        (["task.prompt='" + "{text}" * 20 + "'"], "shorten them with task.max_words"),
         (["projection.name=magic"], "got projection 'magic'"),
+        (["search.levels=[0.5]"], "expected kept fractions from 0 to 1 with 1 among them"),
+        (["trainer=gpu", "trainer.accelerator=tpu"], "choose trainer=cpu, gpu or ddp"),
+        (["paths.cache_dir=/proc/nowhere"], "set paths.cache_dir to a folder that can"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_no_traceback(
     world: Path, overrides: list[str], message: str
 ) -> None:
-    done = sieve(world, world / "bad", *overrides)
-    assert done.returncode == 1
+    refused(world, message, *overrides)
+
+
+def refused(world: Path, message: str, *overrides: str, **options: Any) -> None:
+    """A run that ends with status 1 and a message, without a traceback or half a result."""
+    run_dir = world / "bad"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    done = run_sieve(world, run_dir, *overrides, **options)
+    assert done.status == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not {"result.json", "report.html", "export"} & {path.name for path in run_dir.iterdir()}
+
+
+def test_a_run_without_a_task_is_told_to_choose_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sieve.run"], cwd=tmp_path, env=ENVIRONMENT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no task was chosen; add one, such as +task=almanac_medicine" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_split_of_one_class_is_refused(world: Path, tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        labels = ["yes"] if split == "test" else ["no", "yes"]
+        rows = [{"text": f"{split} {i}", "label": labels[i % len(labels)]} for i in range(20)]
+        write_rows(tmp_path / f"{split}.jsonl", rows)
+    refused(world, "all 20 rows of the test split have the label", f"task.data_dir={tmp_path}")
+
+
+def test_two_roles_of_the_same_rows_are_refused(world: Path) -> None:
+    refused(world, "carve it out of the calibration split", "task.splits.test=train")
 
 
 def test_weights_that_are_not_finite_are_named(world: Path) -> None:
@@ -86,6 +106,88 @@ def test_weights_that_are_not_finite_are_named(world: Path) -> None:
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     model.save_pretrained(world / "nan")
     tiny_tokenizer().save_pretrained(world / "nan")
-    done = sieve(world, world / "bad", f"model.path={world / 'nan'}")
-    assert done.returncode == 1
-    assert "up_proj.weight are not finite" in done.stderr
+    refused(world, "up_proj.weight are not finite", f"model.path={world / 'nan'}")
+
+
+def test_a_model_without_a_prunable_matrix_is_refused(world: Path) -> None:
+    build("Llama", hidden_size=32, intermediate_size=32, num_hidden_layers=0,
+          num_attention_heads=2).save_pretrained(world / "bare")  # fmt: skip
+    tiny_tokenizer().save_pretrained(world / "bare")
+    refused(world, "has no prunable matrix", f"model.path={world / 'bare'}")
+
+
+def test_a_damaged_artifact_is_named(world: Path) -> None:
+    finished(world, "whole", cache="damaged")
+    bank = next((world / "damaged").glob("bank-*"))
+    bank.write_bytes(bank.read_bytes()[:1000])
+    refused(world, f"{bank} is damaged", cache="damaged")
+
+
+def test_a_genome_of_another_bank_is_refused(world: Path) -> None:
+    finished(world, "whole", cache="mixed")
+    genome = next((world / "mixed").glob("genome-*"))
+    genome.write_text(
+        genome.read_text().replace(next((world / "mixed").glob("bank-*")).stem[5:], "0" * 16)
+    )
+    refused(world, "the genome belongs to bank", cache="mixed")
+
+
+def test_a_disk_that_is_full_is_named(world: Path) -> None:
+    refused(world, "could not be written", cache="full", file_size=20_000)
+    assert not list((world / "full").iterdir())
+
+
+def test_a_sweep_over_many_devices_is_refused(world: Path) -> None:
+    refused(
+        world, "a sweep takes one device per job",
+        "hydra.mode=MULTIRUN", "trainer.devices=2", f"hydra.sweep.dir={world / 'bad'}",
+    )  # fmt: skip
+
+
+def test_a_multirun_leaves_a_result_per_job(world: Path) -> None:
+    folder = world / "sweep"
+    done = run_sieve(
+        world, world / "none", "hydra.mode=MULTIRUN", f"hydra.sweep.dir={folder}",
+        "tolerance=0.02,0.5", "projection=output,svd",
+    )  # fmt: skip
+    assert done.status == 0, done.stderr
+    results = [read_result(folder / str(job)) for job in range(4)]
+    assert [(r["tolerance"], r["projection"]) for r in results] == [
+        (0.02, "output"), (0.02, "svd"), (0.5, "output"), (0.5, "svd"),
+    ]  # fmt: skip
+
+
+def test_without_a_mean_and_at_level_zero_the_model_still_runs(world: Path) -> None:
+    result = finished(world, "affine", "projection=affine", "search.levels=[1,0]", "tolerance=0.99")
+    genome = json.loads((world / "affine/genome.json").read_text())
+    assert {row["rank"] for row in result["matrices"]} == {0}
+    assert genome["bank"] and result["kept_fraction"]["prunable"] < 0.1
+    model = AutoModelForCausalLM.from_pretrained(world / "affine/export")
+    tokens = torch.arange(3, 20)[None]
+    assert model(tokens).logits.isfinite().all()
+    assert model.generate(tokens, max_new_tokens=3, do_sample=False).shape == (1, 20)
+
+
+def test_two_processes_find_what_one_finds(world: Path) -> None:
+    """DDP with two gloo processes: the same rows, each once."""
+    small = "batch_tokens=128"  # many batches, and an odd number of them
+    alone = finished(world, "alone", small, cache="alone")
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    line = arguments(world, world / "joined", small, *more, cache="joined")
+    # Lightning starts the second process from the command line of the first.
+    done = subprocess.run([sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT)
+    assert done.returncode == 0
+    joined = read_result(world / "joined")
+    moments = [
+        Moments.load(next((world / cache).glob("moments-*"))) for cache in ("alone", "joined")
+    ]
+    assert moments[0].tokens == moments[1].tokens
+    for name, entry in moments[0].entries.items():
+        other = moments[1].entries[name]
+        assert entry.count == other.count
+        torch.testing.assert_close(entry.second, other.second, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(entry.mean, other.mean, rtol=1e-5, atol=1e-6)
+    for key in ("baseline", "pruned", "drop", "kept_fraction"):
+        assert alone[key] == joined[key], key
+    levels = [json.loads((world / n / "genome.json").read_text()) for n in ("alone", "joined")]
+    assert levels[0] == levels[1]

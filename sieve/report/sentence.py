@@ -56,7 +56,7 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
     high, within = measure(result, "drop.high"), f"the tolerance of {_points(tolerance)}"
     if high is None or high > tolerance + _ROUNDING:
         judged = f"Judged by the point estimate, the drop is within {within} on the test split"
-        return Verdict("uncertain", f"{judged}; {_reservation(result)}.")
+        return Verdict("uncertain", f"{judged}; guarantee=true holds the whole interval to it.")
     if look(result, "guarantee"):
         text = f"The guarantee holds: the whole 95 % interval is within {within} on the test split."
     else:
