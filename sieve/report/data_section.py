@@ -86,7 +86,7 @@ def _answers(report: Mapping[str, Any]) -> str:
     if not names:
         return ""
     rows = [[text(name), *(count(answers[role].get(name, 0)) for role in roles)] for name in names]
-    caption = "Rows by right answer, the twenty most frequent per split"
+    caption = "Rows by right answer"
     return html.table(["Answer", *roles], rows, caption)
 
 

@@ -13,6 +13,7 @@ from sieve.tasks.rows import Rows, describe_source, read_rows
 from sieve.tasks.splits import CARVED_FRACTION, carve, check_not_empty, drop_duplicates, sample
 
 log = logging.getLogger(__name__)
+LISTED_ANSWERS = 12  # more are counted together
 
 
 def build_task(config: TaskConfig, seed: int = 0) -> Task:
@@ -101,11 +102,21 @@ def _report(
         },
         "duplicates": dict(duplicates),
         "truncated": dict(truncated),
-        "answers": {role: _count_answers(splits[role]) for role in ROLES},
+        "answers": count_answers(splits),
     }
 
 
-def _count_answers(examples: list[Example]) -> dict[str, int]:
-    """Answer -> rows, most frequent first; at most twenty answers."""
-    counts = Counter(example.choices[example.answer].strip() for example in examples)
-    return dict(counts.most_common(20))
+def count_answers(splits: Mapping[str, list[Example]]) -> dict[str, dict[str, int]]:
+    """Role -> answer -> rows, most frequent first over all splits; rare answers are one entry."""
+    counts = {
+        role: Counter(example.choices[example.answer].strip() for example in examples)
+        for role, examples in splits.items()
+    }
+    total = sum(counts.values(), Counter[str]())
+    listed = [answer for answer, _ in total.most_common(LISTED_ANSWERS)]
+    rest = len(total) - len(listed)
+    table = {role: {answer: counts[role][answer] for answer in listed} for role in splits}
+    if rest:
+        for role, row in table.items():
+            row[f"{rest} other answers"] = counts[role].total() - sum(row.values())
+    return table

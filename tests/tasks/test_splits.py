@@ -8,6 +8,7 @@ import pytest
 from task_helpers import build, message_of, prompts, rows_of, write_splits
 
 from sieve.tasks import Example
+from sieve.tasks.build import count_answers
 from sieve.tasks.splits import carve, drop_duplicates, sample
 
 
@@ -92,6 +93,19 @@ def test_a_task_reports_what_was_carved_and_dropped(tmp_path: Path) -> None:
     assert report["duplicates"] == {"calibration/test": 1, "calibration/calibration": 1}
     assert sum(report["answers"]["test"].values()) == 6
     assert json.loads(json.dumps(report)) == report
+
+
+def test_rare_answers_are_counted_together_and_none_is_lost() -> None:
+    def examples(*answers: str) -> list[Example]:
+        return [Example("?", (f" {answer}", " other"), 0) for answer in answers]
+
+    common = [str(i) for i in range(12) for _ in range(2)]
+    counted = count_answers({"selection": examples(*common), "test": examples("x", "y", "3")})
+    assert len(counted["test"]) == 13
+    assert (counted["test"]["3"], counted["test"]["4"]) == (1, 0)
+    assert counted["test"]["2 other answers"] == 2
+    assert counted["selection"]["2 other answers"] == 0
+    assert sum(counted["selection"].values()) == 24
 
 
 def test_a_null_split_is_carved_although_the_file_is_there(tmp_path: Path) -> None:
