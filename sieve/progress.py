@@ -34,6 +34,7 @@ def progress_bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
+        transient=True,
         disable=not is_rank_zero() or not console.is_terminal,
     )
 

@@ -40,7 +40,7 @@ def search_uniform(bank: Bank, objective: Scorer, levels: Sequence[float] = LEVE
     def feasible(index: int) -> bool:
         score = objective.score(uniform_genome(bank, grid, index))
         log.info(
-            "level %-5g kept %5.1f %%  accuracy %.4f  margin %+.4f",
+            "  level %-5g kept %5.1f %%  accuracy %.4f  margin %+.4f",
             grid[index], 100 * score.kept_fraction, score.accuracy, score.margin,
         )  # fmt: skip
         return score.feasible

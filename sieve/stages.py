@@ -78,10 +78,12 @@ class Run:
         start = time.perf_counter()
         self.cached[name] = cached
         if self.leads:
-            log.info("%s%s", name, " (finished before)" if cached else "")
+            log.info("%s%s", name, ": finished before" if cached else "")
         yield
         self.trainer.strategy.barrier(name)
         self.seconds[name] = round(time.perf_counter() - start, 3)
+        if self.leads and not cached:
+            log.info("%s: done in %.1f s", name, self.seconds[name])
         self.logger.log_metrics({f"{name}/seconds": self.seconds[name], f"{name}/cached": cached})
 
     def calibrate(self) -> tuple[str, Path]:

@@ -21,6 +21,18 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+class StageProgressBar(RichProgressBar):
+    """Lightning's progress bar, named after what Sieve does in a loop."""
+
+    @property
+    def predict_description(self) -> str:
+        return "Calibrating"
+
+    @property
+    def test_description(self) -> str:
+        return "Testing"
+
+
 def make_trainer(settings: dict[str, Any]) -> L.Trainer:
     """A Trainer from the `trainer` group of the configuration.
 
@@ -32,7 +44,7 @@ def make_trainer(settings: dict[str, Any]) -> L.Trainer:
     # Batches are ready in memory: a worker would only copy them.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     shown = console.is_terminal
-    callbacks = [RichProgressBar(leave=True)] if shown else []
+    callbacks = [StageProgressBar()] if shown else []
     try:
         return instantiate(
             DEFAULTS | {"enable_progress_bar": shown} | settings, callbacks=callbacks
