@@ -12,6 +12,7 @@ import torch
 
 from sieve.bank import Bank
 from sieve.genome import Genome
+from sieve.speed import describe_machine
 
 SPECTRUM_POINTS = 64
 
@@ -73,7 +74,7 @@ def provenance(command: str, device: torch.device) -> dict[str, Any]:
         "sieve_version": version("sieve-llm"),
         "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "device": str(device),
+        "device": describe_machine(device),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }
 

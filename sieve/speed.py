@@ -1,5 +1,6 @@
 """Prefill and decode speed of two states of one model, measured in turn in the same run."""
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -67,6 +68,13 @@ def compare_speed(
         decode_pruned=decode_tokens / statistics.median(seconds["decode_pruned"]),
         decode_ratio=_ratio(seconds["decode_dense"], seconds["decode_pruned"]),
     )
+
+
+def describe_machine(device: torch.device) -> str:
+    """What speeds depend on: the GPU, or the processor and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def _ratio(dense: list[float], pruned: list[float]) -> float:

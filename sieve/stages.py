@@ -5,6 +5,7 @@ not by a second run, not by another ε, not after a kill.
 """
 
 import logging
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from sieve.objective import Objective
 from sieve.report import figures, write_report
 from sieve.result import flatten, matrix_table, provenance, sizes, spectrum
 from sieve.search import search_uniform
-from sieve.speed import compare_speed
+from sieve.speed import compare_speed, describe_machine
 from sieve.tasks import Example, Task
 from sieve.tracking import RunLogger
 
@@ -155,6 +156,7 @@ class Run:
         key = fingerprint(
             "evaluation", 1, bank.fingerprint, genome.levels, asdict(self.config.speed),
             digest(self.task.splits["test"]), self.config.seed, self._rendering(),
+            platform.node(), describe_machine(self.device),
         )  # fmt: skip
         path = self.cache.path("evaluation", key, "json")
         with self.stage("evaluate", cached=path.exists()):
