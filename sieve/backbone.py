@@ -1,15 +1,18 @@
 """A Hugging Face causal language model and its tokenizer, loaded and checked.
 
 Works on a Hub name or a local directory. The weights keep the values of the checkpoint's dtype
-(the storage dtype) even where they are computed with in another.
+(the storage dtype) even where they are computed with in another. Weights are read from safetensors
+alone: no pickle is ever loaded.
 """
 
 import inspect
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
@@ -17,6 +20,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.artifacts import fingerprint, hash_files
 from sieve.config import ModelConfig
+
+# Files of a directory that say what the model computes: weights, configuration, tokenizer, code.
+DIGESTED = (
+    "*.safetensors", "config.json", "tokenizer*", "vocab*", "merges.txt", "added_tokens.json",
+    "special_tokens_map.json", "chat_template*", "*.py",
+)  # fmt: skip
 
 
 @dataclass
@@ -56,24 +65,24 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     """Load model and tokenizer onto a device.
 
     Raises:
-        ValueError: the path holds no model, the Hub cannot be had, or weights are not finite.
+        ValueError: the path holds no model, the Hub cannot be had, or weights are stored as pickle,
+            not all there or not finite.
     """
     transformers_logging.disable_progress_bar()
+    # Else transformers would send a Hub model without safetensors to a public converter.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     path = find_model(config.path)
     if config.attn_implementation:
         options["attn_implementation"] = config.attn_implementation
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype="auto", **options)
-        options.pop("attn_implementation", None)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"the model {config.path!r} could not be loaded ({reason}); check model.path, or for a "
-            "Hub model the network, its name and your access to it."
-        ) from error
+    model, loaded = _load(
+        config.path, "model", AutoModelForCausalLM, path, dtype="auto", use_safetensors=True,
+        ignore_mismatched_sizes=True, output_loading_info=True, **options,
+    )  # fmt: skip
+    options.pop("attn_implementation", None)
+    tokenizer = _load(config.path, "tokenizer", AutoTokenizer, path, **options)
     storage_dtype = model.dtype
+    _check_whole(loaded)
     _check_finite(model)
     place(model, device, _compute_dtype(config.dtype, storage_dtype, device))
     model.eval()
@@ -85,7 +94,8 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
 def find_model(path: str) -> str:
     """The path of a local directory that holds a model, or a Hub name unchanged.
 
-    Raises ValueError for a directory without config.json and for a path that is neither.
+    Raises ValueError for a directory without config.json or safetensors and for a path that is
+    neither.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -94,11 +104,31 @@ def find_model(path: str) -> str:
                 f"{folder} holds no config.json; model.path expects a directory written by "
                 "save_pretrained."
             )
+        if not any(folder.glob("*.safetensors")):
+            raise ValueError(_no_safetensors(str(folder)))
         return str(folder)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if looks_local or folder.exists():
         raise ValueError(f"model.path is {path!r}: there is no such directory; check the path.")
     return path
+
+
+def _load(asked: str, part: str, auto_class: Any, path: str, **options: Any) -> Any:
+    """What `from_pretrained` returns; ValueError in one sentence when it fails."""
+    try:
+        return auto_class.from_pretrained(path, **options)
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights of {asked!r} are damaged ({error}); get the checkpoint again."
+        ) from error
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "cannot be loaded with `safetensors`" in reason:
+            raise ValueError(_no_safetensors(f"the Hub model {asked!r}")) from error
+        raise ValueError(
+            f"the {part} of {asked!r} could not be loaded ({reason}); check model.path, or for a "
+            "Hub model the network, its name and your access to it."
+        ) from error
 
 
 def place(model: torch.nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
@@ -126,6 +156,25 @@ def _compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> tor
     return torch.float32 if device.type == "cpu" else storage
 
 
+def _no_safetensors(where: str) -> str:
+    return (
+        f"{where} holds no *.safetensors, and weights are read from no other format, for a pickle "
+        "(*.bin) can run code; load a model that you trust with transformers and write it with "
+        "save_pretrained."
+    )
+
+
+def _check_whole(loaded: dict[str, Any]) -> None:
+    """ValueError where transformers filled in random weights for what the checkpoint lacks."""
+    names = sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ValueError(
+            f"the weights {names[0]}{more} are missing from the checkpoint or not of the shape "
+            "that its config.json asks for; get the checkpoint again."
+        )
+
+
 def _check_finite(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -140,5 +189,5 @@ def _weights_fingerprint(path: str, model: PreTrainedModel, dtype: torch.dtype) 
     folder = Path(path)
     if not folder.is_dir():
         return fingerprint(path, getattr(model.config, "_commit_hash", None), str(dtype))
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]
-    return fingerprint(hash_files(files + [*folder.glob("tokenizer*.json")]))
+    files = {file for pattern in DIGESTED for file in folder.glob(pattern) if file.is_file()}
+    return fingerprint(hash_files(list(files)))
