@@ -41,8 +41,9 @@ def hash_files(paths: list[Path]) -> str:
 def written_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` when the block succeeds.
 
-    Works for a file and for a directory. On an error the temporary is removed and `path`, if it
-    stood before, is untouched. What a killed process left beside `path` is removed first.
+    Works for a file and for a directory, and replaces an older one. On an error the temporary is
+    removed and `path`, if it stood before, is untouched. What a killed process left beside `path`
+    is removed first.
     Raises OSError that names `path` when the disk is full or the folder cannot be written.
     """
     path = Path(path)
@@ -51,10 +52,14 @@ def written_beside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
         yield partial
-        if path.is_dir():
-            shutil.rmtree(path)
         _sync(partial)
-        os.replace(partial, path)
+        if path.is_dir():
+            old = partial.with_suffix(".old.partial")
+            os.replace(path, old)
+            os.replace(partial, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(
@@ -76,7 +81,7 @@ def _remove_stale(path: Path) -> None:
     """Remove temporaries of `path` whose process, on this machine, is no more."""
     beginning = f".{path.name}.{_HOST}."
     for partial in path.parent.glob(f"{glob.escape(beginning)}*.partial"):
-        pid = partial.name.removeprefix(beginning).removesuffix(".partial")
+        pid = partial.name.removeprefix(beginning).partition(".")[0]
         if pid.isdecimal() and not _is_alive(int(pid)):
             _remove(partial)
 

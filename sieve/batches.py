@@ -195,6 +195,11 @@ def shard(batches: Sequence[_B], rank: int, world_size: int) -> list[_B]:
     return list(batches[rank::world_size])
 
 
+def count_rows(batches: Sequence[TokenBatch]) -> int:
+    """Rows of all calibration batches."""
+    return sum(len(batch.input_ids) for batch in batches)
+
+
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """A token to pad with; it is masked, so any will do."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):

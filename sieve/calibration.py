@@ -77,7 +77,8 @@ class MomentCollector(nn.Module):
             assert isinstance(metric, MomentMetric)
             module = self._hooked[name]
             if metric.side == "input":
-                handles.append(module.register_forward_pre_hook(self._input_hook(metric)))
+                hook = self._input_hook(metric)
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             else:
                 handles.append(module.register_forward_hook(self._output_hook(metric)))
         try:
@@ -111,8 +112,8 @@ class MomentCollector(nn.Module):
         return (flat if self._keep is None else flat.index_select(0, self._keep)).float()
 
     def _input_hook(self, metric: MomentMetric) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            metric.update(self._select(args[0]))
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            metric.update(self._select([*args, *kwargs.values()][0]))
 
         return hook
 

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sieve.genome import get_storage
+from sieve.genome import LEVELS, get_storage
 from sieve.projections import get_projection
 from sieve.tasks import TaskConfig
 
@@ -17,6 +17,11 @@ ASSETS = Path(__file__).parent / "assets"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEARCHES = ("uniform",)
 EXPORTS = ("none", "factorized", "dense")
+# What a run may ask of lightning.Trainer: where it runs, not how much of it.
+TRAINER_KEYS = (
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "deterministic", "benchmark",
+    "profiler",
+)  # fmt: skip
 
 
 @dataclass
@@ -58,7 +63,7 @@ class SearchConfig:
     """How a genome is chosen."""
 
     method: str = "uniform"
-    levels: list[float] = field(default_factory=list)
+    levels: list[float] = field(default_factory=lambda: list(LEVELS))
 
 
 @dataclass
@@ -167,9 +172,19 @@ def check(config: Config) -> None:
         ("calibration.tokens", config.calibration.tokens),
         ("batch_tokens", config.batch_tokens),
         ("projection.rank_multiple", config.projection.rank_multiple),
+        ("speed.batch_size", config.speed.batch_size),
+        ("speed.prompt_tokens", config.speed.prompt_tokens),
+        ("speed.new_tokens", config.speed.new_tokens),
+        ("speed.repeats", config.speed.repeats),
     ):
         if number < 1:
             raise ValueError(f"{key} is {number}, expected at least 1.")
+    if stray := [key for key in config.trainer if key not in TRAINER_KEYS]:
+        raise ValueError(
+            f"trainer.{stray[0]} is not a setting of a run, expected one of "
+            f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
+            "calibration.tokens, for fewer rows task.max_rows."
+        )
     get_projection(config.projection.name)
     get_storage(config.projection.storage)
     _check_levels(config.search.levels)

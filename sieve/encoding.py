@@ -157,5 +157,5 @@ def _check_lengths(encoded: Sequence[EncodedExample], limit: int) -> None:
         raise ValueError(
             f"{count} of {len(encoded)} prompts are longer than the model's context, the longest "
             f"has {longest} tokens, expected at most {limit}; shorten them with task.max_words, "
-            "as +task.max_words.text=100, or use a model with a longer context."
+            "as ++task.max_words.text=100, or use a model with a longer context."
         )

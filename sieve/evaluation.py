@@ -1,5 +1,6 @@
 """Scores per example, and the paired comparison of two models on the same rows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from sieve.backbone import forward
 from sieve.batches import ScoringBatch, choice_logprobs, shard
 from sieve.calibration import as_inputs
 from sieve.progress import track
+from sieve.tasks.example import Example
 
 RESAMPLES = 10_000
+FEW = 10  # rows that differ; a bootstrap of fewer is too narrow, and of none has no width
 NOT_FINITE = -1
 
 
@@ -41,6 +44,24 @@ class Drop:
     low: float  # 95 % paired percentile bootstrap interval
     high: float
     mcnemar_p: float  # exact, two-sided
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What a model scores that knows nothing of the task, and whether another does better."""
+
+    accuracy: float  # always the commonest answer, or a guess among the choices: the higher
+    beaten: bool  # one-sided exact binomial test at 5 %
+
+
+def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance:
+    """Compare the scores of a split with those of guessing; examples: the same split."""
+    n = len(examples)
+    commonest = max(Counter(example.answer for example in examples).values()) / n
+    accuracy = max(commonest, sum(1 / len(example.choices) for example in examples) / n)
+    right = int(scores.correct.sum())
+    p_value = stats.binomtest(right, n, min(accuracy, 1.0), alternative="greater").pvalue
+    return Chance(accuracy, bool(p_value < 0.05))
 
 
 class PredictionMetric(Metric):
@@ -124,7 +145,8 @@ def paired_drop(baseline: np.ndarray, pruned: np.ndarray, seed: int = 0) -> Drop
     """Drop in accuracy between two models on the same rows.
 
     baseline, pruned: (N,) bool, right or wrong. The interval is the percentile bootstrap over
-    examples; the p-value is McNemar's exact test on the examples where the two differ.
+    examples; where fewer than 10 differ it is too narrow, and is widened to the exact bounds of
+    the rows lost and won. The p-value is McNemar's exact test on the examples that differ.
     Raises ValueError unless the shapes agree.
     """
     if baseline.shape != pruned.shape or baseline.size == 0:
@@ -132,8 +154,16 @@ def paired_drop(baseline: np.ndarray, pruned: np.ndarray, seed: int = 0) -> Drop
     difference = baseline.astype(float) - pruned.astype(float)
     lost, won = int((difference > 0).sum()), int((difference < 0).sum())
     low, high = _bootstrap_mean(lost, won, len(difference), seed)
+    if lost + won < FEW:
+        high = max(high, _exact_upper(lost, len(difference)) - won / len(difference))
+        low = min(low, lost / len(difference) - _exact_upper(won, len(difference)))
     p_value = stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
     return Drop(float(difference.mean()), low, high, float(p_value))
+
+
+def _exact_upper(count: int, total: int) -> float:
+    """Upper end of the 95 % Clopper-Pearson interval of a fraction count / total."""
+    return float(stats.binomtest(count, total).proportion_ci(0.95, method="exact").high)
 
 
 def _bootstrap_mean(lost: int, won: int, total: int, seed: int) -> tuple[float, float]:

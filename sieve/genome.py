@@ -13,6 +13,12 @@ from sieve.matrices import Matrix
 
 FORMAT = 1
 
+# Kept fractions that a search may choose from; 1 is the dense matrix, 0 leaves its mean output.
+LEVELS = (
+    1, .95, .9, .85, .8, .75, .7, .65, .6, .55, .5, .45, .4, .35, .3, .25, .2, .175, .15,
+    .125, .1, .085, .07, .06, .05, .04, .03, .02, .01, .005, 0,
+)  # fmt: skip
+
 
 class PlainStorage:
     """Two plain matrices, (d_out, r) and (r, d_in)."""

@@ -7,7 +7,6 @@ The stages in order: calibrate, fit, search, evaluate, export, report. Everythin
 import logging
 import os
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,8 @@ def _job(raw: DictConfig) -> float:
                 "a sweep takes one device per job, got trainer.devices="
                 f"{config.trainer.get('devices')}; set trainer.devices=1, or run once with ddp."
             )
-        result = run(config, run_dir, _command())
+        command = shlex.join(["python", "-m", "sieve.run", *hydra_config.overrides.task])
+        result = run(config, run_dir, command)
     except (ValueError, RuntimeError, OSError) as error:
         log.debug("failed", exc_info=True)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -95,11 +95,6 @@ def _job(raw: DictConfig) -> float:
         written = {name: folder / name for name in names if (run_dir / name).exists()}
         output.print(closing_table(result, written))
     return float(result["kept_fraction"]["prunable"])
-
-
-def _command() -> str:
-    """The command line that reproduces this run."""
-    return shlex.join(["python", "-m", "sieve.run", *sys.argv[1:]])
 
 
 def main() -> None:

@@ -6,15 +6,10 @@ from functools import cache
 from typing import Protocol
 
 from sieve.bank import Bank
-from sieve.genome import Genome
+from sieve.genome import LEVELS, Genome
 from sieve.objective import Score
 
 log = logging.getLogger(__name__)
-
-LEVELS = (
-    1, .95, .9, .85, .8, .75, .7, .65, .6, .55, .5, .45, .4, .35, .3, .25, .2, .175, .15,
-    .125, .1, .085, .07, .06, .05, .04, .03, .02, .01, .005, 0,
-)  # fmt: skip
 
 
 class Scorer(Protocol):
@@ -29,7 +24,7 @@ def search_uniform(bank: Bank, objective: Scorer, levels: Sequence[float] = LEVE
     """Smallest uniform genome whose margin is not negative, by bisection over `levels`.
 
     The margin need not be monotone in the level: the level returned was itself evaluated and
-    feasible, and the search goes on below while the next level but one is feasible again.
+    feasible, and the search goes on below while the next level, or the one after, is feasible.
     The dense model (level 1) is feasible by definition. Raises ValueError without level 1.
     """
     grid = tuple(sorted({float(level) for level in levels}, reverse=True))
@@ -52,8 +47,8 @@ def search_uniform(bank: Bank, objective: Scorer, levels: Sequence[float] = LEVE
             accepted = middle
         else:
             refused = middle
-    while accepted + 2 < len(grid) and feasible(accepted + 2):
-        accepted += 2
+    while below := [i for i in (accepted + 1, accepted + 2) if i < len(grid) and feasible(i)]:
+        accepted = below[-1]
     return uniform_genome(bank, grid, accepted)
 
 

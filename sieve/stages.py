@@ -16,17 +16,21 @@ from typing import Any
 import lightning as L
 import torch
 
-from sieve.artifacts import Cache, fingerprint, read_json, write_json_atomic
+import sieve.projections
+from sieve.artifacts import Cache, fingerprint, hash_files, read_json, write_json_atomic
 from sieve.backbone import Backbone, place
+from sieve.bank import FORMAT as BANK_FORMAT
 from sieve.bank import Bank, fit
+from sieve.batches import count_rows
 from sieve.calibration import CalibrationModule
 from sieve.config import Config
 from sieve.datamodule import SieveDataModule
-from sieve.evaluation import Scores, ScoringModule, paired_drop
+from sieve.evaluation import Scores, ScoringModule, compare_with_chance, paired_drop
 from sieve.export import export
 from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.memory import peak_memory_mib
+from sieve.moments import FORMAT as MOMENTS_FORMAT
 from sieve.moments import Moments
 from sieve.objective import Objective
 from sieve.report import figures, write_report
@@ -91,30 +95,35 @@ class Run:
         """Moments of the task's prompts; returns their fingerprint and file."""
         settings = asdict(self.config.calibration)
         key = fingerprint(
-            "moments", 1, self.backbone.fingerprint, str(self.backbone.model.dtype), settings,
-            self.config.seed, digest(self.task.splits["calibration"]), self._rendering(),
+            "moments", MOMENTS_FORMAT, self.backbone.fingerprint, str(self.backbone.model.dtype),
+            self.config.model.attn_implementation, settings, self.config.seed,
+            digest(self.task.splits["calibration"]), self._rendering(),
         )  # fmt: skip
         path = self.cache.path("moments", key, "safetensors")
-        with self.stage("calibrate", cached=path.exists()):
-            if not path.exists():
+        record_path = self.cache.path("calibration", key, "json")
+        done = path.exists() and record_path.exists()
+        with self.stage("calibrate", cached=done):
+            if not done:
                 module = CalibrationModule(self.backbone.model)
                 self.trainer.predict(module, datamodule=self.data, return_predictions=False)
                 assert module.moments is not None
+                tokens, rows = module.moments.tokens, count_rows(self.data.calibration())
+                record = {"tokens": tokens, "tokens_asked": settings["tokens"], "rows": rows}
                 if self.leads:
+                    write_json_atomic(record_path, record)
                     Moments(module.moments.entries, key).save(path)
-                self.logger.log_metrics({"calibrate/tokens": module.moments.tokens})
+                self.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
                 self._settle()
-        moments = Moments.load(path)
-        self.calibration = {
-            "tokens": moments.tokens,
-            "tokens_asked": self.config.calibration.tokens,
-            "rows": len(self.task.splits["calibration"]),
-        }
+        self.calibration = read_json(record_path)
         return key, path
 
     def fit(self, moments_key: str, moments_path: Path) -> Bank:
         """Nested factors of every matrix."""
-        key = fingerprint("bank", 1, moments_key, asdict(self.config.projection))
+        projections = hash_files(list(Path(sieve.projections.__file__).parent.glob("*.py")))
+        key = fingerprint(
+            "bank", BANK_FORMAT, moments_key, asdict(self.config.projection), projections,
+            str(self.backbone.storage_dtype),
+        )  # fmt: skip
         path = self.cache.path("bank", key, "safetensors")
         with self.stage("fit", cached=path.exists()):
             if not path.exists() and self.leads:
@@ -244,6 +253,13 @@ class Run:
             self.backbone.model, bank, batches, config.tolerance, config.guarantee,
             self.task.normalize,
         )  # fmt: skip
+        chance = compare_with_chance(objective.baseline, self.task.splits["selection"])
+        if not chance.beaten and self.leads:
+            log.warning(
+                "the dense model scores %.3f on the selection split, no better than chance (%.3f): "
+                "whatever is kept, nothing follows; check the prompt, the labels and the model.",
+                objective.baseline.accuracy, chance.accuracy,
+            )  # fmt: skip
         genome = search_uniform(bank, objective, config.search.levels)
         curve = [
             {"level": next(iter(tried.levels.values())), **asdict(score),
@@ -270,12 +286,17 @@ class Run:
                 options = {k: v for k, v in asdict(speed).items() if k != "enabled"}
                 timed = asdict(compare_speed(switch, genome, **options))
         drop = paired_drop(baseline.correct, pruned.correct, self.config.seed)
+        chance = compare_with_chance(baseline, self.task.splits["test"])
         self.logger.log_metrics(
             {"evaluate/baseline_accuracy": baseline.accuracy,
              "evaluate/pruned_accuracy": pruned.accuracy, "evaluate/drop": drop.point}
         )  # fmt: skip
         return {
-            "baseline": {"accuracy": baseline.accuracy},
+            "baseline": {
+                "accuracy": baseline.accuracy,
+                "chance": chance.accuracy,
+                "beats_chance": chance.beaten,
+            },
             "pruned": {"accuracy": pruned.accuracy},
             "examples": len(baseline.correct),
             "drop": asdict(drop),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sieve.evaluation import paired_drop
+from sieve.evaluation import Scores, compare_with_chance, paired_drop
+from sieve.tasks import Example
 
 
 def pair(lost: int, won: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +39,21 @@ def test_the_p_value_is_the_exact_mcnemar_by_hand() -> None:
 
 def test_equal_models_have_no_drop_and_no_evidence() -> None:
     drop = paired_drop(*pair(0, 0, 40, 10))
-    assert (drop.point, drop.low, drop.high, drop.mcnemar_p) == (0, 0, 0, 1)
+    assert (drop.point, drop.mcnemar_p) == (0, 1)
+    # 50 rows without a loss: 1 - 0.025 ** (1 / 50) may still be lost.
+    assert drop.high == pytest.approx(1 - 0.025 ** (1 / 50))
+    assert drop.low == -drop.high
+
+
+def test_a_few_rows_are_no_proof_of_a_small_drop() -> None:
+    """Drawn with one row in a hundred lost, the interval holds that drop nearly always."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(300):
+        lost = rng.random(100) < 0.01
+        drop = paired_drop(lost, np.zeros(100, bool), seed)
+        covered += drop.low <= 0.01 <= drop.high
+    assert covered / 300 >= 0.95
 
 
 def test_the_interval_covers_the_true_drop_about_as_often_as_it_says() -> None:
@@ -49,6 +64,27 @@ def test_the_interval_covers_the_true_drop_about_as_often_as_it_says() -> None:
         drop = paired_drop(draws == 0, draws == 1, seed)
         covered += drop.low <= 0.04 <= drop.high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def examples(answers: list[int], choices: int = 2) -> list[Example]:
+    return [Example(str(i), tuple("abcdef"[:choices]), a) for i, a in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "choices", "chance"),
+    [([0] * 70 + [1] * 30, 2, 0.7), ([0, 1] * 50, 2, 0.5), ([0, 1, 2, 3] * 25, 4, 0.25)],
+)
+def test_chance_is_the_commonest_answer_or_a_guess(
+    answers: list[int], choices: int, chance: float
+) -> None:
+    def beaten(right: int) -> bool:
+        scores = Scores(np.zeros(100), np.arange(100) < right)
+        found = compare_with_chance(scores, examples(answers, choices))
+        assert found.accuracy == pytest.approx(chance)
+        return found.beaten
+
+    assert not beaten(round(100 * chance)) and not beaten(round(100 * chance) + 3)
+    assert beaten(round(100 * chance) + 15)
 
 
 def test_scores_of_different_rows_are_refused() -> None:

@@ -57,6 +57,8 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         (["task.prompt='" + "{text}" * 20 + "'"], "shorten them with task.max_words"),
         (["projection.name=magic"], "got projection 'magic'"),
         (["search.levels=[0.5]"], "expected kept fractions from 0 to 1 with 1 among them"),
+        (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
+        (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),
         (["trainer=gpu", "trainer.accelerator=tpu"], "choose trainer=cpu, gpu or ddp"),
         (["paths.cache_dir=/proc/nowhere"], "set paths.cache_dir to a folder that can"),
     ],

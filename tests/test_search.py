@@ -50,6 +50,11 @@ def test_a_single_dip_does_not_end_the_search() -> None:
     assert set(search_uniform(BANK, Margins(margins)).levels.values()) == {LEVELS[20]}
 
 
+def test_beyond_a_dip_every_level_is_tried() -> None:
+    margins = {level: 0.1 if i <= 21 and i != 19 else -0.1 for i, level in enumerate(LEVELS)}
+    assert set(search_uniform(BANK, Margins(margins)).levels.values()) == {LEVELS[21]}
+
+
 def test_the_dense_model_is_the_answer_when_nothing_else_is_feasible() -> None:
     found = search_uniform(BANK, Margins({level: -0.1 for level in LEVELS} | {1: 0.02}))
     assert set(found.levels.values()) == {1}

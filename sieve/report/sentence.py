@@ -16,6 +16,10 @@ _MISSED = (
     "Not within the tolerance: this model is a candidate, not a result. "
     "More selection rows make such a miss less likely."
 )
+_IGNORANT = (
+    "Nothing follows for the pruned model. Check the prompt and the labels, or bring a model that "
+    "can do the task."
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Verdict:
 
 def answer_sentence(result: Mapping[str, Any]) -> str:
     """One sentence: task, kept fractions, both accuracies, the drop with its interval, the rows."""
+    if _is_ignorant(result):
+        dense, chance = look(result, "baseline.accuracy"), look(result, "baseline.chance")
+        return (
+            f"{_model(result)} does not do {_task(result)}: the dense model's {_metric(result)} on "
+            f"{_rows(result)}, {percent(dense)}, is no better than chance ({percent(chance)})."
+        )
     if is_dense(result):
         return _dense_sentence(result)
     kept = (
@@ -51,6 +61,8 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
     drop, tolerance = measure(result, "drop.point"), measure(result, "tolerance")
     if drop is None or tolerance is None:
         return Verdict("unknown", "The drop on the test split was not measured.")
+    if _is_ignorant(result):
+        return Verdict("missed", _IGNORANT)
     if _fails(result):
         return Verdict("missed", _MISSED)
     high, within = measure(result, "drop.high"), f"the tolerance of {_points(tolerance)}"
@@ -68,6 +80,11 @@ def is_dense(result: Mapping[str, Any]) -> bool:
     """True when every prunable matrix kept all its parameters."""
     kept = measure(result, "kept_fraction.prunable")
     return kept is not None and kept >= 1 - _ROUNDING
+
+
+def _is_ignorant(result: Mapping[str, Any]) -> bool:
+    """Whether the dense model itself is no better than guessing."""
+    return look(result, "baseline.beats_chance") is False
 
 
 def _fails(result: Mapping[str, Any]) -> bool:

@@ -39,7 +39,8 @@ class RowReader:
             also = f" (tried {', '.join(tried)})" if tried != [name] else ""
             raise ValueError(
                 f"task '{self.config.name}': {where} has no field '{name}'{also} that {purpose}; "
-                f"it has {present}; set {_remedy(self.config, name)} or task.fields.{name}."
+                f"it has {present}; set {_remedy(self.config, name)} or "
+                f"++task.fields.{name}=[column]."
             )
         return value
 
@@ -63,8 +64,8 @@ class RowReader:
             if isinstance(value, Mapping):
                 raise ValueError(
                     f"task '{self.config.name}': the field '{name}' of {where} is a struct of "
-                    f"{', '.join(value)}, expected text; set task.fields.{name} to a dotted path, "
-                    f"as [{name}.{next(iter(value), 'text')}]."
+                    f"{', '.join(value)}, expected text; name a part of it, "
+                    f"as ++task.fields.{name}=[{name}.{next(iter(value), 'text')}]."
                 )
             return self._truncate(name, as_text(value))
 

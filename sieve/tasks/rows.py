@@ -57,7 +57,7 @@ def read_rows(config: TaskConfig) -> dict[str, tuple[str, Rows]]:
     else:
         raise ValueError(
             f"task '{config.name}' has no source of rows, expected one; set task.data_dir to a "
-            "folder with train.jsonl, or task.hub.path."
+            "folder with train.jsonl, or 'task.hub={path: name_on_the_Hub}'."
         )
     for role, name in names.items():
         if not splits[name]:
@@ -205,7 +205,7 @@ def _load_hub(config: TaskConfig) -> Mapping[str, Any]:
     if not hub.get("path"):
         raise ValueError(
             f"task '{config.name}': task.hub has no path, expected the name of a data set on the "
-            "Hub; set task.hub.path or task.data_dir."
+            "Hub; set ++task.hub.path=name or task.data_dir=folder."
         )
     try:
         return load_dataset(

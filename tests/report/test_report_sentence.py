@@ -58,6 +58,15 @@ def test_an_interval_beyond_the_tolerance_breaks_a_guarantee(result: Result) -> 
     assert verdict(result).kind == "missed"
 
 
+def test_a_dense_model_at_chance_is_no_result(result: Result) -> None:
+    result["baseline"] = {"accuracy": 0.51, "chance": 0.5, "beats_chance": False}
+    sentence = answer_sentence(result)
+    assert "reader-6m does not do sst2" in sentence
+    assert "51.0 %, is no better than chance (50.0 %)" in sentence
+    assert "needs" not in sentence
+    assert verdict(result).kind == "missed"
+
+
 def test_a_kept_guarantee_is_said(result: Result) -> None:
     result["guarantee"] = True
     assert verdict(result).kind == "met"
