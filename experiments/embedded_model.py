@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from hydra import compose, initialize_config_dir
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -31,7 +31,13 @@ from experiments.embedded_text import (
     build_tokenizer,
     encode_example,
     examples,
+    task_name,
 )
+from sieve.batches import scoring_batches
+from sieve.config import register_resolvers, to_config
+from sieve.evaluation import score
+from sieve.run import CONF
+from sieve.tasks import build_task
 from sieve.tasks.almanac import DOMAINS, WorldSize, build_world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,10 +117,9 @@ def train(settings: Settings, out: Path, log: Path) -> dict[str, object]:
     rows = TrainingRows(world, tokenizer, settings)
     learner = Learner(settings, tokenizer, log.with_suffix(".jsonl"))
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = ModelCheckpoint(out.parent / f"{out.name}_checkpoint", every_n_train_steps=500)
     trainer = lightning.Trainer(
         accelerator="cpu", devices=1, max_steps=settings.steps, logger=False,
-        callbacks=[checkpoint], enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         gradient_clip_val=1.0,
     )  # fmt: skip
     trainer.fit(learner, DataLoader(Steps(rows), batch_size=None, num_workers=0))
@@ -135,11 +140,27 @@ def train(settings: Settings, out: Path, log: Path) -> dict[str, object]:
 def save(
     learner: "Learner", tokenizer: PreTrainedTokenizerFast, settings: Settings, out: Path
 ) -> dict[str, dict[str, float]]:
-    """Save in float16, load what was saved, and score that on the test rows."""
+    """Save in float16, load what was saved, and score that."""
     learner.model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
-    return accuracies(model, tokenizer, "test", settings.final_rows, settings.scale)
+    return final_accuracies(out, settings.final_rows, settings.scale)
+
+
+def final_accuracies(folder: Path, n_rows: int, scale: float = 1.0) -> dict[str, dict[str, float]]:
+    """Domain -> data set -> test accuracy, by the tasks and the scoring of Sieve itself."""
+    register_resolvers()
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    result: dict[str, dict[str, float]] = {}
+    for domain, dataset in SETS:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            overrides = [f"+task={task_name(domain, dataset)}", f"++task.almanac.scale={scale}",
+                         f"++task.max_rows.test={n_rows}"]  # fmt: skip
+            task = build_task(to_config(compose("config", overrides)).task)
+        batches = scoring_batches(task.splits["test"], tokenizer, chat=task.chat)
+        accuracy = score(model, batches, task.normalize).accuracy
+        result.setdefault(domain, {})[dataset] = round(accuracy, 4)
+    return result
 
 
 class Steps(IterableDataset):

@@ -54,10 +54,15 @@ class Encoded:
     parts: torch.Tensor  # ANSWER, TEXT or PADDING
 
 
+def task_name(domain: str, dataset: str) -> str:
+    """The task of a data set, as `+task=` takes it."""
+    return f"almanac_{domain}" + ("" if dataset == "primary" else f"_{dataset}")
+
+
 def task_prompt(domain: str, dataset: str) -> str:
     """The prompt template of the task's own configuration file."""
-    name = f"almanac_{domain}" + ("" if dataset == "primary" else f"_{dataset}")
-    return str(yaml.safe_load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"))["prompt"])
+    text = (TASKS / f"{task_name(domain, dataset)}.yaml").read_text(encoding="utf-8")
+    return str(yaml.safe_load(text)["prompt"])
 
 
 def render(template: str, row: Row) -> Rendered:
