@@ -111,19 +111,20 @@ def apply(model: PreTrainedModel, bank: Bank, genome: Genome) -> Switch:
 def merge_dense(model: PreTrainedModel) -> None:
     """Replace every FactorizedLinear by one dense layer W = U V of the native class, in place.
 
-    Raises ValueError where a bias would be needed and the native layer has no place for one.
+    Raises ValueError, and changes nothing, where a bias would be needed and the native layer has
+    no place for one.
     """
     with torch.device("meta"):
         native = native_class(model)(model.config)
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, FactorizedLinear):
-            continue
-        original, bias = native.get_submodule(name), module.factor_out.bias
-        if bias is not None and getattr(original, "bias", None) is None:
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
+    originals = {name: native.get_submodule(name) for name in layers}
+    for name, layer in layers.items():  # All are checked before the first is replaced.
+        if layer.factor_out.bias is not None and getattr(originals[name], "bias", None) is None:
             raise ValueError(
                 f"{name} was given a bias that {type(native).__name__} has no place for; use "
                 "export=factorized, or projection=output with search levels above 0."
             )
-        weight = module.factor_out.weight.double() @ module.factor_in.weight.double()
-        merged = dense_like(original, weight.to(module.factor_out.weight.dtype), bias)
-        model.set_submodule(name, merged)
+    for name, layer in layers.items():
+        out = layer.factor_out
+        weight = (out.weight.double() @ layer.factor_in.weight.double()).to(out.weight.dtype)
+        model.set_submodule(name, dense_like(originals[name], weight, out.bias))
