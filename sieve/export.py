@@ -4,6 +4,7 @@
 them into plain matrices of the native architecture. Weights are safetensors.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,20 +30,39 @@ def export(
     """Write the model as it stands in memory, its factors included, to a directory.
 
     format: "factorized" or "dense". dtype: of the weights on disk, by default the model's own.
-    The directory appears whole or not at all; an older one is replaced. Raises ValueError for an
-    unknown format, or where a dense matrix would need a bias its architecture has no place for.
+    The directory appears whole or not at all; an older export is replaced. Raises ValueError for
+    an unknown format, for a path that cannot be written or holds anything else, or where a dense
+    matrix would need a bias its architecture has no place for.
     """
     if format not in ("factorized", "dense"):
         raise ValueError(f"got export format {format!r}, expected factorized or dense.")
-    path, dtype = Path(path), dtype or model.dtype
-    with written_beside(path) as partial:
+    path, dtype = Path(path).expanduser(), dtype or model.dtype
+    _check_free(path.resolve())
+    with written_beside(path.resolve()) as partial:
         if format == "factorized":
             _write_factorized(model, partial, dtype)
         else:
             with _merged(model):
-                _write(native_class(model), model.config.to_dict(), model, partial, dtype)
+                config = {k: v for k, v in model.config.to_dict().items() if k != "sieve"}
+                _write(native_class(model), config, model, partial, dtype)
         tokenizer.save_pretrained(partial)
     return path
+
+
+def _check_free(path: Path) -> None:
+    """ValueError unless `path` can be made, or is empty or an older export that may be replaced."""
+    held = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    if held and "config.json" not in held:
+        raise ValueError(
+            f"{path} holds {held[0]} and no config.json, expected a new directory or an older "
+            "export to replace; choose another path."
+        )
+    parent = next(folder for folder in path.parents if folder.exists())
+    for folder in (path, parent):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file, expected a directory; choose another path.")
+    if not os.access(parent, os.W_OK):
+        raise ValueError(f"{parent} cannot be written; choose another path, or change its rights.")
 
 
 def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) -> None:

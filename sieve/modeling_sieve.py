@@ -4,7 +4,8 @@ This one file travels with every exported model and needs torch and transformers
 of any architecture is made from the native one: `SieveLlamaForCausalLM` is `LlamaForCausalLM` with
 the layers named in `config.sieve["ranks"]` replaced by `FactorizedLinear`.
 Load with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`, or without the
-flag after `import sieve`.
+flag after `import sieve`. AutoTokenizer looks at the model's configuration first: give it the flag
+too, or transformers asks for it and warns of a model of type ``, and then reads the tokenizer.
 """
 
 import sys
