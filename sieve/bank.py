@@ -4,6 +4,7 @@ The best rank-r factors are the first r columns, so every genome is a slice of o
 is cut at the break-even rank: the bank weighs what the dense weights weigh.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 from sieve.artifacts import fingerprint, written_beside
 from sieve.genome import Genome, Sizing, get_storage, kept_fraction, kept_parameters
 from sieve.matrices import Matrix, dense_weight, find_matrices
-from sieve.moments import Moments
+from sieve.moments import Moment, Moments
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
 
@@ -131,7 +132,7 @@ def fit(
     """Solve every matrix of `model` for every rank at once, in closed form.
 
     dtype: what the factors are rounded to and stored in, by default the model's own. key: the
-    bank's fingerprint; by default derived from the moments and these settings. Raises ValueError
+    bank's fingerprint; by default derived from the factors and these settings. Raises ValueError
     for an unknown projection or storage, moments of another model, or numbers that are not finite.
     """
     project = get_projection(projection)
@@ -144,15 +145,33 @@ def fit(
         weight = dense_weight(model.get_submodule(matrix.name))
         moment = moments.of(matrix)
         try:
+            _check_finite(weight, moment)
             solved = project(weight.to(moment.second.device), moment)
         except ValueError as error:
             raise ValueError(f"{matrix.name}: {error}") from error
         factors[matrix.name] = _stored(solved.cut(sizing.top_rank(matrix)), dtype, matrix.name)
         sizing = replace(sizing, fits_bias=solved.fits_bias)
     if key is None:
-        digest = [[n, f.energy.tolist(), f.mean.tolist()] for n, f in factors.items()]
-        key = fingerprint(moments.fingerprint, digest, projection, storage, rank_multiple)
+        digests = {name: _digest(stored) for name, stored in factors.items()}
+        key = fingerprint(moments.fingerprint, digests, projection, storage, rank_multiple)
     return Bank(factors, matrices, sizing, projection, dtype, key)
+
+
+def _check_finite(weight: Tensor, moment: Moment) -> None:
+    """ValueError that says what is not finite; some solvers would fail, others say nothing."""
+    if not torch.isfinite(weight).all():
+        raise ValueError("the weights are not finite; the checkpoint is damaged, get it again.")
+    if not all(torch.isfinite(part).all() for part in (moment.second, moment.mean)):
+        raise ValueError("the moments are not finite; calibrate again.")
+
+
+def _digest(factors: BankFactors) -> str:
+    """Digest of every number stored for a matrix."""
+    digest = hashlib.sha256()
+    for part in (factors.u, factors.v, factors.energy, factors.mean, factors.offset):
+        if part is not None:
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _stored(factors: Factors, dtype: torch.dtype, name: str) -> BankFactors:

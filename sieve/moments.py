@@ -56,7 +56,10 @@ class Moments:
     fingerprint: str = ""
 
     def of(self, matrix: Matrix) -> Moment:
-        """The moment that serves a matrix: its own outputs, else the input it shares."""
+        """The moment that serves a matrix: its own outputs, else the input it shares.
+
+        Raises ValueError when there is none, or none of the matrix's size.
+        """
         moment = self.entries.get(matrix.name)
         if moment is None or (moment.side == "input" and matrix.source != matrix.name):
             moment = self.entries.get(matrix.source)
@@ -64,6 +67,12 @@ class Moments:
             raise ValueError(
                 f"the moments hold nothing for {matrix.name}: they were taken from another model; "
                 "calibrate this model first."
+            )
+        size = matrix.d_in if moment.side == "input" else matrix.d_out
+        if moment.second.shape != (size, size):
+            raise ValueError(
+                f"the moments of {matrix.name} are of {tuple(moment.second.shape)}, expected "
+                f"({size}, {size}): they were taken from another model; calibrate this model first."
             )
         return moment
 

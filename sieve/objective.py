@@ -55,8 +55,9 @@ class Objective:
         self.baseline = self._run("Scoring the dense model")
 
     def score(self, genome: Genome) -> Score:
-        """Size, accuracy and margin of a genome."""
+        """Size, accuracy and margin of a genome; ValueError when it belongs to another bank."""
         if genome not in self.evaluated:
+            genome.check_bank(self.bank.fingerprint, self.bank.names)
             kept = self.bank.kept_fraction(genome)
             ranks = self.bank.ranks(genome)
             if all(rank is None for rank in ranks.values()):
@@ -70,6 +71,8 @@ class Objective:
         return self.evaluated[genome]
 
     def _margin(self, scores: Scores) -> float:
+        if scores is self.baseline:
+            return self.tolerance  # The dense model itself loses nothing, however few the rows.
         if self.guarantee:
             return self.tolerance - paired_drop(self.baseline.correct, scores.correct).high
         lost = int(self.baseline.correct.sum()) - int(scores.correct.sum())

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 class RunLogger(Logger):
     """Appends metrics to `<run_dir>/metrics.jsonl` and mirrors them to W&B.
 
-    settings: plain containers, logged as the W&B configuration.
+    settings: plain containers, logged as the W&B configuration. Raises RuntimeError when W&B is
+    asked for and cannot start.
     """
 
     def __init__(
@@ -38,9 +39,9 @@ class RunLogger(Logger):
         if not is_rank_zero():
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._file = (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8")
         if config.wandb:
             self._wandb = self._start(config, settings)
+        self._file = (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8")
 
     @property
     def name(self) -> str:
@@ -108,24 +109,45 @@ class RunLogger(Logger):
         mode: Any = config.mode
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-        return wandb.init(
-            project=config.project,
-            entity=config.entity,
-            group=config.group,
-            name=self._title,
-            dir=str(self.run_dir),
-            config=settings,
-            mode=mode,
-            reinit="finish_previous",
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        try:
+            return wandb.init(
+                project=config.project,
+                entity=config.entity,
+                group=config.group,
+                name=self._title,
+                dir=str(self.run_dir),
+                config=settings,
+                mode=mode,
+                reinit="finish_previous",
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.Error as error:
+            raise RuntimeError(
+                f"Weights & Biases could not start ({_sentence(error)}); run `wandb login`, or set "
+                "logger.mode=offline or logger=none."
+            ) from error
 
 
 def _has_key() -> bool:
-    """Whether W&B finds credentials of its own: in the environment or in the netrc file."""
+    """Whether W&B finds credentials in the environment or the netrc file, and they are taken.
+
+    A key that is refused, or a server out of reach, must not end a run: one warning instead.
+    """
     import wandb
 
-    return bool(wandb.login(prompt=False))
+    try:
+        return bool(wandb.login(prompt=False))
+    except wandb.Error as error:
+        log.warning(
+            "Weights & Biases did not take the key (%s): this run is logged offline; `wandb sync` "
+            "sends it later.",
+            _sentence(error),
+        )
+        return False
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).rstrip(". ")
 
 
 def _number(value: Any) -> Any:

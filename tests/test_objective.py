@@ -1,0 +1,221 @@
+"""The objective: margins by hand, every genome scored once, the model left as it was."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_llama, tiny_tokenizer
+from sieved import banked, logits, mixed, uniform
+from transformers import PreTrainedModel
+
+import sieve
+from sieve import objective as module
+from sieve.batches import scoring_batches
+from sieve.evaluation import Scores, paired_drop, score
+from sieve.modeling_sieve import FactorizedLinear
+from sieve.objective import Objective
+from sieve.tasks.example import Example
+
+EXAMPLES = [
+    Example(f"{word} film, {i} of five stars:", (" good", " bad", " positive review"), i % 3)
+    for i, word in enumerate(("a", "the", "no", "that", "one", "some", "my", "your", "this", "any"))
+]
+MODEL = tiny_llama()
+BANK = banked(MODEL)
+BATCHES = scoring_batches(EXAMPLES, tiny_tokenizer(), batch_tokens=64)
+
+
+@pytest.fixture
+def model() -> Iterator[PreTrainedModel]:
+    """The dense model, which every test must leave as it found it."""
+    state, layers = copy.deepcopy(MODEL.state_dict()), dict(MODEL.named_modules())
+    before = logits(MODEL)
+    yield MODEL
+    assert dict(MODEL.named_modules()) == layers
+    assert not any(isinstance(layer, FactorizedLinear) for layer in layers.values())
+    assert list(MODEL.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in MODEL.state_dict().items())
+    assert torch.equal(logits(MODEL), before)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Every scoring of a split, as it is asked for."""
+    made: list[tuple[Any, ...]] = []
+
+    def counted(*args: Any) -> Scores:
+        made.append(args)
+        return score(*args)
+
+    monkeypatch.setattr(module, "score", counted)
+    return made
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., module.Score]:
+    """Score one pruned genome, given which examples the dense and the pruned model get right."""
+
+    def run(baseline: np.ndarray, pruned: np.ndarray, **options: Any) -> module.Score:
+        answers = iter([baseline, pruned])
+
+        def scripted(*_: Any) -> Scores:
+            correct = next(answers)
+            return Scores(correct.astype(np.int64), correct)
+
+        monkeypatch.setattr(module, "score", scripted)
+        return Objective(MODEL, BANK, BATCHES, **options).score(uniform(BANK, 0.6))
+
+    return run
+
+
+def pair(total: int, lost: int, won: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Right or wrong on `total` rows: `lost` by pruning, `won` by it, half of the rest right."""
+    rest = total - lost - won
+    counts = [lost, won, rest // 2, rest - rest // 2]
+    return (
+        np.repeat([True, False, True, False], counts),
+        np.repeat([False, True, True, False], counts),
+    )
+
+
+# .07 * 100 and .29 * 100 are not 7 and 29 in floating point; 1 % of 150 rows is one and a half.
+@pytest.mark.parametrize(
+    ("total", "tolerance", "allowed"),
+    [
+        (50, 0.02, 1), (100, 0.07, 7), (100, 0.29, 29), (150, 0.02, 3), (150, 0.01, 1),
+        (300, 0.1, 30), (1000, 0.001, 1), (49, 0.02, 0), (10, 0.0, 0),
+    ],
+)  # fmt: skip
+def test_a_drop_of_exactly_the_tolerance_is_feasible_and_one_example_more_is_not(
+    judge: Callable[..., module.Score], total: int, tolerance: float, allowed: int
+) -> None:
+    within = judge(*pair(total, allowed), tolerance=tolerance)
+    beyond = judge(*pair(total, allowed + 1), tolerance=tolerance)
+    assert within.feasible and within.margin >= 0
+    assert not beyond.feasible and beyond.margin < 0
+    assert within.margin == pytest.approx(tolerance - allowed / total, abs=1e-12)
+    assert within.margin - beyond.margin == pytest.approx(1 / total)
+    if math.isclose(tolerance * total, allowed):
+        assert within.margin == 0
+
+
+def test_the_margin_is_accuracy_over_what_must_be_reached(
+    judge: Callable[..., module.Score],
+) -> None:
+    baseline, pruned = pair(40, lost=3, won=5)
+    found = judge(baseline, pruned, tolerance=0.1)
+    assert found.accuracy == (5 + 16) / 40 == pruned.mean()
+    # Two more right than dense, of 40: .525 - (.475 - .1).
+    assert found.margin == pytest.approx(0.15)
+    assert found.examples_used == 40
+
+
+def test_without_a_guarantee_only_the_point_counts_and_with_one_the_upper_end(
+    judge: Callable[..., module.Score],
+) -> None:
+    baseline, pruned = pair(200, lost=10, won=10)
+    assert judge(baseline, pruned, tolerance=0.02).margin == pytest.approx(0.02)
+    guaranteed = judge(baseline, pruned, tolerance=0.02, guarantee=True)
+    # 20 of 200 rows differ: a standard error of √20 / 200, 1.96 of which are .044.
+    assert guaranteed.margin == pytest.approx(0.02 - 1.96 * math.sqrt(20) / 200, abs=0.004)
+    assert not guaranteed.feasible
+    assert guaranteed.accuracy == pruned.mean()
+
+
+def test_with_a_guarantee_an_upper_end_of_exactly_the_tolerance_is_feasible(
+    judge: Callable[..., module.Score],
+) -> None:
+    rows = pair(200, lost=6, won=2)
+    high = paired_drop(*rows).high
+    assert judge(*rows, tolerance=high, guarantee=True).margin == 0
+    assert judge(*rows, tolerance=high, guarantee=True).feasible
+    assert not judge(*rows, tolerance=math.nextafter(high, 0), guarantee=True).feasible
+
+
+def test_with_a_guarantee_few_rows_without_a_difference_are_not_enough(
+    judge: Callable[..., module.Score],
+) -> None:
+    found = judge(*pair(30, lost=0), tolerance=0.01, guarantee=True)
+    # None lost of 30: 95 % of Clopper and Pearson reach to 1 - .025 ** (1 / 30).
+    assert found.margin == pytest.approx(0.01 - (1 - 0.025 ** (1 / 30)))
+    assert not found.feasible
+
+
+def test_equal_genomes_are_scored_once(
+    model: PreTrainedModel, calls: list[tuple[Any, ...]]
+) -> None:
+    objective = Objective(model, BANK, BATCHES)
+    assert (len(calls), objective.examples_scored) == (1, 10)  # the baseline
+    first = objective.score(mixed(BANK))
+    assert (len(calls), objective.examples_scored) == (2, 20)
+    assert objective.score(mixed(BANK)) is first
+    assert (len(calls), objective.examples_scored) == (2, 20)
+    objective.score(uniform(BANK, 0.3))
+    assert (len(calls), objective.examples_scored) == (3, 30)
+    assert list(objective.evaluated) == [mixed(BANK), uniform(BANK, 0.3)]
+
+
+@pytest.mark.parametrize("guarantee", [False, True])
+def test_the_dense_genome_costs_nothing_and_is_within_any_tolerance(
+    model: PreTrainedModel, calls: list[tuple[Any, ...]], guarantee: bool
+) -> None:
+    objective = Objective(model, BANK, BATCHES, tolerance=0.0, guarantee=guarantee)
+    dense = objective.score(uniform(BANK, 1.0))
+    assert (len(calls), objective.examples_scored) == (1, 10)
+    assert (dense.kept_fraction, dense.margin, dense.examples_used) == (1, 0, 10)
+    assert dense.accuracy == objective.baseline.accuracy and dense.feasible
+
+
+def test_the_score_is_that_of_the_factorized_model(model: PreTrainedModel) -> None:
+    genomes = [mixed(BANK), *(uniform(BANK, level) for level in (0.6, 0.3, 0.0))]
+    objective = Objective(model, BANK, BATCHES, tolerance=0.1)
+    found = [objective.score(genome) for genome in genomes]
+    for genome, ours in zip(genomes, found, strict=True):
+        other = copy.deepcopy(model)
+        sieve.apply(other, BANK, genome)
+        correct = score(other, BATCHES).correct
+        lost = objective.baseline.correct.sum() - correct.sum()
+        assert ours.accuracy == correct.mean()
+        assert ours.margin == pytest.approx(0.1 - lost / 10)
+        assert ours.kept_fraction == BANK.kept_fraction(genome)
+        assert ours.examples_used == len(EXAMPLES)
+    assert len({ours.accuracy for ours in found} | {objective.baseline.accuracy}) > 1
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_dense_and_the_pruned_model_are_scored_alike(
+    model: PreTrainedModel, calls: list[tuple[Any, ...]], normalize: bool
+) -> None:
+    Objective(model, BANK, BATCHES, normalize=normalize).score(mixed(BANK))
+    assert [call[1:3] for call in calls] == [(BATCHES, normalize)] * 2
+
+
+def test_the_model_is_dense_again_when_scoring_fails_and_nothing_is_remembered(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = Objective(model, BANK, BATCHES)
+
+    def broken(pruned: PreTrainedModel, *_: Any) -> Scores:
+        assert any(isinstance(layer, FactorizedLinear) for layer in pruned.modules())
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module, "score", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        objective.score(mixed(BANK))
+    assert objective.evaluated == {}
+
+
+@pytest.mark.parametrize("level", [1.0, 0.3])
+@pytest.mark.parametrize("stray", [{"bank": "another"}, {"names": ("a", "b")}])
+def test_a_genome_of_another_bank_is_refused(
+    model: PreTrainedModel, stray: dict[str, Any], level: float
+) -> None:
+    changed = stray | ({"indexes": (0, 0)} if "names" in stray else {})
+    genome = dataclasses.replace(uniform(BANK, level), **changed)
+    with pytest.raises(ValueError, match="belongs to bank"):
+        Objective(model, BANK, BATCHES).score(genome)
