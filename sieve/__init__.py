@@ -10,6 +10,7 @@
 Importing this package lets `AutoModelForCausalLM` load what it exports.
 """
 
+import sieve.threads  # noqa: F401  before anything that loads torch
 from sieve.bank import Bank, fit
 from sieve.batches import calibration_batches, scoring_batches
 from sieve.calibration import calibrate
