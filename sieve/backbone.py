@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from sieve.artifacts import fingerprint, hash_files
 from sieve.config import ModelConfig
@@ -44,16 +45,21 @@ class Backbone:
     @property
     def context_length(self) -> int | None:
         """Longest input in tokens that the model was made for."""
-        text = self.model.config.get_text_config()
-        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
-            if isinstance(length := getattr(text, key, None), int):
-                return length
-        return None
+        return context_length(self.model)
 
     @property
     def parameters(self) -> int:
         """Number of parameters, tied ones once."""
         return count_parameters(self.model)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Longest input in tokens that a model was made for; None where it sets no limit."""
+    text = model.config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if isinstance(length := getattr(text, key, None), int):
+            return length
+    return None
 
 
 def count_parameters(model: torch.nn.Module) -> int:
@@ -87,7 +93,7 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     place(model, device, _compute_dtype(config.dtype, storage_dtype, device))
     model.eval()
     model.requires_grad_(False)
-    key = _weights_fingerprint(path, model, storage_dtype)
+    key = _weights_fingerprint(path, config.revision)
     return Backbone(model, tokenizer, config.label, key, storage_dtype)
 
 
@@ -107,7 +113,7 @@ def find_model(path: str) -> str:
         if not any(folder.glob("*.safetensors")):
             raise ValueError(_no_safetensors(str(folder)))
         return str(folder)
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local or folder.exists():
         raise ValueError(f"model.path is {path!r}: there is no such directory; check the path.")
     return path
@@ -184,10 +190,13 @@ def _check_finite(model: PreTrainedModel) -> None:
             )
 
 
-def _weights_fingerprint(path: str, model: PreTrainedModel, dtype: torch.dtype) -> str:
-    """Digest of the weights: of the files of a directory, or of a Hub model's commit."""
+def _weights_fingerprint(path: str, revision: str | None) -> str:
+    """Digest of weights and tokenizer: of a directory's files, or of a Hub model's commit."""
     folder = Path(path)
     if not folder.is_dir():
-        return fingerprint(path, getattr(model.config, "_commit_hash", None), str(dtype))
+        # <cache>/models--<name>/snapshots/<commit>/config.json
+        config_file = cached_file(path, "config.json", revision=revision)
+        assert config_file is not None
+        return fingerprint(path, Path(config_file).parent.name)
     files = {file for pattern in DIGESTED for file in folder.glob(pattern) if file.is_file()}
     return fingerprint(hash_files(list(files)))

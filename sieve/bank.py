@@ -139,6 +139,8 @@ def fit(
     get_storage(storage)
     dtype = dtype or model.dtype
     matrices = find_matrices(model)
+    # Solved where the model stands, unless that has no float64; the bank stays on the CPU.
+    device = model.device if model.device.type == "cuda" else torch.device("cpu")
     sizing = Sizing(storage, rank_multiple, fits_bias=False)
     factors = {}
     for matrix in track(matrices, "Fitting"):
@@ -146,7 +148,7 @@ def fit(
         moment = moments.of(matrix)
         try:
             _check_finite(weight, moment)
-            solved = project(weight.to(moment.second.device), moment)
+            solved = project(weight.to(device), moment.to(device))
         except ValueError as error:
             raise ValueError(f"{matrix.name}: {error}") from error
         factors[matrix.name] = _stored(solved.cut(sizing.top_rank(matrix)), dtype, matrix.name)
@@ -176,10 +178,10 @@ def _digest(factors: BankFactors) -> str:
 
 def _stored(factors: Factors, dtype: torch.dtype, name: str) -> BankFactors:
     """Factors rounded for storage; ValueError when a number does not fit the dtype."""
-    offset = None if factors.offset is None else factors.offset.float()
+    offset = None if factors.offset is None else factors.offset.float().cpu()
     stored = BankFactors(
-        factors.u.to(dtype), factors.v.to(dtype), factors.energy.float(),
-        factors.mean.to(dtype).float(), offset,
+        factors.u.to("cpu", dtype), factors.v.to("cpu", dtype), factors.energy.float().cpu(),
+        factors.mean.to("cpu", dtype).float(), offset,
     )  # fmt: skip
     if not all(torch.isfinite(part).all() for part in (stored.u, stored.v, stored.mean)):
         raise ValueError(f"{name}: factors do not fit {dtype}; set projection.dtype=float32.")

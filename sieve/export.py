@@ -34,8 +34,7 @@ def export(
     an unknown format, for a path that cannot be written or holds anything else, or where a dense
     matrix would need a bias its architecture has no place for.
     """
-    if format not in ("factorized", "dense"):
-        raise ValueError(f"got export format {format!r}, expected factorized or dense.")
+    check_format(model, format)
     path, dtype = Path(path).expanduser(), dtype or model.dtype
     _check_free(path.resolve())
     with written_beside(path.resolve()) as partial:
@@ -47,6 +46,18 @@ def export(
                 _write(native_class(model), config, model, partial, dtype)
         tokenizer.save_pretrained(partial)
     return path
+
+
+def check_format(model: PreTrainedModel, format: str) -> None:
+    """ValueError unless `model` can be written in a format, as far as its class says."""
+    if format not in ("factorized", "dense"):
+        raise ValueError(f"got export format {format!r}, expected factorized or dense.")
+    native = native_class(model)
+    if format == "factorized" and getattr(transformers, native.__name__, None) is not native:
+        raise ValueError(
+            f"got a {native.__name__}, a class that transformers does not have, so its factors "
+            "could not be loaded again; use export=dense."
+        )
 
 
 def _check_free(path: Path) -> None:
@@ -68,11 +79,6 @@ def _check_free(path: Path) -> None:
 def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) -> None:
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     architecture = native_class(model).__name__
-    if getattr(transformers, architecture, None) is not native_class(model):
-        raise ValueError(
-            f"got a {architecture}, a class that transformers does not have, so its factors could "
-            "not be loaded again; use export=dense."
-        )
     model_class, _ = classes_for(architecture)
     entry = {
         "architecture": architecture,

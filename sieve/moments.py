@@ -5,7 +5,7 @@ to solve for every rank; the smaller side is kept, and always the mean and the t
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,10 @@ class Moment:
         """E[z zᵀ] − E[z] E[z]ᵀ (n, n), in float64."""
         mean = self.mean.double()
         return self.second.double() - torch.outer(mean, mean)
+
+    def to(self, device: torch.device) -> "Moment":
+        """The same moment on a device."""
+        return replace(self, second=self.second.to(device), mean=self.mean.to(device))
 
     def output_mean(self, weight: Tensor) -> Tensor:
         """Mean of W x (d_out,), in float64."""

@@ -17,9 +17,14 @@ from sieve.speed import describe_machine
 SPECTRUM_POINTS = 64
 
 
-def sizes(bank: Bank, genome: Genome, model_parameters: int, itemsize: int) -> dict[str, Any]:
-    """Kept fractions, parameter counts and bytes of weights; `model_parameters` is the dense count,
-    `itemsize` the bytes of one stored weight."""
+def sizes(
+    bank: Bank, genome: Genome, model_parameters: int, dtype: torch.dtype, merged: bool = False
+) -> dict[str, Any]:
+    """Kept fractions, parameter counts and bytes of weights on disk.
+
+    model_parameters: of the dense model; dtype: of its checkpoint; merged: whether the pruned one
+    is written as dense weights, which takes the dense model's room.
+    """
     kept = bank.kept_parameters(genome)
     model_kept = model_parameters - bank.size + kept
     return {
@@ -30,7 +35,10 @@ def sizes(bank: Bank, genome: Genome, model_parameters: int, itemsize: int) -> d
             "model_dense": model_parameters,
             "model_kept": model_kept,
         },
-        "bytes": {"dense": model_parameters * itemsize, "pruned": model_kept * itemsize},
+        "bytes": {
+            "dense": model_parameters * dtype.itemsize,
+            "pruned": (model_parameters if merged else model_kept) * bank.dtype.itemsize,
+        },
     }
 
 

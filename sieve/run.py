@@ -36,6 +36,7 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
 
     from sieve.artifacts import Cache
     from sieve.backbone import find_model, load_backbone
+    from sieve.export import check_format
     from sieve.stages import Run
     from sieve.tasks import build_task
     from sieve.tracking import RunLogger
@@ -51,6 +52,8 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
     logger = RunLogger(run_dir, config.logger, asdict(config), title)
     failed = True
     try:
+        if config.export.format != "none":
+            check_format(backbone.model, config.export.format)
         stages = Run(config, task, backbone, trainer, logger, run_dir)
         bank = stages.fit(*stages.calibrate())
         genome, search = stages.search(bank)

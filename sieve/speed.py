@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sieve.backbone import forward
+from sieve.backbone import context_length, forward
 from sieve.factorized import Switch
 from sieve.genome import Genome
 
@@ -42,8 +42,7 @@ def compare_speed(
     steps with a key-value cache on the same batch. The model is left dense.
     """
     model = switch.model
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None:
+    if (limit := context_length(model)) is not None:
         prompt_tokens = max(1, min(prompt_tokens, limit - new_tokens))
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size

@@ -138,16 +138,17 @@ class Run:
     def search(self, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         """The genome and how it was found, chosen on the selection split alone."""
         config = self.config
+        levels = self._levels(bank)
         key = fingerprint(
-            "genome", 1, bank.fingerprint, digest(self.task.splits["selection"]),
-            asdict(config.search), config.tolerance, config.guarantee, self._rendering(),
+            "genome", 2, bank.fingerprint, digest(self.task.splits["selection"]),
+            asdict(config.search), levels, config.tolerance, config.guarantee, self._rendering(),
         )  # fmt: skip
         genome_path = self.cache.path("genome", key, "json")
         record_path = self.cache.path("search", key, "json")
         done = genome_path.exists() and record_path.exists()
         with self.stage("search", cached=done):
             if not done:
-                genome, record = self._search(bank)
+                genome, record = self._search(bank, levels)
                 if self.leads:
                     write_json_atomic(record_path, record)
                     genome.save(genome_path)
@@ -184,7 +185,7 @@ class Run:
                 with Switch(self.backbone.model, bank).to(genome):
                     export(
                         self.backbone.model, self.backbone.tokenizer, self.run_dir / "export",
-                        self.config.export.format, self._storage_dtype(),
+                        self.config.export.format, bank.dtype,
                     )  # fmt: skip
         return self.run_dir / "export"
 
@@ -220,7 +221,7 @@ class Run:
         evaluation: dict[str, Any],
         command: str,
     ) -> dict[str, Any]:
-        config, itemsize = self.config, self._storage_dtype().itemsize
+        config = self.config
         return (
             provenance(command, self.device)
             | {
@@ -235,7 +236,13 @@ class Run:
                 "storage": bank.sizing.storage,
             }
             | evaluation
-            | sizes(bank, genome, self.backbone.parameters, itemsize)
+            | sizes(
+                bank,
+                genome,
+                self.backbone.parameters,
+                self.backbone.storage_dtype,
+                merged=config.export.format == "dense",
+            )
             | {
                 "search": search,
                 "data": self.task.report,
@@ -247,7 +254,27 @@ class Run:
             }
         )
 
-    def _search(self, bank: Bank) -> tuple[Genome, dict[str, Any]]:
+    def _levels(self, bank: Bank) -> list[float]:
+        """The levels to choose from: all, or those that can be exported as asked for.
+
+        Raises ValueError where none can be.
+        """
+        levels, model = self.config.search.levels, self.backbone.model
+        if self.config.export.format != "dense" or all(
+            getattr(model.get_submodule(name), "bias", None) is not None for name in bank.names
+        ):
+            return levels
+        if bank.sizing.fits_bias:
+            raise ValueError(
+                f"projection={bank.projection} fits biases, and {type(model).__name__} has no "
+                "place for them in dense weights; use export=factorized, or projection=output."
+            )
+        able = [x for x in levels if all(bank.sizing.rank(m, x) != 0 for m in bank.matrices)]
+        if self.leads and len(able) < len(levels):
+            log.info("levels of rank 0 are left out: dense weights have no place for their bias")
+        return able
+
+    def _search(self, bank: Bank, levels: list[float]) -> tuple[Genome, dict[str, Any]]:
         config, batches = self.config, self.data.scoring("selection")
         objective = Objective(
             self.backbone.model, bank, batches, config.tolerance, config.guarantee,
@@ -260,7 +287,7 @@ class Run:
                 "whatever is kept, nothing follows; check the prompt, the labels and the model.",
                 objective.baseline.accuracy, chance.accuracy,
             )  # fmt: skip
-        genome = search_uniform(bank, objective, config.search.levels)
+        genome = search_uniform(bank, objective, levels)
         curve = [
             {"level": next(iter(tried.levels.values())), **asdict(score),
              "feasible": score.feasible, "chosen": tried == genome}
@@ -320,12 +347,9 @@ class Run:
     def _rendering(self) -> list[Any]:
         return [self.task.chat, self.task.delimiter, self.task.normalize]
 
-    def _storage_dtype(self) -> torch.dtype:
-        return self.backbone.storage_dtype
-
     def _bank_dtype(self) -> torch.dtype:
         name = self.config.projection.dtype
-        return self._storage_dtype() if name == "auto" else getattr(torch, name)
+        return self.backbone.storage_dtype if name == "auto" else getattr(torch, name)
 
 
 def digest(examples: list[Example]) -> str:

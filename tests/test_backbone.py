@@ -111,6 +111,20 @@ def test_a_hub_model_of_safetensors_is_loaded_from_its_download(tmp_path, monkey
     assert backbone.name == "safe" and backbone.parameters == count_parameters(tiny_llama())
 
 
+def test_the_revisions_of_a_hub_model_have_fingerprints_of_their_own(tmp_path, monkeypatch):
+    first = saved(hub_model(monkeypatch, tmp_path, "org/revised"))
+    shutil.copytree(first, first.with_name("f" * 40))
+    (first.parents[1] / "refs" / "later").write_text("f" * 40)
+    assert load("org/revised").fingerprint == load("org/revised", revision=COMMIT).fingerprint
+    later = load("org/revised", revision="later").fingerprint
+    assert later == load("org/revised", revision="f" * 40).fingerprint
+    assert later != load("org/revised").fingerprint
+
+
+def test_a_name_without_an_owner_is_left_to_the_hub():
+    assert find_model("gpt2") == "gpt2"
+
+
 def test_a_hub_model_of_pickle_alone_is_refused(tmp_path, monkeypatch):
     snapshot = saved(hub_model(monkeypatch, tmp_path, "org/pickled"))
     to_pickle(snapshot)
@@ -136,7 +150,7 @@ def test_a_hub_model_out_of_reach_says_what_to_check(tmp_path, monkeypatch):
     assert "check model.path, or for a Hub model the network" in message
 
 
-@pytest.mark.parametrize("path", ["no/such/place", "nothing", "./a/b", "~/no_such_model"])
+@pytest.mark.parametrize("path", ["no/such/place", "./a/b", "~/no_such_model"])
 def test_a_path_that_does_not_exist_is_named(path):
     with pytest.raises(ValueError, match="there is no such directory; check the path"):
         find_model(path)

@@ -136,7 +136,7 @@ def test_a_genome_of_another_bank_is_refused(world: Path) -> None:
 
 def test_a_disk_that_is_full_is_named(world: Path) -> None:
     refused(world, "could not be written", cache="full", file_size=20_000)
-    assert not list((world / "full").iterdir())
+    assert {path.suffix for path in (world / "full").iterdir()} == {".json"}  # what still fitted
 
 
 def test_a_sweep_over_many_devices_is_refused(world: Path) -> None:
@@ -157,6 +157,17 @@ def test_a_multirun_leaves_a_result_per_job(world: Path) -> None:
     assert [(r["tolerance"], r["projection"]) for r in results] == [
         (0.02, "output"), (0.02, "svd"), (0.5, "output"), (0.5, "svd"),
     ]  # fmt: skip
+
+
+def test_dense_weights_without_room_for_a_bias_are_searched_without_rank_zero(
+    world: Path,
+) -> None:
+    result = finished(world, "merged", "export=dense", "tolerance=0.9")
+    assert min(row["rank"] for row in result["matrices"]) == 1
+    assert result["bytes"]["pruned"] == result["bytes"]["dense"]
+    config = json.loads((world / "merged/export/config.json").read_text())
+    assert config["model_type"] == "llama"
+    refused(world, "use export=factorized", "export=dense", "projection=affine")
 
 
 def test_without_a_mean_and_at_level_zero_the_model_still_runs(world: Path) -> None:
