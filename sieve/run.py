@@ -34,10 +34,10 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
     """
     import lightning as L
 
+    from sieve import stages
     from sieve.artifacts import Cache
     from sieve.backbone import find_model, load_backbone
     from sieve.export import check_format
-    from sieve.stages import Run
     from sieve.tasks import build_task
     from sieve.tracking import RunLogger
     from sieve.training import make_trainer
@@ -54,12 +54,13 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
     try:
         if config.export.format != "none":
             check_format(backbone.model, config.export.format)
-        stages = Run(config, task, backbone, trainer, logger, run_dir)
-        bank = stages.fit(*stages.calibrate())
-        genome, search = stages.search(bank)
-        evaluation = stages.evaluate(bank, genome)
-        stages.export(bank, genome)
-        result = stages.report(bank, genome, search, evaluation, command)
+        this = stages.Run(config, task, backbone, trainer, logger, run_dir)
+        calibrated = stages.calibrate(this)
+        bank = stages.fit(this, calibrated)
+        genome, record = stages.search(this, bank)
+        evaluation = stages.evaluate(this, bank, genome)
+        stages.export(this, bank, genome)
+        result = stages.report(this, calibrated, bank, genome, record, evaluation, command)
         failed = False
     finally:
         logger.close(failed)

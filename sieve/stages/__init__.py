@@ -1,0 +1,19 @@
+"""The stages of one run. Each takes what the one before it wrote and writes one artifact.
+
+A finished stage is found again by the fingerprint of everything it depends on, and is not redone:
+not by a second run, not by another ε, not after a kill.
+"""
+
+from sieve.stages.calibrate import calibrate
+from sieve.stages.evaluate import evaluate
+from sieve.stages.export import export
+from sieve.stages.fit import fit
+from sieve.stages.report import report
+from sieve.stages.run import Run
+from sieve.stages.search import search
+
+STAGES = ("calibrate", "fit", "search", "evaluate", "export", "report")
+
+__all__ = [
+    "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "report", "search",
+]  # fmt: skip

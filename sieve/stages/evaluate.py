@@ -1,0 +1,70 @@
+"""evaluate: dense and pruned model on the test split, once."""
+
+import platform
+from dataclasses import asdict
+from typing import Any
+
+from sieve.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.bank import Bank
+from sieve.evaluation import Scores, ScoringModule, compare_with_chance, paired_drop
+from sieve.factorized import Switch
+from sieve.genome import Genome
+from sieve.memory import peak_memory_mib
+from sieve.speed import compare_speed, describe_machine
+from sieve.stages.run import Run
+
+
+def evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
+    """Dense and pruned model on the test split, once: scores, interval, size, speed."""
+    key = fingerprint(
+        "evaluation", 1, bank.fingerprint, genome.levels, asdict(run.config.speed),
+        run.split_key("test"), run.config.seed,
+        platform.node(), describe_machine(run.device),
+    )  # fmt: skip
+    path = run.cache.path("evaluation", key, "json")
+    with run.stage("evaluate", cached=path.exists()):
+        if not path.exists():
+            figures = _evaluate(run, bank, genome)
+            if run.leads:
+                write_json_atomic(path, figures)
+    return read_json(path)
+
+
+def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
+    speed = run.config.speed
+    with Switch(run.backbone.model, bank) as switch:
+        baseline = _test(run)
+        switch.to(genome)
+        pruned = _test(run)
+        timed = None
+        if speed.enabled and run.leads:
+            options = {k: v for k, v in asdict(speed).items() if k != "enabled"}
+            timed = asdict(compare_speed(switch, genome, **options))
+    drop = paired_drop(baseline.correct, pruned.correct, run.config.seed)
+    chance = compare_with_chance(baseline, run.task.splits["test"])
+    run.logger.log_metrics(
+        {"evaluate/baseline_accuracy": baseline.accuracy,
+         "evaluate/pruned_accuracy": pruned.accuracy, "evaluate/drop": drop.point}
+    )  # fmt: skip
+    return {
+        "baseline": {
+            "accuracy": baseline.accuracy,
+            "chance": chance.accuracy,
+            "beats_chance": chance.beaten,
+        },
+        "pruned": {"accuracy": pruned.accuracy},
+        "examples": len(baseline.correct),
+        "drop": asdict(drop),
+        "memory": {"peak_mib": peak_memory_mib(run.device)},
+        "speed": timed,
+    }
+
+
+def _test(run: Run) -> Scores:
+    """Score the model as it stands on the test split, under the trainer."""
+    examples = len(run.task.splits["test"])
+    module = ScoringModule(run.backbone.model, examples, run.task.normalize)
+    run.trainer.test(module, datamodule=run.data, verbose=False)
+    run.settle()
+    assert module.scores is not None
+    return module.scores

@@ -1,0 +1,80 @@
+"""report: result.json, report.html, and the same in the run's log."""
+
+from typing import Any
+
+from sieve.artifacts import write_json_atomic
+from sieve.bank import Bank
+from sieve.genome import Genome
+from sieve.report import figures, write_report
+from sieve.result import flatten, matrix_table, provenance, sizes, spectrum
+from sieve.stages.calibrate import Calibrated
+from sieve.stages.run import Run
+
+
+def report(
+    run: Run,
+    calibrated: Calibrated,
+    bank: Bank,
+    genome: Genome,
+    search: dict[str, Any],
+    evaluation: dict[str, Any],
+    command: str,
+) -> dict[str, Any]:
+    """result.json, report.html, and the same in the run's log."""
+    with run.stage("report"):
+        result = _result(run, calibrated, bank, genome, search, evaluation, command)
+        if run.leads:
+            write_json_atomic(run.run_dir / "result.json", result)
+            write_report(result, run.run_dir / "report.html")
+            run.logger.log_figures(figures(result))
+            run.logger.log_table("genome", result["matrices"])
+            run.logger.log_table("curve", search["curve"])
+            run.logger.log_summary(flatten(result))
+    result["seconds"]["report"] = run.seconds["report"]
+    result["cached"]["report"] = False
+    if run.leads:
+        write_json_atomic(run.run_dir / "result.json", result)
+    return result
+
+
+def _result(
+    run: Run,
+    calibrated: Calibrated,
+    bank: Bank,
+    genome: Genome,
+    search: dict[str, Any],
+    evaluation: dict[str, Any],
+    command: str,
+) -> dict[str, Any]:
+    config = run.config
+    return (
+        provenance(command, run.device)
+        | {
+            "task": run.task.name,
+            "domain": run.task.domain,
+            "model": run.backbone.name,
+            "seed": config.seed,
+            "tolerance": config.tolerance,
+            "guarantee": config.guarantee,
+            "metric": run.task.metric,
+            "projection": bank.projection,
+            "storage": bank.sizing.storage,
+        }
+        | evaluation
+        | sizes(
+            bank,
+            genome,
+            run.backbone.parameters,
+            run.backbone.storage_dtype,
+            merged=config.export.format == "dense",
+        )
+        | {
+            "search": search,
+            "data": run.task.report,
+            "calibration": calibrated.record,
+            "seconds": dict(run.seconds),
+            "cached": dict(run.cached),
+            "matrices": matrix_table(bank, genome),
+            "spectrum": spectrum(bank),
+        }
+    )
