@@ -156,6 +156,6 @@ def _check_lengths(encoded: Sequence[EncodedExample], limit: int) -> None:
         count = sum(length > limit for length in lengths)
         raise ValueError(
             f"{count} of {len(encoded)} prompts are longer than the model's context, the longest "
-            f"has {longest} tokens, expected at most {limit}; shorten them with task.max_words, "
-            "as ++task.max_words.text=100, or use a model with a longer context."
+            f"has {longest} tokens, expected at most {limit}; shorten a field that the prompt "
+            "names, as ++task.max_words.FIELD=100, or use a model with a longer context."
         )

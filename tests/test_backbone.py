@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 import transformers
-from models import FAMILIES, tiny_gemma3, tiny_gpt2, tiny_llama, tiny_tokenizer
+from models import FAMILIES, tiny_gemma3, tiny_gpt2, tiny_llama, tiny_odd, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -79,6 +79,16 @@ def test_a_saved_model_comes_back_ready_to_read(family, tmp_path):
     assert backbone.name == family
     batch = {"input_ids": torch.arange(3, 11)[None], "attention_mask": torch.ones(1, 8).long()}
     torch.testing.assert_close(forward(backbone.model, batch, 2), forward(model, batch, 2))
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_odd])
+def test_the_last_logits_are_those_of_the_whole_sequence(build):
+    model, ids = build(), torch.arange(3, 11)[None]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "row": torch.zeros(1)}
+    whole = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    last = forward(model, batch, 2)
+    assert last.shape == (1, 2, 384)
+    torch.testing.assert_close(last, whole[:, -2:])
 
 
 def test_weights_stored_as_pickle_are_refused_before_they_are_opened(tmp_path):

@@ -1,5 +1,6 @@
 """An exported directory is the model in memory, for transformers with and without Sieve."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -105,8 +106,10 @@ def test_an_export_loads_where_sieve_is_absent_and_is_refused_without_the_flag(t
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_storage_holds_what_memory_holds(dtype, tmp_path):
-    model = pruned(tiny_llama(), dtype=dtype)
+@pytest.mark.parametrize("projection", ["output", "affine"])
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
+def test_half_precision_storage_holds_what_memory_holds(build, projection, dtype, tmp_path):
+    model = pruned(build(), projection, dtype=dtype)
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export", dtype=dtype)
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=1e-5)
@@ -303,6 +306,8 @@ def test_the_dtype_on_disk_is_the_dtype_that_loads(format, dtype, tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
     assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {dtype}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dtype"] == str(dtype).removeprefix("torch.")
     assert model.dtype == torch.float32
 
 
@@ -360,6 +365,43 @@ def test_a_text_generation_pipeline_writes_what_generate_writes(exported):
         new = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, ids.numel() :]
         wanted = prompt + tokenizer.decode(new, skip_special_tokens=True)
         assert made[0]["generated_text"] == wanted
+
+
+def test_the_configuration_points_at_the_file_that_travels_along(exported):
+    _, folder = exported("gpt2")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "modeling_sieve.SieveGPT2Config",
+        "AutoModelForCausalLM": "modeling_sieve.SieveGPT2LMHeadModel",
+    }
+    source = Path(sieve.modeling_sieve.__file__).read_text()
+    assert (folder / "modeling_sieve.py").read_text() == source
+
+
+@pytest.mark.parametrize("format", ["factorized", "dense"])
+def test_how_the_model_generates_travels_along(format, tmp_path):
+    model = pruned(tiny_gpt2())
+    model.generation_config.update(max_new_tokens=7, do_sample=True, top_k=3)
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export", format)
+    loaded = AutoModelForCausalLM.from_pretrained(folder).generation_config
+    assert (loaded.max_new_tokens, loaded.do_sample, loaded.top_k) == (7, True, 3)
+
+
+def test_factors_that_lie_in_one_buffer_are_each_written(tmp_path):
+    model = tiny_llama()
+    bank = banked(model)
+    parts = [part for f in bank.factors.values() for part in (f.u, f.v)]
+    buffer = torch.cat([part.flatten() for part in parts])
+    views = iter(buffer.split([part.numel() for part in parts]))
+    for name, factors in bank.factors.items():
+        u, v = next(views).view_as(factors.u), next(views).view_as(factors.v)
+        bank.factors[name] = dataclasses.replace(factors, u=u, v=v)
+    sieve.apply(model, bank, mixed(bank))
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=1e-5)
+    kept = {p.untyped_storage().nbytes() for p in loaded.parameters()}
+    assert max(kept) < buffer.untyped_storage().nbytes()
 
 
 def test_nothing_is_warned_of_on_loading_after_import_sieve(exported, monkeypatch, tmp_path):

@@ -54,7 +54,7 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         (["task.data_dir=nowhere"], "nowhere"),
         (["task.prompt='{review} is'"], "has no field 'review'"),
         (["task.labels=[yes,yes]"], "expected distinct words"),
-        (["task.prompt='" + "{text}" * 20 + "'"], "shorten them with task.max_words"),
+        (["task.prompt='" + "{text}" * 20 + "'"], "shorten a field that the prompt names"),
         (["projection.name=magic"], "got projection 'magic'"),
         (["search.levels=[0.5]"], "expected kept fractions from 0 to 1 with 1 among them"),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
