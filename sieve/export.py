@@ -93,7 +93,7 @@ def _write(
     model_class: type, config: dict, model: PreTrainedModel, path: Path, dtype: torch.dtype
 ) -> None:
     """Save the weights of `model` under another class and configuration."""
-    config = {key: value for key, value in config.items() if key not in ("dtype", "auto_map")}
+    config = {key: value for key, value in config.items() if key != "auto_map"}
     state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
         shell = model_class(model_class.config_class.from_dict(config))  # type: ignore[attr-defined]

@@ -489,7 +489,9 @@ def test_a_failure_in_the_middle_leaves_no_trace(tmp_path, monkeypatch):
     assert (folder / "model.safetensors").read_bytes() == before
 
 
-def test_an_empty_directory_and_a_new_path_are_taken(tmp_path):
+def test_an_empty_directory_a_new_path_and_one_at_home_are_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "deep" / "er"):
+    for path in (tmp_path / "empty", tmp_path / "deep" / "er", "~/small"):
         assert (sieve.export(tiny_llama(), tiny_tokenizer(), path) / "config.json").is_file()
+    assert (tmp_path / "small" / "config.json").is_file()
