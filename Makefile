@@ -57,7 +57,7 @@ lint: $(DEV) ## check style and formatting with ruff
 type: $(DEV) ## check types with mypy
 	@$(BIN)/python -m mypy
 
-bench: $(DEV) ## measure the speed and memory of the stages
+bench: $(DEV) ## measure the speed of the stages, as ratios within one run
 	@$(BIN)/python -m experiments.bench $(ARGS)
 
 clean: ## remove build outputs and caches; .venv and runs stay
