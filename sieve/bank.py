@@ -111,12 +111,12 @@ class Bank:
                     )
                     for m in matrices
                 }
-        except SafetensorError as error:
+                return cls(
+                    factors, matrices, Sizing(**header["sizing"]), header["projection"],
+                    getattr(torch, header["dtype"]), header["fingerprint"],
+                )  # fmt: skip
+        except (SafetensorError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
-        return cls(
-            factors, matrices, Sizing(**header["sizing"]), header["projection"],
-            getattr(torch, header["dtype"]), header["fingerprint"],
-        )  # fmt: skip
 
 
 @torch.no_grad()

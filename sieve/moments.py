@@ -113,9 +113,9 @@ class Moments:
                     )
                     for name, entry in header["entries"].items()
                 }
-        except SafetensorError as error:
+                return cls(entries, header["fingerprint"])
+        except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
-        return cls(entries, header["fingerprint"])
 
 
 def plan_streams(matrices: list[Matrix]) -> dict[str, tuple[Side, int]]:

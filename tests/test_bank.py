@@ -176,6 +176,18 @@ def test_a_bank_of_another_format_number_is_refused(tmp_path: Path) -> None:
         Bank.load(path)
 
 
+@pytest.mark.parametrize("key", ["matrices", "sizing", "projection", "dtype", "fingerprint"])
+def test_a_bank_whose_header_lacks_a_key_is_damaged(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "short.safetensors"
+    fit(*calibrated("llama")).save(path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["sieve_bank"])
+    del header[key]
+    save_file(load_file(path), path, metadata={"sieve_bank": json.dumps(header)})
+    with pytest.raises(ValueError, match=rf"short\.safetensors is damaged \('{key}'\)"):
+        Bank.load(path)
+
+
 # Shapes of the tiny Llama, by hand: q, o 32 x 32; k, v 16 x 32; gate, up 48 x 32; down 32 x 48.
 # A rank costs 64, 48 and 80 numbers. `affine` first pays d_out numbers for the bias.
 KINDS = ("q", "k", "v", "o", "gate", "up", "down")
