@@ -7,13 +7,17 @@ alone: no pickle is ever loaded.
 
 import inspect
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -154,6 +158,35 @@ def forward(model: PreTrainedModel, batch: dict[str, Tensor], keep: int) -> Tens
     if "logits_to_keep" in known:
         inputs["logits_to_keep"] = keep
     return model(**inputs, use_cache=False).logits[:, -keep:]
+
+
+@contextmanager
+def with_input_gradients(
+    model: PreTrainedModel, checkpointed: Sequence[torch.nn.Module] = ()
+) -> Iterator[None]:
+    """Let gradients flow to a frozen model's activations for the duration of the block.
+
+    checkpointed: blocks whose activations are not held but computed again backwards.
+    """
+    forwards = {block: block.forward for block in checkpointed}
+
+    def differentiable(_module: torch.nn.Module, _args: Any, y: Tensor) -> Tensor:
+        return y.detach().requires_grad_().clone()  # Some models scale it in place.
+
+    def recomputed(inner: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: checkpoint(
+            partial(inner, **kwargs), *args, use_reentrant=True
+        )
+
+    handle = model.get_input_embeddings().register_forward_hook(differentiable)
+    try:
+        for block, inner in forwards.items():
+            block.forward = recomputed(inner)
+        yield
+    finally:
+        handle.remove()
+        for block in forwards:
+            del block.forward  # The class's own shows again.
 
 
 def _compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:

@@ -128,6 +128,7 @@ def fit(
     rank_multiple: int = 1,
     dtype: torch.dtype | None = None,
     key: str | None = None,
+    damping: float | None = None,
 ) -> Bank:
     """Solve every matrix of `model` for every rank at once, in closed form.
 
@@ -135,7 +136,7 @@ def fit(
     bank's fingerprint; by default derived from the factors and these settings. Raises ValueError
     for an unknown projection or storage, moments of another model, or numbers that are not finite.
     """
-    project = get_projection(projection)
+    project = get_projection(projection, damping)
     get_storage(storage)
     dtype = dtype or model.dtype
     matrices = find_matrices(model)
@@ -151,7 +152,7 @@ def fit(
             solved = project(weight.to(device), moment.to(device))
         except ValueError as error:
             raise ValueError(f"{matrix.name}: {error}") from error
-        factors[matrix.name] = _stored(solved.cut(sizing.top_rank(matrix)), dtype, matrix.name)
+        factors[matrix.name] = stored(solved.cut(sizing.top_rank(matrix)), dtype, matrix.name)
         sizing = replace(sizing, fits_bias=solved.fits_bias)
     if key is None:
         digests = {name: _digest(stored) for name, stored in factors.items()}
@@ -176,7 +177,7 @@ def _digest(factors: BankFactors) -> str:
     return digest.hexdigest()
 
 
-def _stored(factors: Factors, dtype: torch.dtype, name: str) -> BankFactors:
+def stored(factors: Factors, dtype: torch.dtype, name: str) -> BankFactors:
     """Factors rounded for storage; ValueError when a number does not fit the dtype."""
     offset = None if factors.offset is None else factors.offset.float().cpu()
     stored = BankFactors(

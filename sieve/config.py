@@ -9,13 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sieve.genome import LEVELS, get_storage
+from sieve.moments import WEIGHTINGS
 from sieve.projections import get_projection
 from sieve.tasks import TaskConfig
+from sieve.waterfill import NORMALIZATIONS
 
 log = logging.getLogger(__name__)
 ASSETS = Path(__file__).parent / "assets"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-SEARCHES = ("uniform",)
+SEARCHES = ("uniform", "waterfill")
+ANSWERS = ("sampled", "gold")
 EXPORTS = ("none", "factorized", "dense")
 # What a run may ask of lightning.Trainer: where it runs, not how much of it.
 TRAINER_KEYS = (
@@ -43,9 +46,12 @@ class ModelConfig:
 
 @dataclass
 class CalibrationConfig:
-    """How much of the task the moments see."""
+    """How much of the task the moments see, and how it counts."""
 
     tokens: int = 200_000
+    answers: str = "sampled"  # of the loss whose gradients are collected: the model's own, or gold
+    weighting: str = "none"  # of tokens in the moments of activations: none, answer, gradient
+    checkpointing: bool = False  # compute blocks again backwards, to save memory
 
 
 @dataclass
@@ -56,6 +62,7 @@ class ProjectionConfig:
     storage: str = "plain"
     rank_multiple: int = 1
     dtype: str = "auto"  # auto: the checkpoint's own
+    damping: float | None = None  # of the loss-aware; null: by the number of examples
 
 
 @dataclass
@@ -63,7 +70,8 @@ class SearchConfig:
     """How a genome is chosen."""
 
     method: str = "uniform"
-    levels: list[float] = field(default_factory=lambda: list(LEVELS))
+    levels: list[float] = field(default_factory=lambda: list(LEVELS))  # uniform
+    normalize: str = "none"  # waterfill: none where energies share a unit, else relative
 
 
 @dataclass
@@ -163,6 +171,9 @@ def check(config: Config) -> None:
         ("model.dtype", config.model.dtype, DTYPES),
         ("projection.dtype", config.projection.dtype, DTYPES),
         ("search.method", config.search.method, SEARCHES),
+        ("search.normalize", config.search.normalize, NORMALIZATIONS),
+        ("calibration.answers", config.calibration.answers, ANSWERS),
+        ("calibration.weighting", config.calibration.weighting, WEIGHTINGS),
         ("export.format", config.export.format, EXPORTS),
         ("logger.mode", config.logger.mode, ("auto", "online", "offline")),
     ):
@@ -185,6 +196,8 @@ def check(config: Config) -> None:
             f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
             "calibration.tokens, for fewer rows task.max_rows."
         )
+    if (damping := config.projection.damping) is not None and damping < 0:
+        raise ValueError(f"projection.damping is {damping}, expected null or at least 0.")
     get_projection(config.projection.name)
     get_storage(config.projection.storage)
     _check_levels(config.search.levels)

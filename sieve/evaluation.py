@@ -29,11 +29,17 @@ class Scores:
 
     predicted: np.ndarray  # (N,) int64; −1 where a log-likelihood was not finite
     correct: np.ndarray  # (N,) bool
+    losses: np.ndarray  # (N,) negative log-likelihood of the right answer, nats
 
     @property
     def accuracy(self) -> float:
         """Fraction of examples whose likeliest choice is the right one."""
         return float(self.correct.mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood of the right answer, nats per example."""
+        return float(self.losses.mean())
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,14 @@ class PredictionMetric(Metric):
     full_state_update = False
     shifted: Tensor
     answers: Tensor
+    losses: Tensor
 
     def __init__(self, examples: int) -> None:
         super().__init__()
         # Zero means not seen, so that the sum over ranks is the union.
         self.add_state("shifted", torch.zeros(examples, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("answers", torch.zeros(examples, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("losses", torch.zeros(examples), dist_reduce_fx="sum")
 
     def update(self, logprobs: Tensor, batch: ScoringBatch) -> None:
         """Take the log-likelihoods (n, C) of one batch."""
@@ -83,18 +91,19 @@ class PredictionMetric(Metric):
         best = torch.where(finite, logprobs.argmax(1), NOT_FINITE)
         self.shifted[batch.examples] = best + 2
         self.answers[batch.examples] = batch.answers
+        self.losses[batch.examples] = -logprobs.gather(1, batch.answers[:, None]).squeeze(1)
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Shifted predictions and right answers (N,) each, over all ranks."""
-        return self.shifted, self.answers
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Shifted predictions, right answers and losses (N,) each, over all ranks."""
+        return self.shifted, self.answers, self.losses
 
     def scores(self) -> Scores:
         """Scores of all examples; RuntimeError when one was never scored."""
-        shifted, answers = (part.reshape(-1).cpu().numpy() for part in self.compute())
+        shifted, answers, losses = (p.reshape(-1).cpu().numpy() for p in self.compute())
         if (missing := int((shifted == 0).sum())) > 0:
             raise RuntimeError(f"{missing} of {len(shifted)} examples were never scored.")
         predicted = shifted - 2
-        return Scores(predicted, predicted == answers)
+        return Scores(predicted, predicted == answers, losses)
 
 
 class ScoringModule(L.LightningModule):

@@ -84,6 +84,7 @@ def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) ->
         "architecture": architecture,
         "ranks": {name: layer.factor_in.out_features for name, layer in layers.items()},
         "biases": [name for name, layer in layers.items() if layer.factor_out.bias is not None],
+        "pivoted": [name for name, layer in layers.items() if layer.order is not None],
     }
     config = model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
     _write(model_class, config, model, path, dtype)

@@ -1,16 +1,18 @@
 """Swap factors of a bank in and out of a model, and merge them back to dense weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.bank import Bank
+from sieve.bank import Bank, BankFactors
 from sieve.genome import Genome
 from sieve.matrices import dense_like
 from sieve.modeling_sieve import FactorizedLinear, native_class
+from sieve.pivoting import Pivoted, pivot
 
 
 class Switch:
@@ -18,13 +20,16 @@ class Switch:
 
     Level 1 is the model's own dense layer. The factors are views of the bank's, moved once to the
     model's device and dtype. As a context manager it puts the dense model back at the end.
+    as_stored: false computes with those views whatever the storage form, which is quick to change
+    and the same map; true gives every layer the bank's own form and the numbers it is stored in.
     """
 
-    def __init__(self, model: PreTrainedModel, bank: Bank) -> None:
+    def __init__(self, model: PreTrainedModel, bank: Bank, as_stored: bool = True) -> None:
         self.model = model
         self.bank = bank
-        self._dense = {m.name: model.get_submodule(m.name) for m in bank.matrices}
-        if any(isinstance(layer, FactorizedLinear) for layer in self._dense.values()):
+        self.pivots = as_stored and bank.sizing.storage == "pivoted"
+        self.dense = {m.name: model.get_submodule(m.name) for m in bank.matrices}
+        if any(isinstance(layer, FactorizedLinear) for layer in self.dense.values()):
             raise ValueError(
                 "got a model that is factorized already, expected the dense one; call restore() "
                 "on what apply() returned first."
@@ -32,7 +37,7 @@ class Switch:
         self._factors = {
             m.name: bank.factors[m.name].to(model.device, model.dtype) for m in bank.matrices
         }
-        self._biases = {name: getattr(m, "bias", None) for name, m in self._dense.items()}
+        self._biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
         self._factorized: dict[str, FactorizedLinear] = {}
 
     def to(self, genome: Genome) -> "Switch":
@@ -42,14 +47,30 @@ class Switch:
 
     def restore(self) -> "Switch":
         """Put every dense layer back."""
-        return self.set_ranks(dict.fromkeys(self._dense))
+        return self.set_ranks(dict.fromkeys(self.dense))
 
     def set_ranks(self, ranks: Mapping[str, int | None]) -> "Switch":
         """Give each named matrix a rank, or None for its dense layer."""
         for name, rank in ranks.items():
-            layer = self._dense[name] if rank is None else self._factorize(name, rank)
+            layer = self.dense[name] if rank is None else self._factorize(name, rank)
             self.model.set_submodule(name, layer)
         return self
+
+    def replace(self, name: str, factors: BankFactors, rank: int) -> None:
+        """Give one matrix factors that are not the bank's."""
+        self._factors[name] = factors.to(self.model.device, self.model.dtype)
+        self.set_ranks({name: rank})
+
+    @contextmanager
+    def lifted(self, names: Sequence[str]) -> Iterator[None]:
+        """Put the dense layers of some matrices back for the duration of the block."""
+        layers = {name: self.model.get_submodule(name) for name in names}
+        self.set_ranks(dict.fromkeys(names))
+        try:
+            yield
+        finally:
+            for name, layer in layers.items():
+                self.model.set_submodule(name, layer)
 
     def __enter__(self) -> "Switch":
         return self
@@ -67,6 +88,10 @@ class Switch:
         if not 0 <= rank <= factors.rank:
             raise ValueError(f"{name}: got rank {rank}, the bank holds 0 to {factors.rank}.")
         bias = add_biases(self._biases[name], factors.bias(rank), self.bank.dtype)
+        if self.pivots and rank:
+            exact = self.bank.factors[name]
+            u, v = exact.u[:, :rank].to(self.model.device), exact.v[:rank].to(self.model.device)
+            return pivoted_layer(pivot(u, v, bias), self.model.dtype)
         layer = self._factorized.get(name)
         if layer is None:
             layer = self._factorized[name] = empty_factorized(bias is not None)
@@ -89,6 +114,21 @@ def set_factors(layer: FactorizedLinear, u: Tensor, v: Tensor, bias: Tensor | No
     )
     layer.factor_in.out_features, layer.factor_in.in_features = v.shape
     layer.factor_out.out_features, layer.factor_out.in_features = u.shape
+
+
+def pivoted_layer(pivoted: Pivoted, dtype: torch.dtype) -> FactorizedLinear:
+    """A layer that computes, in a dtype, with pivoted factors rounded to their own."""
+    with torch.device("meta"):
+        layer = FactorizedLinear(2, 2, 1, pivoted.row_bias is not None, pivoted=True).eval()
+    parts = ((layer.factor_in, pivoted.rows, pivoted.row_bias),
+             (layer.factor_out, pivoted.mix, pivoted.mix_bias))  # fmt: skip
+    for linear, weight, bias in parts:
+        linear.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        linear.out_features, linear.in_features = weight.shape
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    layer.order = pivoted.order
+    return layer
 
 
 def add_biases(dense: Tensor | None, fitted: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -125,6 +165,18 @@ def merge_dense(model: PreTrainedModel) -> None:
                 "export=factorized, or projection=output with search levels above 0."
             )
     for name, layer in layers.items():
-        out = layer.factor_out
-        weight = (out.weight.double() @ layer.factor_in.weight.double()).to(out.weight.dtype)
-        model.set_submodule(name, dense_like(originals[name], weight, out.bias))
+        weight, bias = merged(layer)
+        model.set_submodule(name, dense_like(originals[name], weight, bias))
+
+
+def merged(layer: FactorizedLinear) -> tuple[Tensor, Tensor | None]:
+    """Weight W (d_out, d_in) and bias (d_out,) of the one dense layer that does the same."""
+    inner, outer = layer.factor_in, layer.factor_out
+    weight = outer.weight.double() @ inner.weight.double()
+    bias: Tensor | None = outer.bias
+    if layer.order is not None:
+        weight = torch.cat([inner.weight.double(), weight])[layer.order]
+        if bias is not None:
+            mixed = bias.double() + outer.weight.double() @ inner.bias.double()
+            bias = torch.cat([inner.bias.double(), mixed])[layer.order].to(bias.dtype)
+    return weight.to(outer.weight.dtype), bias

@@ -34,7 +34,32 @@ class PlainStorage:
         return max(0, int(budget // (d_out + d_in)))
 
 
-STORAGES = {storage.name: storage for storage in (PlainStorage(),)}
+class PivotedStorage(PlainStorage):
+    """r rows of the product itself, (r, d_in), and the others as their mixture (d_out − r, r).
+
+    These are the degrees of freedom of a rank-r matrix (PIFA, arXiv:2501.19090). The order of the
+    rows is an integer per output, counted in bytes but not as a parameter.
+    """
+
+    name = "pivoted"
+
+    def cost(self, d_out: int, d_in: int, rank: int) -> int:
+        """Numbers stored at a rank."""
+        return rank * (d_out + d_in - rank)
+
+    def largest_rank(self, d_out: int, d_in: int, budget: float) -> int:
+        """The largest rank, at most full, that costs at most `budget` numbers."""
+        low, high = 0, min(d_out, d_in)  # The cost rises all the way to full rank.
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.cost(d_out, d_in, middle) <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+STORAGES = {storage.name: storage for storage in (PlainStorage(), PivotedStorage())}
 
 
 def get_storage(name: str) -> PlainStorage:
@@ -60,7 +85,9 @@ class Sizing:
         """Largest rank within `level` of the dense size; None is the dense matrix (level 1)."""
         if level >= 1:
             return None
-        budget = level * matrix.size - (self._bias_cost(matrix) if self.fits_bias else 0)
+        # A level may be the fraction of a certain rank: rounding must not lose that rank.
+        budget = level * matrix.size * (1 + 1e-12)
+        budget -= self._bias_cost(matrix) if self.fits_bias else 0
         rank = get_storage(self.storage).largest_rank(matrix.d_out, matrix.d_in, budget)
         rank = min(rank, self.top_rank(matrix))
         return rank if rank < self.rank_multiple else rank - rank % self.rank_multiple
@@ -70,6 +97,12 @@ class Sizing:
         storage = get_storage(self.storage)
         largest = storage.largest_rank(matrix.d_out, matrix.d_in, matrix.size)
         return min(largest, matrix.d_out, matrix.d_in)
+
+    def level(self, matrix: Matrix, rank: int | None) -> float:
+        """The level that `rank` turns into this very rank."""
+        if rank is None:
+            return 1.0
+        return self.kept(matrix, rank) / matrix.size if rank else 0.0
 
     def kept(self, matrix: Matrix, rank: int | None) -> int:
         """Numbers stored for a matrix at a rank, new biases counted."""

@@ -97,6 +97,13 @@ def layer_of(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
+def block_of(name: str) -> str:
+    """Module path of the decoder block that holds a matrix: up to its first number."""
+    parts = name.split(".")
+    end = next(i for i, part in enumerate(parts) if part.isdigit())
+    return ".".join(parts[: end + 1])
+
+
 def find_matrices(model: PreTrainedModel) -> list[Matrix]:
     """List the prunable matrices in module order, siblings tied to a common input.
 

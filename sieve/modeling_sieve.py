@@ -10,6 +10,7 @@ too, or transformers asks for it and warns of a model of type ``, and then reads
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,27 +21,39 @@ PREFIX = "Sieve"
 
 
 class FactorizedLinear(nn.Module):
-    """y = factor_out(factor_in(x)): W (d_out, d_in) as (d_out, r) times (r, d_in), plain Linears.
+    """A map of rank r from d_in to d_out features as two plain Linears, in one of two forms.
 
-    Rank 0 is allowed: the output is then the bias alone.
+    Plain: y = factor_out(factor_in(x)), weights (r, d_in) and (d_out, r).
+    Pivoted: factor_in(x) are r of the outputs themselves, factor_out mixes the d_out − r others
+    from them, and `order` (d_out,) puts all in place. Rank 0 is plain: the bias alone.
     """
 
-    def __init__(self, d_in: int, d_out: int, rank: int, bias: bool) -> None:
+    order: torch.Tensor | None
+
+    def __init__(self, d_in: int, d_out: int, rank: int, bias: bool, pivoted: bool = False) -> None:
         super().__init__()
         with warnings.catch_warnings():  # Rank 0 has nothing to initialize, and torch says so.
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-            self.factor_in = nn.Linear(d_in, rank, bias=False)
-            self.factor_out = nn.Linear(rank, d_out, bias=bias)
+            self.factor_in = nn.Linear(d_in, rank, bias=bias and pivoted)
+            self.factor_out = nn.Linear(rank, d_out - rank * pivoted, bias=bias)
+        self.register_buffer("order", torch.arange(d_out, dtype=torch.int32) if pivoted else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., d_in) to (..., d_out)."""
-        return self.factor_out(self.factor_in(x))
+        inner = self.factor_in(x)
+        outer = self.factor_out(inner)
+        if self.order is None:
+            return outer
+        return torch.cat([inner, outer], dim=-1).index_select(-1, self.order)
 
     def extra_repr(self) -> str:
-        return f"rank={self.factor_in.out_features}"
+        form = "" if self.order is None else ", pivoted"
+        return f"rank={self.factor_in.out_features}{form}"
 
 
-def factorize(model: nn.Module, ranks: dict[str, int], biases: list[str]) -> None:
+def factorize(
+    model: nn.Module, ranks: dict[str, int], biases: list[str], pivoted: Sequence[str] = ()
+) -> None:
     """Replace the named dense layers by FactorizedLinear of the given ranks, uninitialized."""
     for name, rank in ranks.items():
         dense: Any = model.get_submodule(name)
@@ -48,7 +61,8 @@ def factorize(model: nn.Module, ranks: dict[str, int], biases: list[str]) -> Non
             d_out, d_in = dense.weight.shape
         else:  # Conv1D holds W transposed.
             d_in, d_out = dense.weight.shape
-        model.set_submodule(name, FactorizedLinear(d_in, d_out, rank, name in biases))
+        layer = FactorizedLinear(d_in, d_out, rank, name in biases, name in pivoted)
+        model.set_submodule(name, layer)
 
 
 class SieveConfig(transformers.PreTrainedConfig):
@@ -84,7 +98,8 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         native.__init__(self, config, *args, **kwargs)
-        factorize(self, config.sieve["ranks"], config.sieve["biases"])
+        entry = config.sieve
+        factorize(self, entry["ranks"], entry["biases"], entry.get("pivoted", ()))
 
     model_class: Any = type(
         PREFIX + architecture,

@@ -1,13 +1,14 @@
-"""Moments: what calibration keeps of the activations, one entry per distinct input.
+"""Moments: what calibration keeps of activations and of the loss's gradients.
 
 For y = W x either E[x xᵀ] (side "input") or E[y yᵀ] (side "output", the bias left out) is enough
-to solve for every rank; the smaller side is kept, and always the mean and the token count.
+to solve for every rank; the smaller side is kept, and always the mean and the token count. The
+same holds for the gradient g of the loss at y: E[g gᵀ] or E[Wᵀg gᵀW], the smaller side.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +18,33 @@ from torch import Tensor
 from sieve.artifacts import written_beside
 from sieve.matrices import Matrix
 
-FORMAT = 1
+FORMAT = 2
+WEIGHTINGS = ("none", "answer", "gradient")  # how a token counts in moments of activations
 Side = Literal["input", "output"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which statistics a projection asks of calibration beside the least that `output` needs."""
+
+    input: bool = False  # E[x xᵀ] even where the outputs are fewer
+    magnitude: bool = False  # E|x|
+    gradient: bool = False  # second moments of the loss's gradient at the outputs
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Second moment of the gradient g of an example's loss at y, summed over its tokens.
+
+    second: Σ_t E[g gᵀ] (d_out, d_out) for side "output"; that of Wᵀ g (d_in, d_in) for "input".
+    power: Σ_t E‖g‖², which side "input" does not tell; examples: how many E averages over. Its
+    product with a squared error of y has the unit of the loss: nats per example.
+    """
+
+    side: Side
+    second: Tensor
+    power: float
+    examples: int
 
 
 @dataclass(frozen=True)
@@ -26,12 +52,15 @@ class Moment:
     """First and second moment of one stream of vectors z, averaged over `count` tokens.
 
     second: E[z zᵀ] (n, n); mean: E[z] (n,); z is x for side "input", W x for side "output".
+    magnitude: E|x| (d_in,) and gradient: of the loss at y, where a projection asked for them.
     """
 
     side: Side
     second: Tensor
     mean: Tensor
     count: int
+    magnitude: Tensor | None = None
+    gradient: Gradient | None = None
 
     @property
     def covariance(self) -> Tensor:
@@ -41,12 +70,31 @@ class Moment:
 
     def to(self, device: torch.device) -> "Moment":
         """The same moment on a device."""
-        return replace(self, second=self.second.to(device), mean=self.mean.to(device))
+        magnitude, gradient = self.magnitude, self.gradient
+        return replace(
+            self,
+            second=self.second.to(device),
+            mean=self.mean.to(device),
+            magnitude=None if magnitude is None else magnitude.to(device),
+            gradient=gradient and replace(gradient, second=gradient.second.to(device)),
+        )
 
     def output_mean(self, weight: Tensor) -> Tensor:
         """Mean of W x (d_out,), in float64."""
         mean = self.mean.double()
         return weight.double() @ mean if self.side == "input" else mean
+
+    def output_second(self, weight: Tensor, centred: bool = False) -> Tensor:
+        """E[y yᵀ] of y = W x (d_out, d_out), or its covariance, in float64."""
+        second = self.covariance if centred else self.second.double()
+        weight = weight.double()
+        return weight @ second @ weight.T if self.side == "input" else second
+
+    def input_second(self) -> Tensor:
+        """E[x xᵀ] (d_in, d_in) in float64; ValueError where only the outputs' was kept."""
+        if self.side != "input":
+            raise ValueError("the projection needs moments of the inputs; calibrate for it again.")
+        return self.second.double()
 
 
 @dataclass(frozen=True)
@@ -54,19 +102,20 @@ class Moments:
     """The moments of a model's matrices, by the name of the stream they belong to.
 
     A stream is named after the matrix that reads it (input side) or writes it (output side).
+    gradients: by matrix; magnitudes: of inputs, by stream.
     """
 
     entries: dict[str, Moment]
     fingerprint: str = ""
+    gradients: dict[str, Gradient] = field(default_factory=dict)
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, matrix: Matrix) -> Moment:
-        """The moment that serves a matrix: its own outputs, else the input it shares.
+        """The moment that serves a matrix: its own, else the input it shares.
 
         Raises ValueError when there is none, or none of the matrix's size.
         """
-        moment = self.entries.get(matrix.name)
-        if moment is None or (moment.side == "input" and matrix.source != matrix.name):
-            moment = self.entries.get(matrix.source)
+        moment = self.entries.get(matrix.name) or self.entries.get(matrix.source)
         if moment is None:
             raise ValueError(
                 f"the moments hold nothing for {matrix.name}: they were taken from another model; "
@@ -78,7 +127,11 @@ class Moments:
                 f"the moments of {matrix.name} are of {tuple(moment.second.shape)}, expected "
                 f"({size}, {size}): they were taken from another model; calibrate this model first."
             )
-        return moment
+        return replace(
+            moment,
+            gradient=self.gradients.get(matrix.name),
+            magnitude=self.magnitudes.get(matrix.source),
+        )
 
     @property
     def tokens(self) -> int:
@@ -91,8 +144,20 @@ class Moments:
         for name, moment in self.entries.items():
             tensors[f"{name}|second"] = moment.second.cpu().contiguous()
             tensors[f"{name}|mean"] = moment.mean.cpu().contiguous()
-        index = {name: {"side": m.side, "count": m.count} for name, m in self.entries.items()}
-        header = {"format": FORMAT, "fingerprint": self.fingerprint, "entries": index}
+        for name, gradient in self.gradients.items():
+            tensors[f"{name}|gradient"] = gradient.second.cpu().contiguous()
+        for name, magnitude in self.magnitudes.items():
+            tensors[f"{name}|magnitude"] = magnitude.cpu().contiguous()
+        header = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "entries": {n: {"side": m.side, "count": m.count} for n, m in self.entries.items()},
+            "gradients": {
+                n: {"side": g.side, "power": g.power, "examples": g.examples}
+                for n, g in self.gradients.items()
+            },
+            "magnitudes": list(self.magnitudes),
+        }
         with written_beside(path) as partial:
             save_file(tensors, partial, metadata={"sieve_moments": json.dumps(header)})
 
@@ -104,35 +169,54 @@ class Moments:
                 header = json.loads((file.metadata() or {}).get("sieve_moments", "null"))
                 if not header or header["format"] != FORMAT:
                     raise ValueError(f"{path} holds no moments; delete it and run again.")
-                entries = {
-                    name: Moment(
-                        entry["side"],
-                        file.get_tensor(f"{name}|second"),
-                        file.get_tensor(f"{name}|mean"),
-                        entry["count"],
-                    )
-                    for name, entry in header["entries"].items()
-                }
-                return cls(entries, header["fingerprint"])
+                return cls._read(file, header)
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
 
+    @classmethod
+    def _read(cls, file: Any, header: dict[str, Any]) -> "Moments":
+        read = file.get_tensor
+        entries = {
+            name: Moment(
+                entry["side"], read(f"{name}|second"), read(f"{name}|mean"), entry["count"]
+            )
+            for name, entry in header["entries"].items()
+        }
+        gradients = {
+            name: Gradient(
+                entry["side"], read(f"{name}|gradient"), entry["power"], entry["examples"]
+            )
+            for name, entry in header["gradients"].items()
+        }
+        magnitudes = {name: read(f"{name}|magnitude") for name in header["magnitudes"]}
+        return cls(entries, header["fingerprint"], gradients, magnitudes)
 
-def plan_streams(matrices: list[Matrix]) -> dict[str, tuple[Side, int]]:
-    """Which moments to keep: stream name -> (side, n), at least memory per distinct input.
+
+def plan_streams(
+    matrices: list[Matrix], needs: Needs = Needs(), shared: bool = True
+) -> dict[str, tuple[Side, int]]:
+    """Which second moments to keep: stream name -> (side, n), at least memory.
 
     An input is kept when one of its readers is at least as tall as wide (d_in ≤ d_out), or when
     it costs no more than the outputs of all its readers; else each reader's own outputs are.
+    shared: false where every reader weights the tokens of a common input its own way.
     """
     readers: dict[str, list[Matrix]] = {}
     for matrix in matrices:
-        readers.setdefault(matrix.source, []).append(matrix)
+        readers.setdefault(matrix.source if shared else matrix.name, []).append(matrix)
     streams: dict[str, tuple[Side, int]] = {}
     for source, group in readers.items():
         d_in = group[0].d_in
         outputs = sum(matrix.d_out**2 for matrix in group)
-        if d_in**2 <= outputs or any(d_in <= matrix.d_out for matrix in group):
+        if needs.input or d_in**2 <= outputs or any(d_in <= matrix.d_out for matrix in group):
             streams[source] = ("input", d_in)
         else:
             streams |= {matrix.name: ("output", matrix.d_out) for matrix in group}
     return streams
+
+
+def gradient_side(matrix: Matrix) -> tuple[Side, int]:
+    """The smaller side for gradients: (side, n)."""
+    if matrix.d_out <= matrix.d_in:
+        return "output", matrix.d_out
+    return "input", matrix.d_in

@@ -21,6 +21,7 @@ class Score:
     accuracy: float
     margin: float
     examples_used: int
+    loss: float = float("nan")  # mean negative log-likelihood of the right answer, nats
 
     @property
     def feasible(self) -> bool:
@@ -49,7 +50,7 @@ class Objective:
         self.tolerance = tolerance
         self.guarantee = guarantee
         self.normalize = normalize
-        self.switch = Switch(model, bank)
+        self.switch = Switch(model, bank, as_stored=False)
         self.examples_scored = 0
         self.evaluated: dict[Genome, Score] = {}
         self.baseline = self._run("Scoring the dense model")
@@ -66,7 +67,7 @@ class Objective:
                 with self.switch.to(genome):
                     scores = self._run(f"Scoring {kept:.1%} kept")
             self.evaluated[genome] = Score(
-                kept, scores.accuracy, self._margin(scores), len(scores.correct)
+                kept, scores.accuracy, self._margin(scores), len(scores.correct), scores.loss
             )
         return self.evaluated[genome]
 

@@ -56,18 +56,18 @@ def principal_outputs(weight: Tensor, second: Tensor, side: str) -> tuple[Tensor
     d_out, d_in = weight.shape
     k = min(d_out, d_in)
     if side == "output":
-        energy, u = _eigh(second)
+        energy, u = eigh(second)
     elif d_out <= d_in:
-        energy, u = _eigh(weight @ second @ weight.T)
+        energy, u = eigh(weight @ second @ weight.T)
     else:
-        variance, axes = _eigh(second)
+        variance, axes = eigh(second)
         root = weight @ (axes * variance.sqrt())  # (d_out, d_in), W C^½ up to a rotation
-        energy, rotation = _eigh(root.T @ root)
+        energy, rotation = eigh(root.T @ root)
         u = torch.linalg.qr(root @ rotation).Q
     return u[:, :k], energy[:k]
 
 
-def _eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, falling and not negative, and their eigenvectors as columns."""
     values, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
     return values.flip(0).clamp_min(0), vectors.flip(1)

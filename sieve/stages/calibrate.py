@@ -1,13 +1,14 @@
 """calibrate: task prompts through the dense model, to moments.safetensors."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.batches import count_rows
 from sieve.calibration import CalibrationModule
-from sieve.moments import FORMAT, Moments
+from sieve.moments import FORMAT
+from sieve.projections import get_projection
 from sieve.stages.run import Run
 
 
@@ -22,25 +23,29 @@ class Calibrated:
 
 def calibrate(run: Run) -> Calibrated:
     """Moments of the task's prompts."""
-    settings = asdict(run.config.calibration)
+    settings, needs = run.config.calibration, get_projection(run.config.projection.name).needs
+    loss = (settings.answers,) if needs.gradient or settings.weighting == "gradient" else ()
     key = fingerprint(
         "moments", FORMAT, run.backbone.fingerprint, str(run.backbone.model.dtype),
-        run.config.model.attn_implementation, settings, run.config.seed,
-        run.split_key("calibration"),
+        run.config.model.attn_implementation, settings.tokens, settings.weighting, asdict(needs),
+        loss, run.config.seed, run.split_key("calibration"),
     )  # fmt: skip
     path = run.cache.path("moments", key, "safetensors")
     record_path = run.cache.path("calibration", key, "json")
     done = path.exists() and record_path.exists()
     with run.stage("calibrate", cached=done):
         if not done:
-            module = CalibrationModule(run.backbone.model)
+            module = CalibrationModule(
+                run.backbone.model, None, needs, settings.answers, settings.weighting,
+                settings.checkpointing, run.config.seed,
+            )  # fmt: skip
             run.trainer.predict(module, datamodule=run.data, return_predictions=False)
             assert module.moments is not None
             tokens, rows = module.moments.tokens, count_rows(run.data.calibration())
-            record = {"tokens": tokens, "tokens_asked": settings["tokens"], "rows": rows}
+            record = {"tokens": tokens, "tokens_asked": settings.tokens, "rows": rows}
             if run.leads:
                 write_json_atomic(record_path, record)
-                Moments(module.moments.entries, key).save(path)
+                replace(module.moments, fingerprint=key).save(path)
             run.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
             run.settle()
     return Calibrated(key, path, read_json(record_path))

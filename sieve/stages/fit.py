@@ -28,7 +28,7 @@ def fit(run: Run, calibrated: Calibrated) -> Bank:
             projection = run.config.projection
             fit_bank(
                 run.backbone.model, moments, projection.name, projection.storage,
-                projection.rank_multiple, _bank_dtype(run), key,
+                projection.rank_multiple, _bank_dtype(run), key, projection.damping,
             ).save(path)  # fmt: skip
     return Bank.load(path)
 

@@ -9,8 +9,10 @@ from sieve.bank import Bank
 from sieve.evaluation import compare_with_chance
 from sieve.genome import Genome
 from sieve.objective import Objective
-from sieve.search import search_uniform
+from sieve.projections import get_projection
+from sieve.search import search_uniform, search_waterfill
 from sieve.stages.run import Run
+from sieve.waterfill import estimated_loss
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     config = run.config
     levels = _levels(run, bank)
     key = fingerprint(
-        "genome", 2, bank.fingerprint, run.split_key("selection"),
+        "genome", 3, bank.fingerprint, run.split_key("selection"),
         asdict(config.search), levels, config.tolerance, config.guarantee,
     )  # fmt: skip
     genome_path = run.cache.path("genome", key, "json")
@@ -76,17 +78,33 @@ def _search(run: Run, bank: Bank, levels: list[float]) -> tuple[Genome, dict[str
             "whatever is kept, nothing follows; check the prompt, the labels and the model.",
             objective.baseline.accuracy, chance.accuracy,
         )  # fmt: skip
-    genome = search_uniform(bank, objective, levels)
+    if config.search.method == "uniform":
+        genome = search_uniform(bank, objective, levels)
+    else:
+        lowest_rank = 0 if 0 in [bank.sizing.rank(m, min(levels)) for m in bank.matrices] else 1
+        genome = search_waterfill(bank, objective, config.search.normalize, lowest_rank)
     curve = [
-        {"level": next(iter(tried.levels.values())), **asdict(score),
-         "feasible": score.feasible, "chosen": tried == genome}
+        _tried(tried, bank, config.search.method)
+        | asdict(score)
+        | {"feasible": score.feasible, "chosen": tried == genome}
         for tried, score in objective.evaluated.items()
-    ]  # fmt: skip
+    ]
     record = {
         "method": config.search.method,
         "evaluations": len(curve),
         "examples": objective.examples_scored,
         "baseline_accuracy": objective.baseline.accuracy,
+        "baseline_loss": objective.baseline.loss,
         "curve": sorted(curve, key=lambda point: -point["kept_fraction"]),
     }
     return genome, record
+
+
+def _tried(genome: Genome, bank: Bank, method: str) -> dict[str, Any]:
+    """What is known of a genome before it is scored: its level, or the loss it should cost."""
+    if method == "uniform":
+        return {"level": next(iter(genome.levels.values()))}
+    if not get_projection(bank.projection).in_loss:
+        return {}
+    ranks = bank.ranks(genome).items()
+    return {"predicted_loss": sum(estimated_loss(bank, name, rank) for name, rank in ranks)}

@@ -1,0 +1,242 @@
+"""Hooks on a model's matrices that feed streaming second moments.
+
+One metric per distinct input (or output, where that is smaller), and per matrix one of the loss's
+gradient at its output where a projection asks for it. All are torchmetrics, summed over ranks.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from transformers import PreTrainedModel
+
+from sieve.matrices import Matrix, block_of, dense_weight
+from sieve.moments import Gradient, Moment, Moments, Needs, gradient_side, plan_streams
+
+
+class SumMetric(Metric):
+    """Sums over vectors z, in float32, added up over ranks.
+
+    second: Σ w z zᵀ (n, n); total: Σ w z (n,); absolute: Σ |z| (n,); mass: Σ w; power: Σ ‖z‖²;
+    count: how many z. What is not asked for has no elements.
+    """
+
+    full_state_update = False
+    second: Tensor
+    total: Tensor
+    absolute: Tensor
+    mass: Tensor
+    power: Tensor
+    count: Tensor
+
+    def __init__(self, second: int = 0, total: int = 0, absolute: int = 0) -> None:
+        super().__init__()
+        zeros = {
+            "second": torch.zeros(second, second), "total": torch.zeros(total),
+            "absolute": torch.zeros(absolute), "mass": torch.zeros((), dtype=torch.float64),
+            "power": torch.zeros((), dtype=torch.float64),
+            "count": torch.zeros((), dtype=torch.long),
+        }  # fmt: skip
+        for name, value in zeros.items():
+            self.add_state(name, value, dist_reduce_fx="sum")
+
+    def update(self, z: Tensor, weight: Tensor | None = None) -> None:
+        """Add vectors z (tokens, n), each with a weight (tokens,), 1 by default."""
+        weighted = z if weight is None else z * weight[:, None]
+        if len(self.second):
+            self.second.addmm_(weighted.T, z)
+        if len(self.total):
+            self.total += weighted.sum(0)
+        if len(self.absolute):
+            self.absolute += z.abs().sum(0)
+        self.mass += len(z) if weight is None else weight.sum(dtype=torch.float64)
+        self.count += z.shape[0]
+
+    def compute(self) -> dict[str, Tensor]:
+        """The sums over every rank."""
+        return {name: getattr(self, name) for name in self._defaults}
+
+    def sums(self) -> dict[str, Tensor]:
+        """The same, also where this rank had no batch."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*called before the ``update``")
+            found: dict[str, Tensor] = self.compute()
+        shapes = {name: getattr(self, name).shape for name in found}
+        return {name: value.reshape(shapes[name]) for name, value in found.items()}
+
+
+class MomentCollector(nn.Module):
+    """The metrics of a model's matrices, and the hooks that feed them.
+
+    weighting: how a token counts in the moments of activations: "none" alike, "answer" only where
+    an answer token is predicted, "gradient" by ‖g‖² at the matrix's output.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        matrices: list[Matrix],
+        needs: Needs = Needs(),
+        weighting: str = "none",
+    ) -> None:
+        super().__init__()
+        self.matrices, self.weighting = matrices, weighting
+        self.needs_gradient = needs.gradient or weighting == "gradient"
+        self.streams = plan_streams(matrices, needs, shared=weighting != "gradient")
+        self._stream_of = {m.name: self._find_stream(m) for m in matrices}
+        self.metrics = nn.ModuleList(SumMetric(n, n) for _, n in self.streams.values())
+        sources = {m.source: m.d_in for m in matrices} if needs.magnitude else {}
+        self.sources = list(sources)
+        self.magnitudes = nn.ModuleList(SumMetric(absolute=n) for n in sources.values())
+        sides = [gradient_side(m) for m in matrices] if needs.gradient else []
+        self.gradients = nn.ModuleList(SumMetric(n) for _, n in sides)
+        self._modules_of = {m.name: model.get_submodule(m.name) for m in matrices}
+        self._model = [model]  # In a list, lest it become a part of this module.
+        self._mask: Tensor | None = None  # (tokens,) indexes of what counts; None is all
+        self._answers: Tensor | None = None  # (tokens,) which of those predict an answer
+        self.examples = 0
+        self.scale = 1.0  # the loss is multiplied by it
+        self.powers: dict[str, list[Tensor]] | None = None  # not None: only ‖g‖² is kept, by token
+        self.largest: float | None = None  # not None: only the largest gradient is looked for
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The decoder blocks that hold the matrices, in order."""
+        paths = {block_of(matrix.name): None for matrix in self.matrices}
+        return [self._model[0].get_submodule(path) for path in paths]
+
+    def _find_stream(self, matrix: Matrix) -> str:
+        return matrix.name if matrix.name in self.streams else matrix.source
+
+    def observe(self, mask: Tensor | None, answers: Tensor | None, examples: int) -> None:
+        """Say what counts in the next pass: positions (B, T), and those that predict an answer.
+
+        mask: None means all positions; answers: (B, T) bool; examples: rows, 0 in a mere trial.
+        """
+        self._mask = None
+        if mask is not None and not bool(mask.all()):
+            self._mask = mask.flatten().nonzero().squeeze(1)
+        self._answers = None if answers is None else self._pick(answers.flatten())
+        self.examples += examples
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keep the hooks in place for the duration of the block."""
+        handles = []
+        try:
+            for index, matrix in enumerate(self.matrices):
+                module = self._modules_of[matrix.name]
+                handles.append(module.register_forward_hook(self._hook(index), with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, index: int) -> Any:
+        """What a matrix's forward pass sets off: sums now, or when its gradient comes."""
+        matrix = self.matrices[index]
+        stream = self._stream_of[matrix.name]
+        owns = stream == matrix.name  # A shared input is summed once, by its first reader.
+        metric = self.metrics[list(self.streams).index(stream)]
+        side = self.streams[stream][0]
+
+        def hook(module: Any, args: Any, kwargs: dict[str, Tensor], y: Tensor) -> None:
+            if self.needs_gradient and not y.requires_grad:
+                return  # The first of a checkpointed block's two passes.
+            x = [*args, *kwargs.values()][0].detach()
+            if matrix.name in self.sources and self.largest is None:
+                self.magnitudes[self.sources.index(matrix.name)].update(self._flat(x))
+            z = x if side == "input" else _without_bias(y.detach(), module)
+            if owns and self.weighting != "gradient" and self.largest is None:
+                self._add(metric, z)
+            if self.needs_gradient:
+                kept = z if self.weighting == "gradient" else None
+                y.register_hook(lambda g: self._take_gradient(index, metric, kept, g))
+
+        return hook
+
+    def _add(self, metric: Any, z: Tensor) -> None:
+        flat = self._flat(z)
+        metric.update(flat, None if self._answers is None or self.weighting != "answer"
+                      else self._answers.float())  # fmt: skip
+
+    def _take_gradient(self, index: int, metric: Any, z: Tensor | None, g: Tensor) -> None:
+        """Sum what a gradient g (B, T, d_out) tells."""
+        g = g.detach()
+        if self.largest is not None:
+            self.largest = max(self.largest, float(g.abs().max()))
+            return
+        g = self._flat(g) / self.scale
+        power = g.square().sum(1)  # (tokens,)
+        if self.powers is not None:
+            self.powers[self.matrices[index].name].append(power.cpu())
+            return
+        if z is not None:
+            metric.update(self._flat(z), power)
+        if len(self.gradients):
+            own: Any = self.gradients[index]
+            own.power += power.sum(dtype=torch.float64)
+            matrix = self.matrices[index]
+            if gradient_side(matrix)[0] == "input":
+                g = g @ dense_weight(self._modules_of[matrix.name]).float()
+            own.update(g)
+
+    def _flat(self, z: Tensor) -> Tensor:
+        """The vectors that count (tokens, n), in float32."""
+        return self._pick(z.reshape(-1, z.shape[-1])).float()
+
+    def _pick(self, flat: Tensor) -> Tensor:
+        return flat if self._mask is None else flat.index_select(0, self._mask)
+
+    def moments(self) -> Moments:
+        """All moments, reduced over ranks; ValueError where nothing was seen or is not finite."""
+        device = self.metrics[0].device
+        counter = SumMetric().to(device)
+        counter.count += self.examples
+        examples = max(1, int(counter.sums()["count"]))
+        entries = {
+            name: _moment(name, side, metric.sums())  # type: ignore[operator]
+            for (name, (side, _)), metric in zip(self.streams.items(), self.metrics, strict=True)
+        }
+        magnitudes = {
+            name: sums["absolute"] / sums["count"]
+            for name, metric in zip(self.sources, self.magnitudes, strict=True)
+            if (sums := metric.sums())  # type: ignore[operator]
+        }
+        gradients = {
+            matrix.name: _gradient(matrix, metric.sums(), examples)  # type: ignore[operator]
+            for matrix, metric in zip(self.matrices, self.gradients, strict=False)
+        }
+        return Moments(entries, gradients=gradients, magnitudes=magnitudes)
+
+
+def _without_bias(y: Tensor, module: nn.Module) -> Tensor:
+    bias = getattr(module, "bias", None)
+    return y if bias is None else y - bias
+
+
+def _moment(name: str, side: Any, sums: dict[str, Tensor]) -> Moment:
+    if not int(sums["count"]):
+        raise ValueError("calibration saw no token; give the task calibration rows.")
+    mass = sums["mass"].clamp_min(torch.finfo(torch.float32).tiny).float()
+    moment = Moment(side, sums["second"] / mass, sums["total"] / mass, int(sums["count"]))
+    if not torch.isfinite(moment.second).all():
+        raise ValueError(
+            f"the activations at {name} are not finite; load the model in another dtype "
+            "(model.dtype=float32 or bfloat16)."
+        )
+    return moment
+
+
+def _gradient(matrix: Matrix, sums: dict[str, Tensor], examples: int) -> Gradient:
+    second, power = sums["second"] / examples, float(sums["power"]) / examples
+    if not torch.isfinite(second).all():
+        raise ValueError(
+            f"the gradients at {matrix.name} are not finite; load the model in another dtype "
+            "(model.dtype=float32 or bfloat16)."
+        )
+    return Gradient(gradient_side(matrix)[0], second, power, examples)

@@ -1,0 +1,84 @@
+"""`loss_aware`: output errors weighted by what the task's loss cares for, in closed form.
+
+min over rank-r B of tr((W − B) C (W − B)ᵀ H), with C = E[x xᵀ] and H = Σ E[g gᵀ] of the gradient g
+of the task's loss at y = W x: to second order the rise of the loss, Kronecker-factored as in K-FAC
+(arXiv:1503.05671). FWSVD (arXiv:2207.00112) takes a diagonal H of the weights' gradients, GFWSVD
+(arXiv:2505.17974) Kronecker factors of them; here the gradients are those of the task's answer
+alone. Energies are in nats per example, so that all matrices share one unit.
+"""
+
+import torch
+from torch import Tensor
+
+from sieve.moments import Gradient, Moment
+from sieve.projections.damping import shrinkage
+from sieve.projections.factors import Factors, eigh
+
+RIDGE = 1e-8  # of the mean eigenvalue of C: directions never seen come last, yet in order
+
+
+def loss_aware(weight: Tensor, moment: Moment, damping: float | None = None) -> Factors:
+    """Factors of W (d_out, d_in) that keep the estimated rise of the loss least, in float64.
+
+    damping: H + damping · tr(H)/d_out · I takes the place of H; by default as much as the number of
+    examples calls for (`projections/damping.py`). Raises ValueError without gradients.
+    """
+    return _solve(weight, moment, damping, centred=False)
+
+
+def loss_aware_affine(weight: Tensor, moment: Moment, damping: float | None = None) -> Factors:
+    """The same with a bias fitted beside the factors: the covariance takes the place of C."""
+    return _solve(weight, moment, damping, centred=True)
+
+
+def _solve(weight: Tensor, moment: Moment, damping: float | None, centred: bool) -> Factors:
+    gradient, weight = moment.gradient, weight.double()
+    if gradient is None:
+        raise ValueError("loss_aware needs moments of the gradients; calibrate for it again.")
+    ridge = _ridge(gradient, len(weight), damping)
+    solve = _from_outputs if gradient.side == "output" else _from_inputs
+    u, v, energy, offset = solve(weight, moment, gradient.second.double(), ridge, centred)
+    norm = torch.linalg.vector_norm(u, dim=0).clamp_min(torch.finfo(u.dtype).tiny)
+    return Factors(
+        u / norm, v * norm[:, None], energy / 2, moment.output_mean(weight),
+        offset * norm if centred else None,
+    )  # fmt: skip
+
+
+def _ridge(gradient: Gradient, d_out: int, damping: float | None) -> float:
+    """What to add to the diagonal of H; 1 where no gradient was ever seen."""
+    if gradient.power <= 0:
+        return 1.0
+    if damping is None:
+        damping = shrinkage(gradient.second, gradient.examples)
+    return damping * gradient.power / d_out
+
+
+def _from_outputs(
+    weight: Tensor, moment: Moment, second: Tensor, ridge: float, centred: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """With H = L Lᵀ: eigenvectors Q of Lᵀ W C Wᵀ L give U = L⁻ᵀ Q and V = Qᵀ Lᵀ W."""
+    second = second + ridge * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    root = torch.linalg.cholesky(second)
+    energy, q = eigh(root.T @ moment.output_second(weight, centred) @ root)
+    u, down = torch.linalg.solve_triangular(root.T, q, upper=True), (root @ q).T
+    return u, down @ weight, energy, down @ moment.output_mean(weight)
+
+
+def _from_inputs(
+    weight: Tensor, moment: Moment, second: Tensor, ridge: float, centred: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for a tall W from G = Wᵀ H W (d_in, d_in), without H itself.
+
+    With C = R Rᵀ: eigenvectors Q of Rᵀ G R with eigenvalues e give U = W R Q and V = e⁻¹ Qᵀ Rᵀ G.
+    """
+    c = moment.covariance if centred else moment.input_second()
+    variance, axes = eigh(c)
+    variance = variance + RIDGE * variance.mean().clamp_min(torch.finfo(c.dtype).tiny)
+    root = axes * variance.sqrt()
+    g = second + ridge * weight.T @ weight
+    energy, q = eigh(root.T @ g @ root)
+    floor = energy[:1].clamp_min(torch.finfo(c.dtype).tiny) * 1e-15
+    u = weight @ root @ q
+    v = (root @ q).T @ g / energy.clamp_min(floor)[:, None]
+    return u, v, energy, v @ moment.mean.double()

@@ -1,0 +1,329 @@
+"""Refit: solve the chosen ranks again on the inputs that the pruned model really sees.
+
+Upstream of a matrix other matrices are pruned too, so it reads x̃ where the dense one read x. Layer
+by layer: min E‖W x − B x̃‖² over rank r (weighted as the projection weights it), whose optimum is
+the projection of T = W E[x x̃ᵀ] E[x̃ x̃ᵀ]⁻¹ at the moment E[x̃ x̃ᵀ]. Two streams of hidden states, the
+dense and the pruned, go through the blocks once, so the cost is a few forward passes in all.
+A refitted matrix is kept only where its error falls on calibration rows it was not fitted on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sieve.artifacts import fingerprint
+from sieve.backbone import forward
+from sieve.bank import Bank, stored
+from sieve.calibration import CalibrationModule, as_inputs
+from sieve.factorized import Switch
+from sieve.genome import Genome
+from sieve.matrices import Matrix, block_of, dense_weight
+from sieve.moments import Moment, Moments
+from sieve.progress import track
+from sieve.projections import Factors, get_projection
+
+DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]: T stays at W where x̃ says little
+HELD_OUT = 0.25  # of the batches
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A bank whose factors hold for one genome, that genome, and the matrices that changed."""
+
+    bank: Bank
+    genome: Genome
+    kept: tuple[str, ...]
+
+
+@dataclass
+class Paired:
+    """Sums over tokens of one matrix's dense input x and pruned input x̃, weighted by w.
+
+    inner: Σ w x̃ x̃ᵀ; cross: Σ w x x̃ᵀ; own: Σ w x xᵀ, (d_in, d_in) each; means likewise.
+    """
+
+    inner: Tensor
+    cross: Tensor
+    own: Tensor
+    inner_mean: Tensor
+    own_mean: Tensor
+    mass: float = 0.0
+
+    @classmethod
+    def zeros(cls, size: int, device: torch.device) -> "Paired":
+        """Nothing summed yet."""
+        square = [torch.zeros(size, size, device=device) for _ in range(3)]
+        return cls(*square, *(torch.zeros(size, device=device) for _ in range(2)))
+
+    def add(self, x: Tensor, pruned: Tensor, weight: Tensor | None) -> None:
+        """Add tokens x and x̃ (N, d_in) with weights (N,)."""
+        scaled = pruned if weight is None else pruned * weight[:, None]
+        own = x if weight is None else x * weight[:, None]
+        self.inner.addmm_(scaled.T, pruned)
+        self.cross.addmm_(x.T, scaled)
+        self.own.addmm_(own.T, x)
+        self.inner_mean += scaled.sum(0)
+        self.own_mean += own.sum(0)
+        self.mass += float(len(x) if weight is None else weight.sum())
+
+    def scaled(self) -> "Paired":
+        """Averages in place of sums, in float64."""
+        mass = max(self.mass, torch.finfo(torch.float32).tiny)
+        parts = (self.inner, self.cross, self.own, self.inner_mean, self.own_mean)
+        return Paired(*(part.double() / mass for part in parts), mass=self.mass)
+
+
+def refit(
+    model: PreTrainedModel,
+    bank: Bank,
+    genome: Genome,
+    moments: Moments,
+    batches: Sequence[Any],
+    weights: dict[str, list[Tensor]] | None = None,
+) -> Refitted:
+    """Solve a genome's ranks again, sequentially; the model comes back dense.
+
+    moments: those the bank was fitted on, for the gradients; batches: calibration batches;
+    weights: per matrix and batch how much each token counts (N,), `token_weights`, or None.
+    Raises ValueError with fewer than two batches: what is kept is decided on held-out ones.
+    """
+    if len(batches) < 2:
+        raise ValueError(
+            f"refit needs at least 2 calibration batches, got {len(batches)}: some are held out; "
+            "lower batch_tokens or raise calibration.tokens."
+        )
+    genome.check_bank(bank.fingerprint, bank.names)
+    every = max(2, round(1 / HELD_OUT))
+    held_out = [index % every == every - 1 for index in range(len(batches))]
+    if not any(held_out):
+        held_out[-1] = True
+    with Switch(model, bank, as_stored=False).to(genome) as switch:
+        sequence = _Sequence(switch, bank, genome, moments, weights, held_out)
+        factors, kept = sequence.run(batches)
+    key = fingerprint("refit", bank.fingerprint, genome.levels, sorted(kept))
+    return Refitted(
+        replace(bank, factors=factors, fingerprint=key), replace(genome, bank=key), tuple(kept)
+    )
+
+
+def token_weights(
+    model: PreTrainedModel, matrices: list[Matrix], batches: Sequence[Any], **options: Any
+) -> dict[str, list[Tensor]]:
+    """‖g‖² of every token that counts, per matrix and batch: (N,) each, on the CPU.
+
+    options: `answers` and `seed` of `CalibrationModule`.
+    """
+    module = CalibrationModule(model, matrices, weighting="gradient", **options)
+    module.collector.powers = {matrix.name: [] for matrix in matrices}
+    for batch in track(batches, "Weighting tokens"):
+        module.predict_step(_moved(batch, model.device))
+    return module.collector.powers
+
+
+class _Stop(Exception):
+    """Ends a block's forward pass once what was looked for has been seen."""
+
+
+class _Sequence:
+    """Two streams of hidden states on their way through the blocks."""
+
+    def __init__(
+        self,
+        switch: Switch,
+        bank: Bank,
+        genome: Genome,
+        moments: Moments,
+        weights: dict[str, list[Tensor]] | None,
+        held_out: list[bool],
+    ) -> None:
+        self.switch, self.bank, self.moments = switch, bank, moments
+        self.model = switch.model
+        self.ranks = bank.ranks(genome)
+        self.weights, self.held_out = weights, held_out
+        self.project = get_projection(bank.projection)
+        self.factors, self.kept = dict(bank.factors), list[str]()
+
+    @torch.no_grad()
+    def run(self, batches: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+        """Factors of all matrices, and the names of those that changed."""
+        blocks: dict[str, list[Matrix]] = {}
+        for matrix in self.bank.matrices:
+            blocks.setdefault(block_of(matrix.name), []).append(matrix)
+        calls = [self._calls(batch, list(blocks)) for batch in batches]
+        dense = [call[0].hidden for call in calls]
+        pruned = list(dense)
+        masks = [as_inputs(batch).get("attention_mask") for batch in batches]
+        self.masks = [None if m is None else m.flatten().bool() for m in masks]
+        for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting")):
+            block = self.model.get_submodule(path)
+            steps = [call[index] for call in calls]
+            sources = dict.fromkeys(matrix.source for matrix in matrices)
+            for source in sources:
+                group = [m for m in matrices if m.source == source]
+                self._refit_group(block, matrices, group, steps, dense, pruned)
+            with self._dense(matrices):
+                dense = [step.run(block, h) for step, h in zip(steps, dense, strict=True)]
+            pruned = [step.run(block, h) for step, h in zip(steps, pruned, strict=True)]
+        return self.factors, self.kept
+
+    def _refit_group(
+        self,
+        block: nn.Module,
+        matrices: list[Matrix],
+        group: list[Matrix],
+        steps: list["_Call"],
+        dense: list[Tensor],
+        pruned: list[Tensor],
+    ) -> None:
+        """Refit the matrices that read one input."""
+        group = [matrix for matrix in group if self.ranks[matrix.name] is not None]
+        if not group:
+            return
+        device, size = self.model.device, group[0].d_in
+        names = [m.name for m in group] if self.weights else [group[0].source]
+        sums = {n: (Paired.zeros(size, device), Paired.zeros(size, device)) for n in names}
+        for index, step in enumerate(steps):
+            with self._dense(matrices):
+                x = self._input(group[0].name, step, block, dense[index], index)
+            seen = self._input(group[0].name, step, block, pruned[index], index)
+            for name, (fitted, held) in sums.items():
+                weight = self.weights and self.weights[name][index].to(device)
+                (held if self.held_out[index] else fitted).add(x, seen, weight)
+        for matrix in group:
+            fitted, held = sums[matrix.name if self.weights else group[0].source]
+            self._refit_matrix(matrix, fitted.scaled(), held.scaled())
+
+    def _refit_matrix(self, matrix: Matrix, fitted: Paired, held: Paired) -> None:
+        """Solve one matrix again, and keep it where its held-out error falls."""
+        rank = self.ranks[matrix.name]
+        assert rank is not None
+        weight = dense_weight(self.switch.dense[matrix.name]).double()
+        moment = self.moments.of(matrix)
+        solved = solve(weight, moment, fitted, self.project)
+        new = stored(solved.cut(rank), self.bank.dtype, matrix.name)
+        old = self.factors[matrix.name]
+        before, after = (held_error(weight, moment, held, f, rank) for f in (old, new))
+        if after < before:
+            self.factors[matrix.name] = new
+            self.kept.append(matrix.name)
+            self.switch.replace(matrix.name, new, rank)
+
+    def _dense(self, matrices: list[Matrix]) -> Any:
+        """The block's dense matrices for the duration of a with statement."""
+        return self.switch.lifted([matrix.name for matrix in matrices])
+
+    def _input(
+        self, name: str, step: "_Call", block: nn.Module, hidden: Tensor, index: int
+    ) -> Tensor:
+        """What a matrix reads (N, d_in) when the block reads `hidden`; padding left out."""
+        found: list[Tensor] = []
+
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            found.append([*args, *kwargs.values()][0])
+            raise _Stop
+
+        handle = self.model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            step.run(block, hidden)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+        flat = found[0].reshape(-1, found[0].shape[-1]).float()
+        mask = self.masks[index]
+        return flat if mask is None else flat[mask.to(flat.device)]
+
+    def _calls(self, batch: Any, paths: list[str]) -> list["_Call"]:
+        """How the model calls each block on a batch; the hidden state of the first alone is held."""
+        calls: list[_Call] = []
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            first = hidden if not calls else torch.empty(0)
+            rest = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            calls.append(_Call(first, args[1:], rest))
+
+        handles = [
+            self.model.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
+            for path in paths
+        ]
+        try:
+            forward(self.model, as_inputs(_moved(batch, self.model.device)), keep=1)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return calls
+
+
+@dataclass
+class _Call:
+    """The arguments of a block beside its hidden state."""
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
+        """The block's next hidden state."""
+        out = block(hidden, *self.args, **self.kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+
+def solve(
+    weight: Tensor, moment: Moment, pair: Paired, project: Callable[[Tensor, Moment], Factors]
+) -> Factors:
+    """Factors, nested, of the best map from x̃ to W x under a projection's own weighting.
+
+    weight: W (d_out, d_in) in float64; moment: of the dense model, for its gradient; pair:
+    averages over the tokens to fit. T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) E[x̃ x̃ᵀ]⁻¹, damped.
+    """
+    inner, cross = pair.inner, pair.cross
+    trial = project(weight, replace(moment, side="input", second=inner, mean=pair.inner_mean))
+    if trial.fits_bias:
+        inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
+        cross = cross - torch.outer(pair.own_mean, pair.inner_mean)
+    eye = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
+    scale = inner.diagonal().mean().clamp_min(torch.finfo(inner.dtype).tiny)
+    mix = eye + torch.linalg.solve(inner + DAMPING * scale * eye, (cross - inner).T).T
+    gradient = moment.gradient
+    if gradient is not None and gradient.side == "input":
+        gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
+    seen = replace(
+        moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient
+    )
+    return replace(project(weight @ mix, seen), mean=weight @ pair.own_mean)
+
+
+def held_error(
+    weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int
+) -> float:
+    """E‖W x − B x̃ − b‖² in the metric of the moment's gradient, if it has one.
+
+    From averages alone. With gradients of the input side, WᵀHW, errors are W s and s is taken.
+    """
+    b = factors.u[:, :rank].double() @ factors.v[:rank].double()
+    bias = factors.bias(rank)
+    offset = torch.zeros(len(weight), dtype=b.dtype) if bias is None else bias.double()
+    target, metric = weight, None
+    if moment.gradient is not None:
+        metric = moment.gradient.second.double()
+        if moment.gradient.side == "input":
+            solved = torch.linalg.lstsq(weight, torch.cat([b, offset[:, None]], 1)).solution
+            b, offset = solved[:, :-1], solved[:, -1]
+            target = torch.eye(weight.shape[1], dtype=b.dtype)
+    error = target @ pair.own @ target.T + b @ pair.inner @ b.T
+    across = target @ pair.cross @ b.T
+    mean = target @ pair.own_mean - b @ pair.inner_mean
+    error = error - across - across.T + torch.outer(offset, offset)
+    error = error - torch.outer(offset, mean) - torch.outer(mean, offset)
+    return float(error.trace() if metric is None else (error * metric).sum())
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
