@@ -1,8 +1,12 @@
 """The task's own loss over a batch, whose gradients calibration collects.
 
-Negative log-likelihood at the answer tokens: of an answer sampled from the dense model, which
-makes the second moment of the gradient the Fisher information and needs no labels, or of the gold
-answer (the empirical Fisher). Where a batch names no answer, every next token is one.
+`sampled`: negative log-likelihood of an answer sampled from the dense model at the answer tokens,
+which makes the second moment of its gradient the Fisher information and needs no labels.
+`gold`: the same of the right answer (the empirical Fisher).
+`margin`: −asinh(m) of the log-odds m = log p/(1 − p) of the dense model's likeliest token. What
+the Fisher information weighs by p(1 − p) this weighs by 1/(1 + m²): a row whose answer is certain
+still counts, as the changes of pruning are not small, and a few doubtful rows do not outweigh it.
+Where a batch names no answer, every next token is one.
 """
 
 import zlib
@@ -16,7 +20,7 @@ IGNORED = -100
 
 
 def as_targets(batch: Any) -> Tensor:
-    """Tokens to predict (B, T), −100 where none is: the batch's `targets`, else every next token."""
+    """Tokens to predict (B, T), −100 where none is: the batch's `targets`, or every next one."""
     get: Callable[[str], Any] = lambda name: getattr(batch, name, None)  # noqa: E731
     if isinstance(batch, Mapping):
         get = batch.get
@@ -34,12 +38,14 @@ def as_targets(batch: Any) -> Tensor:
 def answer_loss(
     logits: Tensor, targets: Tensor, answers: str, generator: torch.Generator
 ) -> Tensor:
-    """Summed negative log-likelihood of the answers, in float32.
+    """The loss summed over all answer tokens, in float32.
 
-    logits: (B, K, V); targets: (B, K), −100 where nothing is predicted; answers: "sampled" draws
-    every answer token from the model, given the gold tokens before it; "gold" takes the targets.
+    logits: (B, K, V); targets: (B, K), −100 where nothing is predicted; answers: "sampled", "gold"
+    or "margin"; every answer token is predicted from the gold ones before it.
     """
     wanted = targets != IGNORED
+    if answers == "margin":
+        return -torch.asinh(log_odds(logits[wanted].float())).sum()
     logprobs = torch.log_softmax(logits[wanted].float(), dim=-1)  # (P, V)
     if answers == "gold":
         chosen = targets[wanted]
@@ -50,6 +56,13 @@ def answer_loss(
         chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).squeeze(1)
         chosen = chosen.clamp_max(logprobs.shape[1] - 1)
     return -logprobs.gather(1, chosen[:, None]).sum()
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """log p/(1 − p) of the likeliest of V tokens: logits (P, V) to (P,)."""
+    best = logits.detach().argmax(-1, keepdim=True)
+    others = logits.scatter(1, best, float("-inf"))
+    return logits.gather(1, best).squeeze(1) - others.logsumexp(-1)
 
 
 def generator_for(input_ids: Tensor, seed: int) -> torch.Generator:

@@ -72,6 +72,16 @@ class Bank:
         """Kept fraction of the prunable parameters under a genome."""
         return kept_fraction(genome, self.matrices, self.sizing)
 
+    def only(self, genome: Genome) -> "Bank":
+        """The bank with no more directions than a genome's ranks take."""
+        ranks = self.ranks(genome)
+        factors = {}
+        for name, held in self.factors.items():
+            rank = ranks[name] or 0
+            cut = held.cut(min(rank, held.rank))
+            factors[name] = BankFactors(cut.u, cut.v, cut.energy, cut.mean, cut.offset)
+        return replace(self, factors=factors)
+
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
         tensors: dict[str, Tensor] = {}

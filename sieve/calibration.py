@@ -12,14 +12,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sieve.answer_loss import answer_loss, as_targets, generator_for
 from sieve.backbone import forward, with_input_gradients
 from sieve.collector import MomentCollector
 from sieve.matrices import Matrix, find_matrices
-from sieve.moments import Moments, Needs
+from sieve.moments import PLAIN, Moments, Needs
 from sieve.progress import track
 
 HEADROOM = 64  # how much a later gradient may exceed the first batch's in float16
@@ -37,16 +37,19 @@ class CalibrationModule(L.LightningModule):
         self,
         model: PreTrainedModel,
         matrices: list[Matrix] | None = None,
-        needs: Needs = Needs(),
+        needs: Needs = PLAIN,
         answers: str = "sampled",
         weighting: str = "none",
         checkpointing: bool = False,
         seed: int = 0,
+        dense: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.answers, self.seed, self.checkpointing = answers, seed, checkpointing
-        self.collector = MomentCollector(model, matrices or find_matrices(model), needs, weighting)
+        self.collector = MomentCollector(
+            model, matrices or find_matrices(model), needs, weighting, dense
+        )
         self._scaled = model.dtype != torch.float16
         self.moments: Moments | None = None
 
@@ -98,7 +101,7 @@ def calibrate(
     model: PreTrainedModel,
     batches: Iterable[Any],
     matrices: list[Matrix] | None = None,
-    needs: Needs = Needs(),
+    needs: Needs = PLAIN,
     **options: Any,
 ) -> Moments:
     """Moments of `model` over batches of token ids, without a Trainer.

@@ -5,7 +5,7 @@ gradient at its output where a projection asks for it. All are torchmetrics, sum
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,8 @@ from torchmetrics import Metric
 from transformers import PreTrainedModel
 
 from sieve.matrices import Matrix, block_of, dense_weight
-from sieve.moments import Gradient, Moment, Moments, Needs, gradient_side, plan_streams
+from sieve.modeling_sieve import FactorizedLinear
+from sieve.moments import PLAIN, Gradient, Moment, Moments, Needs, gradient_side, plan_streams
 
 
 class SumMetric(Metric):
@@ -72,16 +73,19 @@ class SumMetric(Metric):
 class MomentCollector(nn.Module):
     """The metrics of a model's matrices, and the hooks that feed them.
 
-    weighting: how a token counts in the moments of activations: "none" alike, "answer" only where
-    an answer token is predicted, "gradient" by ‖g‖² at the matrix's output.
+    dense: the dense layers of a model that is pruned already: moments are then of what it sees, and
+    of what the dense matrices make of it. weighting: how a token counts in the moments of
+    activations: "none" alike, "answer" only where an answer token is predicted, "gradient" by ‖g‖²
+    at the matrix's output.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         matrices: list[Matrix],
-        needs: Needs = Needs(),
+        needs: Needs = PLAIN,
         weighting: str = "none",
+        dense: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.matrices, self.weighting = matrices, weighting
@@ -95,6 +99,8 @@ class MomentCollector(nn.Module):
         sides = [gradient_side(m) for m in matrices] if needs.gradient else []
         self.gradients = nn.ModuleList(SumMetric(n) for _, n in sides)
         self._modules_of = {m.name: model.get_submodule(m.name) for m in matrices}
+        dense = dense or self._modules_of
+        self._weights = {m.name: dense_weight(dense[m.name]) for m in matrices}
         self._model = [model]  # In a list, lest it become a part of this module.
         self._mask: Tensor | None = None  # (tokens,) indexes of what counts; None is all
         self._answers: Tensor | None = None  # (tokens,) which of those predict an answer
@@ -141,7 +147,7 @@ class MomentCollector(nn.Module):
         matrix = self.matrices[index]
         stream = self._stream_of[matrix.name]
         owns = stream == matrix.name  # A shared input is summed once, by its first reader.
-        metric = self.metrics[list(self.streams).index(stream)]
+        metric: Any = self.metrics[list(self.streams).index(stream)]
         side = self.streams[stream][0]
 
         def hook(module: Any, args: Any, kwargs: dict[str, Tensor], y: Tensor) -> None:
@@ -149,8 +155,13 @@ class MomentCollector(nn.Module):
                 return  # The first of a checkpointed block's two passes.
             x = [*args, *kwargs.values()][0].detach()
             if matrix.name in self.sources and self.largest is None:
-                self.magnitudes[self.sources.index(matrix.name)].update(self._flat(x))
-            z = x if side == "input" else _without_bias(y.detach(), module)
+                magnitude: Any = self.magnitudes[self.sources.index(matrix.name)]
+                magnitude.update(self._flat(x))
+            z = x
+            if side == "output" and isinstance(module, FactorizedLinear):
+                z = x @ self._weights[matrix.name].T  # What the dense matrix would make of it.
+            elif side == "output":
+                z = _without_bias(y.detach(), module)
             if owns and self.weighting != "gradient" and self.largest is None:
                 self._add(metric, z)
             if self.needs_gradient:
@@ -182,7 +193,7 @@ class MomentCollector(nn.Module):
             own.power += power.sum(dtype=torch.float64)
             matrix = self.matrices[index]
             if gradient_side(matrix)[0] == "input":
-                g = g @ dense_weight(self._modules_of[matrix.name]).float()
+                g = g @ self._weights[matrix.name].float()
             own.update(g)
 
     def _flat(self, z: Tensor) -> Tensor:
@@ -194,7 +205,7 @@ class MomentCollector(nn.Module):
 
     def moments(self) -> Moments:
         """All moments, reduced over ranks; ValueError where nothing was seen or is not finite."""
-        device = self.metrics[0].device
+        device: Any = self.metrics[0].device
         counter = SumMetric().to(device)
         counter.count += self.examples
         examples = max(1, int(counter.sums()["count"]))

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sieve.genome import LEVELS, get_storage
-from sieve.moments import WEIGHTINGS
+from sieve.moments import WEIGHTINGS, Needs
 from sieve.projections import get_projection
 from sieve.tasks import TaskConfig
 from sieve.waterfill import NORMALIZATIONS
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 ASSETS = Path(__file__).parent / "assets"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEARCHES = ("uniform", "waterfill")
-ANSWERS = ("sampled", "gold")
+ANSWERS = ("margin", "sampled", "gold")
 EXPORTS = ("none", "factorized", "dense")
 # What a run may ask of lightning.Trainer: where it runs, not how much of it.
 TRAINER_KEYS = (
@@ -49,27 +49,39 @@ class CalibrationConfig:
     """How much of the task the moments see, and how it counts."""
 
     tokens: int = 200_000
-    answers: str = "sampled"  # of the loss whose gradients are collected: the model's own, or gold
-    weighting: str = "none"  # of tokens in the moments of activations: none, answer, gradient
+    answers: str = "margin"  # the loss whose gradients are collected: margin, sampled, gold
+    # Of tokens in the moments of activations: none, answer, gradient; auto: gradient for the
+    # projections that take gradients anyway, none for others.
+    weighting: str = "auto"
     checkpointing: bool = False  # compute blocks again backwards, to save memory
+
+    def weighting_for(self, needs: Needs) -> str:
+        """How tokens count for a projection with these needs."""
+        if self.weighting != "auto":
+            return self.weighting
+        return "gradient" if needs.gradient else "none"
 
 
 @dataclass
 class ProjectionConfig:
     """How a matrix becomes factors."""
 
-    name: str = "output"
-    storage: str = "plain"
+    name: str = "loss_aware"
+    storage: str = "pivoted"
     rank_multiple: int = 1
     dtype: str = "auto"  # auto: the checkpoint's own
     damping: float | None = None  # of the loss-aware; null: by the number of examples
+    refit: bool = True  # solve the chosen ranks again on what the pruned model sees
+    refit_tries: int = 10  # genomes refitted at most, each smaller while ε holds
+    tune_steps: int = 0  # of all factors together, towards the dense model's answers
+    learning_rate: float = 1e-3  # of those steps
 
 
 @dataclass
 class SearchConfig:
     """How a genome is chosen."""
 
-    method: str = "uniform"
+    method: str = "waterfill"
     levels: list[float] = field(default_factory=lambda: list(LEVELS))  # uniform
     normalize: str = "none"  # waterfill: none where energies share a unit, else relative
 
@@ -173,7 +185,7 @@ def check(config: Config) -> None:
         ("search.method", config.search.method, SEARCHES),
         ("search.normalize", config.search.normalize, NORMALIZATIONS),
         ("calibration.answers", config.calibration.answers, ANSWERS),
-        ("calibration.weighting", config.calibration.weighting, WEIGHTINGS),
+        ("calibration.weighting", config.calibration.weighting, ("auto", *WEIGHTINGS)),
         ("export.format", config.export.format, EXPORTS),
         ("logger.mode", config.logger.mode, ("auto", "online", "offline")),
     ):
@@ -183,6 +195,7 @@ def check(config: Config) -> None:
         ("calibration.tokens", config.calibration.tokens),
         ("batch_tokens", config.batch_tokens),
         ("projection.rank_multiple", config.projection.rank_multiple),
+        ("projection.refit_tries", config.projection.refit_tries),
         ("speed.batch_size", config.speed.batch_size),
         ("speed.prompt_tokens", config.speed.prompt_tokens),
         ("speed.new_tokens", config.speed.new_tokens),

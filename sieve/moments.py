@@ -32,6 +32,9 @@ class Needs:
     gradient: bool = False  # second moments of the loss's gradient at the outputs
 
 
+PLAIN = Needs()
+
+
 @dataclass(frozen=True)
 class Gradient:
     """Second moment of the gradient g of an example's loss at y, summed over its tokens.
@@ -193,7 +196,7 @@ class Moments:
 
 
 def plan_streams(
-    matrices: list[Matrix], needs: Needs = Needs(), shared: bool = True
+    matrices: list[Matrix], needs: Needs = PLAIN, shared: bool = True
 ) -> dict[str, tuple[Side, int]]:
     """Which second moments to keep: stream name -> (side, n), at least memory.
 

@@ -1,6 +1,7 @@
 """The objective of every search: how small a genome is and whether it still does the task."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -70,6 +71,13 @@ class Objective:
                 kept, scores.accuracy, self._margin(scores), len(scores.correct), scores.loss
             )
         return self.evaluated[genome]
+
+    def on(self, bank: Bank) -> "Objective":
+        """The same objective for another bank of this model; the baseline is not scored again."""
+        other = copy(self)
+        other.bank, other.evaluated = bank, {}
+        other.switch = Switch(self.switch.model, bank, as_stored=False)
+        return other
 
     def _margin(self, scores: Scores) -> float:
         if scores is self.baseline:

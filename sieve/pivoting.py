@@ -49,7 +49,7 @@ def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:
 
 
 def _choose(basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Pivot rows of an orthonormal basis (d_out, r), and all rows as mixtures of them (d_out, r)."""
+    """Pivot rows of an orthonormal basis (d_out, r), and every row as a mixture of them."""
     rank = basis.shape[1]
     triangle, columns = scipy.linalg.qr(basis.T.numpy(), mode="r", pivoting=True)
     order = torch.from_numpy(columns).long()

@@ -27,7 +27,7 @@ from sieve.progress import track
 from sieve.projections import Factors, get_projection
 
 DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]: T stays at W where x̃ says little
-HELD_OUT = 0.25  # of the batches
+HELD_OUT = 4  # one of so many batches
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class Paired:
     @classmethod
     def zeros(cls, size: int, device: torch.device) -> "Paired":
         """Nothing summed yet."""
-        square = [torch.zeros(size, size, device=device) for _ in range(3)]
-        return cls(*square, *(torch.zeros(size, device=device) for _ in range(2)))
+        shapes = ((size, size),) * 3 + ((size,),) * 2
+        a, b, c, d, e = (torch.zeros(shape, device=device) for shape in shapes)
+        return cls(a, b, c, d, e)
 
     def add(self, x: Tensor, pruned: Tensor, weight: Tensor | None) -> None:
         """Add tokens x and x̃ (N, d_in) with weights (N,)."""
@@ -74,7 +75,8 @@ class Paired:
         """Averages in place of sums, in float64."""
         mass = max(self.mass, torch.finfo(torch.float32).tiny)
         parts = (self.inner, self.cross, self.own, self.inner_mean, self.own_mean)
-        return Paired(*(part.double() / mass for part in parts), mass=self.mass)
+        a, b, c, d, e = (part.double() / mass for part in parts)
+        return Paired(a, b, c, d, e, self.mass)
 
 
 def refit(
@@ -91,16 +93,8 @@ def refit(
     weights: per matrix and batch how much each token counts (N,), `token_weights`, or None.
     Raises ValueError with fewer than two batches: what is kept is decided on held-out ones.
     """
-    if len(batches) < 2:
-        raise ValueError(
-            f"refit needs at least 2 calibration batches, got {len(batches)}: some are held out; "
-            "lower batch_tokens or raise calibration.tokens."
-        )
+    held_out = held_out_batches(len(batches))
     genome.check_bank(bank.fingerprint, bank.names)
-    every = max(2, round(1 / HELD_OUT))
-    held_out = [index % every == every - 1 for index in range(len(batches))]
-    if not any(held_out):
-        held_out[-1] = True
     with Switch(model, bank, as_stored=False).to(genome) as switch:
         sequence = _Sequence(switch, bank, genome, moments, weights, held_out)
         factors, kept = sequence.run(batches)
@@ -108,6 +102,27 @@ def refit(
     return Refitted(
         replace(bank, factors=factors, fingerprint=key), replace(genome, bank=key), tuple(kept)
     )
+
+
+def held_out_batches(count: int) -> list[bool]:
+    """Which of `count` batches are not fitted on: one of four, at least one.
+
+    Raises ValueError with fewer than two batches.
+    """
+    if count < 2:
+        raise ValueError(
+            f"got {count} calibration batch, expected at least 2, since some are held out; lower "
+            "batch_tokens, raise calibration.tokens, or set projection.refit=false."
+        )
+    held_out = [index % HELD_OUT == HELD_OUT - 1 for index in range(count)]
+    return held_out if any(held_out) else [False] * (count - 1) + [True]
+
+
+def split_batches(batches: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Batches to fit on, and those held out."""
+    held_out = held_out_batches(len(batches))
+    pairs = list(zip(batches, held_out, strict=True))
+    return [b for b, held in pairs if not held], [b for b, held in pairs if held]
 
 
 def token_weights(
@@ -191,7 +206,7 @@ class _Sequence:
                 x = self._input(group[0].name, step, block, dense[index], index)
             seen = self._input(group[0].name, step, block, pruned[index], index)
             for name, (fitted, held) in sums.items():
-                weight = self.weights and self.weights[name][index].to(device)
+                weight = self.weights[name][index].to(device) if self.weights else None
                 (held if self.held_out[index] else fitted).add(x, seen, weight)
         for matrix in group:
             fitted, held = sums[matrix.name if self.weights else group[0].source]
@@ -238,7 +253,7 @@ class _Sequence:
         return flat if mask is None else flat[mask.to(flat.device)]
 
     def _calls(self, batch: Any, paths: list[str]) -> list["_Call"]:
-        """How the model calls each block on a batch; the hidden state of the first alone is held."""
+        """How the model calls each block on a batch; only the first one's hidden state is held."""
         calls: list[_Call] = []
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -292,15 +307,11 @@ def solve(
     gradient = moment.gradient
     if gradient is not None and gradient.side == "input":
         gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
-    seen = replace(
-        moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient
-    )
+    seen = replace(moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient)
     return replace(project(weight @ mix, seen), mean=weight @ pair.own_mean)
 
 
-def held_error(
-    weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int
-) -> float:
+def held_error(weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int) -> float:
     """E‖W x − B x̃ − b‖² in the metric of the moment's gradient, if it has one.
 
     From averages alone. With gradients of the input side, WᵀHW, errors are W s and s is taken.

@@ -1,7 +1,7 @@
 """Run Sieve: `python -m sieve.run +task=sst2 model.path=my_model tolerance=0.02`.
 
-The stages in order: calibrate, fit, search, evaluate, export, report. Everything is set under
-`conf/`; `--help` lists the groups.
+The stages in order: calibrate, fit, search, refit, evaluate, export, report. Everything is set
+under `conf/`; `--help` lists the groups.
 """
 
 import logging
@@ -58,8 +58,10 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
         calibrated = stages.calibrate(this)
         bank = stages.fit(this, calibrated)
         genome, record = stages.search(this, bank)
+        bank, genome, refitted = stages.refit(this, calibrated, bank, genome)
         evaluation = stages.evaluate(this, bank, genome)
         stages.export(this, bank, genome)
+        record["refit"] = refitted
         result = stages.report(this, calibrated, bank, genome, record, evaluation, command)
         failed = False
     finally:

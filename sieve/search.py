@@ -7,6 +7,7 @@ along the closed-form frontier of `sieve/waterfill.py`.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
@@ -16,7 +17,20 @@ from sieve.objective import Score
 from sieve.waterfill import waterfill
 
 log = logging.getLogger(__name__)
+STRIDE = 8  # places on a line that the way down begins with
 STEP = 0.97  # kept fractions along the frontier that are tried stand 3 % apart
+
+
+@dataclass(frozen=True)
+class Line:
+    """`count` genomes of a bank from large to small; the first is the dense model."""
+
+    count: int
+    genome: Callable[[int], Genome]
+
+    def index(self, genome: Genome) -> int:
+        """Where a genome stands; ValueError when it does not."""
+        return next(i for i in range(self.count) if self.genome(i) == genome)
 
 
 class Scorer(Protocol):
@@ -32,10 +46,7 @@ def search_uniform(bank: Bank, objective: Scorer, levels: Sequence[float] = LEVE
 
     The dense model (level 1) is feasible by definition. Raises ValueError without level 1.
     """
-    grid = tuple(sorted({float(level) for level in levels}, reverse=True))
-    if not grid or grid[0] != 1:
-        raise ValueError(f"got levels {list(levels)}, expected fractions with 1 among them.")
-    return _smallest(objective, len(grid), lambda index: uniform_genome(bank, grid, index))
+    return smallest(objective, uniform_line(bank, levels))
 
 
 def search_waterfill(
@@ -43,20 +54,32 @@ def search_waterfill(
 ) -> Genome:
     """Smallest genome on the water-filling frontier whose margin is not negative, by bisection.
 
-    normalize, lowest_rank: as `sieve.waterfill.waterfill`. Kept fractions are tried on a grid
-    3 % apart, down to the frontier's end.
+    normalize, lowest_rank: as `sieve.waterfill.waterfill`.
     """
+    return smallest(objective, waterfill_line(bank, normalize, lowest_rank))
+
+
+def uniform_line(bank: Bank, levels: Sequence[float] = LEVELS) -> Line:
+    """One level for all matrices; ValueError without level 1."""
+    grid = tuple(sorted({float(level) for level in levels}, reverse=True))
+    if not grid or grid[0] != 1:
+        raise ValueError(f"got levels {list(levels)}, expected fractions with 1 among them.")
+    return Line(len(grid), lambda index: uniform_genome(bank, grid, index))
+
+
+def waterfill_line(bank: Bank, normalize: str = "none", lowest_rank: int = 0) -> Line:
+    """The frontier, at kept fractions 3 % apart, down to its end."""
     frontier = waterfill(bank, normalize, lowest_rank)
     steps, fraction = [0], 1.0
     while steps[-1] < len(frontier.matrix):
         fraction *= STEP
         if (here := frontier.within(fraction)) > steps[-1]:
             steps.append(here)
-    return _smallest(objective, len(steps), lambda index: frontier.genome(steps[index]))
+    return Line(len(steps), lambda index: frontier.genome(steps[index]))
 
 
-def _smallest(objective: Scorer, count: int, genome: Callable[[int], Genome]) -> Genome:
-    """The smallest feasible genome of a line of `count`, the first of which is the dense model.
+def smallest(objective: Scorer, line: Line) -> Genome:
+    """The smallest feasible genome of a line.
 
     The margin need not be monotone along the line: the genome returned was itself evaluated and
     feasible, and the search goes on below while the next, or the one after, is feasible.
@@ -64,7 +87,7 @@ def _smallest(objective: Scorer, count: int, genome: Callable[[int], Genome]) ->
 
     @cache
     def feasible(index: int) -> bool:
-        tried = genome(index)
+        tried = line.genome(index)
         score = objective.score(tried)
         levels = set(tried.indexes)
         log.info(
@@ -74,18 +97,67 @@ def _smallest(objective: Scorer, count: int, genome: Callable[[int], Genome]) ->
         )  # fmt: skip
         return score.feasible
 
-    accepted, refused = 0, count
+    accepted, refused = 0, line.count
     while refused - accepted > 1:
         middle = (accepted + refused) // 2
         if feasible(middle):
             accepted = middle
         else:
             refused = middle
-    while below := [i for i in (accepted + 1, accepted + 2) if i < count and feasible(i)]:
+    while below := [i for i in (accepted + 1, accepted + 2) if i < line.count and feasible(i)]:
         accepted = below[-1]
-    return genome(accepted)
+    return line.genome(accepted)
 
 
 def uniform_genome(bank: Bank, grid: tuple[float, ...], index: int) -> Genome:
     """The genome that puts every matrix of a bank on level `grid[index]`."""
     return Genome(grid, (index,) * len(bank.names), bank.names, bank.fingerprint)
+
+
+@dataclass(frozen=True)
+class Improved:
+    """A genome with a bank of its own, after its factors were solved or tuned again."""
+
+    bank: Bank
+    genome: Genome
+    score: Score
+
+
+def descend(
+    line: Line,
+    start: int,
+    improve: Callable[[Genome], tuple[Bank, Genome]],
+    score: Callable[[Bank, Genome], Score],
+    before: Score,
+    tries: int = 10,
+) -> Improved | None:
+    """The smallest genome found at or below `start` on a line that is within ε once improved.
+
+    improve: gives a genome better factors of the same ranks; before: the score at `start` without
+    them. At `start` improved factors are taken where they lose no accuracy, or none of them are.
+    The steps down are halved at each refusal; `tries` counts all that are improved.
+    """
+
+    def improved(index: int) -> Improved:
+        bank, genome = improve(line.genome(index))
+        result = Improved(bank, genome, score(bank, genome))
+        log.info(
+            "  refitted     kept %5.1f %%  accuracy %.4f  margin %+.4f",
+            100 * result.score.kept_fraction, result.score.accuracy, result.score.margin,
+        )  # fmt: skip
+        return result
+
+    best = improved(start)
+    if not best.score.feasible or best.score.accuracy < before.accuracy:
+        return None
+    index, stride = start, STRIDE
+    for _ in range(tries - 1):
+        stride = min(stride, line.count - 1 - index)
+        if stride < 1:
+            break
+        below = improved(index + stride)
+        if below.score.feasible:
+            best, index = below, index + stride
+        else:
+            stride //= 2
+    return best

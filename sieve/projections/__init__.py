@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import Tensor
 
-from sieve.moments import Moment, Needs
+from sieve.moments import PLAIN, Moment, Needs
 from sieve.projections.affine import affine
 from sieve.projections.asvd import asvd
 from sieve.projections.factors import Factors
@@ -26,7 +26,7 @@ class Projection:
     """A solver and the statistics it asks for."""
 
     solve: Callable[..., Factors]
-    needs: Needs = Needs()
+    needs: Needs = PLAIN
 
     def __call__(self, weight: Tensor, moment: Moment) -> Factors:
         """Factors of every rank, in float64."""

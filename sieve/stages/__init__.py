@@ -8,12 +8,13 @@ from sieve.stages.calibrate import calibrate
 from sieve.stages.evaluate import evaluate
 from sieve.stages.export import export
 from sieve.stages.fit import fit
+from sieve.stages.refit import refit
 from sieve.stages.report import report
 from sieve.stages.run import Run
 from sieve.stages.search import search
 
-STAGES = ("calibrate", "fit", "search", "evaluate", "export", "report")
+STAGES = ("calibrate", "fit", "search", "refit", "evaluate", "export", "report")
 
 __all__ = [
-    "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "report", "search",
+    "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "refit", "report", "search",
 ]  # fmt: skip

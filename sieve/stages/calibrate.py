@@ -7,7 +7,7 @@ from typing import Any
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.batches import count_rows
 from sieve.calibration import CalibrationModule
-from sieve.moments import FORMAT
+from sieve.moments import FORMAT, Moments
 from sieve.projections import get_projection
 from sieve.stages.run import Run
 
@@ -20,14 +20,19 @@ class Calibrated:
     path: Path
     record: dict[str, Any]
 
+    def moments(self) -> Moments:
+        """All of them, read from the disk."""
+        return Moments.load(self.path)
+
 
 def calibrate(run: Run) -> Calibrated:
     """Moments of the task's prompts."""
     settings, needs = run.config.calibration, get_projection(run.config.projection.name).needs
-    loss = (settings.answers,) if needs.gradient or settings.weighting == "gradient" else ()
+    weighting = settings.weighting_for(needs)
+    loss = (settings.answers,) if needs.gradient or weighting == "gradient" else ()
     key = fingerprint(
         "moments", FORMAT, run.backbone.fingerprint, str(run.backbone.model.dtype),
-        run.config.model.attn_implementation, settings.tokens, settings.weighting, asdict(needs),
+        run.config.model.attn_implementation, settings.tokens, weighting, asdict(needs),
         loss, run.config.seed, run.split_key("calibration"),
     )  # fmt: skip
     path = run.cache.path("moments", key, "safetensors")
@@ -36,7 +41,7 @@ def calibrate(run: Run) -> Calibrated:
     with run.stage("calibrate", cached=done):
         if not done:
             module = CalibrationModule(
-                run.backbone.model, None, needs, settings.answers, settings.weighting,
+                run.backbone.model, None, needs, settings.answers, weighting,
                 settings.checkpointing, run.config.seed,
             )  # fmt: skip
             run.trainer.predict(module, datamodule=run.data, return_predictions=False)

@@ -1,6 +1,5 @@
 """fit: moments and weights to bank.safetensors, nested factors of every matrix."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,10 +15,11 @@ from sieve.stages.run import Run
 
 def fit(run: Run, calibrated: Calibrated) -> Bank:
     """Nested factors of every matrix."""
+    settings = run.config.projection
     projections = hash_files(list(Path(sieve.projections.__file__).parent.glob("*.py")))
     key = fingerprint(
-        "bank", FORMAT, calibrated.key, asdict(run.config.projection), projections,
-        str(run.backbone.storage_dtype),
+        "bank", FORMAT, calibrated.key, settings.name, settings.storage, settings.rank_multiple,
+        settings.dtype, settings.damping, projections, str(run.backbone.storage_dtype),
     )  # fmt: skip
     path = run.cache.path("bank", key, "safetensors")
     with run.stage("fit", cached=path.exists()):

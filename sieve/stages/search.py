@@ -10,7 +10,7 @@ from sieve.evaluation import compare_with_chance
 from sieve.genome import Genome
 from sieve.objective import Objective
 from sieve.projections import get_projection
-from sieve.search import search_uniform, search_waterfill
+from sieve.search import Line, smallest, uniform_line, waterfill_line
 from sieve.stages.run import Run
 from sieve.waterfill import estimated_loss
 
@@ -30,7 +30,7 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     done = genome_path.exists() and record_path.exists()
     with run.stage("search", cached=done):
         if not done:
-            genome, record = _search(run, bank, levels)
+            genome, record = _search(run, bank)
             if run.leads:
                 write_json_atomic(record_path, record)
                 genome.save(genome_path)
@@ -65,12 +65,25 @@ def _levels(run: Run, bank: Bank) -> list[float]:
     return able
 
 
-def _search(run: Run, bank: Bank, levels: list[float]) -> tuple[Genome, dict[str, Any]]:
+def make_objective(run: Run, bank: Bank) -> Objective:
+    """The objective of the run on the selection split."""
     config, batches = run.config, run.data.scoring("selection")
-    objective = Objective(
-        run.backbone.model, bank, batches, config.tolerance, config.guarantee,
-        run.task.normalize,
-    )  # fmt: skip
+    return Objective(
+        run.backbone.model, bank, batches, config.tolerance, config.guarantee, run.task.normalize
+    )
+
+
+def line_of(run: Run, bank: Bank) -> Line:
+    """The genomes that the run's search chooses from."""
+    search, levels = run.config.search, _levels(run, bank)
+    if search.method == "uniform":
+        return uniform_line(bank, levels)
+    gone = any(bank.sizing.rank(m, min(levels)) == 0 for m in bank.matrices)
+    return waterfill_line(bank, search.normalize, 0 if gone else 1)
+
+
+def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
+    config, objective = run.config, make_objective(run, bank)
     chance = compare_with_chance(objective.baseline, run.task.splits["selection"])
     if not chance.beaten and run.leads:
         log.warning(
@@ -78,11 +91,7 @@ def _search(run: Run, bank: Bank, levels: list[float]) -> tuple[Genome, dict[str
             "whatever is kept, nothing follows; check the prompt, the labels and the model.",
             objective.baseline.accuracy, chance.accuracy,
         )  # fmt: skip
-    if config.search.method == "uniform":
-        genome = search_uniform(bank, objective, levels)
-    else:
-        lowest_rank = 0 if 0 in [bank.sizing.rank(m, min(levels)) for m in bank.matrices] else 1
-        genome = search_waterfill(bank, objective, config.search.normalize, lowest_rank)
+    genome = smallest(objective, line_of(run, bank))
     curve = [
         _tried(tried, bank, config.search.method)
         | asdict(score)

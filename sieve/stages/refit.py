@@ -1,0 +1,118 @@
+"""refit: the chosen ranks solved again on what the pruned model sees, and smaller ones tried."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from sieve.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.bank import Bank
+from sieve.genome import Genome
+from sieve.projections import get_projection
+from sieve.refit import refit as refit_genome
+from sieve.refit import token_weights
+from sieve.search import descend
+from sieve.stages.calibrate import Calibrated
+from sieve.stages.run import Run
+from sieve.stages.search import line_of, make_objective
+from sieve.tuning import tune
+
+
+def refit(
+    run: Run, calibrated: Calibrated, bank: Bank, genome: Genome
+) -> tuple[Bank, Genome, dict[str, Any] | None]:
+    """A bank and a genome at most as large, and how they came about; None where nothing is asked.
+
+    Both are the given ones where refitted factors do worse on the selection split.
+    """
+    settings = run.config.projection
+    dense = all(rank is None for rank in bank.ranks(genome).values())
+    if dense or not (settings.refit or settings.tune_steps):
+        return bank, genome, None
+    key = fingerprint(
+        "refit", 1, bank.fingerprint, genome.levels, settings.refit, settings.refit_tries,
+        settings.tune_steps, settings.learning_rate, run.split_key("selection"),
+        run.config.tolerance, run.config.guarantee, asdict(run.config.search), run.config.seed,
+    )  # fmt: skip
+    bank_path = run.cache.path("refit", key, "safetensors")
+    genome_path = run.cache.path("refit-genome", key, "json")
+    record_path = run.cache.path("refit", key, "json")
+    done = all(path.exists() for path in (bank_path, genome_path, record_path))
+    with run.stage("refit", cached=done):
+        if not done:
+            found, chosen, record = _refit(run, calibrated, bank, genome, key)
+            if run.leads:
+                write_json_atomic(record_path, record)
+                chosen.save(genome_path)
+                found.only(chosen).save(bank_path)
+    found, chosen = Bank.load(bank_path), Genome.load(genome_path)
+    chosen.check_bank(found.fingerprint, found.names)
+    if run.leads:
+        chosen.save(run.run_dir / "genome.json")
+    return found, chosen, read_json(record_path)
+
+
+def _refit(
+    run: Run, calibrated: Calibrated, bank: Bank, genome: Genome, key: str
+) -> tuple[Bank, Genome, dict[str, Any]]:
+    settings, objective = run.config.projection, make_objective(run, bank)
+    line = line_of(run, bank)
+    start, before = line.index(genome), objective.score(genome)
+    improve = _Improvement(run, calibrated, bank, key)
+    examples = [objective.examples_scored]
+
+    def score(new: Bank, candidate: Genome) -> Any:
+        other = objective.on(new)
+        result = other.score(candidate)
+        examples.append(result.examples_used)
+        return result
+
+    best = descend(line, start, improve, score, before, settings.refit_tries)
+    record = {
+        "kept_before": before.kept_fraction,
+        "taken": best is not None,
+        "tries": improve.tries,
+        "matrices_changed": improve.changed.get(best.genome.bank, 0) if best else 0,
+        "examples": sum(examples),
+    }
+    if best is None:
+        return replace(bank, fingerprint=key), replace(genome, bank=key), record
+    return (
+        replace(best.bank, fingerprint=key), replace(best.genome, bank=key),
+        record | {"kept_after": best.score.kept_fraction, **asdict(best.score)},
+    )  # fmt: skip
+
+
+class _Improvement:
+    """Gives a genome refitted, or tuned, or both kinds of factors."""
+
+    def __init__(self, run: Run, calibrated: Calibrated, bank: Bank, key: str) -> None:
+        self.run, self.bank, self.key = run, bank, key
+        self.moments = calibrated.moments()
+        self.batches = run.data.calibration()
+        self.tries = 0
+        self.changed: dict[str, int] = {}
+        settings = run.config.calibration
+        needs = get_projection(bank.projection).needs
+        self.weights = None
+        if run.config.projection.refit and settings.weighting_for(needs) == "gradient":
+            self.weights = token_weights(
+                run.backbone.model, bank.matrices, self.batches,
+                answers=settings.answers, seed=run.config.seed,
+            )  # fmt: skip
+
+    def __call__(self, genome: Genome) -> tuple[Bank, Genome]:
+        run, bank = self.run, self.bank
+        self.tries += 1
+        changed = 0
+        if run.config.projection.refit:
+            result = refit_genome(
+                run.backbone.model, bank, genome, self.moments, self.batches, self.weights
+            )
+            bank, genome, changed = result.bank, result.genome, len(result.kept)
+        if steps := run.config.projection.tune_steps:
+            bank, genome = tune(
+                run.backbone.model, bank, genome, self.batches, steps,
+                run.config.projection.learning_rate, run.config.seed,
+            )  # fmt: skip
+        key = f"{self.key}.{self.tries}"
+        self.changed[key] = changed
+        return replace(bank, fingerprint=key), replace(genome, bank=key)
