@@ -67,5 +67,6 @@ def log_odds(logits: Tensor) -> Tensor:
 
 def generator_for(input_ids: Tensor, seed: int) -> torch.Generator:
     """A generator that depends on the seed and the batch's tokens alone, on whatever rank."""
-    digest = zlib.crc32(input_ids.cpu().numpy().tobytes())
-    return torch.Generator().manual_seed((seed << 32) + digest)
+    # One checksum of both: the generator takes no more than 32 bits of a seed.
+    digest = zlib.crc32(input_ids.cpu().numpy().tobytes(), seed & 0xFFFFFFFF)
+    return torch.Generator().manual_seed(digest)

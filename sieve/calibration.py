@@ -112,7 +112,8 @@ def calibrate(
     options: as `CalibrationModule`. Raises ValueError when nothing was seen or an activation or
     gradient is not finite.
     """
-    module = CalibrationModule(model, matrices, needs, **options).to(model.device)
+    with torch.inference_mode(False):  # Else the sums could not be added to outside of it.
+        module = CalibrationModule(model, matrices, needs, **options).to(model.device)
     for batch in track(batches, "Calibrating"):
         names = ("input_ids", "attention_mask", "position_ids", "targets")
         module.predict_step({k: v.to(model.device) for k, v in _held(batch, names).items()})

@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 
+PARTS = 8
+
+
 def _only_item(item: Any) -> Any:
     return item
 
@@ -65,17 +68,28 @@ class SieveDataModule(L.LightningDataModule):
     def calibration(self) -> list[TokenBatch]:
         """All calibration batches, of all ranks; built once."""
         if self._calibration is None:
-            self._calibration = calibration_batches(
-                self.task.splits["calibration"],
-                self.tokenizer,
-                self.calibration_tokens,
-                self.batch_tokens,
-                self.seed,
-                chat=self.task.chat,
-                delimiter=self.task.delimiter,
-                context_length=self.context_length,
-            )
+            self._calibration = self._calibration_batches(self.batch_tokens)
         return self._calibration
+
+    def calibration_parts(self) -> list[TokenBatch]:
+        """The same rows in at least 8 batches, as far as there are rows, to hold some out."""
+        batches = self.calibration()
+        if len(batches) >= PARTS:
+            return batches
+        padded = sum(batch.input_ids.numel() for batch in batches)
+        return self._calibration_batches(max(1, min(self.batch_tokens, padded // PARTS)))
+
+    def _calibration_batches(self, batch_tokens: int) -> list[TokenBatch]:
+        return calibration_batches(
+            self.task.splits["calibration"],
+            self.tokenizer,
+            self.calibration_tokens,
+            batch_tokens,
+            self.seed,
+            chat=self.task.chat,
+            delimiter=self.task.delimiter,
+            context_length=self.context_length,
+        )
 
     def scoring(self, role: str) -> list[ScoringBatch]:
         """All scoring batches of a split, of all ranks; built once."""

@@ -111,8 +111,8 @@ def held_out_batches(count: int) -> list[bool]:
     """
     if count < 2:
         raise ValueError(
-            f"got {count} calibration batch, expected at least 2, since some are held out; lower "
-            "batch_tokens, raise calibration.tokens, or set projection.refit=false."
+            f"got {count} calibration batch, expected at least 2, since some are held out; raise "
+            "calibration.tokens, or set projection.refit=false and projection.tune_steps=0."
         )
     held_out = [index % HELD_OUT == HELD_OUT - 1 for index in range(count)]
     return held_out if any(held_out) else [False] * (count - 1) + [True]

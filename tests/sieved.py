@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from sieve.bank import Bank, fit
 from sieve.calibration import calibrate
 from sieve.genome import Genome
+from sieve.projections import get_projection
 
 GRID = (1.0, 0.6, 0.3, 0.0)
 
@@ -21,7 +22,9 @@ def tokens(rows: int = 2, length: int = 12, seed: int = 0) -> torch.Tensor:
 def banked(model: PreTrainedModel, projection: str = "output", **options: object) -> Bank:
     """A bank fitted on a few random sequences."""
     batches = [{"input_ids": tokens(4, 16, seed)} for seed in (1, 2)]
-    return fit(model, calibrate(model, batches), projection, **options)  # type: ignore[arg-type]
+    needs = get_projection(projection).needs
+    moments = calibrate(model, batches, needs=needs)
+    return fit(model, moments, projection, **options)  # type: ignore[arg-type]
 
 
 def mixed(bank: Bank, levels: Sequence[float] = (0.6, 1.0, 0.3, 0.0, 0.6)) -> Genome:

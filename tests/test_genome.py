@@ -97,5 +97,5 @@ def test_a_genome_of_another_bank_is_refused() -> None:
 
 
 def test_an_unknown_storage_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="got storage 'round', expected one of plain"):
+    with pytest.raises(ValueError, match="got storage 'round', expected one of plain, pivoted"):
         get_storage("round")

@@ -57,11 +57,12 @@ def _ridge(gradient: Gradient, d_out: int, damping: float | None) -> float:
 def _from_outputs(
     weight: Tensor, moment: Moment, second: Tensor, ridge: float, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """With H = L Lᵀ: eigenvectors Q of Lᵀ W C Wᵀ L give U = L⁻ᵀ Q and V = Qᵀ Lᵀ W."""
-    second = second + ridge * torch.eye(len(second), dtype=second.dtype, device=second.device)
-    root = torch.linalg.cholesky(second)
+    """With H = L Lᵀ, L = A h^½: eigenvectors Q of Lᵀ W C Wᵀ L give U = L⁻ᵀ Q and V = Qᵀ Lᵀ W."""
+    h, axes = eigh(second)
+    spread = (h + ridge).sqrt()
+    root = axes * spread
     energy, q = eigh(root.T @ moment.output_second(weight, centred) @ root)
-    u, down = torch.linalg.solve_triangular(root.T, q, upper=True), (root @ q).T
+    u, down = (axes / spread) @ q, (root @ q).T
     return u, down @ weight, energy, down @ moment.output_mean(weight)
 
 

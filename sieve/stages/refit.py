@@ -87,7 +87,7 @@ class _Improvement:
     def __init__(self, run: Run, calibrated: Calibrated, bank: Bank, key: str) -> None:
         self.run, self.bank, self.key = run, bank, key
         self.moments = calibrated.moments()
-        self.batches = run.data.calibration()
+        self.batches = run.data.calibration_parts()
         self.tries = 0
         self.changed: dict[str, int] = {}
         settings = run.config.calibration

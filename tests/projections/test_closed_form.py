@@ -1,12 +1,19 @@
 """The closed forms against brute force, each other, and degenerate input."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from sieve.moments import Moment
-from sieve.projections import PROJECTIONS, Factors, affine, output, svd
+from sieve.moments import Gradient, Moment
+from sieve.projections import PROJECTIONS, Factors
+from sieve.projections.affine import affine
+from sieve.projections.output import output
+from sieve.projections.svd import svd
 
+# Their energies are the output errors that cutting leaves.
+OUTPUT_ERROR = ("output", "affine", "whitened")
 SHAPES = [(9, 7), (7, 9), (8, 8)]
 
 
@@ -23,6 +30,25 @@ def problem(d_out: int, d_in: int, seed: int = 0, tokens: int = 400) -> tuple[Te
 
 def moment_of(z: Tensor, side: str = "input") -> Moment:
     return Moment(side, z.T @ z / len(z), z.mean(0), len(z))  # type: ignore[arg-type]
+
+
+def full_moment(weight: Tensor, x: Tensor, seed: int = 0) -> Moment:
+    """The input's moment with everything that any projection asks for."""
+    d_out, d_in = weight.shape
+    g = gradients(d_out, seed)
+    wide = d_out <= d_in
+    z = g if wide else g @ weight
+    gradient = Gradient(
+        "output" if wide else "input", z.T @ z / len(z), float(g.square().sum(1).mean()), len(g)
+    )
+    return replace(moment_of(x), magnitude=x.abs().mean(0), gradient=gradient)
+
+
+def gradients(d_out: int, seed: int = 0, examples: int = 60) -> Tensor:
+    """Gradients (examples, d_out) of unequal directions."""
+    g = torch.Generator().manual_seed(1000 + seed)
+    mix = torch.randn(d_out, d_out, generator=g, dtype=torch.float64)
+    return torch.randn(examples, d_out, generator=g, dtype=torch.float64) @ mix
 
 
 def error(weight: Tensor, x: Tensor, factors: Factors, rank: int) -> float:
@@ -122,21 +148,23 @@ def test_the_input_side_and_the_output_side_give_the_same_map(
 @pytest.mark.parametrize("shape", SHAPES)
 def test_energy_is_the_error_that_cutting_leaves(name: str, shape: tuple[int, int]) -> None:
     weight, x = problem(*shape)
-    factors = PROJECTIONS[name](weight, moment_of(x))
+    factors = PROJECTIONS[name](weight, full_moment(weight, x))
     assert (factors.energy.diff() <= 1e-9).all()
-    if name == "svd":
+    if name not in OUTPUT_ERROR:
         return
     for rank in (1, 3, 7):
         left = float(factors.energy[rank:].sum())
-        assert error(weight, x, factors, rank) == pytest.approx(left, rel=1e-9, abs=1e-9)
+        assert error(weight, x, factors, rank) == pytest.approx(left, rel=1e-7, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", list(PROJECTIONS))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_full_rank_is_the_weight_itself(name: str, shape: tuple[int, int]) -> None:
+    if name == "input_pca" and shape[1] > shape[0]:
+        return  # All of the inputs take more directions than the outputs have.
     weight, x = problem(*shape)
-    factors = PROJECTIONS[name](weight, moment_of(x))
-    torch.testing.assert_close(factors.u @ factors.v, weight)
+    factors = PROJECTIONS[name](weight, full_moment(weight, x))
+    torch.testing.assert_close(factors.u @ factors.v, weight, rtol=1e-6, atol=1e-6)
     bias = factors.bias(factors.rank)
     if bias is not None:
         torch.testing.assert_close(bias, torch.zeros_like(bias), atol=1e-9, rtol=0)
@@ -146,7 +174,7 @@ def test_full_rank_is_the_weight_itself(name: str, shape: tuple[int, int]) -> No
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cutting_keeps_the_first_directions_of_the_whole(name: str, shape: tuple[int, int]) -> None:
     weight, x = problem(*shape)
-    whole = PROJECTIONS[name](weight, moment_of(x))
+    whole = PROJECTIONS[name](weight, full_moment(weight, x))
     cut = whole.cut(5)
     assert torch.equal(cut.u, whole.u[:, :5])
     assert torch.equal(cut.v, whole.v[:5])
@@ -159,14 +187,14 @@ def test_cutting_keeps_the_first_directions_of_the_whole(name: str, shape: tuple
 def test_rank_zero_is_the_mean_output(name: str) -> None:
     weight, x = problem(8, 6)
     torch.testing.assert_close(
-        PROJECTIONS[name](weight, moment_of(x)).bias(0), (x @ weight.T).mean(0)
+        PROJECTIONS[name](weight, full_moment(weight, x)).bias(0), (x @ weight.T).mean(0)
     )
 
 
 @pytest.mark.parametrize("name", list(PROJECTIONS))
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "one direction"])
-def test_degenerate_inputs_give_finite_nested_orthonormal_factors(
+def test_degenerate_inputs_give_finite_nested_factors(
     name: str, shape: tuple[int, int], case: str
 ) -> None:
     weight, x = problem(*shape)
@@ -176,12 +204,17 @@ def test_degenerate_inputs_give_finite_nested_orthonormal_factors(
         "zero": torch.zeros_like(x),
         "one direction": x[:, :1] * x[:1],
     }[case]
-    for moment in (moment_of(x), moment_of(x @ weight.T, "output")):
+    moments = [full_moment(weight, x)]
+    if name in ("output", "affine", "svd"):
+        moments.append(moment_of(x @ weight.T, "output"))
+    for moment in moments:
         factors = PROJECTIONS[name](weight, moment)
-        identity = torch.eye(factors.rank, dtype=torch.float64)
-        torch.testing.assert_close(factors.u.T @ factors.u, identity)
-        assert factors.v.isfinite().all() and factors.energy.isfinite().all()
-        if name != "svd":
+        for part in (factors.u, factors.v, factors.energy):
+            assert part.isfinite().all()
+        if name in ("output", "affine", "svd"):
+            identity = torch.eye(factors.rank, dtype=torch.float64)
+            torch.testing.assert_close(factors.u.T @ factors.u, identity)
+        if name in ("output", "affine"):
             rank = min(4, factors.rank)
             scale = float((x @ weight.T).pow(2).sum(1).mean())
             assert error(weight, x, factors, rank) <= 1e-9 * max(scale, 1) + (
@@ -194,4 +227,4 @@ def test_moments_that_are_not_finite_are_refused(name: str) -> None:
     weight, x = problem(6, 6)
     x[0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
-        PROJECTIONS[name](weight, moment_of(x))
+        PROJECTIONS[name](weight, full_moment(weight, x))

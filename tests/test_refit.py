@@ -1,0 +1,145 @@
+"""Refit lowers the error on what the pruned model sees, and only then changes anything."""
+
+import dataclasses
+
+import pytest
+import torch
+from models import tiny_gpt2, tiny_llama, tiny_odd
+from sieved import logits, mixed, tokens, uniform
+from torch import Tensor
+
+from sieve.bank import fit
+from sieve.calibration import calibrate
+from sieve.factorized import Switch
+from sieve.matrices import dense_weight, find_matrices
+from sieve.moments import Gradient, Moment
+from sieve.projections import PROJECTIONS, get_projection
+from sieve.refit import Paired, held_error, held_out_batches, refit, solve, token_weights
+
+
+def batches() -> list[dict[str, Tensor]]:
+    made = []
+    for seed in range(8):
+        ids = tokens(4, 16, seed)
+        mask = torch.ones_like(ids)
+        mask[0, :4] = 0
+        made.append({"input_ids": ids, "attention_mask": mask})
+    return made
+
+
+def setting(build, projection: str, weighting: str = "none"):
+    model = build()
+    needs = get_projection(projection).needs
+    moments = calibrate(model, batches(), needs=needs, weighting=weighting)
+    return model, fit(model, moments, projection, "pivoted"), moments
+
+
+@pytest.mark.parametrize("projection", ["output", "affine", "loss_aware", "svd", "asvd"])
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_odd])
+def test_the_refitted_model_is_nearer_to_the_dense_one(build, projection: str) -> None:
+    model, bank, moments = setting(build, projection)
+    genome = uniform(bank, 0.3)
+    wanted = logits(model)
+    with Switch(model, bank, as_stored=False).to(genome):
+        before = logits(model)
+    found = refit(model, bank, genome, moments, batches())
+    assert torch.equal(logits(model), wanted)  # The model comes back dense.
+    assert found.kept
+    with Switch(model, found.bank, as_stored=False).to(found.genome):
+        after = logits(model)
+    assert (after - wanted).norm() < (before - wanted).norm()
+    assert found.bank.kept_parameters(found.genome) == bank.kept_parameters(genome)
+
+
+def test_it_is_the_same_every_time_and_weighted_where_tokens_are() -> None:
+    model, bank, moments = setting(tiny_llama, "loss_aware", "gradient")
+    weights = token_weights(model, bank.matrices, batches())
+    assert {len(w) for w in weights[bank.names[0]]} == {60}
+    genome = mixed(bank)
+    one, two = (refit(model, bank, genome, moments, batches(), weights) for _ in range(2))
+    assert one.kept == two.kept
+    for name in one.kept:
+        assert torch.equal(one.bank.factors[name].u, two.bank.factors[name].u)
+    other = refit(model, bank, genome, moments, batches())
+    assert any(
+        not torch.equal(one.bank.factors[n].v, other.bank.factors[n].v) for n in one.kept
+    )  # fmt: skip
+
+
+def test_the_first_layer_s_inputs_are_dense_so_that_nothing_is_gained_there() -> None:
+    model, bank, moments = setting(tiny_llama, "output")
+    pair = Paired.zeros(32, torch.device("cpu"))
+    x = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
+    pair.add(x, x, None)
+    name = bank.names[0]
+    weight = dense_weight(model.get_submodule(name)).double()
+    moment = Moment("input", x.T @ x / 200, x.mean(0), 200)
+    ours = solve(weight, moment, pair.scaled(), PROJECTIONS["output"])
+    theirs = PROJECTIONS["output"](weight, moment)
+    torch.testing.assert_close(
+        ours.u[:, :5] @ ours.v[:5], theirs.u[:, :5] @ theirs.v[:5], rtol=1e-4, atol=1e-5
+    )
+
+
+def problem(d_out: int, d_in: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    x = draw(400, d_in) @ draw(d_in, d_in) + draw(d_in)
+    pruned = x @ (torch.eye(d_in, dtype=torch.float64) + 0.4 * draw(d_in, d_in)) + draw(400, d_in)
+    return draw(d_out, d_in), x, pruned, draw(50, d_out) @ draw(d_out, d_out)
+
+
+@pytest.mark.parametrize("projection", ["output", "affine", "loss_aware", "loss_aware_affine"])
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7, 7)])
+def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) -> None:
+    weight, x, pruned, g = problem(*shape)
+    pair = Paired.zeros(shape[1], torch.device("cpu"))
+    for name in ("inner", "cross", "own", "inner_mean", "own_mean"):
+        setattr(pair, name, getattr(pair, name).double())
+    pair.add(x, pruned, None)
+    pair = pair.scaled()
+    moment = Moment("input", pair.own, pair.own_mean, 400)
+    if "loss" in projection:
+        side = "output" if shape[0] <= shape[1] else "input"
+        z = g if side == "output" else g @ weight
+        power = float(g.square().sum(1).mean())
+        gradient = Gradient(side, z.T @ z / 50, power, 50)  # type: ignore[arg-type]
+        moment = dataclasses.replace(moment, gradient=gradient)
+    project = get_projection(projection, 1e-9)
+    rank = 3
+    factors = solve(weight, moment, pair, project).cut(rank)
+    best = held_error(weight, moment, pair, factors, rank)
+    # From the rows themselves, in the metric of the gradients.
+    h = g.T @ g / 50 if "loss" in projection else torch.eye(shape[0], dtype=torch.float64)
+    bias = factors.bias(rank)
+    error = x @ weight.T - pruned @ (factors.u @ factors.v).T - (0 if bias is None else bias)
+    assert best == pytest.approx(float((error @ h * error).sum(1).mean()), rel=1e-5)
+    gen = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        if shape[0] > shape[1] and "loss" in projection:
+            step = weight @ torch.randn(shape[1], rank, generator=gen, dtype=torch.float64)
+        else:
+            step = torch.randn(factors.u.shape, generator=gen, dtype=torch.float64)
+        near = dataclasses.replace(
+            factors,
+            u=factors.u + 0.05 * step,
+            v=factors.v + 0.05 * torch.randn(factors.v.shape, generator=gen, dtype=torch.float64),
+        )
+        assert held_error(weight, moment, pair, near, rank) >= best * (1 - 1e-3)
+
+
+def test_one_batch_of_four_is_held_out_and_a_single_one_is_refused() -> None:
+    assert held_out_batches(9) == [i in (3, 7) for i in range(9)]
+    assert held_out_batches(2) == [False, True]
+    with pytest.raises(ValueError, match="got 1 calibration batch, expected at least 2"):
+        held_out_batches(1)
+
+
+def test_matrices_that_are_dense_or_gone_are_left_alone() -> None:
+    model, bank, moments = setting(tiny_llama, "output")
+    found = refit(model, bank, mixed(bank, (1.0, 0.3)), moments, batches())
+    dense = {m.name for i, m in enumerate(find_matrices(model)) if i % 2 == 0}
+    assert not dense & set(found.kept)
