@@ -48,7 +48,7 @@ class ModelConfig:
 class CalibrationConfig:
     """How much of the task the moments see, and how it counts."""
 
-    tokens: int = 200_000
+    tokens: int = 50_000
     answers: str = "margin"  # the loss whose gradients are collected: margin, sampled, gold
     # Of tokens in the moments of activations: none, answer, gradient; auto: gradient for the
     # projections that take gradients anyway, none for others.
@@ -72,7 +72,8 @@ class ProjectionConfig:
     dtype: str = "auto"  # auto: the checkpoint's own
     damping: float | None = None  # of the loss-aware; null: by the number of examples
     refit: bool = True  # solve the chosen ranks again on what the pruned model sees
-    refit_tries: int = 10  # genomes refitted at most, each smaller while ε holds
+    refit_tries: int = 3  # genomes refitted at most, each smaller while ε holds
+    refit_tokens: int = 20_000  # of the calibration prompts, for refitting and tuning
     tune_steps: int = 0  # of all factors together, towards the dense model's answers
     learning_rate: float = 1e-3  # of those steps
 
@@ -195,6 +196,7 @@ def check(config: Config) -> None:
         ("calibration.tokens", config.calibration.tokens),
         ("batch_tokens", config.batch_tokens),
         ("projection.rank_multiple", config.projection.rank_multiple),
+        ("projection.refit_tokens", config.projection.refit_tokens),
         ("projection.refit_tries", config.projection.refit_tries),
         ("speed.batch_size", config.speed.batch_size),
         ("speed.prompt_tokens", config.speed.prompt_tokens),

@@ -68,22 +68,25 @@ class SieveDataModule(L.LightningDataModule):
     def calibration(self) -> list[TokenBatch]:
         """All calibration batches, of all ranks; built once."""
         if self._calibration is None:
-            self._calibration = self._calibration_batches(self.batch_tokens)
+            tokens = self.calibration_tokens
+            self._calibration = self._calibration_batches(self.batch_tokens, tokens)
         return self._calibration
 
-    def calibration_parts(self) -> list[TokenBatch]:
-        """The same rows in at least 8 batches, as far as there are rows, to hold some out."""
-        batches = self.calibration()
+    def calibration_parts(self, tokens: int) -> list[TokenBatch]:
+        """The first rows of calibration, in at least 8 batches as far as there are rows."""
+        limit = tokens if self.calibration_tokens is None else min(tokens, self.calibration_tokens)
+        batch_tokens = max(1, min(self.batch_tokens, limit // PARTS))
+        batches = self._calibration_batches(batch_tokens, limit)
         if len(batches) >= PARTS:
             return batches
         padded = sum(batch.input_ids.numel() for batch in batches)
-        return self._calibration_batches(max(1, min(self.batch_tokens, padded // PARTS)))
+        return self._calibration_batches(max(1, padded // PARTS), limit)
 
-    def _calibration_batches(self, batch_tokens: int) -> list[TokenBatch]:
+    def _calibration_batches(self, batch_tokens: int, tokens: int | None) -> list[TokenBatch]:
         return calibration_batches(
             self.task.splits["calibration"],
             self.tokenizer,
-            self.calibration_tokens,
+            tokens,
             batch_tokens,
             self.seed,
             chat=self.task.chat,

@@ -43,7 +43,8 @@ class Refitted:
 class Paired:
     """Sums over tokens of one matrix's dense input x and pruned input x̃, weighted by w.
 
-    inner: Σ w x̃ x̃ᵀ; cross: Σ w x x̃ᵀ; own: Σ w x xᵀ, (d_in, d_in) each; means likewise.
+    inner: Σ w x̃ x̃ᵀ; cross: Σ w x x̃ᵀ; own: Σ w x xᵀ, (d_in, d_in) each; means likewise. Only an
+    error asks for `own`: without it, it has no elements.
     """
 
     inner: Tensor
@@ -54,9 +55,9 @@ class Paired:
     mass: float = 0.0
 
     @classmethod
-    def zeros(cls, size: int, device: torch.device) -> "Paired":
+    def zeros(cls, size: int, device: torch.device, own: bool = True) -> "Paired":
         """Nothing summed yet."""
-        shapes = ((size, size),) * 3 + ((size,),) * 2
+        shapes = ((size, size), (size, size), (size * own, size * own), (size,), (size,))
         a, b, c, d, e = (torch.zeros(shape, device=device) for shape in shapes)
         return cls(a, b, c, d, e)
 
@@ -66,7 +67,8 @@ class Paired:
         own = x if weight is None else x * weight[:, None]
         self.inner.addmm_(scaled.T, pruned)
         self.cross.addmm_(x.T, scaled)
-        self.own.addmm_(own.T, x)
+        if len(self.own):
+            self.own.addmm_(own.T, x)
         self.inner_mean += scaled.sum(0)
         self.own_mean += own.sum(0)
         self.mass += float(len(x) if weight is None else weight.sum())
@@ -177,33 +179,33 @@ class _Sequence:
             block = self.model.get_submodule(path)
             steps = [call[index] for call in calls]
             sources = dict.fromkeys(matrix.source for matrix in matrices)
+            with self._dense(matrices):
+                seen, dense = self._dense_inputs(block, list(sources), steps, dense)
             for source in sources:
                 group = [m for m in matrices if m.source == source]
-                self._refit_group(block, matrices, group, steps, dense, pruned)
-            with self._dense(matrices):
-                dense = [step.run(block, h) for step, h in zip(steps, dense, strict=True)]
+                self._refit_group(block, group, steps, seen.pop(source), pruned)
             pruned = [step.run(block, h) for step, h in zip(steps, pruned, strict=True)]
         return self.factors, self.kept
 
     def _refit_group(
         self,
         block: nn.Module,
-        matrices: list[Matrix],
         group: list[Matrix],
         steps: list["_Call"],
         dense: list[Tensor],
         pruned: list[Tensor],
     ) -> None:
-        """Refit the matrices that read one input."""
+        """Refit the matrices that read one input; dense: what they read in the dense model."""
         group = [matrix for matrix in group if self.ranks[matrix.name] is not None]
         if not group:
             return
         device, size = self.model.device, group[0].d_in
         names = [m.name for m in group] if self.weights else [group[0].source]
-        sums = {n: (Paired.zeros(size, device), Paired.zeros(size, device)) for n in names}
+        sums = {
+            n: (Paired.zeros(size, device, own=False), Paired.zeros(size, device)) for n in names
+        }
         for index, step in enumerate(steps):
-            with self._dense(matrices):
-                x = self._input(group[0].name, step, block, dense[index], index)
+            x = dense[index]
             seen = self._input(group[0].name, step, block, pruned[index], index)
             for name, (fitted, held) in sums.items():
                 weight = self.weights[name][index].to(device) if self.weights else None
@@ -218,7 +220,7 @@ class _Sequence:
         assert rank is not None
         weight = dense_weight(self.switch.dense[matrix.name]).double()
         moment = self.moments.of(matrix)
-        solved = solve(weight, moment, fitted, self.project)
+        solved = solve(weight, moment, fitted, self.project, self.bank.sizing.fits_bias)
         new = stored(solved.cut(rank), self.bank.dtype, matrix.name)
         old = self.factors[matrix.name]
         before, after = (held_error(weight, moment, held, f, rank) for f in (old, new))
@@ -230,6 +232,32 @@ class _Sequence:
     def _dense(self, matrices: list[Matrix]) -> Any:
         """The block's dense matrices for the duration of a with statement."""
         return self.switch.lifted([matrix.name for matrix in matrices])
+
+    def _dense_inputs(
+        self, block: nn.Module, sources: list[str], steps: list["_Call"], hidden: list[Tensor]
+    ) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+        """What each source reads in the dense block, per batch (N, d_in), and its outputs."""
+        seen: dict[str, list[Tensor]] = {source: [] for source in sources}
+        handles, outputs = [], list[Tensor]()
+        for source in sources:
+
+            def hook(_module: nn.Module, args: Any, kwargs: Any, source: str = source) -> None:
+                seen[source].append(self._flat([*args, *kwargs.values()][0], len(outputs)))
+
+            module = self.model.get_submodule(source)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        try:
+            for step, h in zip(steps, hidden, strict=True):
+                outputs.append(step.run(block, h))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen, outputs
+
+    def _flat(self, x: Tensor, index: int) -> Tensor:
+        """The vectors of a batch that are no padding (N, d_in), in float32."""
+        flat, mask = x.reshape(-1, x.shape[-1]).float(), self.masks[index]
+        return flat if mask is None else flat[mask.to(flat.device)]
 
     def _input(
         self, name: str, step: "_Call", block: nn.Module, hidden: Tensor, index: int
@@ -248,9 +276,7 @@ class _Sequence:
             pass
         finally:
             handle.remove()
-        flat = found[0].reshape(-1, found[0].shape[-1]).float()
-        mask = self.masks[index]
-        return flat if mask is None else flat[mask.to(flat.device)]
+        return self._flat(found[0], index)
 
     def _calls(self, batch: Any, paths: list[str]) -> list["_Call"]:
         """How the model calls each block on a batch; only the first one's hidden state is held."""
@@ -289,16 +315,20 @@ class _Call:
 
 
 def solve(
-    weight: Tensor, moment: Moment, pair: Paired, project: Callable[[Tensor, Moment], Factors]
+    weight: Tensor,
+    moment: Moment,
+    pair: Paired,
+    project: Callable[[Tensor, Moment], Factors],
+    centred: bool = False,
 ) -> Factors:
     """Factors, nested, of the best map from x̃ to W x under a projection's own weighting.
 
-    weight: W (d_out, d_in) in float64; moment: of the dense model, for its gradient; pair:
-    averages over the tokens to fit. T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) E[x̃ x̃ᵀ]⁻¹, damped.
+    weight: W (d_out, d_in) in float64; moment: of the dense model, for its gradient; pair: averages
+    over the tokens to fit; centred: whether the projection fits a bias.
+    T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) E[x̃ x̃ᵀ]⁻¹, damped.
     """
     inner, cross = pair.inner, pair.cross
-    trial = project(weight, replace(moment, side="input", second=inner, mean=pair.inner_mean))
-    if trial.fits_bias:
+    if centred:
         inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
         cross = cross - torch.outer(pair.own_mean, pair.inner_mean)
     eye = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)

@@ -46,7 +46,7 @@ def reference(model: PreTrainedModel, answers: str) -> dict[str, tuple[Tensor, T
             held: dict[str, tuple[Tensor, Tensor]] = {}
             handles = [
                 model.get_submodule(name).register_forward_hook(
-                    lambda _m, args, y, name=name: held.update({name: (args[0], y)}) or None
+                    lambda _m, args, y, name=name, held=held: held.update({name: (args[0], y)})
                 )
                 for name in names
             ]

@@ -66,9 +66,7 @@ def test_a_bias_goes_through_the_mixture() -> None:
     pivoted = pivot(u, v, bias)
     inner = x @ pivoted.rows.T + pivoted.row_bias
     outer = inner @ pivoted.mix.T + pivoted.mix_bias
-    torch.testing.assert_close(
-        torch.cat([inner, outer], 1)[:, pivoted.order], x @ v.T @ u.T + bias
-    )
+    torch.testing.assert_close(torch.cat([inner, outer], 1)[:, pivoted.order], x @ v.T @ u.T + bias)
 
 
 @pytest.mark.parametrize("kind", ["float16", "int8"])

@@ -110,7 +110,7 @@ def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) ->
         moment = dataclasses.replace(moment, gradient=gradient)
     project = get_projection(projection, 1e-9)
     rank = 3
-    factors = solve(weight, moment, pair, project).cut(rank)
+    factors = solve(weight, moment, pair, project, "affine" in projection).cut(rank)
     best = held_error(weight, moment, pair, factors, rank)
     # From the rows themselves, in the metric of the gradients.
     h = g.T @ g / 50 if "loss" in projection else torch.eye(shape[0], dtype=torch.float64)

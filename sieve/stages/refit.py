@@ -29,6 +29,7 @@ def refit(
         return bank, genome, None
     key = fingerprint(
         "refit", 1, bank.fingerprint, genome.levels, settings.refit, settings.refit_tries,
+        settings.refit_tokens,
         settings.tune_steps, settings.learning_rate, run.split_key("selection"),
         run.config.tolerance, run.config.guarantee, asdict(run.config.search), run.config.seed,
     )  # fmt: skip
@@ -87,7 +88,7 @@ class _Improvement:
     def __init__(self, run: Run, calibrated: Calibrated, bank: Bank, key: str) -> None:
         self.run, self.bank, self.key = run, bank, key
         self.moments = calibrated.moments()
-        self.batches = run.data.calibration_parts()
+        self.batches = run.data.calibration_parts(run.config.projection.refit_tokens)
         self.tries = 0
         self.changed: dict[str, int] = {}
         settings = run.config.calibration
