@@ -1,9 +1,10 @@
 """Sieve: how many parameters does your task need? The stages, on plain objects.
 
-    moments = sieve.calibrate(model, sieve.calibration_batches(examples, tokenizer))
-    bank = sieve.fit(model, moments)
+    batches = sieve.calibration_batches(examples, tokenizer)
+    moments = sieve.calibrate(model, batches, projection="loss_aware")
+    bank = sieve.fit(model, moments, "loss_aware", "pivoted")
     objective = sieve.Objective(model, bank, sieve.scoring_batches(held_out, tokenizer))
-    genome = sieve.search_uniform(bank, objective)
+    genome = sieve.search_waterfill(bank, objective)
     sieve.apply(model, bank, genome)
     sieve.export(model, tokenizer, "small")
 
@@ -20,7 +21,7 @@ from sieve.genome import Genome
 from sieve.modeling_sieve import FactorizedLinear, register
 from sieve.moments import Moments
 from sieve.objective import Objective, Score
-from sieve.search import search_uniform
+from sieve.search import search_uniform, search_waterfill
 from sieve.tasks import Example
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "merge_dense",
     "scoring_batches",
     "search_uniform",
+    "search_waterfill",
 ]
 
 register()

@@ -23,6 +23,7 @@ from sieve.progress import track
 from sieve.projections import Factors, get_projection
 
 FORMAT = 1
+INDEX_BYTES = torch.int32.itemsize
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Bank:
     def kept_fraction(self, genome: Genome) -> float:
         """Kept fraction of the prunable parameters under a genome."""
         return kept_fraction(genome, self.matrices, self.sizing)
+
+    def index_bytes(self, genome: Genome) -> int:
+        """Bytes of the rows' order under a genome, which pivoted matrices store beside numbers."""
+        if self.sizing.storage != "pivoted":
+            return 0
+        ranks = self.ranks(genome)
+        return sum(INDEX_BYTES * m.d_out for m in self.matrices if ranks[m.name])
 
     def only(self, genome: Genome) -> "Bank":
         """The bank with no more directions than a genome's ranks take."""

@@ -21,6 +21,7 @@ from sieve.collector import MomentCollector
 from sieve.matrices import Matrix, find_matrices
 from sieve.moments import PLAIN, Moments, Needs
 from sieve.progress import track
+from sieve.projections import get_projection
 
 HEADROOM = 64  # how much a later gradient may exceed the first batch's in float16
 
@@ -102,16 +103,21 @@ def calibrate(
     batches: Iterable[Any],
     matrices: list[Matrix] | None = None,
     needs: Needs = PLAIN,
+    projection: str | None = None,
     **options: Any,
 ) -> Moments:
     """Moments of `model` over batches of token ids, without a Trainer.
 
     batches: mappings (such as a tokenizer returns) or objects with `input_ids` (B, T) and, where
     there is padding, `attention_mask` (B, T); for gradients also `targets` (B, T), −100 where no
-    answer token is predicted, else every next token is one. needs: `get_projection(name).needs`.
+    answer token is predicted, else every next token is one. projection: the name of the one that
+    is to be fitted, which says what it needs and how tokens count; without it `needs` does.
     options: as `CalibrationModule`. Raises ValueError when nothing was seen or an activation or
     gradient is not finite.
     """
+    if projection is not None:
+        needs = get_projection(projection).needs
+        options = {"answers": "margin", "weighting": needs.weighting} | options
     with torch.inference_mode(False):  # Else the sums could not be added to outside of it.
         module = CalibrationModule(model, matrices, needs, **options).to(model.device)
     for batch in track(batches, "Calibrating"):

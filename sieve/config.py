@@ -57,9 +57,7 @@ class CalibrationConfig:
 
     def weighting_for(self, needs: Needs) -> str:
         """How tokens count for a projection with these needs."""
-        if self.weighting != "auto":
-            return self.weighting
-        return "gradient" if needs.gradient else "none"
+        return needs.weighting if self.weighting == "auto" else self.weighting
 
 
 @dataclass

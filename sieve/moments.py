@@ -31,6 +31,11 @@ class Needs:
     magnitude: bool = False  # E|x|
     gradient: bool = False  # second moments of the loss's gradient at the outputs
 
+    @property
+    def weighting(self) -> str:
+        """How tokens count by default: by their gradients where those are taken anyway."""
+        return "gradient" if self.gradient else "none"
+
 
 PLAIN = Needs()
 

@@ -37,7 +37,9 @@ def sizes(
         },
         "bytes": {
             "dense": model_parameters * dtype.itemsize,
-            "pruned": (model_parameters if merged else model_kept) * bank.dtype.itemsize,
+            "pruned": model_parameters * bank.dtype.itemsize
+            if merged
+            else model_kept * bank.dtype.itemsize + bank.index_bytes(genome),
         },
     }
 

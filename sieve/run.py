@@ -61,7 +61,7 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
         bank, genome, refitted = stages.refit(this, calibrated, bank, genome)
         evaluation = stages.evaluate(this, bank, genome)
         stages.export(this, bank, genome)
-        record["refit"] = refitted
+        record = stages.with_refit(record, refitted)
         result = stages.report(this, calibrated, bank, genome, record, evaluation, command)
         failed = False
     finally:

@@ -22,6 +22,7 @@ OPTIONS = sorted(
     for path in CONF.glob("*/[!_]*.yaml")
     if path.parent.name not in ("task", "hydra")
 )
+BASED = ("task", "model", "projection")  # groups whose options share a base
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"]}
 
@@ -52,7 +53,7 @@ def test_an_option_of_a_group_composes(group: str, option: str) -> None:
 def test_every_file_stands_in_a_group() -> None:
     known = {CONF / group / f"{option}.yaml" for group, option in OPTIONS}
     known |= {CONF / "task" / f"{name}.yaml" for name in TASKS}
-    known |= {CONF / "config.yaml", *(CONF / group / "_base.yaml" for group in ("task", "model"))}
+    known |= {CONF / "config.yaml", *(CONF / group / "_base.yaml" for group in BASED)}
     known |= set((CONF / "hydra").glob("*.yaml"))
     assert set(CONF.rglob("*.yaml")) == known
 

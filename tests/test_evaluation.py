@@ -78,7 +78,7 @@ def test_chance_is_the_commonest_answer_or_a_guess(
     answers: list[int], choices: int, chance: float
 ) -> None:
     def beaten(right: int) -> bool:
-        scores = Scores(np.zeros(100), np.arange(100) < right)
+        scores = Scores(np.zeros(100), np.arange(100) < right, np.zeros(100))
         found = compare_with_chance(scores, examples(answers, choices))
         assert found.accuracy == pytest.approx(chance)
         return found.beaten

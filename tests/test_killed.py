@@ -9,8 +9,10 @@ from runs import finished, make_world, run_sieve
 from sieve.stages import STAGES
 
 MOMENTS = ("begin", "rename", "end")
-# How many artifacts stand in the cache when a stage has ended; calibrate and search write two.
-ARTIFACTS = {"calibrate": 2, "fit": 3, "search": 5, "evaluate": 6, "export": 6, "report": 6}
+# How many artifacts stand in the cache when a stage has ended; calibrate and search write
+# two, refit three.
+ARTIFACTS = {"calibrate": 2, "fit": 3, "search": 5, "refit": 8, "evaluate": 9, "export": 9,
+             "report": 9}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -33,7 +35,9 @@ def test_killed_at_every_stage_and_run_again(tmp_path: Path) -> None:
         assert len(before) == ARTIFACTS[stage]
 
     result = finished(world, "killed")
-    assert all(result["cached"][stage] for stage in ("calibrate", "fit", "search", "evaluate"))
+    assert all(
+        result["cached"][stage] for stage in ("calibrate", "fit", "search", "refit", "evaluate")
+    )
     for key in ("baseline", "pruned", "drop", "kept_fraction", "bytes", "matrices", "spectrum"):
         assert result[key] == whole[key], key
     for name in ("genome.json", "export/model.safetensors"):

@@ -65,7 +65,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., module.Score]:
 
         def scripted(*_: Any) -> Scores:
             correct = next(answers)
-            return Scores(correct.astype(np.int64), correct)
+            return Scores(correct.astype(np.int64), correct, np.zeros(len(correct)))
 
         monkeypatch.setattr(module, "score", scripted)
         return Objective(MODEL, BANK, BATCHES, **options).score(uniform(BANK, 0.6))

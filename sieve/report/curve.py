@@ -9,6 +9,8 @@ import plotly.graph_objects as go
 from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, empty_figure, label
 from sieve.report.values import count, look, measure, number, percent
 
+LINES = ("uniform", "waterfill")  # searches that walk one line of genomes
+
 
 def accuracy_curve(result: Mapping[str, Any]) -> go.Figure:
     """Accuracy on the selection split (percent) against kept prunable parameters (percent)."""
@@ -19,14 +21,21 @@ def accuracy_curve(result: Mapping[str, Any]) -> go.Figure:
         return empty_figure(title, "The search evaluated no genome.")
     figure = base_figure(title, height=420)
     _add_reference_lines(figure, result, [point["kept_fraction"] for point in curve])
-    if all(number(point.get("level")) is not None for point in curve):
-        figure.add_trace(_joining_line(curve))
+    line = [point for point in curve if not point.get("refitted")]
+    if look(result, "search.method") in LINES:
+        figure.add_trace(_joining_line(line))
     full = max((number(point.get("examples_used")) or 0) for point in curve)
-    for name, feasible, symbol, colour in (
-        ("within the tolerance", True, "circle", ACCENT),
-        ("beyond it", False, "triangle-down", WARNING),
+    for name, refitted, feasible, symbol, colour in (
+        ("within the tolerance", False, True, "circle", ACCENT),
+        ("beyond it", False, False, "triangle-down", WARNING),
+        ("refitted, within", True, True, "diamond", ACCENT),
+        ("refitted, beyond", True, False, "x", WARNING),
     ):
-        group = [point for point in curve if bool(point.get("feasible")) is feasible]
+        group = [
+            point
+            for point in curve
+            if (bool(point.get("refitted")), bool(point.get("feasible"))) == (refitted, feasible)
+        ]
         if group:
             figure.add_trace(_markers(group, name, symbol, colour, full))
     chosen = [point for point in curve if point.get("chosen")]

@@ -8,7 +8,7 @@ from sieve.stages.calibrate import calibrate
 from sieve.stages.evaluate import evaluate
 from sieve.stages.export import export
 from sieve.stages.fit import fit
-from sieve.stages.refit import refit
+from sieve.stages.refit import refit, with_refit
 from sieve.stages.report import report
 from sieve.stages.run import Run
 from sieve.stages.search import search
@@ -17,4 +17,5 @@ STAGES = ("calibrate", "fit", "search", "refit", "evaluate", "export", "report")
 
 __all__ = [
     "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "refit", "report", "search",
+    "with_refit",
 ]  # fmt: skip

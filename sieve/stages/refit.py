@@ -6,6 +6,7 @@ from typing import Any
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
 from sieve.genome import Genome
+from sieve.objective import Score
 from sieve.projections import get_projection
 from sieve.refit import refit as refit_genome
 from sieve.refit import token_weights
@@ -58,28 +59,41 @@ def _refit(
     line = line_of(run, bank)
     start, before = line.index(genome), objective.score(genome)
     improve = _Improvement(run, calibrated, bank, key)
-    examples = [objective.examples_scored]
+    tried: dict[str, dict[str, Any]] = {}
 
-    def score(new: Bank, candidate: Genome) -> Any:
-        other = objective.on(new)
-        result = other.score(candidate)
-        examples.append(result.examples_used)
+    def score(new: Bank, candidate: Genome) -> Score:
+        result = objective.on(new).score(candidate)
+        tried[candidate.bank] = asdict(result) | {"feasible": result.feasible, "refitted": True}
         return result
 
     best = descend(line, start, improve, score, before, settings.refit_tries)
+    chosen = best.genome.bank if best else ""
     record = {
-        "kept_before": before.kept_fraction,
         "taken": best is not None,
-        "tries": improve.tries,
-        "matrices_changed": improve.changed.get(best.genome.bank, 0) if best else 0,
-        "examples": sum(examples),
+        "kept_before": before.kept_fraction,
+        "matrices_changed": improve.changed.get(chosen, 0),
+        "examples": objective.examples_scored + sum(t["examples_used"] for t in tried.values()),
+        "curve": [point | {"chosen": name == chosen} for name, point in tried.items()],
     }
     if best is None:
         return replace(bank, fingerprint=key), replace(genome, bank=key), record
-    return (
-        replace(best.bank, fingerprint=key), replace(best.genome, bank=key),
-        record | {"kept_after": best.score.kept_fraction, **asdict(best.score)},
-    )  # fmt: skip
+    return replace(best.bank, fingerprint=key), replace(best.genome, bank=key), record
+
+
+def with_refit(search: dict[str, Any], refitted: dict[str, Any] | None) -> dict[str, Any]:
+    """The record of the search with that of the refit: one curve, one count of what was spent."""
+    if refitted is None:
+        return search | {"refit": None}
+    curve = [
+        point | {"chosen": point["chosen"] and not refitted["taken"]} for point in search["curve"]
+    ]
+    summary = {k: v for k, v in refitted.items() if k not in ("curve", "examples")}
+    return search | {
+        "refit": summary,
+        "evaluations": search["evaluations"] + len(refitted["curve"]),
+        "examples": search["examples"] + refitted["examples"],
+        "curve": sorted([*curve, *refitted["curve"]], key=lambda p: -p["kept_fraction"]),
+    }
 
 
 class _Improvement:
