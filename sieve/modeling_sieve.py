@@ -41,10 +41,32 @@ class FactorizedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., d_in) to (..., d_out)."""
         inner = self.factor_in(x)
-        outer = self.factor_out(inner)
         if self.order is None:
-            return outer
-        return torch.cat([inner, outer], dim=-1).index_select(-1, self.order)
+            return self.factor_out(inner)
+        if self._unfolds(inner):
+            return nn.functional.linear(inner, *self._unfolded())
+        outer = torch.cat([inner, self.factor_out(inner)], dim=-1)
+        return outer.gather(-1, self.order.long().expand(outer.shape))
+
+    def _unfolds(self, inner: torch.Tensor) -> bool:
+        """Whether to put rows of the weight in order, for many tokens, or the outputs of few.
+
+        Only where `factor_out` is what it was made as: not wrapped, hooked or quantized.
+        """
+        factor = self.factor_out
+        plain = type(factor) is nn.Linear and type(factor.weight) is nn.Parameter
+        hooked = plain and (factor._forward_hooks or factor._forward_pre_hooks)
+        return plain and not hooked and inner.numel() > inner.shape[-1] ** 2
+
+    def _unfolded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight (d_out, r) and bias (d_out,) that make all outputs, in order, of the inner ones."""
+        weight, order = self.factor_out.weight, self.order
+        bias: torch.Tensor | None = self.factor_out.bias
+        assert order is not None
+        eye = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+        if bias is not None:
+            bias = torch.cat([bias.new_zeros(len(eye)), bias]).index_select(0, order)
+        return torch.cat([eye, weight]).index_select(0, order), bias
 
     def extra_repr(self) -> str:
         form = "" if self.order is None else ", pivoted"

@@ -144,3 +144,26 @@ def test_merging_gives_one_dense_layer_that_does_the_same(build, projection: str
     merge_dense(model)
     assert not any(isinstance(module, FactorizedLinear) for module in model.modules())
     torch.testing.assert_close(logits(model), wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_many_tokens_and_few_give_the_same_outputs(bias: bool) -> None:
+    layer = FactorizedLinear(12, 20, 5, bias, pivoted=True).double().eval()
+    layer.order = torch.randperm(20, generator=torch.Generator().manual_seed(0)).int()
+    x = draw(3, 7, 12)
+    inner = layer.factor_in(x)
+    wanted = torch.cat([inner, layer.factor_out(inner)], -1)[..., layer.order.long()]
+    assert layer._unfolds(inner) and not layer._unfolds(inner[:1, :5])
+    torch.testing.assert_close(layer(x), wanted)
+    torch.testing.assert_close(layer(x[:1, :5]), wanted[:1, :5])
+
+
+def test_a_wrapped_or_hooked_factor_is_called() -> None:
+    layer = FactorizedLinear(12, 20, 5, False, pivoted=True).eval()
+    called: list[int] = []
+    handle = layer.factor_out.register_forward_hook(lambda *_: called.append(1))
+    layer(torch.zeros(40, 12))
+    handle.remove()
+    layer.factor_out = torch.nn.Sequential(layer.factor_out)
+    assert called and not layer._unfolds(torch.zeros(40, 5))
+    assert layer(torch.zeros(40, 12)).shape == (40, 20)

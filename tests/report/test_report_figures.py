@@ -69,10 +69,9 @@ def test_a_search_far_down_gets_a_logarithmic_axis_and_a_zero_a_linear_one(resul
     assert accuracy_curve(result).layout.xaxis.type != "log"
 
 
-def test_genomes_without_one_level_are_not_joined_by_a_line(result: Result) -> None:
+def test_genomes_that_stand_on_no_line_are_not_joined_by_one(result: Result) -> None:
     joined = len(accuracy_curve(result).data)
-    for point in result["search"]["curve"]:
-        del point["level"]
+    result["search"]["method"] = "genetic"
     assert len(accuracy_curve(result).data) == joined - 1
 
 
@@ -160,3 +159,15 @@ def test_figures_with_nothing_to_show_are_left_out(result: Result) -> None:
 def test_names_cannot_smuggle_markup_into_a_figure(result: Result) -> None:
     result["matrices"][0]["kind"] = '<a href="https://example.org">'
     assert not any("<" in kind for kind in kept_heatmap(result).data[0].x)
+
+
+def test_refitted_genomes_are_points_of_their_own(result: Result) -> None:
+    curve = result["search"]["curve"]
+    for point in curve:
+        point["chosen"] = False
+    curve.append(curve[-1] | {"kept_fraction": 0.04, "refitted": True, "feasible": True,
+                              "chosen": True})  # fmt: skip
+    figure = accuracy_curve(result)
+    (refitted,) = (trace for trace in figure.data if (trace.name or "").startswith("refitted"))
+    assert list(refitted.x) == [4.0]
+    assert "chosen, 4.0" in next(t.name for t in figure.data if "chosen" in (t.name or ""))
