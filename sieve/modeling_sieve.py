@@ -59,7 +59,7 @@ class FactorizedLinear(nn.Module):
         return plain and not hooked and inner.numel() > inner.shape[-1] ** 2
 
     def _unfolded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight (d_out, r) and bias (d_out,) that make all outputs, in order, of the inner ones."""
+        """Weight (d_out, r) and bias (d_out,) from the inner outputs to all, in order."""
         weight, order = self.factor_out.weight, self.order
         bias: torch.Tensor | None = self.factor_out.bias
         assert order is not None
