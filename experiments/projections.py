@@ -1,0 +1,208 @@
+"""Every projection, storage form and allocation on every subject, in one harness.
+
+    python -m experiments.projections                                  # all; resumes
+    python -m experiments.projections --subjects trec/reader-6m --seeds 0
+
+For each subject, seed and method: accuracy (loss for text) and KL(dense ‖ pruned) on held-out rows
+against the kept fraction of the prunable parameters. One line of JSON per combination goes to
+`experiments/projections.jsonl` when it is done; the summary to `experiments/projections.json`.
+"""
+
+import argparse
+import json
+import logging
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.subjects import Subject, TaskSubject, TextSubject
+from sieve.bank import Bank, fit
+from sieve.calibration import calibrate
+from sieve.factorized import Switch
+from sieve.genome import Genome
+from sieve.matrices import find_matrices
+from sieve.moments import Moments
+from sieve.projections import get_projection
+from sieve.refit import refit, token_weights
+from sieve.search import uniform_genome
+from sieve.tuning import tune
+from sieve.waterfill import waterfill
+
+log = logging.getLogger(__name__)
+FOLDER = Path(__file__).parent
+LEVELS = (.9, .75, .6, .5, .4, .3, .25, .2, .15, .1, .07, .05, .04, .03, .02, .015, .01, .007,
+          .005)  # fmt: skip
+LOST = 0.3  # accuracy: below a level that loses more, nothing smaller is measured
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way from a dense model to a small one."""
+
+    projection: str
+    storage: str = "plain"
+    allocation: str = "uniform"
+    answers: str = "margin"
+    weighting: str = "none"
+    refit: bool = False
+    tune_steps: int = 0
+
+
+def _default(**changes: Any) -> Method:
+    settings = {
+        "projection": "loss_aware", "storage": "pivoted", "allocation": "waterfill",
+        "weighting": "gradient",
+    }  # fmt: skip
+    return Method(**(settings | changes))
+
+
+BASELINES = ("svd", "asvd", "input_pca", "whitened", "output", "affine")
+METHODS: dict[str, Method] = {
+    **{name: Method(name) for name in BASELINES},
+    **{
+        f"{name}, pivoted, water-filled": Method(name, "pivoted", "waterfill") for name in BASELINES
+    },
+    "sieve": _default(),
+    "sieve without loss-aware": Method("output", "pivoted", "waterfill"),
+    "sieve without pivoting": _default(storage="plain"),
+    "sieve without water-filling": _default(allocation="uniform"),
+    "sieve, tokens alike": _default(weighting="none"),
+    "sieve, answer positions": _default(weighting="answer"),
+    "sieve, Fisher": _default(answers="sampled"),
+    "sieve, Fisher, tokens alike": _default(answers="sampled", weighting="none"),
+    "sieve, gold answers": _default(answers="gold"),
+    "sieve, affine": _default(projection="loss_aware_affine"),
+    "output, refitted": Method("output", refit=True),
+    "sieve, refitted": _default(refit=True),
+    "sieve, refitted and tuned": _default(refit=True, tune_steps=300),
+}
+READER = ("sst2", "trec", "ag_news", "subj", "financial_phrasebank", "imdb")
+ALMANAC = ("medicine", "geography", "reviews", "reading")
+SUBJECTS = (
+    *(f"almanac_{name}/embedded" for name in ALMANAC),
+    *(f"{name}/reader-6m" for name in READER),
+    "lm_tinystories/stories-656k",
+)
+
+
+def main() -> None:
+    """Run what is missing, then collect."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--subjects", nargs="*", default=list(SUBJECTS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=FOLDER / "projections.jsonl")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    done = {(r["subject"], r["method"], r["seed"]) for r in read_lines(arguments.out)}
+    for name in arguments.subjects:
+        todo = [
+            (method, seed)
+            for seed in arguments.seeds
+            for method in arguments.methods
+            if (name, method, seed) not in done
+        ]
+        if not todo:
+            continue
+        subject = make_subject(name)
+        dense = subject.measure()
+        for method, seed in todo:
+            record = run(subject, dense, method, seed)
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            log.info("%s  %s  seed %d  %.0f s", name, method, seed, record["seconds"]["all"])
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All records of a JSON Lines file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def make_subject(name: str) -> Subject:
+    """The subject of a name like `trec/reader-6m`."""
+    data, model = name.split("/")
+    return TextSubject(data, model) if data.startswith("lm_") else TaskSubject(data, model)
+
+
+def run(subject: Subject, dense: Any, name: str, seed: int) -> dict[str, Any]:
+    """One method on one subject: a curve, and what it took."""
+    method, start = METHODS[name], time.perf_counter()
+    needs = get_projection(method.projection).needs
+    batches = subject.calibration(seed)
+    moments = calibrate(
+        subject.model, batches, needs=needs, answers=method.answers, weighting=method.weighting,
+        seed=seed,
+    )  # fmt: skip
+    calibrated = time.perf_counter()
+    bank = fit(subject.model, moments, method.projection, method.storage)
+    fitted = time.perf_counter()
+    weights = None
+    if method.refit and method.weighting == "gradient":
+        matrices = find_matrices(subject.model)
+        weights = token_weights(subject.model, matrices, batches, answers=method.answers, seed=seed)
+    curve = []
+    for level, genome in genomes(bank, method):
+        held, chosen = improved(subject, bank, genome, method, moments, batches, weights, seed)
+        with Switch(subject.model, held, as_stored=False).to(chosen):
+            found = subject.measure()
+        curve.append({
+            "level": level, "kept_fraction": held.kept_fraction(chosen),
+            "accuracy": found.accuracy, "loss": found.loss, "kl": found.kl,
+            "correct": pack(found.correct),
+        })  # fmt: skip
+        if found.accuracy is not None and dense.accuracy - found.accuracy > LOST:
+            break
+    return {
+        "subject": subject.name, "method": name, "seed": seed, "settings": asdict(method),
+        "tokens": moments.tokens, "dense": asdict(dense) | {"accuracy": dense.accuracy,
+                                                            "correct": pack(dense.correct)},
+        "curve": curve,
+        "seconds": {"calibrate": round(calibrated - start, 2), "fit": round(fitted - calibrated, 2),
+                    "all": round(time.perf_counter() - start, 2)},
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def genomes(bank: Bank, method: Method) -> Iterator[tuple[float, Genome]]:
+    """Level and genome, from large to small."""
+    shared = "none" if get_projection(bank.projection).in_loss else "relative"
+    frontier = waterfill(bank, shared) if method.allocation == "waterfill" else None
+    for level in LEVELS:
+        if frontier is not None:
+            yield level, frontier.genome(frontier.within(level))
+        else:
+            yield level, uniform_genome(bank, (1.0, level), 1)
+
+
+def improved(
+    subject: Subject,
+    bank: Bank,
+    genome: Genome,
+    method: Method,
+    moments: Moments,
+    batches: list[Any],
+    weights: Any,
+    seed: int,
+) -> tuple[Bank, Genome]:
+    """Bank and genome after refit and tuning, as far as the method has them."""
+    if method.refit:
+        result = refit(subject.model, bank, genome, moments, batches, weights)
+        bank, genome = result.bank, result.genome
+    if method.tune_steps:
+        bank, genome = tune(subject.model, bank, genome, batches, method.tune_steps, seed=seed)
+    return bank, genome
+
+
+def pack(correct: list[bool]) -> str:
+    """Right and wrong rows as a hexadecimal number, the first row its highest bit."""
+    return f"{int('1' + ''.join('01'[c] for c in correct), 2):x}" if correct else ""
+
+
+if __name__ == "__main__":
+    main()
