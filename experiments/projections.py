@@ -152,15 +152,15 @@ def run(subject: Subject, dense: Any, name: str, seed: int) -> dict[str, Any]:
             found = subject.measure()
         curve.append({
             "level": level, "kept_fraction": held.kept_fraction(chosen),
-            "accuracy": found.accuracy, "loss": found.loss, "kl": found.kl,
-            "correct": pack(found.correct),
+            "accuracy": found.accuracy, "loss": round(found.loss, 5), "kl": round(found.kl, 5),
+            **difference(dense.correct, found.correct),
         })  # fmt: skip
         if found.accuracy is not None and dense.accuracy - found.accuracy > LOST:
             break
     return {
         "subject": subject.name, "method": name, "seed": seed, "settings": asdict(method),
-        "tokens": moments.tokens, "dense": asdict(dense) | {"accuracy": dense.accuracy,
-                                                            "correct": pack(dense.correct)},
+        "tokens": moments.tokens,
+        "dense": {"accuracy": dense.accuracy, "loss": dense.loss, "rows": len(dense.correct)},
         "curve": curve,
         "seconds": {"calibrate": round(calibrated - start, 2), "fit": round(fitted - calibrated, 2),
                     "all": round(time.perf_counter() - start, 2)},
@@ -199,9 +199,10 @@ def improved(
     return bank, genome
 
 
-def pack(correct: list[bool]) -> str:
-    """Right and wrong rows as a hexadecimal number, the first row its highest bit."""
-    return f"{int('1' + ''.join('01'[c] for c in correct), 2):x}" if correct else ""
+def difference(dense: list[bool], pruned: list[bool]) -> dict[str, int]:
+    """Rows that only the dense model has right, and only the pruned one."""
+    pairs = list(zip(dense, pruned, strict=True))
+    return {"lost": sum(d and not p for d, p in pairs), "won": sum(p and not d for d, p in pairs)}
 
 
 if __name__ == "__main__":
