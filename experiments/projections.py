@@ -13,7 +13,7 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from sieve.bank import Bank, fit
 from sieve.calibration import calibrate
 from sieve.factorized import Switch
 from sieve.genome import Genome
+from sieve.learning import learn, learned_bank
 from sieve.matrices import find_matrices
-from sieve.moments import Moments
+from sieve.moments import Moments, Needs
 from sieve.projections import get_projection
 from sieve.refit import refit, token_weights
 from sieve.search import uniform_genome
@@ -35,9 +36,12 @@ from sieve.waterfill import waterfill
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
-LEVELS = (.9, .75, .6, .5, .4, .3, .25, .2, .15, .1, .07, .05, .04, .03, .02, .015, .01, .007,
-          .005)  # fmt: skip
-LOST = 0.3  # accuracy: below a level that loses more, nothing smaller is measured
+LEVELS = (.9, .75, .5, .4, .3, .2, .15, .1, .07, .05, .03, .02, .01, .005)  # fmt: skip
+REFITTED = LEVELS[6:]
+FEW = (.5, .3, .2, .1, .05)  # fmt: skip
+STEPS = 80  # two epochs of 200,000 tokens, 5,000 at a time
+LOST = 0.3
+TEXT = (0.9, 0.75, 0.5, 0.3, 0.2)  # levels of text, which has no accuracy to end at
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Method:
     weighting: str = "none"
     refit: bool = False
     tune_steps: int = 0
+    init: str = ""  # of `learned`
+    levels: tuple[float, ...] = LEVELS
+    lost: float = LOST  # accuracy: below a level that loses more, nothing smaller is measured
 
 
 def _default(**changes: Any) -> Method:
@@ -78,8 +85,12 @@ METHODS: dict[str, Method] = {
     "sieve, gold answers": _default(answers="gold"),
     "sieve, affine": _default(projection="loss_aware_affine"),
     "output, refitted": Method("output", refit=True),
-    "sieve, refitted": _default(refit=True),
-    "sieve, refitted and tuned": _default(refit=True, tune_steps=300),
+    "sieve, refitted": _default(refit=True, levels=REFITTED, lost=0.08),
+    "sieve, refitted and tuned": _default(
+        refit=True, tune_steps=300, levels=(0.1, 0.05, 0.02, 0.01)
+    ),
+    "learned": Method("learned", init="pca", levels=FEW),
+    "learned, untied": Method("learned", init="optimal", levels=FEW),
 }
 READER = ("sst2", "trec", "ag_news", "subj", "financial_phrasebank", "imdb")
 ALMANAC = ("medicine", "geography", "reviews", "reading")
@@ -110,9 +121,9 @@ def main() -> None:
         if not todo:
             continue
         subject = make_subject(name)
-        dense = subject.measure()
+        dense, calibrated = subject.measure(), Calibrated(subject)
         for method, seed in todo:
-            record = run(subject, dense, method, seed)
+            record = run(subject, dense, method, seed, calibrated)
             with arguments.out.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             log.info("%s  %s  seed %d  %.0f s", name, method, seed, record["seconds"]["all"])
@@ -129,25 +140,56 @@ def make_subject(name: str) -> Subject:
     return TextSubject(data, model) if data.startswith("lm_") else TaskSubject(data, model)
 
 
-def run(subject: Subject, dense: Any, name: str, seed: int) -> dict[str, Any]:
+class Calibrated:
+    """Moments of one subject, collected once for all methods that ask for the same."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.held: dict[Any, tuple[Moments, float]] = {}
+
+    def moments(self, method: Method, seed: int, batches: list[Any]) -> tuple[Moments, float]:
+        """The moments and the seconds they took."""
+        learned = method.projection == "learned"
+        needs = Needs(input=True) if learned else get_projection(method.projection).needs
+        if needs.gradient:
+            key = (seed, needs, method.answers, method.weighting)
+        else:
+            key = (seed, needs)
+        if key not in self.held:
+            for old in [k for k in self.held if k[0] != seed]:
+                del self.held[old]
+            start = time.perf_counter()
+            found = calibrate(
+                self.subject.model, batches, needs=needs, answers=method.answers,
+                weighting=method.weighting, seed=seed,
+            )  # fmt: skip
+            self.held[key] = found, time.perf_counter() - start
+        return self.held[key]
+
+
+def run(
+    subject: Subject, dense: Any, name: str, seed: int, calibrated: Calibrated
+) -> dict[str, Any]:
     """One method on one subject: a curve, and what it took."""
     method, start = METHODS[name], time.perf_counter()
-    needs = get_projection(method.projection).needs
     batches = subject.calibration(seed)
-    moments = calibrate(
-        subject.model, batches, needs=needs, answers=method.answers, weighting=method.weighting,
-        seed=seed,
-    )  # fmt: skip
-    calibrated = time.perf_counter()
-    bank = fit(subject.model, moments, method.projection, method.storage)
+    moments, seconds = calibrated.moments(method, seed, batches)
+    begun = time.perf_counter()
+    learned = method.projection == "learned"
+    base = "output" if learned else method.projection
+    bank = fit(subject.model, moments, base, method.storage)
     fitted = time.perf_counter()
     weights = None
     if method.refit and method.weighting == "gradient":
         matrices = find_matrices(subject.model)
         weights = token_weights(subject.model, matrices, batches, answers=method.answers, seed=seed)
     curve = []
-    for level, genome in genomes(bank, method):
-        held, chosen = improved(subject, bank, genome, method, moments, batches, weights, seed)
+    levels = method.levels if dense.correct else TEXT
+    for level, genome in genomes(bank, method, levels):
+        start_from = bank, genome
+        if learned:
+            start_from = learn_ranks(subject, bank, genome, method, moments, seed)
+        held, chosen = improved(subject, *start_from, method, moments, batches, weights, seed)
         with Switch(subject.model, held, as_stored=False).to(chosen):
             found = subject.measure()
         curve.append({
@@ -155,29 +197,48 @@ def run(subject: Subject, dense: Any, name: str, seed: int) -> dict[str, Any]:
             "accuracy": found.accuracy, "loss": round(found.loss, 5), "kl": round(found.kl, 5),
             **difference(dense.correct, found.correct),
         })  # fmt: skip
-        if found.accuracy is not None and dense.accuracy - found.accuracy > LOST:
+        if found.accuracy is not None and dense.accuracy - found.accuracy > method.lost:
             break
     return {
-        "subject": subject.name, "method": name, "seed": seed, "settings": asdict(method),
+        "subject": subject.name, "method": name, "seed": seed, "settings": settings_of(method),
         "tokens": moments.tokens,
         "dense": {"accuracy": dense.accuracy, "loss": dense.loss, "rows": len(dense.correct)},
         "curve": curve,
-        "seconds": {"calibrate": round(calibrated - start, 2), "fit": round(fitted - calibrated, 2),
+        "seconds": {"calibrate": round(seconds, 2), "fit": round(fitted - begun, 2),
                     "all": round(time.perf_counter() - start, 2)},
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
-def genomes(bank: Bank, method: Method) -> Iterator[tuple[float, Genome]]:
+def settings_of(method: Method) -> dict[str, Any]:
+    """What a method is, without where it is measured."""
+    return {k: v for k, v in asdict(method).items() if k not in ("levels", "lost")}
+
+
+def genomes(bank: Bank, method: Method, levels: Sequence[float]) -> Iterator[tuple[float, Genome]]:
     """Level and genome, from large to small."""
     shared = "none" if get_projection(bank.projection).in_loss else "relative"
     frontier = waterfill(bank, shared) if method.allocation == "waterfill" else None
-    for level in LEVELS:
+    for level in levels:
         if frontier is not None:
             yield level, frontier.genome(frontier.within(level))
         else:
             yield level, uniform_genome(bank, (1.0, level), 1)
+
+
+def learn_ranks(
+    subject: Subject, bank: Bank, genome: Genome, method: Method, moments: Moments, seed: int
+) -> tuple[Bank, Genome]:
+    """The paper's learning of a genome's ranks, with its number of steps on fewer tokens."""
+    ranks = {name: rank for name, rank in bank.ranks(genome).items() if rank}
+    batches = subject.calibration(seed)
+    factors = learn(
+        subject.model, batches, ranks, moments, tied=method.init == "pca", init=method.init,
+        epochs=max(1, STEPS // len(batches)), seed=seed,
+    )  # fmt: skip
+    found = learned_bank(subject.model, factors)
+    return found, uniform_genome(found, genome.grid, 1)
 
 
 def improved(
