@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from sieve.artifacts import fingerprint, written_beside
 from sieve.genome import Genome, Sizing, get_storage, kept_fraction, kept_parameters
 from sieve.matrices import Matrix, dense_weight, find_matrices
-from sieve.moments import Moment, Moments
+from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
 
@@ -140,24 +140,31 @@ class Bank:
 @torch.no_grad()
 def fit(
     model: PreTrainedModel,
-    moments: Moments,
+    moments: MomentSource,
     projection: str = "output",
     storage: str = "plain",
     rank_multiple: int = 1,
     dtype: torch.dtype | None = None,
     key: str | None = None,
     damping: float | None = None,
+    prune_head: bool = False,
 ) -> Bank:
     """Solve every matrix of `model` for every rank at once, in closed form.
 
     dtype: what the factors are rounded to and stored in, by default the model's own. key: the
-    bank's fingerprint; by default derived from the factors and these settings. Raises ValueError
+    bank's fingerprint; by default derived from the factors and these settings. moments: in memory,
+    or `StoredMoments`, of which one matrix's are read at a time. prune_head: the output head too,
+    which the moments must hold. Raises ValueError
     for an unknown projection or storage, moments of another model, or numbers that are not finite.
     """
     project = get_projection(projection, damping)
+    if project.learned:
+        raise ValueError(
+            f"{projection} has no closed form; see `learn` and `learned_bank` of sieve.learning."
+        )
     get_storage(storage)
     dtype = dtype or model.dtype
-    matrices = find_matrices(model)
+    matrices = find_matrices(model, prune_head)
     # Solved where the model stands, unless that has no float64; the bank stays on the CPU.
     device = model.device if model.device.type == "cuda" else torch.device("cpu")
     sizing = Sizing(storage, rank_multiple, fits_bias=False)

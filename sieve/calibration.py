@@ -66,15 +66,18 @@ class CalibrationModule(L.LightningModule):
                     self._find_scale(inputs, as_targets(batch))
                 self._both_ways(inputs, as_targets(batch).clone(), rows)
         else:
-            answers = as_targets(batch) >= 0 if self.collector.weighting == "answer" else None
+            answers, keep = None, 1
+            if self.collector.weighting == "answer" or self.collector.reads_head:
+                answers = as_targets(batch) >= 0
+                keep = _reach(answers)
             self.collector.observe(inputs.get("attention_mask"), answers, rows)
             with torch.no_grad(), self.collector.attached():
-                forward(self.model, inputs, keep=1)
+                forward(self.model, inputs, keep)
         return rows
 
     def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> None:
         """Forwards, and backwards from the loss at targets (B, T), under the hooks."""
-        keep = targets.shape[1] - int((targets >= 0).any(0).nonzero()[0])
+        keep = _reach(targets >= 0)
         self.collector.observe(inputs.get("attention_mask"), targets >= 0, rows)
         generator = generator_for(inputs["input_ids"], self.seed)
         blocks = self.collector.blocks if self.checkpointing else ()
@@ -124,6 +127,12 @@ def calibrate(
         names = ("input_ids", "attention_mask", "position_ids", "targets")
         module.predict_step({k: v.to(model.device) for k, v in _held(batch, names).items()})
     return module.collector.moments()
+
+
+def _reach(wanted: Tensor) -> int:
+    """How many of the last positions reach back to the first wanted one (B, T); at least 1."""
+    found = wanted.any(0).nonzero()
+    return wanted.shape[1] - int(found[0]) if len(found) else 1
 
 
 def as_inputs(batch: Any) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import PreTrainedModel
 
-from sieve.matrices import Matrix, block_of, dense_weight
+from sieve.matrices import Matrix, blocks_of, dense_weight
 from sieve.modeling_sieve import FactorizedLinear
 from sieve.moments import PLAIN, Gradient, Moment, Moments, Needs, gradient_side, plan_streams
 
@@ -104,6 +104,7 @@ class MomentCollector(nn.Module):
         self._model = [model]  # In a list, lest it become a part of this module.
         self._mask: Tensor | None = None  # (tokens,) indexes of what counts; None is all
         self._answers: Tensor | None = None  # (tokens,) which of those predict an answer
+        self._positions: Tensor | None = None  # (B, T) the same, of all
         self.examples = 0
         self.scale = 1.0  # the loss is multiplied by it
         self.powers: dict[str, list[Tensor]] | None = None  # not None: only ‖g‖² is kept, by token
@@ -112,8 +113,12 @@ class MomentCollector(nn.Module):
     @property
     def blocks(self) -> list[nn.Module]:
         """The decoder blocks that hold the matrices, in order."""
-        paths = {block_of(matrix.name): None for matrix in self.matrices}
-        return [self._model[0].get_submodule(path) for path in paths]
+        return [self._model[0].get_submodule(path) for path in blocks_of(self.matrices)]
+
+    @property
+    def reads_head(self) -> bool:
+        """Whether the output head is among the matrices: it only sees the positions kept."""
+        return any(matrix.layer is None for matrix in self.matrices)
 
     def _find_stream(self, matrix: Matrix) -> str:
         return matrix.name if matrix.name in self.streams else matrix.source
@@ -126,7 +131,8 @@ class MomentCollector(nn.Module):
         self._mask = None
         if mask is not None and not bool(mask.all()):
             self._mask = mask.flatten().nonzero().squeeze(1)
-        self._answers = None if answers is None else self._pick(answers.flatten())
+        self._answers = None if answers is None else self._pick(answers.flatten(), self._mask)
+        self._positions = answers
         self.examples += examples
 
     @contextmanager
@@ -156,52 +162,55 @@ class MomentCollector(nn.Module):
             x = [*args, *kwargs.values()][0].detach()
             if matrix.name in self.sources and self.largest is None:
                 magnitude: Any = self.magnitudes[self.sources.index(matrix.name)]
-                magnitude.update(self._flat(x))
+                magnitude.update(self._flat(x, matrix))
             z = x
             if side == "output" and isinstance(module, FactorizedLinear):
                 z = x @ self._weights[matrix.name].T  # What the dense matrix would make of it.
             elif side == "output":
                 z = _without_bias(y.detach(), module)
             if owns and self.weighting != "gradient" and self.largest is None:
-                self._add(metric, z)
+                self._add(metric, z, matrix)
             if self.needs_gradient:
                 kept = z if self.weighting == "gradient" else None
                 y.register_hook(lambda g: self._take_gradient(index, metric, kept, g))
 
         return hook
 
-    def _add(self, metric: Any, z: Tensor) -> None:
-        flat = self._flat(z)
-        metric.update(flat, None if self._answers is None or self.weighting != "answer"
-                      else self._answers.float())  # fmt: skip
+    def _add(self, metric: Any, z: Tensor, matrix: Matrix) -> None:
+        flat = self._flat(z, matrix)
+        alike = self.weighting != "answer" or self._answers is None or matrix.layer is None
+        metric.update(flat, None if alike else self._answers.float())  # type: ignore[union-attr]
 
     def _take_gradient(self, index: int, metric: Any, z: Tensor | None, g: Tensor) -> None:
         """Sum what a gradient g (B, T, d_out) tells."""
-        g = g.detach()
+        g, matrix = g.detach(), self.matrices[index]
         if self.largest is not None:
             self.largest = max(self.largest, float(g.abs().max()))
             return
-        g = self._flat(g) / self.scale
+        g = self._flat(g, matrix) / self.scale
         power = g.square().sum(1)  # (tokens,)
         if self.powers is not None:
-            self.powers[self.matrices[index].name].append(power.cpu())
+            self.powers[matrix.name].append(power.cpu())
             return
         if z is not None:
-            metric.update(self._flat(z), power)
+            metric.update(self._flat(z, matrix), power)
         if len(self.gradients):
             own: Any = self.gradients[index]
             own.power += power.sum(dtype=torch.float64)
-            matrix = self.matrices[index]
             if gradient_side(matrix)[0] == "input":
                 g = g @ self._weights[matrix.name].float()
             own.update(g)
 
-    def _flat(self, z: Tensor) -> Tensor:
-        """The vectors that count (tokens, n), in float32."""
-        return self._pick(z.reshape(-1, z.shape[-1])).float()
+    def _flat(self, z: Tensor, matrix: Matrix) -> Tensor:
+        """The vectors that count (tokens, n), in float32; for the head those of answers."""
+        mask = self._mask
+        if matrix.layer is None and self._positions is not None:
+            mask = self._positions[:, -z.shape[1] :].flatten().nonzero().squeeze(1)
+        return self._pick(z.reshape(-1, z.shape[-1]), mask).float()
 
-    def _pick(self, flat: Tensor) -> Tensor:
-        return flat if self._mask is None else flat.index_select(0, self._mask)
+    @staticmethod
+    def _pick(flat: Tensor, mask: Tensor | None) -> Tensor:
+        return flat if mask is None else flat.index_select(0, mask)
 
     def moments(self) -> Moments:
         """All moments, reduced over ranks; ValueError where nothing was seen or is not finite."""

@@ -19,6 +19,7 @@ ASSETS = Path(__file__).parent / "assets"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEARCHES = ("uniform", "waterfill")
 ANSWERS = ("margin", "sampled", "gold")
+INITS = ("random", "pca", "optimal")  # of `learned`
 EXPORTS = ("none", "factorized", "dense")
 # What a run may ask of lightning.Trainer: where it runs, not how much of it.
 TRAINER_KEYS = (
@@ -54,10 +55,23 @@ class CalibrationConfig:
     # projections that take gradients anyway, none for others.
     weighting: str = "auto"
     checkpointing: bool = False  # compute blocks again backwards, to save memory
+    layers_at_once: int | None = None  # whose moments are in memory; a pass for each group
 
     def weighting_for(self, needs: Needs) -> str:
         """How tokens count for a projection with these needs."""
         return needs.weighting if self.weighting == "auto" else self.weighting
+
+
+@dataclass
+class LearningConfig:
+    """How `learned` learns, by default as the paper's re-implementation reports."""
+
+    level: float = 0.5  # the level whose ranks are learnt; smaller ones are cut from it
+    tied: bool = True
+    init: str = "pca"  # random, pca, optimal
+    tokens: int = 200_000
+    batch_tokens: int = 5_000
+    epochs: int = 2
 
 
 @dataclass
@@ -73,7 +87,9 @@ class ProjectionConfig:
     refit_tries: int = 3  # genomes refitted at most, each smaller while ε holds
     refit_tokens: int = 20_000  # of the calibration prompts, for refitting and tuning
     tune_steps: int = 0  # of all factors together, towards the dense model's answers
-    learning_rate: float = 1e-3  # of those steps
+    learning_rate: float = 1e-3  # of those steps, and of `learned`
+    prune_head: bool = False  # factorize the output head too
+    learning: LearningConfig = field(default_factory=LearningConfig)
 
 
 @dataclass
@@ -182,6 +198,7 @@ def check(config: Config) -> None:
         ("model.dtype", config.model.dtype, DTYPES),
         ("projection.dtype", config.projection.dtype, DTYPES),
         ("search.method", config.search.method, SEARCHES),
+        ("projection.learning.init", config.projection.learning.init, INITS),
         ("search.normalize", config.search.normalize, NORMALIZATIONS),
         ("calibration.answers", config.calibration.answers, ANSWERS),
         ("calibration.weighting", config.calibration.weighting, ("auto", *WEIGHTINGS)),
@@ -196,6 +213,9 @@ def check(config: Config) -> None:
         ("projection.rank_multiple", config.projection.rank_multiple),
         ("projection.refit_tokens", config.projection.refit_tokens),
         ("projection.refit_tries", config.projection.refit_tries),
+        ("projection.learning.tokens", config.projection.learning.tokens),
+        ("projection.learning.batch_tokens", config.projection.learning.batch_tokens),
+        ("projection.learning.epochs", config.projection.learning.epochs),
         ("speed.batch_size", config.speed.batch_size),
         ("speed.prompt_tokens", config.speed.prompt_tokens),
         ("speed.new_tokens", config.speed.new_tokens),
@@ -208,6 +228,19 @@ def check(config: Config) -> None:
             f"trainer.{stray[0]} is not a setting of a run, expected one of "
             f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
             "calibration.tokens, for fewer rows task.max_rows."
+        )
+    if not 0 < (level := config.projection.learning.level) < 1:
+        raise ValueError(
+            f"projection.learning.level is {level}, expected a kept fraction between 0 and 1."
+        )
+    at_once = config.calibration.layers_at_once
+    if at_once is not None and at_once < 1:
+        raise ValueError(
+            f"calibration.layers_at_once is {at_once}, expected null (all) or at least 1."
+        )
+    if config.projection.name == "learned" and config.projection.prune_head:
+        raise ValueError(
+            "projection=learned does not learn the output head; set projection.prune_head=false."
         )
     if (damping := config.projection.damping) is not None and damping < 0:
         raise ValueError(f"projection.damping is {damping}, expected null or at least 0.")

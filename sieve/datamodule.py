@@ -69,20 +69,20 @@ class SieveDataModule(L.LightningDataModule):
         """All calibration batches, of all ranks; built once."""
         if self._calibration is None:
             tokens = self.calibration_tokens
-            self._calibration = self._calibration_batches(self.batch_tokens, tokens)
+            self._calibration = self.calibration_batches(self.batch_tokens, tokens)
         return self._calibration
 
     def calibration_parts(self, tokens: int) -> list[TokenBatch]:
         """The first rows of calibration, in at least 8 batches as far as there are rows."""
         limit = tokens if self.calibration_tokens is None else min(tokens, self.calibration_tokens)
         batch_tokens = max(1, min(self.batch_tokens, limit // PARTS))
-        batches = self._calibration_batches(batch_tokens, limit)
+        batches = self.calibration_batches(batch_tokens, limit)
         if len(batches) >= PARTS:
             return batches
         padded = sum(batch.input_ids.numel() for batch in batches)
-        return self._calibration_batches(max(1, padded // PARTS), limit)
+        return self.calibration_batches(max(1, padded // PARTS), limit)
 
-    def _calibration_batches(self, batch_tokens: int, tokens: int | None) -> list[TokenBatch]:
+    def calibration_batches(self, batch_tokens: int, tokens: int | None) -> list[TokenBatch]:
         return calibration_batches(
             self.task.splits["calibration"],
             self.tokenizer,

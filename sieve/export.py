@@ -17,6 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.artifacts import written_beside
 from sieve.factorized import merge_dense
+from sieve.matrices import shares_embedding
 from sieve.modeling_sieve import FactorizedLinear, classes_for, native_class
 
 
@@ -95,6 +96,8 @@ def _write(
 ) -> None:
     """Save the weights of `model` under another class and configuration."""
     config = {key: value for key, value in config.items() if key != "auto_map"}
+    if config.get("tie_word_embeddings") and not shares_embedding(model):
+        config["tie_word_embeddings"] = False  # The head was factorized, the embedding was not.
     state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
         shell = model_class(model_class.config_class.from_dict(config))  # type: ignore[attr-defined]

@@ -22,16 +22,16 @@ from sieve.artifacts import fingerprint
 from sieve.backbone import forward, place
 from sieve.bank import Bank, _digest, stored
 from sieve.calibration import as_inputs, calibrate
+from sieve.config import INITS
 from sieve.genome import Sizing, get_storage
 from sieve.matrices import Matrix, dense_weight, find_matrices
-from sieve.moments import Moment, Moments, Needs
+from sieve.moments import Moment, MomentSource, Needs
 from sieve.progress import track
 from sieve.projections import Factors
 from sieve.projections.factors import eigh
 from sieve.projections.output import output
 
-TOKENS, BATCH_TOKENS, EPOCHS, LEARNING_RATE = 200_000, 5_000, 2, 1e-3
-INITS = ("random", "pca", "optimal")
+EPOCHS, LEARNING_RATE = 2, 1e-3
 SMALL = 0.01  # standard deviation of a random start
 
 
@@ -143,7 +143,7 @@ class LearningModule(L.LightningModule):
         self,
         model: PreTrainedModel,
         ranks: Mapping[str, int],
-        moments: Moments | None = None,
+        moments: MomentSource | None = None,
         tied: bool = True,
         init: str = "pca",
         learning_rate: float = LEARNING_RATE,
@@ -247,7 +247,7 @@ def learn(
     model: PreTrainedModel,
     batches: Sequence[Any],
     ranks: Mapping[str, int],
-    moments: Moments | None = None,
+    moments: MomentSource | None = None,
     tied: bool = True,
     init: str = "pca",
     learning_rate: float = LEARNING_RATE,
@@ -283,6 +283,7 @@ def learned_bank(
     factors: Mapping[str, Factors],
     matrices: list[Matrix] | None = None,
     storage: str = "plain",
+    rank_multiple: int = 1,
     dtype: torch.dtype | None = None,
     key: str | None = None,
 ) -> Bank:
@@ -295,7 +296,7 @@ def learned_bank(
     missing = [matrix.name for matrix in matrices if matrix.name not in factors]
     _check(not missing, f"no factors of {missing}", "those of every matrix of the bank")
     get_storage(storage)
-    sizing, held = Sizing(storage), {}
+    sizing, held = Sizing(storage, rank_multiple), {}
     for m in matrices:
         held[m.name] = stored(factors[m.name].cut(sizing.top_rank(m)), dtype, m.name)
     key = key or fingerprint("learned", {n: _digest(f) for n, f in held.items()}, storage)

@@ -32,6 +32,7 @@ KINDS = {
     "wq": "q", "wk": "k", "wv": "v", "wo": "o", "wqkv": "qkv",
     "c_fc": "up", "fc1": "up", "fc_in": "up", "dense_h_to_4h": "up", "w1": "gate", "w3": "up",
     "fc2": "down", "fc_out": "down", "dense_4h_to_h": "down", "w2": "down",
+    "lm_head": "head", "embed_out": "head",
 }  # fmt: skip
 
 
@@ -40,7 +41,8 @@ class Matrix:
     """One prunable weight, y = W x with W of shape (d_out, d_in).
 
     `source` names the first matrix that reads the same input (itself when it reads alone): moments
-    of an input are kept once, under that name.
+    of an input are kept once, under that name. `tied`: the weight is the embedding table's, which
+    stays, so that factors come on top of it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Matrix:
     layer: int | None
     has_bias: bool
     source: str
+    tied: bool = False
 
     @property
     def size(self) -> int:
@@ -98,20 +101,33 @@ def layer_of(name: str) -> int | None:
 
 
 def block_of(name: str) -> str:
-    """Module path of the decoder block that holds a matrix: up to its first number."""
+    """Module path of the decoder block that holds a matrix: up to its first number, or itself."""
     parts = name.split(".")
-    end = next(i for i, part in enumerate(parts) if part.isdigit())
+    end = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
     return ".".join(parts[: end + 1])
 
 
-def find_matrices(model: PreTrainedModel) -> list[Matrix]:
+def blocks_of(matrices: list[Matrix]) -> dict[str, list[Matrix]]:
+    """Matrices by the decoder block that holds them, in order; the output head is in none."""
+    blocks: dict[str, list[Matrix]] = {}
+    for matrix in matrices:
+        if matrix.layer is not None:
+            blocks.setdefault(block_of(matrix.name), []).append(matrix)
+    return blocks
+
+
+def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
     """List the prunable matrices in module order, siblings tied to a common input.
+
+    head: the output head too, as the last, with `layer` None.
 
     Prunable is every Linear or Conv1D inside a repeated block that reads every token exactly once
     per forward pass; embeddings, the output head and the routers of experts are not. What is left
     out inside a block is named in one warning per model. Raises ValueError when there is none.
     """
     candidates = _layers_in_blocks(model)
+    if head:
+        candidates |= _head(model)
     inputs = _observe_inputs(model, candidates)
     left_out = _left_out(model, candidates, inputs)
     if model not in _warned:
@@ -125,7 +141,10 @@ def find_matrices(model: PreTrainedModel) -> list[Matrix]:
         d_out, d_in = dense_weight(module).shape
         source = sources.setdefault(inputs[name][0].tensor, name)
         bias = getattr(module, "bias", None) is not None
-        matrices.append(Matrix(name, d_out, d_in, kind_of(name), layer_of(name), bias, source))
+        tied = layer_of(name) is None and shares_embedding(model)
+        matrices.append(
+            Matrix(name, d_out, d_in, kind_of(name), layer_of(name), bias, source, tied)
+        )
     if not matrices:
         raise ValueError(
             f"{type(model).__name__} has no prunable matrix: no Linear or Conv1D layer inside a "
@@ -158,6 +177,25 @@ def _layers_in_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
         and layer_of(name) is not None
         and id(module.weight) not in weights
     }
+
+
+def shares_embedding(model: PreTrainedModel) -> bool:
+    """Whether the output head, as it stands, is the table of the input embedding."""
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    with suppress(NotImplementedError):
+        return head is not None and head is model.get_input_embeddings().weight
+    return False
+
+
+def _head(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The output head by name; ValueError where there is none that can be factorized."""
+    found = model.get_output_embeddings()
+    if not isinstance(found, nn.Linear | Conv1D):
+        raise ValueError(
+            f"{type(model).__name__} has no linear output head to factorize; set "
+            "projection.prune_head=false."
+        )
+    return {name: module for name, module in model.named_modules() if module is found}
 
 
 @torch.inference_mode(False)  # Inference tensors have no versions.

@@ -6,9 +6,10 @@ same holds for the gradient g of the loss at y: E[g gᵀ] or E[Wᵀg gᵀW], the
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -170,20 +171,28 @@ class Moments:
             save_file(tensors, partial, metadata={"sieve_moments": json.dumps(header)})
 
     @classmethod
-    def load(cls, path: Path) -> "Moments":
-        """Read what `save` wrote; ValueError when the file is something else."""
+    def load(cls, path: Path, only: tuple[str, ...] | None = None) -> "Moments":
+        """Read what `save` wrote; ValueError when the file is something else.
+
+        only: names of the streams and matrices to read, in place of all.
+        """
         try:
             with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("sieve_moments", "null"))
-                if not header or header["format"] != FORMAT:
-                    raise ValueError(f"{path} holds no moments; delete it and run again.")
-                return cls._read(file, header)
+                return cls._read(file, _header(file, path), only)
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
 
     @classmethod
-    def _read(cls, file: Any, header: dict[str, Any]) -> "Moments":
+    def _read(
+        cls, file: Any, header: dict[str, Any], only: tuple[str, ...] | None = None
+    ) -> "Moments":
         read = file.get_tensor
+        if only is not None:
+            header = header | {
+                part: {name: header[part][name] for name in only if name in header[part]}
+                for part in ("entries", "gradients")
+            }
+            header["magnitudes"] = [name for name in only if name in header["magnitudes"]]
         entries = {
             name: Moment(
                 entry["side"], read(f"{name}|second"), read(f"{name}|mean"), entry["count"]
@@ -198,6 +207,48 @@ class Moments:
         }
         magnitudes = {name: read(f"{name}|magnitude") for name in header["magnitudes"]}
         return cls(entries, header["fingerprint"], gradients, magnitudes)
+
+
+class MomentSource(Protocol):
+    """Where a matrix's moments come from: memory, or files."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The key that banks are made under."""
+        ...
+
+    def of(self, matrix: Matrix) -> Moment:
+        """The moment that serves a matrix."""
+        ...
+
+
+class StoredMoments:
+    """Moments in one or more files, read from the disk for one matrix at a time."""
+
+    def __init__(self, paths: Sequence[Path], fingerprint: str = "") -> None:
+        self.fingerprint = fingerprint
+        self._path_of: dict[str, Path] = {}
+        for path in paths:
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self._path_of |= dict.fromkeys(_header(file, path)["entries"], path)
+            except (SafetensorError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}); delete it and run again."
+                ) from error
+
+    def of(self, matrix: Matrix) -> Moment:
+        """The moment that serves a matrix; errors as `Moments.of` and `Moments.load`."""
+        names = (matrix.name, matrix.source)
+        path = next((self._path_of[name] for name in names if name in self._path_of), None)
+        return (Moments({}) if path is None else Moments.load(path, names)).of(matrix)
+
+
+def _header(file: Any, path: Path) -> dict[str, Any]:
+    header: dict[str, Any] | None = json.loads((file.metadata() or {}).get("sieve_moments", "null"))
+    if not header or header["format"] != FORMAT:
+        raise ValueError(f"{path} holds no moments; delete it and run again.")
+    return header
 
 
 def plan_streams(

@@ -21,8 +21,8 @@ from sieve.bank import Bank, stored
 from sieve.calibration import CalibrationModule, as_inputs
 from sieve.factorized import Switch
 from sieve.genome import Genome
-from sieve.matrices import Matrix, block_of, dense_weight
-from sieve.moments import Moment, Moments
+from sieve.matrices import Matrix, blocks_of, dense_weight
+from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
 
@@ -85,7 +85,7 @@ def refit(
     model: PreTrainedModel,
     bank: Bank,
     genome: Genome,
-    moments: Moments,
+    moments: MomentSource,
     batches: Sequence[Any],
     weights: dict[str, list[Tensor]] | None = None,
 ) -> Refitted:
@@ -132,8 +132,11 @@ def token_weights(
 ) -> dict[str, list[Tensor]]:
     """‖g‖² of every token that counts, per matrix and batch: (N,) each, on the CPU.
 
+    The output head, which sees answers alone, is left out.
+
     options: `answers` and `seed` of `CalibrationModule`.
     """
+    matrices = [matrix for matrix in matrices if matrix.layer is not None]
     module = CalibrationModule(model, matrices, weighting="gradient", **options)
     module.collector.powers = {matrix.name: [] for matrix in matrices}
     for batch in track(batches, "Weighting tokens"):
@@ -153,7 +156,7 @@ class _Sequence:
         switch: Switch,
         bank: Bank,
         genome: Genome,
-        moments: Moments,
+        moments: MomentSource,
         weights: dict[str, list[Tensor]] | None,
         held_out: list[bool],
     ) -> None:
@@ -167,9 +170,7 @@ class _Sequence:
     @torch.no_grad()
     def run(self, batches: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
         """Factors of all matrices, and the names of those that changed."""
-        blocks: dict[str, list[Matrix]] = {}
-        for matrix in self.bank.matrices:
-            blocks.setdefault(block_of(matrix.name), []).append(matrix)
+        blocks = blocks_of(self.bank.matrices)
         calls = [self._calls(batch, list(blocks)) for batch in batches]
         dense = [call[0].hidden for call in calls]
         pruned = list(dense)

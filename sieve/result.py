@@ -26,7 +26,9 @@ def sizes(
     is written as dense weights, which takes the dense model's room.
     """
     kept = bank.kept_parameters(genome)
-    model_kept = model_parameters - bank.size + kept
+    ranks = bank.ranks(genome)  # Beside factors of its own a tied matrix's table stays.
+    beside = sum(m.size for m in bank.matrices if m.tied and ranks[m.name] is not None)
+    model_kept = model_parameters - bank.size + kept + beside
     return {
         "kept_fraction": {"prunable": kept / bank.size, "model": model_kept / model_parameters},
         "parameters": {
@@ -37,7 +39,7 @@ def sizes(
         },
         "bytes": {
             "dense": model_parameters * dtype.itemsize,
-            "pruned": model_parameters * bank.dtype.itemsize
+            "pruned": (model_parameters + beside) * bank.dtype.itemsize
             if merged
             else model_kept * bank.dtype.itemsize + bank.index_bytes(genome),
         },

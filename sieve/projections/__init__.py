@@ -27,6 +27,7 @@ class Projection:
 
     solve: Callable[..., Factors]
     needs: Needs = PLAIN
+    learned: bool = False  # by gradient: `solve` is the optimum that learning looks for
 
     def __call__(self, weight: Tensor, moment: Moment) -> Factors:
         """Factors of every rank, in float64."""
@@ -47,6 +48,7 @@ PROJECTIONS: dict[str, Projection] = {
     "input_pca": Projection(input_pca, Needs(input=True)),
     "whitened": Projection(whitened, Needs(input=True)),
     "svd": Projection(svd),
+    "learned": Projection(output, Needs(input=True), learned=True),
 }
 
 __all__ = ["PROJECTIONS", "Factors", "Projection", "get_projection"]

@@ -7,7 +7,8 @@ from typing import Any
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.batches import count_rows
 from sieve.calibration import CalibrationModule
-from sieve.moments import FORMAT, Moments
+from sieve.matrices import Matrix, blocks_of, find_matrices
+from sieve.moments import FORMAT, Moments, StoredMoments
 from sieve.projections import get_projection
 from sieve.stages.run import Run
 
@@ -17,12 +18,12 @@ class Calibrated:
     """Moments on disk, their fingerprint, and what they saw: tokens, tokens_asked, rows."""
 
     key: str
-    path: Path
+    paths: list[Path]
     record: dict[str, Any]
 
-    def moments(self) -> Moments:
-        """All of them, read from the disk."""
-        return Moments.load(self.path)
+    def moments(self) -> StoredMoments:
+        """Those of one matrix at a time, read from the disk."""
+        return StoredMoments(self.paths, self.key)
 
 
 def calibrate(run: Run) -> Calibrated:
@@ -30,27 +31,53 @@ def calibrate(run: Run) -> Calibrated:
     settings, needs = run.config.calibration, get_projection(run.config.projection.name).needs
     weighting = settings.weighting_for(needs)
     loss = (settings.answers,) if needs.gradient or weighting == "gradient" else ()
+    matrices = find_matrices(run.backbone.model, run.config.projection.prune_head)
+    groups = _groups(matrices, settings.layers_at_once)
     key = fingerprint(
         "moments", FORMAT, run.backbone.fingerprint, str(run.backbone.model.dtype),
         run.config.model.attn_implementation, settings.tokens, weighting, asdict(needs),
         loss, run.config.seed, run.split_key("calibration"),
+        [[matrix.name for matrix in group] for group in groups],
     )  # fmt: skip
-    path = run.cache.path("moments", key, "safetensors")
+    keys = [key] if len(groups) == 1 else [f"{key}.{index}" for index in range(len(groups))]
+    paths = [run.cache.path("moments", one, "safetensors") for one in keys]
     record_path = run.cache.path("calibration", key, "json")
-    done = path.exists() and record_path.exists()
+    done = all(path.exists() for path in (*paths, record_path))
     with run.stage("calibrate", cached=done):
-        if not done:
-            module = CalibrationModule(
-                run.backbone.model, None, needs, settings.answers, weighting,
-                settings.checkpointing, run.config.seed,
-            )  # fmt: skip
-            run.trainer.predict(module, datamodule=run.data, return_predictions=False)
-            assert module.moments is not None
-            tokens, rows = module.moments.tokens, count_rows(run.data.calibration())
-            record = {"tokens": tokens, "tokens_asked": settings.tokens, "rows": rows}
+        for path, group in zip(paths, groups, strict=True) if not done else ():
+            moments = _collect(run, group, weighting)
             if run.leads:
-                write_json_atomic(record_path, record)
-                replace(module.moments, fingerprint=key).save(path)
-            run.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
-            run.settle()
-    return Calibrated(key, path, read_json(record_path))
+                replace(moments, fingerprint=key).save(path)
+            if path is paths[-1]:
+                rows = count_rows(run.data.calibration())
+                record = {
+                    "tokens": moments.tokens, "tokens_asked": settings.tokens, "rows": rows
+                }  # fmt: skip
+                if run.leads:
+                    write_json_atomic(record_path, record)
+                run.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
+    return Calibrated(key, paths, read_json(record_path))
+
+
+def _groups(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Matrix]]:
+    """Matrices whose moments are in memory together: all, or those of so many blocks."""
+    if layers_at_once is None:
+        return [matrices]
+    blocks = list(blocks_of(matrices).values())
+    starts = range(0, len(blocks), layers_at_once)
+    groups = [sum(blocks[start : start + layers_at_once], []) for start in starts]
+    head = [matrix for matrix in matrices if matrix.layer is None]
+    return [*groups, head] if head else groups
+
+
+def _collect(run: Run, matrices: list[Matrix], weighting: str) -> Moments:
+    """One pass over the calibration rows."""
+    settings, needs = run.config.calibration, get_projection(run.config.projection.name).needs
+    module = CalibrationModule(
+        run.backbone.model, matrices, needs, settings.answers, weighting,
+        settings.checkpointing, run.config.seed,
+    )  # fmt: skip
+    run.trainer.predict(module, datamodule=run.data, return_predictions=False)
+    run.settle()
+    assert module.moments is not None
+    return module.moments

@@ -1,36 +1,73 @@
 """fit: moments and weights to bank.safetensors, nested factors of every matrix."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 import sieve.projections
+from sieve import learning
 from sieve.artifacts import fingerprint, hash_files
 from sieve.bank import FORMAT, Bank
 from sieve.bank import fit as fit_bank
-from sieve.moments import Moments
+from sieve.genome import Sizing
+from sieve.matrices import find_matrices
+from sieve.projections import get_projection
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.run import Run
+from sieve.training import make_trainer
 
 
 def fit(run: Run, calibrated: Calibrated) -> Bank:
     """Nested factors of every matrix."""
     settings = run.config.projection
-    projections = hash_files(list(Path(sieve.projections.__file__).parent.glob("*.py")))
+    learned = get_projection(settings.name).learned
+    sources = [*Path(sieve.projections.__file__).parent.glob("*.py"), Path(learning.__file__)]
     key = fingerprint(
         "bank", FORMAT, calibrated.key, settings.name, settings.storage, settings.rank_multiple,
-        settings.dtype, settings.damping, projections, str(run.backbone.storage_dtype),
+        settings.dtype, settings.damping, settings.prune_head, hash_files(sources),
+        [asdict(settings.learning), settings.learning_rate, run.config.seed] if learned else None,
+        str(run.backbone.storage_dtype),
     )  # fmt: skip
     path = run.cache.path("bank", key, "safetensors")
     with run.stage("fit", cached=path.exists()):
-        if not path.exists() and run.leads:
-            moments = Moments.load(calibrated.path)
-            projection = run.config.projection
+        if not path.exists() and learned:
+            bank = _learn(run, calibrated, key)
+            if run.leads:
+                bank.save(path)
+        elif not path.exists() and run.leads:
             fit_bank(
-                run.backbone.model, moments, projection.name, projection.storage,
-                projection.rank_multiple, _bank_dtype(run), key, projection.damping,
+                run.backbone.model, calibrated.moments(), settings.name, settings.storage,
+                settings.rank_multiple, _bank_dtype(run), key, settings.damping,
+                settings.prune_head,
             ).save(path)  # fmt: skip
     return Bank.load(path)
+
+
+def _learn(run: Run, calibrated: Calibrated, key: str) -> Bank:
+    """Factors by gradient, the matrices dealt to the ranks; at one level, and cut below it."""
+    settings, model = run.config.projection, run.backbone.model
+    options = settings.learning
+    sizing, matrices = Sizing(settings.storage, settings.rank_multiple), find_matrices(model)
+    ranks = {matrix.name: sizing.rank(matrix, options.level) or 0 for matrix in matrices}
+    module = learning.LearningModule(
+        model,
+        ranks,
+        calibrated.moments(),
+        options.tied,
+        options.init,
+        settings.learning_rate,
+        run.config.seed,
+    )
+    batches = run.data.calibration_batches(options.batch_tokens, options.tokens)
+    trainer = make_trainer(run.config.trainer | {"max_epochs": options.epochs})
+    trainer.fit(module, learning.every_batch(batches, run.config.seed))
+    run.settle()
+    assert module.factors is not None
+    return learning.learned_bank(
+        model, module.factors, matrices, settings.storage, settings.rank_multiple,
+        _bank_dtype(run), key,
+    )  # fmt: skip
 
 
 def _bank_dtype(run: Run) -> torch.dtype:

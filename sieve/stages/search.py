@@ -45,11 +45,19 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
 
 
 def _levels(run: Run, bank: Bank) -> list[float]:
-    """The levels to choose from: all, or those that can be exported as asked for.
+    """The levels to choose from: all that the bank holds, or that can be exported as asked for.
 
     Raises ValueError where none can be.
     """
     levels, model = run.config.search.levels, run.backbone.model
+    if get_projection(bank.projection).learned:
+        levels = [*levels, run.config.projection.learning.level]
+    held = {m.name: bank.factors[m.name].rank for m in bank.matrices}
+    levels = [
+        x
+        for x in levels
+        if all((bank.sizing.rank(m, x) or 0) <= held[m.name] for m in bank.matrices)
+    ]
     if run.config.export.format != "dense" or all(
         getattr(model.get_submodule(name), "bias", None) is not None for name in bank.names
     ):
