@@ -133,6 +133,18 @@ def scoring_batches(
     return [_scoring_batch([(i, encoded[i], rows[i]) for i in group], pad) for group in groups]
 
 
+def vocabulary_reach(batches: Sequence[ScoringBatch]) -> dict[str, int]:
+    """How many different tokens the choices are made of (`answers`), and the rows (`prompts`).
+
+    Only the logits of the former tell one answer from another.
+    """
+    if not batches:
+        return {"answers": 0, "prompts": 0}
+    answers = torch.cat([batch.tokens[batch.token_mask] for batch in batches])
+    prompts = torch.cat([batch.input_ids[batch.attention_mask.bool()] for batch in batches])
+    return {"answers": len(answers.unique()), "prompts": len(prompts.unique())}
+
+
 def calibration_batches(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,

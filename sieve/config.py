@@ -20,6 +20,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEARCHES = ("uniform", "waterfill")
 ANSWERS = ("margin", "sampled", "gold")
 INITS = ("random", "pca", "optimal")  # of `learned`
+TARGETS = ("output", "residual")  # of a refit
 EXPORTS = ("none", "factorized", "dense")
 # What a run may ask of lightning.Trainer: where it runs, not how much of it.
 TRAINER_KEYS = (
@@ -84,6 +85,7 @@ class ProjectionConfig:
     dtype: str = "auto"  # auto: the checkpoint's own
     damping: float | None = None  # of the loss-aware; null: by the number of examples
     refit: bool = True  # solve the chosen ranks again on what the pruned model sees
+    refit_target: str = "output"  # output, or residual: what the residual stream has lost, too
     refit_tries: int = 3  # genomes refitted at most, each smaller while ε holds
     refit_tokens: int = 20_000  # of the calibration prompts, for refitting and tuning
     tune_steps: int = 0  # of all factors together, towards the dense model's answers
@@ -198,6 +200,7 @@ def check(config: Config) -> None:
         ("model.dtype", config.model.dtype, DTYPES),
         ("projection.dtype", config.projection.dtype, DTYPES),
         ("search.method", config.search.method, SEARCHES),
+        ("projection.refit_target", config.projection.refit_target, TARGETS),
         ("projection.learning.init", config.projection.learning.init, INITS),
         ("search.normalize", config.search.normalize, NORMALIZATIONS),
         ("calibration.answers", config.calibration.answers, ANSWERS),

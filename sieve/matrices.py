@@ -32,7 +32,6 @@ KINDS = {
     "wq": "q", "wk": "k", "wv": "v", "wo": "o", "wqkv": "qkv",
     "c_fc": "up", "fc1": "up", "fc_in": "up", "dense_h_to_4h": "up", "w1": "gate", "w3": "up",
     "fc2": "down", "fc_out": "down", "dense_4h_to_h": "down", "w2": "down",
-    "lm_head": "head", "embed_out": "head",
 }  # fmt: skip
 
 
@@ -125,9 +124,8 @@ def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
     per forward pass; embeddings, the output head and the routers of experts are not. What is left
     out inside a block is named in one warning per model. Raises ValueError when there is none.
     """
-    candidates = _layers_in_blocks(model)
-    if head:
-        candidates |= _head(model)
+    heads = _head(model) if head else {}
+    candidates = _layers_in_blocks(model) | heads
     inputs = _observe_inputs(model, candidates)
     left_out = _left_out(model, candidates, inputs)
     if model not in _warned:
@@ -141,10 +139,9 @@ def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
         d_out, d_in = dense_weight(module).shape
         source = sources.setdefault(inputs[name][0].tensor, name)
         bias = getattr(module, "bias", None) is not None
-        tied = layer_of(name) is None and shares_embedding(model)
-        matrices.append(
-            Matrix(name, d_out, d_in, kind_of(name), layer_of(name), bias, source, tied)
-        )
+        kind = "head" if name in heads else kind_of(name)
+        tied = name in heads and shares_embedding(model)
+        matrices.append(Matrix(name, d_out, d_in, kind, layer_of(name), bias, source, tied))
     if not matrices:
         raise ValueError(
             f"{type(model).__name__} has no prunable matrix: no Linear or Conv1D layer inside a "

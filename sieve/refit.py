@@ -44,7 +44,8 @@ class Paired:
     """Sums over tokens of one matrix's dense input x and pruned input x̃, weighted by w.
 
     inner: Σ w x̃ x̃ᵀ; cross: Σ w x x̃ᵀ; own: Σ w x xᵀ, (d_in, d_in) each; means likewise. Only an
-    error asks for `own`: without it, it has no elements.
+    error asks for `own`: without it, it has no elements. lost: Σ w e x̃ᵀ (d_out, d_in) of what the
+    residual stream has lost before the matrix writes to it, e (d_out,); None where it is left out.
     """
 
     inner: Tensor
@@ -53,16 +54,23 @@ class Paired:
     inner_mean: Tensor
     own_mean: Tensor
     mass: float = 0.0
+    lost: Tensor | None = None
+    lost_mean: Tensor | None = None
 
     @classmethod
-    def zeros(cls, size: int, device: torch.device, own: bool = True) -> "Paired":
-        """Nothing summed yet."""
+    def zeros(cls, size: int, device: torch.device, own: bool = True, d_out: int = 0) -> "Paired":
+        """Nothing summed yet; d_out: of the matrix, where `lost` is to be summed."""
         shapes = ((size, size), (size, size), (size * own, size * own), (size,), (size,))
         a, b, c, d, e = (torch.zeros(shape, device=device) for shape in shapes)
-        return cls(a, b, c, d, e)
+        if not d_out:
+            return cls(a, b, c, d, e)
+        lost, lost_mean = torch.zeros(d_out, size, device=device), torch.zeros(d_out, device=device)
+        return cls(a, b, c, d, e, 0.0, lost, lost_mean)
 
-    def add(self, x: Tensor, pruned: Tensor, weight: Tensor | None) -> None:
-        """Add tokens x and x̃ (N, d_in) with weights (N,)."""
+    def add(
+        self, x: Tensor, pruned: Tensor, weight: Tensor | None, lost: Tensor | None = None
+    ) -> None:
+        """Add tokens x and x̃ (N, d_in), weights (N,) and what the stream lost (N, d_out)."""
         scaled = pruned if weight is None else pruned * weight[:, None]
         own = x if weight is None else x * weight[:, None]
         self.inner.addmm_(scaled.T, pruned)
@@ -71,6 +79,9 @@ class Paired:
             self.own.addmm_(own.T, x)
         self.inner_mean += scaled.sum(0)
         self.own_mean += own.sum(0)
+        if self.lost is not None and self.lost_mean is not None and lost is not None:
+            self.lost.addmm_(lost.T, scaled)
+            self.lost_mean += (lost if weight is None else lost * weight[:, None]).sum(0)
         self.mass += float(len(x) if weight is None else weight.sum())
 
     def scaled(self) -> "Paired":
@@ -78,7 +89,10 @@ class Paired:
         mass = max(self.mass, torch.finfo(torch.float32).tiny)
         parts = (self.inner, self.cross, self.own, self.inner_mean, self.own_mean)
         a, b, c, d, e = (part.double() / mass for part in parts)
-        return Paired(a, b, c, d, e, self.mass)
+        lost, mean = (
+            None if part is None else part.double() / mass for part in (self.lost, self.lost_mean)
+        )
+        return Paired(a, b, c, d, e, self.mass, lost, mean)
 
 
 def refit(
@@ -88,19 +102,21 @@ def refit(
     moments: MomentSource,
     batches: Sequence[Any],
     weights: dict[str, list[Tensor]] | None = None,
+    residual: bool = False,
 ) -> Refitted:
     """Solve a genome's ranks again, sequentially; the model comes back dense.
 
     moments: those the bank was fitted on, for the gradients; batches: calibration batches;
-    weights: per matrix and batch how much each token counts (N,), `token_weights`, or None.
+    weights: per matrix and batch how much each token counts (N,), `token_weights`, or None;
+    residual: matrices that write to the residual stream also make up for what it has lost so far.
     Raises ValueError with fewer than two batches: what is kept is decided on held-out ones.
     """
     held_out = held_out_batches(len(batches))
     genome.check_bank(bank.fingerprint, bank.names)
     with Switch(model, bank, as_stored=False).to(genome) as switch:
-        sequence = _Sequence(switch, bank, genome, moments, weights, held_out)
+        sequence = _Sequence(switch, bank, genome, moments, weights, held_out, residual)
         factors, kept = sequence.run(batches)
-    key = fingerprint("refit", bank.fingerprint, genome.levels, sorted(kept))
+    key = fingerprint("refit", bank.fingerprint, genome.levels, sorted(kept), residual)
     return Refitted(
         replace(bank, factors=factors, fingerprint=key), replace(genome, bank=key), tuple(kept)
     )
@@ -159,11 +175,13 @@ class _Sequence:
         moments: MomentSource,
         weights: dict[str, list[Tensor]] | None,
         held_out: list[bool],
+        residual: bool = False,
     ) -> None:
         self.switch, self.bank, self.moments = switch, bank, moments
         self.model = switch.model
         self.ranks = bank.ranks(genome)
-        self.weights, self.held_out = weights, held_out
+        self.weights, self.held_out, self.residual = weights, held_out, residual
+        self.lost: list[Tensor] = []  # (N, hidden) per batch: dense minus pruned residual stream
         self.project = get_projection(bank.projection)
         self.factors, self.kept = dict(bank.factors), list[str]()
 
@@ -180,11 +198,15 @@ class _Sequence:
             block = self.model.get_submodule(path)
             steps = [call[index] for call in calls]
             sources = dict.fromkeys(matrix.source for matrix in matrices)
+            writers = self._writers(block, matrices, steps[0], dense[0]) if self.residual else []
+            self.lost = [
+                self._flat(d - p, i) for i, (d, p) in enumerate(zip(dense, pruned, strict=True))
+            ]  # fmt: skip
             with self._dense(matrices):
                 seen, dense = self._dense_inputs(block, list(sources), steps, dense)
             for source in sources:
                 group = [m for m in matrices if m.source == source]
-                self._refit_group(block, group, steps, seen.pop(source), pruned)
+                self._refit_group(block, group, steps, seen.pop(source), pruned, writers)
             pruned = [step.run(block, h) for step, h in zip(steps, pruned, strict=True)]
         return self.factors, self.kept
 
@@ -195,25 +217,40 @@ class _Sequence:
         steps: list["_Call"],
         dense: list[Tensor],
         pruned: list[Tensor],
+        writers: list[str],
     ) -> None:
         """Refit the matrices that read one input; dense: what they read in the dense model."""
-        group = [matrix for matrix in group if self.ranks[matrix.name] is not None]
+        writes = [matrix.name for matrix in group if matrix.name in writers]
+        group = [m for m in group if self.ranks[m.name] is not None or m.name in writers]
         if not group:
             return
         device, size = self.model.device, group[0].d_in
         names = [m.name for m in group] if self.weights else [group[0].source]
+        heights = {m.name: m.d_out if m.name in writers else 0 for m in group}
         sums = {
-            n: (Paired.zeros(size, device, own=False), Paired.zeros(size, device)) for n in names
+            n: tuple(Paired.zeros(size, device, own, heights.get(n, 0)) for own in (False, True))
+            for n in names
         }
+        read: list[Tensor] = []
         for index, step in enumerate(steps):
             x = dense[index]
             seen = self._input(group[0].name, step, block, pruned[index], index)
             for name, (fitted, held) in sums.items():
                 weight = self.weights[name][index].to(device) if self.weights else None
-                (held if self.held_out[index] else fitted).add(x, seen, weight)
+                pair = held if self.held_out[index] else fitted
+                pair.add(x, seen, weight, self.lost[index] if heights.get(name) else None)
+            if writes:
+                read.append(seen)
         for matrix in group:
-            fitted, held = sums[matrix.name if self.weights else group[0].source]
-            self._refit_matrix(matrix, fitted.scaled(), held.scaled())
+            if self.ranks[matrix.name] is not None:
+                fitted, held = sums[matrix.name if self.weights else names[0]]
+                self._refit_matrix(matrix, fitted.scaled(), held.scaled())
+        for name in writes:
+            before, after = self.switch.dense[name], self.model.get_submodule(name)
+            for index, pruned_input in enumerate(read):
+                x = dense[index].to(self.model.dtype)
+                lost = before(x) - after(pruned_input.to(self.model.dtype))
+                self.lost[index] = self.lost[index] + lost.float()
 
     def _refit_matrix(self, matrix: Matrix, fitted: Paired, held: Paired) -> None:
         """Solve one matrix again, and keep it where its held-out error falls."""
@@ -229,6 +266,34 @@ class _Sequence:
             self.factors[matrix.name] = new
             self.kept.append(matrix.name)
             self.switch.replace(matrix.name, new, rank)
+
+    def _writers(
+        self, block: nn.Module, matrices: list[Matrix], step: "_Call", hidden: Tensor
+    ) -> list[str]:
+        """Those whose output is added to the residual stream as it is, in order.
+
+        Found by trial: one matrix's output is replaced by noise and the others' by nothing.
+        """
+        names = [m.name for m in matrices if m.d_out == hidden.shape[-1]]
+        noise = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))
+        noise = noise.to(hidden)
+        writers = []
+        with self._dense(matrices):
+            for name in names:
+                handles = [
+                    self.model.get_submodule(other).register_forward_hook(
+                        lambda _m, _a, y, own=(other == name): noise if own else y * 0
+                    )
+                    for other in names
+                ]
+                try:
+                    wrote = step.run(block, hidden) - hidden
+                finally:
+                    for handle in handles:
+                        handle.remove()
+                if torch.allclose(wrote.float(), noise.float(), rtol=0.05, atol=0.05):
+                    writers.append(name)
+        return writers
 
     def _dense(self, matrices: list[Matrix]) -> Any:
         """The block's dense matrices for the duration of a with statement."""
@@ -326,7 +391,8 @@ def solve(
 
     weight: W (d_out, d_in) in float64; moment: of the dense model, for its gradient; pair: averages
     over the tokens to fit; centred: whether the projection fits a bias.
-    T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) E[x̃ x̃ᵀ]⁻¹, damped.
+    T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) E[x̃ x̃ᵀ]⁻¹, damped; with e lost by the residual stream
+    T + E[e x̃ᵀ] E[x̃ x̃ᵀ]⁻¹, but for matrices whose gradients are of the input side.
     """
     inner, cross = pair.inner, pair.cross
     if centred:
@@ -335,17 +401,24 @@ def solve(
     eye = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
     scale = inner.diagonal().mean().clamp_min(torch.finfo(inner.dtype).tiny)
     mix = eye + torch.linalg.solve(inner + DAMPING * scale * eye, (cross - inner).T).T
-    gradient = moment.gradient
+    gradient, target, mean = moment.gradient, weight @ mix, weight @ pair.own_mean
     if gradient is not None and gradient.side == "input":
         gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
+    elif pair.lost is not None and pair.lost_mean is not None:
+        lost = pair.lost
+        if centred:
+            lost = lost - torch.outer(pair.lost_mean, pair.inner_mean)
+        target = target + torch.linalg.solve(inner + DAMPING * scale * eye, lost.T).T
+        mean = mean + pair.lost_mean
     seen = replace(moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient)
-    return replace(project(weight @ mix, seen), mean=weight @ pair.own_mean)
+    return replace(project(target, seen), mean=mean)
 
 
 def held_error(weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int) -> float:
     """E‖W x − B x̃ − b‖² in the metric of the moment's gradient, if it has one.
 
-    From averages alone. With gradients of the input side, WᵀHW, errors are W s and s is taken.
+    From averages alone. With gradients of the input side, WᵀHW, errors are W s and s is taken;
+    else what the residual stream has lost is a part of the target, up to a constant of the error.
     """
     b = factors.u[:, :rank].double() @ factors.v[:rank].double()
     bias = factors.bias(rank)
@@ -362,6 +435,9 @@ def held_error(weight: Tensor, moment: Moment, pair: Paired, factors: Factors, r
     mean = target @ pair.own_mean - b @ pair.inner_mean
     error = error - across - across.T + torch.outer(offset, offset)
     error = error - torch.outer(offset, mean) - torch.outer(mean, offset)
+    if pair.lost is not None and pair.lost_mean is not None and len(target) == len(pair.lost):
+        lost = pair.lost @ b.T + torch.outer(pair.lost_mean, offset)
+        error = error - lost - lost.T
     return float(error.trace() if metric is None else (error * metric).sum())
 
 

@@ -25,6 +25,8 @@ from sieve.projections import PROJECTIONS
 BUILDS = {"llama": tiny_llama, "phi3": tiny_phi3, "gpt2": tiny_gpt2}
 CPU = torch.device("cpu")
 
+CLOSED = [name for name, projection in PROJECTIONS.items() if not projection.learned]
+
 
 # U has orthonormal columns, V = UᵀW.
 ORTHONORMAL = ("output", "affine", "svd")
@@ -99,7 +101,7 @@ def test_the_first_columns_are_the_best_factors_of_every_rank(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("projection", CLOSED)
 def test_factors_weigh_at_most_what_the_dense_weights_weigh(
     projection: str, dtype: torch.dtype
 ) -> None:
@@ -239,7 +241,7 @@ def test_a_bias_that_the_dense_layer_has_is_not_counted_again() -> None:
     assert bank.kept_parameters(uniform(bank, 0.0)) == 2 * (32 + 48 + 48 + 32)
 
 
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("projection", CLOSED)
 def test_the_dense_genome_keeps_everything(projection: str) -> None:
     bank = fit(*calibrated("gpt2", projection), projection)
     dense = Genome(GRID, (0,) * len(bank.names), bank.names, bank.fingerprint)
@@ -247,7 +249,7 @@ def test_the_dense_genome_keeps_everything(projection: str) -> None:
     assert bank.kept_fraction(dense) == 1
 
 
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("projection", CLOSED)
 @pytest.mark.parametrize(
     "other",
     [
@@ -265,7 +267,7 @@ def test_moments_of_another_model_are_refused(other, projection: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "bad"), [("q", "nan"), ("gate", "inf"), ("down", "nan")])
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("projection", CLOSED)
 def test_weights_that_are_not_finite_are_named(projection: str, kind: str, bad: str) -> None:
     model, moments = fresh("llama", projection)
     name = name_of(model, kind)
@@ -276,7 +278,7 @@ def test_weights_that_are_not_finite_are_named(projection: str, kind: str, bad: 
 
 @pytest.mark.parametrize("part", ["second", "mean"])
 @pytest.mark.parametrize("kind", ["q", "gate", "down"])
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("projection", CLOSED)
 def test_moments_that_are_not_finite_are_named(projection: str, kind: str, part: str) -> None:
     model, moments = fresh("llama", projection)
     name = name_of(model, kind)
@@ -309,7 +311,7 @@ def test_the_default_fingerprint_is_the_same_every_time() -> None:
 
 def test_the_default_fingerprint_tells_settings_and_moments_apart() -> None:
     model, moments = fresh()
-    keys = [fit(*fresh("llama", name), name).fingerprint for name in PROJECTIONS]
+    keys = [fit(*fresh("llama", name), name).fingerprint for name in CLOSED]
     keys.append(fit(model, moments, rank_multiple=4).fingerprint)
     keys.append(fit(model, moments, dtype=torch.float16).fingerprint)
     keys.append(fit(model, calibrate(model, [{"input_ids": tokens()}])).fingerprint)
@@ -333,3 +335,8 @@ def test_a_key_given_is_the_banks_fingerprint() -> None:
 def test_unknown_settings_are_refused_before_anything_is_solved(setting: str) -> None:
     with pytest.raises(ValueError, match=f"got {setting} 'magic', expected one of"):
         fit(tiny_llama(), Moments({}), **{setting: "magic"})
+
+
+def test_what_is_learnt_by_gradient_is_not_taken_for_a_closed_form() -> None:
+    with pytest.raises(ValueError, match="learned has no closed form; see `learn`"):
+        fit(*fresh("llama"), "learned")

@@ -16,6 +16,7 @@ from sieve.batches import (
     choice_logprobs,
     scoring_batches,
     shard,
+    vocabulary_reach,
 )
 from sieve.encoding import encode_examples
 from sieve.tasks import Example, TaskConfig, build_task
@@ -208,3 +209,16 @@ def test_a_trained_model_reads_its_task_as_well_as_stated(shared: Path, tmp_path
     right = [int(found[i].argmax()) == e.answer for i, e in enumerate(examples)]
     # 0.807 is the accuracy stated for the first 1,000 rows.
     assert abs(sum(right) / 300 - 0.807) < 0.03
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_reach_of_a_task_counts_the_tokens_of_choices_and_of_prompts(case: str) -> None:
+    tokenizer, examples = make_tokenizer(), CASES[case]
+    encoded = encode_examples(examples, tokenizer)
+    answers = {token for e in encoded for choice in e.choices for token in choice}
+    prompts = {token for e in encoded for token in e.prefix}
+    found = vocabulary_reach(scoring_batches(examples, tokenizer, 64))
+    assert found["answers"] == len(answers)
+    # Rows hold what precedes an answer's last token as well.
+    assert len(prompts) <= found["prompts"] <= len(prompts | answers)
+    assert vocabulary_reach([]) == {"answers": 0, "prompts": 0}

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from models import tiny_gpt2, tiny_llama, tiny_odd
+from models import tiny_gemma2, tiny_gpt2, tiny_gpt_neox, tiny_llama, tiny_odd
 from sieved import logits, mixed, tokens, uniform
 from torch import Tensor
 
@@ -14,7 +14,15 @@ from sieve.factorized import Switch
 from sieve.matrices import dense_weight, find_matrices
 from sieve.moments import Gradient, Moment
 from sieve.projections import PROJECTIONS, get_projection
-from sieve.refit import Paired, held_error, held_out_batches, refit, solve, token_weights
+from sieve.refit import (
+    Paired,
+    _Sequence,
+    held_error,
+    held_out_batches,
+    refit,
+    solve,
+    token_weights,
+)
 
 
 def batches() -> list[dict[str, Tensor]]:
@@ -143,3 +151,88 @@ def test_matrices_that_are_dense_or_gone_are_left_alone() -> None:
     found = refit(model, bank, mixed(bank, (1.0, 0.3)), moments, batches())
     dense = {m.name for i, m in enumerate(find_matrices(model)) if i % 2 == 0}
     assert not dense & set(found.kept)
+
+
+def test_the_residual_target_makes_up_for_what_the_stream_has_lost() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 10, generator=generator)
+    x = torch.randn(500, 10, generator=generator)
+    seen = x + 0.5 * torch.randn(500, 10, generator=generator) @ torch.randn(
+        10, 10, generator=generator
+    )
+    lost = seen @ torch.randn(10, 6, generator=generator) + x.square() @ torch.rand(10, 6)
+    pair = Paired.zeros(10, torch.device("cpu"), d_out=6)
+    pair.add(x, seen, None, lost)
+    moment = Moment("input", x.T @ x / 500, x.mean(0), 500)
+    pair = pair.scaled()
+    ours = solve(weight.double(), moment, pair, PROJECTIONS["output"]).cut(3)
+    plain = solve(
+        weight.double(), moment, dataclasses.replace(pair, lost=None), PROJECTIONS["output"]
+    ).cut(3)
+    wanted = (x @ weight.T + lost).double()
+    # Reduced-rank regression, by least squares and then the fit's principal directions.
+    fitted = seen.double() @ torch.linalg.lstsq(seen.double(), wanted).solution
+    top = torch.linalg.svd(fitted, full_matrices=False).Vh[:3]
+    best = (wanted - fitted @ top.T @ top).square().sum()
+
+    def error(factors) -> Tensor:
+        return (wanted - seen.double() @ (factors.u @ factors.v).T).square().sum()
+
+    torch.testing.assert_close(error(ours), best, rtol=1e-3, atol=0)
+    assert error(ours) < 0.9 * error(plain)
+    said = [held_error(weight.double(), moment, pair, f, 3) for f in (ours, plain)]
+    true = (error(ours) - error(plain)) / 500
+    torch.testing.assert_close(said[0] - said[1], float(true), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "leaves"),
+    [(tiny_llama, {"o_proj", "down_proj"}), (tiny_gpt2, {"c_proj"}), (tiny_gpt_neox, {"dense"}),
+     (tiny_gemma2, set())],
+)  # fmt: skip
+def test_who_writes_to_the_residual_stream_is_found_by_trial(
+    build, leaves: set[str], monkeypatch
+) -> None:
+    model, bank, moments = setting(build, "output")
+    found: set[str] = set()
+    original = _Sequence._writers
+
+    def watched(self, *args) -> list[str]:
+        names = original(self, *args)
+        found.update(names)
+        return names
+
+    monkeypatch.setattr(_Sequence, "_writers", watched)
+    refit(model, bank, uniform(bank, 0.3), moments, batches(), residual=True)
+    kinds = {"o", "down"} if leaves else set()
+    assert found == {m.name for m in bank.matrices if m.kind in kinds}
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_gpt_neox])
+@pytest.mark.parametrize("projection", ["output", "loss_aware", "affine"])
+def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(build, projection: str) -> None:
+    model, bank, moments = setting(build, projection)
+    sequence = _Sequence(
+        Switch(model, bank, as_stored=False).to(uniform(bank, 0.3)), bank, uniform(bank, 0.3),
+        moments, None, held_out_batches(8), residual=True,
+    )  # fmt: skip
+    ends: list[list[Tensor]] = []
+    starts: dict[int, list[Tensor]] = {}
+    find_writers, refit_group = sequence._writers, sequence._refit_group
+
+    def at_the_start(*args) -> list[str]:
+        ends.append(list(sequence.lost))  # What was followed through the block before.
+        return find_writers(*args)
+
+    def in_between(*args) -> None:
+        starts.setdefault(len(ends) - 1, list(sequence.lost))  # Dense minus pruned, as they are.
+        refit_group(*args)
+
+    sequence._writers, sequence._refit_group = at_the_start, in_between  # type: ignore[method-assign]
+    sequence.run(batches())
+    sequence.switch.restore()
+    assert len(ends) > 1
+    for block in range(1, len(ends)):
+        for followed, true in zip(ends[block], starts[block], strict=True):
+            torch.testing.assert_close(followed, true, rtol=1e-3, atol=1e-4)
+            assert true.abs().max() > 1e-2

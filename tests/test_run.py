@@ -22,6 +22,8 @@ from runs import (
 from transformers import AutoModelForCausalLM
 
 import sieve.modeling_sieve  # noqa: F401  registers what exports are made of
+from sieve.bank import Bank
+from sieve.genome import LEVELS
 from sieve.moments import Moments
 
 pytestmark = pytest.mark.slow
@@ -57,6 +59,10 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         (["task.prompt='" + "{text}" * 20 + "'"], "shorten a field that the prompt names"),
         (["projection.name=magic"], "got projection 'magic'"),
         (["search.levels=[0.5]"], "expected kept fractions from 0 to 1 with 1 among them"),
+        (["projection.learning.level=1"], "projection.learning.level is 1.0, expected a kept"),
+        (["projection=learned", "projection.prune_head=true"], "does not learn the output head"),
+        (["projection.refit_target=all"], "expected one of output, residual"),
+        (["calibration.layers_at_once=0"], "expected null (all) or at least 1"),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
         (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),
         (["trainer=gpu", "trainer.accelerator=tpu"], "choose trainer=cpu, gpu or ddp"),
@@ -204,3 +210,39 @@ def test_two_processes_find_what_one_finds(world: Path) -> None:
         assert alone[key] == joined[key], key
     levels = [json.loads((world / n / "genome.json").read_text()) for n in ("alone", "joined")]
     assert levels[0] == levels[1]
+
+
+def test_layer_by_layer_calibration_gives_the_same_bank(world: Path) -> None:
+    found = {}
+    for name, overrides in (("all", ()), ("one", ("calibration.layers_at_once=1",))):
+        options = ("projection.prune_head=true", *overrides)
+        finished(world, f"layers-{name}", *options, cache=f"layers-{name}")
+        (bank,) = (world / f"layers-{name}").glob("bank-*.safetensors")
+        found[name] = Bank.load(bank)
+    assert len(list((world / "layers-one").glob("moments-*"))) == 3  # Two blocks and the head.
+    assert "lm_head" in found["all"].names
+    for name, factors in found["all"].factors.items():
+        assert torch.equal(factors.u, found["one"].factors[name].u)
+        assert torch.equal(factors.v, found["one"].factors[name].v)
+
+
+def test_the_paper_s_learning_from_the_command_line(world: Path) -> None:
+    options = ("projection=learned", "projection.learning.level=0.4", "tolerance=0.9")
+    result = finished(world, "learned", *options, "search=uniform", cache="learned")
+    assert result["projection"] == "learned"
+    assert {p["level"] for p in result["search"]["curve"]} <= {0, *LEVELS[LEVELS.index(0.4) :]}
+    again = finished(world, "learned-again", *options, "search=uniform", cache="learned-again")
+    assert again["matrices"] == result["matrices"]
+    (bank,) = (world / "learned").glob("bank-*.safetensors")
+    assert max(f.rank for f in Bank.load(bank).factors.values()) < 32
+
+
+def test_a_pruned_head_is_counted_exported_and_drawn(world: Path) -> None:
+    result = finished(world, "head", "projection.prune_head=true", "tolerance=0.9", cache="head")
+    assert result["matrices"][-1]["kind"] == "head"
+    loaded = AutoModelForCausalLM.from_pretrained(world / "head/export")
+    held = sum(parameter.numel() for parameter in loaded.parameters())
+    assert held == result["parameters"]["model_kept"]
+    vocabulary = result["data"]["vocabulary"]
+    assert 0 < vocabulary["answers"] < vocabulary["prompts"] <= vocabulary["size"]
+    assert f"the answers take {vocabulary['answers']}" in (world / "head/report.html").read_text()

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 
+RIDGE = 1e-12  # of the mean eigenvalue of C
+
+
 @dataclass(frozen=True)
 class Factors:
     """W ≈ U_r V_r for every rank r ≤ k: the best factors of rank r are the first r directions.
@@ -61,6 +64,8 @@ def principal_outputs(weight: Tensor, second: Tensor, side: str) -> tuple[Tensor
         energy, u = eigh(weight @ second @ weight.T)
     else:
         variance, axes = eigh(second)
+        # Inputs never seen come last, yet U spans what W makes of them.
+        variance = variance + RIDGE * variance.mean().clamp_min(torch.finfo(second.dtype).tiny)
         root = weight @ (axes * variance.sqrt())  # (d_out, d_in), W C^½ up to a rotation
         energy, rotation = eigh(root.T @ root)
         u = torch.linalg.qr(root @ rotation).Q

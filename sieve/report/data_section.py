@@ -11,7 +11,8 @@ from sieve.report.html import text
 from sieve.report.values import NOT_MEASURED, count, number, percent
 
 ROLES = ("calibration", "selection", "test")
-_KNOWN = {"source", "read", "split_names", "rows", "carved", "duplicates", "truncated", "answers"}
+_KNOWN = {"source", "read", "split_names", "rows", "carved", "duplicates", "truncated", "answers",
+          "vocabulary"}  # fmt: skip
 
 
 def data(result: Mapping[str, Any]) -> str:
@@ -27,6 +28,7 @@ def data(result: Mapping[str, Any]) -> str:
         _splits(report),
         _remarks(report),
         _answers(report),
+        _vocabulary(report),
         _others(report),
     )
 
@@ -88,6 +90,17 @@ def _answers(report: Mapping[str, Any]) -> str:
     rows = [[text(name), *(count(answers[role].get(name, 0)) for role in roles)] for name in names]
     caption = "Rows by right answer"
     return html.table(["Answer", *roles], rows, caption)
+
+
+def _vocabulary(report: Mapping[str, Any]) -> str:
+    """How much of the model's vocabulary the task can reach."""
+    found = _mapping(report, "vocabulary")
+    if not number(found.get("size")):
+        return ""
+    return html.paragraph(
+        f"Of the model's {count(found['size'])} tokens the answers take {count(found['answers'])}, "
+        f"and the prompts of the selection and test rows {count(found['prompts'])}."
+    )
 
 
 def _others(report: Mapping[str, Any]) -> str:

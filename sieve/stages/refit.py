@@ -30,7 +30,7 @@ def refit(
         return bank, genome, None
     key = fingerprint(
         "refit", 1, bank.fingerprint, genome.levels, settings.refit, settings.refit_tries,
-        settings.refit_tokens,
+        settings.refit_tokens, settings.refit_target,
         settings.tune_steps, settings.learning_rate, run.split_key("selection"),
         run.config.tolerance, run.config.guarantee, asdict(run.config.search), run.config.seed,
     )  # fmt: skip
@@ -120,7 +120,13 @@ class _Improvement:
         changed = 0
         if run.config.projection.refit:
             result = refit_genome(
-                run.backbone.model, bank, genome, self.moments, self.batches, self.weights
+                run.backbone.model,
+                bank,
+                genome,
+                self.moments,
+                self.batches,
+                self.weights,
+                run.config.projection.refit_target == "residual",
             )
             bank, genome, changed = result.bank, result.genome, len(result.kept)
         if steps := run.config.projection.tune_steps:

@@ -4,6 +4,7 @@ from typing import Any
 
 from sieve.artifacts import write_json_atomic
 from sieve.bank import Bank
+from sieve.batches import vocabulary_reach
 from sieve.genome import Genome
 from sieve.report import figures, write_report
 from sieve.result import flatten, matrix_table, provenance, sizes, spectrum
@@ -35,6 +36,13 @@ def report(
     if run.leads:
         write_json_atomic(run.run_dir / "result.json", result)
     return result
+
+
+def _vocabulary(run: Run) -> dict[str, int]:
+    """Size of the model's vocabulary, and how many tokens the selection and test rows take."""
+    size = int(run.backbone.model.config.get_text_config().vocab_size)
+    rows = [batch for role in ("selection", "test") for batch in run.data.scoring(role)]
+    return {"size": size, **vocabulary_reach(rows)}
 
 
 def _result(
@@ -70,7 +78,7 @@ def _result(
         )
         | {
             "search": search,
-            "data": run.task.report,
+            "data": run.task.report | {"vocabulary": _vocabulary(run)},
             "calibration": calibrated.record,
             "seconds": dict(run.seconds),
             "cached": dict(run.cached),
