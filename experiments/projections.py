@@ -37,7 +37,7 @@ from sieve.waterfill import waterfill
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 LEVELS = (.9, .75, .5, .4, .3, .2, .15, .1, .07, .05, .03, .02, .01, .005)  # fmt: skip
-REFITTED = LEVELS[6:]
+REFITTED = LEVELS[7:]
 FEW = (.5, .3, .2, .1, .05)  # fmt: skip
 STEPS = 80  # two epochs of 200,000 tokens, 5,000 at a time
 LOST = 0.3
@@ -84,6 +84,7 @@ METHODS: dict[str, Method] = {
     "sieve, Fisher, tokens alike": _default(answers="sampled", weighting="none"),
     "sieve, gold answers": _default(answers="gold"),
     "sieve, affine": _default(projection="loss_aware_affine"),
+    "output, pivoted": Method("output", "pivoted"),
     "output, refitted": Method("output", refit=True),
     "sieve, refitted": _default(refit=True, levels=REFITTED, lost=0.08),
     "sieve, refitted and tuned": _default(

@@ -69,7 +69,7 @@ class CalibrationModule(L.LightningModule):
             answers, keep = None, 1
             if self.collector.weighting == "answer" or self.collector.reads_head:
                 answers = as_targets(batch) >= 0
-                keep = _reach(answers)
+                keep = reach(answers)
             self.collector.observe(inputs.get("attention_mask"), answers, rows)
             with torch.no_grad(), self.collector.attached():
                 forward(self.model, inputs, keep)
@@ -77,7 +77,7 @@ class CalibrationModule(L.LightningModule):
 
     def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> None:
         """Forwards, and backwards from the loss at targets (B, T), under the hooks."""
-        keep = _reach(targets >= 0)
+        keep = reach(targets >= 0)
         self.collector.observe(inputs.get("attention_mask"), targets >= 0, rows)
         generator = generator_for(inputs["input_ids"], self.seed)
         blocks = self.collector.blocks if self.checkpointing else ()
@@ -129,7 +129,7 @@ def calibrate(
     return module.collector.moments()
 
 
-def _reach(wanted: Tensor) -> int:
+def reach(wanted: Tensor) -> int:
     """How many of the last positions reach back to the first wanted one (B, T); at least 1."""
     found = wanted.any(0).nonzero()
     return wanted.shape[1] - int(found[0]) if len(found) else 1

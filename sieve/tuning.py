@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from sieve.answer_loss import as_targets
 from sieve.artifacts import fingerprint
-from sieve.backbone import forward, place
+from sieve.backbone import place
 from sieve.bank import Bank, BankFactors, stored
-from sieve.calibration import as_inputs
+from sieve.divergence import answer_logprobs, divergence
 from sieve.factorized import Switch, add_biases
 from sieve.genome import Genome
 from sieve.projections import Factors
@@ -88,17 +87,12 @@ class TuningModule(L.LightningModule):
 
     def divergence(self, batch: Any) -> tuple[Tensor, int]:
         """Σ KL(dense ‖ pruned) over the answer tokens of a batch, and their number."""
-        inputs, targets = as_inputs(batch), as_targets(batch)
-        keep = targets.shape[1] - int((targets >= 0).any(0).nonzero()[0])
-        wanted = targets[:, -keep:] >= 0
         model = self.switch.model
         with torch.no_grad():
             self.switch.restore()
-            wished = torch.log_softmax(forward(model, inputs, keep)[wanted].float(), -1)
+            dense = answer_logprobs(model, batch)
         with self.placed():
-            reached = torch.log_softmax(forward(model, inputs, keep)[wanted].float(), -1)
-        loss = nn.functional.kl_div(reached, wished, reduction="sum", log_target=True)
-        return loss, int(wanted.sum())
+            return divergence(dense, answer_logprobs(model, batch)), len(dense)
 
     @contextmanager
     def placed(self) -> Iterator[None]:

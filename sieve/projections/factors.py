@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 RIDGE = 1e-12  # of the mean eigenvalue of C
 
 
