@@ -3,23 +3,36 @@
     python -m experiments.bench                      # the embedded model
     python -m experiments.bench --model my_model     # any local model
 
-calibration: streaming moments over a plain forward pass on the same tokens (aim: at most 1.6).
+calibration: streaming moments over a plain forward pass on the same tokens (aim: at most 1.6);
+of `loss_aware`, with a backward pass and tokens weighted by their gradients (aim: at most 4).
 switch: changing a whole genome over one selection evaluation of 1,000 rows (aim: at most .02).
+pivoted: a forward pass of pivoted over plain factors at the same parameters, for many tokens and
+for one a row (aim: at most 1; a CPU misses it, slow as it is to put outputs in order). fit: seconds
+of the loss-aware bank (aim for the embedded model: 5).
+memory: what calibrating and fitting take at their peak beyond the loaded model, all layers' moments
+at once and one layer's, beside the size of the bank and of one layer's moments.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sieve
 from sieve.calibration import CalibrationModule
+from sieve.factorized import Switch
+from sieve.matrices import blocks_of, find_matrices
+from sieve.moments import StoredMoments
+from sieve.projections import get_projection
 from sieve.search import LEVELS, uniform_genome
 from sieve.tasks import Example
 from sieve.tasks.almanac import almanac_rows
@@ -35,18 +48,22 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     figures = measure(arguments.model, arguments.repeats)
+    figures |= {"pivoted_over_plain": compare_storage(arguments.model, arguments.repeats)}
+    figures |= {"memory_mib": compare_memory(arguments.model)}
     logging.info(json.dumps(figures, indent=2))
 
 
-@torch.inference_mode()
-def measure(path: str, repeats: int) -> dict[str, float]:
+def measure(path: str, repeats: int) -> dict[str, Any]:
     """Medians over paired repeats."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     examples = review_examples()
     tokens = sieve.calibration_batches(examples, tokenizer)
-    module = CalibrationModule(model)
+    module = CalibrationModule(model.requires_grad_(False))
+    needs = get_projection("loss_aware").needs
+    both_ways = CalibrationModule(model, None, needs, "margin", needs.weighting)
 
+    @torch.no_grad()
     def plain() -> None:
         for batch in tokens:
             model(
@@ -60,7 +77,16 @@ def measure(path: str, repeats: int) -> dict[str, float]:
         for batch in tokens:
             module.predict_step(batch)
 
+    def calibrate_both_ways() -> None:
+        for batch in tokens:
+            both_ways.predict_step(batch)
+
     calibration = paired(calibrate, plain, repeats)
+    loss_aware = paired(calibrate_both_ways, plain, repeats)
+    moments = both_ways.collector.moments()
+    start = time.perf_counter()
+    sieve.fit(model, moments, "loss_aware", "pivoted")
+    seconds = time.perf_counter() - start
     bank = sieve.fit(model, sieve.calibrate(model, tokens))
     objective = sieve.Objective(model, bank, sieve.scoring_batches(examples[:1000], tokenizer))
     genomes = [uniform_genome(bank, LEVELS, i) for i in (3, 10)]
@@ -76,11 +102,95 @@ def measure(path: str, repeats: int) -> dict[str, float]:
 
     return {
         "calibration_over_forward": round(calibration, 3),
+        "loss_aware_calibration_over_forward": round(loss_aware, 3),
+        "loss_aware_fit_seconds": round(seconds, 2),
         "switch_over_evaluation": round(paired(switch, evaluate, repeats) / 3, 5),
         "tokens": sum(batch.tokens for batch in tokens),
         "repeats": repeats,
         "threads": torch.get_num_threads(),
     }
+
+
+def compare_storage(path: str, repeats: int) -> dict[str, float]:
+    """Seconds of pivoted over plain factors, by kept level and tokens of a row."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokens = sieve.calibration_batches(review_examples()[:500], tokenizer)
+    moments = sieve.calibrate(model, tokens)
+    banks = {name: sieve.fit(model, moments, storage=name) for name in ("pivoted", "plain")}
+    ratios = {}
+    for level in (0.75, 0.5, 0.2):
+        for length in (128, 1):
+            ids = torch.arange(8 * length).reshape(8, length) % model.config.vocab_size
+
+            found = [
+                _forward(model, banks["pivoted"], level, ids)
+                / _forward(model, banks["plain"], level, ids)
+                for _ in range(repeats + 1)
+            ][1:]
+            ratios[f"level {level:g}, {length} tokens a row"] = round(statistics.median(found), 3)
+    return ratios
+
+
+def _forward(model: Any, bank: sieve.Bank, level: float, ids: torch.Tensor) -> float:
+    """Seconds of some forward passes of the model at one level."""
+    with Switch(model, bank).to(uniform_genome(bank, (1.0, level), 1)), torch.inference_mode():
+        model(input_ids=ids, use_cache=False)
+        start = time.perf_counter()
+        for _ in range(max(1, 256 // ids.shape[1])):
+            model(input_ids=ids, use_cache=False)
+        return time.perf_counter() - start
+
+
+def compare_memory(path: str) -> dict[str, float]:
+    """Peaks beyond the loaded model, in processes of their own, and what they are made of."""
+    context = multiprocessing.get_context("spawn")
+    figures = {}
+    for name, at_once in (("all_layers_at_once", False), ("one_layer_at_once", True)):
+        queue = context.SimpleQueue()
+        process = context.Process(target=_memory, args=(path, at_once, queue))
+        process.start()
+        figures[name], bank, layer = queue.get()
+        process.join()
+    figures |= {"bank": bank, "moments_of_one_layer": layer}
+    return {name: round(value / 2**20, 1) for name, value in figures.items()}
+
+
+def _memory(path: str, by_layer: bool, queue: Any) -> None:
+    """Bytes at the peak of loss-aware calibrating and fitting; of the bank; of a layer's moments.
+
+    The batches are small, so that activations do not hide what is measured.
+    """
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokens = sieve.calibration_batches(review_examples()[:64], tokenizer, batch_tokens=128)
+    matrices = find_matrices(model)
+    blocks = list(blocks_of(matrices).values())
+    with torch.enable_grad():
+        sieve.calibrate(model, tokens[:1], matrices[:1], projection="loss_aware")
+    before = _peak(fresh=True)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for index, group in enumerate(blocks if by_layer else [matrices]):
+            moments = sieve.calibrate(model, tokens, group, projection="loss_aware")
+            paths.append(Path(folder) / f"{index}.safetensors")
+            moments.save(paths[-1])
+            if index == 0:
+                held = [moments.of(m) for m in blocks[0]]
+            del moments
+        layer = sum(4 * (h.second.numel() + h.gradient.second.numel()) for h in held if h.gradient)
+        bank = sieve.fit(model, StoredMoments(paths), "loss_aware", "pivoted")
+    peak = _peak()
+    size = sum(4 * (f.u.numel() + f.v.numel()) for f in bank.factors.values())
+    queue.put((peak - before, size, layer))
+
+
+def _peak(fresh: bool = False) -> int:
+    """Bytes of memory at this process's peak, counted from now on where `fresh` (Linux)."""
+    if fresh:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def review_examples() -> list[Example]:

@@ -87,9 +87,7 @@ METHODS: dict[str, Method] = {
     "output, pivoted": Method("output", "pivoted"),
     "output, refitted": Method("output", refit=True),
     "sieve, refitted": _default(refit=True, levels=REFITTED, lost=0.08),
-    "sieve, refitted and tuned": _default(
-        refit=True, tune_steps=300, levels=(0.1, 0.05, 0.02, 0.01)
-    ),
+    "sieve, refitted and tuned": _default(refit=True, tune_steps=300, levels=(0.03, 0.01)),
     "learned": Method("learned", init="pca", levels=FEW),
     "learned, untied": Method("learned", init="optimal", levels=FEW),
 }
