@@ -6,7 +6,7 @@ is cut at the break-even rank: the bank weighs what the dense weights weigh.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sieve.artifacts import fingerprint, written_beside
-from sieve.genome import Genome, Sizing, get_storage, kept_fraction, kept_parameters
-from sieve.matrices import Matrix, dense_weight, find_matrices
+from sieve.genome import Genome, Sizing, get_storage, in_use, kept_fraction, kept_parameters
+from sieve.matrices import Matrix, dense_weight, find_matrices, siblings
 from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
+from sieve.projections.joint import stacked
 
-FORMAT = 1
+FORMAT = 2
 INDEX_BYTES = torch.int32.itemsize
 
 
@@ -49,11 +50,17 @@ class Bank:
     projection: str
     dtype: torch.dtype
     fingerprint: str
+    groups: list[Matrix] = field(default_factory=list)  # siblings that may share one V
+
+    @property
+    def genes(self) -> list[Matrix]:
+        """What has a level in a genome, in order: the matrices, then the groups of siblings."""
+        return [*self.matrices, *self.groups]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Matrix names, in genome order."""
-        return tuple(matrix.name for matrix in self.matrices)
+        """Names of matrices, then of groups, in genome order."""
+        return tuple(matrix.name for matrix in self.genes)
 
     @property
     def size(self) -> int:
@@ -61,31 +68,37 @@ class Bank:
         return sum(matrix.size for matrix in self.matrices)
 
     def ranks(self, genome: Genome) -> dict[str, int | None]:
-        """Rank of every matrix under a genome; None is the dense matrix."""
+        """Rank of every matrix and group under a genome; None is the dense matrix.
+
+        None is a group whose members go their own ways; the members of another have no say.
+        """
         levels = genome.levels
-        return {m.name: self.sizing.rank(m, levels[m.name]) for m in self.matrices}
+        return {m.name: self.sizing.rank(m, levels[m.name]) for m in self.genes}
+
+    def in_use(self, genome: Genome) -> dict[Matrix, int | None]:
+        """What makes up the model of a genome, with its rank: groups in place of their members."""
+        return in_use(genome, self.matrices, self.sizing, self.groups)
 
     def kept_parameters(self, genome: Genome) -> int:
         """Numbers stored for the prunable matrices under a genome."""
-        return kept_parameters(genome, self.matrices, self.sizing)
+        return kept_parameters(genome, self.matrices, self.sizing, self.groups)
 
     def kept_fraction(self, genome: Genome) -> float:
         """Kept fraction of the prunable parameters under a genome."""
-        return kept_fraction(genome, self.matrices, self.sizing)
+        return kept_fraction(genome, self.matrices, self.sizing, self.groups)
 
     def index_bytes(self, genome: Genome) -> int:
         """Bytes of the rows' order under a genome, which pivoted matrices store beside numbers."""
         if self.sizing.storage != "pivoted":
             return 0
-        ranks = self.ranks(genome)
-        return sum(INDEX_BYTES * m.d_out for m in self.matrices if ranks[m.name])
+        return sum(INDEX_BYTES * m.d_out for m, rank in self.in_use(genome).items() if rank)
 
     def only(self, genome: Genome) -> "Bank":
         """The bank with no more directions than a genome's ranks take."""
-        ranks = self.ranks(genome)
+        ranks = {matrix.name: rank for matrix, rank in self.in_use(genome).items()}
         factors = {}
         for name, held in self.factors.items():
-            rank = ranks[name] or 0
+            rank = ranks.get(name) or 0
             cut = held.cut(min(rank, held.rank))
             factors[name] = BankFactors(cut.u, cut.v, cut.energy, cut.mean, cut.offset)
         return replace(self, factors=factors)
@@ -100,7 +113,7 @@ class Bank:
                     tensors[f"{name}|{part}"] = tensor.cpu().contiguous()
         header = {
             "format": FORMAT,
-            "matrices": [asdict(matrix) for matrix in self.matrices],
+            "matrices": [asdict(matrix) for matrix in self.genes],
             "sizing": asdict(self.sizing),
             "projection": self.projection,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -118,7 +131,10 @@ class Bank:
                 if not header or header["format"] != FORMAT:
                     raise ValueError(f"{path} holds no bank; delete it and run again.")
                 held = {key: file.get_tensor(key) for key in file.keys()}
-                matrices = [Matrix(**entry) for entry in header["matrices"]]
+                genes = [
+                    Matrix(**entry | {"members": tuple(entry["members"])})
+                    for entry in header["matrices"]
+                ]
                 factors = {
                     m.name: BankFactors(
                         held[f"{m.name}|u"],
@@ -127,11 +143,14 @@ class Bank:
                         held[f"{m.name}|mean"],
                         held.get(f"{m.name}|offset"),
                     )
-                    for m in matrices
+                    for m in genes
                 }
+                matrices, groups = (
+                    [m for m in genes if bool(m.members) == k] for k in (False, True)
+                )
                 return cls(
                     factors, matrices, Sizing(**header["sizing"]), header["projection"],
-                    getattr(torch, header["dtype"]), header["fingerprint"],
+                    getattr(torch, header["dtype"]), header["fingerprint"], groups,
                 )  # fmt: skip
         except (SafetensorError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
@@ -148,13 +167,15 @@ def fit(
     key: str | None = None,
     damping: float | None = None,
     prune_head: bool = False,
+    joint: bool = False,
 ) -> Bank:
     """Solve every matrix of `model` for every rank at once, in closed form.
 
     dtype: what the factors are rounded to and stored in, by default the model's own. key: the
     bank's fingerprint; by default derived from the factors and these settings. moments: in memory,
     or `StoredMoments`, of which one matrix's are read at a time. prune_head: the output head too,
-    which the moments must hold. Raises ValueError
+    which the moments must hold. joint: groups of siblings too, which needs moments of the inputs.
+    Raises ValueError
     for an unknown projection or storage, moments of another model, or numbers that are not finite.
     """
     project = get_projection(projection, damping)
@@ -169,10 +190,10 @@ def fit(
     device = model.device if model.device.type == "cuda" else torch.device("cpu")
     sizing = Sizing(storage, rank_multiple, fits_bias=False)
     factors = {}
-    for matrix in track(matrices, "Fitting"):
-        weight = dense_weight(model.get_submodule(matrix.name))
-        moment = moments.of(matrix)
+    groups = siblings([m for m in matrices if m.layer is not None]) if joint else []
+    for matrix in track([*matrices, *groups], "Fitting"):
         try:
+            weight, moment = _given(model, moments, matrix, matrices)
             _check_finite(weight, moment)
             solved = project(weight.to(device), moment.to(device))
         except ValueError as error:
@@ -182,7 +203,18 @@ def fit(
     if key is None:
         digests = {name: _digest(stored) for name, stored in factors.items()}
         key = fingerprint(moments.fingerprint, digests, projection, storage, rank_multiple)
-    return Bank(factors, matrices, sizing, projection, dtype, key)
+    return Bank(factors, matrices, sizing, projection, dtype, key, groups)
+
+
+def _given(
+    model: PreTrainedModel, moments: MomentSource, matrix: Matrix, matrices: list[Matrix]
+) -> tuple[Tensor, Moment]:
+    """Weight and moment of a matrix, or of a group as one."""
+    if not matrix.members:
+        return dense_weight(model.get_submodule(matrix.name)), moments.of(matrix)
+    members = [m for m in matrices if m.name in matrix.members]
+    weights = [dense_weight(model.get_submodule(m.name)) for m in members]
+    return stacked(weights, [moments.of(m) for m in members])
 
 
 def _check_finite(weight: Tensor, moment: Moment) -> None:

@@ -91,6 +91,7 @@ class ProjectionConfig:
     tune_steps: int = 0  # of all factors together, towards the dense model's answers
     learning_rate: float = 1e-3  # of those steps, and of `learned`
     prune_head: bool = False  # factorize the output head too
+    joint: bool = False  # let siblings (q, k, v; gate, up) share one V where that is cheaper
     learning: LearningConfig = field(default_factory=LearningConfig)
 
 
@@ -240,6 +241,13 @@ def check(config: Config) -> None:
     if at_once is not None and at_once < 1:
         raise ValueError(
             f"calibration.layers_at_once is {at_once}, expected null (all) or at least 1."
+        )
+    if config.projection.joint and (
+        config.projection.name == "learned" or config.projection.tune_steps
+    ):
+        raise ValueError(
+            "projection.joint goes with the closed forms; set projection.joint=false for "
+            "projection=learned and for projection.tune_steps above 0."
         )
     if config.projection.name == "learned" and config.projection.prune_head:
         raise ValueError(

@@ -87,6 +87,16 @@ def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) ->
         "biases": [name for name, layer in layers.items() if layer.factor_out.bias is not None],
         "pivoted": [name for name, layer in layers.items() if layer.order is not None],
     }
+    first: dict[nn.Module, str] = {}
+    shared = {
+        name: source
+        for name, layer in layers.items()
+        if (source := first.setdefault(layer.factor_in, name)) != name
+    }
+    if shared:
+        entry["shared"] = shared
+        siblings = {*shared, *shared.values()}
+        entry["mixed"] = {name: layers[name].factor_out.out_features for name in siblings}
     config = model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
     _write(model_class, config, model, path, dtype)
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from sieve.bank import Bank, BankFactors
 from sieve.genome import Genome
 from sieve.matrices import dense_like
-from sieve.modeling_sieve import FactorizedLinear, native_class
-from sieve.pivoting import Pivoted, pivot
+from sieve.modeling_sieve import FactorizedLinear, SharedLinear, native_class
+from sieve.pivoting import Pivoted, part_of, pivot
 
 
 class Switch:
@@ -27,6 +27,7 @@ class Switch:
     def __init__(self, model: PreTrainedModel, bank: Bank, as_stored: bool = True) -> None:
         self.model = model
         self.bank = bank
+        self.as_stored = as_stored
         self.pivots = as_stored and bank.sizing.storage == "pivoted"
         self.dense = {m.name: model.get_submodule(m.name) for m in bank.matrices}
         if any(isinstance(layer, FactorizedLinear) for layer in self.dense.values()):
@@ -35,8 +36,10 @@ class Switch:
                 "on what apply() returned first."
             )
         self._factors = {
-            m.name: bank.factors[m.name].to(model.device, model.dtype) for m in bank.matrices
+            name: factors.to(model.device, model.dtype) for name, factors in bank.factors.items()
         }
+        self._groups = {group.name: group for group in bank.groups}
+        self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
         self._biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
         self._factorized: dict[str, FactorizedLinear] = {}
 
@@ -50,10 +53,19 @@ class Switch:
         return self.set_ranks(dict.fromkeys(self.dense))
 
     def set_ranks(self, ranks: Mapping[str, int | None]) -> "Switch":
-        """Give each named matrix a rank, or None for its dense layer."""
+        """Give each named matrix a rank, or None for its dense layer.
+
+        A group of siblings with a rank shares factors among them, whatever theirs are; None leaves
+        them as they are.
+        """
         for name, rank in ranks.items():
-            layer = self.dense[name] if rank is None else self._factorize(name, rank)
-            self.model.set_submodule(name, layer)
+            if name not in self._groups:
+                layer = self.dense[name] if rank is None else self._factorize(name, rank)
+                self.model.set_submodule(name, layer)
+        for name, rank in ranks.items():
+            if name in self._groups and rank is not None:
+                for member, layer in self._factorize_group(name, rank).items():
+                    self.model.set_submodule(member, layer)
         return self
 
     def replace(self, name: str, factors: BankFactors, rank: int) -> None:
@@ -83,10 +95,40 @@ class Switch:
     ) -> None:
         self.restore()
 
-    def _factorize(self, name: str, rank: int) -> FactorizedLinear:
+    def _factorize_group(self, name: str, rank: int) -> dict[str, FactorizedLinear]:
+        """The members' layers, of one factor_in; as stored it is one module, else views of one."""
+        factors, members = self._checked(name, rank), self._groups[name].members
+        cuts = [self._d_out[member] for member in members]
+        dense = [self._biases[member] for member in members]
+        whole = None if dense[0] is None else torch.cat([b for b in dense if b is not None])
+        bias = add_biases(whole, factors.bias(rank), self.bank.dtype)
+        layers = {}
+        if self.pivots and rank:
+            exact = self.bank.factors[name]
+            u, v = exact.u[:, :rank].to(self.model.device), exact.v[:rank].to(self.model.device)
+            pivoted, start = pivot(u, v, bias), 0
+            for member, size in zip(members, cuts, strict=True):
+                part = part_of(pivoted, start, start + size)
+                layers[member] = pivoted_layer(part, self.model.dtype)
+                start += size
+        else:
+            parts = factors.u[:, :rank].split(cuts)
+            biases = [None] * len(cuts) if bias is None else bias.split(cuts)
+            for member, u, b in zip(members, parts, biases, strict=True):
+                layers[member] = empty_factorized(b is not None)
+                set_factors(layers[member], u, factors.v[:rank], b)
+        if self.as_stored:
+            share_factor_in(list(layers.values()))
+        return layers
+
+    def _checked(self, name: str, rank: int) -> BankFactors:
         factors = self._factors[name]
         if not 0 <= rank <= factors.rank:
             raise ValueError(f"{name}: got rank {rank}, the bank holds 0 to {factors.rank}.")
+        return factors
+
+    def _factorize(self, name: str, rank: int) -> FactorizedLinear:
+        factors = self._checked(name, rank)
         bias = add_biases(self._biases[name], factors.bias(rank), self.bank.dtype)
         if self.pivots and rank:
             exact = self.bank.factors[name]
@@ -129,6 +171,17 @@ def pivoted_layer(pivoted: Pivoted, dtype: torch.dtype) -> FactorizedLinear:
             linear.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
     layer.order = pivoted.order
     return layer
+
+
+def share_factor_in(layers: Sequence[FactorizedLinear]) -> None:
+    """Give all layers the first one's factor_in, computed once for all of them."""
+    first = layers[0].factor_in
+    with torch.device("meta"):
+        shared = SharedLinear(1, 1, first.bias is not None, len(layers)).eval()
+    shared.weight, shared.bias = first.weight, first.bias
+    shared.out_features, shared.in_features = first.weight.shape
+    for layer in layers:
+        layer.factor_in = shared
 
 
 def add_biases(dense: Tensor | None, fitted: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -4,6 +4,7 @@ A level is the fraction of a matrix's weights that stays, on a grid; 1 is the de
 and 0 its mean output alone. A genome belongs to one bank and says so.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,12 +162,32 @@ class Genome:
             )
 
 
-def kept_parameters(genome: Genome, matrices: list[Matrix], sizing: Sizing) -> int:
-    """Numbers stored for all prunable matrices under a genome."""
+def in_use(
+    genome: Genome, matrices: list[Matrix], sizing: Sizing, groups: Sequence[Matrix] = ()
+) -> dict[Matrix, int | None]:
+    """What makes up the model of a genome, with its rank; None is the dense matrix.
+
+    groups: siblings that may share one V. A group with a rank stands for its members, whose own
+    levels have no say; one at level 1 leaves them to themselves.
+    """
     levels = genome.levels
-    return sum(sizing.kept(m, sizing.rank(m, levels[m.name])) for m in matrices)
+    ranks = {m: sizing.rank(m, levels[m.name]) for m in (*matrices, *groups)}
+    joint = [group for group in groups if ranks[group] is not None]
+    covered = {name for group in joint for name in group.members}
+    return {m: ranks[m] for m in (*(m for m in matrices if m.name not in covered), *joint)}
 
 
-def kept_fraction(genome: Genome, matrices: list[Matrix], sizing: Sizing) -> float:
+def kept_parameters(
+    genome: Genome, matrices: list[Matrix], sizing: Sizing, groups: Sequence[Matrix] = ()
+) -> int:
+    """Numbers stored for all prunable matrices under a genome."""
+    used = in_use(genome, matrices, sizing, groups)
+    return sum(sizing.kept(matrix, rank) for matrix, rank in used.items())
+
+
+def kept_fraction(
+    genome: Genome, matrices: list[Matrix], sizing: Sizing, groups: Sequence[Matrix] = ()
+) -> float:
     """Kept fraction of the prunable parameters, 1 for the dense model."""
-    return kept_parameters(genome, matrices, sizing) / sum(matrix.size for matrix in matrices)
+    size = sum(matrix.size for matrix in matrices)
+    return kept_parameters(genome, matrices, sizing, groups) / size

@@ -41,7 +41,8 @@ class Matrix:
 
     `source` names the first matrix that reads the same input (itself when it reads alone): moments
     of an input are kept once, under that name. `tied`: the weight is the embedding table's, which
-    stays, so that factors come on top of it.
+    stays, so that factors come on top of it. `members`: of a group of siblings (`siblings`), the
+    matrices whose outputs follow each other in its own.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Matrix:
     has_bias: bool
     source: str
     tied: bool = False
+    members: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -113,6 +115,27 @@ def blocks_of(matrices: list[Matrix]) -> dict[str, list[Matrix]]:
         if matrix.layer is not None:
             blocks.setdefault(block_of(matrix.name), []).append(matrix)
     return blocks
+
+
+def siblings(matrices: list[Matrix]) -> list[Matrix]:
+    """Groups of matrices that read one input, each as the one matrix of all their rows."""
+    readers: dict[str, list[Matrix]] = {}
+    for matrix in matrices:
+        readers.setdefault(matrix.source, []).append(matrix)
+    return [
+        Matrix(
+            "+".join([group[0].name, *(m.name.split(".")[-1] for m in group[1:])]),
+            sum(m.d_out for m in group),
+            group[0].d_in,
+            "+".join(m.kind for m in group),
+            group[0].layer,
+            group[0].has_bias,
+            source,
+            members=tuple(m.name for m in group),
+        )
+        for source, group in readers.items()
+        if len(group) > 1 and len({m.has_bias for m in group}) == 1
+    ]
 
 
 def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:

@@ -26,16 +26,28 @@ class FactorizedLinear(nn.Module):
     Plain: y = factor_out(factor_in(x)), weights (r, d_in) and (d_out, r).
     Pivoted: factor_in(x) are r of the outputs themselves, factor_out mixes the d_out − r others
     from them, and `order` (d_out,) puts all in place. Rank 0 is plain: the bias alone.
+    Siblings, which read one input, may share one factor_in; of its r outputs pivots are then those
+    of all of them, and `mixed` says how many of this one's outputs are not among them.
     """
 
     order: torch.Tensor | None
 
-    def __init__(self, d_in: int, d_out: int, rank: int, bias: bool, pivoted: bool = False) -> None:
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        rank: int,
+        bias: bool,
+        pivoted: bool = False,
+        mixed: int | None = None,
+    ) -> None:
         super().__init__()
+        if mixed is None:
+            mixed = d_out - rank * pivoted
         with warnings.catch_warnings():  # Rank 0 has nothing to initialize, and torch says so.
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             self.factor_in = nn.Linear(d_in, rank, bias=bias and pivoted)
-            self.factor_out = nn.Linear(rank, d_out - rank * pivoted, bias=bias)
+            self.factor_out = nn.Linear(rank, mixed, bias=bias)
         self.register_buffer("order", torch.arange(d_out, dtype=torch.int32) if pivoted else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -46,7 +58,7 @@ class FactorizedLinear(nn.Module):
         if self._unfolds(inner):
             return nn.functional.linear(inner, *self._unfolded())
         outer = torch.cat([inner, self.factor_out(inner)], dim=-1)
-        return outer.gather(-1, self.order.long().expand(outer.shape))
+        return outer.gather(-1, self.order.long().expand(*outer.shape[:-1], -1))
 
     def _unfolds(self, inner: torch.Tensor) -> bool:
         """Whether to put rows of the weight in order, for many tokens, or the outputs of few.
@@ -73,18 +85,73 @@ class FactorizedLinear(nn.Module):
         return f"rank={self.factor_in.out_features}{form}"
 
 
+class SharedLinear(nn.Linear):
+    """A factor_in that several siblings read with the same input: computed once for all of them."""
+
+    def __init__(self, d_in: int, d_out: int, bias: bool, readers: int) -> None:
+        super().__init__(d_in, d_out, bias)
+        self.readers = readers
+        self._last: tuple[torch.Tensor, int, torch.Tensor, int] | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., d_in) to (..., d_out); the output is let go once all have read it."""
+        last = self._last
+        if last is not None and last[0] is x and last[1] == _version(x):
+            reads = last[3] + 1
+            self._last = (*last[:3], reads) if reads < self.readers else None
+            return last[2]
+        out = super().forward(x)
+        self._last = (x, _version(x), out, 1)
+        return out
+
+
+def _version(x: torch.Tensor) -> int:
+    return 0 if x.is_inference() else x._version
+
+
 def factorize(
-    model: nn.Module, ranks: dict[str, int], biases: list[str], pivoted: Sequence[str] = ()
+    model: nn.Module,
+    ranks: dict[str, int],
+    biases: list[str],
+    pivoted: Sequence[str] = (),
+    mixed: dict[str, int] | None = None,
+    shared: dict[str, str] | None = None,
 ) -> None:
-    """Replace the named dense layers by FactorizedLinear of the given ranks, uninitialized."""
+    """Replace the named dense layers by FactorizedLinear of the given ranks, uninitialized.
+
+    mixed: how many outputs of a layer are mixtures, where that is not told by its rank; shared: the
+    sibling whose factor_in a layer reads.
+    """
+    shared = shared or {}
     for name, rank in ranks.items():
         dense: Any = model.get_submodule(name)
         if isinstance(dense, nn.Linear):
             d_out, d_in = dense.weight.shape
         else:  # Conv1D holds W transposed.
             d_in, d_out = dense.weight.shape
-        layer = FactorizedLinear(d_in, d_out, rank, name in biases, name in pivoted)
+        rows = (mixed or {}).get(name)
+        layer = FactorizedLinear(d_in, d_out, rank, name in biases, name in pivoted, rows)
+        readers = 1 + list(shared.values()).count(name)
+        if readers > 1:
+            bias = layer.factor_in.bias is not None
+            layer.factor_in = SharedLinear(d_in, rank, bias, readers)
         model.set_submodule(name, layer)
+    for name, source in shared.items():
+        factor_in: Any = model.get_submodule(f"{source}.factor_in")
+        model.get_submodule(name).factor_in = factor_in
+
+
+def shared_keys(model: nn.Module) -> dict[str, str]:
+    """Parameters of shared factors by every name but the first, and that first name."""
+    first: dict[nn.Module, str] = {}
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, FactorizedLinear):
+            source = first.setdefault(module.factor_in, name)
+            if source != name:
+                for part, _ in module.factor_in.named_parameters():
+                    found[f"{name}.factor_in.{part}"] = f"{source}.factor_in.{part}"
+    return found
 
 
 class SieveConfig(transformers.PreTrainedConfig):
@@ -121,7 +188,15 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         native.__init__(self, config, *args, **kwargs)
         entry = config.sieve
-        factorize(self, entry["ranks"], entry["biases"], entry.get("pivoted", ()))
+        parts = {key: entry[key] for key in ("pivoted", "mixed", "shared") if key in entry}
+        factorize(self, entry["ranks"], entry["biases"], **parts)
+        if found := shared_keys(self):  # Saving looks at the one, loading at the other.
+            self._tied_weights_keys = {**(native._tied_weights_keys or {}), **found}
+            self.all_tied_weights_keys = self.get_expanded_tied_weights_keys()
+
+    def get_expanded_tied_weights_keys(self: Any, all_submodels: bool = False) -> dict[str, str]:
+        found = native.get_expanded_tied_weights_keys(self, all_submodels)
+        return {**found, **shared_keys(self)}
 
     model_class: Any = type(
         PREFIX + architecture,
@@ -129,6 +204,7 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
         {
             "config_class": config_class,
             "__init__": __init__,
+            "get_expanded_tied_weights_keys": get_expanded_tied_weights_keys,
             "__module__": __name__,
             "__doc__": f"{architecture} with factorized layers.",
         },

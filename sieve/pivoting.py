@@ -48,6 +48,19 @@ def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:
     return Pivoted(rows.to(u.dtype), mix.to(u.dtype), order, row_bias, mix_bias)
 
 
+def part_of(pivoted: Pivoted, start: int, end: int) -> Pivoted:
+    """Outputs `start` to `end` of the whole: all its pivots, and the mixtures among them."""
+    rank = len(pivoted.rows)
+    order = pivoted.order[start:end].long()
+    own = order[order >= rank].sort().values  # Where their mixtures stand in [y_p, y_rest].
+    placed = torch.searchsorted(own, order.contiguous()) + rank
+    bias = None if pivoted.mix_bias is None else pivoted.mix_bias[own - rank]
+    return Pivoted(
+        pivoted.rows, pivoted.mix[own - rank], torch.where(order < rank, order, placed).int(),
+        pivoted.row_bias, bias,
+    )  # fmt: skip
+
+
 def _choose(basis: Tensor) -> tuple[Tensor, Tensor]:
     """Pivot rows of an orthonormal basis (d_out, r), and every row as a mixture of them."""
     rank = basis.shape[1]

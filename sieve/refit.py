@@ -27,6 +27,7 @@ from sieve.matrices import Matrix, blocks_of, dense_weight
 from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
+from sieve.projections.joint import stacked
 
 DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]: T stays at W where x̃ says little
 HELD_OUT = 4  # one of so many batches
@@ -231,7 +232,10 @@ class _Sequence:
     ) -> None:
         """Refit the matrices that read one input; dense: what they read in the dense model."""
         writes = [matrix.name for matrix in group if matrix.name in writers]
-        group = [m for m in group if self.ranks[m.name] is not None or m.name in writers]
+        reader = group[0].name
+        group = self._joined(
+            [m for m in group if self.ranks[m.name] is not None or m.name in writers], group
+        )
         if not group:
             return
         device, size = self.model.device, group[0].d_in
@@ -244,9 +248,9 @@ class _Sequence:
         read: list[Tensor] = []
         for index, step in enumerate(steps):
             x = dense[index]
-            seen = self._input(group[0].name, step, block, pruned[index], index)
+            seen = self._input(reader, step, block, pruned[index], index)
             for name, (fitted, held) in sums.items():
-                weight = self.weights[name][index].to(device) if self.weights else None
+                weight = self._weight(name, index)
                 pair = held if self.held_out[index] else fitted
                 pair.add(x, seen, weight, self.lost[index] if heights.get(name) else None)
             if writes:
@@ -262,12 +266,33 @@ class _Sequence:
                 lost = before(x) - after(pruned_input.to(self.model.dtype))
                 self.lost[index] = self.lost[index] + lost.float()
 
+    def _joined(self, group: list[Matrix], readers: list[Matrix]) -> list[Matrix]:
+        """The siblings as the one matrix they are where they share factors, else `group`."""
+        source = readers[0].source
+        found = [g for g in self.bank.groups if g.source == source]
+        return found if found and self.ranks[found[0].name] is not None else group
+
+    def _weight(self, name: str, index: int) -> Tensor | None:
+        """How much each token of a batch counts for a matrix, or for a group in all."""
+        if self.weights is None:
+            return None
+        members = next((g.members for g in self.bank.groups if g.name == name), (name,))
+        parts = [self.weights[member][index] for member in members]
+        return torch.stack(parts).sum(0).to(self.model.device)
+
+    def _given(self, matrix: Matrix) -> tuple[Tensor, Moment]:
+        """Weight in float64 and moment of a matrix, or of a group as one."""
+        if not matrix.members:
+            return dense_weight(self.switch.dense[matrix.name]).double(), self.moments.of(matrix)
+        members = [m for m in self.bank.matrices if m.name in matrix.members]
+        weights = [dense_weight(self.switch.dense[m.name]) for m in members]
+        return stacked(weights, [self.moments.of(m) for m in members])
+
     def _refit_matrix(self, matrix: Matrix, fitted: Paired, held: Paired) -> None:
         """Solve one matrix again, and keep it where its held-out error falls."""
         rank = self.ranks[matrix.name]
         assert rank is not None
-        weight = dense_weight(self.switch.dense[matrix.name]).double()
-        moment = self.moments.of(matrix)
+        weight, moment = self._given(matrix)
         solved = solve(weight, moment, fitted, self.project, self.bank.sizing.fits_bias)
         new = stored(solved.cut(rank), self.bank.dtype, matrix.name)
         old = self.factors[matrix.name]

@@ -26,8 +26,9 @@ def sizes(
     is written as dense weights, which takes the dense model's room.
     """
     kept = bank.kept_parameters(genome)
-    ranks = bank.ranks(genome)  # Beside factors of its own a tied matrix's table stays.
-    beside = sum(m.size for m in bank.matrices if m.tied and ranks[m.name] is not None)
+    # Beside factors of its own a tied matrix's table stays.
+    used = bank.in_use(genome)
+    beside = sum(m.size for m, rank in used.items() if m.tied and rank is not None)
     model_kept = model_parameters - bank.size + kept + beside
     return {
         "kept_fraction": {"prunable": kept / bank.size, "model": model_kept / model_parameters},
@@ -47,8 +48,13 @@ def sizes(
 
 
 def matrix_table(bank: Bank, genome: Genome) -> list[dict[str, Any]]:
-    """One row per matrix: where it stands, its level, rank (null: dense) and kept fraction."""
-    ranks, levels = bank.ranks(genome), genome.levels
+    """One row per matrix: where it stands, its level, rank (null: dense) and kept fraction.
+
+    Those that share one V have its rank and level, and bear its numbers by their size.
+    """
+    used = {m: (m, rank) for m, rank in bank.in_use(genome).items()}
+    by_name = {name: pair for m, pair in used.items() for name in (m.members or (m.name,))}
+    levels = genome.levels
     return [
         {
             "name": matrix.name,
@@ -56,11 +62,13 @@ def matrix_table(bank: Bank, genome: Genome) -> list[dict[str, Any]]:
             "layer": matrix.layer,
             "d_out": matrix.d_out,
             "d_in": matrix.d_in,
-            "level": levels[matrix.name],
-            "rank": ranks[matrix.name],
-            "kept_fraction": bank.sizing.kept(matrix, ranks[matrix.name]) / matrix.size,
+            "level": levels[whole.name],
+            "rank": rank,
+            "kept_fraction": bank.sizing.kept(whole, rank) / whole.size,
+            "shared_with": [name for name in whole.members if name != matrix.name],
         }
         for matrix in bank.matrices
+        for whole, rank in (by_name[matrix.name],)
     ]
 
 

@@ -71,7 +71,7 @@ def waterfill_line(bank: Bank, normalize: str = "none", lowest_rank: int = 0) ->
     """The frontier, at kept fractions 3 % apart, down to its end."""
     frontier = waterfill(bank, normalize, lowest_rank)
     steps, fraction = [0], 1.0
-    while steps[-1] < len(frontier.matrix):
+    while steps[-1] < len(frontier.changes):
         fraction *= STEP
         if (here := frontier.within(fraction)) > steps[-1]:
             steps.append(here)
@@ -110,8 +110,10 @@ def smallest(objective: Scorer, line: Line) -> Genome:
 
 
 def uniform_genome(bank: Bank, grid: tuple[float, ...], index: int) -> Genome:
-    """The genome that puts every matrix of a bank on level `grid[index]`."""
-    return Genome(grid, (index,) * len(bank.names), bank.names, bank.fingerprint)
+    """The genome that puts every matrix of a bank on level `grid[index]`; groups stay apart."""
+    apart = (grid.index(1.0),) * len(bank.groups)
+    indexes = (index,) * len(bank.matrices) + apart
+    return Genome(grid, indexes, bank.names, bank.fingerprint)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ Each matrix's loss at rank r is the energy of the directions it leaves out, its 
 storage form says. Directions go in order of energy per parameter freed, over all matrices: the
 lower convex hull of every matrix's (cost, loss) points, merged by slope, is the exact optimum of
 the summed loss at each of its budgets (Lagrangian relaxation, Everett 1963). Energies of the
-loss-aware projections share one unit; for others a normalisation says how to compare them.
+loss-aware projections share one unit; for others a normalisation says how to compare them. Where
+siblings may share one V, a group's states are those of its members together and those of the whole.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,36 +19,37 @@ from sieve.genome import Genome
 from sieve.matrices import Matrix
 
 NORMALIZATIONS = ("none", "relative")
+Ranks = dict[str, int | None]
 
 
 @dataclass(frozen=True)
 class Frontier:
     """Steps from the dense model down to nothing, in order of loss per parameter freed.
 
-    matrix: (S,) index of the matrix a step shrinks; rank: (S,) what it shrinks to; kept: (S + 1,)
-    parameters of all matrices after s steps; loss: (S + 1,) estimated rise of the loss by then.
+    changes: per step, names of matrices (and groups of siblings) and the ranks that they take; most
+    steps change one. kept: (S + 1,) parameters of all matrices after s of S steps; loss: (S + 1,)
+    estimated rise of the loss by then.
     """
 
     bank: Bank
-    matrix: np.ndarray
-    rank: np.ndarray
+    changes: tuple[Ranks, ...]
     kept: np.ndarray
     loss: np.ndarray
 
     def within(self, kept_fraction: float) -> int:
         """The fewest steps after which at most this fraction is kept; all where none suffice."""
         fits = np.nonzero(self.kept <= kept_fraction * self.bank.size)[0]
-        return int(fits[0]) if len(fits) else len(self.matrix)
+        return int(fits[0]) if len(fits) else len(self.changes)
 
     def kept_fraction(self, steps: int) -> float:
         """Kept fraction of the prunable parameters after some steps."""
         return float(self.kept[steps] / self.bank.size)
 
     def ranks(self, steps: int) -> dict[str, int | None]:
-        """Rank of every matrix after some steps; None is dense."""
+        """Rank of every matrix and group after some steps; None is dense, or not shared."""
         ranks: dict[str, int | None] = dict.fromkeys(self.bank.names)
-        for index, rank in zip(self.matrix[:steps], self.rank[:steps], strict=True):
-            ranks[self.bank.names[index]] = int(rank)
+        for change in self.changes[:steps]:
+            ranks |= change
         return ranks
 
     def genome(self, steps: int) -> Genome:
@@ -55,7 +59,7 @@ class Frontier:
 
 def genome_of_ranks(bank: Bank, ranks: dict[str, int | None]) -> Genome:
     """The genome that gives every matrix of a bank a certain rank."""
-    levels = [bank.sizing.level(matrix, ranks[matrix.name]) for matrix in bank.matrices]
+    levels = [bank.sizing.level(matrix, ranks[matrix.name]) for matrix in bank.genes]
     grid = tuple(sorted({1.0, *levels}, reverse=True))
     indexes = tuple(grid.index(level) for level in levels)
     return Genome(grid, indexes, bank.names, bank.fingerprint)
@@ -72,21 +76,25 @@ def waterfill(bank: Bank, normalize: str = "none", lowest_rank: int = 0) -> Fron
         raise ValueError(
             f"got normalization {normalize!r}, expected one of {', '.join(NORMALIZATIONS)}."
         )
-    steps: list[tuple[float, int, int, int, float]] = []  # slope, matrix, rank, freed, loss
-    for index, matrix in enumerate(bank.matrices):
-        energy = bank.factors[matrix.name].energy.double().numpy()
-        if normalize == "relative":
-            energy = energy / max(energy.sum(), np.finfo(float).tiny)
-        steps += _steps(bank, matrix, index, energy, lowest_rank)
-    steps.sort(key=lambda step: step[0])  # Stable: a matrix's own steps keep their order.
-    freed = np.array([step[3] for step in steps])
-    losses = np.array([step[4] for step in steps])
+    grouped = {name for group in bank.groups for name in group.members}
+    hulls = [
+        _hull(_points(bank, matrix, normalize, lowest_rank))
+        for matrix in bank.matrices
+        if matrix.name not in grouped
+    ]
+    for group in bank.groups:
+        members = [m for m in bank.matrices if m.name in group.members]
+        own = [_hull(_points(bank, m, normalize, lowest_rank)) for m in members]
+        apart = _merged(own, {group.name: None})
+        shared = _points(bank, group, normalize, lowest_rank)[1:]
+        hulls.append(_hull(sorted([*apart, *shared], key=lambda p: (-p.cost, p.loss))))
+    steps = _by_slope(hulls)
     return Frontier(
         bank,
-        np.array([step[1] for step in steps], dtype=int),
-        np.array([step[2] for step in steps], dtype=int),
-        bank.size - np.concatenate([[0], np.cumsum(freed)]),
-        np.concatenate([[0.0], np.cumsum(losses)]),
+        tuple(b.ranks for _, b in steps),
+        bank.size
+        - np.concatenate([[0], np.cumsum([a.cost - b.cost for a, b in steps])]).astype(int),
+        np.concatenate([[0.0], np.cumsum([b.loss - a.loss for a, b in steps])]),
     )
 
 
@@ -95,31 +103,67 @@ def estimated_loss(bank: Bank, name: str, rank: int | None) -> float:
     return 0.0 if rank is None else float(bank.factors[name].energy[rank:].double().sum())
 
 
-def _steps(
-    bank: Bank, matrix: Matrix, index: int, energy: np.ndarray, lowest_rank: int
-) -> list[tuple[float, int, int, int, float]]:
-    """A matrix's steps along the lower convex hull of its (cost, loss) points, dense first."""
+def estimated_rise(bank: Bank, genome: Genome) -> float:
+    """What a genome adds to the loss, by the energies left out of its matrices and groups."""
+    return sum(estimated_loss(bank, m.name, rank) for m, rank in bank.in_use(genome).items())
+
+
+class _Point(NamedTuple):
+    """A state of a matrix or of a group: parameters, estimated loss, the ranks that make it."""
+
+    cost: int
+    loss: float
+    ranks: Ranks
+
+
+def _points(bank: Bank, matrix: Matrix, normalize: str, lowest_rank: int) -> list[_Point]:
+    """All states of a matrix, the dense one first and then by falling rank."""
+    energy = bank.factors[matrix.name].energy.double().numpy()
+    if normalize == "relative":
+        share = max(1, len(matrix.members))  # A group's error counts for each of its members.
+        energy = share * energy / max(energy.sum(), np.finfo(float).tiny)
     sizing = bank.sizing
     multiple = sizing.rank_multiple
     top = min(bank.factors[matrix.name].rank, sizing.top_rank(matrix))
-    ranks = [r for r in range(top, lowest_rank - 1, -1) if r < multiple or r % multiple == 0]
     left = np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])  # left[r]: energy from r on
-    points = [(matrix.size, 0.0, -1)]
-    for rank in ranks:
-        cost, loss = sizing.kept(matrix, rank), max(float(left[min(rank, len(energy))]), 0.0)
-        if cost >= points[-1][0]:
+    points = [_Point(matrix.size, 0.0, {matrix.name: None})]
+    for rank in range(top, lowest_rank - 1, -1):
+        if rank < multiple or rank % multiple == 0:
+            loss = max(float(left[min(rank, len(energy))]), 0.0)
+            points.append(_Point(sizing.kept(matrix, rank), loss, {matrix.name: rank}))
+    return points
+
+
+def _hull(points: list[_Point]) -> list[_Point]:
+    """The lower convex hull of points in order of falling cost, from the first, dense one down."""
+    hull = points[:1]
+    for point in points[1:]:
+        if point.cost >= hull[-1].cost:
             continue
-        while len(points) > 1 and _slope(points[-2], points[-1]) >= _slope(
-            points[-1], (cost, loss, rank)
-        ):
-            points.pop()
-        points.append((cost, loss, rank))
-    return [
-        (_slope(a, b), index, b[2], a[0] - b[0], b[1] - a[1])
-        for a, b in zip(points, points[1:], strict=False)
-    ]
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return hull
 
 
-def _slope(a: tuple[int, float, int], b: tuple[int, float, int]) -> float:
+def _by_slope(hulls: list[list[_Point]]) -> list[tuple[_Point, _Point]]:
+    """The steps of all hulls, the cheapest loss per parameter first; each hull's in their order."""
+    steps = [step for hull in hulls for step in pairwise(hull)]
+    return sorted(steps, key=lambda step: _slope(*step))  # Stable.
+
+
+def _merged(hulls: list[list[_Point]], ranks: Ranks) -> list[_Point]:
+    """States of several matrices together on their common frontier, and `ranks` in each."""
+    dense = ranks | {name: rank for hull in hulls for name, rank in hull[0].ranks.items()}
+    points = [_Point(sum(hull[0].cost for hull in hulls), 0.0, dense)]
+    for a, b in _by_slope(hulls):
+        last = points[-1]
+        points.append(
+            _Point(last.cost - a.cost + b.cost, last.loss - a.loss + b.loss, last.ranks | b.ranks)
+        )
+    return points
+
+
+def _slope(a: _Point, b: _Point) -> float:
     """Loss per parameter freed from a point to a cheaper one."""
-    return (b[1] - a[1]) / (a[0] - b[0])
+    return (b.loss - a.loss) / (a.cost - b.cost)

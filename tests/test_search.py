@@ -10,7 +10,7 @@ from sieve.genome import Genome
 from sieve.objective import Score
 from sieve.search import LEVELS, search_uniform
 
-BANK: Any = SimpleNamespace(names=("a", "b"), fingerprint="bank")
+BANK: Any = SimpleNamespace(groups=[], matrices=["a", "b"], names=("a", "b"), fingerprint="bank")
 
 
 class Margins:

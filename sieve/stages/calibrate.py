@@ -8,7 +8,7 @@ from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.batches import count_rows
 from sieve.calibration import CalibrationModule
 from sieve.matrices import Matrix, blocks_of, find_matrices
-from sieve.moments import FORMAT, Moments, StoredMoments
+from sieve.moments import FORMAT, Moments, Needs, StoredMoments
 from sieve.projections import get_projection
 from sieve.stages.run import Run
 
@@ -28,7 +28,7 @@ class Calibrated:
 
 def calibrate(run: Run) -> Calibrated:
     """Moments of the task's prompts."""
-    settings, needs = run.config.calibration, get_projection(run.config.projection.name).needs
+    settings, needs = run.config.calibration, _needs(run)
     weighting = settings.weighting_for(needs)
     loss = (settings.answers,) if needs.gradient or weighting == "gradient" else ()
     matrices = find_matrices(run.backbone.model, run.config.projection.prune_head)
@@ -59,6 +59,12 @@ def calibrate(run: Run) -> Calibrated:
     return Calibrated(key, paths, read_json(record_path))
 
 
+def _needs(run: Run) -> Needs:
+    """What the projection asks for; a shared V asks for the moments of the inputs."""
+    needs = get_projection(run.config.projection.name).needs
+    return replace(needs, input=needs.input or run.config.projection.joint)
+
+
 def _groups(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Matrix]]:
     """Matrices whose moments are in memory together: all, or those of so many blocks."""
     if layers_at_once is None:
@@ -72,7 +78,7 @@ def _groups(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Mat
 
 def _collect(run: Run, matrices: list[Matrix], weighting: str) -> Moments:
     """One pass over the calibration rows."""
-    settings, needs = run.config.calibration, get_projection(run.config.projection.name).needs
+    settings, needs = run.config.calibration, _needs(run)
     module = CalibrationModule(
         run.backbone.model, matrices, needs, settings.answers, weighting,
         settings.checkpointing, run.config.seed,

@@ -25,7 +25,7 @@ def fit(run: Run, calibrated: Calibrated) -> Bank:
     sources = [*Path(sieve.projections.__file__).parent.glob("*.py"), Path(learning.__file__)]
     key = fingerprint(
         "bank", FORMAT, calibrated.key, settings.name, settings.storage, settings.rank_multiple,
-        settings.dtype, settings.damping, settings.prune_head, hash_files(sources),
+        settings.dtype, settings.damping, settings.prune_head, settings.joint, hash_files(sources),
         [asdict(settings.learning), settings.learning_rate, run.config.seed] if learned else None,
         str(run.backbone.storage_dtype),
     )  # fmt: skip
@@ -39,7 +39,7 @@ def fit(run: Run, calibrated: Calibrated) -> Bank:
             fit_bank(
                 run.backbone.model, calibrated.moments(), settings.name, settings.storage,
                 settings.rank_multiple, _bank_dtype(run), key, settings.damping,
-                settings.prune_head,
+                settings.prune_head, settings.joint,
             ).save(path)  # fmt: skip
     return Bank.load(path)
 

@@ -12,7 +12,7 @@ from sieve.objective import Objective
 from sieve.projections import get_projection
 from sieve.search import Line, smallest, uniform_line, waterfill_line
 from sieve.stages.run import Run
-from sieve.waterfill import estimated_loss
+from sieve.waterfill import estimated_rise
 
 log = logging.getLogger(__name__)
 
@@ -123,5 +123,4 @@ def _tried(genome: Genome, bank: Bank, method: str) -> dict[str, Any]:
         return {"level": next(iter(genome.levels.values()))}
     if not get_projection(bank.projection).in_loss:
         return {}
-    ranks = bank.ranks(genome).items()
-    return {"predicted_loss": sum(estimated_loss(bank, name, rank) for name, rank in ranks)}
+    return {"predicted_loss": estimated_rise(bank, genome)}
