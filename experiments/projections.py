@@ -14,7 +14,7 @@ import logging
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from sieve.projections import get_projection
 from sieve.refit import refit, token_weights
 from sieve.search import uniform_genome
 from sieve.tuning import tune
-from sieve.waterfill import waterfill
+from sieve.waterfill import estimated_rise, waterfill
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
@@ -56,6 +56,7 @@ class Method:
     refit: bool = False
     tune_steps: int = 0
     init: str = ""  # of `learned`
+    joint: bool = False
     levels: tuple[float, ...] = LEVELS
     lost: float = LOST  # accuracy: below a level that loses more, nothing smaller is measured
 
@@ -86,6 +87,7 @@ METHODS: dict[str, Method] = {
     "sieve, affine": _default(projection="loss_aware_affine"),
     "output, pivoted": Method("output", "pivoted"),
     "output, refitted": Method("output", refit=True),
+    "sieve, joint": _default(joint=True),
     "sieve, refitted": _default(refit=True, levels=REFITTED, lost=0.08),
     "sieve, refitted and tuned": _default(refit=True, tune_steps=300, levels=(0.03, 0.01)),
     "learned": Method("learned", init="pca", levels=FEW),
@@ -150,6 +152,7 @@ class Calibrated:
         """The moments and the seconds they took."""
         learned = method.projection == "learned"
         needs = Needs(input=True) if learned else get_projection(method.projection).needs
+        needs = replace(needs, input=needs.input or method.joint)
         if needs.gradient:
             key = (seed, needs, method.answers, method.weighting)
         else:
@@ -176,7 +179,7 @@ def run(
     begun = time.perf_counter()
     learned = method.projection == "learned"
     base = "output" if learned else method.projection
-    bank = fit(subject.model, moments, base, method.storage)
+    bank = fit(subject.model, moments, base, method.storage, joint=method.joint)
     fitted = time.perf_counter()
     weights = None
     if method.refit and method.weighting == "gradient":
@@ -194,6 +197,7 @@ def run(
         curve.append({
             "level": level, "kept_fraction": held.kept_fraction(chosen),
             "accuracy": found.accuracy, "loss": round(found.loss, 5), "kl": round(found.kl, 5),
+            "predicted": predicted(held, chosen),
             **difference(dense.correct, found.correct),
         })  # fmt: skip
         if found.accuracy is not None and dense.accuracy - found.accuracy > method.lost:
@@ -257,6 +261,12 @@ def improved(
     if method.tune_steps:
         bank, genome = tune(subject.model, bank, genome, batches, method.tune_steps, seed=seed)
     return bank, genome
+
+
+def predicted(bank: Bank, genome: Genome) -> float | None:
+    """The rise of the loss that the energies left out foretell, where they are in its unit."""
+    in_loss = get_projection(bank.projection).in_loss
+    return round(estimated_rise(bank, genome), 6) if in_loss else None
 
 
 def difference(dense: list[bool], pruned: list[bool]) -> dict[str, int]:

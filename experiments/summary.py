@@ -25,6 +25,7 @@ from experiments.projections import FOLDER, METHODS, SUBJECTS, read_lines  # noq
 DROP = 0.02
 BOOTSTRAP = 10_000
 PAPER, OURS, REFITTED = "output", "sieve", "sieve, refitted"
+FISHER = "sieve, Fisher, tokens alike"
 PIECES = {
     "loss-aware": "sieve without loss-aware",
     "pivoted": "sieve without pivoting",
@@ -45,7 +46,11 @@ def main() -> None:
     summary = summarize(found)
     (FOLDER / "projections.json").write_text(json.dumps(summary, indent=1) + "\n")
     draw(found, FOLDER / "projections.svg")
-    write_blocks(FOLDER / "README.md", {"projections": table(summary), "pieces": pieces(summary)})
+    blocks = {
+        "projections": table(summary), "pieces": pieces(summary), "cost": cost(summary),
+        "predicted": predicted(found),
+    }  # fmt: skip
+    write_blocks(FOLDER / "README.md", blocks)
 
 
 def smallest(record: dict[str, Any]) -> float:
@@ -209,6 +214,32 @@ def pieces(summary: dict[str, Any]) -> str:
                 f"| {label} | {found['ratio']:.2f} ({low:.2f} to {high:.2f}) | "
                 f"{found['wins']} / {found['losses']} of {found['subjects']} |"
             )
+    return "\n".join(lines)
+
+
+def cost(summary: dict[str, Any]) -> str:
+    """Time and memory per method, in Markdown."""
+    lines = ["| method | calibrate, s | fit, s | peak of the process, MiB |", "|---|---|---|---|"]
+    for method, entry in summary["methods"].items():
+        took = entry["seconds"]
+        lines.append(
+            f"| {method} | {took['calibrate']:.1f} | {took['fit']:.2f} | {entry['peak_mib']:,} |"
+        )
+    return "\n".join(lines)
+
+
+def predicted(found: Records) -> str:
+    """KL(dense ‖ pruned) as the energies foretell it and as measured, in Markdown."""
+    levels = (0.5, 0.3, 0.2, 0.1, 0.05, 0.03)
+    lines = ["| subject | " + " | ".join(f"{x:g}" for x in levels) + " |", "|" + "---|" * 7]
+    for subject in SUBJECTS:
+        for record in found.get((subject, FISHER), [])[:1]:
+            points = {p["level"]: p for p in record["curve"] if p.get("predicted") is not None}
+            cells = [
+                f"{points[x]['predicted']:.4f} / {points[x]['kl']:.4f}" if x in points else ""
+                for x in levels
+            ]
+            lines.append(f"| {subject} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
