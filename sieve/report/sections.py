@@ -164,6 +164,7 @@ def settings(result: Result) -> str:
         ("Storage", look(result, "storage")),
         ("Search", look(result, "search.method")),
         ("Selection examples scored", _counted(result, "search.examples")),
+        ("Refit", _refit(result)),
         ("Calibration rows", _counted(result, "calibration.rows")),
         ("Calibration tokens", _counted(result, "calibration.tokens")),
         ("Device", look(result, "device")),
@@ -187,3 +188,17 @@ def _shape(matrix: Mapping[str, Any]) -> str:
 def _level(value: Any) -> str:
     level = number(value)
     return NOT_MEASURED if level is None else f"{level:g}"
+
+
+def _refit(result: Mapping[str, Any]) -> str | None:
+    """What solving the chosen ranks again has brought, in one phrase."""
+    refit = look(result, "search.refit")
+    if not isinstance(refit, Mapping):
+        return None
+    if not refit.get("taken"):
+        return "tried, and not taken: the factors as they were did as well"
+    change = f"{count(refit.get('matrices_changed'))} matrices changed"
+    before, after = refit.get("kept_before"), measure(result, "kept_fraction.prunable")
+    if number(before) and number(after) and after < before:
+        return f"{change}; kept fell from {percent(before)} to {percent(after)} of prunable"
+    return f"{change}, at the same size"

@@ -205,3 +205,21 @@ def test_the_file_is_replaced_whole_or_left_alone(
         write_report({**result, "task": "another"}, path)
     assert path.read_text(encoding="utf-8") == before
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize(
+    ("refit", "phrase"),
+    [
+        (None, None),
+        ({"taken": False, "kept_before": 0.4, "matrices_changed": 0}, "tried, and not taken"),
+        ({"taken": True, "kept_before": 0.9, "matrices_changed": 7}, "kept fell from 90"),
+        ({"taken": True, "kept_before": 0.0001, "matrices_changed": 7}, "7 matrices changed, at"),
+    ],
+)
+def test_the_report_says_what_refitting_brought(
+    result: dict[str, Any], refit: dict[str, Any] | None, phrase: str | None
+) -> None:
+    result["search"]["refit"] = refit
+    page = render_page(result)
+    assert (phrase is not None) == ("Refit</dt>" in page)
+    assert phrase is None or phrase in page
