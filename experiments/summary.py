@@ -43,6 +43,10 @@ def main() -> None:
     found: Records = defaultdict(list)
     for record in read_lines(FOLDER / "projections.jsonl"):
         found[record["subject"], record["method"]].append(record)
+    for (subject, method), records in found.items():
+        if method == REFITTED:
+            for record in records:
+                complete(record, found[subject, OURS])
     summary = summarize(found)
     (FOLDER / "projections.json").write_text(json.dumps(summary, indent=1) + "\n")
     draw(found, FOLDER / "projections.svg")
@@ -51,6 +55,15 @@ def main() -> None:
         "predicted": predicted(found),
     }  # fmt: skip
     write_blocks(FOLDER / "README.md", blocks)
+
+
+def complete(refitted: dict[str, Any], unrefitted: list[dict[str, Any]]) -> None:
+    """Levels above those that were refitted are the unrefitted model's, of the same seed."""
+    measured = max(point["level"] for point in refitted["curve"])
+    for record in unrefitted:
+        if record["seed"] == refitted["seed"]:
+            above = [point for point in record["curve"] if point["level"] > measured]
+            refitted["curve"] = above + refitted["curve"]
 
 
 def smallest(record: dict[str, Any]) -> float:
