@@ -22,7 +22,7 @@ import torch
 
 from experiments.subjects import Subject, TaskSubject, TextSubject
 from sieve.bank import Bank, fit
-from sieve.calibration import calibrate
+from sieve.calibration import as_inputs, calibrate
 from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.learning import learn, learned_bank
@@ -54,6 +54,7 @@ class Method:
     answers: str = "margin"
     weighting: str = "none"
     refit: bool = False
+    residual: bool = False  # refit to what the residual stream has lost
     tune_steps: int = 0
     init: str = ""  # of `learned`
     joint: bool = False
@@ -89,6 +90,9 @@ METHODS: dict[str, Method] = {
     "output, refitted": Method("output", refit=True),
     "sieve, joint": _default(joint=True),
     "sieve, refitted": _default(refit=True, levels=REFITTED, lost=0.08),
+    "sieve, refitted to the residual": _default(
+        refit=True, residual=True, levels=REFITTED, lost=0.08
+    ),
     "sieve, refitted and tuned": _default(refit=True, tune_steps=300, levels=(0.03, 0.01)),
     "learned": Method("learned", init="pca", levels=FEW),
     "learned, untied": Method("learned", init="optimal", levels=FEW),
@@ -187,6 +191,7 @@ def run(
         weights = token_weights(subject.model, matrices, batches, answers=method.answers, seed=seed)
     curve = []
     levels = method.levels if dense.correct else TEXT
+    per_example = moments.tokens / sum(len(as_inputs(batch)["input_ids"]) for batch in batches)
     for level, genome in genomes(bank, method, levels):
         start_from = bank, genome
         if learned:
@@ -197,7 +202,7 @@ def run(
         curve.append({
             "level": level, "kept_fraction": held.kept_fraction(chosen),
             "accuracy": found.accuracy, "loss": round(found.loss, 5), "kl": round(found.kl, 5),
-            "predicted": predicted(held, chosen),
+            "predicted": predicted(held, chosen, 1 if dense.correct else per_example),
             **difference(dense.correct, found.correct),
         })  # fmt: skip
         if found.accuracy is not None and dense.accuracy - found.accuracy > method.lost:
@@ -256,17 +261,22 @@ def improved(
 ) -> tuple[Bank, Genome]:
     """Bank and genome after refit and tuning, as far as the method has them."""
     if method.refit:
-        result = refit(subject.model, bank, genome, moments, batches, weights)
+        result = refit(
+            subject.model, bank, genome, moments, batches, weights, method.residual
+        )  # fmt: skip
         bank, genome = result.bank, result.genome
     if method.tune_steps:
         bank, genome = tune(subject.model, bank, genome, batches, method.tune_steps, seed=seed)
     return bank, genome
 
 
-def predicted(bank: Bank, genome: Genome) -> float | None:
-    """The rise of the loss that the energies left out foretell, where they are in its unit."""
+def predicted(bank: Bank, genome: Genome, tokens: float) -> float | None:
+    """The rise of the loss that the energies left out foretell, where they are in its unit.
+
+    tokens: what an example is divided by, 1 where losses are per example.
+    """
     in_loss = get_projection(bank.projection).in_loss
-    return round(estimated_rise(bank, genome), 6) if in_loss else None
+    return round(estimated_rise(bank, genome) / tokens, 6) if in_loss else None
 
 
 def difference(dense: list[bool], pruned: list[bool]) -> dict[str, int]:
