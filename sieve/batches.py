@@ -17,6 +17,7 @@ from sieve.encoding import EncodedExample, encode_examples
 from sieve.tasks.example import Example
 
 _B = TypeVar("_B", bound="_Batch")
+HELD_OUT = 4  # one of so many batches
 
 
 class _Batch:
@@ -281,3 +282,24 @@ def _token_batch(encoded: Sequence[EncodedExample], pad: int) -> TokenBatch:
         answer = example.choices[example.answer]
         targets[index, -len(answer) :] = torch.tensor(answer)
     return TokenBatch(input_ids, mask, position_ids, targets != -100, targets)
+
+
+def held_out_batches(count: int) -> list[bool]:
+    """Which of `count` batches are not fitted on: one of four, at least one.
+
+    Raises ValueError with fewer than two batches.
+    """
+    if count < 2:
+        raise ValueError(
+            f"got {count} calibration batch, expected at least 2, since some are held out; raise "
+            "calibration.tokens, or set projection.refit=false and projection.tune_steps=0."
+        )
+    held_out = [index % HELD_OUT == HELD_OUT - 1 for index in range(count)]
+    return held_out if any(held_out) else [False] * (count - 1) + [True]
+
+
+def split_batches(batches: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Batches to fit on, and those held out."""
+    held_out = held_out_batches(len(batches))
+    pairs = list(zip(batches, held_out, strict=True))
+    return [b for b, held in pairs if not held], [b for b, held in pairs if held]

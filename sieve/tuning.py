@@ -22,11 +22,11 @@ from transformers import PreTrainedModel
 from sieve.artifacts import fingerprint
 from sieve.backbone import place
 from sieve.bank import Bank, BankFactors, stored
+from sieve.batches import split_batches
 from sieve.divergence import answer_logprobs, divergence
 from sieve.factorized import Switch, add_biases
 from sieve.genome import Genome
 from sieve.projections import Factors
-from sieve.refit import split_batches
 from sieve.training import make_trainer
 
 log = logging.getLogger(__name__)

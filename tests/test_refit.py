@@ -9,20 +9,14 @@ from sieved import logits, mixed, tokens, uniform
 from torch import Tensor
 
 from sieve.bank import fit
+from sieve.batches import held_out_batches
 from sieve.calibration import calibrate
 from sieve.factorized import Switch
 from sieve.matrices import dense_weight, find_matrices
 from sieve.moments import Gradient, Moment
+from sieve.paired import Paired, held_error, solve
 from sieve.projections import PROJECTIONS, get_projection
-from sieve.refit import (
-    Paired,
-    _Sequence,
-    held_error,
-    held_out_batches,
-    refit,
-    solve,
-    token_weights,
-)
+from sieve.refit import _Sequence, refit, token_weights
 
 
 def batches() -> list[dict[str, Tensor]]:

@@ -198,7 +198,7 @@ def _refit(result: Mapping[str, Any]) -> str | None:
     if not refit.get("taken"):
         return "tried, and not taken: the factors as they were did as well"
     change = f"{count(refit.get('matrices_changed'))} matrices changed"
-    before, after = refit.get("kept_before"), measure(result, "kept_fraction.prunable")
-    if number(before) and number(after) and after < before:
+    before, after = number(refit.get("kept_before")), measure(result, "kept_fraction.prunable")
+    if before is not None and after is not None and after < before:
         return f"{change}; kept fell from {percent(before)} to {percent(after)} of prunable"
     return f"{change}, at the same size"
