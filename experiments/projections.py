@@ -93,7 +93,7 @@ METHODS: dict[str, Method] = {
     "sieve, refitted to the residual": _default(
         refit=True, residual=True, levels=REFITTED, lost=0.08
     ),
-    "sieve, refitted and tuned": _default(refit=True, tune_steps=300, levels=(0.03, 0.01)),
+    "sieve, refitted and tuned": _default(refit=True, tune_steps=300, levels=(0.03, 0.02)),
     "learned": Method("learned", init="pca", levels=FEW),
     "learned, untied": Method("learned", init="optimal", levels=FEW),
 }

@@ -1,6 +1,6 @@
 """The LightningDataModule of a task: tokenized batches, built once and dealt out to ranks."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -123,8 +123,13 @@ class SieveDataModule(L.LightningDataModule):
         """This rank's test batches."""
         return self._loader(self.scoring("test"))
 
-    def _loader(self, batches: Iterable[Any]) -> DataLoader[Any]:
+    def _loader(self, batches: Sequence[Any]) -> DataLoader[Any]:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        mine: Any = shard(list(batches), rank, world_size)
+        if len(batches) < world_size:
+            raise ValueError(
+                f"got {len(batches)} batches for {world_size} processes, expected one for each at "
+                "least; lower batch_tokens or trainer.devices."
+            )
+        mine: Any = shard(batches, rank, world_size)
         return DataLoader(mine, batch_size=None, shuffle=False, collate_fn=_only_item)

@@ -212,6 +212,18 @@ def test_two_processes_find_what_one_finds(world: Path) -> None:
     assert levels[0] == levels[1]
 
 
+def test_fewer_batches_than_processes_are_refused(world: Path) -> None:
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    line = arguments(world, world / "few", *more, cache="few")
+    done = subprocess.run(
+        [sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "got 1 batches for 2 processes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_layer_by_layer_calibration_gives_the_same_bank(world: Path) -> None:
     found = {}
     for name, overrides in (("all", ()), ("one", ("calibration.layers_at_once=1",))):
@@ -235,6 +247,25 @@ def test_the_paper_s_learning_from_the_command_line(world: Path) -> None:
     assert again["matrices"] == result["matrices"]
     (bank,) = (world / "learned").glob("bank-*.safetensors")
     assert max(f.rank for f in Bank.load(bank).factors.values()) < 32
+
+
+def test_two_processes_learn_what_one_learns(world: Path) -> None:
+    """The matrices are dealt to the processes; gradients are never averaged."""
+    options = (
+        "projection=learned", "projection.learning.epochs=1", "tolerance=0.9", "batch_tokens=128",
+        "projection.learning.batch_tokens=500",
+    )  # fmt: skip
+    finished(world, "learns", *options, cache="learns")
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    line = arguments(world, world / "learn-joined", *options, *more, cache="learn-joined")
+    done = subprocess.run([sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT)
+    assert done.returncode == 0
+    banks = [
+        Bank.load(next((world / cache).glob("bank-*"))) for cache in ("learns", "learn-joined")
+    ]
+    for name in banks[0].names:
+        products = [bank.factors[name].u @ bank.factors[name].v for bank in banks]
+        torch.testing.assert_close(products[0], products[1], rtol=1e-3, atol=1e-4)
 
 
 def test_a_pruned_head_is_counted_exported_and_drawn(world: Path) -> None:
