@@ -36,8 +36,8 @@ help: ## list the targets
 install: $(DEV) ## set up .venv with everything a contributor needs
 
 demo: $(CORE) ## sieve the embedded model on the embedded task; takes a few minutes
-	@$(BIN)/python -m sieve.run +task=almanac_medicine calibration.tokens=25000 \
-		projection.refit_tries=2 $(ARGS)
+	@$(BIN)/python -m sieve.run +task=almanac_medicine calibration.tokens=20000 \
+		projection.refit_tries=1 projection.refit_tokens=12000 $(ARGS)
 
 experiments: $(CORE) ## run every experiment in conf/experiment, one after the other
 	@found=0; for file in conf/experiment/*.yaml; do \

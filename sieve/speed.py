@@ -1,5 +1,6 @@
 """Prefill and decode speed of two states of one model, measured in turn in the same run."""
 
+import inspect
 import platform
 import statistics
 import time
@@ -96,12 +97,14 @@ def _prefill(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 def _decode_seconds(model: PreTrainedModel, tokens: Tensor, steps: int) -> float:
     """Seconds of `steps` greedy decoding steps after a prefill that is not counted."""
+    named = inspect.signature(model.forward).parameters
+    cache = "cache" if "cache" in named else "past_key_values"  # before transformers 5.24
     out = model(input_ids=tokens, use_cache=True)
-    state = [out.logits[:, -1:].argmax(-1), out.past_key_values]
+    state = [out.logits[:, -1:].argmax(-1), getattr(out, cache)]
 
     def work() -> None:
         for _ in range(steps):
-            out = model(input_ids=state[0], past_key_values=state[1], use_cache=True)
-            state[:] = [out.logits[:, -1:].argmax(-1), out.past_key_values]
+            out = model(input_ids=state[0], **{cache: state[1]}, use_cache=True)
+            state[:] = [out.logits[:, -1:].argmax(-1), getattr(out, cache)]
 
     return _timed(work)
