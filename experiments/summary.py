@@ -25,6 +25,7 @@ from experiments.projections import FOLDER, METHODS, SUBJECTS, read_lines  # noq
 DROP = 0.02
 BOOTSTRAP = 10_000
 PAPER, OURS, REFITTED = "output", "sieve", "sieve, refitted"
+TUNED = "sieve, refitted and tuned"
 FISHER = "sieve, Fisher, tokens alike"
 PIECES = {
     "loss-aware": "sieve without loss-aware",
@@ -43,10 +44,10 @@ def main() -> None:
     found: Records = defaultdict(list)
     for record in read_lines(FOLDER / "projections.jsonl"):
         found[record["subject"], record["method"]].append(record)
-    for (subject, method), records in found.items():
-        if method == REFITTED:
-            for record in records:
-                complete(record, found[subject, OURS])
+    for method, basis in ((REFITTED, OURS), (TUNED, REFITTED)):
+        for subject in SUBJECTS:
+            for record in found.get((subject, method), []):
+                complete(record, found.get((subject, basis), []))
     summary = summarize(found)
     (FOLDER / "projections.json").write_text(json.dumps(summary, indent=1) + "\n")
     draw(found, FOLDER / "projections.svg")
@@ -57,13 +58,13 @@ def main() -> None:
     write_blocks(FOLDER / "README.md", blocks)
 
 
-def complete(refitted: dict[str, Any], unrefitted: list[dict[str, Any]]) -> None:
-    """Levels above those that were refitted are the unrefitted model's, of the same seed."""
-    measured = max(point["level"] for point in refitted["curve"])
-    for record in unrefitted:
-        if record["seed"] == refitted["seed"]:
+def complete(improved: dict[str, Any], basis: list[dict[str, Any]]) -> None:
+    """Levels above those that were refitted, or tuned, are those of what that began with."""
+    measured = max(point["level"] for point in improved["curve"])
+    for record in basis:
+        if record["seed"] == improved["seed"]:
             above = [point for point in record["curve"] if point["level"] > measured]
-            refitted["curve"] = above + refitted["curve"]
+            improved["curve"] = above + improved["curve"]
 
 
 def smallest(record: dict[str, Any]) -> float:
