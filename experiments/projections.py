@@ -58,6 +58,7 @@ class Method:
     tune_steps: int = 0
     init: str = ""  # of `learned`
     joint: bool = False
+    rounds: int = 1  # of pruning part of the way and calibrating again
     levels: tuple[float, ...] = LEVELS
     lost: float = LOST  # accuracy: below a level that loses more, nothing smaller is measured
 
@@ -89,6 +90,8 @@ METHODS: dict[str, Method] = {
     "output, pivoted": Method("output", "pivoted"),
     "output, refitted": Method("output", refit=True),
     "sieve, joint": _default(joint=True),
+    "sieve, in two rounds": _default(rounds=2, levels=REFITTED, lost=0.08),
+    "sieve, in four rounds": _default(rounds=4, levels=REFITTED, lost=0.08),
     "sieve, refitted": _default(refit=True, levels=REFITTED, lost=0.08),
     "sieve, refitted to the residual": _default(
         refit=True, residual=True, levels=REFITTED, lost=0.08
@@ -196,6 +199,8 @@ def run(
         start_from = bank, genome
         if learned:
             start_from = learn_ranks(subject, bank, genome, method, moments, seed)
+        if method.rounds > 1:
+            start_from = progressive(subject, bank, level, method, batches, seed)
         held, chosen = improved(subject, *start_from, method, moments, batches, weights, seed)
         with Switch(subject.model, held, as_stored=False).to(chosen):
             found = subject.measure()
@@ -233,6 +238,28 @@ def genomes(bank: Bank, method: Method, levels: Sequence[float]) -> Iterator[tup
             yield level, frontier.genome(frontier.within(level))
         else:
             yield level, uniform_genome(bank, (1.0, level), 1)
+
+
+def progressive(
+    subject: Subject, bank: Bank, level: float, method: Method, batches: list[Any], seed: int
+) -> tuple[Bank, Genome]:
+    """A bank fitted on what the model sees and cares for when it is pruned part of the way.
+
+    The way to a level is cut into rounds of equal ratio; each takes moments of the model as the
+    round before has left it, and solves the dense weights anew.
+    """
+    for turn in range(1, method.rounds):
+        frontier = waterfill(bank)
+        genome = frontier.genome(frontier.within(level ** (turn / method.rounds)))
+        switch = Switch(subject.model, bank, as_stored=False)
+        with switch.to(genome):
+            moments = calibrate(
+                subject.model, batches, bank.matrices, get_projection(method.projection).needs,
+                answers=method.answers, weighting=method.weighting, seed=seed, dense=switch.dense,
+            )  # fmt: skip
+        bank = fit(subject.model, moments, method.projection, method.storage)
+    frontier = waterfill(bank)
+    return bank, frontier.genome(frontier.within(level))
 
 
 def learn_ranks(

@@ -26,6 +26,7 @@ DROP = 0.02
 BOOTSTRAP = 10_000
 PAPER, OURS, REFITTED = "output", "sieve", "sieve, refitted"
 TUNED = "sieve, refitted and tuned"
+ROUNDS = ("sieve, in two rounds", "sieve, in four rounds")
 FISHER = "sieve, Fisher, tokens alike"
 PIECES = {
     "loss-aware": "sieve without loss-aware",
@@ -44,7 +45,7 @@ def main() -> None:
     found: Records = defaultdict(list)
     for record in read_lines(FOLDER / "projections.jsonl"):
         found[record["subject"], record["method"]].append(record)
-    for method, basis in ((REFITTED, OURS), (TUNED, REFITTED)):
+    for method, basis in ((REFITTED, OURS), *((name, OURS) for name in ROUNDS), (TUNED, REFITTED)):
         for subject in SUBJECTS:
             for record in found.get((subject, method), []):
                 complete(record, found.get((subject, basis), []))
