@@ -10,7 +10,8 @@ Where a batch names no answer, every next token is one.
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,12 +22,10 @@ IGNORED = -100
 
 def as_targets(batch: Any) -> Tensor:
     """Tokens to predict (B, T), −100 where none is: the batch's `targets`, or every next one."""
-    get: Callable[[str], Any] = lambda name: getattr(batch, name, None)  # noqa: E731
-    if isinstance(batch, Mapping):
-        get = batch.get
-    if (targets := get("targets")) is not None:
+    get = batch.get if isinstance(batch, Mapping) else partial(getattr, batch)
+    if (targets := get("targets", None)) is not None:
         return targets
-    ids, mask = get("input_ids"), get("attention_mask")
+    ids, mask = get("input_ids", None), get("attention_mask", None)
     targets = torch.full_like(ids, IGNORED)
     targets[:, :-1] = ids[:, 1:]
     if mask is not None:

@@ -233,6 +233,13 @@ def check(config: Config) -> None:
             f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
             "calibration.tokens, for fewer rows task.max_rows."
         )
+    _check_projection(config)
+    _check_levels(config.search.levels)
+    config.task.validate()
+
+
+def _check_projection(config: Config) -> None:
+    """What a projection can be asked for, and together with what."""
     if not 0 < (level := config.projection.learning.level) < 1:
         raise ValueError(
             f"projection.learning.level is {level}, expected a kept fraction between 0 and 1."
@@ -257,8 +264,6 @@ def check(config: Config) -> None:
         raise ValueError(f"projection.damping is {damping}, expected null or at least 0.")
     get_projection(config.projection.name)
     get_storage(config.projection.storage)
-    _check_levels(config.search.levels)
-    config.task.validate()
 
 
 def _check_levels(levels: list[float]) -> None:
