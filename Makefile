@@ -13,6 +13,7 @@ MAKEFLAGS     += --no-print-directory
 VENV := .venv
 BIN  := $(VENV)/bin
 LOG  := $(VENV)/install.log
+SWEEPER := plugins/hydra_genetic_sweeper
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 # Stamps: an empty file per finished step, older than pyproject.toml when the step is due again.
@@ -104,10 +105,10 @@ else $(PIP) install "torch==$(TORCH)+cpu" || { $(PIP) install uv \
 	&& $(BIN)/uv pip install --python $(BIN)/python --torch-backend=cpu torch==$(TORCH); }; fi
 endef
 
-$(CORE): pyproject.toml | $(BASE)
-	$(call step,Installing Sieve,$(PIP) install -e .)
+$(CORE): pyproject.toml $(SWEEPER)/pyproject.toml | $(BASE)
+	$(call step,Installing Sieve,$(PIP) install -e $(SWEEPER) -e .)
 	@touch $@
 
-$(DEV): pyproject.toml | $(BASE)
-	$(call step,Installing Sieve and the tools of its contributors,$(PIP) install -e '.[dev]')
+$(DEV): pyproject.toml $(SWEEPER)/pyproject.toml | $(BASE)
+	$(call step,Installing Sieve and the tools of its contributors,$(PIP) install -e '$(SWEEPER)[test]' -e '.[dev]')
 	@touch $(CORE) $@

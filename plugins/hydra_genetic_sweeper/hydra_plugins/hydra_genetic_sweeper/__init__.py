@@ -1,0 +1,1 @@
+"""A genetic algorithm as a Hydra sweeper: `hydra/sweeper=genetic`."""

@@ -1,0 +1,63 @@
+"""What a search leaves: `optimization_results.yaml`, and a file for each solution."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ._evolution import Evolution
+from ._jobs import write
+from ._space import Genome
+
+NAME = "optimization_results.yaml"
+
+
+def results(evolution: Evolution, generations: int, evaluated: int, reason: str) -> dict[str, Any]:
+    """The results as Hydra's own sweepers name them, and the front beside them.
+
+    `best_params` and `best_value` for one objective, `solutions` for several; `feasible` says
+    whether the constraints hold. Times are left out, so that equal searches write equal files.
+    """
+    objectives = evolution.objectives
+    solutions = [_solution(evolution, genome) for genome in evolution.best()]
+    body: dict[str, Any] = {"name": "genetic"}
+    if len(objectives.directions) == 1 and solutions:
+        key = next(iter(objectives.directions))
+        body |= {
+            "best_params": solutions[0]["params"],
+            "best_value": solutions[0]["values"][key],
+            "best_values": solutions[0]["values"],
+        }
+    else:
+        body["solutions"] = solutions
+    return body | {
+        "feasible": bool(solutions) and all(s["feasible"] for s in solutions),
+        "generations": generations,
+        "evaluations": evaluated,
+        "stopped_by": reason,
+    }
+
+
+def save(folder: Path, body: dict[str, Any]) -> None:
+    """Write the results, whole or not at all."""
+    write(folder / NAME, OmegaConf.to_yaml(OmegaConf.create(body)))
+
+
+def save_solutions(folder: Path, evolution: Evolution) -> list[Path]:
+    """A JSON file for each solution: {"params", "values", "feasible"}."""
+    paths = []
+    for number, genome in enumerate(evolution.best()):
+        path = (folder / f"solution-{number}.json").absolute()
+        write(path, json.dumps(_solution(evolution, genome), indent=2) + "\n")
+        paths.append(path)
+    return paths
+
+
+def _solution(evolution: Evolution, genome: Genome) -> dict[str, Any]:
+    evaluation = evolution.known[genome]
+    return {
+        "params": evolution.space.values(genome),
+        "values": evaluation.values,
+        "feasible": evolution.objectives.violation(evaluation) == 0,
+    }

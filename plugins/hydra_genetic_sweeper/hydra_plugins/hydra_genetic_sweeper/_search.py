@@ -1,0 +1,286 @@
+"""The search: prepare, then ask, evaluate, tell, until it is time to stop; then the last job."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+
+from . import _results
+from ._evolution import Evolution
+from ._jobs import Evaluator, plain, quoted
+from ._ledger import Generation, Ledger
+from ._objectives import Objectives
+from ._space import Space, from_mapping, from_params
+from ._stopping import Stopping
+from ._view import View
+from .config import GeneticSweeperConf
+
+log = logging.getLogger(__name__)
+# Settings that do not change which genomes are evaluated, nor what comes of them; a longer search
+# goes on where a shorter one stopped.
+FREE = (
+    "_target_", "_recursive_", "n_workers", "shard_size", "worker_overrides", "retries", "view",
+    "finalize", "finalize_front", "max_failure_rate", "generations", "evaluations", "seconds",
+    "stagnation_generations", "stagnation_improvement", "space",
+)  # fmt: skip
+
+
+def sweep(
+    settings: GeneticSweeperConf,
+    context: HydraContext,
+    config: DictConfig,
+    launcher: Launcher,
+    arguments: list[str],
+) -> dict[str, Any]:
+    """One search, begun or gone on with; an error the user can mend is one sentence."""
+    try:
+        with _quiet(launcher):
+            return _Search(settings, context, config, launcher, arguments).run()
+    except (ValueError, OSError) as error:
+        log.debug("failed", exc_info=True)
+        raise CompactHydraException(str(error)) from error
+
+
+class _Search:
+    def __init__(
+        self,
+        settings: GeneticSweeperConf,
+        context: HydraContext,
+        config: DictConfig,
+        launcher: Launcher,
+        arguments: list[str],
+    ) -> None:
+        check(settings)
+        self.settings, self.context, self.config = settings, context, config
+        self.launcher = launcher
+        self.objectives = Objectives(settings.objectives, settings.constraints)
+        self.parser = OverridesParser.create(config_loader=context.config_loader)
+        self.arguments = self._plain(arguments)
+        self.folder = Path(str(config.hydra.sweep.dir))
+
+    def run(self) -> dict[str, Any]:
+        self.ledger = Ledger.open(self.folder)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        space = self._space()
+        self.evolution = Evolution(space, self.settings, self.objectives)
+        self.stopping = Stopping(self.settings, self.objectives)
+        self.view = View(self.settings)
+        self.evaluator = Evaluator(
+            self.settings, space, self.objectives, self.launcher, self.folder, self.arguments
+        )
+        self._replay()
+        try:
+            with self.view.shown():
+                while not self.stopping.reason:
+                    self._generation()
+        except KeyboardInterrupt:
+            self._stopped_by_user()
+        body = self._write_results(self.stopping.reason)
+        self._finalize()
+        return body
+
+    def _generation(self) -> None:
+        """One generation: ask, evaluate what is not known, tell, write down."""
+        genomes = self.evolution.ask()
+        if (budget := self.stopping.budget) is not None:
+            genomes = self._within(genomes, budget)
+        if not genomes:
+            self.stopping.reason = "no genome is left that is new"
+            return
+        number = len(self.ledger.generations) + 1
+        known = self.evolution.known
+        new = [g for g in dict.fromkeys(genomes) if g not in known or known[g].failed]
+        start = time.monotonic()
+        self.view.begin(number, len(new), lambda: self.evaluator.progress(number))
+        jobs = self.evaluator.evaluate(number, new, self.ledger.jobs) if new else 0
+        found = self.evaluator.found if new else {}
+        evaluations = [found.get(genome) or known[genome] for genome in genomes]
+        seconds = time.monotonic() - start
+        generation = Generation(genomes, evaluations, len(new), jobs, seconds)
+        self.ledger.append(generation)
+        self._take(generation)
+
+    def _take(self, generation: Generation) -> None:
+        self.evolution.tell(generation.evaluations)
+        self.stopping.update(generation)
+        memo = len(generation.genomes) - generation.evaluated
+        self.view.end(self.evolution, self.stopping, memo, generation.seconds)
+
+    def _within(self, genomes: list[Any], budget: int) -> list[Any]:
+        """The first genomes, as many as may still be evaluated."""
+        new = 0
+        for place, genome in enumerate(genomes):
+            new += genome not in self.evolution.known
+            if new > budget:
+                return genomes[:place]
+        return genomes
+
+    def _replay(self) -> None:
+        """Bring the population to where the ledger ends; ValueError when it does not lead there."""
+        for number, generation in enumerate(self.ledger.generations, 1):
+            asked = self.evolution.ask()
+            if asked[: len(generation.genomes)] != generation.genomes:
+                raise ValueError(
+                    f"generation {number} of {self.ledger.path} cannot be repeated with these "
+                    "versions of pymoo and NumPy; install those that wrote it, or set another "
+                    "hydra.sweep.dir."
+                )
+            self._take(generation)
+        if self.ledger.generations:
+            log.info("going on after generation %d", len(self.ledger.generations))
+
+    def _space(self) -> Space:
+        """The space, after the job that prepares it; writes the head of the ledger."""
+        params = {k: v for k, v in self.settings.params.items() if v is not None}
+        keys = {o.get_key_element() for o in self.parser.parse_overrides(self.arguments)}
+        if self.settings.space is None:
+            space, constant = from_params(params, self.parser, tuple(keys))
+            self.arguments += constant
+            described: Any = [asdict(variable) for variable in space.variables]
+            prepared, jobs = None, 0
+        else:
+            prepared, jobs = self._prepare()
+            described = plain(self._call_space(prepared))
+            space = from_mapping(described)
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in FREE}
+        self.ledger.begin(
+            {
+                "settings": {
+                    "sweeper": settings,
+                    "overrides": sorted(self.arguments),
+                    "space": described,
+                },
+                "names": [variable.name for variable in space.variables],
+                "prepared": prepared,
+                "prepare_jobs": jobs,
+            }
+        )
+        return space
+
+    def _prepare(self) -> tuple[Any, int]:
+        """What the first job returned, and whether there is one."""
+        if self.ledger.header:
+            return self.ledger.header["prepared"], self.ledger.header["prepare_jobs"]
+        if not self.settings.prepare:
+            return None, 0
+        [job] = self.launcher.launch([[*self.arguments, *self.settings.prepare]], initial_job_idx=0)
+        return plain(job.return_value), 1
+
+    def _call_space(self, prepared: Any) -> Any:
+        """What the `space` callable says, given the configuration that jobs get."""
+        node = OmegaConf.to_container(OmegaConf.create(self.settings.space))
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise ValueError(
+                "hydra.sweeper.space has no _target_, expected {_target_: module.function}."
+            )
+        config = self.context.config_loader.load_sweep_config(self.config, list(self.arguments))
+        HydraConfig.instance().set_config(config)
+        keywords = {str(k): v for k, v in node.items() if k != "_target_"}
+        positional = (config, prepared) if self.settings.prepare else (config,)
+        return get_method(node["_target_"])(*positional, **keywords)
+
+    def _plain(self, arguments: Sequence[str]) -> list[str]:
+        """The overrides of the command line; ValueError where one is a sweep of its own."""
+        for override in self.parser.parse_overrides(list(arguments)):
+            if override.is_sweep_override():
+                raise ValueError(
+                    f"{override.input_line} on the command line sweeps on its own, next to the "
+                    "genetic sweeper; search over it with "
+                    f"hydra.sweeper.params.{override.get_key_element()}, or give it one value."
+                )
+        return list(arguments)
+
+    def _write_results(self, reason: str) -> dict[str, Any]:
+        body = _results.results(
+            self.evolution, len(self.stopping.progress), self.stopping.evaluated, reason
+        )
+        _results.save(self.folder, body)
+        log.info("%s: %s", self.folder / _results.NAME, reason)
+        if not body["feasible"]:
+            log.warning("no genome meets the constraints; the one nearest to them is reported.")
+        return body
+
+    def _finalize(self) -> None:
+        """The last job with the winner, or one for each of the front; done ones are left out."""
+        if not self.settings.finalize:
+            return
+        paths = _results.save_solutions(self.folder, self.evolution)
+        for number, path in enumerate(paths if self.settings.finalize_front else paths[:1]):
+            if path.name in self.ledger.finished:
+                continue
+            names = {"solution": quoted(path), "ledger": quoted(self.ledger.path.absolute())}
+            own = [text.format(**names, number=number) for text in self.settings.finalize]
+            genome = self.evolution.best()[number]
+            values = [] if self.settings.shard_key else self.evolution.space.overrides(genome)
+            [job] = self.launcher.launch(
+                [[*self.arguments, *values, *own]], initial_job_idx=self.ledger.jobs + number
+            )
+            _ = job.return_value  # Raises what the job raised.
+            self.ledger.finish(path.name)
+
+    def _stopped_by_user(self) -> None:
+        """Write the best so far and leave."""
+        if self.stopping.progress:
+            self._write_results("stopped by the user")
+        log.warning(
+            "stopped after %d generations; to go on, repeat the command with hydra.sweep.dir=%s",
+            len(self.stopping.progress), self.folder,
+        )  # fmt: skip
+        raise SystemExit(130)
+
+
+def check(settings: GeneticSweeperConf) -> None:
+    """ValueError in one sentence where settings do not hold."""
+    if bool(settings.params) == (settings.space is not None):
+        raise ValueError(
+            "hydra.sweeper has nothing to search; set params, such as "
+            "hydra.sweeper.params.x='range(0, 10)', or space."
+            if not settings.params
+            else "hydra.sweeper has both params and space; set one of them."
+        )
+    if settings.prepare and settings.space is None:
+        raise ValueError("hydra.sweeper.prepare goes with hydra.sweeper.space, which is not set.")
+    if settings.fill not in ("random", "mutate"):
+        raise ValueError(f"hydra.sweeper.fill is {settings.fill!r}, expected random or mutate.")
+    for key in ("crossover", "mutation", "switch", "max_failure_rate"):
+        if not 0 <= (value := getattr(settings, key)) <= 1:
+            raise ValueError(f"hydra.sweeper.{key} is {value}, expected 0 to 1.")
+    for key, least in (
+        ("population", 2), ("offspring", 1), ("generations", 1), ("evaluations", 1),
+        ("stagnation_generations", 1), ("n_workers", 1), ("shard_size", 1), ("retries", 0),
+        ("seconds", 0),
+    ):  # fmt: skip
+        value = getattr(settings, key)
+        if value is not None and value < least:
+            raise ValueError(f"hydra.sweeper.{key} is {value}, expected at least {least}.")
+    if settings.shard_size != 1 and settings.shard_key is None:
+        raise ValueError(
+            f"hydra.sweeper.shard_size is {settings.shard_size or 'null'}, but shard_key does not "
+            "say which setting takes a shard's file; set it, or shard_size=1 for a job per genome."
+        )
+
+
+@contextmanager
+def _quiet(launcher: Launcher) -> Iterator[None]:
+    """Keep launchers from listing the overrides of every job."""
+    module = type(launcher).__module__
+    loggers = [logging.getLogger(name) for name in (module, module.rpartition(".")[0] + "._core")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(max(logging.WARNING, logger.level))
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
