@@ -17,7 +17,10 @@ from sieve.waterfill import NORMALIZATIONS
 log = logging.getLogger(__name__)
 ASSETS = Path(__file__).parent / "assets"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-SEARCHES = ("uniform", "waterfill")
+SEARCHES = ("uniform", "waterfill", "random", "evopress", "genetic")
+ALLELES = ("ranks", "levels")  # of a gene: ranks some 10 % apart, or the levels of the grid
+SEEDS = ("uniform", "waterfill")
+JOBS = ("", "prepare", "finalize")  # of a genetic search, beside its shards
 ANSWERS = ("margin", "sampled", "gold")
 INITS = ("random", "pca", "optimal")  # of `learned`
 TARGETS = ("output", "residual")  # of a refit
@@ -102,6 +105,15 @@ class SearchConfig:
     method: str = "waterfill"
     levels: list[float] = field(default_factory=lambda: list(LEVELS))  # uniform
     normalize: str = "none"  # waterfill: none where energies share a unit, else relative
+    confirmation: float = 0.0  # share of the selection rows on which winners are confirmed
+    candidates: int = 12  # genomes that may be tried there, the smallest first
+    alleles: str = "ranks"  # of random, evopress, genetic: ranks, or levels
+    seeds: list[str] = field(default_factory=lambda: list(SEEDS))  # what these begin with
+    evaluations: int = 300  # random, evopress: genomes evaluated, those of the seeds included
+    bottlenecks: bool = False  # how far each matrix alone can be pruned, the rest dense
+    job: str = ""  # genetic: which job of the search this is; the sweeper says so
+    shard: str | None = None  # genetic: file of the genomes to evaluate; the sweeper's, too
+    ledger: str | None = None  # genetic: file of all evaluated genomes, for the last job
 
 
 @dataclass
@@ -204,6 +216,9 @@ def check(config: Config) -> None:
         ("projection.refit_target", config.projection.refit_target, TARGETS),
         ("projection.learning.init", config.projection.learning.init, INITS),
         ("search.normalize", config.search.normalize, NORMALIZATIONS),
+        ("search.alleles", config.search.alleles, ALLELES),
+        ("search.job", config.search.job, JOBS),
+        *(("search.seeds", seed, SEEDS) for seed in config.search.seeds),
         ("calibration.answers", config.calibration.answers, ANSWERS),
         ("calibration.weighting", config.calibration.weighting, ("auto", *WEIGHTINGS)),
         ("export.format", config.export.format, EXPORTS),
@@ -220,6 +235,8 @@ def check(config: Config) -> None:
         ("projection.learning.tokens", config.projection.learning.tokens),
         ("projection.learning.batch_tokens", config.projection.learning.batch_tokens),
         ("projection.learning.epochs", config.projection.learning.epochs),
+        ("search.candidates", config.search.candidates),
+        ("search.evaluations", config.search.evaluations),
         ("speed.batch_size", config.speed.batch_size),
         ("speed.prompt_tokens", config.speed.prompt_tokens),
         ("speed.new_tokens", config.speed.new_tokens),
@@ -235,6 +252,7 @@ def check(config: Config) -> None:
         )
     _check_projection(config)
     _check_levels(config.search.levels)
+    _check_search(config.search)
     config.task.validate()
 
 
@@ -264,6 +282,22 @@ def _check_projection(config: Config) -> None:
         raise ValueError(f"projection.damping is {damping}, expected null or at least 0.")
     get_projection(config.projection.name)
     get_storage(config.projection.storage)
+
+
+def _check_search(search: SearchConfig) -> None:
+    if not 0 <= search.confirmation < 1:
+        raise ValueError(
+            f"search.confirmation is {search.confirmation}, expected a share of the selection rows "
+            "from 0 to below 1."
+        )
+    led = search.job or search.shard
+    if search.method == "genetic" and not led:
+        raise ValueError(
+            "search=genetic runs as a sweep; leave hydra.mode=MULTIRUN and hydra/sweeper=genetic "
+            "as conf/search/genetic.yaml sets them."
+        )
+    if search.job == "finalize" and not search.ledger:
+        raise ValueError("search.job=finalize takes search.ledger, the file of the sweeper.")
 
 
 def _check_levels(levels: list[float]) -> None:

@@ -15,7 +15,7 @@ from sieve.batches import (
     scoring_batches,
     shard,
 )
-from sieve.tasks.example import Task
+from sieve.tasks.example import Example, Task
 
 __all__ = [
     "ScoringBatch",
@@ -97,15 +97,19 @@ class SieveDataModule(L.LightningDataModule):
     def scoring(self, role: str) -> list[ScoringBatch]:
         """All scoring batches of a split, of all ranks; built once."""
         if role not in self._scoring:
-            self._scoring[role] = scoring_batches(
-                self.task.splits[role],
-                self.tokenizer,
-                self.batch_tokens,
-                chat=self.task.chat,
-                delimiter=self.task.delimiter,
-                context_length=self.context_length,
-            )
+            self._scoring[role] = self.scoring_batches(self.task.splits[role])
         return self._scoring[role]
+
+    def scoring_batches(self, examples: Sequence[Example]) -> list[ScoringBatch]:
+        """Scoring batches of some examples, which are counted from 0."""
+        return scoring_batches(
+            examples,
+            self.tokenizer,
+            self.batch_tokens,
+            chat=self.task.chat,
+            delimiter=self.task.delimiter,
+            context_length=self.context_length,
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """This rank's calibration batches."""

@@ -1,8 +1,15 @@
-"""The objective of every search: how small a genome is and whether it still does the task."""
+"""The objective of every search: how small a genome is and whether it still does the task.
+
+The rows may come in stages. After each the margin has an upper bound, as if all rows to come were
+right: a genome whose bound is below 0 is refused there, as it would be by all rows.
+"""
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
 
 from transformers import PreTrainedModel
 
@@ -16,7 +23,8 @@ from sieve.genome import Genome
 @dataclass(frozen=True)
 class Score:
     """One evaluated genome. margin = accuracy − (baseline − ε), or with a guarantee ε minus the
-    upper end of the 95 % interval of the drop; feasible means margin ≥ 0."""
+    upper end of the 95 % interval of the drop; feasible means margin ≥ 0. Where not all rows were
+    scored, accuracy and margin are what they could have been at most, and loss is of those rows."""
 
     kept_fraction: float
     accuracy: float
@@ -33,28 +41,29 @@ class Score:
 class Objective:
     """Scores genomes on one split of examples; equal genomes are scored once.
 
-    batches: scoring batches of the selection split; tolerance: ε, accuracy that may be lost.
-    The baseline is the dense model on the same examples. The model is left dense.
+    batches: scoring batches of the selection split, or a list of them for each stage, which counts
+    its examples from 0; tolerance: ε, accuracy that may be lost. The baseline is the dense model on
+    the same examples. The model is left dense.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         bank: Bank,
-        batches: Sequence[ScoringBatch],
+        batches: Sequence[ScoringBatch] | Sequence[Sequence[ScoringBatch]],
         tolerance: float = 0.02,
         guarantee: bool = False,
         normalize: bool = False,
     ) -> None:
         self.bank = bank
-        self.batches = batches
+        self.stages = _staged(batches)
         self.tolerance = tolerance
         self.guarantee = guarantee
         self.normalize = normalize
         self.switch = Switch(model, bank, as_stored=False)
         self.examples_scored = 0
         self.evaluated: dict[Genome, Score] = {}
-        self.baseline = self._run("Scoring the dense model")
+        self.baseline = self._score_dense()
 
     def score(self, genome: Genome) -> Score:
         """Size, accuracy and margin of a genome; ValueError when it belongs to another bank."""
@@ -63,32 +72,132 @@ class Objective:
             kept = self.bank.kept_fraction(genome)
             ranks = self.bank.ranks(genome)
             if all(rank is None for rank in ranks.values()):
-                scores = self.baseline
+                # The dense model itself loses nothing, however few the rows.
+                best, scores, margin = self.baseline, self.baseline, self.tolerance
             else:
                 with self.switch.to(genome):
-                    scores = self._run(f"Scoring {kept:.1%} kept")
+                    best, scores, margin = self._score_pruned(f"Scoring {kept:.1%} kept")
             self.evaluated[genome] = Score(
-                kept, scores.accuracy, self._margin(scores), len(scores.correct), scores.loss
+                kept, best.accuracy, margin, len(scores.correct), scores.loss
             )
         return self.evaluated[genome]
 
-    def on(self, bank: Bank) -> "Objective":
+    def on(self, bank: Bank) -> Self:
         """The same objective for another bank of this model; the baseline is not scored again."""
         other = copy(self)
         other.bank, other.evaluated = bank, {}
         other.switch = Switch(self.switch.model, bank, as_stored=False)
         return other
 
+    def _score_dense(self) -> Scores:
+        return _together([self._run(stage, "Scoring the dense model") for stage in self.stages])
+
+    def _score_pruned(self, description: str) -> tuple[Scores, Scores, float]:
+        """Scores of all rows at best, of the rows that were scored, and the margin at best."""
+        parts: list[Scores] = []
+        for stage in self.stages:
+            parts.append(self._run(stage, description))
+            scored = _together(parts)
+            best = self._at_best(scored)
+            # The point estimate bounds the margin with a guarantee, too.
+            if self._point_margin(best) < 0:
+                return best, scored, self._point_margin(best)
+        return best, scored, self._margin(best)
+
+    def _at_best(self, scored: Scores) -> Scores:
+        """Scores of all rows if those to come were all right."""
+        done = len(scored.correct)
+        correct = np.concatenate([scored.correct, np.ones_like(self.baseline.correct[done:])])
+        return replace(self.baseline, correct=correct)
+
     def _margin(self, scores: Scores) -> float:
-        if scores is self.baseline:
-            return self.tolerance  # The dense model itself loses nothing, however few the rows.
         if self.guarantee:
             return self.tolerance - paired_drop(self.baseline.correct, scores.correct).high
+        return self._point_margin(scores)
+
+    def _point_margin(self, scores: Scores) -> float:
         lost = int(self.baseline.correct.sum()) - int(scores.correct.sum())
         # Counts, so that a drop of exactly ε is not lost to rounding.
         return (round(self.tolerance * len(scores.correct), 9) - lost) / len(scores.correct)
 
-    def _run(self, description: str) -> Scores:
-        scores = score(self.switch.model, self.batches, self.normalize, description)
+    def _run(self, stage: Sequence[ScoringBatch], description: str) -> Scores:
+        scores = score(self.switch.model, stage, self.normalize, description)
         self.examples_scored += len(scores.correct)
         return scores
+
+
+class Jointly:
+    """Several objectives at once, on rows of their own: a genome must be feasible for each."""
+
+    def __init__(self, parts: Sequence[Objective]) -> None:
+        self.parts = list(parts)
+
+    @property
+    def baseline(self) -> Scores:
+        """The dense model on the rows of all parts."""
+        return _together([part.baseline for part in self.parts])
+
+    @property
+    def examples_scored(self) -> int:
+        """Rows scored for all parts so far."""
+        return sum(part.examples_scored for part in self.parts)
+
+    def score(self, genome: Genome) -> Score:
+        """The least margin of all parts; accuracy and loss over their rows."""
+        scores: list[Score] = []
+        for part in self.parts:
+            scores.append(part.score(genome))
+            if not scores[-1].feasible:
+                break
+        rows = [len(part.baseline.correct) for part in self.parts[: len(scores)]]
+        used = [s.examples_used for s in scores]
+        return Score(
+            scores[0].kept_fraction,
+            float(np.average([s.accuracy for s in scores], weights=rows)),
+            min(s.margin for s in scores),
+            sum(used),
+            float(np.average([s.loss for s in scores], weights=used)),
+        )
+
+    def on(self, bank: Bank) -> Self:
+        """The same objectives for another bank of this model."""
+        other = copy(self)
+        other.parts = [part.on(bank) for part in self.parts]
+        return other
+
+
+def _staged(
+    batches: Sequence[ScoringBatch] | Sequence[Sequence[ScoringBatch]],
+) -> list[list[ScoringBatch]]:
+    """Batches by stage; plain ones are one stage."""
+    plain = [batch for batch in batches if isinstance(batch, ScoringBatch)]
+    staged = [list(stage) for stage in batches if not isinstance(stage, ScoringBatch)]
+    return staged or [plain]
+
+
+def _together(parts: Sequence[Scores]) -> Scores:
+    """Scores of the rows of all parts, one after the other."""
+    return Scores(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("predicted", "correct", "losses")
+        )
+    )
+
+
+def growing(rows: int, first: int = 32) -> list[int]:
+    """Ends of stages that double what was scored: `first`, twice that, ..., all rows."""
+    ends = []
+    while first < rows:
+        ends.append(first)
+        first *= 2
+    return [*ends, rows]
+
+
+def hardest_first(scores: Scores) -> np.ndarray:
+    """(N,) order of rows in which the bound on a pruned model falls soonest.
+
+    First the rows that the dense model gets wrong, which alone can be won; then those it gets right,
+    the least likely answers first.
+    """
+    return np.lexsort((-scores.losses, scores.correct))

@@ -67,10 +67,12 @@ def uniform_line(bank: Bank, levels: Sequence[float] = LEVELS) -> Line:
     return Line(len(grid), lambda index: uniform_genome(bank, grid, index))
 
 
-def waterfill_line(bank: Bank, normalize: str = "none", lowest_rank: int = 0) -> Line:
-    """The frontier, at kept fractions 3 % apart, down to its end."""
-    frontier = waterfill(bank, normalize, lowest_rank)
-    steps, fraction = [0], 1.0
+def waterfill_line(
+    bank: Bank, normalize: str = "none", lowest_rank: int = 0, start: Genome | None = None
+) -> Line:
+    """The frontier from a genome, or the dense model, at kept fractions 3 % apart, to its end."""
+    frontier = waterfill(bank, normalize, lowest_rank, start)
+    steps, fraction = [0], frontier.kept_fraction(0)
     while steps[-1] < len(frontier.changes):
         fraction *= STEP
         if (here := frontier.within(fraction)) > steps[-1]:
@@ -107,6 +109,12 @@ def smallest(objective: Scorer, line: Line) -> Genome:
     while below := [i for i in (accepted + 1, accepted + 2) if i < line.count and feasible(i)]:
         accepted = below[-1]
     return line.genome(accepted)
+
+
+def around(line: Line, index: int, before: int = 6, after: int = 12) -> list[Genome]:
+    """Genomes of a line near a place on it, some larger and some smaller."""
+    places = range(max(0, index - before), min(line.count, index + after + 1))
+    return [line.genome(place) for place in places]
 
 
 def uniform_genome(bank: Bank, grid: tuple[float, ...], index: int) -> Genome:

@@ -24,17 +24,18 @@ Ranks = dict[str, int | None]
 
 @dataclass(frozen=True)
 class Frontier:
-    """Steps from the dense model down to nothing, in order of loss per parameter freed.
+    """Steps from a genome, the dense one by default, down to nothing, by loss per parameter freed.
 
     changes: per step, names of matrices (and groups of siblings) and the ranks that they take; most
     steps change one. kept: (S + 1,) parameters of all matrices after s of S steps; loss: (S + 1,)
-    estimated rise of the loss by then.
+    estimated rise of the loss by then; start: ranks before the first.
     """
 
     bank: Bank
     changes: tuple[Ranks, ...]
     kept: np.ndarray
     loss: np.ndarray
+    start: Ranks
 
     def within(self, kept_fraction: float) -> int:
         """The fewest steps after which at most this fraction is kept; all where none suffice."""
@@ -47,7 +48,7 @@ class Frontier:
 
     def ranks(self, steps: int) -> dict[str, int | None]:
         """Rank of every matrix and group after some steps; None is dense, or not shared."""
-        ranks: dict[str, int | None] = dict.fromkeys(self.bank.names)
+        ranks = dict(self.start)
         for change in self.changes[:steps]:
             ranks |= change
         return ranks
@@ -65,36 +66,45 @@ def genome_of_ranks(bank: Bank, ranks: dict[str, int | None]) -> Genome:
     return Genome(grid, indexes, bank.names, bank.fingerprint)
 
 
-def waterfill(bank: Bank, normalize: str = "none", lowest_rank: int = 0) -> Frontier:
-    """The frontier of a bank.
+def waterfill(
+    bank: Bank, normalize: str = "none", lowest_rank: int = 0, start: Genome | None = None
+) -> Frontier:
+    """The frontier of a bank, from a genome down.
 
     normalize: "none" takes energies as they are; "relative" divides each matrix's by their sum, so
-    that a matrix's error counts relative to its output. lowest_rank: 1 keeps every matrix.
+    that a matrix's error counts relative to its output. lowest_rank: 1 keeps every matrix; start:
+    the dense model where None.
     Raises ValueError for an unknown normalisation.
     """
     if normalize not in NORMALIZATIONS:
         raise ValueError(
             f"got normalization {normalize!r}, expected one of {', '.join(NORMALIZATIONS)}."
         )
+    begin: Ranks = dict.fromkeys(bank.names) if start is None else bank.ranks(start)
+
+    def points(matrix: Matrix) -> list[_Point]:
+        return _points(bank, matrix, normalize, lowest_rank, begin[matrix.name])
+
     grouped = {name for group in bank.groups for name in group.members}
-    hulls = [
-        _hull(_points(bank, matrix, normalize, lowest_rank))
-        for matrix in bank.matrices
-        if matrix.name not in grouped
-    ]
+    hulls = [_hull(points(matrix)) for matrix in bank.matrices if matrix.name not in grouped]
     for group in bank.groups:
-        members = [m for m in bank.matrices if m.name in group.members]
-        own = [_hull(_points(bank, m, normalize, lowest_rank)) for m in members]
-        apart = _merged(own, {group.name: None})
-        shared = _points(bank, group, normalize, lowest_rank)[1:]
-        hulls.append(_hull(sorted([*apart, *shared], key=lambda p: (-p.cost, p.loss))))
+        shared = points(group)
+        if begin[group.name] is None:
+            own = [_hull(points(m)) for m in bank.matrices if m.name in group.members]
+            apart = _merged(own, {group.name: None})
+            shared = sorted([*apart, *shared[1:]], key=lambda p: (-p.cost, p.loss))
+            # What costs more than the start lies behind it.
+            shared = [apart[0], *(p for p in shared if p.cost < apart[0].cost)]
+        hulls.append(_hull(shared))
     steps = _by_slope(hulls)
     return Frontier(
         bank,
         tuple(b.ranks for _, b in steps),
-        bank.size
+        sum(hull[0].cost for hull in hulls)
         - np.concatenate([[0], np.cumsum([a.cost - b.cost for a, b in steps])]).astype(int),
-        np.concatenate([[0.0], np.cumsum([b.loss - a.loss for a, b in steps])]),
+        sum(hull[0].loss for hull in hulls)
+        + np.concatenate([[0.0], np.cumsum([b.loss - a.loss for a, b in steps])]),
+        begin,
     )
 
 
@@ -116,8 +126,10 @@ class _Point(NamedTuple):
     ranks: Ranks
 
 
-def _points(bank: Bank, matrix: Matrix, normalize: str, lowest_rank: int) -> list[_Point]:
-    """All states of a matrix, the dense one first and then by falling rank."""
+def _points(
+    bank: Bank, matrix: Matrix, normalize: str, lowest_rank: int, begin: int | None
+) -> list[_Point]:
+    """All states of a matrix from the rank it begins with, by falling rank; None is dense."""
     energy = bank.factors[matrix.name].energy.double().numpy()
     if normalize == "relative":
         share = max(1, len(matrix.members))  # A group's error counts for each of its members.
@@ -126,9 +138,10 @@ def _points(bank: Bank, matrix: Matrix, normalize: str, lowest_rank: int) -> lis
     multiple = sizing.rank_multiple
     top = min(bank.factors[matrix.name].rank, sizing.top_rank(matrix))
     left = np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])  # left[r]: energy from r on
-    points = [_Point(matrix.size, 0.0, {matrix.name: None})]
-    for rank in range(top, lowest_rank - 1, -1):
-        if rank < multiple or rank % multiple == 0:
+    points = [] if begin is not None else [_Point(matrix.size, 0.0, {matrix.name: None})]
+    first, last = (top, lowest_rank) if begin is None else (begin, min(begin, lowest_rank))
+    for rank in range(first, last - 1, -1):
+        if rank == begin or rank < multiple or rank % multiple == 0:
             loss = max(float(left[min(rank, len(energy))]), 0.0)
             points.append(_Point(sizing.kept(matrix, rank), loss, {matrix.name: rank}))
     return points
@@ -155,7 +168,7 @@ def _by_slope(hulls: list[list[_Point]]) -> list[tuple[_Point, _Point]]:
 def _merged(hulls: list[list[_Point]], ranks: Ranks) -> list[_Point]:
     """States of several matrices together on their common frontier, and `ranks` in each."""
     dense = ranks | {name: rank for hull in hulls for name, rank in hull[0].ranks.items()}
-    points = [_Point(sum(hull[0].cost for hull in hulls), 0.0, dense)]
+    points = [_Point(sum(h[0].cost for h in hulls), sum(h[0].loss for h in hulls), dense)]
     for a, b in _by_slope(hulls):
         last = points[-1]
         points.append(

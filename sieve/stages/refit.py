@@ -13,7 +13,8 @@ from sieve.refit import token_weights
 from sieve.search import descend
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.run import Run
-from sieve.stages.search import line_of, make_objective
+from sieve.stages.rows import whole_objective
+from sieve.stages.search import line_from, settings_of
 from sieve.tuning import tune
 
 
@@ -32,7 +33,7 @@ def refit(
         "refit", 1, bank.fingerprint, genome.levels, settings.refit, settings.refit_tries,
         settings.refit_tokens, settings.refit_target,
         settings.tune_steps, settings.learning_rate, run.split_key("selection"),
-        run.config.tolerance, run.config.guarantee, asdict(run.config.search), run.config.seed,
+        run.config.tolerance, run.config.guarantee, settings_of(run), run.config.seed,
     )  # fmt: skip
     bank_path = run.cache.path("refit", key, "safetensors")
     genome_path = run.cache.path("refit-genome", key, "json")
@@ -55,9 +56,9 @@ def refit(
 def _refit(
     run: Run, calibrated: Calibrated, bank: Bank, genome: Genome, key: str
 ) -> tuple[Bank, Genome, dict[str, Any]]:
-    settings, objective = run.config.projection, make_objective(run, bank)
-    line = line_of(run, bank)
-    start, before = line.index(genome), objective.score(genome)
+    settings, objective = run.config.projection, whole_objective(run, bank)
+    line, start = line_from(run, bank, genome)
+    before = objective.score(genome)
     improve = _Improvement(run, calibrated, bank, key)
     tried: dict[str, dict[str, Any]] = {}
 

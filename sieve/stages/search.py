@@ -1,36 +1,49 @@
 """search: the bank and the selection split to genome.json."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
-from sieve.evaluation import compare_with_chance
+from sieve.confirmation import candidates, confirm
+from sieve.evaluation import Scores, compare_with_chance
 from sieve.genome import Genome
-from sieve.objective import Objective
+from sieve.objective import Score
 from sieve.projections import get_projection
-from sieve.search import Line, smallest, uniform_line, waterfill_line
+from sieve.reference_search import search_evopress, search_random
+from sieve.search import Line, Scorer, around, smallest, uniform_line, waterfill_line
+from sieve.space import GenomeSpace, make_space
+from sieve.stages.rows import (
+    confirmation_objective,
+    confirmation_rows,
+    search_objective,
+    search_rows,
+)
 from sieve.stages.run import Run
 from sieve.waterfill import estimated_rise
 
 log = logging.getLogger(__name__)
+LINES = ("uniform", "waterfill")  # searches along one line of genomes
+JOB_KEYS = ("job", "shard", "ledger")  # which part of a search a job is, not what is searched
 
 
 def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     """The genome and how it was found, chosen on the selection split alone."""
-    config = run.config
-    levels = _levels(run, bank)
+    from sieve.stages.genetic import search_ledger
+
     key = fingerprint(
-        "genome", 3, bank.fingerprint, run.split_key("selection"),
-        asdict(config.search), levels, config.tolerance, config.guarantee,
+        "genome", 4, bank.fingerprint, run.split_key("selection"), settings_of(run),
+        usable_levels(run, bank), run.config.tolerance, run.config.guarantee, run.config.seed,
     )  # fmt: skip
     genome_path = run.cache.path("genome", key, "json")
     record_path = run.cache.path("search", key, "json")
-    done = genome_path.exists() and record_path.exists()
+    genetic = run.config.search.method == "genetic"
+    done = genome_path.exists() and record_path.exists() and not genetic
     with run.stage("search", cached=done):
         if not done:
-            genome, record = _search(run, bank)
+            genome, record = search_ledger(run, bank) if genetic else _search(run, bank)
             if run.leads:
                 write_json_atomic(record_path, record)
                 genome.save(genome_path)
@@ -44,7 +57,12 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     return genome, record
 
 
-def _levels(run: Run, bank: Bank) -> list[float]:
+def settings_of(run: Run) -> dict[str, Any]:
+    """The settings of a search, whichever of its jobs asks."""
+    return {k: v for k, v in asdict(run.config.search).items() if k not in JOB_KEYS}
+
+
+def usable_levels(run: Run, bank: Bank) -> list[float]:
     """The levels to choose from: all that the bank holds, or that can be exported as asked for.
 
     Raises ValueError where none can be.
@@ -73,46 +91,111 @@ def _levels(run: Run, bank: Bank) -> list[float]:
     return able
 
 
-def make_objective(run: Run, bank: Bank) -> Objective:
-    """The objective of the run on the selection split."""
-    config, batches = run.config, run.data.scoring("selection")
-    return Objective(
-        run.backbone.model, bank, batches, config.tolerance, config.guarantee, run.task.normalize
-    )
+def lowest_rank(run: Run, bank: Bank) -> int:
+    """0 where a matrix may go altogether, else 1."""
+    least = min(usable_levels(run, bank))
+    return 0 if any(bank.sizing.rank(m, least) == 0 for m in bank.matrices) else 1
 
 
-def line_of(run: Run, bank: Bank) -> Line:
-    """The genomes that the run's search chooses from."""
-    search, levels = run.config.search, _levels(run, bank)
-    if search.method == "uniform":
-        return uniform_line(bank, levels)
-    gone = any(bank.sizing.rank(m, min(levels)) == 0 for m in bank.matrices)
-    return waterfill_line(bank, search.normalize, 0 if gone else 1)
+def line_from(run: Run, bank: Bank, genome: Genome) -> tuple[Line, int]:
+    """A line of genomes that goes down from a genome, and where on it that stands."""
+    search = run.config.search
+    if search.method in LINES:
+        line = _line(run, bank, search.method)
+        return line, line.index(genome)
+    return waterfill_line(bank, search.normalize, lowest_rank(run, bank), genome), 0
 
 
-def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
-    config, objective = run.config, make_objective(run, bank)
-    chance = compare_with_chance(objective.baseline, run.task.splits["selection"])
+def space_of(run: Run, bank: Bank) -> GenomeSpace:
+    """The genomes that a search on the end metric chooses from."""
+    by_level = run.config.search.alleles == "levels"
+    return make_space(bank, usable_levels(run, bank) if by_level else None, lowest_rank(run, bank))
+
+
+def find_seeds(run: Run, bank: Bank, objective: Scorer) -> list[Genome]:
+    """Genomes around the smallest feasible one of each line that `search.seeds` names.
+
+    Raises ValueError for the unit of energies that a line takes, as `waterfill` does.
+    """
+    seeds: list[Genome] = []
+    for method in run.config.search.seeds:
+        line = _line(run, bank, method)
+        seeds += around(line, line.index(smallest(objective, line)))
+    return list(dict.fromkeys(seeds))
+
+
+def warn_of_chance(run: Run, baseline: Scores) -> None:
+    """Say so where the dense model knows nothing of the task."""
+    chance = compare_with_chance(baseline, search_rows(run))
     if not chance.beaten and run.leads:
         log.warning(
             "the dense model scores %.3f on the selection split, no better than chance (%.3f): "
             "whatever is kept, nothing follows; check the prompt, the labels and the model.",
-            objective.baseline.accuracy, chance.accuracy,
+            baseline.accuracy, chance.accuracy,
         )  # fmt: skip
-    genome = smallest(objective, line_of(run, bank))
+
+
+def confirmed(
+    run: Run, bank: Bank, found: Mapping[Genome, Score], genome: Genome
+) -> tuple[Genome, dict[str, Any] | None]:
+    """The genome that unseen rows find feasible too; the one at hand where there are none."""
+    config = run.config
+    if not confirmation_rows(run):
+        return genome, None
+    objective = confirmation_objective(run, bank)
+    result = confirm(objective, candidates(found, config.search.candidates), config.guarantee)
+    kept = [bank.kept_fraction(g) for g in (genome, result.genome)]
+    log.info("confirmed    kept %5.2f %%  (%d genomes tried)", 100 * kept[1], len(result.tried))
+    return result.genome, {
+        "rows": len(objective.baseline.correct),
+        "baseline_accuracy": objective.baseline.accuracy,
+        "kept_before": kept[0],
+        "kept": kept[1],
+        "examples": objective.examples_scored,
+        "tried": result.tried,
+    }
+
+
+def points(
+    bank: Bank, found: Mapping[Genome, Score], chosen: Genome, method: str = ""
+) -> list[dict[str, Any]]:
+    """Every evaluated genome for the record, the largest first."""
     curve = [
-        _tried(tried, bank, config.search.method)
+        _tried(tried, bank, method)
         | asdict(score)
-        | {"feasible": score.feasible, "chosen": tried == genome}
-        for tried, score in objective.evaluated.items()
+        | {"feasible": score.feasible, "chosen": bank.ranks(tried) == bank.ranks(chosen)}
+        for tried, score in found.items()
     ]
+    return sorted(curve, key=lambda point: -point["kept_fraction"])
+
+
+def _line(run: Run, bank: Bank, method: str) -> Line:
+    if method == "uniform":
+        return uniform_line(bank, usable_levels(run, bank))
+    return waterfill_line(bank, run.config.search.normalize, lowest_rank(run, bank))
+
+
+def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
+    search = run.config.search
+    objective = search_objective(run, bank, staged=search.method not in LINES)
+    warn_of_chance(run, objective.baseline)
+    if search.method in LINES:
+        genome = smallest(objective, _line(run, bank, search.method))
+    else:
+        find = search_random if search.method == "random" else search_evopress
+        seeds = find_seeds(run, bank, objective)
+        left = max(1, search.evaluations - len(objective.evaluated))
+        genome = find(space_of(run, bank), objective, seeds, left, run.config.seed)
+    found = objective.evaluated
+    genome, confirmation = confirmed(run, bank, found, genome)
     record = {
-        "method": config.search.method,
-        "evaluations": len(curve),
+        "method": search.method,
+        "evaluations": len(found),
         "examples": objective.examples_scored,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,
-        "curve": sorted(curve, key=lambda point: -point["kept_fraction"]),
+        "confirmation": confirmation,
+        "curve": points(bank, found, genome, search.method),
     }
     return genome, record
 

@@ -1,0 +1,71 @@
+"""Confirmation: winners of a search tried on rows that it has not seen.
+
+A search that scored hundreds of genomes on the same rows has fitted them. Its smallest feasible
+genomes are therefore scored once more elsewhere, a few of them, and the smallest that is feasible
+there too is the winner. With a guarantee they are tried from large to small and the first that fails
+ends it: fixed-sequence testing, which keeps the error of the interval whatever the number of tries
+(Angelopoulos et al., arXiv:2110.01052, Sec. 2.3).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sieve.genome import Genome
+from sieve.objective import Score
+from sieve.search import Scorer
+
+NEAR, FAR = 1.03, 1.25  # ratio of one candidate's size to the next: of the first, and of later ones
+CLOSE = 0.7  # of the candidates stand close together
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The winner, and what the unseen rows said of each candidate that was tried."""
+
+    genome: Genome
+    tried: list[dict[str, Any]]
+
+
+def candidates(found: Mapping[Genome, Score], count: int) -> list[Genome]:
+    """At most `count` feasible genomes, the smallest first, then larger ones, the dense model last.
+
+    Of genomes of about the same size the one with the largest margin stands for all.
+    """
+    feasible = sorted(
+        ((score.kept_fraction, -score.margin, index, genome)
+         for index, (genome, score) in enumerate(found.items()) if score.feasible),
+    )  # fmt: skip
+    ladder: list[Genome] = []
+    limit = 0.0
+    group: list[tuple[float, float, int, Genome]] = []
+    for entry in feasible:
+        if entry[0] > limit and group:
+            ladder.append(min(group, key=lambda e: e[1:3])[3])
+            group = []
+        if not group:
+            limit = entry[0] * (NEAR if len(ladder) < CLOSE * count else FAR)
+        group.append(entry)
+    if group:
+        ladder.append(min(group, key=lambda e: e[1:3])[3])
+    if len(ladder) <= count:
+        return ladder
+    return [*ladder[: count - 1], ladder[-1]] if count > 1 else ladder[:1]
+
+
+def confirm(objective: Scorer, ladder: Sequence[Genome], guarantee: bool) -> Confirmed:
+    """The smallest of some genomes, in order of size, that unseen rows find feasible too.
+
+    The largest, the dense model as a rule, is taken where none is. guarantee: try them from the
+    largest down, and stop at the first that fails.
+    """
+    tried: list[dict[str, Any]] = []
+    chosen = ladder[-1]
+    for genome in reversed(ladder) if guarantee else ladder:
+        score = objective.score(genome)
+        tried.append(asdict(score) | {"feasible": score.feasible})
+        if score.feasible:
+            chosen = genome
+        if score.feasible != guarantee:
+            break
+    return Confirmed(chosen, tried)

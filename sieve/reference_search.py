@@ -1,0 +1,123 @@
+"""Reference searches on the end metric, for a budget of evaluations: random, and EvoPress.
+
+Both begin with the smallest feasible of the seeds and look for a smaller one that is feasible.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sieve.genome import Genome
+from sieve.objective import Score
+from sieve.search import Scorer
+from sieve.space import GenomeSpace
+
+log = logging.getLogger(__name__)
+OFFSPRING = 8  # per generation of EvoPress
+SWITCHES = 3  # level switches of an offspring, at most
+SMALLER = 0.03  # of the size, at each step down
+LOWEST = 0.25  # of the best size, the smallest that random search tries
+
+Positions = tuple[int, ...]
+
+
+def search_random(
+    space: GenomeSpace, objective: Scorer, seeds: Sequence[Genome], evaluations: int, seed: int = 0
+) -> Genome:
+    """The smallest feasible of random genomes that are smaller than the best so far.
+
+    Sizes are drawn evenly on a logarithmic scale; alleles at random, then moved at random until the
+    size is met.
+    """
+    random = np.random.default_rng(seed)
+    best, size = _smallest(space, objective, seeds)
+    for _ in range(evaluations):
+        target = size * math.exp(random.uniform(math.log(LOWEST), 0))
+        drawn = tuple(int(random.integers(len(held))) for held in space.alleles)
+        tried = space.genome(_resized(space, drawn, target, random))
+        score = objective.score(tried)
+        if score.feasible and score.kept_fraction < size:
+            best, size = tried, score.kept_fraction
+            log.info("  random       kept %5.2f %%  margin %+.4f", 100 * size, score.margin)
+    return best
+
+
+def search_evopress(
+    space: GenomeSpace, objective: Scorer, seeds: Sequence[Genome], evaluations: int, seed: int = 0
+) -> Genome:
+    """EvoPress's (1+λ) evolution by level switches at one size, going down where that is feasible.
+
+    Sec. 3 of arXiv:2410.14649 searches at a given size. Here the size falls by 3 % as soon as a
+    genome of it is feasible; of the offspring at a size the one with the largest margin lives on.
+    """
+    random = np.random.default_rng(seed)
+    best, size = _smallest(space, objective, seeds)
+    target = size * (1 - SMALLER)
+    parent, fitness, spent = space.positions(best), -math.inf, 0
+    while spent < evaluations:
+        children = [
+            _resized(space, _switched(space, parent, random), target, random)
+            for _ in range(min(OFFSPRING, evaluations - spent))
+        ]
+        scored = [(objective.score(space.genome(child)), child) for child in children]
+        spent += len(children)
+        score, child = max(scored, key=lambda pair: pair[0].margin)
+        if score.margin >= fitness:
+            parent, fitness = child, score.margin
+        if score.feasible and score.kept_fraction < size:
+            best, size = space.genome(child), score.kept_fraction
+            target, fitness = size * (1 - SMALLER), -math.inf
+            log.info("  evopress     kept %5.2f %%  margin %+.4f", 100 * size, score.margin)
+    return best
+
+
+def _smallest(
+    space: GenomeSpace, objective: Scorer, seeds: Sequence[Genome]
+) -> tuple[Genome, float]:
+    """The smallest feasible seed, the dense model among them, and its kept fraction."""
+    dense = space.genome([len(held) - 1 for held in space.alleles])
+    scores: list[tuple[Score, Genome]] = [(objective.score(g), g) for g in (dense, *seeds)]
+    score, best = min(
+        (pair for pair in scores if pair[0].feasible), key=lambda pair: pair[0].kept_fraction
+    )
+    return best, score.kept_fraction
+
+
+def _switched(space: GenomeSpace, positions: Positions, random: np.random.Generator) -> Positions:
+    """Some genes a step up and as many a step down."""
+    changed = list(positions)
+    for _ in range(int(random.integers(1, SWITCHES + 1))):
+        up, down = random.choice(len(changed), 2, replace=False)
+        if changed[up] < len(space.alleles[up]) - 1 and changed[down] > 0:
+            changed[up] += 1
+            changed[down] -= 1
+    return tuple(changed)
+
+
+def _resized(
+    space: GenomeSpace, positions: Positions, target: float, random: np.random.Generator
+) -> Positions:
+    """Moved a step at a time, genes at random, until at most `target` of all is kept, and no less
+    than a step away from it."""
+    changed, limit = list(positions), target * space.bank.size
+    kept = sum(costs[at] for costs, at in zip(space.costs, changed, strict=True))
+
+    def move(direction: int) -> None:
+        nonlocal kept
+        able = [
+            gene
+            for gene, costs in enumerate(space.costs)
+            if 0 <= changed[gene] + direction < len(costs)
+        ]
+        gene = int(random.choice(able))
+        kept -= space.costs[gene][changed[gene]]
+        changed[gene] += direction
+        kept += space.costs[gene][changed[gene]]
+
+    while kept < limit and any(at < len(c) - 1 for at, c in zip(changed, space.costs, strict=True)):
+        move(1)
+    while kept > limit and any(changed):
+        move(-1)
+    return tuple(changed)

@@ -1,0 +1,179 @@
+"""A genetic search, as the jobs of Hydra's genetic sweeper: prepare, shards, and the last job.
+
+The sweeper knows nothing of models. The first job calibrates, fits and writes the space of genomes;
+each shard is a file of genomes, evaluated on one loaded model; the last job takes the ledger of
+all that were evaluated, confirms a winner on rows the search has not seen, and finishes the run.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sieve.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.bank import Bank
+from sieve.bottlenecks import find_bottlenecks
+from sieve.genome import Genome
+from sieve.objective import Objective, Score
+from sieve.space import genome_of_levels
+from sieve.stages.rows import search_objective
+from sieve.stages.run import Run
+from sieve.stages.search import (
+    confirmed,
+    find_seeds,
+    points,
+    settings_of,
+    space_of,
+    warn_of_chance,
+)
+
+log = logging.getLogger(__name__)
+
+
+def prepare(run: Run, bank: Bank) -> dict[str, Any]:
+    """Write the space of genomes and its seeds; returns where, and what finding seeds has cost."""
+    objective = search_objective(run, bank, staged=True)
+    warn_of_chance(run, objective.baseline)
+    seeds = find_seeds(run, bank, objective)
+    key = fingerprint("space", 1, bank.fingerprint, settings_of(run), run.split_key("selection"))
+    path = run.cache.path("space", key, "json")
+    write_json_atomic(path, space_of(run, bank).describe(seeds))
+    return {
+        "space": str(path.absolute()),
+        "bank": bank.fingerprint,
+        "evaluations": len(objective.evaluated),
+        "examples": objective.examples_scored,
+    }
+
+
+def evaluate_shard(objective: Objective, path: Path) -> None:
+    """Score the genomes of a shard's file and append a line for each to its results.
+
+    Genomes whose line stands there already are left alone. Raises ValueError when the names of the
+    file are not those of the bank.
+    """
+    shard, bank = read_json(path), objective.bank
+    if tuple(shard["names"]) != bank.names:
+        raise ValueError(f"{path} holds genomes of another model; begin the search anew.")
+    results = Path(shard["results"])
+    lines = results.read_text().splitlines() if results.exists() else []
+    done = {json.loads(line)["index"] for line in lines}
+    for index, levels in enumerate(shard["genomes"]):
+        if index not in done:
+            score = asdict(objective.score(genome_of_levels(bank, levels)))
+            score["loss"] = score["loss"] if math.isfinite(score["loss"]) else None
+            _append(results, {"index": index} | score)
+
+
+def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
+    """The winner of all evaluated genomes, and the record of the search."""
+    assert run.config.search.ledger is not None
+    ledger = Ledger(Path(run.config.search.ledger), bank)
+    objective = search_objective(run, bank)
+    found = ledger.found
+    dense = genome_of_levels(bank, [1.0] * len(bank.names))
+    found.setdefault(dense, objective.score(dense))
+    best = min((g for g in found if found[g].feasible), key=lambda g: found[g].kept_fraction)
+    genome, confirmation = confirmed(run, bank, found, best)
+    prepared = ledger.prepared
+    record = {
+        "method": run.config.search.method,
+        "evaluations": prepared["evaluations"] + len(found),
+        "examples": prepared["examples"] + sum(s.examples_used for s in found.values()),
+        "baseline_accuracy": objective.baseline.accuracy,
+        "baseline_loss": objective.baseline.loss,
+        "confirmation": confirmation,
+        "generations": ledger.generations(),
+        "kept_high": ledger.kept_high(),
+        "bottlenecks": None,
+        "curve": points(bank, found, genome),
+    }
+    if run.config.search.bottlenecks:
+        record["bottlenecks"] = find_bottlenecks(
+            space_of(run, bank), search_objective(run, bank, True)
+        )
+    return genome, record
+
+
+class Ledger:
+    """The sweeper's file of generations, read as genomes and scores."""
+
+    def __init__(self, path: Path, bank: Bank) -> None:
+        header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+        self.prepared: Mapping[str, Any] = header["prepared"]
+        if self.prepared["bank"] != bank.fingerprint:
+            raise ValueError(
+                f"{path} belongs to bank {self.prepared['bank']!r}, got {bank.fingerprint!r}; "
+                "search again on this bank."
+            )
+        self.bank = bank
+        self.variables = header["settings"]["space"]["variables"]
+        self.lines = [line for line in lines if "generation" in line]
+
+    @property
+    def found(self) -> dict[Genome, Score]:
+        """Every evaluated genome that did not fail, in the order of the search."""
+        return {
+            self._genome(positions): _score(values)
+            for line in self.lines
+            for positions, values in zip(line["genomes"], line["values"], strict=True)
+            if "error" not in values
+        }
+
+    def generations(self) -> list[dict[str, Any]]:
+        """Best feasible size so far, and the spread of sizes, of every generation."""
+        rows, best = [], math.inf
+        for line in self.lines:
+            scores = [_score(v) for v in line["values"] if "error" not in v]
+            sizes = [s.kept_fraction for s in scores]
+            feasible = [s.kept_fraction for s in scores if s.feasible]
+            best = min([best, *feasible])
+            low, median, high = np.percentile(sizes, [10, 50, 90]) if sizes else [math.nan] * 3
+            rows.append(
+                {
+                    "generation": line["generation"],
+                    "best": best if math.isfinite(best) else None,
+                    "median": float(median),
+                    "low": float(low),
+                    "high": float(high),
+                    "feasible": len(feasible),
+                    "evaluated": line["evaluated"],
+                    "memo": len(line["genomes"]) - line["evaluated"],
+                    "seconds": line["seconds"],
+                }
+            )
+        return rows
+
+    def kept_high(self) -> dict[str, float]:
+        """Mean level of every matrix among the smallest tenth of the feasible genomes."""
+        feasible = sorted(
+            (s.kept_fraction, i) for i, s in enumerate(self.found.values()) if s.feasible
+        )
+        chosen = {i for _, i in feasible[: max(1, len(feasible) // 10)]}
+        levels = [list(g.levels.values()) for i, g in enumerate(self.found) if i in chosen]
+        means = np.mean(levels, axis=0) if levels else []
+        return dict(zip(self.bank.names, map(float, means), strict=False))
+
+    def _genome(self, positions: list[float]) -> Genome:
+        levels = [v["values"][int(x)] for v, x in zip(self.variables, positions, strict=True)]
+        return genome_of_levels(self.bank, levels)
+
+
+def _score(values: Mapping[str, Any]) -> Score:
+    return Score(
+        values["kept_fraction"], values["accuracy"], values["margin"],
+        int(values["examples_used"]), values.get("loss", math.nan),
+    )  # fmt: skip
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

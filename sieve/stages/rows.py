@@ -1,0 +1,81 @@
+"""The selection rows: those a search sees, and those kept from it to confirm its winners."""
+
+from collections.abc import Sequence
+
+from sieve.bank import Bank
+from sieve.batches import ScoringBatch
+from sieve.evaluation import score
+from sieve.objective import Jointly, Objective, growing, hardest_first
+from sieve.stages.run import Run
+from sieve.tasks import Example
+from sieve.tasks.splits import prompt_hash
+
+FIRST = 32  # rows of the first stage, beside those that the dense model gets wrong
+
+
+def search_rows(run: Run) -> list[Example]:
+    """Selection rows that the search may score."""
+    return _divided(run)[0]
+
+
+def confirmation_rows(run: Run) -> list[Example]:
+    """Selection rows that the search never scores; none where `search.confirmation` is 0."""
+    return _divided(run)[1]
+
+
+def search_objective(run: Run, bank: Bank, staged: bool = False) -> Objective:
+    """The objective on the rows of the search.
+
+    staged: in growing stages, so that a genome that cannot be feasible is dropped early.
+    """
+    rows = search_rows(run)
+    if not staged:
+        return _objective(run, bank, [run.data.scoring_batches(rows)])
+    batches = run.data.scoring_batches(rows)
+    dense = score(run.backbone.model, batches, run.task.normalize, "Scoring the dense model")
+    order = hardest_first(dense)
+    ends = growing(len(rows), int((~dense.correct).sum()) + FIRST)
+    parts = [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    return _objective(
+        run, bank, [run.data.scoring_batches([rows[i] for i in part]) for part in parts]
+    )
+
+
+def confirmation_objective(run: Run, bank: Bank) -> Objective:
+    """The objective on the rows that the search has not seen."""
+    return _objective(run, bank, [run.data.scoring_batches(confirmation_rows(run))])
+
+
+def whole_objective(run: Run, bank: Bank) -> Objective | Jointly:
+    """Feasible on the rows of the search, and on those of the confirmation where there are some."""
+    if not confirmation_rows(run):
+        return search_objective(run, bank)
+    return Jointly([search_objective(run, bank), confirmation_objective(run, bank)])
+
+
+def _objective(run: Run, bank: Bank, stages: Sequence[Sequence[ScoringBatch]]) -> Objective:
+    config = run.config
+    return Objective(
+        run.backbone.model, bank, stages, config.tolerance, config.guarantee, run.task.normalize
+    )
+
+
+def _divided(run: Run) -> tuple[list[Example], list[Example]]:
+    """Rows by the hashes of their prompts, as all splits are; equal prompts stay together.
+
+    Raises ValueError where one part would be empty.
+    """
+    rows, share = run.task.splits["selection"], run.config.search.confirmation
+    if share == 0:
+        return list(rows), []
+    salt = f"confirmation {run.config.seed}"
+    prompts = sorted({e.prompt for e in rows}, key=lambda prompt: prompt_hash(prompt, salt))
+    held = set(prompts[: round(share * len(prompts))])
+    seen = [e for e in rows if e.prompt not in held]
+    kept = [e for e in rows if e.prompt in held]
+    if not seen or not kept:
+        raise ValueError(
+            f"search.confirmation={share} leaves {len(seen)} of {len(rows)} selection rows to the "
+            f"search and {len(kept)} to the confirmation, expected some of both."
+        )
+    return seen, kept
