@@ -2,9 +2,9 @@
 
 A search that scored hundreds of genomes on the same rows has fitted them. Its smallest feasible
 genomes are therefore scored once more elsewhere, a few of them, and the smallest that is feasible
-there too is the winner. With a guarantee they are tried from large to small and the first that fails
-ends it: fixed-sequence testing, which keeps the error of the interval whatever the number of tries
-(Angelopoulos et al., arXiv:2110.01052, Sec. 2.3).
+there too is the winner. With a guarantee they are tried from large to small and the first that
+fails ends it: fixed-sequence testing, which keeps the error of the interval whatever the number of
+tries (Angelopoulos et al., arXiv:2110.01052, Sec. 2.3).
 """
 
 from collections.abc import Mapping, Sequence

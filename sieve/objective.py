@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-
 from transformers import PreTrainedModel
 
 from sieve.bank import Bank
@@ -197,7 +196,7 @@ def growing(rows: int, first: int = 32) -> list[int]:
 def hardest_first(scores: Scores) -> np.ndarray:
     """(N,) order of rows in which the bound on a pruned model falls soonest.
 
-    First the rows that the dense model gets wrong, which alone can be won; then those it gets right,
-    the least likely answers first.
+    First the rows that the dense model gets wrong, which alone can be won; then those it gets
+    right, the least likely answers first.
     """
     return np.lexsort((-scores.losses, scores.correct))

@@ -7,7 +7,6 @@ under `conf/`; `--help` lists the groups.
 import logging
 import os
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,48 +29,31 @@ log = logging.getLogger("sieve")
 def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
     """One whole run; returns what it writes to `run_dir/result.json`.
 
+    A job of a genetic search does its part of it: the first returns where the space of genomes is,
+    a shard nothing, as its results are in files.
     Raises ValueError or RuntimeError with one sentence when the input does not hold.
     """
-    import lightning as L
-
     from sieve import stages
-    from sieve.artifacts import Cache
-    from sieve.backbone import find_model, load_backbone
-    from sieve.export import check_format
-    from sieve.tasks import build_task
-    from sieve.tracking import RunLogger
-    from sieve.training import make_trainer
 
-    L.seed_everything(config.seed, verbose=False)
-    find_model(config.model.path)
-    Cache(Path(config.paths.cache_dir)).prepare()
-    trainer = make_trainer(config.trainer)
-    task = build_task(config.task, config.seed)
-    backbone = load_backbone(config.model, trainer.strategy.root_device)
-    title = f"{task.name}-{backbone.name}-{config.projection.name}-{config.search.method}"
-    logger = RunLogger(run_dir, config.logger, asdict(config), title)
-    failed = True
-    try:
-        if config.export.format != "none":
-            check_format(backbone.model, config.export.format)
-        this = stages.Run(config, task, backbone, trainer, logger, run_dir)
+    if config.search.shard:
+        stages.run_shard(config, run_dir)
+        return {}
+    with stages.opened(config, run_dir) as this:
         calibrated = stages.calibrate(this)
         bank = stages.fit(this, calibrated)
+        if config.search.job == "prepare":
+            return stages.prepare(this, bank)
         genome, record = stages.search(this, bank)
         bank, genome, refitted = stages.refit(this, calibrated, bank, genome)
         evaluation = stages.evaluate(this, bank, genome)
         stages.export(this, bank, genome)
         record = stages.with_refit(record, refitted)
-        result = stages.report(this, calibrated, bank, genome, record, evaluation, command)
-        failed = False
-    finally:
-        logger.close(failed)
-    return result
+        return stages.report(this, calibrated, bank, genome, record, evaluation, command)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _job(raw: DictConfig) -> float:
-    """One Hydra job; returns the kept fraction, for sweepers."""
+def _job(raw: DictConfig) -> Any:
+    """One Hydra job; returns the kept fraction, or what the first job of a search found."""
     from sieve.progress import is_rank_zero
     from sieve.report import closing_table
 
@@ -81,7 +63,7 @@ def _job(raw: DictConfig) -> float:
     run_dir = Path(hydra_config.runtime.output_dir)
     try:
         config = to_config(raw)
-        if hydra_config.mode == RunMode.MULTIRUN and config.trainer.get("devices") != 1:
+        if hydra_config.mode == RunMode.MULTIRUN and not _takes_one(config.trainer.get("devices")):
             raise ValueError(
                 "a sweep takes one device per job, got trainer.devices="
                 f"{config.trainer.get('devices')}; set trainer.devices=1, or run once with ddp."
@@ -93,6 +75,8 @@ def _job(raw: DictConfig) -> float:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise CompactHydraException(str(error)) from None
+    if "kept_fraction" not in result:
+        return result  # A part of a search, which has nothing to show yet.
     if is_rank_zero():
         from sieve.progress import output
 
@@ -101,6 +85,11 @@ def _job(raw: DictConfig) -> float:
         written = {name: folder / name for name in names if (run_dir / name).exists()}
         output.print(closing_table(result, written))
     return float(result["kept_fraction"]["prunable"])
+
+
+def _takes_one(devices: Any) -> bool:
+    """Whether a trainer takes one device: 1, or the number of one in a list."""
+    return devices == 1 or (isinstance(devices, list) and len(devices) == 1)
 
 
 def main() -> None:

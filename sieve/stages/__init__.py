@@ -8,14 +8,15 @@ from sieve.stages.calibrate import calibrate
 from sieve.stages.evaluate import evaluate
 from sieve.stages.export import export
 from sieve.stages.fit import fit
+from sieve.stages.genetic import prepare, run_shard
 from sieve.stages.refit import refit, with_refit
 from sieve.stages.report import report
-from sieve.stages.run import Run
+from sieve.stages.run import Run, opened
 from sieve.stages.search import search
 
 STAGES = ("calibrate", "fit", "search", "refit", "evaluate", "export", "report")
 
 __all__ = [
-    "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "refit", "report", "search",
-    "with_refit",
+    "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "opened", "prepare", "refit",
+    "report", "run_shard", "search", "with_refit",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ import numpy as np
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
 from sieve.bottlenecks import find_bottlenecks
+from sieve.config import Config
 from sieve.genome import Genome
 from sieve.objective import Objective, Score
 from sieve.space import genome_of_levels
+from sieve.stages.calibrate import calibrate
+from sieve.stages.fit import fit
 from sieve.stages.rows import search_objective
-from sieve.stages.run import Run
+from sieve.stages.run import Run, opened
 from sieve.stages.search import (
+    JOB_KEYS,
     confirmed,
     find_seeds,
     points,
@@ -50,6 +54,25 @@ def prepare(run: Run, bank: Bank) -> dict[str, Any]:
         "evaluations": len(objective.evaluated),
         "examples": objective.examples_scored,
     }
+
+
+_objectives: dict[str, Objective] = {}  # of this process, by what they score
+
+
+def run_shard(config: Config, run_dir: Path) -> None:
+    """One shard of a generation, on a model that this process has loaded before if it can."""
+    assert config.search.shard is not None
+    settings = asdict(config)
+    settings["search"] |= dict.fromkeys(JOB_KEYS)
+    key = fingerprint(settings)
+    if key not in _objectives:
+        _objectives.clear()
+        # A search is one run of W&B; its shards have a log of their own.
+        quiet = replace(config, logger=replace(config.logger, wandb=False))
+        with opened(quiet, run_dir) as run:
+            bank = fit(run, calibrate(run))
+            _objectives[key] = search_objective(run, bank, staged=True)
+    evaluate_shard(_objectives[key], Path(config.search.shard))
 
 
 def evaluate_shard(objective: Objective, path: Path) -> None:

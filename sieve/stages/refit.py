@@ -12,8 +12,8 @@ from sieve.refit import refit as refit_genome
 from sieve.refit import token_weights
 from sieve.search import descend
 from sieve.stages.calibrate import Calibrated
-from sieve.stages.run import Run
 from sieve.stages.rows import whole_objective
+from sieve.stages.run import Run
 from sieve.stages.search import line_from, settings_of
 from sieve.tuning import tune
 

@@ -4,16 +4,19 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
 
 from sieve.artifacts import Cache, fingerprint
-from sieve.backbone import Backbone, place
+from sieve.backbone import Backbone, find_model, load_backbone, place
 from sieve.config import Config
 from sieve.datamodule import SieveDataModule
-from sieve.tasks import Example, Task
+from sieve.export import check_format
+from sieve.tasks import Example, Task, build_task
 from sieve.tracking import RunLogger
+from sieve.training import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -73,3 +76,44 @@ class Run:
         examples: list[Example] = self.task.splits[role]
         rendering = [self.task.chat, self.task.delimiter, self.task.normalize]
         return fingerprint([[example.key, example.answer] for example in examples], rendering)
+
+
+@contextmanager
+def opened(config: Config, run_dir: Path) -> Iterator[Run]:
+    """Load what a run needs, and close its log at the end, whatever happens.
+
+    Raises ValueError or RuntimeError with one sentence when something cannot be loaded.
+    """
+    L.seed_everything(config.seed, verbose=False)
+    find_model(config.model.path)
+    Cache(Path(config.paths.cache_dir)).prepare()
+    trainer = make_trainer(config.trainer)
+    task, backbone = _loaded(config, trainer)
+    title = f"{task.name}-{backbone.name}-{config.projection.name}-{config.search.method}"
+    logger = RunLogger(run_dir, config.logger, asdict(config), title)
+    failed = True
+    try:
+        if config.export.format != "none":
+            check_format(backbone.model, config.export.format)
+        yield Run(config, task, backbone, trainer, logger, run_dir)
+        failed = False
+    finally:
+        logger.close(failed)
+
+
+# The jobs of a genetic search that share a process share its task and model.
+_held: dict[str, tuple[Task, Backbone]] = {}
+
+
+def _loaded(config: Config, trainer: L.Trainer) -> tuple[Task, Backbone]:
+    device = trainer.strategy.root_device
+    key = fingerprint(asdict(config.task), asdict(config.model), config.seed, str(device))
+    if key in _held:
+        return _held[key]
+    _held.clear()
+    task = build_task(config.task, config.seed)
+    loaded = task, load_backbone(config.model, device)
+    log.debug("loaded %s", config.model.path)
+    if config.search.method == "genetic":
+        _held[key] = loaded
+    return loaded
