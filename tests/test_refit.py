@@ -13,7 +13,7 @@ from sieve.batches import held_out_batches
 from sieve.calibration import calibrate
 from sieve.factorized import Switch
 from sieve.matrices import dense_weight, find_matrices
-from sieve.moments import Gradient, Moment
+from sieve.moments import Gradient, Moment, Side
 from sieve.paired import Paired, held_error, solve
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.refit import _Sequence, refit, token_weights
@@ -57,6 +57,12 @@ def test_it_is_the_same_every_time_and_weighted_where_tokens_are() -> None:
     model, bank, moments = setting(tiny_llama, "loss_aware", "gradient")
     weights = token_weights(model, bank.matrices, batches())
     assert {len(w) for w in weights[bank.names[0]]} == {60}
+    alike = token_weights(model, bank.matrices, batches(), "position")
+    for given, wanted in zip(alike[bank.names[0]], weights[bank.names[0]], strict=True):
+        rows = torch.cat([torch.zeros(4), torch.ones(60)]).bool()  # The first row's padding.
+        spread = torch.zeros(64).masked_scatter(rows, wanted).view(4, 16).sum(0)
+        counts = rows.view(4, 16).sum(0)
+        torch.testing.assert_close(given, (spread / counts).expand(4, 16).flatten()[rows])
     genome = mixed(bank)
     one, two = (refit(model, bank, genome, moments, batches(), weights) for _ in range(2))
     assert one.kept == two.kept
@@ -105,10 +111,10 @@ def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) ->
     pair = pair.scaled()
     moment = Moment("input", pair.own, pair.own_mean, 400)
     if "loss" in projection:
-        side = "output" if shape[0] <= shape[1] else "input"
+        side: Side = "output" if shape[0] <= shape[1] else "input"
         z = g if side == "output" else g @ weight
         power = float(g.square().sum(1).mean())
-        gradient = Gradient(side, z.T @ z / 50, power, 50)  # type: ignore[arg-type]
+        gradient = Gradient(side, z.T @ z / 50, power, 50)
         moment = dataclasses.replace(moment, gradient=gradient)
     project = get_projection(projection, 1e-9)
     rank = 3
@@ -204,7 +210,9 @@ def test_who_writes_to_the_residual_stream_is_found_by_trial(
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_gpt_neox])
 @pytest.mark.parametrize("projection", ["output", "loss_aware", "affine"])
-def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(build, projection: str) -> None:
+def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(
+    build, projection: str, monkeypatch
+) -> None:
     model, bank, moments = setting(build, projection)
     sequence = _Sequence(
         Switch(model, bank, as_stored=False).to(uniform(bank, 0.3)), bank, uniform(bank, 0.3),
@@ -222,7 +230,8 @@ def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(build, projectio
         starts.setdefault(len(ends) - 1, list(sequence.lost))  # Dense minus pruned, as they are.
         refit_group(*args)
 
-    sequence._writers, sequence._refit_group = at_the_start, in_between  # type: ignore[method-assign]
+    monkeypatch.setattr(sequence, "_writers", at_the_start)
+    monkeypatch.setattr(sequence, "_refit_group", in_between)
     sequence.run(batches())
     sequence.switch.restore()
     assert len(ends) > 1
