@@ -80,11 +80,12 @@ def test_loss_aware_sharing_weights_every_member_by_its_own_gradients() -> None:
     weights = [drawn(9, 6), drawn(5, 6)]
     second = (lambda x: x.T @ x / 50)(drawn(50, 6))
     metrics = [(lambda g: g.T @ g / 50)(scale * drawn(50, n)) for n, scale in ((9, 1), (5, 3))]
-    moments = [
-        Moment("input", second, torch.zeros(6), 50, None,
-               Gradient("output", h, float(h.trace()), 50))
-        for h in metrics
-    ]  # fmt: skip
+    wide = weights[0].T @ metrics[0] @ weights[0]  # The taller one's gradients are of its input.
+    gradients = [
+        Gradient("input", wide, float(metrics[0].trace()), 50),
+        Gradient("output", metrics[1], float(metrics[1].trace()), 50),
+    ]
+    moments = [Moment("input", second, torch.zeros(6), 50, None, g) for g in gradients]
     whole, moment = stacked(weights, moments)
     factors = get_projection("loss_aware", damping=0.0)(whole, moment).cut(2)
 
@@ -96,6 +97,19 @@ def test_loss_aware_sharing_weights_every_member_by_its_own_gradients() -> None:
     ours = rise(factors.u, factors.v)
     torch.testing.assert_close(ours, factors.energy[2:].sum(), rtol=1e-6, atol=0)
     assert float(ours) == pytest.approx(least(rise, (14, 2), (2, 6)), rel=1e-6)
+
+
+def test_what_each_member_saw_counts_by_the_power_of_its_gradients() -> None:
+    seen = [torch.eye(3).double() * scale for scale in (1, 5)]
+    moments = [
+        Moment("input", second, second.diagonal(), 50, None,
+               Gradient("output", torch.eye(3).double(), power, 50))
+        for second, power in zip(seen, (1.0, 3.0), strict=True)
+    ]  # fmt: skip
+    _, moment = stacked([torch.eye(3).double()] * 2, moments)
+    torch.testing.assert_close(moment.second, (1 * seen[0] + 3 * seen[1]) / 4)
+    torch.testing.assert_close(moment.mean, moment.second.diagonal())
+    assert moment.gradient is not None and moment.gradient.power == 4
 
 
 @pytest.mark.parametrize("storage", ["plain", "pivoted"])

@@ -153,36 +153,52 @@ def test_matrices_that_are_dense_or_gone_are_left_alone() -> None:
     assert not dense & set(found.kept)
 
 
-def test_the_residual_target_makes_up_for_what_the_stream_has_lost() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("projection", ["output", "affine"])
+def test_the_residual_target_makes_up_for_what_the_stream_has_lost(
+    projection: str, weighted: bool
+) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(6, 10, generator=generator)
-    x = torch.randn(500, 10, generator=generator)
+    x = 0.5 + torch.randn(500, 10, generator=generator)
     seen = x + 0.5 * torch.randn(500, 10, generator=generator) @ torch.randn(
         10, 10, generator=generator
     )
-    lost = seen @ torch.randn(10, 6, generator=generator) + x.square() @ torch.rand(10, 6)
+    lost = seen @ torch.randn(10, 6, generator=generator)
+    lost += x.square() @ torch.rand(10, 6, generator=generator)
+    w = torch.rand(500, generator=generator) ** 4 if weighted else torch.ones(500)
     pair = Paired.zeros(10, torch.device("cpu"), d_out=6)
-    pair.add(x, seen, None, lost)
+    pair.add(x, seen, w if weighted else None, lost)
     moment = Moment("input", x.T @ x / 500, x.mean(0), 500)
     pair = pair.scaled()
-    ours = solve(weight.double(), moment, pair, PROJECTIONS["output"]).cut(3)
-    plain = solve(
-        weight.double(), moment, dataclasses.replace(pair, lost=None), PROJECTIONS["output"]
-    ).cut(3)
+    ours, plain = (
+        solve(weight.double(), moment, given, PROJECTIONS[projection], projection == "affine").cut(
+            3
+        )
+        for given in (pair, dataclasses.replace(pair, lost=None))
+    )
+    root = (w.double() / w.sum()).sqrt()[:, None]
     wanted = (x @ weight.T + lost).double()
+
+    def centred(z: Tensor) -> Tensor:
+        return root * (z - (root.square() * z).sum(0) * (projection == "affine"))
+
     # Reduced-rank regression, by least squares and then the fit's principal directions.
-    fitted = seen.double() @ torch.linalg.lstsq(seen.double(), wanted).solution
+    fitted = centred(seen.double())
+    fitted = fitted @ torch.linalg.lstsq(fitted, centred(wanted)).solution
     top = torch.linalg.svd(fitted, full_matrices=False).Vh[:3]
-    best = (wanted - fitted @ top.T @ top).square().sum()
+    best = (centred(wanted) - fitted @ top.T @ top).square().sum()
 
     def error(factors) -> Tensor:
-        return (wanted - seen.double() @ (factors.u @ factors.v).T).square().sum()
+        bias = factors.bias(3)
+        made = seen.double() @ (factors.u @ factors.v).T + (0 if bias is None else bias)
+        return (root * (wanted - made)).square().sum()
 
     torch.testing.assert_close(error(ours), best, rtol=1e-3, atol=0)
     assert error(ours) < 0.9 * error(plain)
     said = [held_error(weight.double(), moment, pair, f, 3) for f in (ours, plain)]
-    true = (error(ours) - error(plain)) / 500
-    torch.testing.assert_close(said[0] - said[1], float(true), rtol=1e-4, atol=1e-6)
+    true = float(error(ours) - error(plain))
+    assert said[0] - said[1] == pytest.approx(true, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
