@@ -13,6 +13,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -224,7 +225,7 @@ class Learner(lightning.LightningModule):
         for group in self.optimizers().param_groups:
             group["lr"] = self.settings.learning_rate * warm * (0.02 + 0.98 * cosine)
 
-    def on_train_batch_end(self, outputs: object, batch: list[Encoded], batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: list[Encoded], batch_idx: int) -> None:
         """Now and then: accuracies on held-out phrasings, one JSON line."""
         if self.global_step % self.settings.eval_steps:
             return
@@ -237,7 +238,7 @@ class Learner(lightning.LightningModule):
             "minutes": round((time.monotonic() - self._started) / 60, 2),
             "steps": self.global_step,
             "tokens": self.tokens,
-            "loss": round(float(outputs["loss"]), 4),  # type: ignore[index]
+            "loss": round(float(outputs["loss"]), 4),
             "accuracy": scores,
         }
         self.curve.append(point)

@@ -27,7 +27,7 @@ from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.learning import learn, learned_bank
 from sieve.matrices import find_matrices
-from sieve.moments import Moments, Needs
+from sieve.moments import BY_GRADIENT, Moments, Needs
 from sieve.projections import get_projection
 from sieve.refit import refit, token_weights
 from sieve.search import uniform_genome
@@ -82,6 +82,7 @@ METHODS: dict[str, Method] = {
     "sieve without pivoting": _default(storage="plain"),
     "sieve without water-filling": _default(allocation="uniform"),
     "sieve, tokens alike": _default(weighting="none"),
+    "sieve, per position": _default(weighting="position"),
     "sieve, answer positions": _default(weighting="answer"),
     "sieve, Fisher": _default(answers="sampled"),
     "sieve, Fisher, tokens alike": _default(answers="sampled", weighting="none"),
@@ -189,9 +190,11 @@ def run(
     bank = fit(subject.model, moments, base, method.storage, joint=method.joint)
     fitted = time.perf_counter()
     weights = None
-    if method.refit and method.weighting == "gradient":
+    if method.refit and method.weighting in BY_GRADIENT:
         matrices = find_matrices(subject.model)
-        weights = token_weights(subject.model, matrices, batches, answers=method.answers, seed=seed)
+        weights = token_weights(
+            subject.model, matrices, batches, method.weighting, answers=method.answers, seed=seed
+        )
     curve = []
     levels = method.levels if dense.correct else TEXT
     per_example = moments.tokens / sum(len(as_inputs(batch)["input_ids"]) for batch in batches)

@@ -16,12 +16,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import pyplot
 
-matplotlib.use("svg")
-from matplotlib import pyplot  # noqa: E402
+from experiments.projections import FOLDER, METHODS, SUBJECTS, read_lines
 
-from experiments.projections import FOLDER, METHODS, SUBJECTS, read_lines  # noqa: E402
-
+matplotlib.use("svg")  # Figures are files; no screen is looked for.
 DROP = 0.02
 BOOTSTRAP = 10_000
 PAPER, OURS, REFITTED = "output", "sieve", "sieve, refitted"

@@ -5,12 +5,13 @@ tokens. Batches are built once, sorted by length, and dealt out to ranks, so tha
 twice. Pure functions: no model, no Lightning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from sieve.encoding import EncodedExample, encode_examples
@@ -20,26 +21,22 @@ _B = TypeVar("_B", bound="_Batch")
 HELD_OUT = 4  # one of so many batches
 
 
+@dataclass
 class _Batch:
     """A dataclass of tensors that moves to a device as one."""
 
     def to(self: _B, device: torch.device | str, **kwargs: Any) -> _B:
         """The same batch with its tensors on `device`."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, **kwargs)
-            for field in fields(self)  # type: ignore[arg-type]
-            if isinstance(getattr(self, field.name), Tensor)
-        }
-        return replace(self, **moved)  # type: ignore[type-var]
+        return self._mapped(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self: _B) -> _B:
         """The same batch in page-locked memory."""
-        pinned = {
-            field.name: getattr(self, field.name).pin_memory()
-            for field in fields(self)  # type: ignore[arg-type]
-            if isinstance(getattr(self, field.name), Tensor)
-        }
-        return replace(self, **pinned)  # type: ignore[type-var]
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self: _B, change: Callable[[Tensor], Tensor]) -> _B:
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {name: change(one) for name, one in held.items() if isinstance(one, Tensor)}
+        return replace(self, **changed)
 
 
 @dataclass
@@ -303,3 +300,10 @@ def split_batches(batches: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     held_out = held_out_batches(len(batches))
     pairs = list(zip(batches, held_out, strict=True))
     return [b for b, held in pairs if not held], [b for b, held in pairs if held]
+
+
+def every_batch(batches: Sequence[Any], seed: int = 0) -> DataLoader[Any]:
+    """All batches on every rank, in an order drawn anew each epoch, the same on all ranks."""
+    generator = torch.Generator().manual_seed(seed)
+    held: Any = batches  # A sequence is all the data set that a loader needs.
+    return DataLoader(held, batch_size=None, shuffle=True, generator=generator)

@@ -30,7 +30,7 @@ class CalibrationModule(L.LightningModule):
     """Runs token batches through the dense model under `trainer.predict`.
 
     needs: what the projection asks for. answers: of the loss, "sampled" from the model or "gold".
-    weighting: of tokens in the moments of activations: "none", "answer" or "gradient".
+    weighting: of tokens in the moments of activations: "none", "answer", "gradient" or "position".
     checkpointing: compute every block again backwards, to hold one block's activations at a time.
     """
 

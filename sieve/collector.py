@@ -16,7 +16,16 @@ from transformers import PreTrainedModel
 
 from sieve.matrices import Matrix, blocks_of, dense_weight
 from sieve.modeling_sieve import FactorizedLinear
-from sieve.moments import PLAIN, Gradient, Moment, Moments, Needs, gradient_side, plan_streams
+from sieve.moments import (
+    BY_GRADIENT,
+    PLAIN,
+    Gradient,
+    Moment,
+    Moments,
+    Needs,
+    gradient_side,
+    plan_streams,
+)
 
 
 class SumMetric(Metric):
@@ -76,7 +85,7 @@ class MomentCollector(nn.Module):
     dense: the dense layers of a model that is pruned already: moments are then of what it sees, and
     of what the dense matrices make of it. weighting: how a token counts in the moments of
     activations: "none" alike, "answer" only where an answer token is predicted, "gradient" by ‖g‖²
-    at the matrix's output.
+    at the matrix's output, "position" by its mean over a batch's rows at one column.
     """
 
     def __init__(
@@ -89,8 +98,9 @@ class MomentCollector(nn.Module):
     ) -> None:
         super().__init__()
         self.matrices, self.weighting = matrices, weighting
-        self.needs_gradient = needs.gradient or weighting == "gradient"
-        self.streams = plan_streams(matrices, needs, shared=weighting != "gradient")
+        self._by_gradient = weighting in BY_GRADIENT
+        self.needs_gradient = needs.gradient or self._by_gradient
+        self.streams = plan_streams(matrices, needs, shared=not self._by_gradient)
         self._stream_of = {m.name: self._find_stream(m) for m in matrices}
         self.metrics = nn.ModuleList(SumMetric(n, n) for _, n in self.streams.values())
         sources = {m.source: m.d_in for m in matrices} if needs.magnitude else {}
@@ -168,18 +178,19 @@ class MomentCollector(nn.Module):
                 z = x @ self._weights[matrix.name].T  # What the dense matrix would make of it.
             elif side == "output":
                 z = _without_bias(y.detach(), module)
-            if owns and self.weighting != "gradient" and self.largest is None:
+            if owns and not self._by_gradient and self.largest is None:
                 self._add(metric, z, matrix)
             if self.needs_gradient:
-                kept = z if self.weighting == "gradient" else None
+                kept = z if self._by_gradient else None
                 y.register_hook(lambda g: self._take_gradient(index, metric, kept, g))
 
         return hook
 
     def _add(self, metric: Any, z: Tensor, matrix: Matrix) -> None:
-        flat = self._flat(z, matrix)
-        alike = self.weighting != "answer" or self._answers is None or matrix.layer is None
-        metric.update(flat, None if alike else self._answers.float())  # type: ignore[union-attr]
+        # The head sees nothing but answers.
+        chosen = self.weighting == "answer" and matrix.layer is not None
+        answers = self._answers if chosen else None
+        metric.update(self._flat(z, matrix), None if answers is None else answers.float())
 
     def _take_gradient(self, index: int, metric: Any, z: Tensor | None, g: Tensor) -> None:
         """Sum what a gradient g (B, T, d_out) tells."""
@@ -187,8 +198,11 @@ class MomentCollector(nn.Module):
         if self.largest is not None:
             self.largest = max(self.largest, float(g.abs().max()))
             return
+        columns = torch.arange(g.shape[1], device=g.device).expand(g.shape[:2])[..., None]
         g = self._flat(g, matrix) / self.scale
         power = g.square().sum(1)  # (tokens,)
+        if self.weighting == "position":
+            power = _averaged(power, self._flat(columns, matrix))
         if self.powers is not None:
             self.powers[matrix.name].append(power.cpu())
             return
@@ -219,24 +233,36 @@ class MomentCollector(nn.Module):
         counter.count += self.examples
         examples = max(1, int(counter.sums()["count"]))
         entries = {
-            name: _moment(name, side, metric.sums())  # type: ignore[operator]
-            for (name, (side, _)), metric in zip(self.streams.items(), self.metrics, strict=True)
+            name: _moment(name, side, sums)
+            for (name, (side, _)), sums in zip(
+                self.streams.items(), _sums(self.metrics), strict=True
+            )
         }
         magnitudes = {
             name: sums["absolute"] / sums["count"]
-            for name, metric in zip(self.sources, self.magnitudes, strict=True)
-            if (sums := metric.sums())  # type: ignore[operator]
+            for name, sums in zip(self.sources, _sums(self.magnitudes), strict=True)
         }
         gradients = {
-            matrix.name: _gradient(matrix, metric.sums(), examples)  # type: ignore[operator]
-            for matrix, metric in zip(self.matrices, self.gradients, strict=False)
+            matrix.name: _gradient(matrix, sums, examples)
+            for matrix, sums in zip(self.matrices, _sums(self.gradients), strict=False)
         }
         return Moments(entries, gradients=gradients, magnitudes=magnitudes)
+
+
+def _averaged(power: Tensor, columns: Tensor) -> Tensor:
+    """The mean power (tokens,) of those that share a token's column (tokens, 1)."""
+    index = columns.long().squeeze(1)
+    total = power.new_zeros(int(index.max()) + 1).index_add(0, index, power)
+    return (total / index.bincount())[index]
 
 
 def _without_bias(y: Tensor, module: nn.Module) -> Tensor:
     bias = getattr(module, "bias", None)
     return y if bias is None else y - bias
+
+
+def _sums(metrics: nn.ModuleList) -> list[dict[str, Tensor]]:
+    return [metric.sums() for metric in metrics if isinstance(metric, SumMetric)]
 
 
 def _moment(name: str, side: Any, sums: dict[str, Tensor]) -> Moment:

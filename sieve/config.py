@@ -55,8 +55,8 @@ class CalibrationConfig:
 
     tokens: int = 50_000
     answers: str = "margin"  # the loss whose gradients are collected: margin, sampled, gold
-    # Of tokens in the moments of activations: none, answer, gradient; auto: gradient for the
-    # projections that take gradients anyway, none for others.
+    # Of tokens in the moments of activations: none, answer, gradient, position; auto: gradient for
+    # the projections that take gradients anyway, none for others.
     weighting: str = "auto"
     checkpointing: bool = False  # compute blocks again backwards, to save memory
     layers_at_once: int | None = None  # whose moments are in memory; a pass for each group

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -102,7 +103,7 @@ def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) ->
 
 
 def _write(
-    model_class: type, config: dict, model: PreTrainedModel, path: Path, dtype: torch.dtype
+    model_class: Any, config: dict, model: PreTrainedModel, path: Path, dtype: torch.dtype
 ) -> None:
     """Save the weights of `model` under another class and configuration."""
     config = {key: value for key, value in config.items() if key != "auto_map"}
@@ -110,7 +111,7 @@ def _write(
         config["tie_word_embeddings"] = False  # The head was factorized, the embedding was not.
     state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
-        shell = model_class(model_class.config_class.from_dict(config))  # type: ignore[attr-defined]
+        shell = model_class(model_class.config_class.from_dict(config))
     shell.load_state_dict(state, assign=True)
     shell.tie_weights()
     shell.generation_config = model.generation_config

@@ -15,12 +15,12 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from sieve.artifacts import fingerprint
 from sieve.backbone import forward, place
 from sieve.bank import Bank, _digest, stored
+from sieve.batches import every_batch
 from sieve.calibration import as_inputs, calibrate
 from sieve.config import INITS
 from sieve.genome import Sizing, get_storage
@@ -270,12 +270,6 @@ def learn(
             module.on_train_epoch_start()
         module.learn_batch(batch, optimizer)
     return module.gather()
-
-
-def every_batch(batches: Sequence[Any], seed: int = 0) -> DataLoader[Any]:
-    """All batches on every rank, in an order drawn anew each epoch, the same on all ranks."""
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(batches, batch_size=None, shuffle=True, generator=generator)  # type: ignore[arg-type]
 
 
 def learned_bank(

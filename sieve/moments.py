@@ -20,7 +20,9 @@ from sieve.artifacts import written_beside
 from sieve.matrices import Matrix
 
 FORMAT = 2
-WEIGHTINGS = ("none", "answer", "gradient")  # how a token counts in moments of activations
+# How a token counts in moments of activations; the last two ask for its gradient.
+WEIGHTINGS = ("none", "answer", "gradient", "position")
+BY_GRADIENT = WEIGHTINGS[2:]
 Side = Literal["input", "output"]
 
 

@@ -77,16 +77,22 @@ def refit(
 
 
 def token_weights(
-    model: PreTrainedModel, matrices: list[Matrix], batches: Sequence[Any], **options: Any
+    model: PreTrainedModel,
+    matrices: list[Matrix],
+    batches: Sequence[Any],
+    weighting: str = "gradient",
+    **options: Any,
 ) -> dict[str, list[Tensor]]:
     """‖g‖² of every token that counts, per matrix and batch: (N,) each, on the CPU.
+
+    weighting: "gradient", or "position" for its mean over a batch's rows at one column.
 
     The output head, which sees answers alone, is left out.
 
     options: `answers` and `seed` of `CalibrationModule`.
     """
     matrices = [matrix for matrix in matrices if matrix.layer is not None]
-    module = CalibrationModule(model, matrices, weighting="gradient", **options)
+    module = CalibrationModule(model, matrices, weighting=weighting, **options)
     module.collector.powers = {matrix.name: [] for matrix in matrices}
     for batch in track(batches, "Weighting tokens"):
         module.predict_step(_moved(batch, model.device))

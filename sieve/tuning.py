@@ -16,13 +16,12 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from sieve.artifacts import fingerprint
 from sieve.backbone import place
 from sieve.bank import Bank, BankFactors, stored
-from sieve.batches import split_batches
+from sieve.batches import every_batch, split_batches
 from sieve.divergence import answer_logprobs, divergence
 from sieve.factorized import Switch, add_biases
 from sieve.genome import Genome
@@ -178,9 +177,7 @@ def tune(
         {"accelerator": "gpu" if model.device.type == "cuda" else "cpu", "devices": 1,
          "max_steps": steps, "max_epochs": -1}
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(seed)
-    loader: Any = DataLoader(fitted, batch_size=None, shuffle=True, generator=generator)  # type: ignore[arg-type]
-    trainer.fit(module, loader)
+    trainer.fit(module, every_batch(fitted, seed))
     place(module, model.device)
     after = mean_divergence(module, held)
     switch.restore()

@@ -1,6 +1,7 @@
 """Tiny models with a bank: what the tests of switching and exporting start from."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -19,12 +20,12 @@ def tokens(rows: int = 2, length: int = 12, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, 256, (rows, length), generator=generator)
 
 
-def banked(model: PreTrainedModel, projection: str = "output", **options: object) -> Bank:
+def banked(model: PreTrainedModel, projection: str = "output", **options: Any) -> Bank:
     """A bank fitted on a few random sequences."""
     batches = [{"input_ids": tokens(4, 16, seed)} for seed in (1, 2)]
     needs = get_projection(projection).needs
     moments = calibrate(model, batches, needs=needs)
-    return fit(model, moments, projection, **options)  # type: ignore[arg-type]
+    return fit(model, moments, projection, **options)
 
 
 def mixed(bank: Bank, levels: Sequence[float] = (0.6, 1.0, 0.3, 0.0, 0.6)) -> Genome:

@@ -7,7 +7,12 @@ import pytest
 import torch
 from token_helpers import RAGGED, make_examples, make_model, make_tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sieve.batches import (
     ScoringBatch,
@@ -51,9 +56,11 @@ def batched(
 
 
 @torch.inference_mode()
-def reference(model: PreTrainedModel, example: Example, tokenizer: object) -> list[float]:
+def reference(
+    model: PreTrainedModel, example: Example, tokenizer: PreTrainedTokenizerBase
+) -> list[float]:
     """One choice at a time, no padding, all logits, the whole text."""
-    (encoded,) = encode_examples([example], tokenizer)  # type: ignore[arg-type]
+    (encoded,) = encode_examples([example], tokenizer)
     totals = []
     for choice in encoded.choices:
         ids = torch.tensor([encoded.prefix + choice])

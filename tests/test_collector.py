@@ -1,6 +1,7 @@
 """Gradient moments against plain automatic differentiation, one row at a time."""
 
 import copy
+from typing import Any
 
 import lightning as L
 import pytest
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from sieve.answer_loss import answer_loss, as_targets, generator_for, log_odds
 from sieve.calibration import CalibrationModule, calibrate
 from sieve.matrices import dense_weight, find_matrices
-from sieve.moments import Needs, gradient_side
+from sieve.moments import WEIGHTINGS, Needs, gradient_side
 
 ALL = Needs(input=True, magnitude=True, gradient=True)
 
@@ -70,7 +71,7 @@ def reference(model: PreTrainedModel, answers: str) -> dict[str, tuple[Tensor, T
             for n, p in seen.items()}  # fmt: skip
 
 
-@pytest.mark.parametrize("weighting", ["none", "answer", "gradient"])
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("answers", ["gold", "margin"])
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
 def test_they_are_those_of_every_row_by_itself(build, answers: str, weighting: str) -> None:
@@ -82,10 +83,19 @@ def test_they_are_those_of_every_row_by_itself(build, answers: str, weighting: s
         (batch["targets"][r] >= 0)[batch["attention_mask"][r].bool()]
         for batch in batches() for r in range(4)
     ]).double()  # fmt: skip
+    column = torch.cat([
+        100 * i + batch["attention_mask"][r].nonzero().squeeze(1)
+        for i, batch in enumerate(batches()) for r in range(4)
+    ])  # fmt: skip
+    same = (column[:, None] == column).double()
     for matrix in find_matrices(model):
         x, g = expected[matrix.name]
         moment = moments.of(matrix)
-        w = {"none": torch.ones(len(x)), "answer": answer, "gradient": g.square().sum(1)}[weighting]
+        power = g.square().sum(1)
+        w = {
+            "none": torch.ones(len(x)), "answer": answer, "gradient": power,
+            "position": same @ power / same.sum(1),
+        }[weighting]  # fmt: skip
         w = (w / w.sum()).double()
         close(moment.second, x.T @ (x * w[:, None]))
         close(moment.mean, w @ x)
@@ -168,8 +178,8 @@ def test_it_runs_under_a_trainer_and_in_inference_mode() -> None:
     module = CalibrationModule(model, None, ALL, "gold", "gradient")
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False,
                         enable_model_summary=False, enable_checkpointing=False)  # fmt: skip
-    loader = DataLoader(batches(), batch_size=None)  # type: ignore[arg-type]
-    trainer.predict(module, loader, return_predictions=False)
+    held: Any = batches()  # A list is all the data set that a loader needs.
+    trainer.predict(module, DataLoader(held, batch_size=None), return_predictions=False)
     assert module.moments is not None
     with torch.inference_mode():
         other = calibrate(model, batches(), needs=ALL, answers="gold", weighting="gradient")

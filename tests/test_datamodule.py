@@ -45,11 +45,11 @@ def test_batches_are_built_once() -> None:
     assert module.calibration() is module.calibration()
 
 
-def test_every_rank_gets_its_own_share() -> None:
+def test_every_rank_gets_its_own_share(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
     for rank in range(3):
         module = make_module()
-        module.trainer = SimpleNamespace(global_rank=rank, world_size=3)  # type: ignore[assignment]
+        monkeypatch.setattr(module, "trainer", SimpleNamespace(global_rank=rank, world_size=3))
         share = indices(module.val_dataloader())
         assert share
         found += share

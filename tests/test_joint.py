@@ -1,9 +1,11 @@
 """Siblings that share one V: the best for all together, cheaper, and the same everywhere."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from brute_force import least
 from models import tiny_gpt_neox, tiny_llama, tiny_qwen2, tiny_tokenizer
 from sieved import logits, tokens
 from transformers import AutoModelForCausalLM
@@ -16,7 +18,7 @@ from sieve.factorized import Switch, merge_dense
 from sieve.genome import Genome
 from sieve.matrices import dense_weight, find_matrices, siblings
 from sieve.modeling_sieve import FactorizedLinear, SharedLinear
-from sieve.moments import Gradient, Moment, Needs
+from sieve.moments import Gradient, Moment, Moments, Needs
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.projections.joint import stacked
 from sieve.refit import refit, token_weights
@@ -26,7 +28,7 @@ BUILDS = [tiny_llama, tiny_qwen2]
 BATCHES = [{"input_ids": tokens(4, 16, seed)} for seed in range(8)]
 
 
-def banked(model, projection: str = "loss_aware", storage: str = "pivoted") -> tuple[Bank, object]:
+def banked(model, projection: str = "loss_aware", storage: str = "pivoted") -> tuple[Bank, Moments]:
     needs = PROJECTIONS[projection].needs
     needs = Needs(input=True, magnitude=needs.magnitude, gradient=needs.gradient)
     moments = calibrate(model, BATCHES, needs=needs, weighting=needs.weighting)
@@ -57,7 +59,7 @@ def test_the_shared_map_is_the_best_of_its_rank_for_all_outputs_together(project
     group = bank.groups[0]
     members = [m for m in bank.matrices if m.name in group.members]
     weight = torch.cat([dense_weight(model.get_submodule(m.name)) for m in members]).double()
-    second = moments.of(members[0]).second.double()  # type: ignore[attr-defined]
+    second = moments.of(members[0]).second.double()
     values, axes = torch.linalg.eigh(second)
     root = axes * values.clamp_min(0).sqrt()
     for rank in (1, 5, 12):
@@ -69,7 +71,7 @@ def test_the_shared_map_is_the_best_of_its_rank_for_all_outputs_together(project
 
 
 def test_loss_aware_sharing_weights_every_member_by_its_own_gradients() -> None:
-    """Against LBFGS on ½ Σ tr((Wᵢ − Uᵢ V) C (Wᵢ − Uᵢ V)ᵀ Hᵢ), in float64 from two starts."""
+    """Against LBFGS on ½ Σ tr((Wᵢ − Uᵢ V) C (Wᵢ − Uᵢ V)ᵀ Hᵢ), in float64."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -78,11 +80,12 @@ def test_loss_aware_sharing_weights_every_member_by_its_own_gradients() -> None:
     weights = [drawn(9, 6), drawn(5, 6)]
     second = (lambda x: x.T @ x / 50)(drawn(50, 6))
     metrics = [(lambda g: g.T @ g / 50)(scale * drawn(50, n)) for n, scale in ((9, 1), (5, 3))]
-    moments = [
-        Moment("input", second, torch.zeros(6), 50, None,
-               Gradient("output", h, float(h.trace()), 50))
-        for h in metrics
-    ]  # fmt: skip
+    wide = weights[0].T @ metrics[0] @ weights[0]  # The taller one's gradients are of its input.
+    gradients = [
+        Gradient("input", wide, float(metrics[0].trace()), 50),
+        Gradient("output", metrics[1], float(metrics[1].trace()), 50),
+    ]
+    moments = [Moment("input", second, torch.zeros(6), 50, None, g) for g in gradients]
     whole, moment = stacked(weights, moments)
     factors = get_projection("loss_aware", damping=0.0)(whole, moment).cut(2)
 
@@ -93,23 +96,20 @@ def test_loss_aware_sharing_weights_every_member_by_its_own_gradients() -> None:
 
     ours = rise(factors.u, factors.v)
     torch.testing.assert_close(ours, factors.energy[2:].sum(), rtol=1e-6, atol=0)
-    found = []
-    for _ in range(3):
-        u, v = drawn(14, 2).requires_grad_(), drawn(2, 6).requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [u, v], max_iter=2000, tolerance_grad=1e-12, tolerance_change=1e-15,
-            line_search_fn="strong_wolfe",
-        )  # fmt: skip
+    assert float(ours) == pytest.approx(least(rise, (14, 2), (2, 6)), rel=1e-6)
 
-        def closure(u=u, v=v, optimizer=optimizer) -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = rise(u, v)
-            loss.backward()
-            return loss
 
-        optimizer.step(closure)
-        found.append(float(rise(u, v).detach()))
-    assert float(ours) == pytest.approx(min(found), rel=1e-6)
+def test_what_each_member_saw_counts_by_the_power_of_its_gradients() -> None:
+    seen = [torch.eye(3).double() * scale for scale in (1, 5)]
+    moments = [
+        Moment("input", second, second.diagonal(), 50, None,
+               Gradient("output", torch.eye(3).double(), power, 50))
+        for second, power in zip(seen, (1.0, 3.0), strict=True)
+    ]  # fmt: skip
+    _, moment = stacked([torch.eye(3).double()] * 2, moments)
+    torch.testing.assert_close(moment.second, (1 * seen[0] + 3 * seen[1]) / 4)
+    torch.testing.assert_close(moment.mean, moment.second.diagonal())
+    assert moment.gradient is not None and moment.gradient.power == 4
 
 
 @pytest.mark.parametrize("storage", ["plain", "pivoted"])
@@ -136,7 +136,7 @@ def test_stored_shared_layers_compute_the_map_and_are_counted(build, storage: st
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_one_v_is_computed_once_per_pass(build) -> None:
+def test_one_v_is_computed_once_per_pass(build, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
     bank, _ = banked(model)
     calls = []
@@ -148,12 +148,9 @@ def test_one_v_is_computed_once_per_pass(build) -> None:
             calls.extend([1] if weight is first.weight else [])
             return inner(x, weight, *rest)
 
-        torch.nn.functional.linear = counted  # type: ignore[assignment]
-        try:
-            one, two = logits(model, tokens(2, 8, 1)), logits(model, tokens(2, 8, 2))
-            assert first._last is None  # Nothing is held on to.
-        finally:
-            torch.nn.functional.linear = inner  # type: ignore[assignment]
+        monkeypatch.setattr(torch.nn.functional, "linear", counted)
+        one, two = logits(model, tokens(2, 8, 1)), logits(model, tokens(2, 8, 2))
+        assert first._last is None  # Nothing is held on to.
     assert len(calls) == 2
     assert not torch.equal(one, two)
 
@@ -199,8 +196,8 @@ def test_the_frontier_with_groups_is_never_worse_and_counts_what_the_bank_counts
 ) -> None:
     model = tiny_llama()
     bank, moments = banked(model, projection)
-    normalize = "none" if projection == "loss_aware" else "relative"
-    apart = waterfill(fit(model, moments, projection, "pivoted"), normalize)  # type: ignore[arg-type]
+    normalize: Any = "none" if projection == "loss_aware" else "relative"
+    apart = waterfill(fit(model, moments, projection, "pivoted"), normalize)
     frontier = waterfill(bank, normalize)
     used = 0
     for steps in range(0, len(frontier.changes) + 1, 5):
@@ -225,7 +222,7 @@ def test_refit_solves_what_is_shared_as_one(projection: str, weighted: bool) -> 
     ranks: dict[str, int | None] = dict.fromkeys(bank.names, 3)
     genome = genome_of_ranks(bank, ranks)
     weights = token_weights(model, bank.matrices, BATCHES) if weighted else None
-    found = refit(model, bank, genome, moments, BATCHES, weights)  # type: ignore[arg-type]
+    found = refit(model, bank, genome, moments, BATCHES, weights)
     groups = {g.name for g in bank.groups}
     assert groups & set(found.kept)
     assert not {m for g in bank.groups for m in g.members} & set(found.kept)

@@ -15,7 +15,7 @@ from sieve.moments import Moment, Moments, Needs
 from sieve.projections import Factors
 from sieve.projections.output import output
 
-Q, K, UP, O, DOWN = (  # noqa: E741
+Q, K, UP, OUT, DOWN = (
     f"model.layers.0.{name}_proj"
     for name in ("self_attn.q", "self_attn.k", "mlp.up", "self_attn.o", "mlp.down")
 )
@@ -61,7 +61,7 @@ def errors(
 
 def test_untied_from_the_optimum_finds_nothing_better() -> None:
     model, data, moments = world()
-    ranks = dict.fromkeys((Q, K, O, DOWN), RANK)
+    ranks = dict.fromkeys((Q, K, OUT, DOWN), RANK)
     factors = learn(model, data, ranks, moments, tied=False, init="optimal", epochs=15)
     for learnt, best in errors(model, moments, factors).values():
         assert best - 1e-9 <= learnt < best + 0.01
@@ -69,7 +69,7 @@ def test_untied_from_the_optimum_finds_nothing_better() -> None:
 
 def test_output_side_from_pca_stays_at_the_optimum_and_from_noise_comes_near() -> None:
     model, data, moments = world()
-    ranks = dict.fromkeys((O, DOWN), RANK)
+    ranks = dict.fromkeys((OUT, DOWN), RANK)
     options: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-4}
     factors = learn(model, data, ranks, moments, **options)
     for learnt, best in errors(model, moments, factors).values():

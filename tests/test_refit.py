@@ -13,7 +13,7 @@ from sieve.batches import held_out_batches
 from sieve.calibration import calibrate
 from sieve.factorized import Switch
 from sieve.matrices import dense_weight, find_matrices
-from sieve.moments import Gradient, Moment
+from sieve.moments import Gradient, Moment, Side
 from sieve.paired import Paired, held_error, solve
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.refit import _Sequence, refit, token_weights
@@ -57,6 +57,12 @@ def test_it_is_the_same_every_time_and_weighted_where_tokens_are() -> None:
     model, bank, moments = setting(tiny_llama, "loss_aware", "gradient")
     weights = token_weights(model, bank.matrices, batches())
     assert {len(w) for w in weights[bank.names[0]]} == {60}
+    alike = token_weights(model, bank.matrices, batches(), "position")
+    for given, wanted in zip(alike[bank.names[0]], weights[bank.names[0]], strict=True):
+        rows = torch.cat([torch.zeros(4), torch.ones(60)]).bool()  # The first row's padding.
+        spread = torch.zeros(64).masked_scatter(rows, wanted).view(4, 16).sum(0)
+        counts = rows.view(4, 16).sum(0)
+        torch.testing.assert_close(given, (spread / counts).expand(4, 16).flatten()[rows])
     genome = mixed(bank)
     one, two = (refit(model, bank, genome, moments, batches(), weights) for _ in range(2))
     assert one.kept == two.kept
@@ -105,10 +111,10 @@ def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) ->
     pair = pair.scaled()
     moment = Moment("input", pair.own, pair.own_mean, 400)
     if "loss" in projection:
-        side = "output" if shape[0] <= shape[1] else "input"
+        side: Side = "output" if shape[0] <= shape[1] else "input"
         z = g if side == "output" else g @ weight
         power = float(g.square().sum(1).mean())
-        gradient = Gradient(side, z.T @ z / 50, power, 50)  # type: ignore[arg-type]
+        gradient = Gradient(side, z.T @ z / 50, power, 50)
         moment = dataclasses.replace(moment, gradient=gradient)
     project = get_projection(projection, 1e-9)
     rank = 3
@@ -147,36 +153,52 @@ def test_matrices_that_are_dense_or_gone_are_left_alone() -> None:
     assert not dense & set(found.kept)
 
 
-def test_the_residual_target_makes_up_for_what_the_stream_has_lost() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("projection", ["output", "affine"])
+def test_the_residual_target_makes_up_for_what_the_stream_has_lost(
+    projection: str, weighted: bool
+) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(6, 10, generator=generator)
-    x = torch.randn(500, 10, generator=generator)
+    x = 0.5 + torch.randn(500, 10, generator=generator)
     seen = x + 0.5 * torch.randn(500, 10, generator=generator) @ torch.randn(
         10, 10, generator=generator
     )
-    lost = seen @ torch.randn(10, 6, generator=generator) + x.square() @ torch.rand(10, 6)
+    lost = seen @ torch.randn(10, 6, generator=generator)
+    lost += x.square() @ torch.rand(10, 6, generator=generator)
+    w = torch.rand(500, generator=generator) ** 4 if weighted else torch.ones(500)
     pair = Paired.zeros(10, torch.device("cpu"), d_out=6)
-    pair.add(x, seen, None, lost)
+    pair.add(x, seen, w if weighted else None, lost)
     moment = Moment("input", x.T @ x / 500, x.mean(0), 500)
     pair = pair.scaled()
-    ours = solve(weight.double(), moment, pair, PROJECTIONS["output"]).cut(3)
-    plain = solve(
-        weight.double(), moment, dataclasses.replace(pair, lost=None), PROJECTIONS["output"]
-    ).cut(3)
+    ours, plain = (
+        solve(weight.double(), moment, given, PROJECTIONS[projection], projection == "affine").cut(
+            3
+        )
+        for given in (pair, dataclasses.replace(pair, lost=None))
+    )
+    root = (w.double() / w.sum()).sqrt()[:, None]
     wanted = (x @ weight.T + lost).double()
+
+    def centred(z: Tensor) -> Tensor:
+        return root * (z - (root.square() * z).sum(0) * (projection == "affine"))
+
     # Reduced-rank regression, by least squares and then the fit's principal directions.
-    fitted = seen.double() @ torch.linalg.lstsq(seen.double(), wanted).solution
+    fitted = centred(seen.double())
+    fitted = fitted @ torch.linalg.lstsq(fitted, centred(wanted)).solution
     top = torch.linalg.svd(fitted, full_matrices=False).Vh[:3]
-    best = (wanted - fitted @ top.T @ top).square().sum()
+    best = (centred(wanted) - fitted @ top.T @ top).square().sum()
 
     def error(factors) -> Tensor:
-        return (wanted - seen.double() @ (factors.u @ factors.v).T).square().sum()
+        bias = factors.bias(3)
+        made = seen.double() @ (factors.u @ factors.v).T + (0 if bias is None else bias)
+        return (root * (wanted - made)).square().sum()
 
     torch.testing.assert_close(error(ours), best, rtol=1e-3, atol=0)
     assert error(ours) < 0.9 * error(plain)
     said = [held_error(weight.double(), moment, pair, f, 3) for f in (ours, plain)]
-    true = (error(ours) - error(plain)) / 500
-    torch.testing.assert_close(said[0] - said[1], float(true), rtol=1e-4, atol=1e-6)
+    true = float(error(ours) - error(plain))
+    assert said[0] - said[1] == pytest.approx(true, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +226,9 @@ def test_who_writes_to_the_residual_stream_is_found_by_trial(
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_gpt_neox])
 @pytest.mark.parametrize("projection", ["output", "loss_aware", "affine"])
-def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(build, projection: str) -> None:
+def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(
+    build, projection: str, monkeypatch
+) -> None:
     model, bank, moments = setting(build, projection)
     sequence = _Sequence(
         Switch(model, bank, as_stored=False).to(uniform(bank, 0.3)), bank, uniform(bank, 0.3),
@@ -222,7 +246,8 @@ def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(build, projectio
         starts.setdefault(len(ends) - 1, list(sequence.lost))  # Dense minus pruned, as they are.
         refit_group(*args)
 
-    sequence._writers, sequence._refit_group = at_the_start, in_between  # type: ignore[method-assign]
+    monkeypatch.setattr(sequence, "_writers", at_the_start)
+    monkeypatch.setattr(sequence, "_refit_group", in_between)
     sequence.run(batches())
     sequence.switch.restore()
     assert len(ends) > 1

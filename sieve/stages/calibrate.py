@@ -8,7 +8,7 @@ from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.batches import count_rows
 from sieve.calibration import CalibrationModule
 from sieve.matrices import Matrix, blocks_of, find_matrices
-from sieve.moments import FORMAT, Moments, Needs, StoredMoments
+from sieve.moments import BY_GRADIENT, FORMAT, Moments, Needs, StoredMoments
 from sieve.projections import get_projection
 from sieve.stages.run import Run
 
@@ -30,7 +30,7 @@ def calibrate(run: Run) -> Calibrated:
     """Moments of the task's prompts."""
     settings, needs = run.config.calibration, _needs(run)
     weighting = settings.weighting_for(needs)
-    loss = (settings.answers,) if needs.gradient or weighting == "gradient" else ()
+    loss = (settings.answers,) if needs.gradient or weighting in BY_GRADIENT else ()
     matrices = find_matrices(run.backbone.model, run.config.projection.prune_head)
     groups = _groups(matrices, settings.layers_at_once)
     key = fingerprint(

@@ -10,6 +10,7 @@ from sieve import learning
 from sieve.artifacts import fingerprint, hash_files
 from sieve.bank import FORMAT, Bank
 from sieve.bank import fit as fit_bank
+from sieve.batches import every_batch
 from sieve.genome import Sizing
 from sieve.matrices import find_matrices
 from sieve.projections import get_projection
@@ -61,7 +62,7 @@ def _learn(run: Run, calibrated: Calibrated, key: str) -> Bank:
     )
     batches = run.data.calibration_batches(options.batch_tokens, options.tokens)
     trainer = make_trainer(run.config.trainer | {"max_epochs": options.epochs})
-    trainer.fit(module, learning.every_batch(batches, run.config.seed))
+    trainer.fit(module, every_batch(batches, run.config.seed))
     run.settle()
     assert module.factors is not None
     return learning.learned_bank(

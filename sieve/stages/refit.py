@@ -6,6 +6,7 @@ from typing import Any
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
 from sieve.genome import Genome
+from sieve.moments import BY_GRADIENT
 from sieve.objective import Score
 from sieve.projections import get_projection
 from sieve.refit import refit as refit_genome
@@ -109,9 +110,10 @@ class _Improvement:
         settings = run.config.calibration
         needs = get_projection(bank.projection).needs
         self.weights = None
-        if run.config.projection.refit and settings.weighting_for(needs) == "gradient":
+        weighting = settings.weighting_for(needs)
+        if run.config.projection.refit and weighting in BY_GRADIENT:
             self.weights = token_weights(
-                run.backbone.model, bank.matrices, self.batches,
+                run.backbone.model, bank.matrices, self.batches, weighting,
                 answers=settings.answers, seed=run.config.seed,
             )  # fmt: skip
 

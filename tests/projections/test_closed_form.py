@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from brute_force import least
 from torch import Tensor
 
-from sieve.moments import Gradient, Moment
+from sieve.moments import Gradient, Moment, Side
 from sieve.projections import PROJECTIONS, Factors
 from sieve.projections.affine import affine
 from sieve.projections.output import output
@@ -28,8 +29,8 @@ def problem(d_out: int, d_in: int, seed: int = 0, tokens: int = 400) -> tuple[Te
     return weight, x + torch.randn(d_in, generator=g, dtype=torch.float64)
 
 
-def moment_of(z: Tensor, side: str = "input") -> Moment:
-    return Moment(side, z.T @ z / len(z), z.mean(0), len(z))  # type: ignore[arg-type]
+def moment_of(z: Tensor, side: Side = "input") -> Moment:
+    return Moment(side, z.T @ z / len(z), z.mean(0), len(z))
 
 
 def full_moment(weight: Tensor, x: Tensor, seed: int = 0) -> Moment:
@@ -61,38 +62,17 @@ def error(weight: Tensor, x: Tensor, factors: Factors, rank: int) -> float:
 
 
 def brute_force(weight: Tensor, x: Tensor, rank: int, bias: bool) -> float:
-    """Least error that LBFGS finds over U, V (and b) from three random starts."""
-    best = float("inf")
+    """Least error that is found over U, V (and b)."""
     ones = torch.ones(len(x), 1, dtype=torch.float64)
     # The R of [x 1] has the same second moments as the rows it stands for.
     root = torch.linalg.qr(torch.cat([x, ones], 1) / len(x) ** 0.5).R
     x, ones = root[:, :-1], root[:, -1:]
-    target = x @ weight.T
-    for seed in range(3):
-        g = torch.Generator().manual_seed(100 + seed)
-        u = torch.randn(weight.shape[0], rank, generator=g, dtype=torch.float64)
-        v = torch.randn(rank, weight.shape[1], generator=g, dtype=torch.float64)
-        b = torch.zeros(weight.shape[0], dtype=torch.float64)
-        free = [u, v, b] if bias else [u, v]
-        for tensor in free:
-            tensor.requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            free, max_iter=1000, tolerance_grad=1e-12, tolerance_change=1e-16,
-            history_size=50, line_search_fn="strong_wolfe",
-        )  # fmt: skip
 
-        def loss(u: Tensor = u, v: Tensor = v, b: Tensor = b) -> Tensor:
-            return (target - x @ v.T @ u.T - ones * b).pow(2).sum()
+    def loss(u: Tensor, v: Tensor, b: Tensor) -> Tensor:
+        return (x @ (weight - u @ v).T - (ones * b if bias else 0)).pow(2).sum()
 
-        def closure(optimizer=optimizer, loss=loss) -> Tensor:
-            optimizer.zero_grad()
-            value = loss()
-            value.backward()
-            return value
-
-        optimizer.step(closure)
-        best = min(best, float(loss().detach()))
-    return best
+    d_out, d_in = weight.shape
+    return least(loss, (d_out, rank), (rank, d_in), (d_out,))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from brute_force import least
 from torch import Tensor
 
-from sieve.moments import Gradient, Moment
+from sieve.moments import Gradient, Moment, Side
 from sieve.projections import PROJECTIONS, Factors, get_projection
 from sieve.projections.damping import shrinkage
 
@@ -25,11 +26,11 @@ def problem(d_out: int, d_in: int, seed: int = 0) -> tuple[Tensor, Tensor, Tenso
     return draw(d_out, d_in), x + draw(d_in), draw(40, d_out) @ draw(d_out, d_out)
 
 
-def moment(weight: Tensor, x: Tensor, g: Tensor, side: str, outputs: bool = False) -> Moment:
+def moment(weight: Tensor, x: Tensor, g: Tensor, side: Side, outputs: bool = False) -> Moment:
     """Statistics with gradients of one side, activations of the inputs or the outputs."""
     z = g if side == "output" else g @ weight
     power = float(g.square().sum(1).mean())
-    gradient = Gradient(side, z.T @ z / len(z), power, len(g))  # type: ignore[arg-type]
+    gradient = Gradient(side, z.T @ z / len(z), power, len(g))
     seen = x @ weight.T if outputs else x
     second, mean = seen.T @ seen / len(seen), seen.mean(0)
     return Moment("output" if outputs else "input", second, mean, len(x), gradient=gradient)
@@ -73,32 +74,15 @@ def test_it_reaches_what_brute_force_finds(name: str, shape: tuple[int, int], ra
 
 
 def brute_force(weight: Tensor, root: Tensor, h: Tensor, rank: int, bias: bool) -> float:
-    """Least objective that LBFGS finds from three starts; a row's last entry is the bias's."""
-    best = float("inf")
+    """Least objective that is found over U, V (and b); a row's last entry is the bias's."""
     x, ones = root[:, :-1], root[:, -1:]
-    for seed in range(3):
-        g = torch.Generator().manual_seed(50 + seed)
-        shapes = [(len(weight), rank), (rank, weight.shape[1]), (len(weight),)]
-        free = [torch.randn(s, generator=g, dtype=torch.float64).requires_grad_() for s in shapes]
-        optimizer = torch.optim.LBFGS(
-            free, max_iter=4000, max_eval=9000, tolerance_grad=1e-13, tolerance_change=1e-18,
-            history_size=60, line_search_fn="strong_wolfe",
-        )  # fmt: skip
 
-        def value(free: list[Tensor] = free) -> Tensor:
-            u, v, b = free
-            error = x @ (weight - u @ v).T - (ones * b if bias else 0)
-            return (error @ h * error).sum(1).mean() / 2
+    def loss(u: Tensor, v: Tensor, b: Tensor) -> Tensor:
+        error = x @ (weight - u @ v).T - (ones * b if bias else 0)
+        return (error @ h * error).sum(1).mean() / 2
 
-        def closure(value=value, optimizer=optimizer) -> Tensor:
-            optimizer.zero_grad()
-            loss = value()
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-        best = min(best, float(value().detach()))
-    return best
+    d_out, d_in = weight.shape
+    return least(loss, (d_out, rank), (rank, d_in), (d_out,))
 
 
 @pytest.mark.parametrize("name", ["loss_aware", "loss_aware_affine"])

@@ -157,7 +157,7 @@ def test_almanac_rows_are_read_once_per_role(monkeypatch: pytest.MonkeyPatch) ->
         return rows_of(str(settings["split"]))
 
     fake = types.ModuleType("sieve.tasks.almanac")
-    fake.almanac_rows = almanac_rows  # type: ignore[attr-defined]
+    vars(fake)["almanac_rows"] = almanac_rows
     monkeypatch.setitem(sys.modules, "sieve.tasks.almanac", fake)
     task = build_task(make_config(almanac={"domain": "reviews", "dataset": "alternate"}), 3)
     assert [call["split"] for call in calls] == ["calibration", "selection", "test"]
