@@ -1,6 +1,7 @@
 """search: the bank and the selection split to genome.json."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -25,6 +26,7 @@ from sieve.stages.run import Run
 from sieve.waterfill import estimated_rise
 
 log = logging.getLogger(__name__)
+TINY = 1e-6  # kept fraction that counts as nothing
 LINES = ("uniform", "waterfill")  # searches along one line of genomes
 JOB_KEYS = ("job", "shard", "ledger")  # which part of a search a job is, not what is searched
 
@@ -115,13 +117,16 @@ def space_of(run: Run, bank: Bank) -> GenomeSpace:
 def find_seeds(run: Run, bank: Bank, objective: Scorer) -> list[Genome]:
     """Genomes around the smallest feasible one of each line that `search.seeds` names.
 
-    Raises ValueError for the unit of energies that a line takes, as `waterfill` does.
+    Those nearest in size to the smallest of all come first.
     """
-    seeds: list[Genome] = []
+    seeds, least = [], 1.0
     for method in run.config.search.seeds:
         line = _line(run, bank, method)
-        seeds += around(line, line.index(smallest(objective, line)))
-    return list(dict.fromkeys(seeds))
+        best = smallest(objective, line)
+        seeds += around(line, line.index(best))
+        least = min(least, bank.kept_fraction(best))
+    sizes = {seed: max(bank.kept_fraction(seed), TINY) for seed in seeds}
+    return sorted(sizes, key=lambda seed: abs(math.log(sizes[seed] / max(least, TINY))))
 
 
 def warn_of_chance(run: Run, baseline: Scores) -> None:

@@ -1,6 +1,7 @@
 """Mutation and the first population, for genomes of discrete and continuous genes.
 
-The level switch is that of EvoPress (arXiv:2410.14649): one gene up, another down, the size kept.
+Steps have a heavy tail, after the fast genetic algorithms of Doerr et al. (arXiv:1703.03334). The
+level switch is that of EvoPress (arXiv:2410.14649): one gene up, another down, the size kept.
 """
 
 from collections.abc import Sequence
@@ -12,16 +13,18 @@ from pymoo.core.mutation import Mutation
 from ._space import Discrete, Genome, Space, Variable
 
 REACH = 0.1  # standard deviation of a step of a continuous gene, in parts of its range
-FAR = 64  # discrete genes with more values step in proportion, too
 ATTEMPTS = 200  # to find one more genome that is not there yet
 
 
 class Mutate(Mutation):
-    """Moves each gene with probability `rate`, or switches two with probability `switch`."""
+    """Moves each gene with probability `rate`, or switches two with probability `switch`.
 
-    def __init__(self, space: Space, rate: float, switch: float) -> None:
+    down: probability that a gene whose values have order moves down.
+    """
+
+    def __init__(self, space: Space, rate: float, switch: float, down: float = 0.5) -> None:
         super().__init__()
-        self.variables, self.rate, self.switch = space.variables, rate, switch
+        self.variables, self.rate, self.switch, self.down = space.variables, rate, switch, down
 
     def _do(
         self, problem: Any, X: np.ndarray, *args: Any, random_state: Any = None, **kwargs: Any
@@ -36,27 +39,30 @@ class Mutate(Mutation):
             _switch(self.variables, row, *pair)
             return row
         for gene in np.flatnonzero(random.random(len(row)) < self.rate):
-            row[gene] = moved(self.variables[gene], row[gene], random)
+            row[gene] = moved(self.variables[gene], row[gene], random, self.down)
         return row
 
 
-def moved(variable: Variable, number: float, random: np.random.Generator) -> float:
-    """A gene elsewhere: a neighbour where values have order, any other where they have none.
+def moved(
+    variable: Variable, number: float, random: np.random.Generator, down: float = 0.5
+) -> float:
+    """A gene elsewhere: near by where values have order, any other where they have none.
 
-    One step is likelier than two, and two than three; the way back from a bound is the way out.
+    The logarithm of a step is even between that of one and that of half of all values. What would
+    fall below the lowest value stops there; at a bound the way back is the way out.
     """
     if variable.low == variable.high:
         return number
     if not isinstance(variable, Discrete):
-        step = random.normal(0, REACH * (variable.high - variable.low))
+        step = abs(random.normal(0, REACH * (variable.high - variable.low)))
     elif not variable.ordered:
         other = random.integers(0, len(variable.values) - 1)
         return float(other + (other >= number))
     else:
-        step = random.geometric(0.5) * max(1, len(variable.values) // FAR)
-        step *= random.choice((-1, 1))
-    if not variable.low <= number + step <= variable.high:
-        step = -step
+        step = int(np.exp(random.uniform(0, np.log(max(2.0, len(variable.values) / 2)))))
+    step = -step if random.random() < down else step
+    if number + step > variable.high or number == variable.low:
+        step = -abs(step) if number > variable.low else abs(step)
     return float(np.clip(number + step, variable.low, variable.high))
 
 

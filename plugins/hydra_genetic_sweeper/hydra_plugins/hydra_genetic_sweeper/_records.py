@@ -1,0 +1,78 @@
+"""What jobs returned, on disk: it outlives the sweeper, which may be killed before it has read it.
+
+`returned/<job>.json` holds a job's overrides and what it returned; `failed/<job>.txt` the traceback
+of one that raised.
+"""
+
+import json
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from ._files import plain, write
+
+
+class Recorder:
+    """The application's function, with a file for what it returned or raised."""
+
+    def __init__(self, function: Callable[[Any], Any], folder: Path) -> None:
+        self.function, self.folder = function, folder.absolute()
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Run the job. An exit of the application is an error of this job, not of the search."""
+        job = HydraConfig.get()
+        try:
+            returned = self.function(config)
+        except SystemExit as error:
+            raise RuntimeError(f"the application exited with {error.code!r}") from error
+        except Exception:
+            write(self.folder / "failed" / f"{job.job.num}.txt", traceback.format_exc())
+            raise
+        try:
+            text = json.dumps({"overrides": list(job.overrides.task), "returned": plain(returned)})
+        except (TypeError, ValueError, RuntimeError):
+            return returned  # Only what is JSON can be found again.
+        write(_path(self.folder, job.job.num), text)
+        return returned
+
+
+def recorded(folder: Path, job: int, overrides: Iterable[str]) -> tuple[bool, Any]:
+    """Whether a job with these overrides, and maybe others, has returned before, and what."""
+    path = _path(folder, job)
+    if not path.exists():
+        return False, None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return set(overrides) <= set(record["overrides"]), record["returned"]
+
+
+def is_recorded(folder: Path, job: int) -> bool:
+    """Whether a job has returned, as far as its file tells."""
+    return _path(folder, job).exists()
+
+
+def outcome(job: JobReturn) -> tuple[Any, str]:
+    """What a job returned, as plain containers, and why where it raised.
+
+    Not by `return_value`, which writes to the terminal before it raises.
+    """
+    if job.status == JobStatus.COMPLETED:
+        return plain(job.return_value), ""
+    return None, reason(job._return_value)
+
+
+def reason(error: BaseException) -> str:
+    """An error as one line; the kind is left out where the text was written for the user."""
+    text = " ".join(str(error).split())
+    if isinstance(error, CompactHydraException) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _path(folder: Path, job: int) -> Path:
+    return folder / "returned" / f"{job}.json"
