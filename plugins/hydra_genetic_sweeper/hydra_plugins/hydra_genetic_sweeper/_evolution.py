@@ -1,7 +1,7 @@
 """pymoo's genetic algorithms behind three methods: `ask`, `tell`, `best`.
 
-One objective: a (μ+λ) genetic algorithm, feasible genomes first (Deb 2000); several: NSGA-II (Deb et
-al. 2002). Both as in pymoo (Blank and Deb 2020), with the operators of `_operators.py`.
+One objective: a (μ+λ) genetic algorithm, feasible genomes first (Deb 2000); several: NSGA-II (Deb
+et al. 2002). Both as in pymoo (Blank and Deb 2020), with the operators of `_operators.py`.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Evolution:
             n_offsprings=settings.offspring or settings.population,
             sampling=np.array(first, dtype=float),
             crossover=UniformCrossover(prob=settings.crossover),
-            mutation=Mutate(space, settings.mutation, settings.switch),
+            mutation=Mutate(space, settings.mutation, settings.switch, settings.down),
             eliminate_duplicates=True,
             seed=settings.seed,
         )

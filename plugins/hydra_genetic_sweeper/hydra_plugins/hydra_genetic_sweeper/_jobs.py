@@ -1,10 +1,10 @@
 """Genomes to jobs and back: shards, files, the launcher, and what a killed search had finished.
 
 A shard's file is JSON: {"format": 1, "generation", "shard", "worker", "names": [...], "genomes":
-[[value, ...], ...], "results": path}. The application evaluates the genomes and either returns what
-it found, in their order, as a list, or appends a line {"index": i, key: number, ...} to `results` as
-each is done ({"index": i, "error": text} for one that failed). Lines survive a kill: those that stand
-there when the job begins are of genomes that need not be evaluated again.
+[[value, ...], ...], "results": path}. The application evaluates the genomes and either returns
+what it found, in their order, as a list, or appends a line {"index": i, key: number, ...} to
+`results` as each is done ({"index": i, "error": text} for one that failed). Lines survive a kill:
+those that stand there when the job begins are of genomes that need not be evaluated again.
 """
 
 import hashlib

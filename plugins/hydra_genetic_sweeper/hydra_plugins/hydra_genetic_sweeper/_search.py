@@ -253,7 +253,7 @@ def check(settings: GeneticSweeperConf) -> None:
         raise ValueError("hydra.sweeper.prepare goes with hydra.sweeper.space, which is not set.")
     if settings.fill not in ("random", "mutate"):
         raise ValueError(f"hydra.sweeper.fill is {settings.fill!r}, expected random or mutate.")
-    for key in ("crossover", "mutation", "switch", "max_failure_rate"):
+    for key in ("crossover", "mutation", "down", "switch", "max_failure_rate"):
         if not 0 <= (value := getattr(settings, key)) <= 1:
             raise ValueError(f"hydra.sweeper.{key} is {value}, expected 0 to 1.")
     for key, least in (

@@ -32,9 +32,8 @@ class GeneticSweeperConf:
     offspring: int | None = None  # new genomes per generation; null: as many as the population
     crossover: float = 0.5  # probability that two parents are mixed gene by gene
     mutation: float = 0.2  # probability that a gene moves, to a neighbour where values have order
-    switch: float = (
-        0.0  # probability that an offspring has one gene raised, another lowered instead
-    )
+    down: float = 0.5  # probability that such a gene moves to a lower value; above .5 for sizes
+    switch: float = 0.0  # probability that instead one gene is raised and another lowered
     fill: str = "random"  # what seeds are filled up with: random, or mutate (changed seeds)
     seed: int = 0  # of every random choice of the search
 
