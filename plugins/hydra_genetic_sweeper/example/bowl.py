@@ -3,7 +3,7 @@
     python example/bowl.py -m
     python example/bowl.py -m hydra.sweeper.generations=10 hydra/launcher=joblib
 
-It finds the lowest point of a bowl outside a circle around the bottom, for the better of two shapes.
+It finds the lowest point of the better of two bowls, outside a circle around the bottom.
 """
 
 import hydra
