@@ -22,9 +22,11 @@ OPTIONS = sorted(
     for path in CONF.glob("*/[!_]*.yaml")
     if path.parent.name not in ("task", "hydra")
 )
-BASED = ("task", "model", "projection")  # groups whose options share a base
+BASED = ("task", "model", "projection", "search")  # groups whose options share a base
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"]}
+# What the sweeper says to a job of its own.
+SAID = {("search", "genetic"): ["search.job=prepare"]}
 
 
 def compose_raw(*overrides: str, **settings: Any) -> DictConfig:
@@ -47,7 +49,8 @@ def test_a_task_composes(name: str) -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_an_option_of_a_group_composes(group: str, option: str) -> None:
-    assert isinstance(load("+task=sst2", f"{group}={option}"), Config)
+    said = SAID.get((group, option), [])
+    assert isinstance(load("+task=sst2", f"{group}={option}", *said), Config)
 
 
 def test_every_file_stands_in_a_group() -> None:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,3 +220,60 @@ def test_a_genome_of_another_bank_is_refused(
     genome = dataclasses.replace(uniform(BANK, level), **changed)
     with pytest.raises(ValueError, match="belongs to bank"):
         Objective(model, BANK, BATCHES).score(genome)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, rows: dict[str, np.ndarray], ends: list[int]) -> Any:
+    """An objective whose dense and pruned model are right where `rows` says, in stages."""
+
+    def scored(_: Any, stage: Any, *__: Any) -> Scores:
+        first, last = stage[0].span
+        correct = rows["pruned" if switched[0] else "dense"][first:last]
+        return Scores(correct.astype(np.int64), correct, np.zeros(len(correct)))
+
+    switched = [False]
+    monkeypatch.setattr(module, "score", scored)
+    monkeypatch.setattr(module, "_staged", list)
+    stages = [[SimpleNamespace(span=(a, b))] for a, b in zip([0, *ends], ends, strict=False)]
+    objective = Objective(MODEL, BANK, stages, tolerance=0.1)  # type: ignore[arg-type]
+    switched[0] = True
+    return objective
+
+
+def test_stages_refuse_what_all_rows_refuse_and_score_the_rest_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random, stopped = np.random.default_rng(0), 0
+    for _ in range(60):
+        dense = np.arange(100) >= 10  # what can be won comes first
+        rows = {"dense": dense, "pruned": dense ^ (random.random(100) < random.uniform(0, 0.4))}
+        whole = scripted(monkeypatch, rows, [100]).score(uniform(BANK, 0.6))
+        staged = scripted(monkeypatch, rows, [40, 80, 100]).score(uniform(BANK, 0.6))
+        assert staged.feasible == whole.feasible
+        assert staged.margin >= whole.margin and staged.accuracy >= whole.accuracy
+        if staged.examples_used == 100:
+            assert staged == whole
+        else:
+            stopped += 1
+            assert not staged.feasible and staged.examples_used in (40, 80)
+    assert stopped > 5
+
+
+def test_stages_double_and_the_rows_that_decide_come_first() -> None:
+    assert module.growing(100, 32) == [32, 64, 100]
+    assert module.growing(20, 32) == [20]
+    correct, losses = np.array([True, False, True, True]), np.array([0.1, 0.9, 0.6, 0.3])
+    order = module.hardest_first(Scores(np.zeros(4, np.int64), correct, losses))
+    assert order.tolist() == [1, 2, 3, 0]
+
+
+def test_all_parts_must_agree_and_rows_weigh_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = module.Jointly([Objective(MODEL, BANK, BATCHES), Objective(MODEL, BANK, BATCHES)])
+    answers = [module.Score(0.5, 0.9, 0.02, 10, 0.1), module.Score(0.5, 0.8, -0.1, 10, 0.3)]
+    for part, answer in zip(both.parts, answers, strict=True):
+        monkeypatch.setattr(part, "score", lambda _, answer=answer: answer)
+    score = both.score(uniform(BANK, 0.6))
+    assert (score.margin, score.examples_used) == (-0.1, 20)
+    assert score.accuracy == pytest.approx(0.85) and score.loss == pytest.approx(0.2)
+    both.parts.reverse()
+    assert both.score(uniform(BANK, 0.6)).examples_used == 10
+    assert len(both.baseline.correct) == 2 * len(EXAMPLES)

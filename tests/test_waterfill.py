@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 from models import tiny_gpt2, tiny_llama
-from sieved import banked
+from sieved import banked, mixed
 
-from sieve.waterfill import estimated_loss, waterfill
+from sieve.waterfill import estimated_loss, estimated_rise, waterfill
 
 
 @pytest.mark.parametrize("storage", ["plain", "pivoted"])
@@ -84,3 +84,26 @@ def test_relative_energies_do_not_depend_on_a_matrix_s_scale() -> None:
 def test_an_unknown_normalization_is_refused() -> None:
     with pytest.raises(ValueError, match="got normalization 'sqrt', expected one of none, rel"):
         waterfill(banked(tiny_llama()), "sqrt")
+
+
+def test_a_frontier_from_a_genome_of_the_frontier_is_the_rest_of_it() -> None:
+    bank = banked(tiny_llama(), "loss_aware", storage="pivoted")
+    whole = waterfill(bank)
+    steps = whole.within(0.3)
+    rest = waterfill(bank, start=whole.genome(steps))
+    assert rest.changes == whole.changes[steps:]
+    assert (rest.kept == whole.kept[steps:]).all()
+    np.testing.assert_allclose(rest.loss, whole.loss[steps:], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_frontier_from_any_genome_begins_there_and_only_goes_down(joint: bool) -> None:
+    bank = banked(tiny_llama(), storage="pivoted", joint=joint)
+    start = mixed(bank)
+    frontier = waterfill(bank, start=start)
+    assert bank.ranks(frontier.genome(0)) == bank.ranks(start)
+    for steps in range(len(frontier.changes) + 1):
+        genome = frontier.genome(steps)
+        assert bank.kept_parameters(genome) == frontier.kept[steps]
+        assert frontier.loss[steps] == pytest.approx(estimated_rise(bank, genome), rel=1e-6)
+    assert (np.diff(frontier.kept) < 0).all()

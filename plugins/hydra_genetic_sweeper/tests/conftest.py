@@ -1,27 +1,11 @@
-"""Running applications as a user does."""
+"""Fixtures of the sweeper's tests."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-APPS = HERE / "apps"
-BOWL = HERE.parent / "example" / "bowl.py"
-Result = subprocess.CompletedProcess[str]
-
-
-def command(app: Path, *overrides: str) -> list[str]:
-    """The command line of a multirun."""
-    return [sys.executable, str(app), "-m", *overrides]
-
-
-def environment() -> dict[str, str]:
-    """The environment with the applications importable."""
-    return os.environ | {"PYTHONPATH": str(APPS), "OMP_NUM_THREADS": "1"}
+from applications import Result, command, environment
 
 
 @pytest.fixture

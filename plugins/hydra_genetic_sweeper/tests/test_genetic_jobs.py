@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import APPS, BOWL, Result, command, environment
+from applications import APPS, BOWL, Result, command, environment
 
 SHARDS = APPS / "shards.py"
 Launch = Callable[..., Result]

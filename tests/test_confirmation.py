@@ -1,0 +1,77 @@
+"""Winners are tried on unseen rows in the order that keeps the promise."""
+
+from typing import Any
+
+import pytest
+from models import tiny_llama
+from sieved import banked
+
+from sieve.confirmation import candidates, confirm
+from sieve.genome import Genome
+from sieve.objective import Score
+from sieve.search import uniform_line
+
+BANK = banked(tiny_llama())
+LINE = uniform_line(BANK)
+GENOMES = [LINE.genome(i) for i in range(LINE.count)]
+
+
+class Unseen:
+    """Rows that find feasible what keeps at least so much."""
+
+    def __init__(self, feasible: Any) -> None:
+        self.feasible, self.seen = feasible, []
+
+    def score(self, genome: Genome) -> Score:
+        kept = BANK.kept_fraction(genome)
+        self.seen.append(kept)
+        return Score(kept, 0.9, 0.01 if self.feasible(kept) else -0.01, 10)
+
+
+def scores(**margins: float) -> dict[Genome, Score]:
+    return {
+        genome: Score(BANK.kept_fraction(genome), 0.9, margins.get(f"g{i}", 0.01), 10)
+        for i, genome in enumerate(GENOMES)
+    }
+
+
+def test_candidates_are_feasible_apart_in_size_and_end_with_the_dense_model() -> None:
+    found = scores(g20=-0.1)
+    ladder = candidates(found, 12)
+    sizes = [BANK.kept_fraction(genome) for genome in ladder]
+    assert len(ladder) == 12 and sizes == sorted(sizes)
+    assert sizes[0] == min(s.kept_fraction for s in found.values()) and sizes[-1] == 1
+    assert all(b > 1.03 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert GENOMES[20] not in candidates(found, len(found))
+
+
+def test_of_genomes_of_one_size_the_safest_stands_for_all() -> None:
+    same = Score(0.5, 0.9, 0.001, 10)
+    found = {
+        GENOMES[3]: same,
+        GENOMES[4]: Score(0.505, 0.9, 0.02, 10),
+        GENOMES[0]: Score(1, 1, 1, 10),
+    }
+    assert candidates(found, 5) == [GENOMES[4], GENOMES[0]]
+
+
+def test_the_smallest_that_unseen_rows_accept_wins() -> None:
+    ladder = candidates(scores(), 40)
+    unseen = Unseen(lambda kept: kept > 0.3)
+    chosen = confirm(unseen, ladder, guarantee=False).genome
+    assert BANK.kept_fraction(chosen) == min(k for k in map(BANK.kept_fraction, ladder) if k > 0.3)
+    assert unseen.seen == sorted(unseen.seen)
+
+
+def test_with_a_guarantee_the_first_failure_from_above_ends_it() -> None:
+    ladder = candidates(scores(), 40)
+    unseen = Unseen(lambda kept: kept > 0.6 or kept < 0.2)
+    chosen = confirm(unseen, ladder, guarantee=True).genome
+    assert BANK.kept_fraction(chosen) == min(k for k in map(BANK.kept_fraction, ladder) if k > 0.6)
+    assert unseen.seen == sorted(unseen.seen, reverse=True) and min(unseen.seen) > 0.2
+
+
+@pytest.mark.parametrize("guarantee", [False, True])
+def test_the_largest_is_taken_where_none_is_accepted(guarantee: bool) -> None:
+    chosen = confirm(Unseen(lambda kept: False), candidates(scores(), 8), guarantee).genome
+    assert BANK.kept_fraction(chosen) == 1

@@ -1,0 +1,109 @@
+"""A genetic search as one command, on a tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ENVIRONMENT, arguments, finished, make_world
+
+pytestmark = pytest.mark.slow
+SEARCH = (
+    "search=genetic", "hydra.sweeper.population=4", "hydra.sweeper.generations=3",
+    "search.bottlenecks=false", "projection.refit=false", "tolerance=.1", "search.seeds=[uniform]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model, a data set, and one finished search."""
+    root = make_world(tmp_path_factory.mktemp("world"))
+    done = sweep(root, "whole")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def command(world: Path, name: str, *overrides: str) -> list[str]:
+    given = arguments(world, world / "unused", f"hydra.sweep.dir={world / name}", *SEARCH)
+    return [sys.executable, "-m", "sieve.run", *given, *overrides]
+
+
+def sweep(world: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(world, name, *overrides), cwd=world, env=ENVIRONMENT, text=True,
+        capture_output=True, timeout=400, check=False,
+    )  # fmt: skip
+
+
+def found(world: Path, name: str) -> str:
+    return (world / name / "optimization_results.yaml").read_text()
+
+
+def result(world: Path, name: str) -> dict[str, Any]:
+    return json.loads((world / name / "result" / "result.json").read_text())
+
+
+def test_one_command_searches_confirms_and_finishes(world: Path) -> None:
+    record = result(world, "whole")
+    search = record["search"]
+    assert search["method"] == "genetic" and len(search["generations"]) == 3
+    assert search["confirmation"]["rows"] == 24  # .4 of 60
+    [chosen] = [point for point in search["curve"] if point["chosen"]]
+    assert chosen["feasible"] and search["confirmation"]["tried"][-1]["feasible"]
+    assert record["kept_fraction"]["prunable"] == pytest.approx(chosen["kept_fraction"])
+    assert (world / "whole/result/export/model.safetensors").exists()
+    assert "genetic" in (world / "whole/result/report.html").read_text()
+
+
+def test_two_workers_find_what_one_does_on_a_model_each(world: Path) -> None:
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_workers=2")
+    done = sweep(world, "joblib", *joblib, "hydra.verbose=[sieve.stages.run]")
+    assert done.returncode == 0, done.stderr
+    assert found(world, "joblib") == found(world, "whole")
+    logs = (world / "joblib").rglob("*.log")
+    loads = sum(path.read_text().count("loaded ") for path in logs)
+    assert loads == 2
+
+
+def test_a_killed_search_goes_on_to_the_same_end(world: Path) -> None:
+    process = subprocess.Popen(
+        command(world, "killed"), cwd=world, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    ledger = world / "killed" / "generations.jsonl"
+    while not ledger.exists() or ledger.read_text().count("\n") < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert sweep(world, "killed").returncode == 0
+    assert found(world, "killed") == found(world, "whole")
+
+
+@pytest.mark.parametrize("method", ["random", "evopress"])
+def test_reference_searches_run(world: Path, method: str) -> None:
+    changes = ("projection.refit=false", "tolerance=.1", "search.evaluations=20")
+    record = finished(world, method, f"search={method}", *changes)["search"]
+    assert record["method"] == method and record["confirmation"]["rows"] == 24
+    assert record["evaluations"] <= 30
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["hydra.mode=RUN"], "search=genetic runs as a sweep"),
+        (["search.confirmation=1"], "expected a share of the selection rows"),
+        (["search.alleles=bits"], "expected one of ranks, levels"),
+        (["trainer.devices=2"], "a sweep takes one device per job"),
+        (["tolerance=.1,.2"], "on the command line sweeps on its own"),
+    ],
+)
+def test_bad_input_gets_one_sentence(world: Path, overrides: list[str], words: str) -> None:
+    done = sweep(world, "bad", *overrides)
+    assert done.returncode == 1 and words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,62 @@
+"""Reference searches on a problem whose answer is known."""
+
+import pytest
+from models import tiny_llama
+from sieved import banked
+
+from sieve.bottlenecks import find_bottlenecks
+from sieve.genome import Genome
+from sieve.objective import Score
+from sieve.reference_search import search_evopress, search_random
+from sieve.search import around, uniform_line
+from sieve.space import make_space
+
+BANK = banked(tiny_llama(), "loss_aware", storage="pivoted")
+SPACE = make_space(BANK, None)
+FEASIBLE = 8  # place of a feasible genome on the uniform line
+FLOORS = [i % 5 for i in range(len(SPACE.alleles))]  # the least feasible position of each gene
+
+
+class Floors:
+    """Feasible where no gene lies below its floor."""
+
+    def __init__(self) -> None:
+        self.scored: list[Genome] = []
+
+    def score(self, genome: Genome) -> Score:
+        self.scored.append(genome)
+        below = sum(
+            max(0, floor - at) for at, floor in zip(SPACE.positions(genome), FLOORS, strict=True)
+        )
+        return Score(BANK.kept_fraction(genome), 0.9, 0.01 - 0.001 * below * 11, 10)
+
+
+@pytest.mark.parametrize("find", [search_random, search_evopress])
+def test_a_search_ends_feasible_no_larger_than_its_seeds_and_the_same_each_time(find) -> None:
+    line = uniform_line(BANK)
+    seeds = around(line, FEASIBLE, 2, 2)
+    results = []
+    for _ in range(2):
+        scorer = Floors()
+        results.append(find(SPACE, scorer, seeds, 120, seed=7))
+        assert len(scorer.scored) <= 120 + len(seeds) + 1
+    assert results[0] == results[1]
+    score = Floors().score(results[0])
+    best = min(s.kept_fraction for s in map(Floors().score, seeds) if s.feasible)
+    assert score.feasible and score.kept_fraction <= best
+
+
+def test_evopress_gets_below_its_seeds() -> None:
+    line = uniform_line(BANK)
+    found = search_evopress(SPACE, Floors(), around(line, FEASIBLE, 2, 2), 400)
+    best = min(
+        s.kept_fraction for s in map(Floors().score, around(line, FEASIBLE, 2, 2)) if s.feasible
+    )
+    assert BANK.kept_fraction(found) < 0.9 * best
+
+
+def test_a_bottleneck_is_the_floor_of_its_matrix() -> None:
+    rows = find_bottlenecks(SPACE, Floors())
+    for row, held, floor in zip(rows, SPACE.alleles, FLOORS, strict=True):
+        matrix = next(m for m in BANK.genes if m.name == row["name"])
+        assert BANK.sizing.rank(matrix, row["level"]) == held[floor]
