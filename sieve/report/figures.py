@@ -11,6 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sieve.report.curve import accuracy_curve, curve_points
+from sieve.report.evolution import bottleneck_map, generations
 from sieve.report.heatmap import kept_heatmap, kind_key
 from sieve.report.style import ACCENT, DASHES, MUTED, PALETTE, base_figure, empty_figure, label
 from sieve.report.values import look, measure, number, percent, ratio
@@ -24,7 +25,9 @@ def figures(result: Mapping[str, Any]) -> dict[str, go.Figure]:
     """Every figure with something to show, by name."""
     made = {
         "accuracy_curve": accuracy_curve(result) if curve_points(result) else None,
+        "generations": generations(result) if look(result, "search.generations") else None,
         "kept_heatmap": kept_heatmap(result) if look(result, "matrices") else None,
+        "bottlenecks": bottleneck_map(result) if look(result, "search.bottlenecks") else None,
         "spectrum": spectrum(result) if _spectra(result) else None,
         "sizes_and_speeds": sizes_and_speeds(result) if _ratios(result) else None,
     }

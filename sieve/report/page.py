@@ -33,6 +33,14 @@ _CAPTIONS = {
         "Percent of its parameters that each matrix kept: the darker, the more the task needs it. "
         "Layer 0 reads the input."
     ),
+    "generations": (
+        "Sizes of the genomes of each generation. A genome is feasible when it is within the "
+        "tolerance on the rows that the search sees; the winner was confirmed on others."
+    ),
+    "bottlenecks": (
+        "Percent of its parameters that a matrix needs when all others are left dense: the darker, "
+        "the more of a bottleneck. Pruned together, matrices need more."
+    ),
     "spectrum": (
         "How much of a matrix's output on the calibration rows is lost when only part of its rank "
         "is kept, mean over the layers. The faster a line falls, the fewer directions are in use."
@@ -106,7 +114,9 @@ def _main(result: Mapping[str, Any], plots: Mapping[str, go.Figure]) -> str:
     parts = [
         sections.key_figures(result),
         html.section("accuracy", "Accuracy against size", plot("accuracy_curve")),
+        html.section("generations", "How the search went", plot("generations")),
         html.section("kept", "Where the parameters stayed", plot("kept_heatmap")),
+        html.section("bottlenecks", "What each matrix alone must keep", plot("bottlenecks")),
         html.section("spectrum", "How many directions are in use", plot("spectrum")),
         html.section(
             "sizes",
