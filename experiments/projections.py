@@ -94,6 +94,9 @@ METHODS: dict[str, Method] = {
     "sieve, in two rounds": _default(rounds=2, levels=REFITTED, lost=0.08),
     "sieve, in four rounds": _default(rounds=4, levels=REFITTED, lost=0.08),
     "sieve, refitted": _default(refit=True, levels=REFITTED, lost=0.08),
+    "sieve, per position, refitted": _default(
+        weighting="position", refit=True, levels=REFITTED, lost=0.08
+    ),
     "sieve, refitted to the residual": _default(
         refit=True, residual=True, levels=REFITTED, lost=0.08
     ),

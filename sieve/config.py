@@ -19,7 +19,8 @@ ASSETS = Path(__file__).parent / "assets"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEARCHES = ("uniform", "waterfill", "random", "evopress", "genetic")
 ALLELES = ("ranks", "levels")  # of a gene: ranks some 10 % apart, or the levels of the grid
-SEEDS = ("uniform", "waterfill")
+SEEDS = ("uniform", "waterfill", "measured")
+JUDGES = ("divergence", "margin")
 JOBS = ("", "prepare", "finalize")  # of a genetic search, beside its shards
 ANSWERS = ("margin", "sampled", "gold")
 INITS = ("random", "pca", "optimal")  # of `learned`
@@ -105,6 +106,8 @@ class SearchConfig:
     method: str = "waterfill"
     levels: list[float] = field(default_factory=lambda: list(LEVELS))  # uniform
     normalize: str = "none"  # waterfill: none where energies share a unit, else relative
+    judge: str = "divergence"  # what random, evopress, genetic go by: divergence, or margin alone
+    rounds: int = 2  # of measuring what matrices cost, for the seeds named "measured"
     confirmation: float = 0.0  # share of the selection rows on which winners are confirmed
     candidates: int = 12  # genomes that may be tried there, the smallest first
     alleles: str = "ranks"  # of random, evopress, genetic: ranks, or levels
@@ -216,6 +219,7 @@ def check(config: Config) -> None:
         ("projection.refit_target", config.projection.refit_target, TARGETS),
         ("projection.learning.init", config.projection.learning.init, INITS),
         ("search.normalize", config.search.normalize, NORMALIZATIONS),
+        ("search.judge", config.search.judge, JUDGES),
         ("search.alleles", config.search.alleles, ALLELES),
         ("search.job", config.search.job, JOBS),
         *(("search.seeds", seed, SEEDS) for seed in config.search.seeds),
@@ -236,6 +240,7 @@ def check(config: Config) -> None:
         ("projection.learning.batch_tokens", config.projection.learning.batch_tokens),
         ("projection.learning.epochs", config.projection.learning.epochs),
         ("search.candidates", config.search.candidates),
+        ("search.rounds", config.search.rounds),
         ("search.evaluations", config.search.evaluations),
         ("speed.batch_size", config.speed.batch_size),
         ("speed.prompt_tokens", config.speed.prompt_tokens),

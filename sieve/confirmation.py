@@ -7,15 +7,19 @@ fails ends it: fixed-sequence testing, which keeps the error of the interval wha
 tries (Angelopoulos et al., arXiv:2110.01052, Sec. 2.3).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from scipy.optimize import isotonic_regression
 
 from sieve.genome import Genome
 from sieve.objective import Score
 from sieve.search import Scorer
 
 NEAR, FAR = 1.03, 1.25  # ratio of one candidate's size to the next: of the first, and of later ones
+FEW = 4  # genomes: too few to tell luck
 CLOSE = 0.7  # of the candidates stand close together
 
 
@@ -30,12 +34,13 @@ class Confirmed:
 def candidates(found: Mapping[Genome, Score], count: int) -> list[Genome]:
     """At most `count` feasible genomes, the smallest first, then larger ones, the dense model last.
 
-    Of genomes of about the same size the one with the largest margin stands for all.
+    Of genomes of about the same size the one with the largest margin stands for all. Those that
+    are feasible by luck are left out: see `steady`.
     """
     feasible = sorted(
-        ((score.kept_fraction, -score.margin, index, genome)
-         for index, (genome, score) in enumerate(found.items()) if score.feasible),
-    )  # fmt: skip
+        (found[genome].kept_fraction, -found[genome].margin, index, genome)
+        for index, genome in enumerate(steady(found))
+    )
     ladder: list[Genome] = []
     limit = 0.0
     group: list[tuple[float, float, int, Genome]] = []
@@ -51,6 +56,35 @@ def candidates(found: Mapping[Genome, Score], count: int) -> list[Genome]:
     if len(ladder) <= count:
         return ladder
     return [*ladder[: count - 1], ladder[-1]] if count > 1 else ladder[:1]
+
+
+def steady(found: Mapping[Genome, Score]) -> list[Genome]:
+    """Feasible genomes that others as far from the dense model, on the mean, are too.
+
+    Of hundreds of genomes some gain a row or two by chance. How far a genome is from the dense
+    model's answers is hardly a matter of chance, and margins fall with it: so the margins of all
+    genomes are fitted by a falling function of their divergences (isotonic regression), and that
+    must not be negative either. Where a divergence is unknown, all that are feasible.
+    """
+    feasible = [genome for genome, score in found.items() if score.feasible]
+    limit = reach(found.values())
+    return [genome for genome in feasible if not found[genome].divergence > limit]
+
+
+def reach(scores: Iterable[Score]) -> float:
+    """How far from the dense model genomes may be before their margins are negative on the mean.
+
+    A divergence in nats; infinite where divergences are unknown, or too few to tell.
+    """
+    scores = list(scores)
+    used = max((score.examples_used for score in scores), default=0)
+    # Those that were refused on a part of the rows have a margin at best, of a distance unknown.
+    whole = [score for score in scores if score.examples_used == used]
+    if any(math.isnan(score.divergence) for score in scores) or len(whole) < FEW:
+        return math.inf
+    whole.sort(key=lambda score: score.divergence)
+    fitted = isotonic_regression([s.margin for s in whole], increasing=False).x
+    return max((s.divergence for s, y in zip(whole, fitted, strict=True) if y >= 0), default=0.0)
 
 
 def confirm(objective: Scorer, ladder: Sequence[Genome], guarantee: bool) -> Confirmed:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,7 @@ from sieve.tasks.example import Example
 RESAMPLES = 10_000
 FEW = 10  # rows that differ; a bootstrap of fewer is too narrow, and of none has no width
 NOT_FINITE = -1
+FARTHEST = 100.0  # nats, what a divergence that is not finite counts as
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Scores:
     predicted: np.ndarray  # (N,) int64; −1 where a log-likelihood was not finite
     correct: np.ndarray  # (N,) bool
     losses: np.ndarray  # (N,) negative log-likelihood of the right answer, nats
+    # (N,) KL(dense ‖ model) over the choices, nats; empty where there was no dense model to compare
+    divergences: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def accuracy(self) -> float:
@@ -40,6 +43,11 @@ class Scores:
     def loss(self) -> float:
         """Mean negative log-likelihood of the right answer, nats per example."""
         return float(self.losses.mean())
+
+    @property
+    def divergence(self) -> float:
+        """Mean KL(dense ‖ model) over the choices, nats per example; nan where it is unknown."""
+        return float(self.divergences.mean()) if len(self.divergences) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -77,50 +85,80 @@ class PredictionMetric(Metric):
     shifted: Tensor
     answers: Tensor
     losses: Tensor
+    divergences: Tensor
 
-    def __init__(self, examples: int) -> None:
+    def __init__(self, examples: int, compares: bool = False) -> None:
         super().__init__()
+        self.compares = compares
         # Zero means not seen, so that the sum over ranks is the union.
         self.add_state("shifted", torch.zeros(examples, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("answers", torch.zeros(examples, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("losses", torch.zeros(examples), dist_reduce_fx="sum")
+        self.add_state("divergences", torch.zeros(examples), dist_reduce_fx="sum")
 
-    def update(self, logprobs: Tensor, batch: ScoringBatch) -> None:
-        """Take the log-likelihoods (n, C) of one batch."""
+    def update(self, logprobs: Tensor, batch: ScoringBatch, dense: Tensor | None = None) -> None:
+        """Take the log-likelihoods (n, C) of one batch, and those of the dense model."""
         finite = ~(logprobs.isnan().any(1) | logprobs.isposinf().any(1))
         best = torch.where(finite, logprobs.argmax(1), NOT_FINITE)
         self.shifted[batch.examples] = best + 2
         self.answers[batch.examples] = batch.answers
         self.losses[batch.examples] = -logprobs.gather(1, batch.answers[:, None]).squeeze(1)
+        if dense is not None:
+            self.divergences[batch.examples] = choice_divergence(dense, logprobs)
 
-    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Shifted predictions, right answers and losses (N,) each, over all ranks."""
-        return self.shifted, self.answers, self.losses
+    def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Shifted predictions, right answers, losses and divergences (N,) each, over all ranks."""
+        return self.shifted, self.answers, self.losses, self.divergences
 
     def scores(self) -> Scores:
         """Scores of all examples; RuntimeError when one was never scored."""
-        shifted, answers, losses = (p.reshape(-1).cpu().numpy() for p in self.compute())
+        shifted, answers, losses, far = (p.reshape(-1).cpu().numpy() for p in self.compute())
         if (missing := int((shifted == 0).sum())) > 0:
             raise RuntimeError(f"{missing} of {len(shifted)} examples were never scored.")
         predicted = shifted - 2
-        return Scores(predicted, predicted == answers, losses)
+        return Scores(predicted, predicted == answers, losses, far if self.compares else far[:0])
+
+
+def choice_divergence(dense: Tensor, pruned: Tensor) -> Tensor:
+    """KL(dense ‖ pruned) over the choices of every example (n,), nats, at most 100.
+
+    dense, pruned: log-likelihoods of the choices (n, C), -inf where an example has fewer.
+    """
+    p, q = torch.log_softmax(dense, 1), torch.log_softmax(pruned, 1)
+    terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))
+    return terms.sum(1).nan_to_num(FARTHEST, FARTHEST).clamp(0.0, FARTHEST)
 
 
 class ScoringModule(L.LightningModule):
-    """Scores a split under `trainer.validate` or `trainer.test`; the result is in `scores`."""
+    """Scores a split under `trainer.validate` or `trainer.test`; the result is in `scores`.
 
-    def __init__(self, model: PreTrainedModel, examples: int, normalize: bool = False) -> None:
+    reference: the dense model's log-likelihoods by the first example of a batch; a batch that is
+    not there is put there, and compared with itself.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        examples: int,
+        normalize: bool = False,
+        reference: dict[int, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.normalize = normalize
-        self.metric = PredictionMetric(examples)
+        self.reference = reference
+        self.metric = PredictionMetric(examples, compares=reference is not None)
         self.scores: Scores | None = None
 
     @torch.inference_mode()
     def test_step(self, batch: ScoringBatch, batch_idx: int = 0) -> None:
         """One batch of the test split."""
         logits = forward(self.model, as_inputs(batch), batch.keep)
-        self.metric.update(choice_logprobs(logits, batch, self.normalize), batch)
+        logprobs = choice_logprobs(logits, batch, self.normalize)
+        dense = None
+        if self.reference is not None:
+            dense = self.reference.setdefault(int(batch.examples[0]), logprobs)
+        self.metric.update(logprobs, batch, dense)
 
     def on_test_start(self) -> None:
         self.metric.reset()
@@ -139,9 +177,13 @@ def score(
     batches: Sequence[ScoringBatch],
     normalize: bool = False,
     description: str = "Scoring",
+    reference: dict[int, Tensor] | None = None,
 ) -> Scores:
-    """Score all batches of a split; with a process group every rank takes its share."""
-    module = ScoringModule(model, count_examples(batches), normalize).to(model.device)
+    """Score all batches of a split; with a process group every rank takes its share.
+
+    reference: as of `ScoringModule`; filled by the dense model, compared with by the others.
+    """
+    module = ScoringModule(model, count_examples(batches), normalize, reference).to(model.device)
     rank, world_size = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+from scipy import stats
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sieve.bank import Bank
@@ -17,6 +19,10 @@ from sieve.batches import ScoringBatch
 from sieve.evaluation import Scores, paired_drop, score
 from sieve.factorized import Switch
 from sieve.genome import Genome
+
+EXCHANGE = 0.25  # of log divergence for log kept fraction, as on most frontiers
+CLOSEST = 1e-7  # nats: below it nothing is told from nothing
+NEAREST, SMALLEST = 4.0, 2.5  # how far from a genome of reference something can be gained
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,50 @@ class Score:
     margin: float
     examples_used: int
     loss: float = float("nan")  # mean negative log-likelihood of the right answer, nats
+    divergence: float = float("nan")  # mean KL(dense ‖ pruned) over the choices, nats
 
     @property
     def feasible(self) -> bool:
         """Whether the genome is within the tolerance."""
         return self.margin >= 0
+
+
+@dataclass(frozen=True)
+class Par:
+    """Compares genomes of different sizes and distances: what each would keep at one divergence.
+
+    Along a frontier log kept fraction falls nearly in proportion to log divergence; `exchange` is
+    that proportion near a genome which keeps `kept_fraction` at `divergence`.
+    """
+
+    kept_fraction: float
+    divergence: float
+    exchange: float
+
+    def cost(self, score: Score) -> float:
+        """Kept fraction at par. Far from the genome of reference nothing more can be gained."""
+        far = max(score.divergence, self.divergence / NEAREST)
+        kept = max(score.kept_fraction, self.kept_fraction / SMALLEST)
+        return float(kept * (far / self.divergence) ** self.exchange)
+
+
+def find_par(best: Score, others: Sequence[Score]) -> Par:
+    """The rate of exchange at a genome, from others on its frontier.
+
+    By least squares over those at most three times as large or small; .25 where that is no line.
+    """
+    at = max(best.divergence, CLOSEST)
+    near = [
+        s
+        for s in others
+        if s.divergence > CLOSEST and 1 / 3 < s.kept_fraction / best.kept_fraction < 3
+    ]
+    exchange = EXCHANGE
+    if len({s.divergence for s in near}) > 2:
+        far, kept = np.log([s.divergence for s in near]), np.log([s.kept_fraction for s in near])
+        slope = float(stats.linregress(far, kept).slope)
+        exchange = float(np.clip(-slope, EXCHANGE / 4, EXCHANGE * 4))
+    return Par(best.kept_fraction, at, exchange)
 
 
 class Objective:
@@ -62,6 +107,7 @@ class Objective:
         self.switch = Switch(model, bank, as_stored=False)
         self.examples_scored = 0
         self.evaluated: dict[Genome, Score] = {}
+        self._reference: list[dict[int, Tensor]] = [{} for _ in self.stages]
         self.baseline = self._score_dense()
 
     def score(self, genome: Genome) -> Score:
@@ -77,7 +123,7 @@ class Objective:
                 with self.switch.to(genome):
                     best, scores, margin = self._score_pruned(f"Scoring {kept:.1%} kept")
             self.evaluated[genome] = Score(
-                kept, best.accuracy, margin, len(scores.correct), scores.loss
+                kept, best.accuracy, margin, len(scores.correct), scores.loss, scores.divergence
             )
         return self.evaluated[genome]
 
@@ -89,12 +135,13 @@ class Objective:
         return other
 
     def _score_dense(self) -> Scores:
-        return _together([self._run(stage, "Scoring the dense model") for stage in self.stages])
+        stages = range(len(self.stages))
+        return _together([self._run(stage, "Scoring the dense model") for stage in stages])
 
     def _score_pruned(self, description: str) -> tuple[Scores, Scores, float]:
         """Scores of all rows at best, of the rows that were scored, and the margin at best."""
         parts: list[Scores] = []
-        for stage in self.stages:
+        for stage in range(len(self.stages)):
             parts.append(self._run(stage, description))
             scored = _together(parts)
             best = self._at_best(scored)
@@ -119,8 +166,11 @@ class Objective:
         # Counts, so that a drop of exactly ε is not lost to rounding.
         return (round(self.tolerance * len(scores.correct), 9) - lost) / len(scores.correct)
 
-    def _run(self, stage: Sequence[ScoringBatch], description: str) -> Scores:
-        scores = score(self.switch.model, stage, self.normalize, description)
+    def _run(self, stage: int, description: str) -> Scores:
+        scores = score(
+            self.switch.model, self.stages[stage], self.normalize, description,
+            self._reference[stage],
+        )  # fmt: skip
         self.examples_scored += len(scores.correct)
         return scores
 
@@ -156,6 +206,7 @@ class Jointly:
             min(s.margin for s in scores),
             sum(used),
             float(np.average([s.loss for s in scores], weights=used)),
+            float(np.average([s.divergence for s in scores], weights=used)),
         )
 
     def on(self, bank: Bank) -> Self:
@@ -179,7 +230,7 @@ def _together(parts: Sequence[Scores]) -> Scores:
     return Scores(
         *(
             np.concatenate([getattr(part, name) for part in parts])
-            for name in ("predicted", "correct", "losses")
+            for name in ("predicted", "correct", "losses", "divergences")
         )
     )
 

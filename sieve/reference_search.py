@@ -24,12 +24,17 @@ Positions = tuple[int, ...]
 
 
 def search_random(
-    space: GenomeSpace, objective: Scorer, seeds: Sequence[Genome], evaluations: int, seed: int = 0
+    space: GenomeSpace,
+    objective: Scorer,
+    seeds: Sequence[Genome],
+    evaluations: int,
+    seed: int = 0,
+    judge: str = "margin",
 ) -> Genome:
     """The smallest feasible of random genomes that are smaller than the best so far.
 
     Sizes are drawn evenly on a logarithmic scale; alleles at random, then moved at random until the
-    size is met.
+    size is met. `judge` changes nothing here.
     """
     random = np.random.default_rng(seed)
     best, size = _smallest(space, objective, seeds)
@@ -45,13 +50,23 @@ def search_random(
 
 
 def search_evopress(
-    space: GenomeSpace, objective: Scorer, seeds: Sequence[Genome], evaluations: int, seed: int = 0
+    space: GenomeSpace,
+    objective: Scorer,
+    seeds: Sequence[Genome],
+    evaluations: int,
+    seed: int = 0,
+    judge: str = "margin",
 ) -> Genome:
     """EvoPress's (1+λ) evolution by level switches at one size, going down where that is feasible.
 
     Sec. 3 of arXiv:2410.14649 searches at a given size. Here the size falls by 3 % as soon as a
-    genome of it is feasible; of the offspring at a size the one with the largest margin lives on.
+    genome of it is feasible; of the offspring at a size the one with the largest margin lives on,
+    or with judge="divergence", as in the paper, the one nearest to the dense model.
     """
+
+    def fitness_of(score: Score) -> float:
+        return -score.divergence if judge == "divergence" else score.margin
+
     random = np.random.default_rng(seed)
     best, size = _smallest(space, objective, seeds)
     target = size * (1 - SMALLER)
@@ -63,9 +78,9 @@ def search_evopress(
         ]
         scored = [(objective.score(space.genome(child)), child) for child in children]
         spent += len(children)
-        score, child = max(scored, key=lambda pair: pair[0].margin)
-        if score.margin >= fitness:
-            parent, fitness = child, score.margin
+        score, child = max(scored, key=lambda pair: fitness_of(pair[0]))
+        if fitness_of(score) >= fitness:
+            parent, fitness = child, fitness_of(score)
         if score.feasible and score.kept_fraction < size:
             best, size = space.genome(child), score.kept_fraction
             target, fitness = size * (1 - SMALLER), -math.inf

@@ -111,6 +111,18 @@ def smallest(objective: Scorer, line: Line) -> Genome:
     return line.genome(accepted)
 
 
+def within(objective: Scorer, line: Line, divergence: float) -> int:
+    """The last place on a line, by bisection, that is no farther from the dense model."""
+    accepted, refused = 0, line.count
+    while refused - accepted > 1:
+        middle = (accepted + refused) // 2
+        if objective.score(line.genome(middle)).divergence <= divergence:
+            accepted = middle
+        else:
+            refused = middle
+    return accepted
+
+
 def around(line: Line, index: int, before: int = 6, after: int = 12) -> list[Genome]:
     """Genomes of a line near a place on it, some larger and some smaller."""
     places = range(max(0, index - before), min(line.count, index + after + 1))

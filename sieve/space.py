@@ -87,7 +87,8 @@ def genome_of_levels(bank: Bank, levels: Sequence[float]) -> Genome:
 
 def from_prepared(config: Any, prepared: Mapping[str, Any]) -> Any:
     """What the sweeper asks for (`hydra.sweeper.space`): the space that the first job wrote."""
-    return read_json(Path(prepared["space"]))
+    described = read_json(Path(prepared["space"]))
+    return {key: described[key] for key in ("variables", "seeds")}
 
 
 def _ranks(bank: Bank, gene: Matrix, lowest_rank: int) -> tuple[int | None, ...]:

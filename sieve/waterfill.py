@@ -8,7 +8,8 @@ loss-aware projections share one unit; for others a normalisation says how to co
 siblings may share one V, a group's states are those of its members together and those of the whole.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from sieve.genome import Genome
 from sieve.matrices import Matrix
 
 NORMALIZATIONS = ("none", "relative")
+FARTHEST = 64.0  # what a weight differs from 1 by, at most
 Ranks = dict[str, int | None]
 
 
@@ -106,6 +108,52 @@ def waterfill(
         + np.concatenate([[0.0], np.cumsum([b.loss - a.loss for a, b in steps])]),
         begin,
     )
+
+
+def weighted(bank: Bank, weights: Mapping[str, float], normalize: str = "none") -> Bank:
+    """The bank with the energies of matrices scaled, once normalised; to be filled with "none".
+
+    weights: 1 where none is given. It is the same bank to genomes, for its factors and ranks are;
+    only what a rank is worth changes.
+    """
+    factors = {}
+    for name, held in bank.factors.items():
+        whole = float(held.energy.double().sum()) if normalize == "relative" else 1.0
+        scale = weights.get(name, 1.0) / max(whole, float(np.finfo(float).tiny))
+        factors[name] = replace(held, energy=held.energy * scale)
+    return replace(bank, factors=factors)
+
+
+def through(bank: Bank, genome: Genome) -> dict[str, float]:
+    """Weights with which the frontier passes near a genome, at most 64 times apart from 1.
+
+    The frontier stops at ranks where all matrices lose as much per parameter. So each matrix is
+    weighted by the geometric mean of all matrices' slopes at the genome's ranks over its own.
+    """
+    slopes: dict[str, float] = {}
+    for matrix, rank in bank.in_use(genome).items():
+        energy = bank.factors[matrix.name].energy.double().clamp(min=0)
+        top = min(len(energy), bank.sizing.top_rank(matrix))
+        at = top if rank is None else min(rank, top)
+        around = energy[max(0, at - 1) : at + 1].mean()  # of the last direction kept, the first not
+        cost = bank.sizing.kept(matrix, max(1, at)) - bank.sizing.kept(matrix, max(1, at) - 1)
+        slopes[matrix.name] = float(around) / max(1, cost)
+    floor = max(slopes.values(), default=0.0) * 1e-9
+    if floor == 0:
+        return {}
+    logs = {name: float(np.log(max(slope, floor))) for name, slope in slopes.items()}
+    level = float(np.median(list(logs.values())))
+    weights = {
+        name: float(np.exp(np.clip(level - log, -np.log(FARTHEST), np.log(FARTHEST))))
+        for name, log in logs.items()
+    }
+    for group in bank.groups:
+        members = [weights[name] for name in group.members if name in weights]
+        shared = weights.get(group.name, float(np.exp(np.mean(np.log(members or [1.0])))))
+        weights |= dict.fromkeys([group.name, *group.members], shared) if not members else {
+            group.name: shared
+        }  # fmt: skip
+    return weights
 
 
 def estimated_loss(bank: Bank, name: str, rank: int | None) -> float:

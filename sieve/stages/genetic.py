@@ -20,8 +20,9 @@ from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
 from sieve.bottlenecks import find_bottlenecks
 from sieve.config import Config
+from sieve.confirmation import candidates, reach
 from sieve.genome import Genome
-from sieve.objective import Objective, Score
+from sieve.objective import Objective, Par, Score
 from sieve.space import genome_of_levels
 from sieve.stages.calibrate import calibrate
 from sieve.stages.fit import fit
@@ -32,6 +33,7 @@ from sieve.stages.search import (
     confirmed,
     find_seeds,
     points,
+    resize,
     settings_of,
     space_of,
     warn_of_chance,
@@ -42,15 +44,21 @@ log = logging.getLogger(__name__)
 
 def prepare(run: Run, bank: Bank) -> dict[str, Any]:
     """Write the space of genomes and its seeds; returns where, and what finding seeds has cost."""
-    objective = search_objective(run, bank, staged=True)
+    search = run.config.search
+    objective = search_objective(run, bank, staged=search.judge == "margin")
     warn_of_chance(run, objective.baseline)
     seeds = find_seeds(run, bank, objective)
-    key = fingerprint("space", 1, bank.fingerprint, settings_of(run), run.split_key("selection"))
+    key = fingerprint("space", 2, bank.fingerprint, settings_of(run), run.split_key("selection"))
     path = run.cache.path("space", key, "json")
-    write_json_atomic(path, space_of(run, bank).describe(seeds))
+    known = [
+        {"levels": list(genome.levels.values())} | _plain(score)
+        for genome, score in objective.evaluated.items()
+    ]
+    write_json_atomic(path, space_of(run, bank).describe(seeds.genomes) | {"known": known})
     return {
         "space": str(path.absolute()),
         "bank": bank.fingerprint,
+        "par": asdict(seeds.par) if seeds.par else None,
         "evaluations": len(objective.evaluated),
         "examples": objective.examples_scored,
     }
@@ -71,7 +79,7 @@ def run_shard(config: Config, run_dir: Path) -> None:
         quiet = replace(config, logger=replace(config.logger, wandb=False))
         with opened(quiet, run_dir) as run:
             bank = fit(run, calibrate(run))
-            _objectives[key] = search_objective(run, bank, staged=True)
+            _objectives[key] = search_objective(run, bank, config.search.judge == "margin")
     evaluate_shard(_objectives[key], Path(config.search.shard))
 
 
@@ -84,14 +92,15 @@ def evaluate_shard(objective: Objective, path: Path) -> None:
     shard, bank = read_json(path), objective.bank
     if tuple(shard["names"]) != bank.names:
         raise ValueError(f"{path} holds genomes of another model; begin the search anew.")
+    par = Par(**shard["prepared"]["par"]) if shard["prepared"]["par"] else None
     results = Path(shard["results"])
     lines = results.read_text().splitlines() if results.exists() else []
     done = {json.loads(line)["index"] for line in lines}
     for index, levels in enumerate(shard["genomes"]):
         if index not in done:
-            score = asdict(objective.score(genome_of_levels(bank, levels)))
-            score["loss"] = score["loss"] if math.isfinite(score["loss"]) else None
-            _append(results, {"index": index} | score)
+            score = objective.score(genome_of_levels(bank, levels))
+            cost = {"cost": par.cost(score)} if par else {}
+            _append(results, {"index": index} | _plain(score) | cost)
 
 
 def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
@@ -99,16 +108,22 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     assert run.config.search.ledger is not None
     ledger = Ledger(Path(run.config.search.ledger), bank)
     objective = search_objective(run, bank)
-    found = ledger.found
+    searched = ledger.found
+    found = ledger.known | searched
     dense = genome_of_levels(bank, [1.0] * len(bank.names))
     found.setdefault(dense, objective.score(dense))
-    best = min((g for g in found if found[g].feasible), key=lambda g: found[g].kept_fraction)
-    genome, confirmation = confirmed(run, bank, found, best)
-    prepared = ledger.prepared
+    prepared, spent = ledger.prepared, sum(s.examples_used for s in searched.values())
+    if prepared["par"] is not None:
+        par = Par(**prepared["par"])
+        evolved = min(searched or found, key=lambda g: par.cost(found[g]))
+        resize(run, bank, objective, evolved, reach(found.values()))
+        found |= objective.evaluated
+        spent += objective.examples_scored - len(objective.baseline.correct)
+    genome, confirmation = confirmed(run, bank, found, candidates(found, 1)[0])
     record = {
         "method": run.config.search.method,
-        "evaluations": prepared["evaluations"] + len(found),
-        "examples": prepared["examples"] + sum(s.examples_used for s in found.values()),
+        "evaluations": len(found),
+        "examples": prepared["examples"] + spent,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,
         "confirmation": confirmation,
@@ -138,6 +153,12 @@ class Ledger:
         self.bank = bank
         self.variables = header["settings"]["space"]["variables"]
         self.lines = [line for line in lines if "generation" in line]
+
+    @property
+    def known(self) -> dict[Genome, Score]:
+        """Every genome that was evaluated to find the seeds."""
+        known = read_json(Path(self.prepared["space"]))["known"]
+        return {genome_of_levels(self.bank, k["levels"]): _score(k) for k in known}
 
     @property
     def found(self) -> dict[Genome, Score]:
@@ -191,8 +212,17 @@ class Ledger:
 def _score(values: Mapping[str, Any]) -> Score:
     return Score(
         values["kept_fraction"], values["accuracy"], values["margin"],
-        int(values["examples_used"]), values.get("loss", math.nan),
+        int(values["examples_used"]), _number(values, "loss"), _number(values, "divergence"),
     )  # fmt: skip
+
+
+def _number(values: Mapping[str, Any], name: str) -> float:
+    return math.nan if values.get(name) is None else float(values[name])
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    """A score for JSON, which has no place for numbers that are not finite."""
+    return {k: v if math.isfinite(v) else None for k, v in asdict(score).items()}
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

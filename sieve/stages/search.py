@@ -2,19 +2,21 @@
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
-from sieve.confirmation import candidates, confirm
+from sieve.config import SEEDS
+from sieve.confirmation import candidates, confirm, reach
 from sieve.evaluation import Scores, compare_with_chance
 from sieve.genome import Genome
-from sieve.objective import Score
+from sieve.measured import measure_weights
+from sieve.objective import Objective, Par, Score, find_par
 from sieve.projections import get_projection
 from sieve.reference_search import search_evopress, search_random
-from sieve.search import Line, Scorer, around, smallest, uniform_line, waterfill_line
+from sieve.search import Line, around, smallest, uniform_line, waterfill_line, within
 from sieve.space import GenomeSpace, make_space
 from sieve.stages.rows import (
     confirmation_objective,
@@ -23,11 +25,12 @@ from sieve.stages.rows import (
     search_rows,
 )
 from sieve.stages.run import Run
-from sieve.waterfill import estimated_rise
+from sieve.waterfill import estimated_rise, through, weighted
 
 log = logging.getLogger(__name__)
 TINY = 1e-6  # kept fraction that counts as nothing
 LINES = ("uniform", "waterfill")  # searches along one line of genomes
+BEFORE, AFTER = 3, 4  # genomes of a line about a place on it
 JOB_KEYS = ("job", "shard", "ledger")  # which part of a search a job is, not what is searched
 
 
@@ -105,7 +108,8 @@ def line_from(run: Run, bank: Bank, genome: Genome) -> tuple[Line, int]:
     if search.method in LINES:
         line = _line(run, bank, search.method)
         return line, line.index(genome)
-    return waterfill_line(bank, search.normalize, lowest_rank(run, bank), genome), 0
+    held = weighted(bank, through(bank, genome))
+    return waterfill_line(held, "none", lowest_rank(run, bank), genome), 0
 
 
 def space_of(run: Run, bank: Bank) -> GenomeSpace:
@@ -114,17 +118,57 @@ def space_of(run: Run, bank: Bank) -> GenomeSpace:
     return make_space(bank, usable_levels(run, bank) if by_level else None, lowest_rank(run, bank))
 
 
-def find_seeds(run: Run, bank: Bank, objective: Scorer) -> list[Genome]:
-    """Genomes around the smallest feasible one of each line that `search.seeds` names.
+@dataclass(frozen=True)
+class Seeds:
+    """Genomes to begin with, the best first, and what others are compared at, where known."""
 
-    Those nearest in size to the smallest of all come first.
+    genomes: list[Genome]
+    par: Par | None
+
+
+def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
+    """Genomes of each line that `search.seeds` names, about where it leaves the tolerance.
+
+    With `search.judge=margin` that is around the smallest feasible genome of a line, and those
+    nearest in size to the smallest of all come first. With "divergence" it is where a line is as
+    far from the dense model as genomes may be on the mean, and the smallest at par come first.
     """
-    seeds, least = [], 1.0
-    for method in run.config.search.seeds:
-        line = _line(run, bank, method)
+    search, lines, least = run.config.search, list[Line](), 1.0
+    for method in sorted(search.seeds, key=SEEDS.index):
+        line = _line(run, bank, method, objective, least)
         best = smallest(objective, line)
-        seeds += around(line, line.index(best))
-        least = min(least, bank.kept_fraction(best))
+        lines.append(line)
+        if search.judge == "divergence":
+            least = bank.kept_fraction(line.genome(_reached(objective, line)))
+        else:
+            least = min(least, bank.kept_fraction(best))
+    if search.judge == "margin":
+        return Seeds(_nearest(bank, objective, lines, least), None)
+    if not lines:
+        lines = [_line(run, bank, "waterfill")]
+    near = [around(line, _reached(objective, line), BEFORE, AFTER) for line in lines]
+    scored = [(objective.score(genome), genome) for genomes in near for genome in genomes]
+    limit = reach(objective.evaluated.values())
+    reached = min(
+        (score for score, _ in scored if score.divergence <= limit),
+        key=lambda score: score.kept_fraction,
+        default=scored[0][0],
+    )
+    par = find_par(reached, [score for score, _ in scored])
+    scored.sort(key=lambda pair: par.cost(pair[0]))
+    return Seeds([genome for _, genome in scored] if search.seeds else [], par)
+
+
+def _reached(objective: Objective, line: Line) -> int:
+    """Where a line is as far from the dense model as genomes may be on the mean."""
+    return within(objective, line, reach(objective.evaluated.values()))
+
+
+def _nearest(bank: Bank, objective: Objective, lines: Sequence[Line], least: float) -> list[Genome]:
+    """Genomes around the smallest feasible one of each line, those nearest to a size first."""
+    seeds: list[Genome] = []
+    for line in lines:
+        seeds += around(line, line.index(smallest(objective, line)))
     sizes = {seed: max(bank.kept_fraction(seed), TINY) for seed in seeds}
     return sorted(sizes, key=lambda seed: abs(math.log(sizes[seed] / max(least, TINY))))
 
@@ -174,23 +218,42 @@ def points(
     return sorted(curve, key=lambda point: -point["kept_fraction"])
 
 
-def _line(run: Run, bank: Bank, method: str) -> Line:
+def resize(run: Run, bank: Bank, objective: Objective, genome: Genome, far: float) -> None:
+    """Score genomes of the frontier that passes near one, about where it is `far` (nats)."""
+    held = weighted(bank, through(bank, genome))
+    line = waterfill_line(held, "none", lowest_rank(run, bank))
+    for near in around(line, within(objective, line, far), 2 * BEFORE, AFTER):
+        objective.score(near)
+
+
+def _line(
+    run: Run, bank: Bank, method: str, objective: Objective | None = None, least: float = 1.0
+) -> Line:
+    """least: kept fraction near which what matrices cost is measured, for "measured"."""
+    search = run.config.search
     if method == "uniform":
         return uniform_line(bank, usable_levels(run, bank))
-    return waterfill_line(bank, run.config.search.normalize, lowest_rank(run, bank))
+    if method == "measured" and objective is not None:
+        weights = measure_weights(
+            bank, objective, least, search.normalize, lowest_rank(run, bank), search.rounds
+        )
+        held = weighted(bank, weights, search.normalize)
+        return waterfill_line(held, "none", lowest_rank(run, bank))
+    return waterfill_line(bank, search.normalize, lowest_rank(run, bank))
 
 
 def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     search = run.config.search
-    objective = search_objective(run, bank, staged=search.method not in LINES)
+    staged = search.method not in LINES and search.judge == "margin"
+    objective = search_objective(run, bank, staged)
     warn_of_chance(run, objective.baseline)
     if search.method in LINES:
         genome = smallest(objective, _line(run, bank, search.method))
     else:
         find = search_random if search.method == "random" else search_evopress
-        seeds = find_seeds(run, bank, objective)
+        seeds = find_seeds(run, bank, objective).genomes
         left = max(1, search.evaluations - len(objective.evaluated))
-        genome = find(space_of(run, bank), objective, seeds, left, run.config.seed)
+        genome = find(space_of(run, bank), objective, seeds, left, run.config.seed, search.judge)
     found = objective.evaluated
     genome, confirmation = confirmed(run, bank, found, genome)
     record = {

@@ -1,10 +1,11 @@
 """Genomes to jobs and back: shards, files, the launcher, and what a killed search had finished.
 
 A shard's file is JSON: {"format": 1, "generation", "shard", "worker", "names": [...], "genomes":
-[[value, ...], ...], "results": path}. The application evaluates the genomes and either returns
-what it found, in their order, as a list, or appends a line {"index": i, key: number, ...} to
-`results` as each is done ({"index": i, "error": text} for one that failed). Lines survive a kill:
-those that stand there when the job begins are of genomes that need not be evaluated again.
+[[value, ...], ...], "results": path, "prepared": what the first job returned}. The application
+evaluates the genomes and either returns what it found, in their order, as a list, or appends a
+line {"index": i, key: number, ...} to `results` as each is done ({"index": i, "error": text} for
+one that failed). Lines survive a kill: those that stand there when the job begins are of genomes
+that need not be evaluated again.
 """
 
 import hashlib
@@ -68,7 +69,9 @@ class Evaluator:
         launcher: Launcher,
         folder: Path,
         arguments: Sequence[str],
+        prepared: Any = None,
     ) -> None:
+        self.prepared = prepared
         self.settings, self.space, self.objectives = settings, space, objectives
         self.launcher, self.folder = launcher, folder.absolute()
         self.arguments = list(arguments)
@@ -194,6 +197,7 @@ class Evaluator:
             "names": [v.name for v in self.space.variables],
             "genomes": [list(self.space.values(g).values()) for g in shard.genomes],
             "results": str(path.with_suffix(".jsonl")),
+            "prepared": self.prepared,
         }
         known = [
             json.dumps({"index": i} | self.found[g].values) + "\n"

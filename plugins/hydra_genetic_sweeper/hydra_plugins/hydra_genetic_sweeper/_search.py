@@ -77,8 +77,9 @@ class _Search:
         self.stopping = Stopping(self.settings, self.objectives)
         self.view = View(self.settings)
         self.evaluator = Evaluator(
-            self.settings, space, self.objectives, self.launcher, self.folder, self.arguments
-        )
+            self.settings, space, self.objectives, self.launcher, self.folder, self.arguments,
+            self.ledger.header["prepared"],
+        )  # fmt: skip
         self._replay()
         try:
             with self.view.shown():

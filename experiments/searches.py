@@ -1,0 +1,117 @@
+"""Searches on one bank and one objective: genetic against uniform, water-filling and references.
+
+    python -m experiments.searches                                   # all; resumes
+    python -m experiments.searches --tasks trec/reader-6m --seeds 0 --searches waterfill genetic
+
+Each search is a run of its own, `python -m sieve.run`, with the same calibration and bank from the
+cache, without refit, so that the genome alone makes the difference. A line of JSON per run goes to
+`experiments/searches.jsonl`; `python -m experiments.searches --summary` writes the table.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+SHARED = Path(os.environ.get("SIEVE_SHARED", "../shared"))
+ALMANAC = ("medicine", "geography", "reviews", "reading")
+TASKS = (
+    *(f"almanac_{name}/embedded" for name in ALMANAC),
+    *(f"{name}/reader-6m" for name in ("sst2", "trec", "ag_news")),
+)
+PAPER = ["projection=output", "projection.storage=plain", "search.normalize=relative"]
+BANKS = {"default": [], "paper": PAPER}
+SEARCHES: dict[str, list[str]] = {
+    "uniform": ["search=uniform", "search.confirmation=.4"],
+    "waterfill": ["search=waterfill", "search.confirmation=.4"],
+    "waterfill, all rows": ["search=waterfill"],
+    "genetic": ["search=genetic"],
+    "genetic, margin alone": ["search=genetic_margin"],
+    "genetic, unconfirmed": ["search=genetic_margin", "search.confirmation=0"],
+    "random": ["search=random"],
+    "evopress": ["search=evopress"],
+    "unseeded": ["search=paper", "hydra.sweeper.generations=15"],
+}
+
+
+def main() -> None:
+    """Run what is missing, or write the summary."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("--banks", nargs="*", default=list(BANKS))
+    parser.add_argument("--searches", nargs="*", default=list(SEARCHES))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=FOLDER / "searches.jsonl")
+    parser.add_argument("--cache", type=Path, default=None, help="folder to keep the banks in")
+    parser.add_argument("overrides", nargs="*", default=[])
+    arguments = parser.parse_args()
+    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    done = {key(json.loads(line)) for line in lines}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in arguments.seeds:
+            for task in arguments.tasks:
+                for bank in arguments.banks:
+                    for search in arguments.searches:
+                        if (task, bank, search, seed) in done:
+                            continue
+                        cache = arguments.cache or Path(folder)
+                        record = run(task, bank, search, seed, cache, arguments.overrides)
+                        with arguments.out.open("a") as file:
+                            file.write(json.dumps(record) + "\n")
+                        print(json.dumps(record), flush=True)
+
+
+def key(record: dict[str, Any]) -> tuple[str, str, str, int]:
+    """What tells one record from another."""
+    return record["task"], record["bank"], record["search"], record["seed"]
+
+
+def run(
+    task: str, bank: str, search: str, seed: int, cache: Path, overrides: list[str]
+) -> dict[str, Any]:
+    """One search: what it found on its rows, and what that is worth on the test rows."""
+    name, model = task.split("/")
+    where = ["model=embedded"]
+    if model != "embedded":
+        where = [
+            f"model.path={SHARED / 'models' / model}",
+            f"task.data_dir={SHARED / 'data' / name}",
+        ]
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "sieve.run", f"+task={name}", *where, *BANKS[bank],
+            *SEARCHES[search], f"seed={seed}", "projection.refit=false", "logger.wandb=false",
+            "speed.enabled=false", f"paths.cache_dir={cache.absolute()}",
+            f"hydra.run.dir={folder}/result", f"hydra.sweep.dir={folder}", *overrides,
+        ]  # fmt: skip
+        done = subprocess.run(command, text=True, capture_output=True, check=False)
+        path = Path(folder) / "result" / "result.json"
+        if done.returncode or not path.exists():
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+        result = json.loads(path.read_text())
+    found, drop = result["search"], result["drop"]
+    confirmation = found["confirmation"] or {}
+    [chosen] = [point for point in found["curve"] if point["chosen"]]
+    return {
+        "task": task, "bank": bank, "search": search, "seed": seed,
+        "kept": result["kept_fraction"]["prunable"],
+        "smallest_seen": min(p["kept_fraction"] for p in found["curve"] if p["feasible"]),
+        "margin": chosen["margin"], "divergence": chosen["divergence"],
+        "dense": result["baseline"]["accuracy"], "pruned": result["pruned"]["accuracy"],
+        "drop": drop["point"], "drop_low": drop["low"], "drop_high": drop["high"],
+        "rows": result["examples"], "tolerance": result["tolerance"],
+        "evaluations": found["evaluations"], "examples": found["examples"],
+        "confirmed_after": len(confirmation.get("tried", [])),
+        "seconds": round(time.perf_counter() - start, 1),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
