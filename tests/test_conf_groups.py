@@ -26,7 +26,9 @@ BASED = ("task", "model", "projection", "search")  # groups whose options share 
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"]}
 # What the sweeper says to a job of its own.
-SAID = {("search", "genetic"): ["search.job=prepare"]}
+SAID = {
+    ("search", name): ["search.job=prepare"] for name in ("genetic", "genetic_margin", "paper")
+}
 
 
 def compose_raw(*overrides: str, **settings: Any) -> DictConfig:
@@ -57,6 +59,7 @@ def test_every_file_stands_in_a_group() -> None:
     known = {CONF / group / f"{option}.yaml" for group, option in OPTIONS}
     known |= {CONF / "task" / f"{name}.yaml" for name in TASKS}
     known |= {CONF / "config.yaml", *(CONF / group / "_base.yaml" for group in BASED)}
+    known |= {CONF / "search" / "_genetic.yaml"}
     known |= set((CONF / "hydra").glob("*.yaml"))
     assert set(CONF.rglob("*.yaml")) == known
 

@@ -228,7 +228,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, rows: dict[str, np.ndarray], ends:
     def scored(_: Any, stage: Any, *__: Any) -> Scores:
         first, last = stage[0].span
         correct = rows["pruned" if switched[0] else "dense"][first:last]
-        return Scores(correct.astype(np.int64), correct, np.zeros(len(correct)))
+        nothing = np.zeros(len(correct))
+        return Scores(correct.astype(np.int64), correct, nothing, nothing)
 
     switched = [False]
     monkeypatch.setattr(module, "score", scored)

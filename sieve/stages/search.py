@@ -208,13 +208,14 @@ def confirmed(
 def points(
     bank: Bank, found: Mapping[Genome, Score], chosen: Genome, method: str = ""
 ) -> list[dict[str, Any]]:
-    """Every evaluated genome for the record, the largest first."""
-    curve = [
-        _tried(tried, bank, method)
-        | asdict(score)
-        | {"feasible": score.feasible, "chosen": bank.ranks(tried) == bank.ranks(chosen)}
-        for tried, score in found.items()
-    ]
+    """Every evaluated genome for the record, the largest first; equal ranks stand there once."""
+    curve, taken = [], set[tuple[int | None, ...]]()
+    for tried, score in found.items():
+        if (ranks := tuple(bank.ranks(tried).values())) not in taken:
+            taken.add(ranks)
+            is_chosen = ranks == tuple(bank.ranks(chosen).values())
+            known = {"feasible": score.feasible, "chosen": is_chosen}
+            curve.append(_tried(tried, bank, method) | asdict(score) | known)
     return sorted(curve, key=lambda point: -point["kept_fraction"])
 
 
