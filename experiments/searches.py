@@ -2,10 +2,12 @@
 
     python -m experiments.searches                                   # all; resumes
     python -m experiments.searches --tasks trec/reader-6m --seeds 0 --searches waterfill genetic
+    python -m experiments.search_summary                             # the tables
 
 Each search is a run of its own, `python -m sieve.run`, with the same calibration and bank from the
-cache, without refit, so that the genome alone makes the difference. A line of JSON per run goes to
-`experiments/searches.jsonl`; `python -m experiments.searches --summary` writes the table.
+cache, without refit, so that the genome alone makes the difference. References get as many rows to
+score as the genetic search of the same task and seed has spent. A line of JSON per run goes to
+`experiments/searches.jsonl`.
 """
 
 import argparse
@@ -27,32 +29,39 @@ TASKS = (
 )
 PAPER = ["projection=output", "projection.storage=plain", "search.normalize=relative"]
 BANKS = {"default": [], "paper": PAPER}
+PLAIN_MAP = "search.bottlenecks=false"  # it is a part of the report, and has no say in the search
+QUICK = [
+    "search=genetic", PLAIN_MAP, "search.seeds=[waterfill]", "hydra.sweeper.population=4",
+    "hydra.sweeper.generations=4", "calibration.tokens=10000", "guarantee=true",
+]  # fmt: skip
 SEARCHES: dict[str, list[str]] = {
     "uniform": ["search=uniform", "search.confirmation=.4"],
     "waterfill": ["search=waterfill", "search.confirmation=.4"],
-    "waterfill, all rows": ["search=waterfill"],
-    "genetic": ["search=genetic"],
-    "genetic, margin alone": ["search=genetic_margin"],
-    "genetic, unconfirmed": ["search=genetic_margin", "search.confirmation=0"],
-    "random": ["search=random"],
-    "evopress": ["search=evopress"],
+    "genetic": ["search=genetic", PLAIN_MAP],
+    "random": ["search=random", "search.evaluations=1000000"],
+    "evopress": ["search=evopress", "search.evaluations=1000000"],
+    "genetic, unconfirmed": ["search=genetic", PLAIN_MAP, "search.confirmation=0"],
+    "genetic, margin alone": ["search=genetic_margin", PLAIN_MAP],
     "unseeded": ["search=paper", "hydra.sweeper.generations=15"],
+    "quick, guaranteed": QUICK,
 }
+EQUAL = ("random", "evopress")  # these may score as many rows as the genetic search
+DEFAULT = ("uniform", "waterfill", "genetic", "random", "evopress")
 
 
 def main() -> None:
-    """Run what is missing, or write the summary."""
+    """Run what is missing."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--banks", nargs="*", default=list(BANKS))
-    parser.add_argument("--searches", nargs="*", default=list(SEARCHES))
+    parser.add_argument("--searches", nargs="*", default=list(DEFAULT))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=FOLDER / "searches.jsonl")
     parser.add_argument("--cache", type=Path, default=None, help="folder to keep the banks in")
     parser.add_argument("overrides", nargs="*", default=[])
     arguments = parser.parse_args()
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    done = {key(json.loads(line)) for line in lines}
+    done = {key(record): record for record in map(json.loads, lines)}
     with tempfile.TemporaryDirectory() as folder:
         for seed in arguments.seeds:
             for task in arguments.tasks:
@@ -60,8 +69,13 @@ def main() -> None:
                     for search in arguments.searches:
                         if (task, bank, search, seed) in done:
                             continue
+                        overrides = list(arguments.overrides)
+                        if search in EQUAL:
+                            spent = done[task, bank, "genetic", seed]["examples"]
+                            overrides.append(f"search.examples={spent}")
                         cache = arguments.cache or Path(folder)
-                        record = run(task, bank, search, seed, cache, arguments.overrides)
+                        record = run(task, bank, search, seed, cache, overrides)
+                        done[key(record)] = record
                         with arguments.out.open("a") as file:
                             file.write(json.dumps(record) + "\n")
                         print(json.dumps(record), flush=True)
@@ -88,7 +102,7 @@ def run(
         command = [
             sys.executable, "-m", "sieve.run", f"+task={name}", *where, *BANKS[bank],
             *SEARCHES[search], f"seed={seed}", "projection.refit=false", "logger.wandb=false",
-            "speed.enabled=false", f"paths.cache_dir={cache.absolute()}",
+            "speed.enabled=false", "export=none", f"paths.cache_dir={cache.absolute()}",
             f"hydra.run.dir={folder}/result", f"hydra.sweep.dir={folder}", *overrides,
         ]  # fmt: skip
         done = subprocess.run(command, text=True, capture_output=True, check=False)

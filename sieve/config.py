@@ -113,6 +113,7 @@ class SearchConfig:
     alleles: str = "ranks"  # of random, evopress, genetic: ranks, or levels
     seeds: list[str] = field(default_factory=lambda: list(SEEDS))  # what these begin with
     evaluations: int = 300  # random, evopress: genomes evaluated, those of the seeds included
+    examples: int | None = None  # random, evopress: rows scored in all, those of the seeds included
     bottlenecks: bool = False  # how far each matrix alone can be pruned, the rest dense
     job: str = ""  # genetic: which job of the search this is; the sweeper says so
     shard: str | None = None  # genetic: file of the genomes to evaluate; the sweeper's, too
@@ -242,6 +243,7 @@ def check(config: Config) -> None:
         ("search.candidates", config.search.candidates),
         ("search.rounds", config.search.rounds),
         ("search.evaluations", config.search.evaluations),
+        ("search.examples", 1 if config.search.examples is None else config.search.examples),
         ("speed.batch_size", config.speed.batch_size),
         ("speed.prompt_tokens", config.speed.prompt_tokens),
         ("speed.new_tokens", config.speed.new_tokens),

@@ -77,9 +77,8 @@ def reach(scores: Iterable[Score]) -> float:
     A divergence in nats; infinite where divergences are unknown, or too few to tell.
     """
     scores = list(scores)
-    used = max((score.examples_used for score in scores), default=0)
     # Those that were refused on a part of the rows have a margin at best, of a distance unknown.
-    whole = [score for score in scores if score.examples_used == used]
+    whole = [score for score in scores if score.whole]
     if any(math.isnan(score.divergence) for score in scores) or len(whole) < FEW:
         return math.inf
     whole.sort(key=lambda score: score.divergence)

@@ -1,9 +1,12 @@
 """The objective of every search: how small a genome is and whether it still does the task.
 
 The rows may come in stages. After each the margin has an upper bound, as if all rows to come were
-right: a genome whose bound is below 0 is refused there, as it would be by all rows.
+right: a genome whose bound is below 0 is refused there, as it would be by all rows. Where genomes
+are judged by their divergence, that has a lower bound, as if all rows to come were answered as by
+the dense model: a genome whose bound is beyond what is of interest is dropped there.
 """
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -29,7 +32,8 @@ NEAREST, SMALLEST = 4.0, 2.5  # how far from a genome of reference something can
 class Score:
     """One evaluated genome. margin = accuracy − (baseline − ε), or with a guarantee ε minus the
     upper end of the 95 % interval of the drop; feasible means margin ≥ 0. Where not all rows were
-    scored, accuracy and margin are what they could have been at most, and loss is of those rows."""
+    scored, accuracy and margin are what they could have been at most, the divergence what it could
+    have been at least, and loss is of those rows."""
 
     kept_fraction: float
     accuracy: float
@@ -37,11 +41,12 @@ class Score:
     examples_used: int
     loss: float = float("nan")  # mean negative log-likelihood of the right answer, nats
     divergence: float = float("nan")  # mean KL(dense ‖ pruned) over the choices, nats
+    whole: bool = True  # whether all rows were scored
 
     @property
     def feasible(self) -> bool:
-        """Whether the genome is within the tolerance."""
-        return self.margin >= 0
+        """Whether the genome is known to be within the tolerance."""
+        return self.whole and self.margin >= 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,12 @@ class Par:
         far = max(score.divergence, self.divergence / NEAREST)
         kept = max(score.kept_fraction, self.kept_fraction / SMALLEST)
         return float(kept * (far / self.divergence) ** self.exchange)
+
+    def farthest(self, kept_fraction: float, cost: float) -> float:
+        """The divergence, nats, beyond which a genome of a size costs more than `cost` at par."""
+        kept = max(kept_fraction, self.kept_fraction / SMALLEST)
+        far = self.divergence * float((cost / kept) ** (1 / self.exchange))
+        return far if far >= self.divergence / NEAREST else -math.inf  # Nothing is near enough.
 
 
 def find_par(best: Score, others: Sequence[Score]) -> Par:
@@ -86,8 +97,9 @@ class Objective:
     """Scores genomes on one split of examples; equal genomes are scored once.
 
     batches: scoring batches of the selection split, or a list of them for each stage, which counts
-    its examples from 0; tolerance: ε, accuracy that may be lost. The baseline is the dense model on
-    the same examples. The model is left dense.
+    its examples from 0; tolerance: ε, accuracy that may be lost; judge: what ends the scoring of a
+    genome between stages, "margin" or "divergence". The baseline is the dense model on the same
+    examples. The model is left dense.
     """
 
     def __init__(
@@ -98,8 +110,10 @@ class Objective:
         tolerance: float = 0.02,
         guarantee: bool = False,
         normalize: bool = False,
+        judge: str = "margin",
     ) -> None:
         self.bank = bank
+        self.judge = judge
         self.stages = _staged(batches)
         self.tolerance = tolerance
         self.guarantee = guarantee
@@ -110,9 +124,14 @@ class Objective:
         self._reference: list[dict[int, Tensor]] = [{} for _ in self.stages]
         self.baseline = self._score_dense()
 
-    def score(self, genome: Genome) -> Score:
-        """Size, accuracy and margin of a genome; ValueError when it belongs to another bank."""
-        if genome not in self.evaluated:
+    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+        """Size, accuracy and margin of a genome; ValueError when it belongs to another bank.
+
+        farthest: a divergence, nats, beyond which a genome is of no interest and need not be scored
+        to the end, where the objective judges by divergence.
+        """
+        known = self.evaluated.get(genome)
+        if known is None or not self._settled(known, farthest):
             genome.check_bank(self.bank.fingerprint, self.bank.names)
             kept = self.bank.kept_fraction(genome)
             ranks = self.bank.ranks(genome)
@@ -121,11 +140,19 @@ class Objective:
                 best, scores, margin = self.baseline, self.baseline, self.tolerance
             else:
                 with self.switch.to(genome):
-                    best, scores, margin = self._score_pruned(f"Scoring {kept:.1%} kept")
+                    best, scores, margin = self._score_pruned(f"Scoring {kept:.1%} kept", farthest)
+            used = len(scores.correct)
             self.evaluated[genome] = Score(
-                kept, best.accuracy, margin, len(scores.correct), scores.loss, scores.divergence
-            )
+                kept, best.accuracy, margin, used, scores.loss, self._least(scores),
+                used == len(self.baseline.correct),
+            )  # fmt: skip
         return self.evaluated[genome]
+
+    def divergences(self, genome: Genome) -> np.ndarray:
+        """KL(dense ‖ pruned) of every example (N,), nats, in the order of the stages."""
+        with self.switch.to(genome):
+            stages = range(len(self.stages))
+            return _together([self._run(s, "Comparing answers") for s in stages]).divergences
 
     def on(self, bank: Bank) -> Self:
         """The same objective for another bank of this model; the baseline is not scored again."""
@@ -138,7 +165,7 @@ class Objective:
         stages = range(len(self.stages))
         return _together([self._run(stage, "Scoring the dense model") for stage in stages])
 
-    def _score_pruned(self, description: str) -> tuple[Scores, Scores, float]:
+    def _score_pruned(self, description: str, farthest: float) -> tuple[Scores, Scores, float]:
         """Scores of all rows at best, of the rows that were scored, and the margin at best."""
         parts: list[Scores] = []
         for stage in range(len(self.stages)):
@@ -146,9 +173,21 @@ class Objective:
             scored = _together(parts)
             best = self._at_best(scored)
             # The point estimate bounds the margin with a guarantee, too.
-            if self._point_margin(best) < 0:
-                return best, scored, self._point_margin(best)
+            margin = self._point_margin(best)
+            hopeless = margin < 0 if self.judge == "margin" else self._least(scored) > farthest
+            if hopeless and len(parts) < len(self.stages):
+                return best, scored, margin
         return best, scored, self._margin(best)
+
+    def _settled(self, known: Score, farthest: float) -> bool:
+        """Whether a score holds for what is asked, though not all rows may have been scored."""
+        return known.whole or self.judge == "margin" or known.divergence > farthest
+
+    def _least(self, scored: Scores) -> float:
+        """The divergence over all rows if those to come were answered as by the dense model."""
+        if len(scored.divergences) == 0:
+            return math.nan
+        return float(scored.divergences.sum() / len(self.baseline.correct))
 
     def _at_best(self, scored: Scores) -> Scores:
         """Scores of all rows if those to come were all right."""
@@ -191,11 +230,11 @@ class Jointly:
         """Rows scored for all parts so far."""
         return sum(part.examples_scored for part in self.parts)
 
-    def score(self, genome: Genome) -> Score:
+    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
         """The least margin of all parts; accuracy and loss over their rows."""
         scores: list[Score] = []
         for part in self.parts:
-            scores.append(part.score(genome))
+            scores.append(part.score(genome, farthest))
             if not scores[-1].feasible:
                 break
         rows = [len(part.baseline.correct) for part in self.parts[: len(scores)]]

@@ -1,4 +1,4 @@
-"""Reference searches on the end metric, for a budget of evaluations: random, and EvoPress.
+"""Reference searches on the end metric, for a budget of evaluations or rows: random, and EvoPress.
 
 Both begin with the smallest feasible of the seeds and look for a smaller one that is feasible.
 """
@@ -6,6 +6,7 @@ Both begin with the smallest feasible of the seeds and look for a smaller one th
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,11 +24,31 @@ LOWEST = 0.25  # of the best size, the smallest that random search tries
 Positions = tuple[int, ...]
 
 
+@dataclass
+class Budget:
+    """What a search may still spend: genomes, and rows that they are scored on."""
+
+    evaluations: float = math.inf
+    rows: float = math.inf
+
+    @property
+    def left(self) -> bool:
+        """Whether there is something of both."""
+        return self.evaluations > 0 and self.rows > 0
+
+    def score(self, objective: Scorer, genome: Genome, farthest: float = math.inf) -> Score:
+        """Score a genome and pay for it."""
+        score = objective.score(genome, farthest)
+        self.evaluations -= 1
+        self.rows -= score.examples_used
+        return score
+
+
 def search_random(
     space: GenomeSpace,
     objective: Scorer,
     seeds: Sequence[Genome],
-    evaluations: int,
+    budget: Budget,
     seed: int = 0,
     judge: str = "margin",
 ) -> Genome:
@@ -38,11 +59,11 @@ def search_random(
     """
     random = np.random.default_rng(seed)
     best, size = _smallest(space, objective, seeds)
-    for _ in range(evaluations):
+    while budget.left:
         target = size * math.exp(random.uniform(math.log(LOWEST), 0))
         drawn = tuple(int(random.integers(len(held))) for held in space.alleles)
         tried = space.genome(_resized(space, drawn, target, random))
-        score = objective.score(tried)
+        score = budget.score(objective, tried)
         if score.feasible and score.kept_fraction < size:
             best, size = tried, score.kept_fraction
             log.info("  random       kept %5.2f %%  margin %+.4f", 100 * size, score.margin)
@@ -53,7 +74,7 @@ def search_evopress(
     space: GenomeSpace,
     objective: Scorer,
     seeds: Sequence[Genome],
-    evaluations: int,
+    budget: Budget,
     seed: int = 0,
     judge: str = "margin",
 ) -> Genome:
@@ -70,14 +91,15 @@ def search_evopress(
     random = np.random.default_rng(seed)
     best, size = _smallest(space, objective, seeds)
     target = size * (1 - SMALLER)
-    parent, fitness, spent = space.positions(best), -math.inf, 0
-    while spent < evaluations:
-        children = [
-            _resized(space, _switched(space, parent, random), target, random)
-            for _ in range(min(OFFSPRING, evaluations - spent))
-        ]
-        scored = [(objective.score(space.genome(child)), child) for child in children]
-        spent += len(children)
+    parent, fitness = space.positions(best), -math.inf
+    while budget.left:
+        scored: list[tuple[Score, Positions]] = []
+        nearest = math.inf  # Farther than the best sibling none lives on.
+        while budget.left and len(scored) < OFFSPRING:
+            child = _resized(space, _switched(space, parent, random), target, random)
+            farthest = nearest if judge == "divergence" else math.inf
+            scored.append((budget.score(objective, space.genome(child), farthest), child))
+            nearest = min(nearest, scored[-1][0].divergence)
         score, child = max(scored, key=lambda pair: fitness_of(pair[0]))
         if fitness_of(score) >= fitness:
             parent, fitness = child, fitness_of(score)

@@ -6,6 +6,7 @@ along the closed-form frontier of `sieve/waterfill.py`.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -36,8 +37,9 @@ class Line:
 class Scorer(Protocol):
     """Anything that scores a genome: `sieve.Objective`, or a user's own."""
 
-    def score(self, genome: Genome) -> Score:
-        """Size, accuracy and margin of a genome."""
+    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+        """Size, accuracy and margin of a genome, in part where it is farther from the dense model
+        than that, in nats."""
         ...
 
 

@@ -26,9 +26,7 @@ BASED = ("task", "model", "projection", "search")  # groups whose options share 
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"]}
 # What the sweeper says to a job of its own.
-SAID = {
-    ("search", name): ["search.job=prepare"] for name in ("genetic", "genetic_margin", "paper")
-}
+SAID = {("search", name): ["search.job=prepare"] for name in ("genetic", "genetic_margin", "paper")}
 
 
 def compose_raw(*overrides: str, **settings: Any) -> DictConfig:

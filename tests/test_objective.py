@@ -222,20 +222,29 @@ def test_a_genome_of_another_bank_is_refused(
         Objective(model, BANK, BATCHES).score(genome)
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, rows: dict[str, np.ndarray], ends: list[int]) -> Any:
-    """An objective whose dense and pruned model are right where `rows` says, in stages."""
+def scripted(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: dict[str, np.ndarray],
+    ends: list[int],
+    judge: str = "margin",
+) -> Any:
+    """An objective whose dense and pruned model are right where `rows` says, in stages.
+
+    The pruned model is as far from the dense one as `rows["far"]` says.
+    """
 
     def scored(_: Any, stage: Any, *__: Any) -> Scores:
         first, last = stage[0].span
         correct = rows["pruned" if switched[0] else "dense"][first:last]
         nothing = np.zeros(len(correct))
-        return Scores(correct.astype(np.int64), correct, nothing, nothing)
+        far = rows.get("far", np.zeros(100))[first:last] if switched[0] else nothing
+        return Scores(correct.astype(np.int64), correct, nothing, far)
 
     switched = [False]
     monkeypatch.setattr(module, "score", scored)
     monkeypatch.setattr(module, "_staged", list)
     stages = [[SimpleNamespace(span=(a, b))] for a, b in zip([0, *ends], ends, strict=False)]
-    objective = Objective(MODEL, BANK, stages, tolerance=0.1)  # type: ignore[arg-type]
+    objective = Objective(MODEL, BANK, stages, tolerance=0.1, judge=judge)  # type: ignore[arg-type]
     switched[0] = True
     return objective
 
@@ -259,6 +268,47 @@ def test_stages_refuse_what_all_rows_refuse_and_score_the_rest_alike(
     assert stopped > 5
 
 
+def test_what_is_too_far_is_dropped_early_and_the_rest_scored_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random, dropped, genome = np.random.default_rng(0), 0, uniform(BANK, 0.6)
+    for _ in range(60):
+        right = random.random(100) < random.uniform(0.7, 1)
+        far = np.sort(random.exponential(0.1, 100))[::-1]
+        rows = {"dense": np.ones(100, bool), "pruned": right, "far": far}
+        whole = scripted(monkeypatch, rows, [100]).score(genome)
+        objective = scripted(monkeypatch, rows, [20, 50, 100], "divergence")
+        staged = objective.score(genome, 0.09)
+        if staged.whole:
+            assert staged == whole and staged.divergence == pytest.approx(far.mean())
+        else:
+            dropped += 1
+            assert 0.09 < staged.divergence <= whole.divergence and not staged.feasible
+            assert staged.examples_used in (20, 50)
+            assert objective.score(genome, 0.05) is staged  # It is too far for that as well.
+            assert objective.score(genome) == whole  # Asked without a limit it is scored whole.
+            assert objective.score(genome, 0.09) == whole
+    assert 5 < dropped < 55
+
+
+def test_what_is_as_far_as_a_limit_costs_as_much_at_par() -> None:
+    par = module.Par(0.1, 0.02, 0.3)
+    for kept, cost in ((0.08, 0.1), (0.12, 0.1), (0.1, 0.09), (0.02, 0.1)):
+        far = par.farthest(kept, cost)
+        score = module.Score(kept, 0.9, 0.0, 10, divergence=far)
+        assert par.cost(score) == pytest.approx(cost)
+    # However near, it costs more.
+    assert par.farthest(0.3, 0.1) == -np.inf
+    assert par.cost(module.Score(0.3, 0.9, 0.0, 10, divergence=0.0)) > 0.1
+
+
+def test_the_divergence_of_every_row_is_known(model: PreTrainedModel) -> None:
+    objective = Objective(model, BANK, BATCHES)
+    far = objective.divergences(mixed(BANK))
+    assert far.shape == (10,) and (far >= 0).all()
+    assert far.mean() == pytest.approx(objective.score(mixed(BANK)).divergence)
+
+
 def test_stages_double_and_the_rows_that_decide_come_first() -> None:
     assert module.growing(100, 32) == [32, 64, 100]
     assert module.growing(20, 32) == [20]
@@ -271,7 +321,7 @@ def test_all_parts_must_agree_and_rows_weigh_alike(monkeypatch: pytest.MonkeyPat
     both = module.Jointly([Objective(MODEL, BANK, BATCHES), Objective(MODEL, BANK, BATCHES)])
     answers = [module.Score(0.5, 0.9, 0.02, 10, 0.1), module.Score(0.5, 0.8, -0.1, 10, 0.3)]
     for part, answer in zip(both.parts, answers, strict=True):
-        monkeypatch.setattr(part, "score", lambda _, answer=answer: answer)
+        monkeypatch.setattr(part, "score", lambda *_, answer=answer: answer)
     score = both.score(uniform(BANK, 0.6))
     assert (score.margin, score.examples_used) == (-0.1, 20)
     assert score.accuracy == pytest.approx(0.85) and score.loss == pytest.approx(0.2)

@@ -1,13 +1,15 @@
 """Reference searches on a problem whose answer is known."""
 
+import math
+
 import pytest
 from models import tiny_llama
 from sieved import banked
 
-from sieve.bottlenecks import find_bottlenecks
+from sieve.bottlenecks import LEVELS, find_bottlenecks
 from sieve.genome import Genome
 from sieve.objective import Score
-from sieve.reference_search import search_evopress, search_random
+from sieve.reference_search import Budget, search_evopress, search_random
 from sieve.search import around, uniform_line
 from sieve.space import make_space
 
@@ -23,7 +25,7 @@ class Floors:
     def __init__(self) -> None:
         self.scored: list[Genome] = []
 
-    def score(self, genome: Genome) -> Score:
+    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
         self.scored.append(genome)
         below = sum(
             max(0, floor - at) for at, floor in zip(SPACE.positions(genome), FLOORS, strict=True)
@@ -38,7 +40,7 @@ def test_a_search_ends_feasible_no_larger_than_its_seeds_and_the_same_each_time(
     results = []
     for _ in range(2):
         scorer = Floors()
-        results.append(find(SPACE, scorer, seeds, 120, seed=7))
+        results.append(find(SPACE, scorer, seeds, Budget(120), seed=7))
         assert len(scorer.scored) <= 120 + len(seeds) + 1
     assert results[0] == results[1]
     score = Floors().score(results[0])
@@ -48,15 +50,25 @@ def test_a_search_ends_feasible_no_larger_than_its_seeds_and_the_same_each_time(
 
 def test_evopress_gets_below_its_seeds() -> None:
     line = uniform_line(BANK)
-    found = search_evopress(SPACE, Floors(), around(line, FEASIBLE, 2, 2), 400)
+    found = search_evopress(SPACE, Floors(), around(line, FEASIBLE, 2, 2), Budget(400))
     best = min(
         s.kept_fraction for s in map(Floors().score, around(line, FEASIBLE, 2, 2)) if s.feasible
     )
     assert BANK.kept_fraction(found) < 0.9 * best
 
 
-def test_a_bottleneck_is_the_floor_of_its_matrix() -> None:
-    rows = find_bottlenecks(SPACE, Floors())
+@pytest.mark.parametrize("find", [search_random, search_evopress])
+def test_a_search_stops_when_its_rows_are_spent(find) -> None:
+    scorer, seeds = Floors(), around(uniform_line(BANK), FEASIBLE, 2, 2)
+    find(SPACE, scorer, seeds, Budget(rows=95))  # ten each
+    assert len(scorer.scored) == 10 + len(seeds) + 1
+
+
+def test_a_bottleneck_is_the_least_level_at_or_above_the_floor_of_its_matrix() -> None:
+    rows = find_bottlenecks(BANK, Floors())
     for row, held, floor in zip(rows, SPACE.alleles, FLOORS, strict=True):
         matrix = next(m for m in BANK.genes if m.name == row["name"])
-        assert BANK.sizing.rank(matrix, row["level"]) == held[floor]
+        ranks = [BANK.sizing.rank(matrix, level) for level in LEVELS]
+        fits = [lv for lv, r in zip(LEVELS, ranks, strict=True) if r is None or r >= held[floor]]
+        assert row["level"] == fits[0]
+        assert row["evaluations"] == 1 if fits[0] == 0 else 1 < row["evaluations"] <= 4

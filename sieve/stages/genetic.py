@@ -32,6 +32,7 @@ from sieve.stages.search import (
     JOB_KEYS,
     confirmed,
     find_seeds,
+    lowest_rank,
     points,
     resize,
     settings_of,
@@ -45,10 +46,10 @@ log = logging.getLogger(__name__)
 def prepare(run: Run, bank: Bank) -> dict[str, Any]:
     """Write the space of genomes and its seeds; returns where, and what finding seeds has cost."""
     search = run.config.search
-    objective = search_objective(run, bank, staged=search.judge == "margin")
+    objective = search_objective(run, bank, "margin" if search.judge == "margin" else None)
     warn_of_chance(run, objective.baseline)
     seeds = find_seeds(run, bank, objective)
-    key = fingerprint("space", 2, bank.fingerprint, settings_of(run), run.split_key("selection"))
+    key = fingerprint("space", 3, bank.fingerprint, settings_of(run), run.split_key("selection"))
     path = run.cache.path("space", key, "json")
     known = [
         {"levels": list(genome.levels.values())} | _plain(score)
@@ -59,6 +60,7 @@ def prepare(run: Run, bank: Bank) -> dict[str, Any]:
         "space": str(path.absolute()),
         "bank": bank.fingerprint,
         "par": asdict(seeds.par) if seeds.par else None,
+        "order": seeds.order,
         "evaluations": len(objective.evaluated),
         "examples": objective.examples_scored,
     }
@@ -79,26 +81,32 @@ def run_shard(config: Config, run_dir: Path) -> None:
         quiet = replace(config, logger=replace(config.logger, wandb=False))
         with opened(quiet, run_dir) as run:
             bank = fit(run, calibrate(run))
-            _objectives[key] = search_objective(run, bank, config.search.judge == "margin")
+            order = read_json(Path(config.search.shard))["prepared"]["order"]
+            _objectives[key] = search_objective(run, bank, config.search.judge, order)
     evaluate_shard(_objectives[key], Path(config.search.shard))
 
 
 def evaluate_shard(objective: Objective, path: Path) -> None:
     """Score the genomes of a shard's file and append a line for each to its results.
 
-    Genomes whose line stands there already are left alone. Raises ValueError when the names of the
-    file are not those of the bank.
+    Genomes whose line stands there already are left alone; scoring ends where one cannot cost less
+    at par than the limit of the file, what the worst of the population costs.
+    Raises ValueError when the names of the file are not those of the bank.
     """
     shard, bank = read_json(path), objective.bank
     if tuple(shard["names"]) != bank.names:
         raise ValueError(f"{path} holds genomes of another model; begin the search anew.")
     par = Par(**shard["prepared"]["par"]) if shard["prepared"]["par"] else None
+    limit = (shard["limit"] or {}).get("cost")
     results = Path(shard["results"])
     lines = results.read_text().splitlines() if results.exists() else []
     done = {json.loads(line)["index"] for line in lines}
     for index, levels in enumerate(shard["genomes"]):
         if index not in done:
-            score = objective.score(genome_of_levels(bank, levels))
+            genome, farthest = genome_of_levels(bank, levels), math.inf
+            if par is not None and limit is not None:
+                farthest = par.farthest(bank.kept_fraction(genome), limit)
+            score = objective.score(genome, farthest)
             cost = {"cost": par.cost(score)} if par else {}
             _append(results, {"index": index} | _plain(score) | cost)
 
@@ -133,9 +141,8 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         "curve": points(bank, found, genome),
     }
     if run.config.search.bottlenecks:
-        record["bottlenecks"] = find_bottlenecks(
-            space_of(run, bank), search_objective(run, bank, True)
-        )
+        staged = search_objective(run, bank, "margin")
+        record["bottlenecks"] = find_bottlenecks(bank, staged, lowest_rank=lowest_rank(run, bank))
     return genome, record
 
 
@@ -213,6 +220,7 @@ def _score(values: Mapping[str, Any]) -> Score:
     return Score(
         values["kept_fraction"], values["accuracy"], values["margin"],
         int(values["examples_used"]), _number(values, "loss"), _number(values, "divergence"),
+        bool(values["whole"]),
     )  # fmt: skip
 
 
@@ -222,7 +230,8 @@ def _number(values: Mapping[str, Any], name: str) -> float:
 
 def _plain(score: Score) -> dict[str, Any]:
     """A score for JSON, which has no place for numbers that are not finite."""
-    return {k: v if math.isfinite(v) else None for k, v in asdict(score).items()}
+    numbers = {k: v if math.isfinite(v) else None for k, v in asdict(score).items()}
+    return numbers | {"whole": int(score.whole)}
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

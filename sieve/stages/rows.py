@@ -23,22 +23,28 @@ def confirmation_rows(run: Run) -> list[Example]:
     return _divided(run)[1]
 
 
-def search_objective(run: Run, bank: Bank, staged: bool = False) -> Objective:
+def search_objective(
+    run: Run, bank: Bank, judge: str | None = None, order: Sequence[int] | None = None
+) -> Objective:
     """The objective on the rows of the search.
 
-    staged: in growing stages, so that a genome that cannot be feasible is dropped early.
+    judge: score in growing stages, so that what is hopeless by the margin, or the divergence, is
+    dropped early; None scores all rows at once. order: of the rows in the stages; by default that
+    in which the bound on the margin falls soonest.
     """
     rows = search_rows(run)
-    if not staged:
+    if judge is None:
         return _objective(run, bank, [run.data.scoring_batches(rows)])
-    batches = run.data.scoring_batches(rows)
-    dense = score(run.backbone.model, batches, run.task.normalize, "Scoring the dense model")
-    order = hardest_first(dense)
-    ends = growing(len(rows), int((~dense.correct).sum()) + FIRST)
+    first = max(FIRST, len(rows) // 8)
+    if order is None:
+        batches = run.data.scoring_batches(rows)
+        dense = score(run.backbone.model, batches, run.task.normalize, "Scoring the dense model")
+        order = hardest_first(dense).tolist()
+        first = int((~dense.correct).sum()) + FIRST
+    ends = growing(len(rows), first)
     parts = [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    return _objective(
-        run, bank, [run.data.scoring_batches([rows[i] for i in part]) for part in parts]
-    )
+    stages = [run.data.scoring_batches([rows[i] for i in part]) for part in parts]
+    return _objective(run, bank, stages, judge)
 
 
 def confirmation_objective(run: Run, bank: Bank) -> Objective:
@@ -53,11 +59,14 @@ def whole_objective(run: Run, bank: Bank) -> Objective | Jointly:
     return Jointly([search_objective(run, bank), confirmation_objective(run, bank)])
 
 
-def _objective(run: Run, bank: Bank, stages: Sequence[Sequence[ScoringBatch]]) -> Objective:
+def _objective(
+    run: Run, bank: Bank, stages: Sequence[Sequence[ScoringBatch]], judge: str = "margin"
+) -> Objective:
     config = run.config
     return Objective(
-        run.backbone.model, bank, stages, config.tolerance, config.guarantee, run.task.normalize
-    )
+        run.backbone.model, bank, stages, config.tolerance, config.guarantee, run.task.normalize,
+        judge,
+    )  # fmt: skip
 
 
 def _divided(run: Run) -> tuple[list[Example], list[Example]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
 from sieve.config import SEEDS
@@ -15,7 +17,7 @@ from sieve.genome import Genome
 from sieve.measured import measure_weights
 from sieve.objective import Objective, Par, Score, find_par
 from sieve.projections import get_projection
-from sieve.reference_search import search_evopress, search_random
+from sieve.reference_search import Budget, search_evopress, search_random
 from sieve.search import Line, around, smallest, uniform_line, waterfill_line, within
 from sieve.space import GenomeSpace, make_space
 from sieve.stages.rows import (
@@ -124,6 +126,7 @@ class Seeds:
 
     genomes: list[Genome]
     par: Par | None
+    order: list[int] | None  # of the rows, those first that tell most of how far a genome is
 
 
 def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
@@ -143,7 +146,7 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
         else:
             least = min(least, bank.kept_fraction(best))
     if search.judge == "margin":
-        return Seeds(_nearest(bank, objective, lines, least), None)
+        return Seeds(_nearest(bank, objective, lines, least), None, None)
     if not lines:
         lines = [_line(run, bank, "waterfill")]
     near = [around(line, _reached(objective, line), BEFORE, AFTER) for line in lines]
@@ -156,7 +159,8 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
     )
     par = find_par(reached, [score for score, _ in scored])
     scored.sort(key=lambda pair: par.cost(pair[0]))
-    return Seeds([genome for _, genome in scored] if search.seeds else [], par)
+    order = np.argsort(-objective.divergences(scored[0][1]), kind="stable").tolist()
+    return Seeds([genome for _, genome in scored] if search.seeds else [], par, order)
 
 
 def _reached(objective: Objective, line: Line) -> int:
@@ -245,28 +249,44 @@ def _line(
 
 def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     search = run.config.search
-    staged = search.method not in LINES and search.judge == "margin"
-    objective = search_objective(run, bank, staged)
+    objective = search_objective(run, bank)
     warn_of_chance(run, objective.baseline)
     if search.method in LINES:
         genome = smallest(objective, _line(run, bank, search.method))
+        found, examples = objective.evaluated, objective.examples_scored
     else:
-        find = search_random if search.method == "random" else search_evopress
-        seeds = find_seeds(run, bank, objective).genomes
-        left = max(1, search.evaluations - len(objective.evaluated))
-        genome = find(space_of(run, bank), objective, seeds, left, run.config.seed, search.judge)
-    found = objective.evaluated
+        genome, found, examples = _reference(run, bank, objective)
     genome, confirmation = confirmed(run, bank, found, genome)
     record = {
         "method": search.method,
         "evaluations": len(found),
-        "examples": objective.examples_scored,
+        "examples": examples,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,
         "confirmation": confirmation,
         "curve": points(bank, found, genome, search.method),
     }
     return genome, record
+
+
+def _reference(
+    run: Run, bank: Bank, objective: Objective
+) -> tuple[Genome, dict[Genome, Score], int]:
+    """Random search or EvoPress: what it found, all that was scored, and on how many rows."""
+    search = run.config.search
+    seeds = find_seeds(run, bank, objective)
+    judge = "margin" if search.method == "random" else search.judge
+    staged = search_objective(run, bank, judge, seeds.order if judge == "divergence" else None)
+    staged.evaluated = dict(objective.evaluated)
+    budget = Budget(
+        search.evaluations - len(objective.evaluated),
+        math.inf if search.examples is None else search.examples - objective.examples_scored,
+    )
+    find = search_random if search.method == "random" else search_evopress
+    genome = find(
+        space_of(run, bank), staged, seeds.genomes, budget, run.config.seed, search.judge
+    )  # fmt: skip
+    return genome, staged.evaluated, objective.examples_scored + staged.examples_scored
 
 
 def _tried(genome: Genome, bank: Bank, method: str) -> dict[str, Any]:

@@ -277,3 +277,41 @@ def test_the_search_stops_for_the_first_reason_that_holds(
 def test_settings_that_do_not_hold_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         check(settings(**changes))
+
+
+@pytest.mark.parametrize("constraints", [{}, {"margin": ">= 0"}])
+def test_what_cannot_live_on_may_be_worth_any_worse_number(constraints: dict[str, str]) -> None:
+    def run(cut: bool) -> tuple[list[Any], int]:
+        objectives = Objectives({"size": "minimize"}, constraints)
+        evolution = Evolution(grid(12), settings(seed=3, switch=0.3), objectives)
+        asked, count = [], 0
+        for _ in range(25):
+            limit, genomes = evolution.limit, evolution.ask()
+            found = []
+            for genome in genomes:
+                evaluation = judged(genome)
+                if cut and limit is not None and evaluation.values["size"] > limit["size"]:
+                    count += 1
+                    evaluation = Evaluation({"size": limit["size"] + 1e-6, "margin": -7.0})
+                found.append(evaluation)
+            evolution.tell(found)
+            asked.append(genomes)
+        return asked + [evolution.best()], count
+
+    (whole, _), (cut, count) = run(False), run(True)
+    assert whole == cut and count > 10
+
+
+def test_a_limit_is_the_worst_that_lives_or_none() -> None:
+    evolution = Evolution(grid(4), settings(seed=1), SIZE)
+    assert evolution.limit is None
+    while evolution.limit is None:
+        genomes = evolution.ask()
+        evolution.tell([judged(genome) for genome in genomes])
+    living = [judged(genome).values for genome in evolution.population]
+    assert all(values["margin"] >= 0 for values in living)
+    assert evolution.limit == {"size": max(values["size"] for values in living)}
+    both = Objectives({"size": "minimize", "margin": "maximize"}, {})
+    front = Evolution(grid(4), settings(seed=1), both)
+    front.tell([judged(genome) for genome in front.ask()])
+    assert front.limit is None

@@ -95,7 +95,24 @@ class Evolution:
         return list(points.values())
 
     @property
+    def limit(self) -> dict[str, float] | None:
+        """What a genome must be better than to live on: the objective of the worst that lives.
+
+        None where there is no such bound: with several objectives, and before the population is
+        whole and meets the constraints.
+        """
+        living = [self.known.get(genome) for genome in self.population]
+        if len(self.objectives.directions) > 1 or not living:
+            return None
+        if any(e is None or self.objectives.violation(e) > 0 for e in living):
+            return None
+        worst = max((e for e in living if e is not None), key=self.objectives.order)
+        return {key: worst.values[key] for key in self.objectives.directions}
+
+    @property
     def population(self) -> list[Genome]:
         """Genomes that live, from which the next are bred."""
         population = self._algorithm.pop
+        if population is None:
+            return []
         return [tuple(float(x) for x in row) for row in population.get("X")]

@@ -1,11 +1,12 @@
 """Genomes to jobs and back: shards, files, the launcher, and what a killed search had finished.
 
 A shard's file is JSON: {"format": 1, "generation", "shard", "worker", "names": [...], "genomes":
-[[value, ...], ...], "results": path, "prepared": what the first job returned}. The application
-evaluates the genomes and either returns what it found, in their order, as a list, or appends a
-line {"index": i, key: number, ...} to `results` as each is done ({"index": i, "error": text} for
-one that failed). Lines survive a kill: those that stand there when the job begins are of genomes
-that need not be evaluated again.
+[[value, ...], ...], "results": path, "prepared": what the first job returned, "limit": {objective:
+number} or null}. The application evaluates the genomes and either returns what it found, in their
+order, as a list, or appends a line {"index": i, key: number, ...} to `results` as each is done
+({"index": i, "error": text} for one that failed). Lines survive a kill: those that stand there when
+the job begins are of genomes that need not be evaluated again. What is sure to be worse than the
+limit cannot live on: any number that is worse will do for it, and its evaluation can end there.
 """
 
 import hashlib
@@ -76,6 +77,7 @@ class Evaluator:
         self.launcher, self.folder = launcher, folder.absolute()
         self.arguments = list(arguments)
         self.found: dict[Genome, Evaluation] = {}  # of the generation at hand
+        self.limit: dict[str, float] | None = None  # that its genomes must be better than
 
     def evaluate(self, generation: int, genomes: Sequence[Genome], first_job: int) -> int:
         """Evaluate genomes of a generation into `found`; returns the number of jobs it takes.
@@ -198,6 +200,7 @@ class Evaluator:
             "genomes": [list(self.space.values(g).values()) for g in shard.genomes],
             "results": str(path.with_suffix(".jsonl")),
             "prepared": self.prepared,
+            "limit": self.limit,
         }
         known = [
             json.dumps({"index": i} | self.found[g].values) + "\n"

@@ -104,6 +104,7 @@ class _Search:
         new = [g for g in dict.fromkeys(genomes) if g not in known or known[g].failed]
         start = time.monotonic()
         self.view.begin(number, len(new), lambda: self.evaluator.progress(number))
+        self.evaluator.limit = self.evolution.limit
         jobs = self.evaluator.evaluate(number, new, self.ledger.jobs) if new else 0
         found = self.evaluator.found if new else {}
         evaluations = [found.get(genome) or known[genome] for genome in genomes]
