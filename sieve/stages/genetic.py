@@ -61,8 +61,8 @@ def prepare(run: Run, bank: Bank) -> dict[str, Any]:
         "bank": bank.fingerprint,
         "par": asdict(seeds.par) if seeds.par else None,
         "order": seeds.order,
-        "evaluations": len(objective.evaluated),
-        "examples": objective.examples_scored,
+        "evaluations": len(objective.evaluated) + seeds.evaluations,
+        "examples": objective.examples_scored + seeds.examples,
     }
 
 
@@ -130,7 +130,7 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     genome, confirmation = confirmed(run, bank, found, candidates(found, 1)[0])
     record = {
         "method": run.config.search.method,
-        "evaluations": len(found),
+        "evaluations": prepared["evaluations"] + len(found) - len(ledger.known),
         "examples": prepared["examples"] + spent,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,

@@ -24,26 +24,32 @@ def confirmation_rows(run: Run) -> list[Example]:
 
 
 def search_objective(
-    run: Run, bank: Bank, judge: str | None = None, order: Sequence[int] | None = None
+    run: Run,
+    bank: Bank,
+    judge: str | None = None,
+    order: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Objective:
     """The objective on the rows of the search.
 
     judge: score in growing stages, so that what is hopeless by the margin, or the divergence, is
     dropped early; None scores all rows at once. order: of the rows in the stages; by default that
-    in which the bound on the margin falls soonest.
+    in which the bound on the margin falls soonest. rows: the only ones; by default all.
     """
-    rows = search_rows(run)
+    examples = search_rows(run)
+    if rows is not None:
+        examples = [examples[i] for i in rows]
     if judge is None:
-        return _objective(run, bank, [run.data.scoring_batches(rows)])
-    first = max(FIRST, len(rows) // 8)
+        return _objective(run, bank, [run.data.scoring_batches(examples)])
+    first = max(FIRST, len(examples) // 8)
     if order is None:
-        batches = run.data.scoring_batches(rows)
+        batches = run.data.scoring_batches(examples)
         dense = score(run.backbone.model, batches, run.task.normalize, "Scoring the dense model")
         order = hardest_first(dense).tolist()
         first = int((~dense.correct).sum()) + FIRST
-    ends = growing(len(rows), first)
+    ends = growing(len(examples), first)
     parts = [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    stages = [run.data.scoring_batches([rows[i] for i in part]) for part in parts]
+    stages = [run.data.scoring_batches([examples[i] for i in part]) for part in parts]
     return _objective(run, bank, stages, judge)
 
 

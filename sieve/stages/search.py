@@ -10,7 +10,6 @@ import numpy as np
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
-from sieve.config import SEEDS
 from sieve.confirmation import candidates, confirm, reach
 from sieve.evaluation import Scores, compare_with_chance
 from sieve.genome import Genome
@@ -30,6 +29,7 @@ from sieve.stages.run import Run
 from sieve.waterfill import estimated_rise, through, weighted
 
 log = logging.getLogger(__name__)
+FEWEST = 64  # rows on which the cost of matrices is measured
 TINY = 1e-6  # kept fraction that counts as nothing
 LINES = ("uniform", "waterfill")  # searches along one line of genomes
 BEFORE, AFTER = 3, 4  # genomes of a line about a place on it
@@ -125,8 +125,10 @@ class Seeds:
     """Genomes to begin with, the best first, and what others are compared at, where known."""
 
     genomes: list[Genome]
-    par: Par | None
-    order: list[int] | None  # of the rows, those first that tell most of how far a genome is
+    par: Par | None = None
+    order: list[int] | None = None  # of the rows, the decisive first: those answered worst
+    evaluations: int = 0  # of genomes on decisive rows alone, to measure what matrices cost
+    examples: int = 0  # rows scored for those
 
 
 def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
@@ -136,19 +138,21 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
     nearest in size to the smallest of all come first. With "divergence" it is where a line is as
     far from the dense model as genomes may be on the mean, and the smallest at par come first.
     """
-    search, lines, least = run.config.search, list[Line](), 1.0
-    for method in sorted(search.seeds, key=SEEDS.index):
-        line = _line(run, bank, method, objective, least)
-        best = smallest(objective, line)
-        lines.append(line)
-        if search.judge == "divergence":
-            least = bank.kept_fraction(line.genome(_reached(objective, line)))
-        else:
-            least = min(least, bank.kept_fraction(best))
+    search = run.config.search
     if search.judge == "margin":
-        return Seeds(_nearest(bank, objective, lines, least), None, None)
-    if not lines:
-        lines = [_line(run, bank, "waterfill")]
+        return Seeds(_nearest(bank, objective, [_line(run, bank, m) for m in search.seeds]))
+    closed = [_line(run, bank, m) for m in ("uniform", "waterfill") if m in search.seeds]
+    lines = closed or [_line(run, bank, "waterfill")]
+    for line in lines:
+        smallest(objective, line)
+    order = _decisive_first(objective, lines[-1])
+    part = None
+    if "measured" in search.seeds:
+        part = search_objective(run, bank, rows=order[: max(FEWEST, len(order) // 4)])
+        here = lines[-1].genome(_reached(objective, lines[-1]))
+        lines = [*closed, measured_line(run, bank, part, bank.kept_fraction(here))]
+        smallest(objective, lines[-1])
+        order = _decisive_first(objective, lines[-1])
     near = [around(line, _reached(objective, line), BEFORE, AFTER) for line in lines]
     scored = [(objective.score(genome), genome) for genomes in near for genome in genomes]
     limit = reach(objective.evaluated.values())
@@ -159,8 +163,16 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
     )
     par = find_par(reached, [score for score, _ in scored])
     scored.sort(key=lambda pair: par.cost(pair[0]))
-    order = np.argsort(-objective.divergences(scored[0][1]), kind="stable").tolist()
-    return Seeds([genome for _, genome in scored] if search.seeds else [], par, order)
+    return Seeds(
+        [genome for _, genome in scored] if search.seeds else [], par, order,
+        len(part.evaluated) if part else 0, part.examples_scored if part else 0,
+    )  # fmt: skip
+
+
+def _decisive_first(objective: Objective, line: Line) -> list[int]:
+    """Rows, those first in whose answers a line is farthest from the dense model where it ends."""
+    far = objective.divergences(line.genome(_reached(objective, line)))
+    return [int(row) for row in np.argsort(-far, kind="stable")]
 
 
 def _reached(objective: Objective, line: Line) -> int:
@@ -168,11 +180,14 @@ def _reached(objective: Objective, line: Line) -> int:
     return within(objective, line, reach(objective.evaluated.values()))
 
 
-def _nearest(bank: Bank, objective: Objective, lines: Sequence[Line], least: float) -> list[Genome]:
-    """Genomes around the smallest feasible one of each line, those nearest to a size first."""
+def _nearest(bank: Bank, objective: Objective, lines: Sequence[Line]) -> list[Genome]:
+    """Genomes around the smallest feasible one of each line, those nearest to the least first."""
     seeds: list[Genome] = []
+    least = 1.0
     for line in lines:
-        seeds += around(line, line.index(smallest(objective, line)))
+        best = smallest(objective, line)
+        least = min(least, bank.kept_fraction(best))
+        seeds += around(line, line.index(best))
     sizes = {seed: max(bank.kept_fraction(seed), TINY) for seed in seeds}
     return sorted(sizes, key=lambda seed: abs(math.log(sizes[seed] / max(least, TINY))))
 
@@ -231,20 +246,20 @@ def resize(run: Run, bank: Bank, objective: Objective, genome: Genome, far: floa
         objective.score(near)
 
 
-def _line(
-    run: Run, bank: Bank, method: str, objective: Objective | None = None, least: float = 1.0
-) -> Line:
-    """least: kept fraction near which what matrices cost is measured, for "measured"."""
+def _line(run: Run, bank: Bank, method: str) -> Line:
     search = run.config.search
     if method == "uniform":
         return uniform_line(bank, usable_levels(run, bank))
-    if method == "measured" and objective is not None:
-        weights = measure_weights(
-            bank, objective, least, search.normalize, lowest_rank(run, bank), search.rounds
-        )
-        held = weighted(bank, weights, search.normalize)
-        return waterfill_line(held, "none", lowest_rank(run, bank))
     return waterfill_line(bank, search.normalize, lowest_rank(run, bank))
+
+
+def measured_line(run: Run, bank: Bank, objective: Objective, kept_fraction: float) -> Line:
+    """The frontier by what matrices are measured to cost near a size."""
+    search, lowest = run.config.search, lowest_rank(run, bank)
+    weights = measure_weights(
+        bank, objective, kept_fraction, search.normalize, lowest, search.rounds
+    )
+    return waterfill_line(weighted(bank, weights, search.normalize), "none", lowest)
 
 
 def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
@@ -278,15 +293,17 @@ def _reference(
     judge = "margin" if search.method == "random" else search.judge
     staged = search_objective(run, bank, judge, seeds.order if judge == "divergence" else None)
     staged.evaluated = dict(objective.evaluated)
+    evaluations = len(objective.evaluated) + seeds.evaluations
+    examples = objective.examples_scored + seeds.examples
     budget = Budget(
-        search.evaluations - len(objective.evaluated),
-        math.inf if search.examples is None else search.examples - objective.examples_scored,
+        search.evaluations - evaluations,
+        math.inf if search.examples is None else search.examples - examples,
     )
     find = search_random if search.method == "random" else search_evopress
     genome = find(
         space_of(run, bank), staged, seeds.genomes, budget, run.config.seed, search.judge
     )  # fmt: skip
-    return genome, staged.evaluated, objective.examples_scored + staged.examples_scored
+    return genome, staged.evaluated, examples + staged.examples_scored
 
 
 def _tried(genome: Genome, bank: Bank, method: str) -> dict[str, Any]:
