@@ -27,12 +27,15 @@ class Recorder:
     def __call__(self, config: DictConfig) -> Any:
         """Run the job. An exit of the application is an error of this job, not of the search."""
         job = HydraConfig.get()
+        _failed(self.folder, job.job.num).unlink(missing_ok=True)
         try:
             returned = self.function(config)
         except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error  # Frameworks end so on Ctrl-C.
             raise RuntimeError(f"the application exited with {error.code!r}") from error
         except Exception:
-            write(self.folder / "failed" / f"{job.job.num}.txt", traceback.format_exc())
+            write(_failed(self.folder, job.job.num), traceback.format_exc())
             raise
         try:
             text = json.dumps({"overrides": list(job.overrides.task), "returned": plain(returned)})
@@ -56,6 +59,12 @@ def is_recorded(folder: Path, job: int) -> bool:
     return _path(folder, job).exists()
 
 
+def failure(folder: Path, job: int) -> str:
+    """Where the traceback of a job is, for the end of a sentence; empty where there is none."""
+    path = _failed(folder, job)
+    return f" (traceback in {path})" if path.exists() else ""
+
+
 def outcome(job: JobReturn) -> tuple[Any, str]:
     """What a job returned, as plain containers, and why where it raised.
 
@@ -76,3 +85,7 @@ def reason(error: BaseException) -> str:
 
 def _path(folder: Path, job: int) -> Path:
     return folder / "returned" / f"{job}.json"
+
+
+def _failed(folder: Path, job: int) -> Path:
+    return folder / "failed" / f"{job}.txt"

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ._evolution import Evolution
-from ._jobs import write
+from ._files import write
 from ._space import Genome
 
 NAME = "optimization_results.yaml"

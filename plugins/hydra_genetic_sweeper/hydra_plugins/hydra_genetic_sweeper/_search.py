@@ -18,9 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from . import _results
 from ._evolution import Evolution
-from ._jobs import Evaluator, plain, quoted
+from ._files import plain
+from ._jobs import Evaluator, quoted, run_one
 from ._ledger import Generation, Ledger
 from ._objectives import Objectives
+from ._records import recorded
 from ._space import Space, from_mapping, from_params
 from ._stopping import Stopping
 from ._view import View
@@ -68,25 +70,30 @@ class _Search:
         self.parser = OverridesParser.create(config_loader=context.config_loader)
         self.arguments = self._plain(arguments)
         self.folder = Path(str(config.hydra.sweep.dir))
+        self.stopping = Stopping(settings, self.objectives)
+        self.replayed = False
 
     def run(self) -> dict[str, Any]:
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            self._stopped_by_user()
+            raise SystemExit(130) from None
+
+    def _run(self) -> dict[str, Any]:
         self.ledger = Ledger.open(self.folder)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         space = self._space()
         self.evolution = Evolution(space, self.settings, self.objectives)
-        self.stopping = Stopping(self.settings, self.objectives)
         self.view = View(self.settings)
         self.evaluator = Evaluator(
             self.settings, space, self.objectives, self.launcher, self.folder, self.arguments,
             self.ledger.header["prepared"],
         )  # fmt: skip
         self._replay()
-        try:
-            with self.view.shown():
-                while not self.stopping.reason:
-                    self._generation()
-        except KeyboardInterrupt:
-            self._stopped_by_user()
+        with self.view.shown():
+            while not self.stopping.reason:
+                self._generation()
         body = self._write_results(self.stopping.reason)
         self._finalize()
         return body
@@ -103,7 +110,7 @@ class _Search:
         known = self.evolution.known
         new = [g for g in dict.fromkeys(genomes) if g not in known or known[g].failed]
         start = time.monotonic()
-        self.view.begin(number, len(new), lambda: self.evaluator.progress(number))
+        self.view.begin(number, len(new), self.evaluator.progress)
         self.evaluator.limit = self.evolution.limit
         jobs = self.evaluator.evaluate(number, new, self.ledger.jobs) if new else 0
         found = self.evaluator.found if new else {}
@@ -139,6 +146,7 @@ class _Search:
                     "hydra.sweep.dir."
                 )
             self._take(generation)
+        self.replayed = True
         if self.ledger.generations:
             log.info("going on after generation %d", len(self.ledger.generations))
 
@@ -176,8 +184,12 @@ class _Search:
             return self.ledger.header["prepared"], self.ledger.header["prepare_jobs"]
         if not self.settings.prepare:
             return None, 0
-        [job] = self.launcher.launch([[*self.arguments, *self.settings.prepare]], initial_job_idx=0)
-        return plain(job.return_value), 1
+        overrides = [*self.arguments, *self.settings.prepare]
+        done, value = recorded(self.folder, 0, overrides)
+        if not done:
+            name = "the job that prepares the search"
+            value = run_one(self.launcher, self.folder, overrides, 0, name)
+        return value, 1
 
     def _call_space(self, prepared: Any) -> Any:
         """What the `space` callable says, given the configuration that jobs get."""
@@ -225,21 +237,21 @@ class _Search:
             own = [text.format(**names, number=number) for text in self.settings.finalize]
             genome = self.evolution.best()[number]
             values = [] if self.settings.shard_key else self.evolution.space.overrides(genome)
-            [job] = self.launcher.launch(
-                [[*self.arguments, *values, *own]], initial_job_idx=self.ledger.jobs + number
-            )
-            _ = job.return_value  # Raises what the job raised.
+            run_one(
+                self.launcher, self.folder, [*self.arguments, *values, *own],
+                self.ledger.jobs + number, "the last job, with the result of the search,",
+            )  # fmt: skip
             self.ledger.finish(path.name)
 
     def _stopped_by_user(self) -> None:
-        """Write the best so far and leave."""
-        if self.stopping.progress:
-            self._write_results("stopped by the user")
+        """Write the best so far, and say how to go on."""
+        done = len(self.stopping.progress)
+        if done and self.replayed:
+            self._write_results(self.stopping.reason or "stopped by the user")
         log.warning(
-            "stopped after %d generations; to go on, repeat the command with hydra.sweep.dir=%s",
-            len(self.stopping.progress), self.folder,
+            "stopped %s; to go on, repeat the command with hydra.sweep.dir=%s",
+            "in the last job" if self.stopping.reason else f"after {done} generations", self.folder,
         )  # fmt: skip
-        raise SystemExit(130)
 
 
 def check(settings: GeneticSweeperConf) -> None:

@@ -1,10 +1,13 @@
 """The files of shards: genomes for a job, and a line for each that it has evaluated.
 
 A shard's file is JSON: {"format": 1, "generation", "shard", "job", "worker", "names": [...],
-"genomes": [[value, ...], ...], "genes", "results": path}. The application evaluates the genomes and
-either returns what it found, in their order, as a list, or appends a line {"index": i, key: number,
-...} to `results` as each is done ({"index": i, "error": text} for one that failed). Lines survive a
-kill: those that stand there when the job begins are of genomes that need not be evaluated again.
+"genomes": [[value, ...], ...], "genes", "results": path, "prepared": what the first job returned,
+"limit": {objective: number} or null}. The application evaluates the genomes and either returns what
+it found, in their order, as a list, or appends a line {"index": i, key: number, ...} to `results`
+as each is done ({"index": i, "error": text} for one that failed). Lines survive a kill: those that
+stand there when the job begins are of genomes that need not be evaluated again. What is sure to be
+worse than the limit cannot live on: any number that is worse will do for it, and its evaluation can
+end there.
 """
 
 import hashlib
@@ -43,8 +46,10 @@ class ShardFiles:
         digest = hashlib.sha256(json.dumps(shard.genomes).encode()).hexdigest()[:8]
         return self.folder / f"{shard.index:03d}-{digest}.json"
 
-    def write(self, shard: Shard, found: Mapping[Genome, Evaluation]) -> None:
-        """Write the file of a shard, and in its results what is known already."""
+    def write(
+        self, shard: Shard, found: Mapping[Genome, Evaluation], extra: Mapping[str, Any]
+    ) -> None:
+        """Write the file of a shard, with `extra` entries, and in its results what is known."""
         path = self.path(shard)
         results = path.with_suffix(".jsonl")
         known = [
@@ -62,6 +67,7 @@ class ShardFiles:
             "genomes": [list(self.space.values(g).values()) for g in shard.genomes],
             "genes": shard.genomes,  # as the sweeper counts; the application needs them not
             "results": str(results),
+            **extra,
         }
         write(results, "".join(known))
         write(path, json.dumps(body))

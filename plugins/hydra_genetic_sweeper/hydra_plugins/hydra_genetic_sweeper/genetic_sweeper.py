@@ -29,7 +29,7 @@ class GeneticSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep what Hydra hands over, and make the launcher."""
-        from ._jobs import Recorder
+        from ._records import Recorder
 
         self.hydra_context, self.config = hydra_context, config
         recorder = Recorder(task_function, Path(str(config.hydra.sweep.dir)))
