@@ -60,12 +60,21 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line; keys are `stage/name`. Values that are not finite become null."""
-        clean = {key: _number(value) for key, value in metrics.items()}
-        line = {"time": round(time.time(), 3)} | ({} if step is None else {"step": step}) | clean
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        clean = self._write(metrics, step)
         if self._wandb is not None:
             self._wandb.log({key: value for key, value in clean.items() if value is not None})
+
+    @rank_zero_only
+    def log_series(self, name: str, rows: Sequence[Mapping[str, Any]], step: str) -> None:
+        """Rows of numbers as metrics `name/key` over a step of their own, the key `step` of each.
+
+        W&B draws them against that number, not against the order in which all was logged.
+        """
+        if self._wandb is not None and rows:
+            self._wandb.define_metric(f"{name}/{step}", hidden=True)
+            self._wandb.define_metric(f"{name}/*", step_metric=f"{name}/{step}")
+        for row in rows:
+            self.log_metrics({f"{name}/{key}": value for key, value in row.items()}, row[step])
 
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
@@ -81,13 +90,19 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table; the columns are the keys of the first row."""
+        """A table, and a line of metrics.jsonl for each row; the columns are all keys of the rows.
+
+        Lines have keys `name/column` and the row's place as their step.
+        """
+        for place, row in enumerate(rows):
+            self._write({f"{name}/{key}": value for key, value in row.items()}, place)
         if self._wandb is not None and rows:
             import wandb
 
-            columns: list[str | int] = list(rows[0])
-            data: list[Any] = [[row.get(str(column)) for column in columns] for row in rows]
-            self._wandb.log({f"tables/{name}": wandb.Table(columns=columns, data=data)})
+            columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
+            data: list[Any] = [[_number(row.get(str(c))) for c in columns] for row in rows]
+            table = wandb.Table(columns=columns, data=data, allow_mixed_types=True)
+            self._wandb.log({f"tables/{name}": table})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -100,6 +115,14 @@ class RunLogger(Logger):
         if self._wandb is not None:
             self._wandb.finish(exit_code=int(failed))
             self._wandb = None
+
+    def _write(self, values: Mapping[str, Any], step: int | None) -> dict[str, Any]:
+        """Append a line to metrics.jsonl; returns the values as they stand there."""
+        clean = {key: _number(value) for key, value in values.items()}
+        line = {"time": round(time.time(), 3)} | ({} if step is None else {"step": step}) | clean
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        return clean
 
     def _start(self, config: LoggerConfig, settings: dict[str, Any]) -> Any:
         import os

@@ -117,7 +117,7 @@ def test_without_wandb_it_is_not_even_imported(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
-    assert metrics(tmp_path) == [{"step": 2, "value": 1.0}]
+    assert metrics(tmp_path) == [{"step": 2, "value": 1.0}, {"step": 0, "genome/name": "q"}]
 
 
 @pytest.fixture
@@ -211,7 +211,11 @@ def test_without_a_key_one_offline_run_holds_everything(isolated: Path) -> None:
     assert body == {"columns": ["name", "level"], "data": [["q", 0.5], ["k", 1.0]]}
     (figure,) = folder.glob("files/media/plotly/figures/curve_*.plotly.json")
     assert json.loads(figure.read_text())["data"][0]["type"] == "scatter"
-    assert metrics(isolated) == [{"step": 3, "search/kept": 0.25, "search/margin": None}]
+    assert metrics(isolated) == [
+        {"step": 3, "search/kept": 0.25, "search/margin": None},
+        {"step": 0, "genome/name": "q", "genome/level": 0.5},
+        {"step": 1, "genome/name": "k", "genome/level": 1.0},
+    ]
 
 
 @pytest.mark.parametrize("failed", [False, True])
@@ -249,6 +253,92 @@ def test_no_secret_reaches_any_file(
     for name, content in held.items():
         for secret in SECRETS.values():
             assert secret.encode() not in content, name
+
+
+class Mirror:
+    """Stands in for a run of W&B and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.defined: dict[str, Any] = {}
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.history.append(values)
+
+    def define_metric(self, name: str, **options: Any) -> None:
+        self.defined[name] = options
+
+    def finish(self, exit_code: int) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    import wandb
+
+    run = Mirror()
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    return run
+
+
+GENERATIONS = [
+    {"generation": 1, "best": None, "median": 0.4, "memo": 0, "seconds": 2.5},
+    {"generation": 2, "best": 0.125, "median": 0.25, "memo": 3, "seconds": 1.5},
+]
+
+
+def test_a_series_is_drawn_over_a_step_of_its_own(tmp_path: Path, mirror: Mirror) -> None:
+    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
+    logger.log_metrics({"fit/seconds": 1.0})
+    logger.log_series("generations", GENERATIONS, step="generation")
+    logger.close()
+    assert mirror.defined["generations/*"] == {"step_metric": "generations/generation"}
+    assert mirror.history[1:] == [
+        {"generations/generation": 1, "generations/median": 0.4, "generations/memo": 0,
+         "generations/seconds": 2.5},
+        {"generations/generation": 2, "generations/best": 0.125, "generations/median": 0.25,
+         "generations/memo": 3, "generations/seconds": 1.5},
+    ]  # fmt: skip
+
+
+def test_a_series_of_nothing_defines_nothing(tmp_path: Path, mirror: Mirror) -> None:
+    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
+    logger.log_series("generations", [], step="generation")
+    logger.close()
+    assert (mirror.defined, mirror.history, metrics(tmp_path)) == ({}, [], [])
+
+
+def test_a_series_has_a_line_per_row_with_its_step(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, QUIET, {}, "title")
+    logger.log_series("generations", GENERATIONS, step="generation")
+    logger.close()
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
+    assert [line["generations/best"] for line in metrics(tmp_path)] == [None, 0.125]
+
+
+def test_a_table_is_one_entry_with_all_columns_and_a_line_per_row(
+    tmp_path: Path, mirror: Mirror
+) -> None:
+    rows = [{"kept": 0.5, "margin": float("nan")}, {"kept": 0.25, "margin": 0.0, "refitted": True}]
+    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
+    logger.log_table("genomes", rows)
+    logger.close()
+    (entry,) = mirror.history
+    assert entry["tables/genomes"].columns == ["kept", "margin", "refitted"]
+    assert entry["tables/genomes"].data == [[0.5, None, None], [0.25, 0.0, True]]
+    assert metrics(tmp_path) == [
+        {"step": 0, "genomes/kept": 0.5, "genomes/margin": None},
+        {"step": 1, "genomes/kept": 0.25, "genomes/margin": 0.0, "genomes/refitted": True},
+    ]
+
+
+def test_the_step_of_a_series_reaches_an_offline_run(isolated: Path) -> None:
+    logger = RunLogger(isolated, LoggerConfig(mode="offline"), {}, "title")
+    logger.log_series("generations", GENERATIONS, step="generation")
+    logger.close()
+    found = [r.metric for r in records(offline_run(isolated)) if r.HasField("metric")]
+    steps = {metric.glob_name or metric.name: metric.step_metric for metric in found}
+    assert steps["generations/*"] == "generations/generation"
 
 
 class Started(Exception):

@@ -6,25 +6,24 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sieve.report.genomes import LINES, genomes, is_feasible, is_whole, most_examples
 from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, empty_figure, label
-from sieve.report.values import count, look, measure, number, percent
-
-LINES = ("uniform", "waterfill")  # searches that walk one line of genomes
+from sieve.report.values import count, look, measure, percent
 
 
 def accuracy_curve(result: Mapping[str, Any]) -> go.Figure:
     """Accuracy on the selection split (percent) against kept prunable parameters (percent)."""
-    curve = curve_points(result)
+    curve = genomes(result)
     metric = label(look(result, "metric") or "accuracy")
     title = f"{metric.capitalize()} on the selection split against size"
     if not curve:
         return empty_figure(title, "The search evaluated no genome.")
     figure = base_figure(title, height=420)
-    _add_reference_lines(figure, result, [point["kept_fraction"] for point in curve])
+    add_reference_lines(figure, result, [point["kept_fraction"] for point in curve])
     line = [point for point in curve if not point.get("refitted")]
     if look(result, "search.method") in LINES:
         figure.add_trace(_joining_line(line))
-    full = max((number(point.get("examples_used")) or 0) for point in curve)
+    full = most_examples(curve)
     for name, refitted, feasible, symbol, colour in (
         ("within the tolerance", False, True, "circle", ACCENT),
         ("beyond it", False, False, "triangle-down", WARNING),
@@ -34,33 +33,22 @@ def accuracy_curve(result: Mapping[str, Any]) -> go.Figure:
         group = [
             point
             for point in curve
-            if (bool(point.get("refitted")), bool(point.get("feasible"))) == (refitted, feasible)
+            if (bool(point.get("refitted")), is_feasible(point)) == (refitted, feasible)
         ]
         if group:
             figure.add_trace(_markers(group, name, symbol, colour, full))
     chosen = [point for point in curve if point.get("chosen")]
     if chosen:
-        figure.add_trace(_chosen_ring(chosen))
+        figure.add_trace(chosen_ring(chosen))
     figure.update_yaxes(title_text=f"{metric.capitalize()} on the<br>selection split, %")
-    _size_axis(figure, [point["kept_fraction"] for point in curve])
+    size_axis(figure, [point["kept_fraction"] for point in curve])
     return figure
 
 
-def curve_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The evaluated points that have both coordinates, smallest first."""
-    points = look(result, "search.curve") or []
-    drawable = [
-        point
-        for point in points
-        if number(point.get("kept_fraction")) is not None
-        and number(point.get("accuracy")) is not None
-    ]
-    return sorted(drawable, key=lambda point: point["kept_fraction"])
-
-
-def _add_reference_lines(
+def add_reference_lines(
     figure: go.Figure, result: Mapping[str, Any], kept: Sequence[float]
 ) -> None:
+    """The dense model's accuracy and the tolerance below it, over the sizes that were tried."""
     baseline = measure(result, "search.baseline_accuracy")
     tolerance = measure(result, "tolerance")
     if baseline is None:
@@ -98,7 +86,7 @@ def _markers(
     points: Sequence[Mapping[str, Any]], name: str, symbol: str, colour: str, full: float
 ) -> go.Scatter:
     """Evaluated points; open symbols where the search stopped before all `full` examples."""
-    stopped = [(number(point.get("examples_used")) or full) < full for point in points]
+    stopped = [not is_whole(point, full) for point in points]
     return go.Scatter(
         x=[100 * point["kept_fraction"] for point in points],
         y=[100 * point["accuracy"] for point in points],
@@ -115,10 +103,13 @@ def _markers(
     )
 
 
-def _chosen_ring(chosen: Sequence[Mapping[str, Any]]) -> go.Scatter:
+def chosen_ring(
+    chosen: Sequence[Mapping[str, Any]], key: str = "accuracy", scale: float = 100
+) -> go.Scatter:
+    """A ring around the winner, at its size (percent) and `scale` times the number under `key`."""
     return go.Scatter(
         x=[100 * point["kept_fraction"] for point in chosen],
-        y=[100 * point["accuracy"] for point in chosen],
+        y=[scale * point[key] for point in chosen],
         mode="markers",
         name=f"chosen, {percent(chosen[0]['kept_fraction'])} kept",
         marker={"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 2}},
@@ -126,7 +117,7 @@ def _chosen_ring(chosen: Sequence[Mapping[str, Any]]) -> go.Scatter:
     )
 
 
-def _size_axis(figure: go.Figure, kept: Sequence[float]) -> None:
+def size_axis(figure: go.Figure, kept: Sequence[float]) -> None:
     """Logarithmic when the search went far down (a zero cannot be drawn so), else from zero."""
     figure.update_xaxes(title_text="Prunable parameters kept, %")
     if 0 < min(kept) < 0.1:

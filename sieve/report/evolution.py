@@ -1,11 +1,11 @@
 """A genetic search in figures: sizes over the generations, and the bottleneck map."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import plotly.graph_objects as go
 
-from sieve.report.heatmap import kept_heatmap
+from sieve.report.heatmap import heatmaps
 from sieve.report.style import ACCENT, MUTED, base_figure, empty_figure
 from sieve.report.values import look, number
 
@@ -43,16 +43,40 @@ def generations(result: Mapping[str, Any]) -> go.Figure:
 
 
 def bottleneck_map(result: Mapping[str, Any]) -> go.Figure:
-    """How little (percent) each matrix alone can keep, the rest dense, per layer and kind."""
-    places = {matrix.get("name"): matrix for matrix in look(result, "matrices") or []}
-    rows = [
-        dict(places[row["name"]]) | {"kept_fraction": row["kept_fraction"]}
-        for row in look(result, "search.bottlenecks") or []
-        if row.get("name") in places
-    ]
-    figure = kept_heatmap({"matrices": rows})
-    figure.update_layout(title_text="What each matrix alone must keep")
-    return figure
+    """How little (percent) each matrix alone can keep, and how much the search left it.
+
+    The first with all other matrices dense; the second is the mean level among the smallest tenth
+    of the feasible genomes. Per layer and kind; a map that was not made is left out.
+    """
+    alone = {
+        row["name"]: row.get("kept_fraction") for row in look(result, "search.bottlenecks") or []
+    }
+    high = look(result, "search.kept_high") or {}
+    maps = {"alone must keep, %": alone, "kept by the smallest<br>feasible genomes, %": high}
+    places = _places(result, [*alone, *high])
+    rows = {
+        heading: [places[name] | {"kept_fraction": kept} for name, kept in found.items()]
+        for heading, found in maps.items()
+        if found
+    }
+    return heatmaps("The bottleneck map", rows)
+
+
+def _places(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Layer, kind and shape by name, also of matrices that share factors ("a.q_proj+k_proj")."""
+    matrices = {matrix.get("name"): matrix for matrix in look(result, "matrices") or []}
+    places = {}
+    for name in names:
+        first, *others = name.split("+")
+        parent = first.rpartition(".")[0]
+        members = [matrices.get(n, {}) for n in (first, *(f"{parent}.{n}" for n in others))]
+        places[name] = {
+            "layer": members[0].get("layer"),
+            "kind": "+".join(str(member.get("kind") or "other") for member in members),
+            "d_out": sum(number(member.get("d_out")) or 0 for member in members),
+            "d_in": members[0].get("d_in"),
+        }
+    return places
 
 
 def _percent(value: Any) -> float | None:

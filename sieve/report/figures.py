@@ -10,9 +10,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sieve.report.curve import accuracy_curve, curve_points
+from sieve.report.curve import accuracy_curve
 from sieve.report.evolution import bottleneck_map, generations
+from sieve.report.genomes import genomes, walks_a_line
 from sieve.report.heatmap import kept_heatmap, kind_key
+from sieve.report.pareto import accuracy_front, divergence_front
 from sieve.report.style import ACCENT, DASHES, MUTED, PALETTE, base_figure, empty_figure, label
 from sieve.report.values import look, measure, number, percent, ratio
 
@@ -23,15 +25,23 @@ _ENERGY_FLOOR_PERCENT = 1e-4  # below this a spectrum shows rounding, not the mo
 
 def figures(result: Mapping[str, Any]) -> dict[str, go.Figure]:
     """Every figure with something to show, by name."""
+    line, known = walks_a_line(result), genomes(result)
+    distances = [point for point in genomes(result, "divergence") if point["divergence"] > 0]
     made = {
-        "accuracy_curve": accuracy_curve(result) if curve_points(result) else None,
+        "accuracy_curve": accuracy_curve(result) if known and line else None,
+        "accuracy_front": accuracy_front(result) if known and not line else None,
+        "divergence_front": divergence_front(result) if distances and not line else None,
         "generations": generations(result) if look(result, "search.generations") else None,
         "kept_heatmap": kept_heatmap(result) if look(result, "matrices") else None,
-        "bottlenecks": bottleneck_map(result) if look(result, "search.bottlenecks") else None,
+        "bottlenecks": bottleneck_map(result) if _is_mapped(result) else None,
         "spectrum": spectrum(result) if _spectra(result) else None,
         "sizes_and_speeds": sizes_and_speeds(result) if _ratios(result) else None,
     }
     return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def _is_mapped(result: Mapping[str, Any]) -> bool:
+    return bool(look(result, "search.bottlenecks") or look(result, "search.kept_high"))
 
 
 def spectrum(result: Mapping[str, Any]) -> go.Figure:

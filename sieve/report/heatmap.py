@@ -12,6 +12,7 @@ from sieve.report.values import look, number
 KIND_ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "expert", "down")
 NO_LAYER = "none"
 _SPARSE_CELLS = 40  # rows that still leave room for numbers
+_GAP = 0.05  # between two heat maps, as a share of the width
 
 
 def kept_heatmap(result: Mapping[str, Any]) -> go.Figure:
@@ -21,42 +22,74 @@ def kept_heatmap(result: Mapping[str, Any]) -> go.Figure:
     numbers while there is room for them, else a colour bar does.
     """
     title = "Parameters kept per layer and kind of matrix"
-    cells = _cells(look(result, "matrices") or [])
-    if not cells:
+    return heatmaps(title, {"": look(result, "matrices") or []})
+
+
+def heatmaps(title: str, maps: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
+    """Heat maps side by side, by heading, of the same layers and kinds, so that they compare.
+
+    maps: rows with `layer`, `kind` and `kept_fraction`, and `d_out` and `d_in` for the weights.
+    """
+    cells = {heading: _cells(rows) for heading, rows in maps.items()}
+    places = {place for found in cells.values() for place in found}
+    if not places:
         return empty_figure(title, "No matrix is listed in the result.")
-    layers = sorted({layer for layer, _ in cells}, key=_layer_key)
-    kinds = sorted({kind for _, kind in cells}, key=kind_key)
-    table = [[cells.get((layer, kind)) for kind in kinds] for layer in layers]
+    layers = sorted({layer for layer, _ in places}, key=_layer_key)
+    kinds = sorted({kind for _, kind in places}, key=kind_key)
     roomy = len(layers) <= _SPARSE_CELLS
     figure = base_figure(title, height=120 + len(layers) * (26 if roomy else 12))
-    figure.add_trace(
-        go.Heatmap(
-            x=[label(kind) for kind in kinds],
-            y=layers,
-            z=table,
-            text=[[_cell_text(value) for value in row] for row in table],
-            texttemplate="%{text}" if roomy else None,
-            hovertemplate="layer %{y}, %{x}: %{text} % kept<extra></extra>",
-            hoverongaps=False,
-            zmin=0,
-            zmax=100,
-            colorscale=sequential_scale(),
-            showscale=not roomy,
-            colorbar={
-                "title": {"text": "kept, %", "side": "right"},
-                "thickness": 12,
-                "outlinewidth": 0,
-            },
-            xgap=2,
-            ygap=2 if roomy else 1,
-        )
-    )
-    figure.update_xaxes(
-        title_text="Kind of matrix", type="category", showgrid=False, showline=False
-    )
+    for column, found in enumerate(cells.values(), 1):
+        table = [[found.get((layer, kind)) for kind in kinds] for layer in layers]
+        trace = _heatmap([label(kind) for kind in kinds], layers, table, roomy)
+        axes = "" if column == 1 else str(column)
+        figure.add_trace(trace.update(xaxis=f"x{axes}", showscale=not roomy and column == 1))
+    _place_side_by_side(figure, list(cells))
     figure.update_yaxes(title_text="Layer", type="category", autorange="reversed")
     figure.update_yaxes(showgrid=False, showline=False)
     return figure
+
+
+def _place_side_by_side(figure: go.Figure, headings: Sequence[str]) -> None:
+    """An x axis for each heat map, with its heading above it."""
+    width = (1 - _GAP * (len(headings) - 1)) / len(headings)
+    for place, heading in enumerate(headings):
+        start = place * (width + _GAP)
+        axis = {**figure.layout.xaxis.to_plotly_json(), "domain": [start, start + width]}
+        axis |= {"type": "category", "showgrid": False, "showline": False, "anchor": "y"}
+        axis |= {"title": {"text": "Kind of matrix", "standoff": 10}, "tickangle": 0}
+        figure.layout[f"xaxis{place + 1 if place else ''}"] = axis
+        if heading:
+            figure.add_annotation(
+                text=label(heading), showarrow=False, x=start, y=1, xref="paper", yref="paper",
+                xanchor="left", yanchor="bottom", yshift=4,
+            )  # fmt: skip
+
+
+def _heatmap(
+    kinds: Sequence[str],
+    layers: Sequence[str],
+    table: Sequence[Sequence[float | None]],
+    roomy: bool,
+) -> go.Heatmap:
+    return go.Heatmap(
+        x=kinds,
+        y=layers,
+        z=table,
+        text=[[_cell_text(value) for value in row] for row in table],
+        texttemplate="%{text}" if roomy else None,
+        hovertemplate="layer %{y}, %{x}: %{text} % kept<extra></extra>",
+        hoverongaps=False,
+        zmin=0,
+        zmax=100,
+        colorscale=sequential_scale(),
+        colorbar={
+            "title": {"text": "kept, %", "side": "right"},
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+        xgap=2,
+        ygap=2 if roomy else 1,
+    )
 
 
 def _cells(matrices: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
@@ -86,6 +119,8 @@ def _layer_key(layer: str) -> tuple[int, int, str]:
     return (0, int(layer), "") if layer.isdigit() else (1, 0, layer)
 
 
-def kind_key(kind: str) -> tuple[int, str]:
-    known = KIND_ORDER.index(kind) if kind in KIND_ORDER else len(KIND_ORDER)
-    return (known, kind)
+def kind_key(kind: str) -> tuple[int, int, str]:
+    """Kinds as they come in a block; those that share factors ("q+k+v") after their last one."""
+    last = kind.rpartition("+")[2]
+    known = KIND_ORDER.index(last) if last in KIND_ORDER else len(KIND_ORDER)
+    return (known, kind.count("+"), kind)

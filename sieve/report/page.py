@@ -17,6 +17,7 @@ from sieve.report import html, sections
 from sieve.report.data_section import data
 from sieve.report.figures import figures
 from sieve.report.html import text
+from sieve.report.search_section import search
 from sieve.report.sentence import answer_sentence, verdict
 from sieve.report.values import look, short_name
 
@@ -33,13 +34,22 @@ _CAPTIONS = {
         "Percent of its parameters that each matrix kept: the darker, the more the task needs it. "
         "Layer 0 reads the input."
     ),
+    "accuracy_front": (
+        "Every genome the search evaluated. Those on the line are beaten by none in size and "
+        "accuracy at once; the answer above was measured once, on the test split."
+    ),
+    "divergence_front": (
+        "How far the genomes' answers are from the dense model's (mean Kullback-Leibler divergence "
+        "per row): measured more finely than accuracy, which moves by whole rows."
+    ),
     "generations": (
         "Sizes of the genomes of each generation. A genome is feasible when it is within the "
         "tolerance on the rows that the search sees; the winner was confirmed on others."
     ),
     "bottlenecks": (
-        "Percent of its parameters that a matrix needs when all others are left dense: the darker, "
-        "the more of a bottleneck. Pruned together, matrices need more."
+        "Percent of its parameters that a matrix needs when all others are left dense, to stay "
+        "within the tolerance on the rows of the search, and what it has in the mean of the "
+        "smallest tenth of the feasible genomes: the darker, the more of a bottleneck."
     ),
     "spectrum": (
         "How much of a matrix's output on the calibration rows is lost when only part of its rank "
@@ -56,7 +66,8 @@ const fit = (plot, height, width) => {
 };
 addEventListener("beforeprint", () => plots().forEach((plot) => {
   plot.dataset.height = plot.layout.height;
-  const limit = plot.id === "figure-kept-heatmap" ? 800 : 300;
+  const tall = ["figure-kept-heatmap", "figure-bottlenecks"].includes(plot.id);
+  const limit = tall ? 800 : 300;
   fit(plot, Math.min(limit, plot.layout.height), 660);
 }));
 addEventListener("afterprint", () => plots().forEach((plot) => {
@@ -113,10 +124,16 @@ def _main(result: Mapping[str, Any], plots: Mapping[str, go.Figure]) -> str:
 
     parts = [
         sections.key_figures(result),
-        html.section("accuracy", "Accuracy against size", plot("accuracy_curve")),
-        html.section("generations", "How the search went", plot("generations")),
+        html.section(
+            "accuracy",
+            "Accuracy against size",
+            plot("accuracy_curve"),
+            plot("accuracy_front"),
+            plot("divergence_front"),
+        ),
+        search(result, plot("generations")),
         html.section("kept", "Where the parameters stayed", plot("kept_heatmap")),
-        html.section("bottlenecks", "What each matrix alone must keep", plot("bottlenecks")),
+        html.section("bottlenecks", "The bottleneck map", plot("bottlenecks")),
         html.section("spectrum", "How many directions are in use", plot("spectrum")),
         html.section(
             "sizes",

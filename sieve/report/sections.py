@@ -164,7 +164,6 @@ def settings(result: Result) -> str:
         ("Storage", look(result, "storage")),
         ("Search", look(result, "search.method")),
         ("Selection examples scored", _counted(result, "search.examples")),
-        ("Confirmed on rows the search has not seen", _confirmation(result)),
         ("Refit", _refit(result)),
         ("Calibration rows", _counted(result, "calibration.rows")),
         ("Calibration tokens", _counted(result, "calibration.tokens")),
@@ -189,16 +188,6 @@ def _shape(matrix: Mapping[str, Any]) -> str:
 def _level(value: Any) -> str:
     level = number(value)
     return NOT_MEASURED if level is None else f"{level:g}"
-
-
-def _confirmation(result: Mapping[str, Any]) -> str | None:
-    """What the unseen rows said of the winners, in one phrase."""
-    found = look(result, "search.confirmation")
-    if not isinstance(found, Mapping):
-        return None
-    tried = look(found, "tried") or []
-    before, after = percent(found.get("kept_before")), percent(found.get("kept"))
-    return f"{count(found.get('rows'))} rows, {count(len(tried))} tried; kept {before} -> {after}"
 
 
 def _refit(result: Mapping[str, Any]) -> str | None:

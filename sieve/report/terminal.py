@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sieve.report.sentence import answer_sentence, drop_interval, verdict
+from sieve.report.spent import confirmation, spent
 from sieve.report.values import (
     NOT_MEASURED,
     look,
@@ -25,18 +26,21 @@ _STYLES = {"met": "green", "uncertain": "yellow", "missed": "bold red", "unknown
 
 
 def closing_table(result: Mapping[str, Any], paths: Mapping[str, Path]) -> RenderableType:
-    """What a run found and wrote: a table, the paths, the answer in one sentence, the verdict.
+    """What a run found and wrote: a table, the paths, the answer in one sentence, the verdict, and
+    what the search has spent.
 
     Args:
         result: the dictionary of `result.json`.
         paths: what was written, by a short name such as "report".
     """
     found = verdict(result)
+    told = " ".join(filter(None, (spent(result), confirmation(result))))
     return Group(
         _numbers(result),
         *([_written(paths)] if paths else []),
         Padding(Text(answer_sentence(result), style="bold"), (1, 1, 0, 1)),
         Padding(Text(found.text, style=_STYLES[found.kind]), (0, 1)),
+        *([Padding(Text(told, style="dim"), (1, 1, 0, 1))] if told else []),
     )
 
 

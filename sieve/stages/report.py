@@ -7,9 +7,11 @@ from sieve.bank import Bank
 from sieve.batches import vocabulary_reach
 from sieve.genome import Genome
 from sieve.report import figures, write_report
+from sieve.report.genomes import bottleneck_rows, genome_rows
 from sieve.result import flatten, matrix_table, provenance, sizes, spectrum
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.run import Run
+from sieve.tracking import RunLogger
 
 
 def report(
@@ -27,15 +29,23 @@ def report(
         if run.leads:
             write_json_atomic(run.run_dir / "result.json", result)
             write_report(result, run.run_dir / "report.html")
-            run.logger.log_figures(figures(result))
-            run.logger.log_table("genome", result["matrices"])
-            run.logger.log_table("curve", search["curve"])
-            run.logger.log_summary(flatten(result))
+            _log(run.logger, result)
     result["seconds"]["report"] = run.seconds["report"]
     result["cached"]["report"] = False
     if run.leads:
         write_json_atomic(run.run_dir / "result.json", result)
     return result
+
+
+def _log(logger: RunLogger, result: dict[str, Any]) -> None:
+    """The result in the run's log: a search is tables and figures of this one run."""
+    search = result["search"]
+    logger.log_series("generations", search.get("generations") or [], step="generation")
+    logger.log_figures(figures(result))
+    logger.log_table("matrices", result["matrices"])
+    logger.log_table("genomes", genome_rows(search["curve"]))
+    logger.log_table("bottlenecks", bottleneck_rows(search))
+    logger.log_summary(flatten(result))
 
 
 def _vocabulary(run: Run) -> dict[str, int]:

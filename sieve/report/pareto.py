@@ -1,0 +1,107 @@
+"""The Pareto fronts of a search over genomes that stand on no one line: size against accuracy, and
+size against how far a genome is from the dense model's answers.
+
+A genome is on the front when no other one is both smaller and better. Genomes that were dropped
+early are drawn as the bounds they are, apart from the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sieve.report.curve import add_reference_lines, chosen_ring, size_axis
+from sieve.report.genomes import Point, front, genomes, is_feasible, is_whole, most_examples
+from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, empty_figure, label
+from sieve.report.values import count, look
+
+
+def accuracy_front(result: Mapping[str, Any]) -> go.Figure:
+    """Accuracy on the rows of the search (percent) against kept prunable parameters (percent)."""
+    points = genomes(result)
+    metric = label(look(result, "metric") or "accuracy").capitalize()
+    title = f"{metric} on the selection split against size: the Pareto front"
+    if not points:
+        return empty_figure(title, "The search evaluated no genome.")
+    figure = base_figure(title, height=460)
+    add_reference_lines(figure, result, [point["kept_fraction"] for point in points])
+    _add_genomes(figure, points, "accuracy", 100, ("triangle-down-open", "at most"))
+    _add_front(figure, points, "accuracy", 100)
+    figure.update_yaxes(title_text=f"{metric} on the<br>selection split, %")
+    size_axis(figure, [point["kept_fraction"] for point in points])
+    return figure
+
+
+def divergence_front(result: Mapping[str, Any]) -> go.Figure:
+    """Divergence from the dense model's answers (nats, log) against kept parameters (percent)."""
+    title = "Divergence from the dense model's answers against size"
+    # The dense model's own, 0, has no place on a logarithmic axis.
+    points = [point for point in genomes(result, "divergence") if point["divergence"] > 0]
+    if not points:
+        return empty_figure(title, "No divergence was measured.")
+    figure = base_figure(title, height=460)
+    _add_genomes(figure, points, "divergence", 1, ("triangle-up-open", "at least"))
+    _add_front(figure, points, "divergence", 1)
+    figure.update_yaxes(
+        title_text="Divergence, nats<br>(logarithmic)", type="log", dtick="D2", tickformat="~g"
+    )
+    size_axis(figure, [point["kept_fraction"] for point in points])
+    return figure
+
+
+def _add_genomes(
+    figure: go.Figure,
+    points: Sequence[Point],
+    key: str,
+    scale: float,
+    bound: tuple[str, str],
+) -> None:
+    """All genomes as faint marks: within the tolerance, beyond it, and those dropped early.
+
+    bound: the symbol of the last, and in words on which side of the mark their number is.
+    """
+    full, (symbol, side) = most_examples(points), bound
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        groups.setdefault(_group(point, full), []).append(point)
+    for name, shown, shape, colour, opacity in (
+        ("dropped", f"dropped early: {side}", symbol, NEUTRAL, 0.5),
+        ("beyond", "beyond the tolerance", "x-thin-open", WARNING, 0.5),
+        ("within", "within it", "circle", ACCENT, 0.35),
+        ("refitted", "refitted, on more rows", "diamond-open", ACCENT, 0.7),
+    ):
+        if name in groups:
+            marker = {"symbol": shape, "color": colour, "size": 7, "line": {"color": colour}}
+            trace = _scatter(groups[name], key, scale, shown)
+            figure.add_trace(trace.update(mode="markers", marker=marker, opacity=opacity))
+
+
+def _group(point: Point, full: float) -> str:
+    if point.get("refitted"):
+        return "refitted"
+    if not is_whole(point, full):
+        return "dropped"
+    return "within" if is_feasible(point) else "beyond"
+
+
+def _add_front(figure: go.Figure, points: Sequence[Point], key: str, scale: float) -> None:
+    """The genomes that none beats, joined by steps, and a ring around the winner."""
+    best = front(points, key, larger_is_better=key == "accuracy")
+    if best:
+        line = _scatter(best, key, scale, "Pareto front: none is smaller and better")
+        # Steps: between two sizes the best there is is that of the smaller one.
+        line.update(mode="lines+markers", line={"color": INK, "width": 1.5, "shape": "hv"})
+        figure.add_trace(line.update(marker={"color": INK, "size": 5}))
+    if chosen := [point for point in points if point.get("chosen")]:
+        figure.add_trace(chosen_ring(chosen, key, scale))
+
+
+def _scatter(points: Sequence[Point], key: str, scale: float, name: str) -> go.Scatter:
+    value = "%{y:.1f} %" if key == "accuracy" else "%{y:.3g} nats"
+    return go.Scatter(
+        x=[100 * point["kept_fraction"] for point in points],
+        y=[scale * point[key] for point in points],
+        name=name,
+        text=[f"{count(point.get('examples_used'))} rows" for point in points],
+        hovertemplate=f"%{{x:.2f}} % kept<br>{value}<br>%{{text}}<extra></extra>",
+    )

@@ -1,0 +1,82 @@
+"""The report's section on how a search went: generations, what was spent, what unseen rows said."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sieve.report import html
+from sieve.report.html import text
+from sieve.report.spent import confirmation, confirmation_rows, spent
+from sieve.report.values import NOT_MEASURED, count, duration, look, number, percent, points
+
+Result = Mapping[str, Any]
+
+
+def search(result: Result, plot: str = "") -> str:
+    """The whole section around the plot of the generations; "" where there is nothing but a line
+    of genomes, which the curve shows."""
+    tried = confirmation_rows(result)
+    if not (look(result, "search.generations") or tried):
+        return ""
+    sentences = [words for words in (spent(result), confirmation(result)) if words]
+    return html.section(
+        "generations",
+        "How the search went",
+        *(html.paragraph(words, css="said") for words in sentences),
+        plot,
+        _candidates(result),
+        _generations(result),
+    )
+
+
+def _candidates(result: Result) -> str:
+    """A row per genome that was tried on unseen rows, in order."""
+    rows = [
+        [
+            count(place),
+            text(percent(row.get("kept_fraction"))),
+            text(percent(row.get("accuracy"))),
+            points(row.get("margin")),
+            "yes" if row.get("feasible") else "no",
+        ]
+        for place, row in enumerate(confirmation_rows(result), 1)
+    ]
+    if not rows:
+        return ""
+    metric = str(look(result, "metric") or "accuracy").capitalize()
+    heads = ["Tried", "Kept of prunable", metric, "Margin, points", "Within the tolerance"]
+    return html.table(heads, rows, "Candidates on rows that the search has not seen, in order")
+
+
+def _generations(result: Result) -> str:
+    """A row per generation, folded away."""
+    rows = [
+        [
+            count(row.get("generation")),
+            text(percent(row.get("best"))),
+            text(percent(row.get("median"))),
+            _spread(row),
+            count(row.get("feasible")),
+            count(row.get("evaluated")),
+            count(row.get("memo")),
+            text(duration(row.get("seconds"))),
+        ]
+        for row in look(result, "search.generations") or []
+    ]
+    if not rows:
+        return ""
+    heads = ["Generation", "Best so far", "Median", "Spread", "Feasible", "Evaluated", "Known",
+             "Time"]  # fmt: skip
+    caption = (
+        "Kept prunable parameters of the genomes of a generation; the spread is that of the middle "
+        "80 %. Known: evaluated before"
+    )
+    table = html.table(heads, rows, caption, css="generations")
+    noun = "generation" if len(rows) == 1 else "generations"
+    return f"<details><summary>{count(len(rows))} {noun}</summary>\n{table}</details>"
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    low, high = (number(row.get(key)) for key in ("low", "high"))
+    if low is None or high is None:
+        return NOT_MEASURED
+    return text(f"{percent(low)} to {percent(high)}")
