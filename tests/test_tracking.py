@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from logged import GENERATIONS, lines, metrics
 
 from sieve.config import LoggerConfig
 from sieve.tracking import RunLogger
@@ -21,22 +22,6 @@ QUIET = LoggerConfig(wandb=False)
 SETTINGS = {"tolerance": 0.02, "task": {"name": "sst2", "labels": ["good", "bad"]}}
 # As long as W&B and the Hub want theirs; no real ones.
 SECRETS = {"WANDB_API_KEY": "5ec2e7" * 7, "HF_TOKEN": "hf_" + "NotForAnyLog" * 3}
-
-
-def lines(run_dir: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl holds now; every line must be strict JSON."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    text = (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
-    assert text == "" or text.endswith("\n")
-    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-
-
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The same without the time."""
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines(run_dir)]
 
 
 def test_every_line_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
@@ -253,83 +238,6 @@ def test_no_secret_reaches_any_file(
     for name, content in held.items():
         for secret in SECRETS.values():
             assert secret.encode() not in content, name
-
-
-class Mirror:
-    """Stands in for a run of W&B and keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.history: list[dict[str, Any]] = []
-        self.defined: dict[str, Any] = {}
-
-    def log(self, values: dict[str, Any]) -> None:
-        self.history.append(values)
-
-    def define_metric(self, name: str, **options: Any) -> None:
-        self.defined[name] = options
-
-    def finish(self, exit_code: int) -> None:
-        pass
-
-
-@pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> Mirror:
-    import wandb
-
-    run = Mirror()
-    monkeypatch.setattr(wandb, "init", lambda **_: run)
-    return run
-
-
-GENERATIONS = [
-    {"generation": 1, "best": None, "median": 0.4, "memo": 0, "seconds": 2.5},
-    {"generation": 2, "best": 0.125, "median": 0.25, "memo": 3, "seconds": 1.5},
-]
-
-
-def test_a_series_is_drawn_over_a_step_of_its_own(tmp_path: Path, mirror: Mirror) -> None:
-    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
-    logger.log_metrics({"fit/seconds": 1.0})
-    logger.log_series("generations", GENERATIONS, step="generation")
-    logger.close()
-    assert mirror.defined["generations/*"] == {"step_metric": "generations/generation"}
-    assert mirror.history[1:] == [
-        {"generations/generation": 1, "generations/median": 0.4, "generations/memo": 0,
-         "generations/seconds": 2.5},
-        {"generations/generation": 2, "generations/best": 0.125, "generations/median": 0.25,
-         "generations/memo": 3, "generations/seconds": 1.5},
-    ]  # fmt: skip
-
-
-def test_a_series_of_nothing_defines_nothing(tmp_path: Path, mirror: Mirror) -> None:
-    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
-    logger.log_series("generations", [], step="generation")
-    logger.close()
-    assert (mirror.defined, mirror.history, metrics(tmp_path)) == ({}, [], [])
-
-
-def test_a_series_has_a_line_per_row_with_its_step(tmp_path: Path) -> None:
-    logger = RunLogger(tmp_path, QUIET, {}, "title")
-    logger.log_series("generations", GENERATIONS, step="generation")
-    logger.close()
-    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
-    assert [line["generations/best"] for line in metrics(tmp_path)] == [None, 0.125]
-
-
-def test_a_table_is_one_entry_with_all_columns_and_a_line_per_row(
-    tmp_path: Path, mirror: Mirror
-) -> None:
-    rows = [{"kept": 0.5, "margin": float("nan")}, {"kept": 0.25, "margin": 0.0, "refitted": True}]
-    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
-    logger.log_table("genomes", rows)
-    logger.close()
-    (entry,) = mirror.history
-    assert entry["tables/genomes"].columns == ["kept", "margin", "refitted"]
-    assert entry["tables/genomes"].data == [[0.5, None, None], [0.25, 0.0, True]]
-    assert metrics(tmp_path) == [
-        {"step": 0, "genomes/kept": 0.5, "genomes/margin": None},
-        {"step": 1, "genomes/kept": 0.25, "genomes/margin": 0.0, "genomes/refitted": True},
-    ]
 
 
 def test_the_step_of_a_series_reaches_an_offline_run(isolated: Path) -> None:
