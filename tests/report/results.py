@@ -115,3 +115,79 @@ def _matrix(layer: int, kind: str, d_out: int, d_in: int) -> dict[str, Any]:
 def _spectrum(steepness: int) -> dict[str, list[float]]:
     ranks = [step / 32 for step in range(33)]
     return {"rank_fraction": ranks, "energy_left": [(1 - r) ** steepness for r in ranks]}
+
+
+def genetic_result(n_layers: int = 6) -> dict[str, Any]:
+    """The same from a genetic search: seven genomes, two of them dropped early, and unseen rows."""
+    result = full_result(n_layers)
+    names = [matrix["name"] for matrix in result["matrices"]]
+    result["search"] = {
+        "method": "genetic",
+        "evaluations": 7,
+        "examples": 2000,
+        "baseline_accuracy": 0.81,
+        "confirmation": {
+            "rows": 348,
+            "baseline_accuracy": 0.812,
+            "kept_before": 0.2,
+            "kept": 0.35,
+            "examples": 1044,
+            "tried": [
+                _candidate(0.2, -0.004, False),
+                _candidate(0.35, 0.006, True),
+            ],
+        },
+        "generations": [_generation(1, None, 3, 0), _generation(2, 0.2, 2, 1)],
+        "kept_high": dict.fromkeys(names, 0.3) | {names[0]: 0.9},
+        "bottlenecks": [_alone(name, 0.7 if name == names[6] else 0.1) for name in names],
+        "curve": [
+            _genome(1.0, 0.81, 0.0),
+            _genome(0.5, 0.8, 0.02),
+            _genome(0.35, 0.805, 0.01, chosen=True),
+            _genome(0.2, 0.79, 0.05),
+            _genome(0.1, 0.6, 0.9),
+            # At most, and at least: with these numbers they would lead either front.
+            _genome(0.3, 0.81, 0.001, whole=False),
+            _genome(0.05, 0.8, 0.002, whole=False),
+        ],
+    }
+    return result
+
+
+def _genome(
+    kept: float, accuracy: float, divergence: float, whole: bool = True, chosen: bool = False
+) -> dict[str, Any]:
+    return {
+        "kept_fraction": kept,
+        "accuracy": accuracy,
+        "margin": accuracy - 0.79,
+        "examples_used": 524 if whole else 65,
+        "loss": 0.5,
+        "divergence": divergence,
+        "whole": whole,
+        "feasible": whole and accuracy >= 0.79,
+        "chosen": chosen,
+    }
+
+
+def _candidate(kept: float, margin: float, feasible: bool) -> dict[str, Any]:
+    point = _genome(kept, 0.792 + margin, 0.02)
+    return point | {"margin": margin, "feasible": feasible}
+
+
+def _generation(number: int, best: float | None, evaluated: int, memo: int) -> dict[str, Any]:
+    return {
+        "generation": number,
+        "best": best,
+        "median": 0.4,
+        "low": 0.3,
+        "high": 0.6,
+        "feasible": 2,
+        "evaluated": evaluated,
+        "memo": memo,
+        "seconds": 12.5,
+    }
+
+
+def _alone(name: str, kept: float) -> dict[str, Any]:
+    return {"name": name, "level": kept, "kept_fraction": kept, "evaluations": 3}

@@ -1,0 +1,207 @@
+"""A genetic search on the page, in figures and in words: fronts, maps, and what was spent."""
+
+import re
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from report.results import genetic_result
+
+from sieve.report import figures
+from sieve.report.evolution import bottleneck_map, generations
+from sieve.report.genomes import front, genome_rows, is_feasible
+from sieve.report.page import render_page
+from sieve.report.pareto import accuracy_front, divergence_front
+from sieve.report.spent import confirmation, spent
+
+Result = dict[str, Any]
+
+
+@pytest.fixture
+def result() -> Result:
+    return genetic_result()
+
+
+@pytest.fixture(autouse=True)
+def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sieve.report.page.get_plotlyjs", lambda: "/* plotly.js */")
+
+
+def named(figure: go.Figure, start: str) -> Any:
+    return next(trace for trace in figure.data if (trace.name or "").startswith(start))
+
+
+def words(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", page).replace("&nbsp;", " ").split())
+
+
+def test_a_genetic_search_has_fronts_in_place_of_a_curve(result: Result) -> None:
+    assert list(figures(result)) == [
+        "accuracy_front",
+        "divergence_front",
+        "generations",
+        "kept_heatmap",
+        "bottlenecks",
+        "spectrum",
+        "sizes_and_speeds",
+    ]
+
+
+@pytest.mark.parametrize("method", ["uniform", "waterfill"])
+def test_a_search_along_a_line_has_its_curve_and_no_front(result: Result, method: str) -> None:
+    result["search"]["method"] = method
+    made = figures(result)
+    assert "accuracy_curve" in made
+    assert not {"accuracy_front", "divergence_front"} & set(made)
+
+
+def test_the_front_holds_the_genomes_that_none_beats_in_both(result: Result) -> None:
+    line = named(accuracy_front(result), "Pareto front")
+    assert (list(line.x), list(line.y)) == ([10.0, 20.0, 35.0, 100.0], [60.0, 79.0, 80.5, 81.0])
+    line = named(divergence_front(result), "Pareto front")
+    assert (list(line.x), list(line.y)) == ([10.0, 20.0, 35.0], [0.9, 0.05, 0.01])
+
+
+def test_steps_of_a_front_promise_no_genome_that_was_not_found(result: Result) -> None:
+    for figure in (accuracy_front(result), divergence_front(result)):
+        assert named(figure, "Pareto front").line.shape == "hv"
+
+
+def test_of_equal_genomes_the_smallest_stands_on_the_front() -> None:
+    points = [{"kept_fraction": k, "accuracy": a} for k, a in ((0.3, 0.8), (0.2, 0.8), (0.2, 0.7))]
+    assert front(points, "accuracy", larger_is_better=True) == [points[1]]
+
+
+def test_genomes_dropped_early_are_drawn_as_bounds_apart(result: Result) -> None:
+    figure = accuracy_front(result)
+    assert list(named(figure, "dropped early: at most").x) == [5.0, 30.0]
+    assert list(named(figure, "within").x) == [20.0, 35.0, 50.0, 100.0]
+    assert list(named(figure, "beyond").x) == [10.0]
+    figure = divergence_front(result)
+    assert list(named(figure, "dropped early: at least").x) == [5.0, 30.0]
+
+
+def test_a_genome_dropped_early_is_never_feasible_whatever_its_margin() -> None:
+    assert not is_feasible({"feasible": True, "margin": 0.1, "whole": False})
+    assert is_feasible({"feasible": True, "margin": 0.1, "whole": True})
+
+
+def test_refitted_genomes_saw_other_rows_and_stand_on_no_front(result: Result) -> None:
+    curve = result["search"]["curve"]
+    curve.append(curve[2] | {"kept_fraction": 0.01, "refitted": True, "examples_used": 872})
+    curve[2]["chosen"] = False
+    for figure in (accuracy_front(result), divergence_front(result)):
+        assert 1.0 not in named(figure, "Pareto front").x
+        assert list(named(figure, "refitted").x) == [1.0]
+        assert list(named(figure, "chosen, 1.0 %").x) == [1.0]
+    del curve[3]["whole"]  # Fewer rows than the refitted one had, yet all of the search.
+    assert 20.0 in named(accuracy_front(result), "Pareto front").x
+
+
+def test_the_winner_and_the_tolerance_are_marked(result: Result) -> None:
+    figure = accuracy_front(result)
+    assert list(named(figure, "chosen, 35.0 % kept").y) == [80.5]
+    assert set(named(figure, "tolerance, 79.0 %").y) == {79.0}
+    assert list(named(divergence_front(result), "chosen, 35.0 % kept").y) == [0.01]
+
+
+def test_divergences_that_are_unknown_leave_no_figure(result: Result) -> None:
+    for point in result["search"]["curve"]:
+        point["divergence"] = None
+    assert "divergence_front" not in figures(result)
+    assert len(divergence_front(result).layout.annotations) == 1
+    assert len(accuracy_front({}).layout.annotations) == 1
+
+
+def test_generations_show_the_best_and_the_spread(result: Result) -> None:
+    figure = generations(result)
+    assert list(named(figure, "smallest").y) == [None, 20.0]
+    assert list(named(figure, "median").y) == [40.0, 40.0]
+    low, high = ([t.y[0] for t in figure.data if t.fill == f] for f in ("tonexty", None))
+    assert (low[0], high[0]) == (30.0, 60.0)
+
+
+def test_the_bottleneck_map_holds_both_maps_on_the_same_places(result: Result) -> None:
+    alone, high = bottleneck_map(result).data
+    assert alone.x == high.x == ("q", "k", "v", "o", "gate", "up", "down")
+    assert alone.y == high.y == ("0", "1", "2", "3", "4", "5")
+    assert (alone.z[0][6], alone.z[1][6]) == (70.0, pytest.approx(10.0))
+    assert (high.z[0][0], high.z[0][6]) == (90.0, 30.0)
+    assert (alone.xaxis, high.xaxis) == ("x", "x2")
+
+
+def test_a_map_that_was_not_made_is_left_out(result: Result) -> None:
+    result["search"]["bottlenecks"] = None
+    (high,) = bottleneck_map(result).data
+    assert high.z[0][0] == 90.0
+    result["search"]["kept_high"] = {}
+    assert "bottlenecks" not in figures(result)
+
+
+def test_matrices_that_share_factors_have_a_column_of_their_own(result: Result) -> None:
+    name = "model.layers.2.self_attn.q_proj+k_proj+v_proj"
+    result["search"]["bottlenecks"].append({"name": name, "kept_fraction": 0.25})
+    alone = bottleneck_map(result).data[0]
+    assert alone.x == ("q", "k", "v", "q+k+v", "o", "gate", "up", "down")
+    assert alone.z[2][3] == 25.0 and alone.z[1][3] is None
+
+
+def test_what_was_spent_is_one_sentence(result: Result) -> None:
+    assert spent(result) == (
+        "The search evaluated 7 genomes and scored 2,000 rows in 2 generations; 2 were dropped "
+        "early; 1 came up again at no cost; the bottleneck map took 126 genomes more."
+    )
+    assert spent({"search": {"evaluations": 1}}) == "The search evaluated 1 genome."
+    assert spent({}) == ""
+
+
+def test_what_unseen_rows_said_is_told(result: Result) -> None:
+    assert confirmation(result) == (
+        "On 348 rows that the search had not seen 2 candidates were tried, 1 within the tolerance. "
+        "The winner keeps 35.0 %; on the rows of the search alone it would have been 20.0 %."
+    )
+    result["search"]["confirmation"] = None
+    assert confirmation(result) == ""
+
+
+def test_a_confirmation_that_all_failed_is_told_as_such(result: Result) -> None:
+    found = result["search"]["confirmation"]
+    found["tried"] = found["tried"][:1]
+    assert "1 candidate was tried, none within the tolerance. So the largest was taken" in (
+        confirmation(result)
+    )
+
+
+def test_the_page_lists_every_candidate_and_generation(result: Result) -> None:
+    page = words(render_page(result))
+    assert spent(result) in page and confirmation(result) in page
+    assert "1 20.0 % 78.8 % −0.4 no 2 35.0 % 79.8 % 0.6 yes" in page
+    assert "2 20.0 % 40.0 % 30.0 % to 60.0 % 2 2 1 12.5 s" in page
+    assert "1 – 40.0 % 30.0 % to 60.0 % 2 3 0 12.5 s" in page
+
+
+def test_the_section_on_the_search_is_left_out_where_only_a_line_was_walked(
+    result: Result,
+) -> None:
+    assert "How the search went" in render_page(result)
+    result["search"] |= {"method": "uniform", "generations": [], "confirmation": None}
+    assert "How the search went" not in render_page(result)
+
+
+@pytest.mark.parametrize(
+    "key", "evaluations examples baseline_accuracy confirmation generations kept_high bottlenecks "
+    "curve method".split()
+)  # fmt: skip
+def test_any_part_of_the_record_may_be_missing(result: Result, key: str) -> None:
+    result["search"][key] = None
+    assert "None" not in words(render_page(result))
+    del result["search"][key]
+    assert "None" not in words(render_page(result))
+
+
+def test_levels_of_a_genome_become_columns_of_its_row() -> None:
+    points = [{"kept_fraction": 0.5, "levels": {"a.q_proj": 0.25}}, {"kept_fraction": 1.0}]
+    assert genome_rows(points) == [
+        {"kept_fraction": 0.5, "level/a.q_proj": 0.25},
+        {"kept_fraction": 1.0},
+    ]
