@@ -1,12 +1,16 @@
 """The applications that are searched, and how a user runs them."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_workers=2")
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
+SHARDS = APPS / "shards.py"
 BOWL = HERE.parent / "example" / "bowl.py"
 Result = subprocess.CompletedProcess[str]
 
@@ -19,3 +23,48 @@ def command(app: Path, *overrides: str) -> list[str]:
 def environment() -> dict[str, str]:
     """The environment with the applications importable."""
     return os.environ | {"PYTHONPATH": str(APPS), "OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, app: Path, *overrides: str) -> Result:
+    """Search in a folder, to the end."""
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
+        command(app, *overrides), cwd=folder, env=environment(), capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+def results(folder: Path) -> str:
+    """What a search has written."""
+    return (folder / "sweep" / "optimization_results.yaml").read_text()
+
+
+def log(folder: Path) -> list[str]:
+    """What jobs of `shards.py` noted, without who noted it."""
+    path = folder / "log.txt"
+    return [x.split(" ", 1)[1] for x in path.read_text().splitlines()] if path.exists() else []
+
+
+def evaluated(folder: Path) -> list[str]:
+    """Genomes that were evaluated, each as often as it was."""
+    return sorted(line for line in log(folder) if line.startswith("["))
+
+
+def begin(folder: Path, notes: int, *overrides: str) -> "subprocess.Popen[str]":
+    """Start a search over shards, and return once its jobs have made so many more notes."""
+    folder.mkdir(exist_ok=True)
+    notes += len(log(folder))
+    process = subprocess.Popen(
+        command(SHARDS, *overrides), cwd=folder, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=_heed_ctrl_c,
+    )  # fmt: skip
+    while len(log(folder)) < notes:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    return process
+
+
+def _heed_ctrl_c() -> None:
+    """What a shell runs in the background, such as these tests, passes on that it ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

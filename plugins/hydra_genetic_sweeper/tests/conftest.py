@@ -1,23 +1,22 @@
 """Fixtures of the sweeper's tests."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from applications import Result, command, environment
+from applications import SHARDS, Result, run
 
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Callable[..., Result]:
     """Run an application in a folder of its own and return what it printed."""
+    return lambda app, *overrides, folder=".": run(tmp_path / folder, app, *overrides)
 
-    def run(app: Path, *overrides: str, folder: str = ".") -> Result:
-        place = tmp_path / folder
-        place.mkdir(exist_ok=True)
-        return subprocess.run(
-            command(app, *overrides), cwd=place, env=environment(), capture_output=True,
-            text=True, timeout=300, check=False,
-        )  # fmt: skip
 
-    return run
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search over shards that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run(folder, SHARDS)
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -1,23 +1,14 @@
 """Whole searches, as a user runs them."""
 
 import json
-import os
-import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from applications import APPS, BOWL, Result, command, environment
+from applications import BOWL, JOBLIB, SHARDS, Result, evaluated, log, results
 
-SHARDS = APPS / "shards.py"
 Launch = Callable[..., Result]
 FEW = ("hydra.sweeper.population=4", "hydra.sweeper.generations=2", "hydra.sweep.dir=sweep")
-
-
-def results(folder: Path) -> str:
-    return (folder / "sweep" / "optimization_results.yaml").read_text()
 
 
 @pytest.mark.slow
@@ -41,20 +32,30 @@ def test_shards_find_the_least_genome_and_the_last_job_gets_it_once(
 
 
 @pytest.mark.slow
-def test_two_workers_find_what_one_does_and_share_the_work(launch: Launch, tmp_path: Path) -> None:
+def test_two_workers_find_what_one_does_and_share_the_work(
+    launch: Launch, whole: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("joblib")
-    assert launch(SHARDS, folder="basic").returncode == 0
-    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_workers=2")
-    done = launch(SHARDS, *joblib, folder="joblib")
+    done = launch(SHARDS, *JOBLIB, folder="joblib")
+    assert done.returncode == 0, done.stderr
+    assert results(whole) == results(tmp_path / "joblib")
+    assert evaluated(whole) == evaluated(tmp_path / "joblib")
+
+
+@pytest.mark.slow
+def test_a_worker_has_a_device_of_its_own_and_one_job_at_a_time(
+    launch: Launch, tmp_path: Path
+) -> None:
+    pytest.importorskip("joblib")
+    short = ("hydra.sweeper.generations=2", "hydra.sweeper.shard_size=2")
+    assert launch(SHARDS, *short, folder="basic").returncode == 0
+    device = "hydra.sweeper.worker_overrides=['device={worker}']"
+    done = launch(SHARDS, *short, *JOBLIB, device, "seconds=0.02", folder="joblib")
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "basic") == results(tmp_path / "joblib")
-    logs = [
-        sorted(
-            line.split(" ", 1)[1] for line in (tmp_path / f / "log.txt").read_text().splitlines()
-        )
-        for f in ("basic", "joblib")
-    ]
-    assert logs[0] == logs[1]
+    for worker in (0, 1):
+        mine = [x.split()[0] for x in log(tmp_path / "joblib") if x.split()[-1] == str(worker)]
+        assert mine == ["begin", "end"] * 4  # 2 generations, 8 genomes, 2 a job, 2 workers
 
 
 @pytest.mark.slow
@@ -68,28 +69,16 @@ def test_submitit_finds_what_basic_does(launch: Launch, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lines", [3, 17, 30])
-def test_a_killed_search_goes_on_to_the_same_end_and_repeats_nothing(
-    launch: Launch, tmp_path: Path, lines: int
-) -> None:
-    assert launch(SHARDS, folder="whole").returncode == 0
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    process = subprocess.Popen(
-        command(SHARDS, "seconds=0.05"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def test_ray_finds_what_basic_does(launch: Launch, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    assert launch(SHARDS, "hydra.sweeper.generations=2", folder="basic").returncode == 0
+    ray = (
+        "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2",
+        "+hydra.launcher.ray.init.include_dashboard=false", "hydra.sweeper.n_workers=2",
     )  # fmt: skip
-    log = folder / "log.txt"
-    while not log.exists() or log.read_text().count("\n") < lines:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    done = launch(SHARDS, "seconds=0.05", folder="killed")
+    done = launch(SHARDS, "hydra.sweeper.generations=2", *ray, folder="ray")
     assert done.returncode == 0, done.stderr
-    assert results(folder) == results(tmp_path / "whole")
-    counts = [(tmp_path / name / "log.txt").read_text().count("\n") for name in ("whole", "killed")]
-    assert counts[1] - counts[0] in (0, 1)  # the genome that was being written down
+    assert results(tmp_path / "basic") == results(tmp_path / "ray")
 
 
 @pytest.mark.slow

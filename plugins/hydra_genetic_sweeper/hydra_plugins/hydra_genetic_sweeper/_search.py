@@ -85,7 +85,7 @@ class _Search:
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         space = self._space()
         self.evolution = Evolution(space, self.settings, self.objectives)
-        self.view = View(self.settings)
+        self.view = View(self.settings, self.stopping)
         self.evaluator = Evaluator(
             self.settings, space, self.objectives, self.launcher, self.folder, self.arguments,
             self.ledger.header["prepared"],
@@ -124,7 +124,7 @@ class _Search:
         self.evolution.tell(generation.evaluations)
         self.stopping.update(generation)
         memo = len(generation.genomes) - generation.evaluated
-        self.view.end(self.evolution, self.stopping, memo, generation.seconds)
+        self.view.end(self.evolution, memo, generation.seconds)
 
     def _within(self, genomes: list[Any], budget: int) -> list[Any]:
         """The first genomes, as many as may still be evaluated."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from ._evolution import Evolution
 from ._stopping import Stopping
@@ -21,12 +22,14 @@ RECENT = 8  # generations shown
 class View:
     """Generation, best feasible, spread of the population, evaluations, memo hits, time left."""
 
-    def __init__(self, settings: GeneticSweeperConf, console: Console | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: GeneticSweeperConf, stopping: Stopping, console: Console | None = None
+    ) -> None:
+        self.settings, self.stopping = settings, stopping
         self.console = console or Console(stderr=True)
         self.rows: list[tuple[str, ...]] = []
         self._progress: Callable[[], int] = lambda: 0
-        self._size, self._number, self._began = 0, 0, time.monotonic()
+        self._number, self._size, self._began = 0, 0, 0.0
         self._seconds: list[float] = []
         self._live: Live | None = None
 
@@ -37,9 +40,10 @@ class View:
             yield
             return
         with Live(
-            console=self.console, get_renderable=self.table, refresh_per_second=2, transient=False
+            console=self.console, get_renderable=self.shape, refresh_per_second=2, transient=False
         ) as self._live:
             yield
+            self._size = 0
         self._live = None
 
     def begin(self, number: int, size: int, progress: Callable[[], int]) -> None:
@@ -47,42 +51,60 @@ class View:
         self._number, self._size, self._progress = number, size, progress
         self._began = time.monotonic()
 
-    def end(self, evolution: Evolution, stopping: Stopping, memo: int, seconds: float) -> None:
-        """A generation is done. memo: its genomes that were known before."""
+    def end(self, evolution: Evolution, memo: int, seconds: float) -> None:
+        """A generation is done, and counted. memo: its genomes that were known before."""
         self._seconds.append(seconds)
+        self._size = 0
         row = (
-            str(len(stopping.progress)), best_text(evolution), f"{spread(evolution):.1%}",
-            str(stopping.evaluated), str(memo), self.time_left(stopping),
+            str(len(self.stopping.progress)), best_text(evolution), f"{spread(evolution):.1%}",
+            str(self.stopping.evaluated), str(memo), duration(seconds),
         )  # fmt: skip
         self.rows.append(row)
-        self._size = 0
         if self._live is None:
-            log.info("generation %s  best %s  spread %s  evaluations %s  memo %s  left %s", *row)
+            left = self.left()
+            log.info(
+                "generation %s  best %s  spread %s  evaluations %s  memo %s  time %s%s",
+                *row, "" if left is None else f"  at most {duration(left)} left",
+            )  # fmt: skip
 
-    def time_left(self, stopping: Stopping) -> str:
-        """At most so long, at the pace of the last generations; empty where nothing bounds it."""
-        pace = float(np.mean(self._seconds[-5:])) if self._seconds else 0.0
+    def left(self) -> float | None:
+        """Seconds the search takes at most, at its pace so far; None where nothing bounds it."""
+        settings, stopping = self.settings, self.stopping
+        passed = time.monotonic() - self._began if self._size else 0.0
+        if (pace := self._pace(passed)) is None:
+            return None
         bounds = []
-        if self.settings.generations is not None:
-            bounds.append((self.settings.generations - len(stopping.progress)) * pace)
-        if self.settings.seconds is not None:
-            bounds.append(max(0.0, self.settings.seconds - stopping.seconds))
+        if settings.generations is not None:
+            running = max(0.0, pace - passed) - pace if self._size else 0.0
+            bounds.append((settings.generations - len(stopping.progress)) * pace + running)
+        if settings.seconds is not None:
+            bounds.append(settings.seconds - stopping.seconds - passed)
         if (budget := stopping.budget) is not None and stopping.evaluated:
-            bounds.append(budget * stopping.seconds / stopping.evaluated)
-        return _duration(min(bounds)) if bounds else ""
+            bounds.append(budget * stopping.seconds / stopping.evaluated - passed)
+        return max(0.0, min(bounds)) if bounds else None
 
-    def table(self) -> Table:
-        """The table as it stands."""
+    def _pace(self, passed: float) -> float | None:
+        """Seconds of a generation: of the last ones, or as the first goes on."""
+        if self._seconds:
+            return float(np.mean(self._seconds[-5:]))
+        done = self._progress()
+        return passed * self._size / done if done else None
+
+    def shape(self) -> Group:
+        """The last generations as a table, and a line on the one that runs."""
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for name in ("generation", "best", "spread", "evaluations", "memo", "at most left"):
+        for name in ("generation", "best", "spread", "evaluations", "memo", "time"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in self.rows[-RECENT:]:
             table.add_row(*row)
-        if self._size:
-            done = min(self._progress(), self._size)
-            passed = _duration(time.monotonic() - self._began)
-            table.add_row(str(self._number), f"{done} of {self._size}", "", "", "", passed)
-        return table
+        return Group(table, Text(self.running())) if self._size else Group(table)
+
+    def running(self) -> str:
+        """What is going on, in a line."""
+        done = min(self._progress(), self._size)
+        passed, left = duration(time.monotonic() - self._began), self.left()
+        rest = "" if left is None else f", at most {duration(left)} left"
+        return f"generation {self._number}: {done} of {self._size} genomes in {passed}{rest}"
 
 
 def best_text(evolution: Evolution) -> str:
@@ -105,7 +127,10 @@ def spread(evolution: Evolution) -> float:
     return float((genomes.std(axis=0) / reach).mean())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as 1:02:03, 0:42 or 7.1 s."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

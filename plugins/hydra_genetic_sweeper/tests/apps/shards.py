@@ -1,7 +1,11 @@
-"""An application that reads shards: the sum of genes, none of which may fall below its index."""
+"""An application that reads shards: the sum of genes, none of which may fall below its index.
+
+Files beside it, such as `raise-finish` and `kill-evaluate`, ask for a job to go wrong.
+"""
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 
-def space(config: DictConfig) -> dict:
+def space(config: DictConfig, prepared: object = None) -> dict:
     """Genes of 0 to 9, and a seed of nines."""
     names = [f"g{i}" for i in range(config.genes)]
     variables = [{"name": n, "values": list(range(10)), "costs": list(range(10))} for n in names]
@@ -21,21 +25,47 @@ def evaluate(genome: list[int]) -> dict[str, float]:
     return {"size": float(sum(genome)), "margin": float(min(g - i for i, g in enumerate(genome)))}
 
 
+def note(config: DictConfig, text: str) -> None:
+    """One more line of the log that all jobs share."""
+    with open(config.log, "a") as log:
+        log.write(f"{os.getpid()} {text}\n")
+
+
+def go_wrong(config: DictConfig, name: str) -> None:
+    """Raise while a file asks for it; end this process by force, once, while another does."""
+    if Path(f"raise-{name}").exists():
+        raise RuntimeError(f"nothing to {name}")
+    if Path(f"kill-{name}").exists():
+        Path(f"kill-{name}").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @hydra.main(version_base="1.3", config_path=".", config_name="shards")
-def main(config: DictConfig) -> None:
-    """One shard, a line as each genome is done."""
+def main(config: DictConfig) -> dict[str, str] | None:
+    """One shard, a line as each genome is done; the first job and the last find little to do."""
+    if config.first:
+        note(config, "first")
+        go_wrong(config, "prepare")
+        return {"prepared": config.first}
     if config.last:
+        note(config, "last")
+        go_wrong(config, "finish")
+        time.sleep(2 * config.seconds)
         Path("last.txt").write_text(config.last)
-        return
+        return None
     shard = json.loads(Path(config.shard).read_text())
+    note(config, f"begin {config.device}")
     results = Path(shard["results"])
     done = {json.loads(line)["index"] for line in results.read_text().splitlines()}
     for index, genome in enumerate(shard["genomes"]):
         if index not in done:
             time.sleep(config.seconds)
-            with results.open("a") as file, open(config.log, "a") as log:
+            with results.open("a") as file:
                 file.write(json.dumps({"index": index} | evaluate(genome)) + "\n")
-                log.write(f"{os.getpid()} {genome}\n")
+            note(config, str(genome))
+            go_wrong(config, "evaluate")
+    note(config, f"end {config.device}")
+    return None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+"""Searches that are killed, stopped or fail, and go on."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from applications import JOBLIB, SHARDS, Result, begin, evaluated, log, results
+
+Launch = Callable[..., Result]
+SLOW = "seconds=0.04"
+PREPARE = "hydra.sweeper.prepare=['first=yes']"
+pytestmark = pytest.mark.slow
+
+
+def kill(process: "subprocess.Popen[str]", number: int, group: bool = False) -> tuple[str, str]:
+    """Send a signal to a process, or to all its processes as a terminal does; what it wrote."""
+    (os.killpg if group else os.kill)(process.pid, number)
+    return process.communicate(timeout=60)
+
+
+def test_a_search_killed_at_five_random_moments_ends_like_one_that_was_not(
+    launch: Launch, whole: Path, tmp_path: Path
+) -> None:
+    random, folder = np.random.default_rng(2), tmp_path / "killed"
+    moments = np.sort(random.choice(np.arange(1, len(log(whole)) + 1), 5, replace=False))
+    for steps in np.diff(moments, prepend=0):
+        process = begin(folder, int(steps), SLOW)
+        time.sleep(random.uniform(0, 0.08))
+        kill(process, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+    done = launch(SHARDS, SLOW, folder="killed")
+    assert done.returncode == 0, done.stderr
+    assert results(folder) == results(whole)
+    again = len(evaluated(folder)) - len(evaluated(whole))
+    assert 0 <= again <= 5 and set(evaluated(folder)) == set(evaluated(whole))
+    assert (folder / "last.txt").exists()
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["process", "terminal"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_ctrl_c_leaves_the_best_so_far_and_the_search_can_go_on(
+    launch: Launch, whole: Path, tmp_path: Path, launcher: str, group: bool
+) -> None:
+    extra: tuple[str, ...] = ()
+    if launcher == "joblib":
+        pytest.importorskip("joblib")
+        extra = JOBLIB
+    folder = tmp_path / "stopped"
+    process = begin(folder, 24, SLOW, *extra)
+    out, err = kill(process, signal.SIGINT, group)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in out + err and "KeyboardInterrupt" not in out + err
+    assert (out + err).count("to go on, repeat the command with hydra.sweep.dir=sweep") == 1
+    assert "stopped_by: stopped by the user" in results(folder)
+    assert "best_value" in results(folder)
+    done = launch(SHARDS, SLOW, *extra, folder="stopped")
+    assert done.returncode == 0, done.stderr
+    assert results(folder) == results(whole)
+
+
+def test_a_worker_that_is_killed_is_replaced_and_finds_the_same(
+    launch: Launch, whole: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("joblib")
+    folder = tmp_path / "dead"
+    folder.mkdir()
+    (folder / "kill-evaluate").touch()
+    done = launch(SHARDS, *JOBLIB, folder="dead")
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "kill-evaluate").exists()
+    assert "launched again; the launcher failed" in done.stdout + done.stderr
+    assert results(folder) == results(whole) and evaluated(folder) == evaluated(whole)
+
+
+def test_what_the_first_job_raises_is_one_sentence_and_the_search_begins_once_it_does_not(
+    launch: Launch, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "first"
+    folder.mkdir()
+    (folder / "raise-prepare").touch()
+    done = launch(SHARDS, PREPARE, folder="first")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "the job that prepares the search failed: RuntimeError: nothing to prepare" in done.stderr
+    )
+    assert "nothing to prepare" in (folder / "sweep/failed/0.txt").read_text()
+    (folder / "raise-prepare").unlink()
+    assert launch(SHARDS, PREPARE, folder="first").returncode == 0
+    assert results(folder) == results(whole) and log(folder).count("first") == 2
+    assert launch(SHARDS, PREPARE, folder="first").returncode == 0
+    assert log(folder).count("first") == 2
+
+
+def test_what_the_last_job_raises_is_one_sentence_and_the_search_is_not_repeated(
+    launch: Launch, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "last"
+    folder.mkdir()
+    (folder / "raise-finish").touch()
+    done = launch(SHARDS, folder="last")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "the last job, with the result of the search, failed: RuntimeError: nothing to finish"
+        in (done.stderr)
+    )
+    assert results(folder) == results(whole)
+    (folder / "raise-finish").unlink()
+    assert launch(SHARDS, folder="last").returncode == 0
+    assert (folder / "last.txt").exists() and evaluated(folder) == evaluated(whole)
+
+
+def test_ctrl_c_in_the_last_job_keeps_the_result(
+    launch: Launch, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stopped"
+    process = begin(folder, len(log(whole)), SLOW)
+    out, err = kill(process, signal.SIGINT)
+    assert process.returncode == 130 and "stopped in the last job" in out + err
+    assert results(folder) == results(whole) and not (folder / "last.txt").exists()
+    assert launch(SHARDS, SLOW, folder="stopped").returncode == 0
+    assert (folder / "last.txt").exists()
+
+
+def test_without_slurm_its_launcher_gets_one_sentence(launch: Launch) -> None:
+    pytest.importorskip("submitit")
+    done = launch(SHARDS, "hydra/launcher=submitit_slurm", "hydra.sweeper.retries=0")
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    assert "no job ended with a result; the launcher failed: RuntimeError: Could not" in done.stderr
