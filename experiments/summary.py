@@ -24,6 +24,7 @@ matplotlib.use("svg")  # Figures are files; no screen is looked for.
 DROP = 0.02
 BOOTSTRAP = 10_000
 PAPER, OURS, REFITTED = "output", "sieve", "sieve, refitted"
+POSITION = "sieve, per position"
 TUNED = "sieve, refitted and tuned"
 ROUNDS = ("sieve, in two rounds", "sieve, in four rounds")
 FISHER = "sieve, Fisher, tokens alike"
@@ -44,7 +45,8 @@ def main() -> None:
     found: Records = defaultdict(list)
     for record in read_lines(FOLDER / "projections.jsonl"):
         found[record["subject"], record["method"]].append(record)
-    for method, basis in ((REFITTED, OURS), *((name, OURS) for name in ROUNDS), (TUNED, REFITTED)):
+    begun = {REFITTED: OURS, f"{POSITION}, refitted": POSITION, **dict.fromkeys(ROUNDS, OURS)}
+    for method, basis in (begun | {TUNED: REFITTED}).items():
         for subject in SUBJECTS:
             for record in found.get((subject, method), []):
                 complete(record, found.get((subject, basis), []))
@@ -117,6 +119,7 @@ def summarize(found: Records) -> dict[str, Any]:
             for method in methods
             if method not in (OURS, *PIECES.values())
         },
+        "position_refitted": ratio(methods, f"{POSITION}, refitted", REFITTED),
         "pieces": {
             piece: ratio(methods, without, OURS)
             for piece, without in PIECES.items()
