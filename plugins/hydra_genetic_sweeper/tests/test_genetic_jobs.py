@@ -32,6 +32,20 @@ def test_shards_find_the_least_genome_and_the_last_job_gets_it_once(
 
 
 @pytest.mark.slow
+def test_a_shard_says_what_the_worst_that_lives_is_worth(whole: Path) -> None:
+    lines = (whole / "sweep/generations.jsonl").read_text().splitlines()
+    sizes: list[float] = []
+    limits = []
+    for number, line in enumerate(map(json.loads, lines[1:7]), 1):
+        [shard] = (whole / f"sweep/shards/{number:04d}").glob("*.json")
+        limits.append(json.loads(shard.read_text())["limit"])
+        living = sorted(sizes)[:8]
+        assert limits[-1] == ({"size": living[-1]} if len(living) == 8 else None)
+        sizes += [v["size"] for v in line["values"] if v["margin"] >= 0]
+    assert limits[0] is None and limits[-1] is not None
+
+
+@pytest.mark.slow
 def test_two_workers_find_what_one_does_and_share_the_work(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:

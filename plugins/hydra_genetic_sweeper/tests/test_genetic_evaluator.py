@@ -1,0 +1,222 @@
+"""Genomes to jobs and back, with launchers that are made up."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_genetic_sweeper._evolution import Evolution
+from hydra_plugins.hydra_genetic_sweeper._jobs import Evaluator
+from hydra_plugins.hydra_genetic_sweeper._ledger import Generation
+from hydra_plugins.hydra_genetic_sweeper._objectives import Evaluation, Objectives
+from hydra_plugins.hydra_genetic_sweeper._records import Recorder
+from hydra_plugins.hydra_genetic_sweeper._space import Continuous, Discrete, Genome, Space
+from hydra_plugins.hydra_genetic_sweeper._stopping import Stopping
+from hydra_plugins.hydra_genetic_sweeper._view import View, duration
+from hydra_plugins.hydra_genetic_sweeper.config import GeneticSweeperConf
+from omegaconf import OmegaConf
+from rich.console import Console
+
+SIZE = Objectives({"size": "minimize"}, {})
+SPACE = Space((Discrete("a", tuple(range(9))), Continuous("b", 1e-5, 1e-1, log=True)))
+GENOMES = [(float(i), SPACE.variables[1].encode(1e-4 * 1.7**i)) for i in range(6)]
+Job = Callable[[dict[str, Any]], Any]
+
+
+class Made:
+    """A launcher that gives each job's shard to a function; what that raises is the job's."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.shards = job, list[dict[str, Any]]()
+
+    def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        returns = []
+        for overrides in jobs:
+            [path] = [o.split("=", 1)[1].strip("'") for o in overrides if o.startswith("shard=")]
+            shard = json.loads(Path(path).read_text())
+            self.shards.append(shard)
+            job = JobReturn(status=JobStatus.COMPLETED)
+            try:
+                job.return_value = self.job(shard)
+            except RuntimeError as error:
+                job.status, job.return_value = JobStatus.FAILED, error
+            returns.append(job)
+        return returns
+
+
+def evaluator(folder: Path, job: Job, **changes: Any) -> tuple[Evaluator, Made]:
+    launcher = Made(job)
+    settings = GeneticSweeperConf(**{"shard_key": "shard", "shard_size": None} | changes)
+    return Evaluator(settings, SPACE, SIZE, launcher, folder, []), launcher  # type: ignore[arg-type]
+
+
+def listed(shard: dict[str, Any]) -> list[float]:
+    return [float(values[0]) for values in shard["genomes"]]
+
+
+def sizes(found: dict[Genome, Evaluation]) -> list[float]:
+    return [found[genome].values["size"] for genome in GENOMES]
+
+
+def test_a_list_is_read_in_the_order_of_the_genomes(tmp_path: Path) -> None:
+    this, launcher = evaluator(tmp_path, listed, n_workers=2)
+    assert this.evaluate(1, GENOMES, 5) == 2
+    assert sizes(this.found) == [0, 1, 2, 3, 4, 5]
+    assert [(s["job"], s["worker"], s["generation"]) for s in launcher.shards] == [
+        (5, 0, 1), (6, 1, 1),
+    ]  # fmt: skip
+
+
+def test_a_shard_holds_the_limit_and_what_the_first_job_returned(tmp_path: Path) -> None:
+    this, launcher = evaluator(tmp_path, listed)
+    this.limit, this.prepared = {"size": 3.5}, {"bank": "here"}
+    this.evaluate(1, GENOMES, 0)
+    assert launcher.shards[0]["limit"] == {"size": 3.5}
+    assert launcher.shards[0]["prepared"] == {"bank": "here"}
+
+
+def test_lines_of_a_killed_search_count_for_any_division_into_jobs(tmp_path: Path) -> None:
+    def cut_short(shard: dict[str, Any]) -> None:
+        with open(shard["results"], "a") as file:
+            file.write('{"index": 1, "size": 1}\n{"index": 4, "size": 4}\n{"index": 2, "si')
+        raise KeyboardInterrupt
+
+    this, _ = evaluator(tmp_path, cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        this.evaluate(1, GENOMES, 0)
+    assert this.progress() == 2
+    again, launcher = evaluator(tmp_path, lambda shard: [-1.0] * len(shard["genomes"]), n_workers=2)
+    again.evaluate(1, GENOMES, 0)
+    assert sizes(again.found) == [-1, 1, -1, -1, 4, -1]
+    known = [Path(shard["results"]).read_text() for shard in launcher.shards]
+    assert sum(text.count("\n") for text in known) == 2
+
+
+def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    class Dying(Made):
+        def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+            calls.append(len(jobs))
+            returns = super().launch(jobs, initial_job_idx)
+            if len(calls) == 1:
+                raise OSError("a worker died")
+            return returns
+
+    def one_lives(shard: dict[str, Any]) -> None:
+        if shard["shard"] == 0 or len(calls) > 1:
+            lines = [{"index": i, "size": v[0]} for i, v in enumerate(shard["genomes"])]
+            Path(shard["results"]).write_text("".join(json.dumps(x) + "\n" for x in lines))
+
+    this, _ = evaluator(tmp_path, one_lives, n_workers=2)
+    this.launcher = Dying(one_lives)  # type: ignore[assignment]
+    this.evaluate(1, GENOMES, 0)
+    assert calls == [2, 1] and sizes(this.found) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_job_that_raises_fails_its_genomes_and_is_not_launched_again(tmp_path: Path) -> None:
+    def raises(shard: dict[str, Any]) -> list[float]:
+        if shard["shard"] == 1:
+            raise RuntimeError("no luck")
+        return listed(shard)
+
+    this, launcher = evaluator(tmp_path, raises, n_workers=3, max_failure_rate=0.4)
+    this.evaluate(1, GENOMES, 0)
+    assert len(launcher.shards) == 3
+    assert [this.found[g].error for g in GENOMES if this.found[g].failed] == [
+        "RuntimeError: no luck"
+    ] * 2
+    strict, _ = evaluator(tmp_path / "strict", raises, n_workers=3)
+    with pytest.raises(ValueError, match="2 of 6 genomes failed.*the first: RuntimeError: no luck"):
+        strict.evaluate(1, GENOMES, 0)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"), [([1.0], "expected a list"), (None, "returned NoneType")]
+)
+def test_a_shard_without_results_is_refused(tmp_path: Path, returned: Any, words: str) -> None:
+    this, _ = evaluator(tmp_path, lambda shard: returned)
+    with pytest.raises(ValueError, match=words):
+        this.evaluate(1, GENOMES, 0)
+
+
+def test_a_line_of_no_genome_is_refused(tmp_path: Path) -> None:
+    def beyond(shard: dict[str, Any]) -> None:
+        Path(shard["results"]).write_text('{"index": 6, "size": 1}\n')
+
+    with pytest.raises(ValueError, match="has the index 6, expected 0 to 5"):
+        evaluator(tmp_path, beyond)[0].evaluate(1, GENOMES, 0)
+
+
+@pytest.mark.parametrize("context", [KeyboardInterrupt(), None])
+def test_an_exit_is_an_error_of_the_job_unless_it_came_of_ctrl_c(
+    tmp_path: Path, context: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaves(config: Any) -> None:
+        error = SystemExit(1)
+        error.__context__ = context
+        raise error
+
+    job = OmegaConf.create({"job": {"num": 3}, "overrides": {"task": []}})
+    monkeypatch.setattr(HydraConfig, "get", lambda: job)
+    with pytest.raises(KeyboardInterrupt if context else RuntimeError):
+        Recorder(leaves, tmp_path)(OmegaConf.create())
+
+
+def view(console: Console | None = None, **changes: Any) -> tuple[View, Evolution]:
+    settings = GeneticSweeperConf(**{"population": 6} | changes)
+    return View(settings, Stopping(settings, SIZE), console), Evolution(SPACE, settings, SIZE)
+
+
+def take(view: View, evolution: Evolution, seconds: float) -> None:
+    genomes = evolution.ask()
+    found = [Evaluation({"size": genome[0]}) for genome in genomes]
+    evolution.tell(found)
+    view.stopping.update(Generation(genomes, found, len(genomes), 1, seconds))
+    view.end(evolution, 2, seconds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({"generations": 5}, 30.0),
+        ({"generations": None, "seconds": 25.0}, 5.0),
+        ({"generations": None, "evaluations": 15}, 5.0),
+        ({"generations": 3, "seconds": 1000.0}, 10.0),
+        ({"generations": None}, None),
+    ],
+)
+def test_time_left_is_the_nearest_bound_at_the_pace_so_far(
+    changes: dict[str, Any], left: float | None
+) -> None:
+    this, evolution = view(**changes)
+    assert this.left() is None
+    take(this, evolution, 8.0)
+    take(this, evolution, 12.0)
+    assert this.left() == (None if left is None else pytest.approx(left))
+    this.begin(3, 6, lambda: 3)
+    this._began -= 4.0
+    assert this.left() == (None if left is None else pytest.approx(left - 4, abs=0.1))
+
+
+def test_the_live_view_shows_what_a_user_wants_to_know() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    this, evolution = view(console, generations=4)
+    with this.shown():
+        take(this, evolution, 61.0)
+        this.begin(2, 6, lambda: 3)
+        console.print(this.shape())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for name in ("generation", "best", "spread", "evaluations", "memo", "time", "1:01"):
+        assert name in text
+    assert "generation 2: 3 of 6 genomes in 0.0 s, at most 3:03 left" in text
+
+
+def test_durations_have_units() -> None:
+    assert [duration(s) for s in (0.04, 9.94, 9.96, 61, 3723)] == [
+        "0.0 s", "9.9 s", "0:10", "1:01", "1:02:03",
+    ]  # fmt: skip
