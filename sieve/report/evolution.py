@@ -37,7 +37,7 @@ def generations(result: Mapping[str, Any]) -> go.Figure:
                 hovertemplate="generation %{x}: %{y:.2f} %<extra></extra>",
             )
         )  # fmt: skip
-    figure.update_xaxes(title_text="Generation")
+    figure.update_xaxes(title_text="Generation", dtick=1 if len(rows) <= 12 else None)
     figure.update_yaxes(title_text="Prunable parameters kept, %", rangemode="tozero")
     return figure
 
@@ -48,9 +48,7 @@ def bottleneck_map(result: Mapping[str, Any]) -> go.Figure:
     The first with all other matrices dense; the second is the mean level among the smallest tenth
     of the feasible genomes. Per layer and kind; a map that was not made is left out.
     """
-    alone = {
-        row["name"]: row.get("kept_fraction") for row in look(result, "search.bottlenecks") or []
-    }
+    alone = {row["name"]: _least(row) for row in look(result, "search.bottlenecks") or []}
     high = look(result, "search.kept_high") or {}
     maps = {"alone must keep, %": alone, "kept by the smallest<br>feasible genomes, %": high}
     places = _places(result, [*alone, *high])
@@ -60,6 +58,11 @@ def bottleneck_map(result: Mapping[str, Any]) -> go.Figure:
         if found
     }
     return heatmaps("The bottleneck map", rows)
+
+
+def _least(row: Mapping[str, Any]) -> float | None:
+    """Kept fraction that a matrix needs; at level 0 nothing of it, though its mean output stays."""
+    return 0.0 if row.get("level") == 0 else number(row.get("kept_fraction"))
 
 
 def _places(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, Any]]:

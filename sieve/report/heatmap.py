@@ -19,7 +19,7 @@ def kept_heatmap(result: Mapping[str, Any]) -> go.Figure:
     """Kept parameters (percent) per layer (row, the first on top) and kind of matrix (column).
 
     Several matrices in one cell (experts) show their parameter-weighted mean. Cells show their
-    numbers while there is room for them, else a colour bar does.
+    numbers while there is room for them; a colour bar stands below.
     """
     title = "Parameters kept per layer and kind of matrix"
     return heatmaps(title, {"": look(result, "matrices") or []})
@@ -37,12 +37,13 @@ def heatmaps(title: str, maps: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.
     layers = sorted({layer for layer, _ in places}, key=_layer_key)
     kinds = sorted({kind for _, kind in places}, key=kind_key)
     roomy = len(layers) <= _SPARSE_CELLS
-    figure = base_figure(title, height=120 + len(layers) * (26 if roomy else 12))
+    figure = base_figure(title, height=160 + len(layers) * (26 if roomy else 12))
+    figure.update_layout(margin_b=100)
     for column, found in enumerate(cells.values(), 1):
         table = [[found.get((layer, kind)) for kind in kinds] for layer in layers]
         trace = _heatmap([label(kind) for kind in kinds], layers, table, roomy)
         axes = "" if column == 1 else str(column)
-        figure.add_trace(trace.update(xaxis=f"x{axes}", showscale=not roomy and column == 1))
+        figure.add_trace(trace.update(xaxis=f"x{axes}", showscale=column == 1))
     _place_side_by_side(figure, list(cells))
     figure.update_yaxes(title_text="Layer", type="category", autorange="reversed")
     figure.update_yaxes(showgrid=False, showline=False)
@@ -60,7 +61,7 @@ def _place_side_by_side(figure: go.Figure, headings: Sequence[str]) -> None:
         figure.layout[f"xaxis{place + 1 if place else ''}"] = axis
         if heading:
             figure.add_annotation(
-                text=label(heading), showarrow=False, x=start, y=1, xref="paper", yref="paper",
+                text=heading, showarrow=False, x=start, y=1, xref="paper", yref="paper",
                 xanchor="left", yanchor="bottom", yshift=4,
             )  # fmt: skip
 
@@ -83,8 +84,17 @@ def _heatmap(
         zmax=100,
         colorscale=sequential_scale(),
         colorbar={
-            "title": {"text": "kept, %", "side": "right"},
-            "thickness": 12,
+            "orientation": "h",
+            "thickness": 10,
+            "len": 220,
+            "lenmode": "pixels",
+            "x": 0,
+            "xanchor": "left",
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+            "tickvals": [0, 25, 50, 100],
+            "ticktext": ["0", "25", "50", "100 % kept"],
             "outlinewidth": 0,
         },
         xgap=2,

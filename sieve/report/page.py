@@ -44,7 +44,7 @@ _CAPTIONS = {
     ),
     "generations": (
         "Sizes of the genomes of each generation. A genome is feasible when it is within the "
-        "tolerance on the rows that the search sees; the winner was confirmed on others."
+        "tolerance on the rows that the search sees."
     ),
     "bottlenecks": (
         "Percent of its parameters that a matrix needs when all others are left dense, to stay "
@@ -155,7 +155,8 @@ def _main(result: Mapping[str, Any], plots: Mapping[str, go.Figure]) -> str:
 def _plot(name: str, figure: go.Figure) -> str:
     """A figure without its title, which the section's heading says already."""
     described = str(figure.layout.title.text)
-    figure.update_layout(title=None, margin_t=16)
+    headings = figure.layout.annotations  # Those above the parts of a figure need their room.
+    figure.update_layout(title=None, margin_t=56 if headings else 16)
     identifier = f"figure-{name.replace('_', '-')}"
     plot = figure.to_html(
         config=_PLOT_OPTIONS, include_plotlyjs=False, full_html=False, div_id=identifier

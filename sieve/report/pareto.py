@@ -65,9 +65,9 @@ def _add_genomes(
     for point in points:
         groups.setdefault(_group(point, full), []).append(point)
     for name, shown, shape, colour, opacity in (
-        ("dropped", f"dropped early: {side}", symbol, NEUTRAL, 0.5),
-        ("beyond", "beyond the tolerance", "x-thin-open", WARNING, 0.5),
-        ("within", "within it", "circle", ACCENT, 0.35),
+        ("within", "within the tolerance", "circle", ACCENT, 0.35),
+        ("beyond", "beyond it", "x-thin-open", WARNING, 0.5),
+        ("dropped", f"dropped early: {key} {side}", symbol, NEUTRAL, 0.5),
         ("refitted", "refitted, on more rows", "diamond-open", ACCENT, 0.7),
     ):
         if name in groups:

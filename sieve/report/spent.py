@@ -40,13 +40,15 @@ def confirmation(result: Result) -> str:
     if not tried or rows is None:
         return ""
     within = sum(bool(row.get("feasible")) for row in tried)
-    noun = _counted(len(tried), "candidate")
+    held = f"{count(within) if within else 'none'} {'was' if within < 2 else 'were'}"
+    if len(tried) == 1:
+        held = "it was" if within else "it was not"
     verb = "was" if len(tried) == 1 else "were"
-    held = f"{count(within) if within else 'none'} within the tolerance"
-    sentence = (
-        f"On {_counted(rows, 'row')} that the search had not seen {noun} {verb} tried, {held}"
-    )
-    return f"{sentence}. {_winner(result, within)}".rstrip()
+    return (
+        f"On {_counted(rows, 'row')} that the search had not seen "
+        f"{_counted(len(tried), 'candidate')} {verb} tried: {held} within the tolerance. "
+        f"{_winner(result, within)}"
+    ).rstrip()
 
 
 def confirmation_rows(result: Result) -> Sequence[Mapping[str, Any]]:

@@ -113,7 +113,7 @@ def test_matrices_in_one_cell_show_their_mean_weighted_by_parameters() -> None:
 def test_cells_show_numbers_while_there_is_room(result: Result) -> None:
     heatmap = kept_heatmap(result).data[0]
     assert heatmap.text[0][0] == "34"
-    assert heatmap.texttemplate and not heatmap.showscale
+    assert heatmap.texttemplate and heatmap.showscale
     result["matrices"] = [dict(result["matrices"][0], layer=layer) for layer in range(80)]
     heatmap = kept_heatmap(result).data[0]
     assert not heatmap.texttemplate and heatmap.showscale

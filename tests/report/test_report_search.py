@@ -74,11 +74,11 @@ def test_of_equal_genomes_the_smallest_stands_on_the_front() -> None:
 
 def test_genomes_dropped_early_are_drawn_as_bounds_apart(result: Result) -> None:
     figure = accuracy_front(result)
-    assert list(named(figure, "dropped early: at most").x) == [5.0, 30.0]
+    assert list(named(figure, "dropped early: accuracy at most").x) == [5.0, 30.0]
     assert list(named(figure, "within").x) == [20.0, 35.0, 50.0, 100.0]
     assert list(named(figure, "beyond").x) == [10.0]
     figure = divergence_front(result)
-    assert list(named(figure, "dropped early: at least").x) == [5.0, 30.0]
+    assert list(named(figure, "dropped early: divergence at least").x) == [5.0, 30.0]
 
 
 def test_a_genome_dropped_early_is_never_feasible_whatever_its_margin() -> None:
@@ -128,6 +128,14 @@ def test_the_bottleneck_map_holds_both_maps_on_the_same_places(result: Result) -
     assert (alone.z[0][6], alone.z[1][6]) == (70.0, pytest.approx(10.0))
     assert (high.z[0][0], high.z[0][6]) == (90.0, 30.0)
     assert (alone.xaxis, high.xaxis) == ("x", "x2")
+    assert [trace.showscale for trace in (alone, high)] == [True, False]
+
+
+def test_a_matrix_that_can_go_altogether_needs_nothing_though_its_bias_stays(
+    result: Result,
+) -> None:
+    result["search"]["bottlenecks"][0] |= {"level": 0.0, "kept_fraction": 0.004}
+    assert bottleneck_map(result).data[0].z[0][0] == 0.0
 
 
 def test_a_map_that_was_not_made_is_left_out(result: Result) -> None:
@@ -157,19 +165,28 @@ def test_what_was_spent_is_one_sentence(result: Result) -> None:
 
 def test_what_unseen_rows_said_is_told(result: Result) -> None:
     assert confirmation(result) == (
-        "On 348 rows that the search had not seen 2 candidates were tried, 1 within the tolerance. "
-        "The winner keeps 35.0 %; on the rows of the search alone it would have been 20.0 %."
+        "On 348 rows that the search had not seen 2 candidates were tried: 1 was within the "
+        "tolerance. The winner keeps 35.0 %; on the rows of the search alone it would have "
+        "been 20.0 %."
     )
     result["search"]["confirmation"] = None
     assert confirmation(result) == ""
 
 
-def test_a_confirmation_that_all_failed_is_told_as_such(result: Result) -> None:
-    found = result["search"]["confirmation"]
-    found["tried"] = found["tried"][:1]
-    assert "1 candidate was tried, none within the tolerance. So the largest was taken" in (
-        confirmation(result)
-    )
+@pytest.mark.parametrize(
+    ("feasible", "phrase"),
+    [
+        ((True,), "1 candidate was tried: it was within the tolerance. The winner"),
+        ((False,), "1 candidate was tried: it was not within the tolerance. So the largest"),
+        ((False, False), "2 candidates were tried: none was within the tolerance. So the largest"),
+        ((True, True, False), "3 candidates were tried: 2 were within the tolerance. The winner"),
+    ],
+)
+def test_how_many_candidates_held_is_counted_in_words(
+    result: Result, feasible: tuple[bool, ...], phrase: str
+) -> None:
+    result["search"]["confirmation"]["tried"] = [{"feasible": held} for held in feasible]
+    assert phrase in confirmation(result)
 
 
 def test_the_page_lists_every_candidate_and_generation(result: Result) -> None:
@@ -178,6 +195,12 @@ def test_the_page_lists_every_candidate_and_generation(result: Result) -> None:
     assert "1 20.0 % 78.8 % −0.4 no 2 35.0 % 79.8 % 0.6 yes" in page
     assert "2 20.0 % 40.0 % 30.0 % to 60.0 % 2 2 1 12.5 s" in page
     assert "1 – 40.0 % 30.0 % to 60.0 % 2 3 0 12.5 s" in page
+
+
+def test_headings_above_the_maps_have_room(result: Result) -> None:
+    assert "must keep, %" in bottleneck_map(result).layout.annotations[0].text
+    figure = render_page(result).partition('id="figure-bottlenecks"')[2].partition("</figure>")[0]
+    assert '"t":56' in figure.replace(" ", "")
 
 
 def test_the_section_on_the_search_is_left_out_where_only_a_line_was_walked(
