@@ -135,6 +135,18 @@ def test_a_job_that_raises_fails_its_genomes_and_is_not_launched_again(tmp_path:
         strict.evaluate(1, GENOMES, 0)
 
 
+def test_genomes_that_failed_are_tried_again_when_a_search_goes_on(tmp_path: Path) -> None:
+    def broken(shard: dict[str, Any]) -> None:
+        lines = [{"index": 0, "size": 7}] + [{"index": i, "error": "broken"} for i in range(1, 6)]
+        Path(shard["results"]).write_text("".join(json.dumps(x) + "\n" for x in lines))
+
+    with pytest.raises(ValueError, match="5 of 6 genomes failed.*the first: broken"):
+        evaluator(tmp_path, broken)[0].evaluate(1, GENOMES, 0)
+    again, launcher = evaluator(tmp_path, listed)
+    again.evaluate(1, GENOMES, 0)
+    assert sizes(again.found) == [7, 1, 2, 3, 4, 5] and len(launcher.shards) == 1
+
+
 @pytest.mark.parametrize(
     ("returned", "words"), [([1.0], "expected a list"), (None, "returned NoneType")]
 )

@@ -1,6 +1,8 @@
 """Searches that are killed, stopped or fail, and go on."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -9,7 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from applications import JOBLIB, SHARDS, Result, begin, evaluated, log, results
+from applications import (
+    BOWL,
+    JOBLIB,
+    SHARDS,
+    Result,
+    begin,
+    command,
+    environment,
+    evaluated,
+    log,
+    results,
+)
 
 Launch = Callable[..., Result]
 SLOW = "seconds=0.04"
@@ -39,6 +52,41 @@ def test_a_search_killed_at_five_random_moments_ends_like_one_that_was_not(
     again = len(evaluated(folder)) - len(evaluated(whole))
     assert 0 <= again <= 5 and set(evaluated(folder)) == set(evaluated(whole))
     assert (folder / "last.txt").exists()
+
+
+def test_jobs_of_one_genome_that_had_returned_are_not_launched_again(
+    launch: Launch, tmp_path: Path
+) -> None:
+    few = ("hydra.sweeper.population=6", "hydra.sweeper.generations=2", "hydra.sweep.dir=sweep")
+    assert launch(BOWL, *few, folder="whole").returncode == 0
+    folder, records = tmp_path / "killed", tmp_path / "killed/sweep/returned"
+    folder.mkdir()
+    process = subprocess.Popen(
+        command(BOWL, *few), cwd=folder, env=environment(), stdout=subprocess.DEVNULL
+    )
+    while len(list(records.glob("*.json"))) < 8:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
+    assert launch(BOWL, *few, folder="killed").returncode == 0
+    assert results(folder) == results(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_a_ledger_that_these_genomes_do_not_lead_to_is_refused(
+    launch: Launch, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "other")
+    ledger = tmp_path / "other/sweep/generations.jsonl"
+    lines = ledger.read_text().splitlines()
+    second = json.loads(lines[2])
+    second["genomes"][0][0] = 9 - second["genomes"][0][0]
+    ledger.write_text("\n".join([*lines[:2], json.dumps(second), *lines[3:]]) + "\n")
+    done = launch(SHARDS, folder="other")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "generation 2 of sweep/generations.jsonl cannot be repeated" in done.stderr
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["process", "terminal"])
