@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 from logged import GENERATIONS, metrics
+from report.results import full_result, genetic_result
 
 from sieve.config import LoggerConfig
+from sieve.stages.report import log_result
 from sieve.tracking import RunLogger
 
 QUIET = LoggerConfig(wandb=False)
@@ -25,6 +27,10 @@ class Mirror:
     def define_metric(self, name: str, **options: Any) -> None:
         self.defined[name] = options
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {}
+
     def finish(self, exit_code: int) -> None:
         pass
 
@@ -33,9 +39,9 @@ class Mirror:
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Mirror:
     import wandb
 
-    run = Mirror()
-    monkeypatch.setattr(wandb, "init", lambda **_: run)
-    return run
+    runs = [Mirror()]
+    monkeypatch.setattr(wandb, "init", lambda **_: runs.pop())  # A second run is an error.
+    return runs[0]
 
 
 def test_a_series_is_drawn_over_a_step_of_its_own(tmp_path: Path, mirror: Mirror) -> None:
@@ -81,3 +87,43 @@ def test_a_table_is_one_entry_with_all_columns_and_a_line_per_row(
         {"step": 0, "genomes/kept": 0.5, "genomes/margin": None},
         {"step": 1, "genomes/kept": 0.25, "genomes/margin": 0.0, "genomes/refitted": True},
     ]
+
+
+def test_a_genetic_search_is_one_run_with_tables_series_and_figures(
+    tmp_path: Path, mirror: Mirror
+) -> None:
+    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
+    result = genetic_result()
+    log_result(logger, result)
+    logger.close()
+    logged = {key: value for entry in mirror.history for key, value in entry.items()}
+    genomes = logged["tables/genomes"]
+    assert {"kept_fraction", "accuracy", "margin", "divergence", "feasible", "chosen"} <= set(
+        genomes.columns
+    )
+    assert len(genomes.data) == len(result["search"]["curve"])
+    bottlenecks = dict(zip(*_first(logged["tables/bottlenecks"]), strict=True))
+    assert (bottlenecks["kept_fraction"], bottlenecks["kept_high"]) == (0.1, 0.9)
+    assert {"figures/accuracy_front", "figures/divergence_front", "figures/bottlenecks"} <= set(
+        logged
+    )
+    steps = [e["generations/generation"] for e in mirror.history if "generations/memo" in e]
+    assert steps == [1, 2]
+    lines = metrics(tmp_path)
+    for name, count in (("genomes", 7), ("generations", 2), ("bottlenecks", 42), ("matrices", 42)):
+        assert sum(any(key.startswith(f"{name}/") for key in line) for line in lines) == count
+
+
+def test_a_search_along_a_line_logs_its_genomes_and_no_generations(
+    tmp_path: Path, mirror: Mirror
+) -> None:
+    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
+    log_result(logger, full_result())
+    logger.close()
+    logged = {key for entry in mirror.history for key in entry}
+    assert "tables/genomes" in logged and "tables/bottlenecks" not in logged
+    assert not mirror.defined
+
+
+def _first(table: Any) -> tuple[list[str], list[Any]]:
+    return table.columns, table.data[0]

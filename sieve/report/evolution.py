@@ -38,7 +38,7 @@ def generations(result: Mapping[str, Any]) -> go.Figure:
             )
         )  # fmt: skip
     figure.update_xaxes(title_text="Generation", dtick=1 if len(rows) <= 12 else None)
-    figure.update_yaxes(title_text="Prunable parameters kept, %", rangemode="tozero")
+    figure.update_yaxes(title_text="Prunable parameters kept, %", rangemode="nonnegative")
     return figure
 
 

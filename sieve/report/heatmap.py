@@ -121,7 +121,7 @@ def _cells(matrices: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float
 def _cell_text(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
+    return f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
 
 
 def _layer_key(layer: str) -> tuple[int, int, str]:

@@ -6,7 +6,16 @@ from typing import Any
 from sieve.report import html
 from sieve.report.html import text
 from sieve.report.spent import confirmation, confirmation_rows, spent
-from sieve.report.values import NOT_MEASURED, count, duration, look, number, percent, points
+from sieve.report.values import (
+    NOT_MEASURED,
+    count,
+    decimal,
+    duration,
+    look,
+    number,
+    percent,
+    points,
+)
 
 Result = Mapping[str, Any]
 
@@ -33,7 +42,7 @@ def _candidates(result: Result) -> str:
     rows = [
         [
             count(place),
-            text(percent(row.get("kept_fraction"))),
+            _kept(row.get("kept_fraction")),
             text(percent(row.get("accuracy"))),
             points(row.get("margin")),
             "yes" if row.get("feasible") else "no",
@@ -52,8 +61,8 @@ def _generations(result: Result) -> str:
     rows = [
         [
             count(row.get("generation")),
-            text(percent(row.get("best"))),
-            text(percent(row.get("median"))),
+            _kept(row.get("best")),
+            _kept(row.get("median")),
             _spread(row),
             count(row.get("feasible")),
             count(row.get("evaluated")),
@@ -79,4 +88,10 @@ def _spread(row: Mapping[str, Any]) -> str:
     low, high = (number(row.get(key)) for key in ("low", "high"))
     if low is None or high is None:
         return NOT_MEASURED
-    return text(f"{percent(low)} to {percent(high)}")
+    return f"{_kept(low)} to {_kept(high)}"
+
+
+def _kept(fraction: Any) -> str:
+    """Percent with two decimals: candidates and generations may differ by less than one."""
+    value = number(fraction)
+    return NOT_MEASURED if value is None else text(f"{decimal(100 * value, 2)} %")

@@ -29,7 +29,7 @@ def report(
         if run.leads:
             write_json_atomic(run.run_dir / "result.json", result)
             write_report(result, run.run_dir / "report.html")
-            _log(run.logger, result)
+            log_result(run.logger, result)
     result["seconds"]["report"] = run.seconds["report"]
     result["cached"]["report"] = False
     if run.leads:
@@ -37,7 +37,7 @@ def report(
     return result
 
 
-def _log(logger: RunLogger, result: dict[str, Any]) -> None:
+def log_result(logger: RunLogger, result: dict[str, Any]) -> None:
     """The result in the run's log: a search is tables and figures of this one run."""
     search = result["search"]
     logger.log_series("generations", search.get("generations") or [], step="generation")

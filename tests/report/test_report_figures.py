@@ -119,6 +119,14 @@ def test_cells_show_numbers_while_there_is_room(result: Result) -> None:
     assert not heatmap.texttemplate and heatmap.showscale
 
 
+@pytest.mark.parametrize(
+    ("kept", "text"), [(0.0, "0"), (0.004, "0.4"), (0.0994, "9.9"), (0.0996, "10"), (1.0, "100")]
+)
+def test_small_numbers_of_a_cell_have_one_decimal(result: Result, kept: float, text: str) -> None:
+    result["matrices"] = [dict(result["matrices"][0], kept_fraction=kept)]
+    assert kept_heatmap(result).data[0].text[0][0] == text
+
+
 def test_the_spectrum_has_a_line_per_kind_without_the_zero_at_full_rank(result: Result) -> None:
     result["spectrum"] = {"q": {"rank_fraction": [0.0, 0.5, 1.0], "energy_left": [1.0, 0.25, 0.0]}}
     figure = spectrum(result)

@@ -192,9 +192,9 @@ def test_how_many_candidates_held_is_counted_in_words(
 def test_the_page_lists_every_candidate_and_generation(result: Result) -> None:
     page = words(render_page(result))
     assert spent(result) in page and confirmation(result) in page
-    assert "1 20.0 % 78.8 % −0.4 no 2 35.0 % 79.8 % 0.6 yes" in page
-    assert "2 20.0 % 40.0 % 30.0 % to 60.0 % 2 2 1 12.5 s" in page
-    assert "1 – 40.0 % 30.0 % to 60.0 % 2 3 0 12.5 s" in page
+    assert "1 20.00 % 78.8 % −0.4 no 2 35.00 % 79.8 % 0.6 yes" in page
+    assert "2 20.00 % 40.00 % 30.00 % to 60.00 % 2 2 1 12.5 s" in page
+    assert "1 – 40.00 % 30.00 % to 60.00 % 2 3 0 12.5 s" in page
 
 
 def test_headings_above_the_maps_have_room(result: Result) -> None:

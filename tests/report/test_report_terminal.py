@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.results import genetic_result
 from rich.console import Console
 
 from sieve.report import answer_sentence, closing_table
+from sieve.report.spent import confirmation, spent
 
 Result = dict[str, Any]
 
@@ -41,6 +43,15 @@ def test_the_table_states_what_was_found(result: Result) -> None:
         "speed prefill 1.20 ×, decode 0.95 × of the dense model",
     ):
         assert expected in found
+
+
+def test_what_the_search_spent_and_unseen_rows_said_ends_the_table(result: Result) -> None:
+    assert words(lines(result)).endswith(
+        "The search evaluated 8 genomes and scored 6,376 rows; 1 was dropped early."
+    )
+    found = genetic_result()
+    assert words(lines(found)).endswith(f"{spent(found)} {confirmation(found)}")
+    assert max(len(line) for line in lines(found)) <= 80
 
 
 def test_a_long_path_is_printed_in_full(result: Result) -> None:
