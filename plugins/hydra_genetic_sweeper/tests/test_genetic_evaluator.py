@@ -1,6 +1,5 @@
 """Genomes to jobs and back, with launchers that are made up."""
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,17 +8,12 @@ from typing import Any
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from hydra_plugins.hydra_genetic_sweeper._evolution import Evolution
 from hydra_plugins.hydra_genetic_sweeper._jobs import Evaluator
-from hydra_plugins.hydra_genetic_sweeper._ledger import Generation
 from hydra_plugins.hydra_genetic_sweeper._objectives import Evaluation, Objectives
 from hydra_plugins.hydra_genetic_sweeper._records import Recorder
 from hydra_plugins.hydra_genetic_sweeper._space import Continuous, Discrete, Genome, Space
-from hydra_plugins.hydra_genetic_sweeper._stopping import Stopping
-from hydra_plugins.hydra_genetic_sweeper._view import View, duration
 from hydra_plugins.hydra_genetic_sweeper.config import GeneticSweeperConf
 from omegaconf import OmegaConf
-from rich.console import Console
 
 SIZE = Objectives({"size": "minimize"}, {})
 SPACE = Space((Discrete("a", tuple(range(9))), Continuous("b", 1e-5, 1e-1, log=True)))
@@ -177,58 +171,3 @@ def test_an_exit_is_an_error_of_the_job_unless_it_came_of_ctrl_c(
     monkeypatch.setattr(HydraConfig, "get", lambda: job)
     with pytest.raises(KeyboardInterrupt if context else RuntimeError):
         Recorder(leaves, tmp_path)(OmegaConf.create())
-
-
-def view(console: Console | None = None, **changes: Any) -> tuple[View, Evolution]:
-    settings = GeneticSweeperConf(**{"population": 6} | changes)
-    return View(settings, Stopping(settings, SIZE), console), Evolution(SPACE, settings, SIZE)
-
-
-def take(view: View, evolution: Evolution, seconds: float) -> None:
-    genomes = evolution.ask()
-    found = [Evaluation({"size": genome[0]}) for genome in genomes]
-    evolution.tell(found)
-    view.stopping.update(Generation(genomes, found, len(genomes), 1, seconds))
-    view.end(evolution, 2, seconds)
-
-
-@pytest.mark.parametrize(
-    ("changes", "left"),
-    [
-        ({"generations": 5}, 30.0),
-        ({"generations": None, "seconds": 25.0}, 5.0),
-        ({"generations": None, "evaluations": 15}, 5.0),
-        ({"generations": 3, "seconds": 1000.0}, 10.0),
-        ({"generations": None}, None),
-    ],
-)
-def test_time_left_is_the_nearest_bound_at_the_pace_so_far(
-    changes: dict[str, Any], left: float | None
-) -> None:
-    this, evolution = view(**changes)
-    assert this.left() is None
-    take(this, evolution, 8.0)
-    take(this, evolution, 12.0)
-    assert this.left() == (None if left is None else pytest.approx(left))
-    this.begin(3, 6, lambda: 3)
-    this._began -= 4.0
-    assert this.left() == (None if left is None else pytest.approx(left - 4, abs=0.1))
-
-
-def test_the_live_view_shows_what_a_user_wants_to_know() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    this, evolution = view(console, generations=4)
-    with this.shown():
-        take(this, evolution, 61.0)
-        this.begin(2, 6, lambda: 3)
-        console.print(this.shape())
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    for name in ("generation", "best", "spread", "evaluations", "memo", "time", "1:01"):
-        assert name in text
-    assert "generation 2: 3 of 6 genomes in 0.0 s, at most 3:03 left" in text
-
-
-def test_durations_have_units() -> None:
-    assert [duration(s) for s in (0.04, 9.94, 9.96, 61, 3723)] == [
-        "0.0 s", "9.9 s", "0:10", "1:01", "1:02:03",
-    ]  # fmt: skip

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from rich.console import Console, Group
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ._evolution import Evolution
 from ._stopping import Stopping
+from ._terminal import held
 from .config import GeneticSweeperConf
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class View:
         self, settings: GeneticSweeperConf, stopping: Stopping, console: Console | None = None
     ) -> None:
         self.settings, self.stopping = settings, stopping
-        self.console = console or Console(stderr=True)
+        self.console = console
         self.rows: list[tuple[str, ...]] = []
         self._progress: Callable[[], int] = lambda: 0
         self._number, self._size, self._began = 0, 0, 0.0
@@ -36,12 +37,17 @@ class View:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the table while the block runs."""
-        if not (self.settings.view and self.console.is_terminal):
+        console = self.console or Console(stderr=True)
+        if not (self.settings.view and console.is_terminal):
             yield
             return
-        with Live(
-            console=self.console, get_renderable=self.shape, refresh_per_second=2, transient=False
-        ) as self._live:
+        with (
+            nullcontext(console) if self.console else held() as console,
+            Live(
+                console=console, get_renderable=self.shape, refresh_per_second=2,
+                redirect_stdout=False, redirect_stderr=False,
+            ) as self._live,
+        ):  # fmt: skip
             yield
             self._size = 0
         self._live = None

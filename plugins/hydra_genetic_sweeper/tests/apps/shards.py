@@ -6,6 +6,7 @@ Files beside it, such as `raise-finish` and `kill-evaluate`, ask for a job to go
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def main(config: DictConfig) -> dict[str, str] | None:
         return None
     shard = json.loads(Path(config.shard).read_text())
     note(config, f"begin {config.device}")
+    sys.stderr.write(f"a shard of {len(shard['genomes'])} genomes\n")
     results = Path(shard["results"])
     done = {json.loads(line)["index"] for line in results.read_text().splitlines()}
     for index, genome in enumerate(shard["genomes"]):
