@@ -90,6 +90,20 @@ def test_lines_of_a_killed_search_count_for_any_division_into_jobs(tmp_path: Pat
     assert sum(text.count("\n") for text in known) == 2
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_record_counts_for_the_job_that_had_these_overrides(tmp_path: Path, same: bool) -> None:
+    this, launcher = evaluator(tmp_path, listed)
+    this.evaluate(1, GENOMES, 4)
+    [path] = (tmp_path / "shards/0001").glob("*.json")
+    body = {"overrides": [f"shard='{path}'" if same else "shard=another"], "returned": [9.0] * 6}
+    (tmp_path / "returned").mkdir()
+    (tmp_path / "returned/4.json").write_text(json.dumps(body))
+    again, launcher = evaluator(tmp_path, listed)
+    again.evaluate(1, GENOMES, 4)
+    assert sizes(again.found) == ([9.0] * 6 if same else [0, 1, 2, 3, 4, 5])
+    assert len(launcher.shards) == (0 if same else 1)
+
+
 def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> None:
     calls: list[int] = []
 
@@ -110,6 +124,26 @@ def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> Non
     this.launcher = Dying(one_lives)  # type: ignore[assignment]
     this.evaluate(1, GENOMES, 0)
     assert calls == [2, 1] and sizes(this.found) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("own", "widths"), [([], [6]), (["device={worker}"], [2, 2, 2])])
+def test_workers_with_settings_of_their_own_take_one_job_at_a_time(
+    tmp_path: Path, own: list[str], widths: list[int]
+) -> None:
+    calls: list[list[str]] = []
+
+    class Listing(Made):
+        def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+            calls.append([overrides[-1] for overrides in jobs])
+            return super().launch(jobs, initial_job_idx)
+
+    this, _ = evaluator(tmp_path, listed, n_workers=2, shard_size=1, worker_overrides=own)
+    this.launcher = Listing(listed)  # type: ignore[assignment]
+    this.evaluate(1, GENOMES, 0)
+    assert [len(jobs) for jobs in calls] == widths
+    assert sizes(this.found) == [0, 1, 2, 3, 4, 5]
+    if own:
+        assert calls == [["device=0", "device=1"]] * 3
 
 
 def test_a_job_that_raises_fails_its_genomes_and_is_not_launched_again(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from applications import BOWL, JOBLIB, SHARDS, Result, evaluated, log, results
+from omegaconf import OmegaConf
 
 Launch = Callable[..., Result]
 FEW = ("hydra.sweeper.population=4", "hydra.sweeper.generations=2", "hydra.sweep.dir=sweep")
@@ -16,6 +17,23 @@ def test_the_example_finds_a_point_outside_the_circle(launch: Launch, tmp_path: 
     done = launch(BOWL, *FEW)
     assert done.returncode == 0, done.stderr
     assert "best_params" in results(tmp_path) and "generation 2" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_each_of_a_front_gets_a_last_job_with_its_values(launch: Launch, tmp_path: Path) -> None:
+    front = (
+        "+hydra.sweeper.objectives.outside=maximize", "~hydra.sweeper.constraints.outside",
+        "hydra.sweeper.finalize=['hydra.job.name=last']", "hydra.sweeper.finalize_front=true",
+    )  # fmt: skip
+    done = launch(BOWL, *FEW, *front)
+    assert done.returncode == 0, done.stderr
+    solutions = OmegaConf.load(tmp_path / "sweep/optimization_results.yaml").solutions
+    assert len(solutions) > 1
+    for number, solution in enumerate(solutions):
+        record = json.loads((tmp_path / f"sweep/returned/{8 + number}.json").read_text())
+        assert record["returned"]["height"] == pytest.approx(solution["values"]["height"])
+        assert f"shape={solution['params']['shape']}" in record["overrides"]
+    assert not (tmp_path / f"sweep/returned/{8 + len(solutions)}.json").exists()
 
 
 @pytest.mark.slow
