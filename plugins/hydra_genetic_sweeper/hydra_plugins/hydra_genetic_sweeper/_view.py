@@ -1,6 +1,7 @@
 """The live view: one table where the terminal can show it, else a line per generation."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,12 +38,11 @@ class View:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the table while the block runs."""
-        console = self.console or Console(stderr=True)
-        if not (self.settings.view and console.is_terminal):
+        if not self._can_be_live():
             yield
             return
         with (
-            nullcontext(console) if self.console else held() as console,
+            nullcontext(self.console) if self.console else held() as console,
             Live(
                 console=console, get_renderable=self.shape, refresh_per_second=2,
                 redirect_stdout=False, redirect_stderr=False,
@@ -51,6 +51,12 @@ class View:
             yield
             self._size = 0
         self._live = None
+
+    def _can_be_live(self) -> bool:
+        """Whether there is a terminal that can move its cursor; rich takes a variable's word."""
+        console = self.console or Console(stderr=True)
+        able = console.is_terminal and not console.is_dumb_terminal
+        return self.settings.view and able and (self.console is not None or os.isatty(2))
 
     def begin(self, number: int, size: int, progress: Callable[[], int]) -> None:
         """A generation of `size` new genomes begins; progress: how many of them are done."""
