@@ -1,12 +1,13 @@
 """Winners are tried on unseen rows in the order that keeps the promise."""
 
+import math
 from typing import Any
 
 import pytest
 from models import tiny_llama
 from sieved import banked
 
-from sieve.confirmation import candidates, confirm
+from sieve.confirmation import candidates, confirm, reach, steady
 from sieve.genome import Genome
 from sieve.objective import Score
 from sieve.search import uniform_line
@@ -75,3 +76,34 @@ def test_with_a_guarantee_the_first_failure_from_above_ends_it() -> None:
 def test_the_largest_is_taken_where_none_is_accepted(guarantee: bool) -> None:
     chosen = confirm(Unseen(lambda kept: False), candidates(scores(), 8), guarantee).genome
     assert BANK.kept_fraction(chosen) == 1
+
+
+def far_and_feasible() -> dict[Genome, Score]:
+    """The farther a genome, the less its margin; but the farthest but one is feasible by luck."""
+    margins = [0.02, 0.015, 0.01, 0.004, -0.003, -0.01, -0.02, 0.003, -0.04]
+    return {
+        genome: Score(BANK.kept_fraction(genome), 0.9, margin, 10, divergence=0.01 * (i + 1))
+        for i, (genome, margin) in enumerate(zip(GENOMES, margins, strict=False))
+    }
+
+
+def test_what_is_feasible_by_luck_is_left_out() -> None:
+    found = far_and_feasible()
+    assert found[GENOMES[7]].feasible
+    assert steady(found) == GENOMES[:4] and candidates(found, 12) == GENOMES[3::-1]
+    assert reach(found.values()) == pytest.approx(0.04)
+
+
+def test_genomes_that_were_dropped_early_say_nothing_of_the_reach() -> None:
+    found = far_and_feasible()
+    part = Score(0.2, 1.0, 0.02, 3, divergence=0.3, whole=False)
+    assert not part.feasible
+    with_part = found | {GENOMES[20]: part}
+    assert reach(with_part.values()) == reach(found.values())
+    assert steady(with_part) == steady(found)
+
+
+def test_without_divergences_or_with_few_genomes_there_is_no_reach() -> None:
+    found = list(far_and_feasible().values())
+    assert reach(found[:3]) == math.inf
+    assert reach([*found, Score(0.5, 0.9, 0.01, 10)]) == math.inf

@@ -15,7 +15,7 @@ from runs import ENVIRONMENT, arguments, finished, make_world
 pytestmark = pytest.mark.slow
 SEARCH = (
     "search=genetic", "hydra.sweeper.population=4", "hydra.sweeper.generations=3",
-    "search.bottlenecks=false", "projection.refit=false", "tolerance=.1", "search.seeds=[uniform]",
+    "search.bottlenecks=false", "projection.refit=false", "tolerance=.1", "search.rounds=1",
 )  # fmt: skip
 
 
