@@ -58,6 +58,7 @@ def sizes(found: dict[Genome, Evaluation]) -> list[float]:
 
 def test_a_list_is_read_in_the_order_of_the_genomes(tmp_path: Path) -> None:
     this, launcher = evaluator(tmp_path, listed, n_workers=2)
+    assert this.progress() == 0
     assert this.evaluate(1, GENOMES, 5) == 2
     assert sizes(this.found) == [0, 1, 2, 3, 4, 5]
     assert [(s["job"], s["worker"], s["generation"]) for s in launcher.shards] == [

@@ -37,6 +37,7 @@ class Evaluator:
         self.arguments = list(arguments)
         self.found: dict[Genome, Evaluation] = {}  # of the generation at hand
         self.limit: dict[str, float] | None = None  # that its genomes must be better than
+        self.files = ShardFiles(self.folder, 0, space, objectives)
         self._shards: list[Shard] = []
         self._trouble = ""  # why the launcher failed last
 
