@@ -37,6 +37,8 @@ QUICK = [
 SEARCHES: dict[str, list[str]] = {
     "uniform": ["search=uniform", "search.confirmation=.4"],
     "waterfill": ["search=waterfill", "search.confirmation=.4"],
+    "uniform, all rows": ["search=uniform"],
+    "waterfill, all rows": ["search=waterfill"],
     "genetic": ["search=genetic", PLAIN_MAP],
     "random": ["search=random", "search.evaluations=1000000"],
     "evopress": ["search=evopress", "search.evaluations=1000000"],

@@ -16,11 +16,12 @@ from sieve.tasks import TaskConfig, build_task
 
 CONF = Path(__file__).parent.parent / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("[!_]*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ALMANAC = [name for name in TASKS if name.startswith("almanac_")]
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/[!_]*.yaml")
-    if path.parent.name not in ("task", "hydra")
+    if path.parent.name not in ("task", "hydra", "experiment")
 )
 BASED = ("task", "model", "projection", "search")  # groups whose options share a base
 # What a user has to say beside the name of a task.
@@ -53,12 +54,28 @@ def test_an_option_of_a_group_composes(group: str, option: str) -> None:
     assert isinstance(load("+task=sst2", f"{group}={option}", *said), Config)
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_composes_and_takes_another_task(name: str) -> None:
+    for task in ([], ["task=sst2"]):
+        assert load(f"+experiment={name}", "search.job=prepare", *task).task.name
+
+
+def test_the_paper_s_search_is_plain_unseeded_and_of_its_levels() -> None:
+    raw = compose_raw("+experiment=paper_search", return_hydra_config=True)
+    assert (raw.projection.name, raw.projection.storage) == ("output", "plain")
+    assert raw.search.levels == [1, 0.9, 0.75, 0.6, 0.5, 0.35, 0.25, 0.2, 0.1, 0.05]
+    assert raw.search.seeds == [] and raw.search.confirmation == 0
+    sweeper = raw.hydra.sweeper
+    assert (sweeper.population, sweeper.crossover, sweeper.mutation) == (100, 0.5, 0.2)
+    assert (sweeper.stagnation_generations, sweeper.stagnation_improvement) == (10, 0.05)
+
+
 def test_every_file_stands_in_a_group() -> None:
     known = {CONF / group / f"{option}.yaml" for group, option in OPTIONS}
     known |= {CONF / "task" / f"{name}.yaml" for name in TASKS}
     known |= {CONF / "config.yaml", *(CONF / group / "_base.yaml" for group in BASED)}
     known |= {CONF / "search" / "_genetic.yaml"}
-    known |= set((CONF / "hydra").glob("*.yaml"))
+    known |= set((CONF / "hydra").glob("*.yaml")) | set((CONF / "experiment").glob("*.yaml"))
     assert set(CONF.rglob("*.yaml")) == known
 
 
