@@ -161,6 +161,9 @@ def test_what_was_spent_is_one_sentence(result: Result) -> None:
     )
     assert spent({"search": {"evaluations": 1}}) == "The search evaluated 1 genome."
     assert spent({}) == ""
+    refitted = {"kept_fraction": 0.1, "refitted": True, "whole": False}
+    result["search"]["curve"].append(refitted)
+    assert "; 2 were dropped early" in spent(result)
 
 
 def test_what_unseen_rows_said_is_told(result: Result) -> None:
