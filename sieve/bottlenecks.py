@@ -16,8 +16,8 @@ def find_bottlenecks(
     """For each gene the least level that it alone can have before the margin is negative.
 
     The least level first, which most can do with, then bisection over the others: a row per gene
-    with its name, that level, the kept fraction of the matrix there, and how many genomes that
-    took. lowest_rank: 1 where no matrix may go altogether.
+    with its name, the level of its rank there, the kept fraction of the matrix, and how many
+    genomes that took. lowest_rank: 1 where no matrix may go altogether.
     """
     rows = []
     for gene, matrix in track(list(enumerate(bank.genes)), "Bottlenecks"):
@@ -37,7 +37,7 @@ def find_bottlenecks(
         rows.append(
             {
                 "name": matrix.name,
-                "level": levels[accepted],
+                "level": bank.sizing.level(matrix, ranks[accepted]),
                 "kept_fraction": bank.sizing.kept(matrix, ranks[accepted]) / matrix.size,
                 "evaluations": tried,
             }

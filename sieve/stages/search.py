@@ -58,9 +58,10 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     genome.check_bank(bank.fingerprint, bank.names)
     if run.leads:
         genome.save(run.run_dir / "genome.json")
-    for step, point in enumerate(record["curve"]):
-        numbers = {f"search/{k}": v for k, v in point.items()}
-        run.logger.log_metrics(numbers, step=step)
+    if record["method"] in LINES:  # Of the others the report logs a table.
+        for step, point in enumerate(record["curve"]):
+            numbers = {f"search/{k}": v for k, v in point.items()}
+            run.logger.log_metrics(numbers, step=step)
     return genome, record
 
 
