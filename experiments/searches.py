@@ -40,8 +40,8 @@ SEARCHES: dict[str, list[str]] = {
     "uniform, all rows": ["search=uniform"],
     "waterfill, all rows": ["search=waterfill"],
     "genetic": ["search=genetic", PLAIN_MAP],
-    "random": ["search=random", "search.evaluations=1000000"],
-    "evopress": ["search=evopress", "search.evaluations=1000000"],
+    "random": ["search=random", "search.evaluations=5000"],
+    "evopress": ["search=evopress", "search.evaluations=5000"],
     "genetic, unconfirmed": ["search=genetic", PLAIN_MAP, "search.confirmation=0"],
     "genetic, margin alone": ["search=genetic_margin", PLAIN_MAP],
     "unseeded": ["search=paper", "hydra.sweeper.generations=15"],
@@ -73,6 +73,11 @@ def main() -> None:
                             continue
                         overrides = list(arguments.overrides)
                         if search in EQUAL:
+                            if (task, bank, "genetic", seed) not in done:
+                                parser.error(
+                                    f"{search} scores as many rows as genetic: run that "
+                                    f"for {task}, {bank}, seed {seed} first."
+                                )
                             spent = done[task, bank, "genetic", seed]["examples"]
                             overrides.append(f"search.examples={spent}")
                         cache = arguments.cache or Path(folder)

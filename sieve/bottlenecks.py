@@ -21,7 +21,9 @@ def find_bottlenecks(
     """
     rows = []
     for gene, matrix in track(list(enumerate(bank.genes)), "Bottlenecks"):
+        held = bank.factors[matrix.name].rank
         ranks = [bank.sizing.rank(matrix, level) for level in levels]
+        ranks = [None if rank is None or rank > held else rank for rank in ranks]
         if lowest_rank:
             ranks = [None if rank is None else max(rank, lowest_rank) for rank in ranks]
         refused, accepted, tried, middle = -1, len(levels) - 1, 0, 0

@@ -18,9 +18,8 @@ from sieve.genome import Genome
 from sieve.objective import Score
 from sieve.search import Scorer
 
-NEAR, FAR = 1.03, 1.25  # ratio of one candidate's size to the next: of the first, and of later ones
+NEAR, GROWTH = 1.03, 1.4  # ratio of the first candidate's size to the next, how its log grows
 FEW = 4  # genomes: too few to tell luck
-CLOSE = 0.7  # of the candidates stand close together
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,9 @@ class Confirmed:
 def candidates(found: Mapping[Genome, Score], count: int) -> list[Genome]:
     """At most `count` feasible genomes, the smallest first, then larger ones, the dense model last.
 
-    Of genomes of about the same size the one with the largest margin stands for all. Those that
-    are feasible by luck are left out: see `steady`.
+    Each refusal says more, so the steps up grow: twelve candidates reach 18 times the first. Of
+    genomes of about the same size the one with the largest margin stands for all. Those that are
+    feasible by luck are left out: see `steady`.
     """
     feasible = sorted(
         (found[genome].kept_fraction, -found[genome].margin, index, genome)
@@ -49,7 +49,7 @@ def candidates(found: Mapping[Genome, Score], count: int) -> list[Genome]:
             ladder.append(min(group, key=lambda e: e[1:3])[3])
             group = []
         if not group:
-            limit = entry[0] * (NEAR if len(ladder) < CLOSE * count else FAR)
+            limit = entry[0] * NEAR ** (GROWTH ** len(ladder))
         group.append(entry)
     if group:
         ladder.append(min(group, key=lambda e: e[1:3])[3])

@@ -8,7 +8,9 @@ on a logarithmic scale, and again: the same idea as damped fixed-point iteration
 """
 
 import logging
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,7 +37,8 @@ def measure_weights(
     """How much more a matrix costs than its energies say, of all matrices near one size.
 
     objective: its scores have divergences; kept_fraction: of the prunable parameters, the size to
-    measure at; rounds: each takes two evaluations per matrix. Groups of siblings stay apart.
+    measure at; rounds: each takes two evaluations per matrix. Siblings are measured apart;
+    a group gets the geometric mean of its members.
     Raises ValueError where the objective measures no divergence.
     """
     weights = dict.fromkeys(bank.names, 1.0)
@@ -43,6 +46,9 @@ def measure_weights(
         changes = _measured(bank, weights, objective, kept_fraction, normalize, lowest_rank)
         for name, change in changes.items():
             weights[name] *= change**DAMPING
+        for group in bank.groups:
+            logs = [math.log(weights[name]) for name in group.members]
+            weights[group.name] = math.exp(sum(logs) / len(logs))
         log.info("  measured     round %d of %d", turn + 1, rounds)
     return weights
 
@@ -57,9 +63,10 @@ def _measured(
 ) -> dict[str, float]:
     """Measured over estimated cost of every matrix that a step moves, 1 on the mean."""
     estimated = weighted(bank, weights, normalize)
-    frontier = waterfill(estimated, lowest_rank=lowest_rank)
+    apart = dict.fromkeys(group.name for group in bank.groups)
+    frontier = waterfill(replace(estimated, groups=[]), lowest_rank=lowest_rank)
     here, down, up = (
-        frontier.ranks(frontier.within(min(1.0, size)))
+        frontier.ranks(frontier.within(min(1.0, size))) | apart
         for size in (kept_fraction, kept_fraction / STEP, kept_fraction * STEP)
     )
     base = objective.score(genome_of_ranks(bank, here)).divergence

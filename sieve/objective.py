@@ -25,6 +25,7 @@ from sieve.genome import Genome
 
 EXCHANGE = 0.25  # of log divergence for log kept fraction, as on most frontiers
 CLOSEST = 1e-7  # nats: below it nothing is told from nothing
+LEAST = 1e-6  # kept fraction that counts as nothing, where biases are all that is left
 NEAREST, SMALLEST = 4.0, 2.5  # how far from a genome of reference something can be gained
 
 
@@ -79,18 +80,14 @@ def find_par(best: Score, others: Sequence[Score]) -> Par:
 
     By least squares over those at most three times as large or small; .25 where that is no line.
     """
-    at = max(best.divergence, CLOSEST)
-    near = [
-        s
-        for s in others
-        if s.divergence > CLOSEST and 1 / 3 < s.kept_fraction / best.kept_fraction < 3
-    ]
+    at, size = max(best.divergence, CLOSEST), max(best.kept_fraction, LEAST)
+    near = [s for s in others if s.divergence > CLOSEST and 1 / 3 < s.kept_fraction / size < 3]
     exchange = EXCHANGE
     if len({s.divergence for s in near}) > 2:
         far, kept = np.log([s.divergence for s in near]), np.log([s.kept_fraction for s in near])
         slope = float(stats.linregress(far, kept).slope)
         exchange = float(np.clip(-slope, EXCHANGE / 4, EXCHANGE * 4))
-    return Par(best.kept_fraction, at, exchange)
+    return Par(size, at, exchange)
 
 
 class Objective:

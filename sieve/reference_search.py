@@ -6,7 +6,7 @@ Both begin with the smallest feasible of the seeds and look for a smaller one th
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Budget:
 
     evaluations: float = math.inf
     rows: float = math.inf
+    seen: dict[Genome, Score] = field(default_factory=dict)
 
     @property
     def left(self) -> bool:
@@ -37,10 +38,12 @@ class Budget:
         return self.evaluations > 0 and self.rows > 0
 
     def score(self, objective: Scorer, genome: Genome, farthest: float = math.inf) -> Score:
-        """Score a genome and pay for it."""
+        """Score a genome and pay for it; one that was scored before costs no rows."""
         score = objective.score(genome, farthest)
+        fresh = self.seen.get(genome) is not score
+        self.seen[genome] = score
         self.evaluations -= 1
-        self.rows -= score.examples_used
+        self.rows -= score.examples_used if fresh else 0
         return score
 
 

@@ -116,11 +116,13 @@ def weighted(bank: Bank, weights: Mapping[str, float], normalize: str = "none") 
     weights: 1 where none is given. It is the same bank to genomes, for its factors and ranks are;
     only what a rank is worth changes.
     """
+    members = {gene.name: max(1, len(gene.members)) for gene in bank.genes}
     factors = {}
     for name, held in bank.factors.items():
-        whole = float(held.energy.double().sum()) if normalize == "relative" else 1.0
-        scale = weights.get(name, 1.0) / max(whole, float(np.finfo(float).tiny))
-        factors[name] = replace(held, energy=held.energy * scale)
+        energy, scale = held.energy.double(), weights.get(name, 1.0)
+        if normalize == "relative":  # A group's error counts for each of its members.
+            scale *= members[name] / max(float(energy.sum()), float(np.finfo(float).tiny))
+        factors[name] = replace(held, energy=energy * scale)
     return replace(bank, factors=factors)
 
 
@@ -128,7 +130,8 @@ def through(bank: Bank, genome: Genome) -> dict[str, float]:
     """Weights with which the frontier passes near a genome, at most 64 times apart from 1.
 
     The frontier stops at ranks where all matrices lose as much per parameter. So each matrix is
-    weighted by the geometric mean of all matrices' slopes at the genome's ranks over its own.
+    weighted by the median of all matrices' slopes at the genome's ranks over its own. The bank's
+    energies must share a unit: those of others are to be normalised first, by `weighted`.
     """
     slopes: dict[str, float] = {}
     for matrix, rank in bank.in_use(genome).items():

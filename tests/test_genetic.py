@@ -87,10 +87,13 @@ def test_a_killed_search_goes_on_to_the_same_end(world: Path) -> None:
 
 @pytest.mark.parametrize("method", ["random", "evopress"])
 def test_reference_searches_run(world: Path, method: str) -> None:
-    changes = ("projection.refit=false", "tolerance=.1", "search.evaluations=20")
+    changes = ("projection.refit=false", "tolerance=.1", "search.evaluations=60",
+               "search.seeds=[uniform]")  # fmt: skip
     record = finished(world, method, f"search={method}", *changes)["search"]
     assert record["method"] == method and record["confirmation"]["rows"] == 24
-    assert record["evaluations"] <= 30
+    assert record["evaluations"] <= 61
+    sizes = {point["kept_fraction"] for point in record["curve"] if "level" not in point}
+    assert len(sizes) > 35  # More than the seeds, whose levels are 31.
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,7 @@ def test_reference_searches_run(world: Path, method: str) -> None:
     [
         (["hydra.mode=RUN"], "search=genetic runs as a sweep"),
         (["search.confirmation=1"], "expected a share of the selection rows"),
+        (["search.judge=margin"], "choose search=genetic_margin"),
         (["search.alleles=bits"], "expected one of ranks, levels"),
         (["trainer.devices=2"], "a sweep takes one device per job"),
         (["tolerance=.1,.2"], "on the command line sweeps on its own"),

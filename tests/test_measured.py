@@ -1,6 +1,7 @@
 """Costs of matrices are measured, and a frontier passes where it is told to."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,38 @@ def test_a_weighted_bank_is_the_same_to_genomes() -> None:
     assert held.ranks(genome) == BANK.ranks(genome) and held.fingerprint == BANK.fingerprint
     sums = [float(held.factors[n].energy.double().sum()) / TRUE[n] for n in BANK.names]
     assert np.allclose(sums, 1.0, rtol=1e-5)
+
+
+def test_a_group_s_error_counts_for_each_of_its_members_and_none_stays_none() -> None:
+    bank = banked(tiny_llama(), "loss_aware", storage="pivoted", joint=True)
+    first = bank.matrices[0].name
+    silent = bank.factors | {
+        first: replace(bank.factors[first], energy=0 * bank.factors[first].energy)
+    }
+    held = weighted(replace(bank, factors=silent), {}, "relative")
+    for gene in bank.genes:
+        energy = float(held.factors[gene.name].energy.double().sum())
+        wanted = 0.0 if gene.name == first else max(1, len(gene.members))
+        assert energy == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_group_gets_the_mean_weight_of_its_members() -> None:
+    bank = banked(tiny_llama(), "loss_aware", storage="pivoted", joint=True)
+
+    class Joined(Known):
+        def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+            assert all(bank.ranks(genome)[group.name] is None for group in bank.groups)
+            far = sum(
+                self.factors.get(m.name, 1.0) * estimated_loss(bank, m.name, rank)
+                for m, rank in bank.in_use(genome).items()
+            )
+            return Score(bank.kept_fraction(genome), 0.9, 0.01, 10, divergence=far)
+
+    weights = measure_weights(bank, Joined(TRUE), SIZE, rounds=2)
+    assert len({round(weight, 6) for weight in weights.values()}) > 4
+    for group in bank.groups:
+        logs = [math.log(weights[name]) for name in group.members]
+        assert weights[group.name] == pytest.approx(math.exp(np.mean(logs)))
 
 
 def distance(bank: Bank, a: Genome, b: Genome) -> float:

@@ -302,6 +302,13 @@ def test_what_is_as_far_as_a_limit_costs_as_much_at_par() -> None:
     assert par.cost(module.Score(0.3, 0.9, 0.0, 10, divergence=0.0)) > 0.1
 
 
+def test_a_genome_that_keeps_nothing_can_be_the_one_of_reference() -> None:
+    nothing = module.Score(0.0, 0.9, 0.01, 10, divergence=0.02)
+    par = module.find_par(nothing, [nothing, module.Score(0.1, 0.9, 0.01, 10, divergence=0.01)])
+    assert par.kept_fraction > 0 and not np.isnan(par.farthest(0.1, 0.05))
+    assert par.cost(module.Score(0.1, 0.9, 0.01, 10, divergence=0.02)) > par.cost(nothing) > 0
+
+
 def test_the_divergence_of_every_row_is_known(model: PreTrainedModel) -> None:
     objective = Objective(model, BANK, BATCHES)
     far = objective.divergences(mixed(BANK))

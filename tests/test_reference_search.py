@@ -30,7 +30,10 @@ class Floors:
         below = sum(
             max(0, floor - at) for at, floor in zip(SPACE.positions(genome), FLOORS, strict=True)
         )
-        return Score(BANK.kept_fraction(genome), 0.9, 0.01 - 0.001 * below * 11, 10)
+        far = 0.001 * below
+        part = far > farthest
+        return Score(BANK.kept_fraction(genome), 0.9, 0.01 - 0.011 * below, 5 if part else 10,
+                     divergence=far, whole=not part)  # fmt: skip
 
 
 @pytest.mark.parametrize("find", [search_random, search_evopress])
@@ -48,9 +51,13 @@ def test_a_search_ends_feasible_no_larger_than_its_seeds_and_the_same_each_time(
     assert score.feasible and score.kept_fraction <= best
 
 
-def test_evopress_gets_below_its_seeds() -> None:
+@pytest.mark.parametrize("judge", ["margin", "divergence"])
+def test_evopress_gets_below_its_seeds(judge: str) -> None:
     line = uniform_line(BANK)
-    found = search_evopress(SPACE, Floors(), around(line, FEASIBLE, 2, 2), Budget(400))
+    budget = Budget(400, rows=1e6)
+    found = search_evopress(SPACE, Floors(), around(line, FEASIBLE, 2, 2), budget, judge=judge)
+    spent = 1e6 - budget.rows
+    assert spent == 4000 if judge == "margin" else spent < 3500  # Far siblings are dropped early.
     best = min(
         s.kept_fraction for s in map(Floors().score, around(line, FEASIBLE, 2, 2)) if s.feasible
     )
@@ -72,3 +79,22 @@ def test_a_bottleneck_is_the_least_level_at_or_above_the_floor_of_its_matrix() -
         fits = [lv for lv, r in zip(LEVELS, ranks, strict=True) if r is None or r >= held[floor]]
         assert BANK.sizing.rank(matrix, row["level"]) == BANK.sizing.rank(matrix, fits[0])
         assert row["evaluations"] == 1 if fits[0] == 0 else 1 < row["evaluations"] <= 4
+
+
+class Remembering(Floors):
+    """Gives the same score again for the same genome."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[Genome, Score] = {}
+
+    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+        return self.known.setdefault(genome, super().score(genome, farthest))
+
+
+def test_what_was_scored_before_costs_an_evaluation_and_no_rows() -> None:
+    budget, scorer = Budget(5, 100), Remembering()
+    genome = uniform_line(BANK).genome(3)
+    for _ in range(3):
+        budget.score(scorer, genome)
+    assert (budget.evaluations, budget.rows) == (2, 90)

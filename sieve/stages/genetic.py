@@ -37,6 +37,7 @@ from sieve.stages.search import (
     resize,
     settings_of,
     space_of,
+    usable_levels,
     warn_of_chance,
 )
 
@@ -49,7 +50,10 @@ def prepare(run: Run, bank: Bank) -> dict[str, Any]:
     objective = search_objective(run, bank, "margin" if search.judge == "margin" else None)
     warn_of_chance(run, objective.baseline)
     seeds = find_seeds(run, bank, objective)
-    key = fingerprint("space", 3, bank.fingerprint, settings_of(run), run.split_key("selection"))
+    key = fingerprint(
+        "space", 4, bank.fingerprint, settings_of(run), run.split_key("selection"),
+        usable_levels(run, bank), run.config.tolerance, run.config.guarantee, run.config.seed,
+    )  # fmt: skip
     path = run.cache.path("space", key, "json")
     known = [
         {"levels": list(genome.levels.values())} | _plain(score)
@@ -117,7 +121,9 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     ledger = Ledger(Path(run.config.search.ledger), bank)
     objective = search_objective(run, bank)
     searched = ledger.found
-    found = ledger.known | searched
+    known = ledger.known
+    # What was scored whole to find the seeds may have been dropped early when it came up again.
+    found = known | searched | {g: s for g, s in known.items() if s.whole}
     dense = genome_of_levels(bank, [1.0] * len(bank.names))
     found.setdefault(dense, objective.score(dense))
     prepared, spent = ledger.prepared, sum(s.examples_used for s in searched.values())
@@ -130,7 +136,7 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     genome, confirmation = confirmed(run, bank, found, candidates(found, 1)[0])
     record = {
         "method": run.config.search.method,
-        "evaluations": prepared["evaluations"] + len(found) - len(ledger.known),
+        "evaluations": prepared["evaluations"] + len(found) - len(known),
         "examples": prepared["examples"] + spent,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 FEWEST = 64  # rows on which the cost of matrices is measured
 TINY = 1e-6  # kept fraction that counts as nothing
 LINES = ("uniform", "waterfill")  # searches along one line of genomes
+LARGER = (8, 12, 17, 24, 33, 45)  # places up a line, 3 % apart, for the confirmation
 BEFORE, AFTER = 3, 4  # genomes of a line about a place on it
 JOB_KEYS = ("job", "shard", "ledger")  # which part of a search a job is, not what is searched
 
@@ -111,8 +112,14 @@ def line_from(run: Run, bank: Bank, genome: Genome) -> tuple[Line, int]:
     if search.method in LINES:
         line = _line(run, bank, search.method)
         return line, line.index(genome)
-    held = weighted(bank, through(bank, genome))
+    held = _led_through(run, bank, genome)
     return waterfill_line(held, "none", lowest_rank(run, bank), genome), 0
+
+
+def _led_through(run: Run, bank: Bank, genome: Genome) -> Bank:
+    """The bank with energies whose frontier passes near a genome."""
+    alike = weighted(bank, {}, run.config.search.normalize)
+    return weighted(alike, through(alike, genome))
 
 
 def space_of(run: Run, bank: Bank) -> GenomeSpace:
@@ -141,7 +148,8 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
     """
     search = run.config.search
     if search.judge == "margin":
-        return Seeds(_nearest(bank, objective, [_line(run, bank, m) for m in search.seeds]))
+        named = [m for m in search.seeds if m != "measured"]  # Margins are too coarse for that.
+        return Seeds(_nearest(bank, objective, [_line(run, bank, m) for m in named]))
     closed = [_line(run, bank, m) for m in ("uniform", "waterfill") if m in search.seeds]
     lines = closed or [_line(run, bank, "waterfill")]
     for line in lines:
@@ -240,11 +248,15 @@ def points(
 
 
 def resize(run: Run, bank: Bank, objective: Objective, genome: Genome, far: float) -> None:
-    """Score genomes of the frontier that passes near one, about where it is `far` (nats)."""
-    held = weighted(bank, through(bank, genome))
-    line = waterfill_line(held, "none", lowest_rank(run, bank))
-    for near in around(line, within(objective, line, far), 2 * BEFORE, AFTER):
-        objective.score(near)
+    """Score genomes of the frontier that passes near one, about where it is `far` (nats).
+
+    And some that are larger, for the confirmation to fall back upon.
+    """
+    line = waterfill_line(_led_through(run, bank, genome), "none", lowest_rank(run, bank))
+    place = within(objective, line, far)
+    larger = [line.genome(max(0, place - step)) for step in LARGER]
+    for genome in [*around(line, place, 2 * BEFORE, AFTER), *larger]:
+        objective.score(genome)
 
 
 def _line(run: Run, bank: Bank, method: str) -> Line:
@@ -268,15 +280,16 @@ def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     objective = search_objective(run, bank)
     warn_of_chance(run, objective.baseline)
     if search.method in LINES:
-        genome = smallest(objective, _line(run, bank, search.method))
-        found, examples = objective.evaluated, objective.examples_scored
+        line = _line(run, bank, search.method)
+        objective.score(line.genome(0))  # The dense model, the last resort of the confirmation.
+        genome, found = smallest(objective, line), objective.evaluated
+        spent = {"evaluations": len(found), "examples": objective.examples_scored}
     else:
-        genome, found, examples = _reference(run, bank, objective)
+        genome, found, spent = _reference(run, bank, objective)
     genome, confirmation = confirmed(run, bank, found, genome)
     record = {
         "method": search.method,
-        "evaluations": len(found),
-        "examples": examples,
+        **spent,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,
         "confirmation": confirmation,
@@ -287,8 +300,8 @@ def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
 
 def _reference(
     run: Run, bank: Bank, objective: Objective
-) -> tuple[Genome, dict[Genome, Score], int]:
-    """Random search or EvoPress: what it found, all that was scored, and on how many rows."""
+) -> tuple[Genome, dict[Genome, Score], dict[str, int]]:
+    """Random search or EvoPress: what it found, all that was scored, and what that has taken."""
     search = run.config.search
     seeds = find_seeds(run, bank, objective)
     judge = "margin" if search.method == "random" else search.judge
@@ -300,11 +313,21 @@ def _reference(
         search.evaluations - evaluations,
         math.inf if search.examples is None else search.examples - examples,
     )
+    if not budget.left and run.leads:
+        log.warning(
+            "finding seeds took %d evaluations and %d rows, all that search=%s may spend; raise "
+            "search.evaluations or search.examples, or set search.seeds=[waterfill].",
+            evaluations, examples, search.method,
+        )  # fmt: skip
     find = search_random if search.method == "random" else search_evopress
     genome = find(
         space_of(run, bank), staged, seeds.genomes, budget, run.config.seed, search.judge
     )  # fmt: skip
-    return genome, staged.evaluated, examples + staged.examples_scored
+    spent = {
+        "evaluations": seeds.evaluations + len(staged.evaluated),
+        "examples": examples + staged.examples_scored,
+    }
+    return genome, staged.evaluated, spent
 
 
 def _tried(genome: Genome, bank: Bank, method: str) -> dict[str, Any]:

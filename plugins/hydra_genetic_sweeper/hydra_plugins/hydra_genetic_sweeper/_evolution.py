@@ -102,7 +102,7 @@ class Evolution:
         whole and meets the constraints.
         """
         living = [self.known.get(genome) for genome in self.population]
-        if len(self.objectives.directions) > 1 or not living:
+        if len(self.objectives.directions) > 1 or len(living) < self._algorithm.pop_size:
             return None
         if any(e is None or self.objectives.violation(e) > 0 for e in living):
             return None
