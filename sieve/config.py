@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sieve.genome import LEVELS, get_storage
 from sieve.moments import WEIGHTINGS, Needs
 from sieve.projections import get_projection
+from sieve.recovery_settings import COUNTS, LOSSES, RECOVERIES, SIDES, RecoverySettings
 from sieve.tasks import TaskConfig
 from sieve.waterfill import NORMALIZATIONS
 
@@ -106,7 +107,7 @@ class SearchConfig:
     method: str = "waterfill"
     levels: list[float] = field(default_factory=lambda: list(LEVELS))  # uniform
     normalize: str = "none"  # waterfill: none where energies share a unit, else relative
-    judge: str = "divergence"  # what random, evopress, genetic go by: divergence, or margin alone
+    judge: str = "divergence"  # what evopress, genetic and seeds go by: divergence, or margin alone
     rounds: int = 2  # of measuring what matrices cost, for the seeds named "measured"
     confirmation: float = 0.0  # share of the selection rows on which winners are confirmed
     candidates: int = 12  # genomes that may be tried there, the smallest first
@@ -166,6 +167,7 @@ class Config:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
     export: ExportConfig = field(default_factory=ExportConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     trainer: dict[str, Any] = field(default_factory=dict)  # keywords of lightning.Trainer
@@ -225,6 +227,9 @@ def check(config: Config) -> None:
         ("search.job", config.search.job, JOBS),
         *(("search.seeds", seed, SEEDS) for seed in config.search.seeds),
         ("calibration.answers", config.calibration.answers, ANSWERS),
+        ("recovery.method", config.recovery.method, RECOVERIES),
+        ("recovery.factors", config.recovery.factors, SIDES),
+        ("recovery.loss", config.recovery.loss, LOSSES),
         ("calibration.weighting", config.calibration.weighting, ("auto", *WEIGHTINGS)),
         ("export.format", config.export.format, EXPORTS),
         ("logger.mode", config.logger.mode, ("auto", "online", "offline")),
@@ -242,6 +247,7 @@ def check(config: Config) -> None:
         ("projection.learning.epochs", config.projection.learning.epochs),
         ("search.candidates", config.search.candidates),
         ("search.rounds", config.search.rounds),
+        *((f"recovery.{key}", getattr(config.recovery, key)) for key in COUNTS),
         ("search.evaluations", config.search.evaluations),
         ("search.examples", 1 if config.search.examples is None else config.search.examples),
         ("speed.batch_size", config.speed.batch_size),
@@ -280,6 +286,10 @@ def _check_projection(config: Config) -> None:
         raise ValueError(
             "projection.joint goes with the closed forms; set projection.joint=false for "
             "projection=learned and for projection.tune_steps above 0."
+        )
+    if config.projection.joint and config.recovery.method != "none":
+        raise ValueError(
+            "recovery trains factors that matrices have of their own; set projection.joint=false."
         )
     if config.projection.name == "learned" and config.projection.prune_head:
         raise ValueError(

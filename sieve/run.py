@@ -1,7 +1,7 @@
 """Run Sieve: `python -m sieve.run +task=sst2 model.path=my_model tolerance=0.02`.
 
-The stages in order: calibrate, fit, search, refit, evaluate, export, report. Everything is set
-under `conf/`; `--help` lists the groups.
+The stages in order: calibrate, fit, search, refit, recover, evaluate, export, report. Everything is
+set under `conf/`; `--help` lists the groups.
 """
 
 import logging
@@ -45,7 +45,8 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
             return stages.prepare(this, bank)
         genome, record = stages.search(this, bank)
         bank, genome, refitted = stages.refit(this, calibrated, bank, genome)
-        evaluation = stages.evaluate(this, bank, genome)
+        bank, genome, recovered = stages.recover(this, bank, genome)
+        evaluation = stages.evaluate(this, bank, genome) | {"recovery": recovered}
         stages.export(this, bank, genome)
         record = stages.with_refit(record, refitted)
         return stages.report(this, calibrated, bank, genome, record, evaluation, command)
@@ -67,6 +68,12 @@ def _job(raw: DictConfig) -> Any:
             raise ValueError(
                 "a sweep takes one device per job, got trainer.devices="
                 f"{config.trainer.get('devices')}; set trainer.devices=1, or run once with ddp."
+            )
+        objectives = getattr(hydra_config.sweeper, "objectives", None) or {}
+        if config.search.judge == "margin" and "cost" in objectives:
+            raise ValueError(
+                "search=genetic goes by the divergence, got search.judge=margin; choose "
+                "search=genetic_margin."
             )
         command = shlex.join(["python", "-m", "sieve.run", *hydra_config.overrides.task])
         result = run(config, run_dir, command)

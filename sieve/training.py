@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -33,9 +34,10 @@ class StageProgressBar(RichProgressBar):
         return "Testing"
 
 
-def make_trainer(settings: dict[str, Any]) -> L.Trainer:
+def make_trainer(settings: dict[str, Any], callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
     """A Trainer from the `trainer` group of the configuration.
 
+    callbacks: beside the progress bar, where there is a terminal to show it.
     Raises ValueError when the accelerator or devices asked for are not there.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -44,10 +46,10 @@ def make_trainer(settings: dict[str, Any]) -> L.Trainer:
     # Batches are ready in memory: a worker would only copy them.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     shown = console.is_terminal
-    callbacks = [StageProgressBar()] if shown else []
+    bars = [StageProgressBar()] if shown else []
     try:
         return instantiate(
-            DEFAULTS | {"enable_progress_bar": shown} | settings, callbacks=callbacks
+            DEFAULTS | {"enable_progress_bar": shown} | settings, callbacks=[*bars, *callbacks]
         )
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]

@@ -63,6 +63,9 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         (["projection=learned", "projection.prune_head=true"], "does not learn the output head"),
         (["projection.refit_target=all"], "expected one of output, residual"),
         (["calibration.layers_at_once=0"], "expected null (all) or at least 1"),
+        (["recovery=lora", "recovery.rank=0"], "recovery.rank is 0, expected at least 1"),
+        (["recovery.method=qlora"], "expected one of none, lora, full"),
+        (["recovery=full", "projection.joint=true"], "set projection.joint=false"),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
         (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),
         (["trainer=gpu", "trainer.accelerator=tpu"], "choose trainer=cpu, gpu or ddp"),
@@ -210,6 +213,32 @@ def test_two_processes_find_what_one_finds(world: Path) -> None:
         assert alone[key] == joined[key], key
     levels = [json.loads((world / n / "genome.json").read_text()) for n in ("alone", "joined")]
     assert levels[0] == levels[1]
+
+
+RECOVERY = (
+    "batch_tokens=128", "recovery=lora", "recovery.steps=4", "recovery.check_every=2",
+    "recovery.batch_tokens=128", "recovery.learning_rate=3e-2", "search=uniform", "search.levels=[1,.6]", "tolerance=.3",
+    "export=none", "projection.refit=false",
+)  # fmt: skip
+
+
+def test_recovery_trains_the_same_on_two_processes_as_on_one(world: Path) -> None:
+    alone = finished(world, "trained", *RECOVERY, "recovery.accumulate=2", cache="alone")
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    line = arguments(world, world / "trained-joined", *RECOVERY, *more, cache="trained-joined")
+    done = subprocess.run([sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT)
+    assert done.returncode == 0
+    found = [r["recovery"] for r in (alone, read_result(world / "trained-joined"))]
+    assert [len(record["history"]) for record in found] == [3, 3]
+    for one, other in zip(found[0]["history"], found[1]["history"], strict=True):
+        assert one["step"] == other["step"]
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-3)
+    losses = [entry["loss"] for entry in found[0]["history"]]
+    assert len(set(losses)) == 3
+    # A second run takes it from the cache, and the size is that of the genome.
+    again = finished(world, "trained-again", *RECOVERY, "recovery.accumulate=2", cache="alone")
+    assert again["cached"]["recover"] and again["recovery"] == found[0]
+    assert again["kept_fraction"] == alone["kept_fraction"]
 
 
 def test_fewer_batches_than_processes_are_refused(world: Path) -> None:

@@ -165,6 +165,7 @@ def settings(result: Result) -> str:
         ("Search", look(result, "search.method")),
         ("Selection examples scored", _counted(result, "search.examples")),
         ("Refit", _refit(result)),
+        ("Recovery", _recovery(result)),
         ("Calibration rows", _counted(result, "calibration.rows")),
         ("Calibration tokens", _counted(result, "calibration.tokens")),
         ("Device", look(result, "device")),
@@ -202,3 +203,16 @@ def _refit(result: Mapping[str, Any]) -> str | None:
     if before is not None and after is not None and after < before:
         return f"{change}; kept fell from {percent(before)} to {percent(after)} of prunable"
     return f"{change}, at the same size"
+
+
+def _recovery(result: Mapping[str, Any]) -> str | None:
+    """What training after pruning has brought on the selection rows, in one phrase."""
+    recovery = look(result, "recovery")
+    if not isinstance(recovery, Mapping) or not (history := recovery.get("history")):
+        return None
+    how = {"lora": "LoRA", "full": "all factors trained"}.get(str(recovery.get("method")), "")
+    if not recovery.get("taken"):
+        return f"{how}, rolled back: no state did better on the selection rows"
+    best = max(history, key=lambda entry: (entry["accuracy"], -entry["loss"]))
+    before, after = percent(history[0]["accuracy"]), percent(best["accuracy"])
+    return f"{how}, {count(best['step'])} steps: {before} → {after} on the selection rows"

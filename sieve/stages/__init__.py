@@ -9,6 +9,7 @@ from sieve.stages.evaluate import evaluate
 from sieve.stages.export import export
 from sieve.stages.fit import fit
 from sieve.stages.genetic import prepare, run_shard
+from sieve.stages.recover import recover
 from sieve.stages.refit import refit, with_refit
 from sieve.stages.report import report
 from sieve.stages.run import Run, opened
@@ -17,6 +18,6 @@ from sieve.stages.search import search
 STAGES = ("calibrate", "fit", "search", "refit", "evaluate", "export", "report")
 
 __all__ = [
-    "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "opened", "prepare", "refit",
-    "report", "run_shard", "search", "with_refit",
+    "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "opened", "prepare", "recover",
+    "refit", "report", "run_shard", "search", "with_refit",
 ]  # fmt: skip

@@ -223,3 +223,25 @@ def test_the_report_says_what_refitting_brought(
     page = render_page(result)
     assert (phrase is not None) == ("Refit</dt>" in page)
     assert phrase is None or phrase in page
+
+
+@pytest.mark.parametrize(
+    ("recovery", "phrase"),
+    [
+        (None, None),
+        ({"method": "lora", "taken": False}, "LoRA, rolled back: no state did better"),
+        ({"method": "lora", "taken": True}, "LoRA, 100 steps: 79"),
+        ({"method": "full", "taken": True}, "all factors trained, 100 steps"),
+    ],
+)
+def test_the_report_says_what_training_after_pruning_brought(
+    result: dict[str, Any], recovery: dict[str, Any] | None, phrase: str | None
+) -> None:
+    history = [
+        {"step": step, "accuracy": accuracy, "loss": 0.5}
+        for step, accuracy in ((0, 0.79), (50, 0.8), (100, 0.81), (150, 0.805))
+    ]
+    result["recovery"] = recovery and recovery | {"history": history}
+    page = render_page(result)
+    assert (phrase is not None) == ("Recovery</dt>" in page)
+    assert phrase is None or phrase in page

@@ -1,0 +1,132 @@
+"""Keeps the best state of a training, stops it in time, and lets a killed one go on.
+
+At every check a `look` says how good the model is on rows that it is not trained on. The state is
+what is trained, the optimizer's moments and how it went so far: one safetensors file, written
+beside and renamed.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sieve.artifacts import written_beside
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of Adam, per parameter
+Look = Callable[[], tuple[float, float]]  # the larger the better, the first number first
+
+
+class Keeper(L.Callback):
+    """Looks at a module with `trained()`, `start` and `settings` every `check_every` steps.
+
+    look: how good the module is as it stands, accuracy and minus loss; path: of the file that a
+    killed training goes on from, None for none. The first look is at the module as it came.
+    """
+
+    def __init__(self, module: Any, look: Look, path: Path | None, key: str) -> None:
+        self.module, self.look, self.path, self.key = module, look, path, key
+        self.best: tuple[float, float] | None = None
+        self.best_state: dict[str, Tensor] | None = None  # None while nothing beats the beginning
+        self.history: list[dict[str, Any]] = []
+        self.worse = 0
+        self.moments: dict[str, Tensor] = {}
+        if path is not None and path.exists():
+            self._resume(path)
+        else:
+            self.best = look()
+            self._note(0, self.best)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Give the optimizer the moments of the training that goes on."""
+        if self.moments:
+            [optimizer] = trainer.optimizers
+            for name, parameter in self.module.trained().items():
+                optimizer.state[parameter] = {
+                    moment: self.moments[f"{name}|{moment}"].to(
+                        parameter.device if moment != "step" else "cpu"
+                    )
+                    for moment in MOMENTS
+                }
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """A look, where a step that asks for one is done."""
+        settings, step = self.module.settings, self.module.start + trainer.global_step
+        done = (index + 1) % settings.accumulate == 0
+        if not done or (step % settings.check_every and step < settings.steps):
+            return
+        found = self.look()
+        self._note(step, found)
+        assert self.best is not None
+        if found > self.best:
+            self.best, self.worse = found, 0
+            self.best_state = _copied(self.module.trained())
+        else:
+            self.worse += 1
+        if self.worse >= settings.patience:
+            trainer.should_stop = True
+        if self.path is not None and trainer.is_global_zero:
+            self._save(self.path, step, trainer.optimizers[0])
+
+    @torch.no_grad()
+    def take_best(self) -> bool:
+        """Put the best state into the module; False where nothing beat the beginning."""
+        if self.best_state is None:
+            return False
+        for name, parameter in self.module.trained().items():
+            parameter.copy_(self.best_state[name])
+        return True
+
+    def _note(self, step: int, found: tuple[float, float]) -> None:
+        self.history.append({"step": step, "accuracy": found[0], "loss": -found[1]})
+        log.info("  recovery     step %4d  accuracy %.4f  loss %.4f", step, found[0], -found[1])
+
+    def _save(self, path: Path, step: int, optimizer: torch.optim.Optimizer) -> None:
+        now = self.module.trained()
+        tensors = {f"now|{name}": value for name, value in _copied(now).items()}
+        tensors |= {f"best|{name}": value for name, value in (self.best_state or {}).items()}
+        for name, parameter in now.items():
+            for moment in MOMENTS:
+                tensors[f"{name}|{moment}"] = optimizer.state[parameter][moment].cpu().contiguous()
+        header = {
+            "format": FORMAT, "key": self.key, "step": step, "best": self.best,
+            "history": self.history, "worse": self.worse,
+        }  # fmt: skip
+        with written_beside(path) as partial:
+            save_file(tensors, partial, metadata={"sieve_training": json.dumps(header)})
+
+    @torch.no_grad()
+    def _resume(self, path: Path) -> None:
+        """Go on from a file; ValueError where it is damaged or of another training."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("sieve_training", "null"))
+                if not header or (header["format"], header["key"]) != (FORMAT, self.key):
+                    raise ValueError(f"{path} is of another training; delete it and run again.")
+                held = {key: file.get_tensor(key) for key in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
+        for name, parameter in self.module.trained().items():
+            parameter.copy_(held[f"now|{name}"])
+        best = {k.removeprefix("best|"): v for k, v in held.items() if k.startswith("best|")}
+        self.best_state, self.best = best or None, tuple(header["best"])
+        self.history, self.worse = header["history"], header["worse"]
+        self.moments = {k: v for k, v in held.items() if not k.startswith(("now|", "best|"))}
+        self.module.start = header["step"]
+        log.info("  recovery     goes on after step %d", header["step"])
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
+    }

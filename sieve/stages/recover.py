@@ -1,0 +1,81 @@
+"""recover: the pruned model trained on its task, where that helps on the selection split."""
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+
+from sieve.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.bank import Bank
+from sieve.evaluation import score
+from sieve.factorized import Switch
+from sieve.genome import Genome
+from sieve.recovery import RecoveryModule
+from sieve.recovery import recover as train
+from sieve.stages.run import Run
+from sieve.training import make_trainer
+
+log = logging.getLogger(__name__)
+
+
+def recover(run: Run, bank: Bank, genome: Genome) -> tuple[Bank, Genome, dict[str, Any] | None]:
+    """A bank of the same ranks after training, and how it went; None where nothing is asked.
+
+    Bank and genome are the given ones where no state did better on the selection split.
+    """
+    settings = run.config.recovery
+    if settings.method == "none":
+        return bank, genome, None
+    if not any(bank.ranks(genome).values()):
+        if run.leads:
+            log.warning("recover: no matrix has factors to train, the model stays as it is.")
+        return bank, genome, None
+    key = fingerprint(
+        "recovery", 1, bank.fingerprint, genome.levels, asdict(settings),
+        run.split_key("calibration"), run.split_key("selection"), run.config.seed,
+    )  # fmt: skip
+    names = ("recovered", "safetensors"), ("recovered-genome", "json"), ("recovered", "json")
+    bank_path, genome_path, record_path = (run.cache.path(n, key, kind) for n, kind in names)
+    done = all(path.exists() for path in (bank_path, genome_path, record_path))
+    with run.stage("recover", cached=done):
+        if not done:
+            found, chosen, record = _recover(run, bank, genome, key)
+            if run.leads:
+                write_json_atomic(record_path, record)
+                chosen.save(genome_path)
+                found.only(chosen).save(bank_path)
+                run.cache.path("training", key, "safetensors").unlink(missing_ok=True)
+    found, chosen = Bank.load(bank_path), Genome.load(genome_path)
+    chosen.check_bank(found.fingerprint, found.names)
+    if run.leads:
+        chosen.save(run.run_dir / "genome.json")
+    return found, chosen, read_json(record_path)
+
+
+def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Genome, dict[str, Any]]:
+    settings, model = run.config.recovery, run.backbone.model
+    module = RecoveryModule(Switch(model, bank, as_stored=False), genome, settings)
+    module.to(model.device)
+    rows = run.data.scoring("selection")
+
+    def look() -> tuple[float, float]:
+        found = score(model, rows, run.task.normalize, "Looking at selection rows")
+        return found.accuracy, -found.loss
+
+    def trainer(callbacks: list[L.Callback], steps: int) -> L.Trainer:
+        limits = {"max_steps": steps, "max_epochs": -1}
+        more = {"accumulate_grad_batches": settings.accumulate}
+        return make_trainer(run.config.trainer | limits | more, callbacks)
+
+    batches = run.data.calibration_batches(settings.batch_tokens, settings.tokens)
+    path = run.cache.path("training", key, "safetensors")
+    result = train(module, batches, look, trainer, run.config.seed, path)
+    run.settle()
+    record = {
+        "method": settings.method,
+        "taken": result.taken,
+        "trained_parameters": sum(p.numel() for p in module.trained().values()),
+        "history": result.history,
+    }
+    return result.bank, result.genome, record
