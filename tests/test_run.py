@@ -217,8 +217,8 @@ def test_two_processes_find_what_one_finds(world: Path) -> None:
 
 RECOVERY = (
     "batch_tokens=128", "recovery=lora", "recovery.steps=4", "recovery.check_every=2",
-    "recovery.batch_tokens=128", "recovery.learning_rate=3e-2", "search=uniform", "search.levels=[1,.6]", "tolerance=.3",
-    "export=none", "projection.refit=false",
+    "recovery.batch_tokens=128", "recovery.learning_rate=3e-2", "search=uniform",
+    "search.levels=[1,.6]", "tolerance=.3", "export=none", "projection.refit=false",
 )  # fmt: skip
 
 
