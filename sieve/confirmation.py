@@ -2,9 +2,11 @@
 
 A search that scored hundreds of genomes on the same rows has fitted them. Its smallest feasible
 genomes are therefore scored once more elsewhere, a few of them, and the smallest that is feasible
-there too is the winner. With a guarantee they are tried from large to small and the first that
-fails ends it: fixed-sequence testing, which keeps the error of the interval whatever the number of
-tries (Angelopoulos et al., arXiv:2110.01052, Sec. 2.3).
+there too is the winner: on the new rows alone, or, where the old ones had little say, on all of
+them together, as a few hundred rows alone are as uncertain as the tolerance is small. With a
+guarantee they are tried from large to small and the first that fails ends it: fixed-sequence
+testing, which keeps the error of the interval whatever the number of tries (Angelopoulos et al.,
+arXiv:2110.01052, Sec. 2.3).
 """
 
 import math
@@ -24,9 +26,10 @@ FEW = 4  # genomes: too few to tell luck
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The winner, and what the unseen rows said of each candidate that was tried."""
+    """The winner, and what the rows said of each candidate that was tried, in that order."""
 
     genome: Genome
+    genomes: list[Genome]
     tried: list[dict[str, Any]]
 
 
@@ -93,12 +96,14 @@ def confirm(objective: Scorer, ladder: Sequence[Genome], guarantee: bool) -> Con
     largest down, and stop at the first that fails.
     """
     tried: list[dict[str, Any]] = []
+    genomes: list[Genome] = []
     chosen = ladder[-1]
     for genome in reversed(ladder) if guarantee else ladder:
         score = objective.score(genome)
+        genomes.append(genome)
         tried.append(asdict(score) | {"feasible": score.feasible})
         if score.feasible:
             chosen = genome
         if score.feasible != guarantee:
             break
-    return Confirmed(chosen, tried)
+    return Confirmed(chosen, genomes, tried)

@@ -212,10 +212,13 @@ class Objective:
 
 
 class Jointly:
-    """Several objectives at once, on rows of their own: a genome must be feasible for each."""
+    """Several objectives at once, on rows of their own: a genome must be feasible for each.
 
-    def __init__(self, parts: Sequence[Objective]) -> None:
-        self.parts = list(parts)
+    together: on all their rows taken together instead, which says more than a few rows do alone.
+    """
+
+    def __init__(self, parts: Sequence[Objective], together: bool = False) -> None:
+        self.parts, self.together = list(parts), together
 
     @property
     def baseline(self) -> Scores:
@@ -228,18 +231,20 @@ class Jointly:
         return sum(part.examples_scored for part in self.parts)
 
     def score(self, genome: Genome, farthest: float = math.inf) -> Score:
-        """The least margin of all parts; accuracy and loss over their rows."""
+        """The least margin of all parts, or that over all rows; accuracy and loss over these."""
         scores: list[Score] = []
         for part in self.parts:
             scores.append(part.score(genome, farthest))
-            if not scores[-1].feasible:
+            if not self.together and not scores[-1].feasible:
                 break
         rows = [len(part.baseline.correct) for part in self.parts[: len(scores)]]
         used = [s.examples_used for s in scores]
         return Score(
             scores[0].kept_fraction,
             float(np.average([s.accuracy for s in scores], weights=rows)),
-            min(s.margin for s in scores),
+            float(np.average([s.margin for s in scores], weights=rows))
+            if self.together
+            else min(s.margin for s in scores),
             sum(used),
             float(np.average([s.loss for s in scores], weights=used)),
             float(np.average([s.divergence for s in scores], weights=used)),

@@ -332,6 +332,11 @@ def test_all_parts_must_agree_and_rows_weigh_alike(monkeypatch: pytest.MonkeyPat
     score = both.score(uniform(BANK, 0.6))
     assert (score.margin, score.examples_used) == (-0.1, 20)
     assert score.accuracy == pytest.approx(0.85) and score.loss == pytest.approx(0.2)
+    together = module.Jointly(both.parts, together=True).score(uniform(BANK, 0.6))
+    assert together.margin == pytest.approx(-0.04) and not together.feasible
+    assert together.accuracy == pytest.approx(0.85) and together.examples_used == 20
     both.parts.reverse()
     assert both.score(uniform(BANK, 0.6)).examples_used == 10
+    # Together all parts are asked, whatever the first says.
+    assert module.Jointly(both.parts, together=True).score(uniform(BANK, 0.6)) == together
     assert len(both.baseline.correct) == 2 * len(EXAMPLES)

@@ -44,8 +44,9 @@ def confirmation(result: Result) -> str:
     if len(tried) == 1:
         held = "it was" if within else "it was not"
     verb = "was" if len(tried) == 1 else "were"
+    also = ", together with its own," if look(result, "search.confirmation.together") else ""
     return (
-        f"On {_counted(rows, 'row')} that the search had not seen "
+        f"On {_counted(rows, 'row')} that the search had not seen{also} "
         f"{_counted(len(tried), 'candidate')} {verb} tried: {held} within the tolerance. "
         f"{_winner(result, within)}"
     ).rstrip()

@@ -31,7 +31,7 @@ def refit(
     if dense or not (settings.refit or settings.tune_steps):
         return bank, genome, None
     key = fingerprint(
-        "refit", 1, bank.fingerprint, genome.levels, settings.refit, settings.refit_tries,
+        "refit", 2, bank.fingerprint, genome.levels, settings.refit, settings.refit_tries,
         settings.refit_tokens, settings.refit_target,
         settings.tune_steps, settings.learning_rate, run.split_key("selection"),
         run.config.tolerance, run.config.guarantee, settings_of(run), run.config.seed,

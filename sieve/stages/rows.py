@@ -10,6 +10,7 @@ from sieve.stages.run import Run
 from sieve.tasks import Example
 from sieve.tasks.splits import prompt_hash
 
+LINES = ("uniform", "waterfill")  # searches along one line of genomes
 FIRST = 32  # rows of the first stage, beside those that the dense model gets wrong
 
 
@@ -59,10 +60,23 @@ def confirmation_objective(run: Run, bank: Bank) -> Objective:
 
 
 def whole_objective(run: Run, bank: Bank) -> Objective | Jointly:
-    """Feasible on the rows of the search, and on those of the confirmation where there are some."""
+    """The objective on all selection rows; see `fitted` for how those of the search count."""
     if not confirmation_rows(run):
         return search_objective(run, bank)
-    return Jointly([search_objective(run, bank), confirmation_objective(run, bank)])
+    parts = [search_objective(run, bank), confirmation_objective(run, bank)]
+    return Jointly(parts, together=not fitted(run))
+
+
+def fitted(run: Run) -> bool:
+    """Whether winners fit the rows of the search, so that these cannot help to confirm them.
+
+    Hundreds of genomes judged by their accuracy do. Those of a line are few, and those judged by
+    their divergence are not chosen by the accuracy on these rows. A guarantee takes no chances.
+    """
+    search = run.config.search
+    if run.config.guarantee or search.method == "random":
+        return True
+    return search.method not in LINES and search.judge == "margin"
 
 
 def _objective(

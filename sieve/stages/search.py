@@ -14,14 +14,16 @@ from sieve.confirmation import candidates, confirm, reach
 from sieve.evaluation import Scores, compare_with_chance
 from sieve.genome import Genome
 from sieve.measured import measure_weights
-from sieve.objective import Objective, Par, Score, find_par
+from sieve.objective import Jointly, Objective, Par, Score, find_par
 from sieve.projections import get_projection
 from sieve.reference_search import Budget, search_evopress, search_random
 from sieve.search import Line, around, smallest, uniform_line, waterfill_line, within
 from sieve.space import GenomeSpace, make_space
 from sieve.stages.rows import (
+    LINES,
     confirmation_objective,
     confirmation_rows,
+    fitted,
     search_objective,
     search_rows,
 )
@@ -31,7 +33,6 @@ from sieve.waterfill import estimated_rise, through, weighted
 log = logging.getLogger(__name__)
 FEWEST = 64  # rows on which the cost of matrices is measured
 TINY = 1e-6  # kept fraction that counts as nothing
-LINES = ("uniform", "waterfill")  # searches along one line of genomes
 LARGER = (8, 12, 17, 24, 33, 45)  # places up a line, 3 % apart, for the confirmation
 BEFORE, AFTER = 3, 4  # genomes of a line about a place on it
 JOB_KEYS = ("job", "shard", "ledger")  # which part of a search a job is, not what is searched
@@ -42,7 +43,7 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     from sieve.stages.genetic import search_ledger
 
     key = fingerprint(
-        "genome", 4, bank.fingerprint, run.split_key("selection"), settings_of(run),
+        "genome", 5, bank.fingerprint, run.split_key("selection"), settings_of(run),
         usable_levels(run, bank), run.config.tolerance, run.config.guarantee, run.config.seed,
     )  # fmt: skip
     genome_path = run.cache.path("genome", key, "json")
@@ -215,21 +216,33 @@ def warn_of_chance(run: Run, baseline: Scores) -> None:
 def confirmed(
     run: Run, bank: Bank, found: Mapping[Genome, Score], genome: Genome
 ) -> tuple[Genome, dict[str, Any] | None]:
-    """The genome that unseen rows find feasible too; the one at hand where there are none."""
+    """The genome that unseen rows find feasible too; the one at hand where there are none.
+
+    They are taken alone, or together with the rows of the search, where these are not fitted.
+    """
     config = run.config
     if not confirmation_rows(run):
         return genome, None
-    objective = confirmation_objective(run, bank)
+    unseen = confirmation_objective(run, bank)
+    objective: Objective | Jointly = unseen
+    if together := not fitted(run):
+        seen = search_objective(run, bank)
+        seen.evaluated = dict(found)
+        objective = Jointly([seen, unseen], together=True)
     result = confirm(objective, candidates(found, config.search.candidates), config.guarantee)
     kept = [bank.kept_fraction(g) for g in (genome, result.genome)]
     log.info("confirmed    kept %5.2f %%  (%d genomes tried)", 100 * kept[1], len(result.tried))
     return result.genome, {
-        "rows": len(objective.baseline.correct),
+        "rows": len(unseen.baseline.correct),
+        "together": together,  # with the rows of the search
         "baseline_accuracy": objective.baseline.accuracy,
         "kept_before": kept[0],
         "kept": kept[1],
-        "examples": objective.examples_scored,
-        "tried": result.tried,
+        "examples": unseen.examples_scored,
+        "tried": [
+            row | {"unseen_margin": unseen.evaluated[genome].margin}
+            for row, genome in zip(result.tried, result.genomes, strict=True)
+        ],
     }
 
 
