@@ -18,6 +18,7 @@ from sieve.calibration import calibrate
 from sieve.export import export
 from sieve.factorized import Switch, apply, merge_dense
 from sieve.genome import Genome
+from sieve.loading import load
 from sieve.modeling_sieve import FactorizedLinear, register
 from sieve.moments import Moments
 from sieve.objective import Objective, Score
@@ -40,6 +41,7 @@ __all__ = [
     "calibration_batches",
     "export",
     "fit",
+    "load",
     "merge_dense",
     "scoring_batches",
     "search_uniform",

@@ -1,12 +1,14 @@
 """report: result.json, report.html, and the same in the run's log."""
 
+from pathlib import Path
 from typing import Any
 
-from sieve.artifacts import write_json_atomic
+from sieve.artifacts import write_json_atomic, written_beside
 from sieve.bank import Bank
 from sieve.batches import vocabulary_reach
 from sieve.genome import Genome
 from sieve.report import figures, write_report
+from sieve.report.card import model_card
 from sieve.report.genomes import bottleneck_rows, genome_rows
 from sieve.result import flatten, matrix_table, provenance, sizes, spectrum
 from sieve.stages.calibrate import Calibrated
@@ -29,6 +31,7 @@ def report(
         if run.leads:
             write_json_atomic(run.run_dir / "result.json", result)
             write_report(result, run.run_dir / "report.html")
+            write_card(run, result)
             log_result(run.logger, result)
     result["seconds"]["report"] = run.seconds["report"]
     result["cached"]["report"] = False
@@ -46,6 +49,18 @@ def log_result(logger: RunLogger, result: dict[str, Any]) -> None:
     logger.log_table("genomes", genome_rows(search["curve"]))
     logger.log_table("bottlenecks", bottleneck_rows(search))
     logger.log_summary(flatten(result))
+
+
+def write_card(run: Run, result: dict[str, Any]) -> None:
+    """The model card of the export, where there is one."""
+    folder, config = run.run_dir / "export", run.config
+    if config.export.format == "none" or not folder.is_dir():
+        return
+    local = Path(config.model.path).expanduser().is_dir()
+    base = run.backbone.name if local else config.model.path
+    card = model_card(result, base, config.task.prompt, config.export.format)
+    with written_beside(folder / "README.md") as partial:
+        partial.write_text(card, encoding="utf-8")
 
 
 def _vocabulary(run: Run) -> dict[str, int]:

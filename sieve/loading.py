@@ -1,0 +1,24 @@
+"""Load an exported model in one line: `model, tokenizer = sieve.load("runs/.../export")`."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+
+def load(
+    path: str | Path, device: str | torch.device = "cpu", dtype: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model, in evaluation mode, and tokenizer of an export, or of any local or Hub model.
+
+    dtype: "auto" is float32 on a CPU and the checkpoint's own on a GPU, else its name.
+    Raises ValueError in one sentence where there is no model, or its files are missing, damaged or
+    do not belong together; nothing pickled is loaded.
+    """
+    from sieve.backbone import load_backbone
+    from sieve.config import ModelConfig
+
+    loaded = load_backbone(ModelConfig(path=str(path), dtype=dtype), torch.device(device))
+    loaded.model.requires_grad_(True)  # As from_pretrained gives it.
+    return loaded.model, loaded.tokenizer

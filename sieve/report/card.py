@@ -1,0 +1,87 @@
+"""The model card of an export, from the result: what it is, what it keeps, how to load it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sieve.report.sentence import answer_sentence, verdict
+from sieve.report.values import look, percent
+
+Result = Mapping[str, Any]
+
+LOADING = {
+    "factorized": """\
+```python
+import sieve
+
+model, tokenizer = sieve.load("{folder}")
+```
+
+Without Sieve, transformers loads it with the one file of code that this directory carries:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{folder}", trust_remote_code=True)
+```
+""",
+    "dense": """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```
+
+The factors are merged into plain weights: it loads anywhere, but is as large as the dense model.
+""",
+}
+
+
+def model_card(
+    result: Result, base: str, prompt: str, form: str = "factorized", folder: str = "export"
+) -> str:
+    """Markdown with the front matter of the Hub.
+
+    base: the model that was pruned, a Hub name or what else it is called; prompt: of the task, with
+    its fields; form: of the export, factorized or dense.
+    """
+    sections = [
+        _front(base),
+        f"# {look(result, 'task')} on {look(result, 'model')}, sieved\n",
+        f"{answer_sentence(result)} {verdict(result).text}\n",
+        "## Intended use\n",
+        "The task it was sieved for, with this prompt, and nothing else: what the task does not "
+        f"use of the base model is gone.\n\n```\n{prompt}\n```\n",
+        "## How to load it\n",
+        LOADING[form].format(folder=folder),
+        "## How it was made\n",
+        _made(result, base),
+        "## Licence\n",
+        "That of the base model, which this one is derived from; see there, and the terms of the "
+        "task's data.\n",
+    ]
+    return "\n".join(sections)
+
+
+def _front(base: str) -> str:
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    if base.count("/") == 1:
+        lines.append(f"base_model: {base}")
+    return "\n".join([*lines, "tags: [sieve, low-rank, pruning]", "---", ""])
+
+
+def _made(result: Result, base: str) -> str:
+    rows = {
+        "Base model": base,
+        "Kept of the prunable parameters": percent(look(result, "kept_fraction.prunable")),
+        "Kept of the whole model": percent(look(result, "kept_fraction.model")),
+        "Projection, storage": f"{look(result, 'projection')}, {look(result, 'storage')}",
+        "Search": look(result, "search.method"),
+        "Seed": look(result, "seed"),
+        "Sieve": look(result, "sieve_version"),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value is not None)
+    command = look(result, "command")
+    shown = f"\n\n    {command}\n" if command else "\n"
+    return f"| | |\n|---|---|\n{table}{shown}"

@@ -1,0 +1,38 @@
+"""The model card says what the export is, with the result's own numbers."""
+
+from typing import Any
+
+import pytest
+from results import full_result
+
+from sieve.report import answer_sentence
+from sieve.report.card import model_card
+
+PROMPT = "Review: {text}\\nSentiment:"
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    return full_result()
+
+
+def test_the_card_holds_the_answer_the_prompt_and_the_command(result: dict[str, Any]) -> None:
+    card = model_card(result, "owner/model", PROMPT)
+    assert card.startswith("---\n") and "base_model: owner/model" in card.split("---")[1]
+    for words in (answer_sentence(result), PROMPT, result["command"], "## Licence"):
+        assert words in card
+
+
+def test_only_a_name_of_the_hub_is_a_base_model_there(result: dict[str, Any]) -> None:
+    assert "base_model" not in model_card(result, "embedded", PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("form", "there", "absent"),
+    [("factorized", "sieve.load", "merged"), ("dense", "merged into plain", "trust_remote_code")],
+)
+def test_it_says_how_each_form_is_loaded(
+    result: dict[str, Any], form: str, there: str, absent: str
+) -> None:
+    card = model_card(result, "owner/model", PROMPT, form)
+    assert there in card and absent not in card
