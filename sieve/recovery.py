@@ -38,11 +38,14 @@ WARMUP = 0.1  # of all steps
 class RecoveryModule(L.LightningModule):
     """Trains the factors of a genome under `trainer.fit`; batches are calibration batches.
 
-    switch: of a bank without shared factors; the frozen model is no part of this module, so that
-    its state is what is trained. Raises RuntimeError without PEFT where LoRA is asked for.
+    switch: of a bank without shared factors; seed: of what is drawn to begin with. The frozen model
+    is no part of this module, so that its state is what is trained. Raises RuntimeError without
+    PEFT where LoRA is asked for.
     """
 
-    def __init__(self, switch: Switch, genome: Genome, settings: RecoverySettings) -> None:
+    def __init__(
+        self, switch: Switch, genome: Genome, settings: RecoverySettings, seed: int = 0
+    ) -> None:
         super().__init__()
         self.settings, self.start = settings, 0
         self._switch, self.genome = [switch], genome
@@ -53,7 +56,9 @@ class RecoveryModule(L.LightningModule):
         for name, parameter in self.layers.named_parameters():
             parameter.requires_grad_(settings.method == "full" and name.endswith("weight"))
         if settings.method == "lora":
-            _add_lora(self.layers, settings)
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)  # PEFT draws the first of the two matrices.
+                _add_lora(self.layers, settings)
 
     @property
     def switch(self) -> Switch:

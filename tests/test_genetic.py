@@ -88,12 +88,12 @@ def test_a_killed_search_goes_on_to_the_same_end(world: Path) -> None:
 @pytest.mark.parametrize("method", ["random", "evopress"])
 def test_reference_searches_run(world: Path, method: str) -> None:
     changes = ("projection.refit=false", "tolerance=.1", "search.evaluations=60",
-               "search.seeds=[uniform]")  # fmt: skip
+               "search.seeds=[]")  # fmt: skip
     record = finished(world, method, f"search={method}", *changes)["search"]
     assert record["method"] == method and record["confirmation"]["rows"] == 24
-    assert record["evaluations"] <= 61
-    sizes = {point["kept_fraction"] for point in record["curve"] if "level" not in point}
-    assert len(sizes) > 35  # More than the seeds, whose levels are 31.
+    # A model at chance loses nothing, so random search is soon at the smallest of all genomes.
+    assert {"random": 8, "evopress": 20}[method] < record["evaluations"] <= 61
+    assert min(point["kept_fraction"] for point in record["curve"] if point["feasible"]) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ def trainer(callbacks: list[L.Callback], steps: int, **settings: Any) -> L.Train
 def module_of(
     model: PreTrainedModel, bank: Bank, genome: Genome, settings: RecoverySettings = QUICK
 ) -> RecoveryModule:
-    torch.manual_seed(0)  # PEFT draws its first matrix.
     return RecoveryModule(Switch(model, bank, as_stored=False), genome, settings)
 
 

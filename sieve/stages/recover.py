@@ -55,7 +55,7 @@ def recover(run: Run, bank: Bank, genome: Genome) -> tuple[Bank, Genome, dict[st
 
 def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Genome, dict[str, Any]]:
     settings, model = run.config.recovery, run.backbone.model
-    module = RecoveryModule(Switch(model, bank, as_stored=False), genome, settings)
+    module = RecoveryModule(Switch(model, bank, as_stored=False), genome, settings, run.config.seed)
     module.to(model.device)
     rows = run.data.scoring("selection")
 

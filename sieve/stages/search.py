@@ -294,7 +294,8 @@ def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     warn_of_chance(run, objective.baseline)
     if search.method in LINES:
         line = _line(run, bank, search.method)
-        objective.score(line.genome(0))  # The dense model, the last resort of the confirmation.
+        if confirmation_rows(run):
+            objective.score(line.genome(0))  # The dense model, the last resort.
         genome, found = smallest(objective, line), objective.evaluated
         spent = {"evaluations": len(found), "examples": objective.examples_scored}
     else:

@@ -106,7 +106,7 @@ def test_lines_of_jobs_stand_above_the_view_on_lines_of_their_own(
 ) -> None:
     if launcher == "joblib":
         pytest.importorskip("joblib")
-    few = ("hydra.sweeper.generations=3", "seconds=0.05")
+    few = ("hydra.sweeper.generations=3", "seconds=0.15")
     screen, out = on_a_terminal(tmp_path, *few, *(JOBLIB if launcher == "joblib" else ()))
     screen = re.sub(r"\x1b\[\?25[lh]", "", screen)  # whether the cursor is shown
     notes = [match.start() for match in re.finditer("a shard of", screen)]
@@ -114,4 +114,4 @@ def test_lines_of_jobs_stand_above_the_view_on_lines_of_their_own(
     for note in notes:
         assert screen[:note].endswith(("\n", "\x1b[2K")) or note == 0
     assert "a shard of" not in out and "optimization_results.yaml" in out
-    assert re.search(r"generation 2: . of 8 genomes in .* s, at most .* s left", screen)
+    assert re.search(r"generation [23]: . of 8 genomes in .* s, at most .* s left", screen)
