@@ -12,6 +12,7 @@ score as the genetic search of the same task and seed has spent. A line of JSON 
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 SHARED = Path(os.environ.get("SIEVE_SHARED", "../shared"))
 ALMANAC = ("medicine", "geography", "reviews", "reading")
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="folder to keep the banks in")
     parser.add_argument("overrides", nargs="*", default=[])
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
     done = {key(record): record for record in map(json.loads, lines)}
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +88,7 @@ def main() -> None:
                         done[key(record)] = record
                         with arguments.out.open("a") as file:
                             file.write(json.dumps(record) + "\n")
-                        print(json.dumps(record), flush=True)
+                        log.info(json.dumps(record))
 
 
 def key(record: dict[str, Any]) -> tuple[str, str, str, int]:

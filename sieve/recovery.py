@@ -7,7 +7,6 @@ loss is that of the right answers, the Kullback-Leibler divergence from the dens
 state is kept, and where none beats the model as it came, nothing is changed.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -31,8 +30,8 @@ from sieve.keeper import Keeper
 from sieve.modeling_sieve import FactorizedLinear
 from sieve.projections import Factors
 from sieve.recovery_settings import RecoverySettings
-
-WARMUP = 0.1  # of all steps
+from sieve.training import schedule
+from sieve.tuning import balance_of
 
 
 class RecoveryModule(L.LightningModule):
@@ -126,14 +125,6 @@ class RecoveryModule(L.LightningModule):
         return replace(bank, factors=factors, fingerprint=key), replace(self.genome, bank=key)
 
 
-def schedule(step: int, steps: int) -> float:
-    """Part of the learning rate at a step: warm-up over a tenth, then cosine decay to 0."""
-    warm = max(1, round(WARMUP * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
 class StepBatches(Dataset[Any]):
     """The batches of every step from `start` on, of one rank: epochs in orders drawn by a seed.
 
@@ -182,7 +173,7 @@ def _balanced(layer: nn.Module) -> FactorizedLinear:
     """A plain layer whose two factors share the scale of their product, direction by direction."""
     assert isinstance(layer, FactorizedLinear)
     u, v = layer.factor_out.weight.detach().float(), layer.factor_in.weight.detach().float()
-    balance = (v.norm(dim=1) / u.norm(dim=0).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
+    balance = balance_of(u, v)
     bias = layer.factor_out.bias
     copied = FactorizedLinear(v.shape[1], u.shape[0], len(v), bias is not None)
     set_factors(

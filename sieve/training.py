@@ -1,6 +1,7 @@
 """Lightning Trainers as Sieve uses them: no checkpoints of their own, no sampler, rich progress."""
 
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,9 @@ DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "use_distributed_sampler": False,  # The data module deals batches to ranks itself.
 }
+
+
+WARMUP = 0.1  # of all steps
 
 
 class StageProgressBar(RichProgressBar):
@@ -57,3 +61,11 @@ def make_trainer(settings: dict[str, Any], callbacks: Sequence[L.Callback] = ())
             f"the trainer cannot be made ({reason}); choose trainer=cpu, gpu or ddp, or set "
             "trainer.devices."
         ) from error
+
+
+def schedule(step: int, steps: int) -> float:
+    """Part of the learning rate at a step: warm-up over a tenth, then cosine decay to 0."""
+    warm = max(1, round(WARMUP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

@@ -7,7 +7,6 @@ rows do not confirm is taken back.
 """
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,10 +25,14 @@ from sieve.divergence import answer_logprobs, divergence
 from sieve.factorized import Switch, add_biases
 from sieve.genome import Genome
 from sieve.projections import Factors
-from sieve.training import make_trainer
+from sieve.training import make_trainer, schedule
 
 log = logging.getLogger(__name__)
-WARMUP = 0.1  # of all steps
+
+
+def balance_of(u: Tensor, v: Tensor) -> Tensor:
+    """What u (d_out, r) is multiplied and v (r, d_in) divided by, (r,), to be of one scale."""
+    return (v.norm(dim=1) / u.norm(dim=0).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
 
 
 class Pair(nn.Module):
@@ -41,7 +44,7 @@ class Pair(nn.Module):
     def __init__(self, factors: Factors, rank: int) -> None:
         super().__init__()
         u, v = factors.u[:, :rank].float(), factors.v[:rank].float()
-        balance = (v.norm(dim=1) / u.norm(dim=0).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
+        balance = balance_of(u, v)
         self.u, self.v = nn.Parameter(u * balance), nn.Parameter(v / balance[:, None])
         bias = factors.bias(rank)
         self.bias = None if bias is None else nn.Parameter(bias.float().clone())
@@ -109,17 +112,11 @@ class TuningModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam, with warm-up and cosine decay."""
         optimizer = torch.optim.Adam(self.pairs.parameters(), self.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: schedule(n, self.steps))
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {"scheduler": rate, "interval": "step"},
         }
-
-    def _rate(self, step: int) -> float:
-        warm = max(1, round(WARMUP * self.steps))
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
 
 class _Tuned(nn.Module):

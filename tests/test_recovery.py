@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from sieve.bank import Bank
 from sieve.factorized import Switch
 from sieve.genome import Genome
-from sieve.recovery import RecoveryModule, StepBatches, recover, schedule
+from sieve.recovery import RecoveryModule, StepBatches, recover
 from sieve.recovery_settings import RecoverySettings
-from sieve.training import make_trainer
+from sieve.training import make_trainer, schedule
 
 BATCHES = [{"input_ids": tokens(4, 16, seed)} for seed in range(6)]
 QUICK = RecoverySettings("lora", steps=6, check_every=2, learning_rate=1e-2)

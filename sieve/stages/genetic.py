@@ -31,15 +31,13 @@ from sieve.stages.run import Run, opened
 from sieve.stages.search import (
     JOB_KEYS,
     confirmed,
-    find_seeds,
-    lowest_rank,
     points,
     resize,
     settings_of,
     space_of,
-    usable_levels,
     warn_of_chance,
 )
+from sieve.stages.seeds import find_seeds, lowest_rank, usable_levels
 
 log = logging.getLogger(__name__)
 

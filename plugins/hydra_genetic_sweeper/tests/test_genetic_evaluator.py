@@ -45,7 +45,7 @@ class Made:
 def evaluator(folder: Path, job: Job, **changes: Any) -> tuple[Evaluator, Made]:
     launcher = Made(job)
     settings = GeneticSweeperConf(**{"shard_key": "shard", "shard_size": None} | changes)
-    return Evaluator(settings, SPACE, SIZE, launcher, folder, []), launcher  # type: ignore[arg-type]
+    return Evaluator(settings, SPACE, SIZE, launcher, folder, []), launcher
 
 
 def listed(shard: dict[str, Any]) -> list[float]:
@@ -122,7 +122,7 @@ def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> Non
             Path(shard["results"]).write_text("".join(json.dumps(x) + "\n" for x in lines))
 
     this, _ = evaluator(tmp_path, one_lives, n_workers=2)
-    this.launcher = Dying(one_lives)  # type: ignore[assignment]
+    this.launcher = Dying(one_lives)
     this.evaluate(1, GENOMES, 0)
     assert calls == [2, 1] and sizes(this.found) == [0, 1, 2, 3, 4, 5]
 
@@ -139,7 +139,7 @@ def test_workers_with_settings_of_their_own_take_one_job_at_a_time(
             return super().launch(jobs, initial_job_idx)
 
     this, _ = evaluator(tmp_path, listed, n_workers=2, shard_size=1, worker_overrides=own)
-    this.launcher = Listing(listed)  # type: ignore[assignment]
+    this.launcher = Listing(listed)
     this.evaluate(1, GENOMES, 0)
     assert [len(jobs) for jobs in calls] == widths
     assert sizes(this.found) == [0, 1, 2, 3, 4, 5]

@@ -66,7 +66,7 @@ def test_the_live_view_shows_what_a_user_wants_to_know() -> None:
         take(this, evolution, 61.0)
         this.begin(2, 6, lambda: 3)
         console.print(this.shape())
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     for name in ("generation", "best", "spread", "evaluations", "memo", "time", "1:01"):
         assert name in text
     assert "generation 2: 3 of 6 genomes in 0.0 s, at most 3:03 left" in text

@@ -98,7 +98,7 @@ class Evaluator:
                 )
         try:
             returns = self.launcher.launch(jobs, initial_job_idx=shards[0].job)
-        except Exception as error:  # noqa: BLE001 - a dead worker is whatever the launcher makes of it
+        except Exception as error:  # A dead worker is whatever the launcher makes of it.
             self._trouble = f"the launcher failed: {reason(error)}"
             log.debug("launcher", exc_info=True)
             self._recover(shards)
@@ -194,7 +194,7 @@ def run_one(
     """What one job beside the generations returned; ValueError in a sentence where it failed."""
     try:
         [job] = launcher.launch([list(overrides)], initial_job_idx=number)
-    except Exception as error:  # noqa: BLE001 - whatever the launcher makes of it
+    except Exception as error:  # Whatever the launcher makes of it.
         raise ValueError(f"{name} did not run: {reason(error)}") from error
     value, why = outcome(job)
     if why:

@@ -1,7 +1,7 @@
 """Settings of the sweeper, a comment per field; registered as `hydra/sweeper: genetic`."""
 
 from dataclasses import dataclass, field
-from typing import Any  # noqa: UP035 - OmegaConf reads these annotations
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 

@@ -20,7 +20,9 @@ class GeneticSweeper(Sweeper):
         schema = OmegaConf.structured(GeneticSweeperConf)
         plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v
                  for k, v in settings.items()}  # fmt: skip
-        self.settings: GeneticSweeperConf = OmegaConf.to_object(OmegaConf.merge(schema, plain))  # type: ignore[assignment]  # typed as Any by OmegaConf
+        merged = OmegaConf.to_object(OmegaConf.merge(schema, plain))
+        assert isinstance(merged, GeneticSweeperConf)
+        self.settings = merged
         self.hydra_context: HydraContext | None = None
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
