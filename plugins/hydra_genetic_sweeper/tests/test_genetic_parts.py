@@ -316,3 +316,11 @@ def test_a_limit_is_the_worst_that_lives_or_none() -> None:
     front = Evolution(grid(4), settings(seed=1), both)
     front.tell([judged(genome) for genome in front.ask()])
     assert front.limit is None
+
+
+def test_before_the_population_is_whole_nothing_is_too_bad_to_live() -> None:
+    evolution = Evolution(grid(4), settings(seed=1), Objectives({"size": "minimize"}, {}))
+    evolution.tell([judged(genome) for genome in evolution.ask()[:5]])
+    assert len(evolution.population) == 5 and evolution.limit is None
+    evolution.tell([judged(genome) for genome in evolution.ask()])
+    assert len(evolution.population) == 8 and evolution.limit is not None
