@@ -11,7 +11,8 @@
 Importing this package lets `AutoModelForCausalLM` load what it exports.
 """
 
-import sieve.threads  # noqa: F401  before anything that loads torch
+import sieve.quiet  # noqa: F401  before anything that loads torch
+import sieve.threads  # noqa: F401  the same
 from sieve.bank import Bank, fit
 from sieve.batches import calibration_batches, scoring_batches
 from sieve.calibration import calibrate

@@ -25,6 +25,7 @@ from transformers.utils import cached_file
 
 from sieve.artifacts import fingerprint, hash_files
 from sieve.config import ModelConfig
+from sieve.quantized import parts
 
 # Files of a directory that say what the model computes: weights, configuration, tokenizer, code.
 DIGESTED = (
@@ -216,7 +217,7 @@ def _check_whole(loaded: dict[str, Any]) -> None:
 
 def _check_finite(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not all(torch.isfinite(part).all() for part in parts(parameter)):
             raise ValueError(
                 f"the weights {name} are not finite (NaN or infinity); the checkpoint is damaged, "
                 "get it again."

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sieve.genome import LEVELS, get_storage
 from sieve.moments import WEIGHTINGS, Needs
 from sieve.projections import get_projection
+from sieve.quantization_settings import GROUP_SIZES, QUANTIZATIONS, QuantizationSettings
 from sieve.recovery_settings import COUNTS, LOSSES, RECOVERIES, SIDES, RecoverySettings
 from sieve.tasks import TaskConfig
 from sieve.waterfill import NORMALIZATIONS
@@ -168,6 +169,7 @@ class Config:
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    quantization: QuantizationSettings = field(default_factory=QuantizationSettings)
     export: ExportConfig = field(default_factory=ExportConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     trainer: dict[str, Any] = field(default_factory=dict)  # keywords of lightning.Trainer
@@ -230,6 +232,7 @@ def check(config: Config) -> None:
         ("recovery.method", config.recovery.method, RECOVERIES),
         ("recovery.factors", config.recovery.factors, SIDES),
         ("recovery.loss", config.recovery.loss, LOSSES),
+        ("quantization.method", config.quantization.method, QUANTIZATIONS),
         ("calibration.weighting", config.calibration.weighting, ("auto", *WEIGHTINGS)),
         ("export.format", config.export.format, EXPORTS),
         ("logger.mode", config.logger.mode, ("auto", "online", "offline")),
@@ -266,6 +269,7 @@ def check(config: Config) -> None:
     _check_projection(config)
     _check_levels(config.search.levels)
     _check_search(config.search)
+    _check_quantization(config)
     config.task.validate()
 
 
@@ -315,6 +319,18 @@ def _check_search(search: SearchConfig) -> None:
         )
     if search.job == "finalize" and not search.ledger:
         raise ValueError("search.job=finalize takes search.ledger, the file of the sweeper.")
+
+
+def _check_quantization(config: Config) -> None:
+    if (size := config.quantization.group_size) not in GROUP_SIZES:
+        sizes = ", ".join(map(str, GROUP_SIZES))
+        raise ValueError(f"quantization.group_size is {size}, expected one of {sizes}.")
+    if config.quantization.method != "none" and config.export.format not in ("factorized", "none"):
+        raise ValueError(
+            f"quantization={config.quantization.method} is of the factors, which "
+            f"export={config.export.format} does not keep; set export=factorized or "
+            "quantization=none."
+        )
 
 
 def _check_levels(levels: list[float]) -> None:

@@ -20,6 +20,8 @@ from sieve.artifacts import written_beside
 from sieve.factorized import merge_dense
 from sieve.matrices import shares_embedding
 from sieve.modeling_sieve import FactorizedLinear, classes_for, native_class
+from sieve.quantization import mark
+from sieve.quantized import is_quantized
 
 
 def export(
@@ -115,11 +117,14 @@ def _write(
     shell.load_state_dict(state, assign=True)
     shell.tie_weights()
     shell.generation_config = model.generation_config
+    mark(shell)
     shell.save_pretrained(path)
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     tensor = tensor.detach().cpu()
+    if is_quantized(tensor):
+        return tensor
     return (tensor.to(dtype) if tensor.is_floating_point() else tensor).clone().contiguous()
 
 

@@ -6,6 +6,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sieve.quantized import is_quantized
+
 
 def load(
     path: str | Path, device: str | torch.device = "cpu", dtype: str = "auto"
@@ -20,5 +22,6 @@ def load(
     from sieve.config import ModelConfig
 
     loaded = load_backbone(ModelConfig(path=str(path), dtype=dtype), torch.device(device))
-    loaded.model.requires_grad_(True)  # As from_pretrained gives it.
+    for parameter in loaded.model.parameters():  # As from_pretrained gives them.
+        parameter.requires_grad_(not is_quantized(parameter))
     return loaded.model, loaded.tokenizer

@@ -18,12 +18,17 @@ SPECTRUM_POINTS = 64
 
 
 def sizes(
-    bank: Bank, genome: Genome, model_parameters: int, dtype: torch.dtype, merged: bool = False
+    bank: Bank,
+    genome: Genome,
+    model_parameters: int,
+    dtype: torch.dtype,
+    merged: bool = False,
+    saved_bytes: int = 0,
 ) -> dict[str, Any]:
     """Kept fractions, parameter counts and bytes of weights on disk.
 
     model_parameters: of the dense model; dtype: of its checkpoint; merged: whether the pruned one
-    is written as dense weights, which takes the dense model's room.
+    is written as dense weights, which takes the dense model's room; saved_bytes: by quantization.
     """
     kept = bank.kept_parameters(genome)
     # Beside factors of its own a tied matrix's table stays.
@@ -42,7 +47,7 @@ def sizes(
             "dense": model_parameters * dtype.itemsize,
             "pruned": (model_parameters + beside) * bank.dtype.itemsize
             if merged
-            else model_kept * bank.dtype.itemsize + bank.index_bytes(genome),
+            else model_kept * bank.dtype.itemsize + bank.index_bytes(genome) - saved_bytes,
         },
     }
 

@@ -36,11 +36,13 @@ def compare_speed(
     prompt_tokens: int = 128,
     new_tokens: int = 16,
     repeats: int = 5,
+    finish: Callable[[], object] | None = None,
 ) -> Speed:
     """Time the dense model and the model of `genome` alternately on the same random tokens.
 
     Prefill is one forward pass over (batch_size, prompt_tokens); decode is `new_tokens` greedy
-    steps with a key-value cache on the same batch. The model is left dense.
+    steps with a key-value cache on the same batch. finish: what else is done to the model once it
+    is that of `genome`, such as quantizing it. The model is left dense.
     """
     model = switch.model
     if (limit := context_length(model)) is not None:
@@ -53,6 +55,8 @@ def compare_speed(
     for repeat in range(repeats + 1):  # The first round warms up.
         for state in ("dense", "pruned"):
             switch.restore() if state == "dense" else switch.to(genome)
+            if state == "pruned" and finish is not None:
+                finish()
             prefill = _timed(lambda: _prefill(model, tokens))
             decode = _decode_seconds(model, tokens, new_tokens)
             if repeat:

@@ -23,7 +23,8 @@ OPTIONS = sorted(
     for path in CONF.glob("*/[!_]*.yaml")
     if path.parent.name not in ("task", "hydra", "experiment")
 )
-BASED = ("task", "model", "projection", "search", "recovery")  # groups whose options share a base
+# Groups whose options share a base.
+BASED = ("task", "model", "projection", "search", "recovery", "quantization")
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"]}
 # What the sweeper says to a job of its own.

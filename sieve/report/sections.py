@@ -166,6 +166,7 @@ def settings(result: Result) -> str:
         ("Selection examples scored", _counted(result, "search.examples")),
         ("Refit", _refit(result)),
         ("Recovery", _recovery(result)),
+        ("Quantization", _quantization(result)),
         ("Calibration rows", _counted(result, "calibration.rows")),
         ("Calibration tokens", _counted(result, "calibration.tokens")),
         ("Device", look(result, "device")),
@@ -216,3 +217,17 @@ def _recovery(result: Mapping[str, Any]) -> str | None:
     best = max(history, key=lambda entry: (entry["accuracy"], -entry["loss"]))
     before, after = percent(history[0]["accuracy"]), percent(best["accuracy"])
     return f"{how}, {count(best['step'])} steps: {before} → {after} on the selection rows"
+
+
+def _quantization(result: Mapping[str, Any]) -> str | None:
+    """Bytes of the prunable matrices and accuracy on test, before and after, in one phrase."""
+    found = look(result, "quantization")
+    if not isinstance(found, Mapping):
+        return None
+    sizes = " → ".join(size(found[f"bytes_{when}"]) for when in ("dense", "before", "after"))
+    accuracy = " → ".join(percent(found[f"accuracy_{when}"]) for when in ("before", "after"))
+    done, left = count(found["quantized"]), count(found["left"])
+    return (
+        f"{found['method']}, {done} weights, {left} left as they were; prunable matrices {sizes} "
+        f"(dense, pruned, quantized), {percent(found['saved'])} saved together; {accuracy} on test"
+    )

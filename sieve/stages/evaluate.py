@@ -11,13 +11,15 @@ from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.memory import peak_memory_mib
 from sieve.speed import compare_speed, describe_machine
+from sieve.stages.quantize import quantize, record_of
 from sieve.stages.run import Run
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
     """Dense and pruned model on the test split, once: scores, interval, size, speed."""
     key = fingerprint(
-        "evaluation", 1, bank.fingerprint, genome.levels, asdict(run.config.speed),
+        "evaluation", 2, bank.fingerprint, genome.levels, asdict(run.config.speed),
+        asdict(run.config.quantization),
         run.split_key("test"), run.config.seed,
         platform.node(), describe_machine(run.device),
     )  # fmt: skip
@@ -36,10 +38,16 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
         baseline = _test(run)
         switch.to(genome)
         pruned = _test(run)
+        quantized = None
+        if run.config.quantization.method != "none":
+            found, before = quantize(run, bank), pruned
+            pruned = _test(run)
+            quantized = record_of(run, bank, found, before.accuracy, pruned.accuracy)
         timed = None
         if speed.enabled and run.leads:
             options = {k: v for k, v in asdict(speed).items() if k != "enabled"}
-            timed = asdict(compare_speed(switch, genome, **options))
+            finish = (lambda: quantize(run, bank)) if quantized else None
+            timed = asdict(compare_speed(switch, genome, **options, finish=finish))
     drop = paired_drop(baseline.correct, pruned.correct, run.config.seed)
     chance = compare_with_chance(baseline, run.task.splits["test"])
     run.logger.log_metrics(
@@ -53,6 +61,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
             "beats_chance": chance.beaten,
         },
         "pruned": {"accuracy": pruned.accuracy},
+        "quantization": quantized,
         "examples": len(baseline.correct),
         "drop": asdict(drop),
         "memory": {"peak_mib": peak_memory_mib(run.device)},

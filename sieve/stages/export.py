@@ -6,6 +6,7 @@ from sieve.bank import Bank
 from sieve.export import export as export_model
 from sieve.factorized import Switch
 from sieve.genome import Genome
+from sieve.stages.quantize import quantize
 from sieve.stages.run import Run
 
 
@@ -16,6 +17,8 @@ def export(run: Run, bank: Bank, genome: Genome) -> Path | None:
     with run.stage("export"):
         if run.leads:
             with Switch(run.backbone.model, bank).to(genome):
+                if run.config.quantization.method != "none":
+                    quantize(run, bank)
                 export_model(
                     run.backbone.model, run.backbone.tokenizer, run.run_dir / "export",
                     run.config.export.format, bank.dtype,

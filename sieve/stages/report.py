@@ -63,6 +63,12 @@ def write_card(run: Run, result: dict[str, Any]) -> None:
         partial.write_text(card, encoding="utf-8")
 
 
+def saved_bytes(evaluation: dict[str, Any]) -> int:
+    """Bytes on disk that quantization has saved."""
+    found = evaluation["quantization"]
+    return found["bytes_before"] - found["bytes_after"] if found else 0
+
+
 def _vocabulary(run: Run) -> dict[str, int]:
     """Size of the model's vocabulary, and how many tokens the selection and test rows take."""
     size = int(run.backbone.model.config.get_text_config().vocab_size)
@@ -100,6 +106,7 @@ def _result(
             run.backbone.parameters,
             run.backbone.storage_dtype,
             merged=config.export.format == "dense",
+            saved_bytes=saved_bytes(evaluation),
         )
         | {
             "search": search,

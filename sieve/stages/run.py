@@ -14,6 +14,7 @@ from sieve.backbone import Backbone, find_model, load_backbone, place
 from sieve.config import Config
 from sieve.datamodule import SieveDataModule
 from sieve.export import check_format
+from sieve.quantization import check_available
 from sieve.tasks import Example, Task, build_task
 from sieve.tracking import RunLogger
 from sieve.training import make_trainer
@@ -88,6 +89,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     find_model(config.model.path)
     Cache(Path(config.paths.cache_dir)).prepare()
     trainer = make_trainer(config.trainer)
+    check_available(config.quantization, trainer.strategy.root_device)
     task, backbone = _loaded(config, trainer)
     title = f"{task.name}-{backbone.name}-{config.projection.name}-{config.search.method}"
     logger = RunLogger(run_dir, config.logger, asdict(config), title)
