@@ -13,17 +13,16 @@ score as the genetic search of the same task and seed has spent. A line of JSON 
 import argparse
 import json
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from experiments.projections import read_lines
+from experiments.running import finished
+
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
-SHARED = Path(os.environ.get("SIEVE_SHARED", "../shared"))
 ALMANAC = ("medicine", "geography", "reviews", "reading")
 TASKS = (
     *(f"almanac_{name}/embedded" for name in ALMANAC),
@@ -65,8 +64,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[])
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    done = {key(record): record for record in map(json.loads, lines)}
+    done = {key(record): record for record in read_lines(arguments.out)}
     with tempfile.TemporaryDirectory() as folder:
         for seed in arguments.seeds:
             for task in arguments.tasks:
@@ -100,26 +98,11 @@ def run(
     task: str, bank: str, search: str, seed: int, cache: Path, overrides: list[str]
 ) -> dict[str, Any]:
     """One search: what it found on its rows, and what that is worth on the test rows."""
-    name, model = task.split("/")
-    where = ["model=embedded"]
-    if model != "embedded":
-        where = [
-            f"model.path={SHARED / 'models' / model}",
-            f"task.data_dir={SHARED / 'data' / name}",
-        ]
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, "-m", "sieve.run", f"+task={name}", *where, *BANKS[bank],
-            *SEARCHES[search], f"seed={seed}", "projection.refit=false", "logger.wandb=false",
-            "speed.enabled=false", "export=none", f"paths.cache_dir={cache.absolute()}",
-            f"hydra.run.dir={folder}/result", f"hydra.sweep.dir={folder}", *overrides,
-        ]  # fmt: skip
-        done = subprocess.run(command, text=True, capture_output=True, check=False)
-        path = Path(folder) / "result" / "result.json"
-        if done.returncode or not path.exists():
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
-        result = json.loads(path.read_text())
+    result = finished(
+        task, cache, *BANKS[bank], *SEARCHES[search], f"seed={seed}", "projection.refit=false",
+        *overrides,
+    )  # fmt: skip
     found, drop = result["search"], result["drop"]
     confirmation = found["confirmation"] or {}
     [chosen] = [point for point in found["curve"] if point["chosen"]]
