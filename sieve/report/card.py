@@ -38,6 +38,11 @@ The factors are merged into plain weights: it loads anywhere, but is as large as
 }
 
 
+QUANTIZED = """\
+The weights are quantized by torchao, which must be installed: `pip install torchao`.
+"""
+
+
 def model_card(
     result: Result, base: str, prompt: str, form: str = "factorized", folder: str = "export"
 ) -> str:
@@ -55,6 +60,7 @@ def model_card(
         f"use of the base model is gone.\n\n```\n{prompt}\n```\n",
         "## How to load it\n",
         LOADING[form].format(folder=folder),
+        *([QUANTIZED] if look(result, "quantization") else []),
         "## How it was made\n",
         _made(result, base),
         "## Licence\n",
@@ -78,6 +84,7 @@ def _made(result: Result, base: str) -> str:
         "Kept of the whole model": percent(look(result, "kept_fraction.model")),
         "Projection, storage": f"{look(result, 'projection')}, {look(result, 'storage')}",
         "Search": look(result, "search.method"),
+        "Quantization": look(result, "quantization.method"),
         "Seed": look(result, "seed"),
         "Sieve": look(result, "sieve_version"),
     }

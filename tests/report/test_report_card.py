@@ -36,3 +36,10 @@ def test_it_says_how_each_form_is_loaded(
 ) -> None:
     card = model_card(result, "owner/model", PROMPT, form)
     assert there in card and absent not in card
+
+
+def test_quantized_weights_name_what_loads_them(result: dict[str, Any]) -> None:
+    assert "torchao" not in model_card(result, "owner/model", PROMPT)
+    result["quantization"] = {"method": "int8"}
+    card = model_card(result, "owner/model", PROMPT)
+    assert "pip install torchao" in card and "| Quantization | int8 |" in card

@@ -245,3 +245,15 @@ def test_the_report_says_what_training_after_pruning_brought(
     page = render_page(result)
     assert (phrase is not None) == ("Recovery</dt>" in page)
     assert phrase is None or phrase in page
+
+
+def test_the_report_says_what_quantization_saved_and_cost(result: dict[str, Any]) -> None:
+    assert "Quantization</dt>" not in render_page(result)
+    result["quantization"] = {
+        "method": "int8", "quantized": 37, "left": 5, "bytes_dense": 8_000_000,
+        "bytes_before": 800_000, "bytes_after": 500_000, "saved": 0.9375,
+        "accuracy_before": 0.88, "accuracy_after": 0.875,
+    }  # fmt: skip
+    page = render_page(result)
+    for words in ("int8, 37 weights, 5 left", "8.0 MB → 800.0 kB → 500.0 kB", "93.8", "88.0"):
+        assert words in page, words
