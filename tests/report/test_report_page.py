@@ -254,6 +254,6 @@ def test_the_report_says_what_quantization_saved_and_cost(result: dict[str, Any]
         "bytes_before": 800_000, "bytes_after": 500_000, "saved": 0.9375,
         "accuracy_before": 0.88, "accuracy_after": 0.875,
     }  # fmt: skip
-    page = render_page(result)
+    page = render_page(result).replace("&nbsp;", " ")
     for words in ("int8, 37 weights, 5 left", "8.0 MB → 800.0 kB → 500.0 kB", "93.8", "88.0"):
         assert words in page, words
