@@ -27,7 +27,7 @@ JOBS = ("", "prepare", "finalize")  # of a genetic search, beside its shards
 ANSWERS = ("margin", "sampled", "gold")
 INITS = ("random", "pca", "optimal")  # of `learned`
 TARGETS = ("output", "residual")  # of a refit
-EXPORTS = ("none", "factorized", "dense")
+EXPORTS = ("none", "factorized", "dense", "onnx", "onnx_int8")
 # What a run may ask of lightning.Trainer: where it runs, not how much of it.
 TRAINER_KEYS = (
     "_target_", "accelerator", "devices", "num_nodes", "strategy", "deterministic", "benchmark",
@@ -328,8 +328,8 @@ def _check_quantization(config: Config) -> None:
     if config.quantization.method != "none" and config.export.format not in ("factorized", "none"):
         raise ValueError(
             f"quantization={config.quantization.method} is of the factors, which "
-            f"export={config.export.format} does not keep; set export=factorized or "
-            "quantization=none."
+            f"export={config.export.format} does not keep; set export=factorized, or "
+            "quantization=none (export=onnx_int8 has 8 bits of its own)."
         )
 
 

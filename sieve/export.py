@@ -13,15 +13,18 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.artifacts import written_beside
 from sieve.factorized import merge_dense
 from sieve.matrices import shares_embedding
 from sieve.modeling_sieve import FactorizedLinear, classes_for, native_class
+from sieve.onnx_export import check_packages, write_onnx
 from sieve.quantization import mark
 from sieve.quantized import is_quantized
+
+FORMATS = ("factorized", "dense", "onnx", "onnx_int8")
 
 
 def export(
@@ -33,7 +36,8 @@ def export(
 ) -> Path:
     """Write the model as it stands in memory, its factors included, to a directory.
 
-    format: "factorized" or "dense". dtype: of the weights on disk, by default the model's own.
+    format: "factorized", "dense", "onnx" or "onnx_int8". dtype: of the weights on disk, by default
+    the model's own; float32 in ONNX, whatever is said.
     The directory appears whole or not at all; an older export is replaced. Raises ValueError for
     an unknown format, for a path that cannot be written or holds anything else, or where a dense
     matrix would need a bias its architecture has no place for.
@@ -44,9 +48,12 @@ def export(
     with written_beside(path.resolve()) as partial:
         if format == "factorized":
             _write_factorized(model, partial, dtype)
+        elif format.startswith("onnx"):
+            write_onnx(model, partial, int8=format == "onnx_int8")
+            _native_config(model).save_pretrained(partial)
         else:
             with _merged(model):
-                config = {k: v for k, v in model.config.to_dict().items() if k != "sieve"}
+                config = _native_config(model).to_dict()
                 _write(native_class(model), config, model, partial, dtype)
         tokenizer.save_pretrained(partial)
     return path
@@ -54,8 +61,10 @@ def export(
 
 def check_format(model: PreTrainedModel, format: str) -> None:
     """ValueError unless `model` can be written in a format, as far as its class says."""
-    if format not in ("factorized", "dense"):
-        raise ValueError(f"got export format {format!r}, expected factorized or dense.")
+    if format not in FORMATS:
+        raise ValueError(f"got export format {format!r}, expected one of {', '.join(FORMATS)}.")
+    if format.startswith("onnx"):
+        check_packages()
     native = native_class(model)
     if format == "factorized" and getattr(transformers, native.__name__, None) is not native:
         raise ValueError(
@@ -78,6 +87,13 @@ def _check_free(path: Path) -> None:
             raise ValueError(f"{folder} is a file, expected a directory; choose another path.")
     if not os.access(parent, os.W_OK):
         raise ValueError(f"{parent} cannot be written; choose another path, or change its rights.")
+
+
+def _native_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of the architecture without factors."""
+    held = {k: v for k, v in model.config.to_dict().items() if k not in ("sieve", "auto_map")}
+    config_class: Any = native_class(model)
+    return config_class.config_class.from_dict(held)
 
 
 def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) -> None:

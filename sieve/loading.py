@@ -1,23 +1,27 @@
 """Load an exported model in one line: `model, tokenizer = sieve.load("runs/.../export")`."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sieve import onnx_export
 from sieve.quantized import is_quantized
 
 
 def load(
     path: str | Path, device: str | torch.device = "cpu", dtype: str = "auto"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """Model, in evaluation mode, and tokenizer of an export, or of any local or Hub model.
 
-    dtype: "auto" is float32 on a CPU and the checkpoint's own on a GPU, else its name.
+    dtype: "auto" is float32 on a CPU and the checkpoint's own on a GPU, else its name. An ONNX
+    export is an `OnnxModel`, in float32 on the CPU whatever is said.
     Raises ValueError in one sentence where there is no model, or its files are missing, damaged or
     do not belong together; nothing pickled is loaded.
     """
+    if (Path(path).expanduser() / onnx_export.NAME).is_file():
+        return onnx_export.load_onnx(path)
     from sieve.backbone import load_backbone
     from sieve.config import ModelConfig
 

@@ -56,7 +56,7 @@ class FactorizedLinear(nn.Module):
         if self.order is None:
             return self.factor_out(inner)
         if self._unfolds(inner):
-            return nn.functional.linear(inner, *self._unfolded())
+            return nn.functional.linear(inner, *self.unfolded())
         outer = torch.cat([inner, self.factor_out(inner)], dim=-1)
         return outer.gather(-1, self.order.long().expand(*outer.shape[:-1], -1))
 
@@ -70,7 +70,7 @@ class FactorizedLinear(nn.Module):
         hooked = plain and (factor._forward_hooks or factor._forward_pre_hooks)
         return plain and not hooked and inner.numel() > inner.shape[-1] ** 2
 
-    def _unfolded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def unfolded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight (d_out, r) and bias (d_out,) from the inner outputs to all, in order."""
         weight, order = self.factor_out.weight, self.order
         bias: torch.Tensor | None = self.factor_out.bias

@@ -217,7 +217,7 @@ def test_a_run_reports_bytes_and_accuracy_and_exports_what_it_measured(tmp_path:
     "overrides, sentence",
     [
         (["quantization=int4"], "quantization=int4 has kernels for GPUs alone"),
-        (["quantization=int8", "export=dense"], "set export=factorized or quantization=none"),
+        (["quantization=int8", "export=dense"], "set export=factorized, or quantization=none"),
         (["quantization.method=int3"], "expected one of none, int8, int4"),
         (["quantization=int4", "quantization.group_size=48"], "expected one of 32, 64, 128, 256"),
     ],

@@ -8,6 +8,26 @@ from sieve.report.values import look, percent
 
 Result = Mapping[str, Any]
 
+ONNX = """\
+```python
+import sieve
+
+model, tokenizer = sieve.load("{folder}")  # onnxruntime behind the call of a transformers model
+```
+
+Without Sieve it is a plain graph: `input_ids`, `attention_mask`, `position_ids` (rows × tokens) and
+`logits_to_keep` (the positions whose logits are wanted) in, as far as the architecture has them,
+`logits` out.
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{folder}/model.onnx")
+```
+
+It scores: there is no key-value cache in it, so it is no good for writing long texts.
+"""
+
 LOADING = {
     "factorized": """\
 ```python
@@ -34,7 +54,10 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 ```
 
 The factors are merged into plain weights: it loads anywhere, but is as large as the dense model.
+For llama.cpp, give this directory to its `convert_hf_to_gguf.py`.
 """,
+    "onnx": ONNX,
+    "onnx_int8": ONNX,
 }
 
 
@@ -49,7 +72,7 @@ def model_card(
     """Markdown with the front matter of the Hub.
 
     base: the model that was pruned, a Hub name or what else it is called; prompt: of the task, with
-    its fields; form: of the export, factorized or dense.
+    its fields; form: of the export.
     """
     sections = [
         _front(base),

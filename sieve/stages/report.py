@@ -7,6 +7,7 @@ from sieve.artifacts import write_json_atomic, written_beside
 from sieve.bank import Bank
 from sieve.batches import vocabulary_reach
 from sieve.genome import Genome
+from sieve.onnx_export import graph_bytes
 from sieve.report import figures, write_report
 from sieve.report.card import model_card
 from sieve.report.genomes import bottleneck_rows, genome_rows
@@ -28,6 +29,8 @@ def report(
     """result.json, report.html, and the same in the run's log."""
     with run.stage("report"):
         result = _result(run, calibrated, bank, genome, search, evaluation, command)
+        if run.leads and run.config.export.format.startswith("onnx"):
+            result["bytes"]["pruned"] = graph_bytes(run.run_dir / "export")
         if run.leads:
             write_json_atomic(run.run_dir / "result.json", result)
             write_report(result, run.run_dir / "report.html")
