@@ -1,0 +1,96 @@
+"""A Sieve task for lm-evaluation-harness: `python -m sieve.lm_eval_task FOLDER +task=sst2`.
+
+Writes a task file and the rows of the test split as Sieve renders them, prompts and answers, so
+that the harness scores an export, or any other model, on the very rows of a result:
+
+    lm_eval --model hf --model_args pretrained=EXPORT,trust_remote_code=True \\
+        --include_path FOLDER --tasks sieve_sst2
+
+What follows the folder are the overrides that the run was given.
+"""
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from sieve.artifacts import write_json_atomic, written_beside
+from sieve.config import register_resolvers, to_config
+from sieve.run import CONF
+from sieve.tasks import Task, build_task
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the task of some overrides; status 1 and one sentence where that cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m sieve.lm_eval_task", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("overrides", nargs="+", help="as of a run: +task=sst2 seed=1")
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    register_resolvers()
+    try:
+        with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            config = to_config(compose("config", asked.overrides))
+        name = write_lm_eval_task(build_task(config.task, config.seed), asked.folder)
+    except (HydraException, ValueError, RuntimeError, OSError) as error:
+        log.error("%s", str(error).splitlines()[0])
+        sys.exit(1)
+    log.info("%s: lm_eval --include_path %s --tasks %s", name, asked.folder, name)
+
+
+def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
+    """Write `<name>.yaml` and `<name>.jsonl` into a folder; returns the name of the task there.
+
+    Its accuracy `acc` is Sieve's where answers are compared by their whole log-likelihood; where
+    the task divides that by tokens (`normalize`), the harness has no such metric and ValueError
+    says so. Prompts are written without a chat template: `--apply_chat_template` adds the
+    tokenizer's.
+    """
+    if task.normalize:
+        raise ValueError(
+            f"task '{task.name}' divides log-likelihoods by tokens, which lm-evaluation-harness "
+            "does not; set task.normalize=false."
+        )
+    name = "sieve_" + re.sub(r"\W+", "_", task.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = folder / f"{name}.jsonl"
+    with written_beside(rows) as partial, partial.open("w", encoding="utf-8") as file:
+        for example in task.splits[role]:
+            row = {
+                "prompt": example.prompt,
+                "choices": [choice.removeprefix(task.delimiter) for choice in example.choices],
+                "answer": example.answer,
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    # JSON is YAML; the harness reads it as such.
+    write_json_atomic(folder / f"{name}.yaml", _task_file(name, rows.resolve(), task.delimiter))
+    return name
+
+
+def _task_file(name: str, rows: Path, delimiter: str) -> dict[str, Any]:
+    return {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(rows)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "answer",
+        "target_delimiter": delimiter,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1},
+    }
+
+
+if __name__ == "__main__":
+    main()
