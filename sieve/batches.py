@@ -124,7 +124,13 @@ def scoring_batches(
     encoded = encode_examples(
         examples, tokenizer, chat=chat, delimiter=delimiter, context_length=context_length
     )
-    pad = pad_token_id(tokenizer)
+    return encoded_batches(encoded, pad_token_id(tokenizer), batch_tokens)
+
+
+def encoded_batches(
+    encoded: Sequence[EncodedExample], pad: int, batch_tokens: int = 8192
+) -> list[ScoringBatch]:
+    """As `scoring_batches`, of examples that are encoded already; pad: a token to pad with."""
     rows = [example.rows() for example in encoded]
     sizes = [(len(r), max(map(len, r))) for r in rows]
     groups = bucket(sizes, batch_tokens)

@@ -8,6 +8,7 @@ from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.stages.quantize import quantize
 from sieve.stages.run import Run
+from sieve.task_file import write_task
 
 
 def export(run: Run, bank: Bank, genome: Genome) -> Path | None:
@@ -23,4 +24,5 @@ def export(run: Run, bank: Bank, genome: Genome) -> Path | None:
                     run.backbone.model, run.backbone.tokenizer, run.run_dir / "export",
                     run.config.export.format, bank.dtype,
                 )  # fmt: skip
+            write_task(run.config.task, run.task.labels, run.run_dir / "export")
     return run.run_dir / "export"

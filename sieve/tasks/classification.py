@@ -1,6 +1,7 @@
 """Classification: the answer is one of the same few label words for every row."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sieve.tasks.config import TaskConfig
@@ -69,8 +70,15 @@ def to_example(
             f"0 to {len(labels) - 1} or one of {', '.join(config.label_values or labels)}; "
             "mend the row or task.labels."
         )
-    choices = tuple(config.delimiter + label for label in labels)
-    return Example(reader.render(row, where), choices, answer)
+    return replace(to_question(row, reader, labels, where), answer=answer)
+
+
+def to_question(
+    row: Mapping[str, Any], reader: RowReader, labels: Sequence[str], where: str
+) -> Example:
+    """As `to_example`, of a row whose label is not known; its answer is given as 0."""
+    choices = tuple(reader.config.delimiter + label for label in labels)
+    return Example(reader.render(row, where), choices, 0)
 
 
 def check_classes(name: str, role: str, examples: Sequence[Example]) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
@@ -91,14 +92,25 @@ def to_example(row: Mapping[str, Any], reader: RowReader, where: str) -> Example
             f"task '{config.name}': {where} has the answer {value!r}, expected one of "
             f"{', '.join(options)} or 0 to {len(options) - 1}; mend the row or task.answer_field."
         )
+    return replace(to_question(row, reader, where), answer=answer)
+
+
+def to_question(
+    row: Mapping[str, Any], reader: RowReader, where: str, repeated: bool = False
+) -> Example:
+    """As `to_example`, of a row whose answer is not known; it is given as 0.
+
+    repeated: whether an option may be there twice.
+    """
+    config, options = reader.config, read_options(row, reader, where)
     words = list(options) if config.answer_style == "letter" else list(options.values())
-    if len({word.strip() for word in words}) < len(words):
+    if not repeated and len({word.strip() for word in words}) < len(words):
         raise ValueError(
             f"task '{config.name}': {where} has the same option twice in {words}, expected "
             "distinct options; mend the row or set task.answer_style=letter."
         )
     choices = tuple(config.delimiter + word for word in words)
-    return Example(reader.render(row, where, list_options(options, reader)), choices, answer)
+    return Example(reader.render(row, where, list_options(options, reader)), choices, 0)
 
 
 def list_options(options: Mapping[str, str], reader: RowReader) -> str:

@@ -19,6 +19,12 @@ class RowReader:
         self.template = config.prompt.replace("\\n", "\n")
         self.truncated: dict[str, int] = {}
 
+    @property
+    def names(self) -> list[str]:
+        """The fields that the prompt names, in order, each once."""
+        found = (match.group(1) for match in _PLACEHOLDER.finditer(self.template))
+        return list(dict.fromkeys(name for name in found if name is not None))
+
     def get(self, row: Mapping[str, Any], name: str) -> Any:
         """The value of a field, or None: the first candidate column that is present."""
         for path in self.config.fields.get(name, [name]):

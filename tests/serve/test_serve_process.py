@@ -1,0 +1,149 @@
+"""The server as a process of its own: many clients, a stop under load, a fuzzer, bad arguments."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from served import export_to, offline, rows_of, serving
+
+from sieve.serve.__main__ import main
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_of_sixteen_clients_get_the_offline_answers(exported: Path) -> None:
+    rows = rows_of(1000)
+    wanted = offline(exported, rows)
+    with serving(exported) as (_, address), httpx.Client(base_url=address, timeout=60) as client:
+
+        def ask(row: dict[str, Any]) -> int:
+            response = client.post("/predict", json=row)
+            assert response.status_code == 200, response.text
+            return int(response.json()["answers"][0]["index"])
+
+        with ThreadPoolExecutor(16) as clients:
+            assert list(clients.map(ask, rows)) == wanted
+
+
+@pytest.mark.slow
+def test_a_stop_loses_no_request_that_was_accepted(exported: Path) -> None:
+    rows = rows_of(400)
+    wanted = offline(exported, rows)
+    answered: dict[int, int] = {}
+    refused: list[int] = []
+    enough = threading.Event()
+    # Every request has a connection of its own.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with (
+        serving(exported) as (server, address),
+        httpx.Client(base_url=address, timeout=60, limits=limits) as client,
+    ):
+
+        def ask(number: int) -> None:
+            try:
+                response = client.post("/predict", json=rows[number])
+            except httpx.TransportError:
+                refused.append(number)
+                return
+            assert response.status_code == 200, response.text
+            answered[number] = int(response.json()["answers"][0]["index"])
+            if len(answered) == 50:
+                enough.set()
+
+        with ThreadPoolExecutor(16) as clients:
+            futures = [clients.submit(ask, number) for number in range(len(rows))]
+            assert enough.wait(60)
+            server.send_signal(signal.SIGTERM)
+            for future in futures:
+                future.result()
+        server.wait(60)
+        assert server.stderr
+        told = server.stderr.read()
+    assert "Traceback" not in told
+    # What the server took is what clients have the answers to; the others it never took.
+    assert f"stopped: {len(answered)} rows accepted, 0 left" in told
+    assert answered == {number: wanted[number] for number in answered}
+    assert len(answered) + len(refused) == len(rows) and 50 <= len(answered) < len(rows)
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    # No row it thinks of is too long, which the schema could not say.
+    folder = export_to(tmp_path / "export", max_position_embeddings=8192)
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", "--max-examples=40", "--seed=0",
+        "--generation-database=none",
+    ]  # fmt: skip
+    with serving(folder) as (_, address):
+        done = subprocess.run(
+            [*command, f"{address}/openapi.json"], cwd=tmp_path, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["nowhere", "--port", "0"], 1, "nowhere holds no task.json"),
+        (["{folder}", "--device", "gpu9"], 1, "--device is 'gpu9', which torch cannot use here"),
+        (
+            ["{folder}", "--host", "no.such.host.invalid"],
+            1,
+            "cannot listen on no.such.host.invalid",
+        ),
+        (["{folder}", "--max-queue", "9"], 1, "--max-rows is 256, expected at most --max-queue, 9"),
+        (["{folder}", "--port", "70000"], 2, "--port: got '70000', expected 0 to 65535"),
+        (["{folder}", "--max-rows", "0"], 2, "--max-rows: got '0', expected a whole number"),
+        ([], 2, "the following arguments are required: folder"),
+    ],
+)
+def test_what_cannot_be_served_gets_one_sentence(
+    arguments: list[str],
+    status: int,
+    sentence: str,
+    exported: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([word.format(folder=exported) for word in arguments])
+    assert ended.value.code == status
+    told = capsys.readouterr().err + caplog.text
+    assert sentence in told and "Traceback" not in told
+
+
+def test_a_stop_by_hand_is_told_by_its_status_alone(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uvicorn.Server.run", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main([str(exported), "--port", "0"])
+    assert ended.value.code == 130
+
+
+def test_a_port_that_is_taken_gets_one_sentence(
+    exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+        main([str(exported), "--port", str(taken.getsockname()[1])])
+    assert ended.value.code == 1
+    assert "Address already in use); choose another --host or --port." in caplog.text
+
+
+def test_without_the_extra_one_sentence_says_what_to_install(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(SystemExit) as ended:
+        main([str(exported)])
+    assert ended.value.code == 1
+    assert "serving needs uvicorn; install it with pip install 'sieve-llm[serve]'." in caplog.text

@@ -1,0 +1,26 @@
+"""What a run exports answers over HTTP as the run's own test split was answered."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from runs import finished, make_world
+
+from sieve.serve.app import make_app
+from sieve.serve.body import Limits
+from sieve.serve.engine import Engine
+
+
+@pytest.mark.slow
+def test_the_export_of_a_run_is_served_with_the_accuracy_that_the_run_found(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    result = finished(world, "run", "tolerance=0.9", "speed.enabled=false")
+    lines = (world / "data" / "test.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    engine = Engine(world / "run" / "export")
+    with TestClient(make_app(engine, Limits())) as client:
+        asked = [{"text": row["text"]} for row in rows]
+        answers = client.post("/predict", json={"rows": asked}).json()["answers"]
+    right = [answer["label"] == row["label"] for answer, row in zip(answers, rows, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(result["pruned"]["accuracy"], abs=1e-9)
