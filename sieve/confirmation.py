@@ -10,7 +10,7 @@ arXiv:2110.01052, Sec. 2.3).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from scipy.optimize import isotonic_regression
 
 from sieve.genome import Genome
 from sieve.objective import Score
-from sieve.search import Scorer
+from sieve.search import Line, Scorer
 
 NEAR, GROWTH = 1.03, 1.4  # ratio of the first candidate's size to the next, how its log grows
 FEW = 4  # genomes: too few to tell luck
@@ -106,4 +106,30 @@ def confirm(objective: Scorer, ladder: Sequence[Genome], guarantee: bool) -> Con
             chosen = genome
         if score.feasible != guarantee:
             break
+    return Confirmed(chosen, genomes, tried)
+
+
+def narrow(
+    objective: Scorer, result: Confirmed, line: Line, size: Callable[[Genome], float]
+) -> Confirmed:
+    """The same after bisection on a line between the last that was refused and the winner.
+
+    The steps up a ladder grow, so that the winner may be much larger than need be. size: the kept
+    fraction of a genome. Nothing changes where the first candidate won, or none did.
+    """
+    if len(result.tried) < 2 or not result.tried[-1]["feasible"]:
+        return result
+    low, high = (row["kept_fraction"] for row in result.tried[-2:])
+    between = [g for g in map(line.genome, range(line.count)) if low < size(g) < high]
+    chosen, genomes, tried = result.genome, list(result.genomes), list(result.tried)
+    accepted, refused = -1, len(between)
+    while refused - accepted > 1:
+        middle = (accepted + refused) // 2
+        score = objective.score(between[middle])
+        genomes.append(between[middle])
+        tried.append(asdict(score) | {"feasible": score.feasible})
+        if score.feasible:
+            chosen, accepted = between[middle], middle
+        else:
+            refused = middle
     return Confirmed(chosen, genomes, tried)

@@ -7,7 +7,7 @@ import pytest
 from models import tiny_llama
 from sieved import banked
 
-from sieve.confirmation import candidates, confirm, reach, steady
+from sieve.confirmation import candidates, confirm, narrow, reach, steady
 from sieve.genome import Genome
 from sieve.objective import Score
 from sieve.search import uniform_line
@@ -108,3 +108,21 @@ def test_without_divergences_or_with_few_genomes_there_is_no_reach() -> None:
     found = list(far_and_feasible().values())
     assert reach(found[:3]) == math.inf
     assert reach([*found, Score(0.5, 0.9, 0.01, 10)]) == math.inf
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.03, 0.15, 0.31, 0.5, 0.76, 1.0])
+def test_between_two_candidates_the_smallest_on_the_line_is_found(limit: float) -> None:
+    unseen = Unseen(lambda kept: kept >= limit)
+    sizes = [BANK.kept_fraction(genome) for genome in GENOMES]
+    ladder = [GENOMES[i] for i in (len(GENOMES) - 1, len(GENOMES) // 2, 0)]
+    result = narrow(unseen, confirm(unseen, ladder, False), LINE, BANK.kept_fraction)
+    wanted = min(size for size in sizes if size >= limit)
+    assert BANK.kept_fraction(result.genome) == wanted
+    assert len(result.tried) == len(result.genomes) <= 3 + math.log2(len(GENOMES)) + 1
+    assert [row["kept_fraction"] for row in result.tried] == unseen.seen
+
+
+def test_where_no_candidate_wins_nothing_between_is_tried() -> None:
+    unseen = Unseen(lambda kept: False)
+    before = confirm(unseen, [GENOMES[-1], GENOMES[3]], False)
+    assert narrow(unseen, before, LINE, BANK.kept_fraction) == before and len(unseen.seen) == 2

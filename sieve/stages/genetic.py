@@ -125,13 +125,14 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     dense = genome_of_levels(bank, [1.0] * len(bank.names))
     found.setdefault(dense, objective.score(dense))
     prepared, spent = ledger.prepared, sum(s.examples_used for s in searched.values())
+    line = None
     if prepared["par"] is not None:
         par = Par(**prepared["par"])
         evolved = min(searched or found, key=lambda g: par.cost(found[g]))
-        resize(run, bank, objective, evolved, reach(found.values()))
+        line = resize(run, bank, objective, evolved, reach(found.values()))
         found |= objective.evaluated
         spent += objective.examples_scored - len(objective.baseline.correct)
-    genome, confirmation = confirmed(run, bank, found, candidates(found, 1)[0])
+    genome, confirmation = confirmed(run, bank, found, candidates(found, 1)[0], line)
     record = {
         "method": run.config.search.method,
         "evaluations": prepared["evaluations"] + len(found) - len(known),

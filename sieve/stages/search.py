@@ -8,7 +8,7 @@ from typing import Any
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
-from sieve.confirmation import candidates, confirm
+from sieve.confirmation import candidates, confirm, narrow
 from sieve.evaluation import Scores, compare_with_chance
 from sieve.genome import Genome
 from sieve.objective import Jointly, Objective, Score
@@ -38,7 +38,7 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     from sieve.stages.genetic import search_ledger
 
     key = fingerprint(
-        "genome", 5, bank.fingerprint, run.split_key("selection"), settings_of(run),
+        "genome", 6, bank.fingerprint, run.split_key("selection"), settings_of(run),
         usable_levels(run, bank), run.config.tolerance, run.config.guarantee, run.config.seed,
     )  # fmt: skip
     genome_path = run.cache.path("genome", key, "json")
@@ -101,11 +101,12 @@ def warn_of_chance(run: Run, baseline: Scores) -> None:
 
 
 def confirmed(
-    run: Run, bank: Bank, found: Mapping[Genome, Score], genome: Genome
+    run: Run, bank: Bank, found: Mapping[Genome, Score], genome: Genome, line: Line | None = None
 ) -> tuple[Genome, dict[str, Any] | None]:
     """The genome that unseen rows find feasible too; the one at hand where there are none.
 
     They are taken alone, or together with the rows of the search, where these are not fitted.
+    line: genomes of all sizes, to find one between two candidates.
     """
     config = run.config
     if not confirmation_rows(run):
@@ -117,6 +118,8 @@ def confirmed(
         seen.evaluated = dict(found)
         objective = Jointly([seen, unseen], together=True)
     result = confirm(objective, candidates(found, config.search.candidates), config.guarantee)
+    if line is not None and not config.guarantee:
+        result = narrow(objective, result, line, bank.kept_fraction)
     kept = [bank.kept_fraction(g) for g in (genome, result.genome)]
     log.info("confirmed    kept %5.2f %%  (%d genomes tried)", 100 * kept[1], len(result.tried))
     return result.genome, {
@@ -147,22 +150,24 @@ def points(
     return sorted(curve, key=lambda point: -point["kept_fraction"])
 
 
-def resize(run: Run, bank: Bank, objective: Objective, genome: Genome, far: float) -> None:
+def resize(run: Run, bank: Bank, objective: Objective, genome: Genome, far: float) -> Line:
     """Score genomes of the frontier that passes near one, about where it is `far` (nats).
 
-    And some that are larger, for the confirmation to fall back upon.
+    And some that are larger, for the confirmation to fall back upon. Returns the frontier.
     """
     line = waterfill_line(_led_through(run, bank, genome), "none", lowest_rank(run, bank))
     place = within(objective, line, far)
     larger = [line.genome(max(0, place - step)) for step in LARGER]
     for genome in [*around(line, place, 2 * BEFORE, AFTER), *larger]:
         objective.score(genome)
+    return line
 
 
 def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     search = run.config.search
     objective = search_objective(run, bank)
     warn_of_chance(run, objective.baseline)
+    line = None
     if search.method in LINES:
         line = line_of(run, bank, search.method)
         if confirmation_rows(run):
@@ -171,7 +176,7 @@ def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         spent = {"evaluations": len(found), "examples": objective.examples_scored}
     else:
         genome, found, spent = _reference(run, bank, objective)
-    genome, confirmation = confirmed(run, bank, found, genome)
+    genome, confirmation = confirmed(run, bank, found, genome, line)
     record = {
         "method": search.method,
         **spent,
