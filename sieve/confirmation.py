@@ -110,16 +110,21 @@ def confirm(objective: Scorer, ladder: Sequence[Genome], guarantee: bool) -> Con
 
 
 def narrow(
-    objective: Scorer, result: Confirmed, line: Line, size: Callable[[Genome], float]
+    objective: Scorer,
+    result: Confirmed,
+    line: Line,
+    size: Callable[[Genome], float],
+    floor: float = 1.0,
 ) -> Confirmed:
     """The same after bisection on a line between the last that was refused and the winner.
 
-    The steps up a ladder grow, so that the winner may be much larger than need be. size: the kept
-    fraction of a genome. Nothing changes where the first candidate won, or none did.
+    The steps up a ladder grow, so that the winner may be much larger than need be; where the first
+    candidate won, `floor` stands for what was refused, the smallest size that may do. size: the
+    kept fraction of a genome. Nothing changes where none won.
     """
-    if len(result.tried) < 2 or not result.tried[-1]["feasible"]:
+    if not result.tried or not result.tried[-1]["feasible"]:
         return result
-    low, high = (row["kept_fraction"] for row in result.tried[-2:])
+    low, high = ([floor] + [row["kept_fraction"] for row in result.tried])[-2:]
     between = [g for g in map(line.genome, range(line.count)) if low < size(g) < high]
     chosen, genomes, tried = result.genome, list(result.genomes), list(result.tried)
     accepted, refused = -1, len(between)

@@ -55,15 +55,24 @@ class Par:
     """Compares genomes of different sizes and distances: what each would keep at one divergence.
 
     Along a frontier log kept fraction falls nearly in proportion to log divergence; `exchange` is
-    that proportion near a genome which keeps `kept_fraction` at `divergence`.
+    that proportion near a genome which keeps `kept_fraction` at `divergence`. tolerance: ε; a model
+    that gives one answer to all may be no farther in nats than one that is still right.
     """
 
     kept_fraction: float
     divergence: float
     exchange: float
+    tolerance: float = 1.0
 
     def cost(self, score: Score) -> float:
-        """Kept fraction at par. Far from the genome of reference nothing more can be gained."""
+        """Kept fraction at par. Far from the genome of reference nothing more can be gained.
+
+        What has lost more than twice the tolerance, by two standard errors, costs as much as dense.
+        """
+        if score.whole:
+            lost = max(0.0, self.tolerance - score.margin)
+            if lost - 2 * math.sqrt(lost / score.examples_used) > 2 * self.tolerance:
+                return 1.0
         far = max(score.divergence, self.divergence / NEAREST)
         kept = max(score.kept_fraction, self.kept_fraction / SMALLEST)
         return float(kept * (far / self.divergence) ** self.exchange)
@@ -75,7 +84,7 @@ class Par:
         return far if far >= self.divergence / NEAREST else -math.inf  # Nothing is near enough.
 
 
-def find_par(best: Score, others: Sequence[Score]) -> Par:
+def find_par(best: Score, others: Sequence[Score], tolerance: float = 1.0) -> Par:
     """The rate of exchange at a genome, from others on its frontier.
 
     By least squares over those at most three times as large or small; .25 where that is no line.
@@ -87,7 +96,7 @@ def find_par(best: Score, others: Sequence[Score]) -> Par:
         far, kept = np.log([s.divergence for s in near]), np.log([s.kept_fraction for s in near])
         slope = float(stats.linregress(far, kept).slope)
         exchange = float(np.clip(-slope, EXCHANGE / 4, EXCHANGE * 4))
-    return Par(size, at, exchange)
+    return Par(size, at, exchange, tolerance)
 
 
 class Objective:

@@ -126,3 +126,14 @@ def test_where_no_candidate_wins_nothing_between_is_tried() -> None:
     unseen = Unseen(lambda kept: False)
     before = confirm(unseen, [GENOMES[-1], GENOMES[3]], False)
     assert narrow(unseen, before, LINE, BANK.kept_fraction) == before and len(unseen.seen) == 2
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.03, 0.2, 0.6])
+def test_where_the_first_candidate_wins_the_line_is_tried_down_to_the_floor(limit: float) -> None:
+    unseen = Unseen(lambda kept: kept >= limit)
+    sizes = [BANK.kept_fraction(genome) for genome in GENOMES]
+    before = confirm(unseen, [GENOMES[2], GENOMES[0]], False)
+    result = narrow(unseen, before, LINE, BANK.kept_fraction, floor=sizes[20])
+    wanted = min(size for size in sizes if size > sizes[20] and size >= limit)
+    assert BANK.kept_fraction(result.genome) == wanted
+    assert narrow(unseen, before, LINE, BANK.kept_fraction) == before

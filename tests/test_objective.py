@@ -302,6 +302,19 @@ def test_what_is_as_far_as_a_limit_costs_as_much_at_par() -> None:
     assert par.cost(module.Score(0.3, 0.9, 0.0, 10, divergence=0.0)) > 0.1
 
 
+def test_a_model_that_gives_one_answer_to_all_gains_nothing_by_being_small() -> None:
+    par = module.Par(0.0114, 0.383, 0.22, tolerance=0.02)
+    answers = module.Score(0.0117, 0.79, 0.014, 523, divergence=0.382)
+    collapsed = module.Score(0.0042, 0.5, -0.2725, 523, divergence=0.47)
+    assert par.cost(answers) < 0.012 and par.cost(collapsed) == 1
+    # A few rows more than the tolerance may be chance.
+    worse = module.Score(0.0090, 0.77, -0.01, 523, divergence=0.42)
+    assert par.cost(worse) < par.cost(answers)
+    # Of a genome that was not scored to the end the margin is not known.
+    part = module.Score(0.0042, 0.5, -0.2725, 65, divergence=0.47, whole=False)
+    assert par.cost(part) < 0.012
+
+
 def test_a_genome_that_keeps_nothing_can_be_the_one_of_reference() -> None:
     nothing = module.Score(0.0, 0.9, 0.01, 10, divergence=0.02)
     par = module.find_par(nothing, [nothing, module.Score(0.1, 0.9, 0.01, 10, divergence=0.01)])

@@ -49,7 +49,7 @@ def prepare(run: Run, bank: Bank) -> dict[str, Any]:
     warn_of_chance(run, objective.baseline)
     seeds = find_seeds(run, bank, objective)
     key = fingerprint(
-        "space", 4, bank.fingerprint, settings_of(run), run.split_key("selection"),
+        "space", 5, bank.fingerprint, settings_of(run), run.split_key("selection"),
         usable_levels(run, bank), run.config.tolerance, run.config.guarantee, run.config.seed,
     )  # fmt: skip
     path = run.cache.path("space", key, "json")

@@ -119,7 +119,8 @@ def confirmed(
         objective = Jointly([seen, unseen], together=True)
     result = confirm(objective, candidates(found, config.search.candidates), config.guarantee)
     if line is not None and not config.guarantee:
-        result = narrow(objective, result, line, bank.kept_fraction)
+        floor = min(s.kept_fraction for s in found.values() if s.feasible)
+        result = narrow(objective, result, line, bank.kept_fraction, floor)
     kept = [bank.kept_fraction(g) for g in (genome, result.genome)]
     log.info("confirmed    kept %5.2f %%  (%d genomes tried)", 100 * kept[1], len(result.tried))
     return result.genome, {

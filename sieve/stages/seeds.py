@@ -118,7 +118,7 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
         key=lambda score: score.kept_fraction,
         default=scored[0][0],
     )
-    par = find_par(reached, [score for score, _ in scored])
+    par = find_par(reached, [score for score, _ in scored], run.config.tolerance)
     scored.sort(key=lambda pair: par.cost(pair[0]))
     return Seeds(
         [genome for _, genome in scored] if search.seeds else [], par, order,
