@@ -62,7 +62,7 @@ def test_logits_are_those_of_memory_at_any_size(llama: Any, rows: int, length: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "gemma2", "qwen3", "opt"])
 def test_every_family_is_the_model_in_memory(family: str, tmp_path: Path) -> None:
     projection = "affine" if family == "gpt2" else "output"
     model = pruned(FAMILIES[family](), projection=projection, storage="pivoted")
