@@ -59,8 +59,9 @@ lint: $(DEV) ## check style and formatting with ruff
 type: $(DEV) ## check types with mypy
 	@$(BIN)/python -m mypy
 
-bench: $(DEV) ## measure the speed of the stages, as ratios within one run
+bench: $(DEV) ## measure the speed of stages and pruned models, as ratios within one run
 	@$(BIN)/python -m experiments.bench $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.speed
 
 clean: ## remove build outputs and caches; .venv and runs stay
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -83,8 +83,9 @@ def _task_file(name: str, rows: Path, delimiter: str) -> dict[str, Any]:
         "dataset_kwargs": {"data_files": {"test": str(rows)}},
         "test_split": "test",
         "output_type": "multiple_choice",
-        "doc_to_text": "{{prompt}}",
-        "doc_to_choice": "{{choices}}",
+        # Names of fields, which are read as they stand: a template makes a number of digits.
+        "doc_to_text": "prompt",
+        "doc_to_choice": "choices",
         "doc_to_target": "answer",
         "target_delimiter": delimiter,
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],

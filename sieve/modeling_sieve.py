@@ -8,6 +8,7 @@ flag after `import sieve`. AutoTokenizer looks at the model's configuration firs
 too, or transformers asks for it and warns of a model of type ``, and then reads the tokenizer.
 """
 
+import functools
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,12 @@ import transformers
 from torch import nn
 
 PREFIX = "Sieve"
+Parts = tuple[torch.Tensor, torch.Tensor | None]  # a weight, and a bias or none
+# Costs on a CPU, in multiplications: of a call, of putting an output in its place, of two products
+# over one of as many, of reading weights (in tokens).
+CALL, PLACE, SPLIT, READ = 150_000, 40, 1.15, 2
+CHUNK = 256  # tokens that are put in order at a time: they stay in the cache
+SMALL = 2**20  # numbers in a matrix whose other forms may be kept beside its factors
 
 
 class FactorizedLinear(nn.Module):
@@ -28,6 +35,10 @@ class FactorizedLinear(nn.Module):
     from them, and `order` (d_out,) puts all in place. Rank 0 is plain: the bias alone.
     Siblings, which read one input, may share one factor_in; of its r outputs pivots are then those
     of all of them, and `mixed` says how many of this one's outputs are not among them.
+
+    It computes what the factors say in the form that is quickest for so many tokens. Of a small
+    matrix other forms are kept beside the factors while no gradients are computed on a CPU: with
+    them it takes up to twice what the dense one does. They go when a weight changes.
     """
 
     order: torch.Tensor | None
@@ -49,28 +60,85 @@ class FactorizedLinear(nn.Module):
             self.factor_in = nn.Linear(d_in, rank, bias=bias and pivoted)
             self.factor_out = nn.Linear(rank, mixed, bias=bias)
         self.register_buffer("order", torch.arange(d_out, dtype=torch.int32) if pivoted else None)
+        self._kept: dict[int, _Kept] = {}  # by numbers in the input
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., d_in) to (..., d_out)."""
-        inner = self.factor_in(x)
-        if self.order is None:
-            return self.factor_out(inner)
-        if self._unfolds(inner):
-            return nn.functional.linear(inner, *self.unfolded())
-        outer = torch.cat([inner, self.factor_out(inner)], dim=-1)
-        return outer.gather(-1, self.order.long().expand(*outer.shape[:-1], -1))
+        if self._kept and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            kept = self._kept.get(x.numel())
+            if kept is not None and kept.is_current():
+                return kept(x)
+        inner, outer, order = self.factor_in, self.factor_out, self.order
+        if order is None:
+            # Parameters without numbers need gradients too: optimizers and DDP look for them.
+            if torch.is_grad_enabled() or outer.weight.numel() or not _is_plain(outer):
+                return outer(inner(x))
+            shape, bias = (*x.shape[:-1], outer.out_features), outer.bias
+            # A copy: some models write to what they get.
+            return x.new_zeros(shape) if bias is None else bias.expand(shape).clone()
+        form = self._form(x, order)
+        if form in ("kept", "merged"):
+            return self._keep(form, x.numel())(x)
+        if form == "buffered":
+            return self._buffered(x, order)
+        if form == "unfolded":
+            return nn.functional.linear(inner(x), *self.unfolded())
+        pivots = inner(x)
+        # In two dimensions: in three, torch is ten times slower at it.
+        joined = torch.cat([pivots, outer(pivots)], dim=-1)
+        placed = joined.view(-1, joined.shape[-1]).index_select(1, order)
+        return placed.view(*x.shape[:-1], len(order))
 
-    def _unfolds(self, inner: torch.Tensor) -> bool:
-        """Whether to put rows of the weight in order, for many tokens, or the outputs of few.
+    def _form(self, x: torch.Tensor, order: torch.Tensor) -> str:
+        """The quickest form that is allowed: a factor that is no plain Linear has to be called.
 
-        Only where `factor_out` is what it was made as: not wrapped, hooked or quantized.
+        Always the same in a graph that is compiled or exported, where sizes may be open.
         """
-        factor = self.factor_out
-        plain = type(factor) is nn.Linear and type(factor.weight) is nn.Parameter
-        hooked = plain and (factor._forward_hooks or factor._forward_pre_hooks)
-        return plain and not hooked and inner.numel() > inner.shape[-1] ** 2
+        inner, outer, d_in, d_out = self.factor_in, self.factor_out, x.shape[-1], len(order)
+        if torch.compiler.is_compiling() or not _is_plain(outer) or not x.numel():
+            return "ordered"
+        free = x.device.type == "cpu" and type(x) is torch.Tensor and _is_plain(inner)
+        free = free and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        free = free and inner.weight.dtype == x.dtype
+        # Of tensors made in inference mode, changes are not counted.
+        used = (inner.weight, outer.weight, order)
+        keeps = free and d_in * d_out <= SMALL and not any(t.is_inference() for t in used)
+        return _quickest(x.numel() // d_in, d_in, d_out, outer.in_features, free, keeps)
 
-    def unfolded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _buffered(self, x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """Without gradients: pivots and mixtures side by side in a buffer, then put in order."""
+        inner, outer, tokens = self.factor_in, self.factor_out, x.reshape(-1, x.shape[-1])
+        out = x.new_empty(len(tokens), len(order))
+        buffer = x.new_empty(min(CHUNK, len(tokens)), len(order))
+        for rows, placed in zip(tokens.split(CHUNK), out.split(CHUNK), strict=True):
+            joined = buffer[: len(rows)]
+            pivots, mixtures = joined.tensor_split([outer.in_features], dim=1)
+            for part, given, made in ((inner, rows, pivots), (outer, pivots, mixtures)):
+                torch.mm(given, part.weight.t(), out=made)
+                if part.bias is not None:
+                    made += part.bias
+            torch.index_select(joined, 1, order, out=placed)
+        return out.view(*x.shape[:-1], len(order))
+
+    def _keep(self, form: str, size: int) -> "_Kept":
+        """Keep a form for inputs of a size; one serves all sizes that it is best for."""
+        others = list(self._kept.values())  # A list: another thread may add to them.
+        found = next((kept for kept in others if kept.form == form), None)
+        if found is None or not found.is_current() or len(self._kept) > 64:
+            self._kept.clear()
+            found = _Kept(self, form)
+        self._kept[size] = found
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if "_kept" in self.__dict__:
+            self.__dict__["_kept"].clear()  # PEFT merges into a factor before it puts that back.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}}  # A copy has weights of its own.
+
+    def unfolded(self) -> Parts:
         """Weight (d_out, r) and bias (d_out,) from the inner outputs to all, in order."""
         weight, order = self.factor_out.weight, self.order
         bias: torch.Tensor | None = self.factor_out.bias
@@ -80,9 +148,73 @@ class FactorizedLinear(nn.Module):
             bias = torch.cat([bias.new_zeros(len(eye)), bias]).index_select(0, order)
         return torch.cat([eye, weight]).index_select(0, order), bias
 
+    def merged(self) -> Parts:
+        """Weight (d_out, d_in) and bias (d_out,) of the one dense layer that does the same."""
+        weight, bias = self.unfolded()
+        exact, inner = weight.double(), self.factor_in
+        if bias is not None:
+            bias = (bias.double() + exact @ inner.bias.double()).to(bias.dtype)
+        return (exact @ inner.weight.double()).to(weight.dtype), bias
+
     def extra_repr(self) -> str:
         form = "" if self.order is None else ", pivoted"
         return f"rank={self.factor_in.out_features}{form}"
+
+
+def _is_plain(factor: Any) -> bool:
+    """Whether a factor is what it was made as: not wrapped, hooked, shared or quantized."""
+    if type(factor) is not nn.Linear or type(factor.weight) is not nn.Parameter:
+        return False
+    # accelerate, which may hold weights elsewhere, puts another `forward` in the place of this.
+    return not (factor._forward_hooks or factor._forward_pre_hooks or "forward" in factor.__dict__)
+
+
+@functools.lru_cache(maxsize=4096)
+def _quickest(tokens: int, d_in: int, d_out: int, rank: int, free: bool, keeps: bool) -> str:
+    """The form that costs least: two products and an order, two without one, or one product."""
+    often, place = tokens + READ, PLACE * d_out
+    factors = SPLIT * rank * (d_in + d_out)
+    costs = {
+        "ordered": 4 * CALL + often * (factors - SPLIT * rank**2) + tokens * place,
+        "unfolded": 5 * CALL + often * factors + 2 * rank * place,
+    }
+    if keeps:
+        costs["kept"] = 2 * CALL + often * factors
+        costs["merged"] = CALL + often * d_in * d_out
+    form = min(costs, key=lambda name: costs[name])
+    return "buffered" if free and form == "ordered" else form
+
+
+class _Kept:
+    """Another form of a layer's weights, for as long as they stay the same.
+
+    Only what is written through `.data` goes unnoticed.
+    """
+
+    def __init__(self, layer: FactorizedLinear, form: str) -> None:
+        factors = layer.factor_in, layer.factor_out
+        weight, bias = layer.merged() if form == "merged" else layer.unfolded()
+        self.form, self.inner = form, None if form == "merged" else layer.factor_in
+        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        self.hooks = [h for f in factors for h in (f._forward_hooks, f._forward_pre_hooks)]
+        held: list[tuple[Any, str]] = [(layer._buffers, "order")]
+        held += [(f._parameters, name) for f in factors for name in ("weight", "bias")]
+        self.seen = [(where, name, where[name], _state(where[name])) for where, name in held]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        given = x if self.inner is None else self.inner(x)
+        return nn.functional.linear(given, self.weight, self.bias)
+
+    def is_current(self) -> bool:
+        """Whether all is as it was: the tensors, their versions, where they stand, no hooks."""
+        for where, name, tensor, state in self.seen:
+            if where[name] is not tensor or _state(tensor) != state:
+                return False
+        return not any(self.hooks)
+
+
+def _state(tensor: torch.Tensor | None) -> tuple[int, int]:
+    return (0, 0) if tensor is None else (tensor._version, tensor.data_ptr())
 
 
 class SharedLinear(nn.Linear):
@@ -178,12 +310,13 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
     native = getattr(transformers, architecture, None)
     if native is None:
         raise ValueError(f"transformers {transformers.__version__} has no {architecture}.")
-    base_config = native.config_class
-    config_class: Any = type(
-        PREFIX + base_config.__name__,
-        (base_config,),
-        {"model_type": "sieve", "__module__": __name__, "__doc__": SieveConfig.__doc__},
-    )
+    base = native.config_class
+    members: dict[str, Any] = {
+        "model_type": "sieve",
+        "__module__": __name__,
+        "__doc__": SieveConfig.__doc__,
+    }
+    config_class: Any = type(PREFIX + base.__name__, (base,), members)
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         native.__init__(self, config, *args, **kwargs)
@@ -198,17 +331,12 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
         found = native.get_expanded_tied_weights_keys(self, all_submodels)
         return {**found, **shared_keys(self)}
 
-    model_class: Any = type(
-        PREFIX + architecture,
-        (native,),
-        {
-            "config_class": config_class,
-            "__init__": __init__,
-            "get_expanded_tied_weights_keys": get_expanded_tied_weights_keys,
-            "__module__": __name__,
-            "__doc__": f"{architecture} with factorized layers.",
-        },
-    )
+    members = {
+        "config_class": config_class, "__init__": __init__, "__module__": __name__,
+        "get_expanded_tied_weights_keys": get_expanded_tied_weights_keys,
+        "__doc__": f"{architecture} with factorized layers.",
+    }  # fmt: skip
+    model_class: Any = type(PREFIX + architecture, (native,), members)
     _classes[architecture] = model_class, config_class
     module = sys.modules[__name__]
     setattr(module, model_class.__name__, model_class)

@@ -54,9 +54,11 @@ def compare_speed(
     seconds: dict[str, list[float]] = {}
     for repeat in range(repeats + 1):  # The first round warms up.
         for state in ("dense", "pruned"):
-            switch.restore() if state == "dense" else switch.to(genome)
-            if state == "pruned" and finish is not None:
-                finish()
+            # Layers made in inference mode would not know when their weights change.
+            with torch.inference_mode(False), torch.no_grad():
+                switch.restore() if state == "dense" else switch.to(genome)
+                if state == "pruned" and finish is not None:
+                    finish()
             prefill = _timed(lambda: _prefill(model, tokens))
             decode = _decode_seconds(model, tokens, new_tokens)
             if repeat:

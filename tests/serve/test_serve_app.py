@@ -1,5 +1,6 @@
 """A served export answers as the run's own evaluation does, and refuses the rest in a sentence."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 from served import GOOD, QUESTIONS, REVIEWS, offline, rows_of
 
 from sieve.serve.app import make_app
-from sieve.serve.body import Limits
+from sieve.serve.body import Limits, read_body
 from sieve.serve.engine import Engine
 from sieve.task_file import write_task
 
@@ -120,6 +122,16 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(client: TestClient) ->
     parts = (b"x" * 1000 for _ in range(100))
     response = client.post("/predict", content=parts, headers={"content-type": "application/json"})
     assert response.status_code == 413
+    taken = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        return {"type": "http.request", "body": b"x" * 1000, "more_body": taken < 100}
+
+    with pytest.raises(HTTPException, match="expected at most 5,000"):
+        asyncio.run(read_body(Request({"type": "http", "headers": []}, receive), 5_000))
+    assert taken == 6, "no more is read than says that it is too much"
 
 
 def test_options_that_do_not_hold_get_a_sentence(asked: TestClient) -> None:

@@ -1,5 +1,7 @@
 """One thread scores what all requests bring: everything accepted is answered, and exactly."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +84,22 @@ def test_rows_of_many_requests_are_scored_in_one_pass(
     monkeypatch.setattr(engine, "score", counted)
     futures = [engine.submit([row]) for row in rows]
     engine.start()
-    assert [future.result(timeout=30) for future in futures]
+    found = [future.result(timeout=30) for future in futures]
     engine.stop()
     assert passes[0] == 20
+    assert found == [[scores] for scores in sound(rows)], "each request gets its own rows' answers"
+
+
+def test_a_task_that_normalizes_is_scored_per_token(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(exported, folder)
+    write_task(replace(REVIEWS, normalize=True), ("not so good", "positive"), folder)
+    engine = Engine(folder, batch_tokens=1)
+    examples = [engine.task.question(row) for row in rows_of(10)]
+    found = [first for first, _ in engine.score(engine.encode(examples))]
+    batches = sieve.scoring_batches(examples, engine.tokenizer, batch_tokens=1)
+    assert [-loss for loss in score(engine.model, batches, normalize=True).losses] == found
+    assert [-loss for loss in score(engine.model, batches).losses] != found
 
 
 @pytest.mark.slow
