@@ -90,16 +90,19 @@ def test_rows_of_many_requests_are_scored_in_one_pass(
     assert found == [[scores] for scores in sound(rows)], "each request gets its own rows' answers"
 
 
-def test_a_task_that_normalizes_is_scored_per_token(exported: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalize", [False, True])
+def test_answers_count_per_token_where_the_task_says_so(
+    normalize: bool, exported: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "export"
     shutil.copytree(exported, folder)
-    write_task(replace(REVIEWS, normalize=True), ("not so good", "positive"), folder)
+    write_task(replace(REVIEWS, normalize=normalize), ("not so good", "positive"), folder)
     engine = Engine(folder, batch_tokens=1)
     examples = [engine.task.question(row) for row in rows_of(10)]
-    found = [first for first, _ in engine.score(engine.encode(examples))]
+    found = [-first for first, _ in engine.score(engine.encode(examples))]
     batches = sieve.scoring_batches(examples, engine.tokenizer, batch_tokens=1)
-    assert [-loss for loss in score(engine.model, batches, normalize=True).losses] == found
-    assert [-loss for loss in score(engine.model, batches).losses] != found
+    assert score(engine.model, batches, normalize=normalize).losses.tolist() == found
+    assert score(engine.model, batches, normalize=not normalize).losses.tolist() != found
 
 
 @pytest.mark.slow
