@@ -140,6 +140,12 @@ def _load(asked: str, part: str, auto_class: Any, path: str, **options: Any) -> 
             f"the {part} of {asked!r} could not be loaded ({reason}); check model.path, or for a "
             "Hub model the network, its name and your access to it."
         ) from error
+    except (AttributeError, RuntimeError, TypeError) as error:  # Built from a damaged config.json.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"the {part} of {asked!r} could not be built as its config.json says ({reason}); get "
+            "the directory again, or export the model again."
+        ) from error
 
 
 def place(model: torch.nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:

@@ -51,6 +51,8 @@ def export(
         elif format.startswith("onnx"):
             write_onnx(model, partial, int8=format == "onnx_int8")
             _native_config(model).save_pretrained(partial)
+            if model.can_generate():
+                model.generation_config.save_pretrained(partial)
         else:
             with _merged(model):
                 config = _native_config(model).to_dict()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from sieve.modeling_sieve import FactorizedLinear
 
 NAME = "model.onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+GRAPH_LIMIT = 2**31 - 2**24  # bytes of weights that a graph can hold: protobuf ends at 2 GiB
 SAMPLE = (2, 8)  # rows and tokens of the batch that is traced
 KEEP = "logits_to_keep"
 
@@ -44,20 +46,23 @@ def check_packages() -> None:
 
 
 def write_onnx(model: PreTrainedModel, folder: Path, int8: bool = False) -> None:
-    """Write `model.onnx`, its weights beside it, into a folder.
+    """Write `model.onnx` into a folder; from 2 GiB its weights stand beside it, else inside.
 
     The model is traced in float32 on a CPU and left as it was. Raises ValueError in one sentence
     where its architecture cannot be traced.
     """
     check_packages()
-    from transformers.exporters import OnnxExporter
+    import onnx_ir
 
     folder.mkdir(exist_ok=True)
     path = folder / NAME
     with _quickest(model), _on_cpu(model):
-        OnnxExporter.save_program(_traced(model), path)
+        program = _traced(model)
+        weights = (value.const_value for value in program.graph.initializers.values())
+        beside = sum(weight.nbytes for weight in weights) > GRAPH_LIMIT
+        onnx_ir.save(program, path, external_data=f"{NAME}.data" if beside else None)
     if int8:
-        _quantize(path)
+        _quantize(path, beside)
 
 
 def graph_bytes(folder: Path) -> int:
@@ -105,6 +110,7 @@ class OnnxModel(nn.Module):
             ) from error
         self.config, self.device, self.dtype = config, torch.device("cpu"), torch.float32
         self.names = [value.name for value in self.session.get_inputs()]
+        _check_belongs(path, self.session, config.get_text_config().vocab_size)
 
     def forward(
         self,
@@ -127,6 +133,21 @@ class OnnxModel(nn.Module):
         feed = {name: given[name].cpu().numpy() for name in self.names}
         logits = torch.from_numpy(self.session.run(None, feed)[0])
         return CausalLMOutput(logits=logits if KEEP in self.names else logits[:, start:])
+
+
+def _check_belongs(path: Path, session: Any, vocab_size: int) -> None:
+    """ValueError unless a graph makes logits over the vocabulary of the configuration beside it."""
+    logits = next((v for v in session.get_outputs() if v.name == "logits"), None)
+    if logits is None or "input_ids" not in {value.name for value in session.get_inputs()}:
+        raise ValueError(
+            f"{path} does not map input_ids to logits, expected a graph that export=onnx wrote; "
+            "export the model again."
+        )
+    if logits.shape[-1] != vocab_size:
+        raise ValueError(
+            f"{path} makes logits of {logits.shape[-1]} tokens where config.json beside it says "
+            f"{vocab_size}: they are of two models; export the model again."
+        )
 
 
 class _Constant(nn.Module):
@@ -203,7 +224,9 @@ def _traced(model: PreTrainedModel) -> Any:
         with warnings.catch_warnings(), contextlib.redirect_stdout(None):
             warnings.simplefilter("ignore")
             config = OnnxConfig(dynamic_shapes=shapes)
-            return OnnxExporter().export(model, inputs, config).program
+            program = OnnxExporter().export(model, inputs, config).program
+            _strip(program)
+            return program
     except Exception as error:  # Tracing runs the model's own code, and may raise anything.
         raise ValueError(
             f"{type(model).__name__} cannot be exported to ONNX ({_first_line(error)}); choose "
@@ -211,6 +234,16 @@ def _traced(model: PreTrainedModel) -> Any:
         ) from error
     finally:
         logging.disable(before)
+
+
+def _strip(program: Any) -> None:
+    """Take out what tracing noted of its code, paths of this machine among it."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(program)
+    graph = program.graph
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _sample(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -232,20 +265,23 @@ def _sample(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
     return inputs, shapes
 
 
-def _quantize(path: Path) -> None:
+def _quantize(path: Path, beside: bool) -> None:
     """Weights in 8 bits, a scale per output; activations are quantized as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    small = path.with_name("small.onnx")
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # It speaks of a preparation that tracing has done.
-    try:
-        quantize_dynamic(path, small, weight_type=QuantType.QInt8, per_channel=True)
-    finally:
-        logging.disable(before)
-    path.unlink()
-    path.with_name(f"{NAME}.data").unlink(missing_ok=True)
-    small.rename(path)
+    with TemporaryDirectory(dir=path.parent) as held:
+        small = Path(held) / NAME
+        try:
+            quantize_dynamic(
+                path, small, weight_type=QuantType.QInt8, per_channel=True,
+                use_external_data_format=beside,
+            )  # fmt: skip
+        finally:
+            logging.disable(before)
+        for file in small.parent.iterdir():
+            file.replace(path.with_name(file.name))
 
 
 def _first_line(error: Exception) -> str:

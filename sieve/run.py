@@ -47,7 +47,8 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
         bank, genome, refitted = stages.refit(this, calibrated, bank, genome)
         bank, genome, recovered = stages.recover(this, bank, genome)
         evaluation = stages.evaluate(this, bank, genome) | {"recovery": recovered}
-        stages.export(this, bank, genome)
+        dense_accuracy = evaluation["baseline"]["accuracy"]
+        evaluation["export"] = stages.export(this, bank, genome, dense_accuracy)
         record = stages.with_refit(record, refitted)
         return stages.report(this, calibrated, bank, genome, record, evaluation, command)
 

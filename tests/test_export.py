@@ -55,6 +55,18 @@ for flag in (False, None):
         print("REFUSED", error)
 """
 
+# Loads a directory as one of any model.
+PLAIN = """
+import sys
+sys.modules["sieve"] = None
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+with torch.no_grad():
+    logits = model(input_ids=torch.load(sys.argv[1] + ".ids.pt")).logits
+torch.save(logits, sys.argv[1] + ".logits.pt")
+"""
+
 
 def pruned(model, projection="output", **options):
     """The model, mixed levels, in place."""
@@ -157,6 +169,43 @@ def test_a_dense_export_loads_as_the_native_class_and_leaves_the_factors_in_memo
     assert type(loaded) is type(model)
     torch.testing.assert_close(logits(loaded), wanted, rtol=0, atol=1e-4)
     assert torch.equal(logits(model), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "llama_tied", "gpt2", "phi3", "gemma2", "qwen2"])
+def test_a_dense_export_is_a_plain_directory_of_its_architecture(family, tmp_path):
+    model = FAMILIES[family]()
+    model.save_pretrained(tmp_path / "native")
+    tiny_tokenizer().save_pretrained(tmp_path / "native")
+    bank = banked(model, storage="pivoted")
+    sieve.apply(model, bank, uniform(bank, 0.6))
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "dense", "dense")
+    native, dense = (
+        sorted(f.name for f in path.iterdir()) for path in (tmp_path / "native", folder)
+    )
+    assert dense == native and "tokenizer.json" in dense
+    configs = [
+        json.loads((path / "config.json").read_text()) for path in (tmp_path / "native", folder)
+    ]
+    assert configs[0] == configs[1] and configs[1]["architectures"] == [type(model).__name__]
+    states = [load_file(path / "model.safetensors") for path in (tmp_path / "native", folder)]
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.slow
+def test_a_dense_export_loads_where_sieve_is_absent_without_a_flag(tmp_path):
+    model = tiny_llama()
+    bank = banked(model, storage="pivoted")
+    sieve.apply(model, bank, uniform(bank, 0.6))
+    folder = str(sieve.export(model, tiny_tokenizer(), tmp_path / "dense", "dense"))
+    torch.save(tokens(), folder + ".ids.pt")
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-P", "-c", PLAIN, folder], cwd=tmp_path, env=offline, check=True
+    )
+    found = torch.load(folder + ".logits.pt")
+    torch.testing.assert_close(found, logits(model), rtol=0, atol=1e-4)
 
 
 def test_a_dense_export_without_place_for_a_bias_says_what_to_use(tmp_path):

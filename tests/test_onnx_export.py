@@ -6,19 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+import transformers
+from hydra import compose, initialize_config_dir
 from models import FAMILIES, tiny_llama, tiny_odd, tiny_tokenizer
 from runs import finished, make_world, run_sieve
 from sieved import banked, mixed, tokens, uniform
 from transformers import PreTrainedModel
 
 import sieve
+from sieve.batches import scoring_batches
+from sieve.config import ASSETS, register_resolvers, to_config
 from sieve.evaluation import score
 from sieve.factorized import Switch
-from sieve.onnx_export import OnnxModel
-from sieve.tasks import Example
+from sieve.onnx_export import OnnxModel, graph_bytes
+from sieve.run import CONF
+from sieve.tasks import Example, build_task
 
 ATOL = 1e-4  # of logits of size 5, in float32
 ROWS = [
@@ -92,6 +98,7 @@ def test_the_model_in_memory_is_left_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_shared_factors_and_plain_ones_are_the_model_in_memory(tmp_path: Path) -> None:
     for name, options in (("plain", {}), ("joint", {"storage": "pivoted", "joint": True})):
         model = tiny_llama()
@@ -117,6 +124,46 @@ def test_eight_bits_are_smaller_and_near(llama: Any, tmp_path: Path) -> None:
     assert sorted(file.name for file in small.glob("model*")) == ["model.onnx"]
     wanted, found = both(model, sieve.load(small)[0], 3, 30)
     assert 0 < (found - wanted).abs().max() < 0.4  # of logits of size 4
+    assert 2 * (small / "model.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
+
+
+@pytest.mark.slow
+def test_eight_bits_answer_as_the_model_in_memory_on_95_rows_of_100(tmp_path: Path) -> None:
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        raw = compose("config", ["+task=almanac_medicine", "++task.max_rows.test=100"])
+    rows = build_task(to_config(raw).task).splits["test"]
+    model, tokenizer = sieve.load(ASSETS / "embedded")
+    batches = scoring_batches(rows, tokenizer)
+    loaded, _ = sieve.load(sieve.export(model, tokenizer, tmp_path / "export", "onnx_int8"))
+    agree = score(loaded, batches).predicted == score(model, batches).predicted
+    assert len(agree) == 100 and agree.sum() >= 95
+
+
+@pytest.mark.slow
+def test_weights_too_large_for_a_graph_stand_beside_it(llama: Any, monkeypatch: Any) -> None:
+    model, folder = llama
+    monkeypatch.setattr("sieve.onnx_export.GRAPH_LIMIT", 0)
+    for format, atol in (("onnx", ATOL), ("onnx_int8", 0.4)):
+        path = sieve.export(model, tiny_tokenizer(), folder.parent / format, format)
+        files = sorted(file.name for file in path.glob("model*"))
+        assert files == ["model.onnx", "model.onnx.data"]
+        assert graph_bytes(path) == sum((path / name).stat().st_size for name in files)
+        wanted, found = both(model, sieve.load(path)[0], 2, 12)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=atol)
+        data = (path / "model.onnx.data").read_bytes()
+        (path / "model.onnx.data").write_bytes(data[: len(data) // 2])
+        with pytest.raises(ValueError, match=r"damaged or not all there.*export the model again"):
+            sieve.load(path)
+
+
+def test_the_graph_tells_nothing_of_the_machine_that_traced_it(llama: Any) -> None:
+    written = (llama[1] / "model.onnx").read_bytes()
+    assert b"input_ids" in written
+    assert (
+        b"stack_trace" not in written
+        and str(Path(transformers.__file__).parent).encode() not in written
+    )
 
 
 def test_it_is_a_plain_graph_for_onnxruntime_alone(llama: Any) -> None:
@@ -132,6 +179,7 @@ def test_it_is_a_plain_graph_for_onnxruntime_alone(llama: Any) -> None:
         wanted = model(ids).logits
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=ATOL)
     config = json.loads((folder / "config.json").read_text())
+    assert (folder / "generation_config.json").is_file()
     assert config["model_type"] == "llama" and "sieve" not in config and "auto_map" not in config
 
 
@@ -148,11 +196,32 @@ def test_an_architecture_that_cannot_be_traced_says_so_and_leaves_nothing(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def other_vocabulary(file: Path) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": 17}))
+
+
+def foreign_graph(file: Path) -> None:
+    """A sound graph that is no language model."""
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "foreign", ends[:1], ends[1:])
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), file)
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda folder: (folder / "model.onnx.data").unlink(), "damaged or not all there"),
+        (lambda folder: halve(folder / "model.onnx"), "damaged or not all there"),
         (lambda folder: (folder / "model.onnx").write_bytes(b"no graph"), "damaged or not all"),
+        (lambda folder: foreign_graph(folder / "model.onnx"), "does not map input_ids to logits"),
+        (lambda folder: other_vocabulary(folder / "config.json"), "logits of 384.* says 17"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "could not be read"),
+        (lambda folder: halve(folder / "tokenizer.json"), "could not be read"),
         (lambda folder: (folder / "config.json").unlink(), "could not be read"),
         (lambda folder: (folder / "config.json").write_text("{"), "could not be read"),
     ],

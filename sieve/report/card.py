@@ -75,7 +75,7 @@ def model_card(
     its fields; form: of the export.
     """
     sections = [
-        _front(base),
+        _front(base, "onnx" if form.startswith("onnx") else "transformers"),
         f"# {look(result, 'task')} on {look(result, 'model')}, sieved\n",
         f"{answer_sentence(result)} {verdict(result).text}\n",
         "## Intended use\n",
@@ -93,14 +93,15 @@ def model_card(
     return "\n".join(sections)
 
 
-def _front(base: str) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+def _front(base: str, library: str) -> str:
+    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
     if base.count("/") == 1:
         lines.append(f"base_model: {base}")
     return "\n".join([*lines, "tags: [sieve, low-rank, pruning]", "---", ""])
 
 
 def _made(result: Result, base: str) -> str:
+    graph = look(result, "export.accuracy")
     rows = {
         "Base model": base,
         "Kept of the prunable parameters": percent(look(result, "kept_fraction.prunable")),
@@ -108,6 +109,7 @@ def _made(result: Result, base: str) -> str:
         "Projection, storage": f"{look(result, 'projection')}, {look(result, 'storage')}",
         "Search": look(result, "search.method"),
         "Quantization": look(result, "quantization.method"),
+        "Right on test, as exported": None if graph is None else percent(graph),
         "Seed": look(result, "seed"),
         "Sieve": look(result, "sieve_version"),
     }

@@ -51,6 +51,7 @@ def key_figures(result: Result) -> str:
     pairs = [
         (f"{metric}, dense", percent(look(result, "baseline.accuracy"))),
         (f"{metric}, pruned", percent(look(result, "pruned.accuracy"))),
+        *_graph(result, metric),
         ("Drop, dense minus pruned", drop if drop == NOT_MEASURED else f"{drop} points{bounds}"),
         ("Tolerance", f"{points(look(result, 'tolerance'))} points, for the {rule}"),
         ("McNemar's exact p-value", probability(look(result, "drop.mcnemar_p"))),
@@ -65,6 +66,12 @@ def key_figures(result: Result) -> str:
     ]
     shown = [(term, text(value)) for term, value in pairs]
     return html.section("key-figures", "Key figures", html.definitions(shown))
+
+
+def _graph(result: Result, metric: str) -> list[tuple[str, str]]:
+    if measure(result, "export.accuracy") is None:
+        return []
+    return [(f"{metric}, exported graph", percent(look(result, "export.accuracy")))]
 
 
 def sizes_and_speeds_table(result: Result) -> str:

@@ -55,6 +55,7 @@ def _numbers(result: Mapping[str, Any]) -> Table:
         ("drop", _drop(result)),
         ("on disk", _change(result, "bytes.dense", "bytes.pruned", size)),
         ("speed", _speed(result)),
+        *_graph(result),
     ):
         table.add_row(Text(name), Text(value))
     return table
@@ -98,6 +99,12 @@ def _speed(result: Mapping[str, Any]) -> str:
     ):
         return "not measured"
     return f"prefill {times(prefill)}, decode {times(decode)} of the dense model"
+
+
+def _graph(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if measure(result, "export.accuracy") is None:
+        return []
+    return [("exported graph", f"{percent(look(result, 'export.accuracy'))} on test")]
 
 
 def _change(result: Mapping[str, Any], dense: str, pruned: str, written: Any) -> str:

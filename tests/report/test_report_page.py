@@ -257,3 +257,10 @@ def test_the_report_says_what_quantization_saved_and_cost(result: dict[str, Any]
     page = render_page(result).replace("&nbsp;", " ")
     for words in ("int8, 37 weights, 5 left", "8.0 MB → 800.0 kB → 500.0 kB", "93.8", "88.0"):
         assert words in page, words
+
+
+def test_the_report_says_what_an_exported_graph_scores(result: Result) -> None:
+    assert "exported graph" not in render_page(result)
+    result["export"] = {"format": "onnx_int8", "accuracy": 0.795}
+    page = render_page(result).replace("&nbsp;", " ")
+    assert "<dt>Accuracy, exported graph</dt><dd>79.5 %</dd>" in page

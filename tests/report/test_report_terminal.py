@@ -74,3 +74,11 @@ def test_any_part_may_be_missing(result: Result, key: str) -> None:
 
 def test_an_empty_result_still_has_a_table() -> None:
     assert "not measured" in words(lines({}))
+
+
+def test_what_an_exported_graph_scores_is_said_where_there_is_one(result: Result) -> None:
+    assert "exported graph" not in words(lines(result))
+    result["export"] = {"format": "factorized", "accuracy": None}
+    assert "exported graph" not in words(lines(result))
+    result["export"] = {"format": "onnx_int8", "accuracy": 0.795}
+    assert "exported graph 79.5 % on test" in words(lines(result))
