@@ -21,7 +21,7 @@ from sieve.factorized import merge_dense
 from sieve.matrices import shares_embedding
 from sieve.modeling_sieve import FactorizedLinear, classes_for, native_class
 from sieve.onnx_export import check_packages, write_onnx
-from sieve.quantization import mark
+from sieve.quantization import check_not_quantized, mark
 from sieve.quantized import is_quantized
 
 FORMATS = ("factorized", "dense", "onnx", "onnx_int8")
@@ -67,6 +67,8 @@ def check_format(model: PreTrainedModel, format: str) -> None:
         raise ValueError(f"got export format {format!r}, expected one of {', '.join(FORMATS)}.")
     if format.startswith("onnx"):
         check_packages()
+    if format != "factorized":
+        check_not_quantized(model)
     native = native_class(model)
     if format == "factorized" and getattr(transformers, native.__name__, None) is not native:
         raise ValueError(

@@ -180,8 +180,9 @@ def share_factor_in(layers: Sequence[FactorizedLinear]) -> None:
         shared = SharedLinear(1, 1, first.bias is not None, len(layers)).eval()
     shared.weight, shared.bias = first.weight, first.bias
     shared.out_features, shared.in_features = first.weight.shape
-    for layer in layers:
-        layer.factor_in = shared
+    layers[0].factor_in = shared
+    for layer in layers[1:]:
+        layer.read_from(layers[0])
 
 
 def add_biases(dense: Tensor | None, fitted: Tensor | None, dtype: torch.dtype) -> Tensor | None:

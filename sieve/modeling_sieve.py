@@ -9,7 +9,6 @@ too, or transformers asks for it and warns of a model of type ``, and then reads
 """
 
 import functools
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -44,14 +43,9 @@ class FactorizedLinear(nn.Module):
     order: torch.Tensor | None
 
     def __init__(
-        self,
-        d_in: int,
-        d_out: int,
-        rank: int,
-        bias: bool,
-        pivoted: bool = False,
+        self, d_in: int, d_out: int, rank: int, bias: bool, pivoted: bool = False,
         mixed: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         if mixed is None:
             mixed = d_out - rank * pivoted
@@ -156,6 +150,18 @@ class FactorizedLinear(nn.Module):
             bias = (bias.double() + exact @ inner.bias.double()).to(bias.dtype)
         return (exact @ inner.weight.double()).to(weight.dtype), bias
 
+    def read_from(self, sibling: "FactorizedLinear") -> None:
+        """Share a sibling's factor_in, which stays the sibling's own, under its name alone.
+
+        What wraps, replaces or merges into it there, as PEFT does, is so for both.
+        """
+        del self.factor_in
+        self._read = [sibling]  # In a list, lest it become a part of this module.
+
+    def __getattr__(self, name: str) -> Any:
+        read = self.__dict__.get("_read") if name == "factor_in" else None
+        return read[0].factor_in if read else super().__getattr__(name)
+
     def extra_repr(self) -> str:
         form = "" if self.order is None else ", pivoted"
         return f"rank={self.factor_in.out_features}{form}"
@@ -227,6 +233,8 @@ class SharedLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., d_in) to (..., d_out); the output is let go once all have read it."""
+        if torch.compiler.is_compiling():  # The compiler finds by itself what is the same.
+            return super().forward(x)
         last = self._last
         if last is not None and last[0] is x and last[1] == _version(x):
             reads = last[3] + 1
@@ -242,13 +250,9 @@ def _version(x: torch.Tensor) -> int:
 
 
 def factorize(
-    model: nn.Module,
-    ranks: dict[str, int],
-    biases: list[str],
-    pivoted: Sequence[str] = (),
-    mixed: dict[str, int] | None = None,
-    shared: dict[str, str] | None = None,
-) -> None:
+    model: nn.Module, ranks: dict[str, int], biases: list[str], pivoted: Sequence[str] = (),
+    mixed: dict[str, int] | None = None, shared: dict[str, str] | None = None,
+) -> None:  # fmt: skip
     """Replace the named dense layers by FactorizedLinear of the given ranks, uninitialized.
 
     mixed: how many outputs of a layer are mixtures, where that is not told by its rank; shared: the
@@ -257,10 +261,8 @@ def factorize(
     shared = shared or {}
     for name, rank in ranks.items():
         dense: Any = model.get_submodule(name)
-        if isinstance(dense, nn.Linear):
-            d_out, d_in = dense.weight.shape
-        else:  # Conv1D holds W transposed.
-            d_in, d_out = dense.weight.shape
+        step = 1 if isinstance(dense, nn.Linear) else -1  # Conv1D holds W transposed.
+        d_out, d_in = dense.weight.shape[::step]
         rows = (mixed or {}).get(name)
         layer = FactorizedLinear(d_in, d_out, rank, name in biases, name in pivoted, rows)
         readers = 1 + list(shared.values()).count(name)
@@ -269,21 +271,8 @@ def factorize(
             layer.factor_in = SharedLinear(d_in, rank, bias, readers)
         model.set_submodule(name, layer)
     for name, source in shared.items():
-        factor_in: Any = model.get_submodule(f"{source}.factor_in")
-        model.get_submodule(name).factor_in = factor_in
-
-
-def shared_keys(model: nn.Module) -> dict[str, str]:
-    """Parameters of shared factors by every name but the first, and that first name."""
-    first: dict[nn.Module, str] = {}
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, FactorizedLinear):
-            source = first.setdefault(module.factor_in, name)
-            if source != name:
-                for part, _ in module.factor_in.named_parameters():
-                    found[f"{name}.factor_in.{part}"] = f"{source}.factor_in.{part}"
-    return found
+        sibling: Any = model.get_submodule(name)
+        sibling.read_from(model.get_submodule(source))
 
 
 class SieveConfig(transformers.PreTrainedConfig):
@@ -311,36 +300,23 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
     if native is None:
         raise ValueError(f"transformers {transformers.__version__} has no {architecture}.")
     base = native.config_class
-    members: dict[str, Any] = {
-        "model_type": "sieve",
-        "__module__": __name__,
-        "__doc__": SieveConfig.__doc__,
-    }
-    config_class: Any = type(PREFIX + base.__name__, (base,), members)
+    config_class: Any = type(
+        PREFIX + base.__name__, (base,),
+        {"model_type": "sieve", "__module__": __name__, "__doc__": SieveConfig.__doc__},
+    )  # fmt: skip
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         native.__init__(self, config, *args, **kwargs)
         entry = config.sieve
         parts = {key: entry[key] for key in ("pivoted", "mixed", "shared") if key in entry}
         factorize(self, entry["ranks"], entry["biases"], **parts)
-        if found := shared_keys(self):  # Saving looks at the one, loading at the other.
-            self._tied_weights_keys = {**(native._tied_weights_keys or {}), **found}
-            self.all_tied_weights_keys = self.get_expanded_tied_weights_keys()
 
-    def get_expanded_tied_weights_keys(self: Any, all_submodels: bool = False) -> dict[str, str]:
-        found = native.get_expanded_tied_weights_keys(self, all_submodels)
-        return {**found, **shared_keys(self)}
-
-    members = {
+    model_class: Any = type(PREFIX + architecture, (native,), {
         "config_class": config_class, "__init__": __init__, "__module__": __name__,
-        "get_expanded_tied_weights_keys": get_expanded_tied_weights_keys,
         "__doc__": f"{architecture} with factorized layers.",
-    }  # fmt: skip
-    model_class: Any = type(PREFIX + architecture, (native,), members)
+    })  # fmt: skip
     _classes[architecture] = model_class, config_class
-    module = sys.modules[__name__]
-    setattr(module, model_class.__name__, model_class)
-    setattr(module, config_class.__name__, config_class)
+    globals().update({cls.__name__: cls for cls in _classes[architecture]})
     # A model saved again carries this file and points at it.
     model_class.register_for_auto_class("AutoModelForCausalLM")
     config_class.register_for_auto_class("AutoConfig")

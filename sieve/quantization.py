@@ -6,7 +6,8 @@ smaller stays as it is: factors of a few columns, and matrices that are gone. Em
 the head, where it is not pruned, are never touched.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from sieve.quantization_settings import QuantizationSettings
 from sieve.quantized import bytes_of, is_quantized
 
 ROW_BYTES = 5  # of a row in int8 beside its weights: a scale in float32, an offset in int8
+GROUP_BYTES = 4  # of a group in int4 beside its weights: scale and offset in bfloat16
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Quantized:
     bytes_after: int
 
 
-def check_available(settings: QuantizationSettings, device: torch.device) -> None:
-    """ValueError in one sentence where a method is not to be had on a device."""
+def check_available(
+    settings: QuantizationSettings, device: torch.device, dtype: torch.dtype | None = None
+) -> None:
+    """ValueError in one sentence where a method is not to be had on a device, or in a dtype."""
     if settings.method == "none":
         return
     if not is_torchao_available():
@@ -45,6 +49,11 @@ def check_available(settings: QuantizationSettings, device: torch.device) -> Non
         raise ValueError(
             f"quantization=int4 has kernels for GPUs alone, got a {device.type}; set "
             "quantization=int8, or run with trainer=gpu."
+        )
+    if settings.method == "int4" and dtype not in (None, torch.bfloat16):
+        raise ValueError(
+            f"quantization=int4 computes in bfloat16, got a model in {dtype}; set "
+            "model.dtype=bfloat16."
         )
 
 
@@ -59,20 +68,25 @@ def quantize(
     dtype: what the weights are stored in when they are not quantized. A dense layer is replaced, so
     that the caller's own stays as it was. Raises ValueError where the method is not to be had.
     """
-    check_available(settings, model.device)
-    if settings.method == "int4" and model.dtype != torch.bfloat16:
-        raise ValueError(
-            f"quantization=int4 computes in bfloat16, got a model in {model.dtype}; set "
-            "model.dtype=bfloat16."
-        )
+    check_available(settings, model.device, model.dtype)
+    check_not_quantized(model)
     _copy_dense(model, names)
     before, done, left = stored_bytes(model, names, dtype), 0, 0
-    for linear in _linears(model, names):
-        if _quantize_one(linear, settings, dtype):
+    for layer in _layers(model, names):
+        if _quantize_one(layer, settings, dtype):
             done += 1
         else:
             left += 1
     return Quantized(done, left, before, stored_bytes(model, names, dtype))
+
+
+def check_not_quantized(model: nn.Module) -> None:
+    """ValueError where a model has quantized weights already, which nothing can be made of."""
+    if any(is_quantized(parameter) for parameter in model.parameters()):
+        raise ValueError(
+            "got a model whose weights are quantized, expected one whose are not; load the export "
+            "of a run without quantization."
+        )
 
 
 def stored_bytes(model: nn.Module, names: Sequence[str], dtype: torch.dtype) -> int:
@@ -92,22 +106,14 @@ def mark(model: PreTrainedModel) -> None:
     """
     if not any(is_quantized(parameter) for parameter in model.parameters()):
         return
-    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
     from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
-    class Quantizer(TorchAoHfQuantizer):
-        def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict, dict]:
-            """Write a shared factor once: loading cannot compare two that are quantized."""
-            tied = model.all_tied_weights_keys
-            state = {k: v for k, v in model.state_dict().items() if k not in tied}
-            return flatten_tensor_state_dict(state)
-
     # What each weight is in stands beside it in the file; the type named here is not looked at.
     config = TorchAoConfig(Int8WeightOnlyConfig())
     model.config.quantization_config = config
-    model.__dict__["hf_quantizer"] = Quantizer(config, pre_quantized=True)
+    model.__dict__["hf_quantizer"] = TorchAoHfQuantizer(config, pre_quantized=True)
 
 
 def _copy_dense(model: PreTrainedModel, names: Sequence[str]) -> None:
@@ -117,37 +123,45 @@ def _copy_dense(model: PreTrainedModel, names: Sequence[str]) -> None:
             model.set_submodule(name, dense_like(layer, layer.weight, layer.bias))
 
 
-def _linears(model: PreTrainedModel, names: Sequence[str]) -> Iterator[nn.Linear]:
-    """Every Linear that the named matrices consist of, shared ones once."""
-    seen: set[nn.Module] = set()
+def _layers(model: PreTrainedModel, names: Sequence[str]) -> list[nn.Module]:
+    """Every layer that the named matrices consist of, shared ones once."""
+    found: dict[nn.Module, None] = {}
     for name in names:
-        layer = model.get_submodule(name)
-        factors = (
-            [layer.factor_in, layer.factor_out] if isinstance(layer, FactorizedLinear) else [layer]
-        )
-        for linear in factors:
-            if isinstance(linear, nn.Linear) and linear not in seen:
-                seen.add(linear)
-                yield linear
+        layer: Any = model.get_submodule(name)
+        factored = isinstance(layer, FactorizedLinear)
+        found |= dict.fromkeys([layer.factor_in, layer.factor_out] if factored else [layer])
+    return list(found)
 
 
-def _quantize_one(linear: nn.Linear, settings: QuantizationSettings, dtype: torch.dtype) -> bool:
-    """Quantize one layer in place; False where that would not make it smaller."""
-    from torchao.quantization import quantize_
-
-    rows, columns = linear.weight.shape
-    if not rows or columns * (dtype.itemsize - 1) <= ROW_BYTES:
+def _quantize_one(layer: nn.Module, settings: QuantizationSettings, dtype: torch.dtype) -> bool:
+    """Quantize one layer in place; False where that is not possible or makes it no smaller."""
+    if not isinstance(layer, nn.Linear):
         return False
-    quantize_(linear, _config(linear, settings), filter_fn=lambda module, _: module is linear)
+    form = smallest_form(layer.out_features, layer.in_features, settings, dtype)
+    if form == "none":
+        return False
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+    config: Any = Int8WeightOnlyConfig()
+    if form == "int4":
+        config = Int4WeightOnlyConfig(
+            group_size=settings.group_size, int4_packing_format="tile_packed_to_4d"
+        )
+    quantize_(layer, config, filter_fn=lambda module, _: module is layer)
     return True
 
 
-def _config(linear: nn.Linear, settings: QuantizationSettings) -> Any:
-    """torchao's configuration for one layer: int4 where its groups come out even, else int8."""
-    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+def smallest_form(
+    rows: int, columns: int, settings: QuantizationSettings, dtype: torch.dtype
+) -> str:
+    """The form that a weight (rows, columns) takes the fewest bytes in: "none", "int8", "int4".
 
-    if settings.method == "int4" and linear.in_features % settings.group_size == 0:
-        return Int4WeightOnlyConfig(
-            group_size=settings.group_size, int4_packing_format="tile_packed_to_4d"
-        )
-    return Int8WeightOnlyConfig()
+    int4 is offered where it is asked for and its groups come out even; its kernels fill columns up
+    to a multiple of 1,024, so that it does not pay for narrow factors.
+    """
+    numbers = rows * columns
+    sizes = {"none": numbers * dtype.itemsize, "int8": numbers + rows * ROW_BYTES}
+    if settings.method == "int4" and columns % settings.group_size == 0:
+        filled = math.ceil(rows / 8) * 8 * math.ceil(columns / 1024) * 1024
+        sizes["int4"] = filled // 2 + filled // settings.group_size * GROUP_BYTES
+    return min(sizes, key=lambda form: sizes[form])

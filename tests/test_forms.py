@@ -241,8 +241,11 @@ def test_a_merge_of_peft_is_seen() -> None:
     torch.testing.assert_close(merged, adapted, rtol=0, atol=1e-4)
 
 
-def test_a_compiled_graph_does_the_same() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_compiled_graph_does_the_same(shared: bool) -> None:
     layer = layer_of(7, True)
+    if shared:
+        layer.factor_in = SharedLinear(24, 7, True, readers=2)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     with torch.no_grad():
         for tokens in (1, 3, 500):

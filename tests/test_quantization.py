@@ -16,7 +16,7 @@ from torch import nn
 import sieve
 from sieve.factorized import Switch
 from sieve.modeling_sieve import FactorizedLinear
-from sieve.quantization import Quantized, quantize, stored_bytes
+from sieve.quantization import Quantized, quantize, smallest_form, stored_bytes
 from sieve.quantization_settings import QuantizationSettings
 from sieve.quantized import is_quantized, parts
 
@@ -186,6 +186,47 @@ def test_four_bits_are_refused_on_a_processor_in_one_sentence() -> None:
     _, names = switched(model)
     with pytest.raises(ValueError, match="has kernels for GPUs alone, got a cpu; set quantization"):
         quantize(model, names, QuantizationSettings("int4"), torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "sizes"),
+    [  # Of torchao's own tensors, in bytes: bfloat16, int8, int4 in groups of 32.
+        (4096, 64, (524_288, 282_624, 2_621_440)),
+        (4096, 256, (2_097_152, 1_069_056, 2_621_440)),
+        (4096, 512, (4_194_304, 2_117_632, 2_621_440)),
+        (512, 4096, (4_194_304, 2_099_712, 1_310_720)),
+        (300, 5, (3_000, 3_000, None)),
+        (300, 6, (3_600, 3_300, None)),
+        (7, 0, (0, 35, None)),
+        (0, 7, (0, 0, None)),
+    ],
+)
+def test_a_weight_takes_the_form_of_the_fewest_bytes(
+    rows: int, columns: int, sizes: tuple[int, ...]
+) -> None:
+    forms = ("none", "int8", "int4")
+    for method, offered in (("int8", 2), ("int4", 3)):
+        known = [size for size in sizes[:offered] if size is not None]
+        form = smallest_form(rows, columns, QuantizationSettings(method), torch.bfloat16)
+        assert form == forms[known.index(min(known))]
+
+
+def test_a_dense_layer_that_torchao_cannot_quantize_is_counted() -> None:
+    model = tiny_gpt2()
+    _, names, found = quantized(model)
+    dense = [n for n in names if not isinstance(model.get_submodule(n), FactorizedLinear)]
+    assert dense and found.quantized + found.left == len(dense) + 2 * (len(names) - len(dense))
+
+
+def test_quantized_weights_are_not_taken_for_others(tmp_path: Path) -> None:
+    model = tiny_llama()
+    _, names, _ = quantized(model)
+    with pytest.raises(ValueError, match="got a model whose weights are quantized"):
+        quantize(model, names, INT8, torch.float32)
+    for form in ("dense", "onnx"):
+        with pytest.raises(ValueError, match="got a model whose weights are quantized"):
+            sieve.export(model, tiny_tokenizer(), tmp_path / form, form)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_torchao_the_sentence_says_what_to_install(monkeypatch: Any) -> None:

@@ -1,4 +1,4 @@
-"""The README's notebook example runs as printed and exports a model that loads."""
+"""The README's examples in Python run as printed, one after the other."""
 
 import re
 from pathlib import Path
@@ -11,16 +11,20 @@ from transformers import AutoModelForCausalLM
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_notebook_example_sieves_a_transformers_model(
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # Of peft.
+def test_the_examples_sieve_a_transformers_model_and_put_an_adapter_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    notebook, adapter = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     tiny_llama().save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     rows = [{"text": f"number {i} is {i % 7}", "label": i % 2} for i in range(240)]
     scope = {"path": str(tmp_path / "model"), "rows": rows}
-    exec(code, scope)
+    exec(notebook, scope)
     again = AutoModelForCausalLM.from_pretrained("small", dtype=torch.float32)
     tokens = torch.arange(8)[None]
     torch.testing.assert_close(again(tokens).logits, scope["model"](tokens).logits)
+    exec(adapter, scope)
+    trained = [n for n, p in scope["model"].named_parameters() if p.requires_grad]
+    assert trained and all(".factor_" in name and ".lora_" in name for name in trained)

@@ -91,6 +91,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     trainer = make_trainer(config.trainer)
     check_available(config.quantization, trainer.strategy.root_device)
     task, backbone = _loaded(config, trainer)
+    check_available(config.quantization, backbone.model.device, backbone.model.dtype)
     title = f"{task.name}-{backbone.name}-{config.projection.name}-{config.search.method}"
     logger = RunLogger(run_dir, config.logger, asdict(config), title)
     failed = True
