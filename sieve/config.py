@@ -1,7 +1,8 @@
 """Settings of a run: dataclasses mirroring `conf/`, converted and checked once, at the edge."""
 
 import logging
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,28 @@ def check(config: Config) -> None:
     ):
         if value not in allowed:
             raise ValueError(f"{key} is {value!r}, expected one of {', '.join(allowed)}.")
+    _check_counts(config)
+    for key, size in (
+        ("projection.learning_rate", config.projection.learning_rate),
+        ("recovery.learning_rate", config.recovery.learning_rate),
+        ("recovery.max_norm", config.recovery.max_norm),
+    ):
+        if not 0 < size < math.inf:
+            raise ValueError(f"{key} is {size}, expected a number above 0.")
+    if stray := [key for key in config.trainer if key not in TRAINER_KEYS]:
+        raise ValueError(
+            f"trainer.{stray[0]} is not a setting of a run, expected one of "
+            f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
+            "calibration.tokens, for fewer rows task.max_rows."
+        )
+    _check_projection(config)
+    _check_levels(config.search.levels)
+    _check_search(config.search)
+    _check_quantization(config)
+    config.task.validate()
+
+
+def _check_counts(config: Config) -> None:
     for key, number in (
         ("calibration.tokens", config.calibration.tokens),
         ("batch_tokens", config.batch_tokens),
@@ -253,24 +276,10 @@ def check(config: Config) -> None:
         *((f"recovery.{key}", getattr(config.recovery, key)) for key in COUNTS),
         ("search.evaluations", config.search.evaluations),
         ("search.examples", 1 if config.search.examples is None else config.search.examples),
-        ("speed.batch_size", config.speed.batch_size),
-        ("speed.prompt_tokens", config.speed.prompt_tokens),
-        ("speed.new_tokens", config.speed.new_tokens),
-        ("speed.repeats", config.speed.repeats),
+        *((f"speed.{key}", n) for key, n in asdict(config.speed).items() if key != "enabled"),
     ):
         if number < 1:
             raise ValueError(f"{key} is {number}, expected at least 1.")
-    if stray := [key for key in config.trainer if key not in TRAINER_KEYS]:
-        raise ValueError(
-            f"trainer.{stray[0]} is not a setting of a run, expected one of "
-            f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
-            "calibration.tokens, for fewer rows task.max_rows."
-        )
-    _check_projection(config)
-    _check_levels(config.search.levels)
-    _check_search(config.search)
-    _check_quantization(config)
-    config.task.validate()
 
 
 def _check_projection(config: Config) -> None:

@@ -23,20 +23,24 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of Adam, per parameter
 Look = Callable[[], tuple[float, float]]  # the larger the better, the first number first
+Entry = dict[str, Any]  # of a look: step, accuracy, loss
 
 
 class Keeper(L.Callback):
     """Looks at a module with `trained()`, `start` and `settings` every `check_every` steps.
 
     look: how good the module is as it stands, accuracy and minus loss; path: of the file that a
-    killed training goes on from, None for none. The first look is at the module as it came.
+    killed training goes on from, None for none; note: what is told of every look. The first look is
+    at the module as it came.
     """
 
-    def __init__(self, module: Any, look: Look, path: Path | None, key: str) -> None:
-        self.module, self.look, self.path, self.key = module, look, path, key
+    def __init__(
+        self, module: Any, look: Look, path: Path | None, key: str, note: Callable[[Entry], None]
+    ) -> None:
+        self.module, self.look, self.path, self.key, self.note = module, look, path, key, note
         self.best: tuple[float, float] | None = None
         self.best_state: dict[str, Tensor] | None = None  # None while nothing beats the beginning
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Entry] = []
         self.worse = 0
         self.moments: dict[str, Tensor] = {}
         if path is not None and path.exists():
@@ -89,6 +93,7 @@ class Keeper(L.Callback):
 
     def _note(self, step: int, found: tuple[float, float]) -> None:
         self.history.append({"step": step, "accuracy": found[0], "loss": -found[1]})
+        self.note(self.history[-1])
         log.info("  recovery     step %4d  accuracy %.4f  loss %.4f", step, found[0], -found[1])
 
     def _save(self, path: Path, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -123,6 +128,8 @@ class Keeper(L.Callback):
         self.history, self.worse = header["history"], header["worse"]
         self.moments = {k: v for k, v in held.items() if not k.startswith(("now|", "best|"))}
         self.module.start = header["step"]
+        for entry in self.history:
+            self.note(entry)
         log.info("  recovery     goes on after step %d", header["step"])
 
 

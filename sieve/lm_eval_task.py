@@ -3,14 +3,14 @@
 Writes a task file and the rows of the test split as Sieve renders them, prompts and answers, so
 that the harness scores an export, or any other model, on the very rows of a result:
 
-    lm_eval --model hf --model_args pretrained=EXPORT,trust_remote_code=True \\
+    lm_eval --model hf --model_args pretrained=EXPORT,trust_remote_code=True,dtype=float32 \\
         --include_path FOLDER --tasks sieve_sst2
 
-What follows the folder are the overrides that the run was given.
+What follows the folder are the overrides that the run was given. Sieve scores in float32 on a CPU
+and uses a chat template where there is one: the harness is told so by `--apply_chat_template`.
 """
 
 import argparse
-import json
 import logging
 import re
 import sys
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
-    """Write `<name>.yaml` and `<name>.jsonl` into a folder; returns the name of the task there.
+    """Write `<name>.yaml` and `<name>.parquet` into a folder; returns the name of the task there.
 
     Its accuracy `acc` is Sieve's where answers are compared by their whole log-likelihood; where
     the task divides that by tokens (`normalize`), the harness has no such metric and ValueError
@@ -60,26 +60,30 @@ def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
             f"task '{task.name}' divides log-likelihoods by tokens, which lm-evaluation-harness "
             "does not; set task.normalize=false."
         )
+    from datasets import Dataset
+
     name = "sieve_" + re.sub(r"\W+", "_", task.name)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = folder / f"{name}.jsonl"
-    with written_beside(rows) as partial, partial.open("w", encoding="utf-8") as file:
-        for example in task.splits[role]:
-            row = {
-                "prompt": example.prompt,
-                "choices": [choice.removeprefix(task.delimiter) for choice in example.choices],
-                "answer": example.answer,
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    rows = [
+        {
+            "prompt": example.prompt,
+            "choices": [choice.removeprefix(task.delimiter) for choice in example.choices],
+            "answer": example.answer,
+        }
+        for example in task.splits[role]
+    ]
+    path = folder / f"{name}.parquet"  # Not JSON, which is read with guesses: texts become dates.
+    with written_beside(path) as partial:
+        Dataset.from_list(rows).to_parquet(partial)
     # JSON is YAML; the harness reads it as such.
-    write_json_atomic(folder / f"{name}.yaml", _task_file(name, rows.resolve(), task.delimiter))
+    write_json_atomic(folder / f"{name}.yaml", _task_file(name, path.resolve(), task.delimiter))
     return name
 
 
 def _task_file(name: str, rows: Path, delimiter: str) -> dict[str, Any]:
     return {
         "task": name,
-        "dataset_path": "json",
+        "dataset_path": "parquet",
         "dataset_kwargs": {"data_files": {"test": str(rows)}},
         "test_split": "test",
         "output_type": "multiple_choice",

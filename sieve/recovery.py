@@ -26,7 +26,7 @@ from sieve.calibration import as_inputs, reach
 from sieve.divergence import answer_logprobs, divergence
 from sieve.factorized import Switch, set_factors
 from sieve.genome import Genome
-from sieve.keeper import Keeper
+from sieve.keeper import Entry, Keeper
 from sieve.modeling_sieve import FactorizedLinear
 from sieve.projections import Factors
 from sieve.recovery_settings import RecoverySettings
@@ -55,7 +55,8 @@ class RecoveryModule(L.LightningModule):
         for name, parameter in self.layers.named_parameters():
             parameter.requires_grad_(settings.method == "full" and name.endswith("weight"))
         if settings.method == "lora":
-            with torch.random.fork_rng():
+            device = switch.model.device
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(seed)  # PEFT draws the first of the two matrices.
                 _add_lora(self.layers, settings)
 
@@ -226,7 +227,7 @@ class Recovered:
     bank: Bank
     genome: Genome
     taken: bool  # False where nothing beat the model as it came
-    history: list[dict[str, Any]]  # step, accuracy and loss of every look
+    history: list[Entry]  # of every look
 
 
 def recover(
@@ -236,13 +237,14 @@ def recover(
     trainer: Callable[[list[L.Callback], int], L.Trainer],
     seed: int = 0,
     path: Path | None = None,
+    note: Callable[[Entry], None] = lambda entry: None,
 ) -> Recovered:
     """Train a module and merge the best state in; the model comes back dense.
 
     batches: calibration batches, of all ranks; look: accuracy and minus loss of the model as it
     stands on rows that are not trained on; trainer: makes one from callbacks and a number of steps;
-    path: of a file that a killed training goes on from. Raises ValueError where that is of another
-    training.
+    path: of a file that a killed training goes on from; note: what is told of every look.
+    Raises ValueError where the file is of another training.
     """
 
     def placed_look() -> tuple[float, float]:
@@ -251,7 +253,7 @@ def recover(
 
     switch, settings = module.switch, module.settings
     key = fingerprint(switch.bank.fingerprint, module.genome.levels, asdict(settings), seed)
-    keeper = Keeper(module, placed_look, path, key)
+    keeper = Keeper(module, placed_look, path, key, note)
     if module.start < settings.steps and keeper.worse < settings.patience:
         training = trainer([keeper], settings.steps - module.start)
         world, rank = training.world_size, training.global_rank

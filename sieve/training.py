@@ -29,6 +29,9 @@ WARMUP = 0.1  # of all steps
 class StageProgressBar(RichProgressBar):
     """Lightning's progress bar, named after what Sieve does in a loop."""
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"  # Lightning counts epochs, and Sieve's trainings have steps.
+
     @property
     def predict_description(self) -> str:
         return "Calibrating"

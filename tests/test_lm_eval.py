@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from models import tiny_llama, tiny_tokenizer
 from runs import make_world
@@ -23,14 +24,13 @@ def task_of(rows: list[Example], **options: Any) -> Task:
 
 
 def some_rows() -> list[Example]:
-    """Answers of several tokens, of one that begins another, and more or fewer of them."""
-    words = ("good movie", "bad film", "question 7", "the review", "true or false?", "né à 3 %")
+    """Answers of several tokens, of one that begins another, and more or fewer of them; prompts
+    that templates and readers of files would take for something else."""
+    words = ("good movie", "bad film", "question 7", "{{ doc }}", "true or false?", "né à 3 %")
     choices = [(" yes", " no"), (" positive", " negative", " positively bad"), (" A", " B", " C")]
-    return [
-        Example(f"{word}, {number}\nAnswer:", choices[number % 3], number % 2)
-        for number in range(4)
-        for word in words
-    ]
+    prompts = [f"{word}, {number}\nAnswer:" for number in range(4) for word in words]
+    prompts += ["007", "2026-11-25", "2026-11-25 10:00:00", "1e3", "answer"]
+    return [Example(text, choices[i % 3], i % 2) for i, text in enumerate(prompts)]
 
 
 @pytest.mark.slow
@@ -74,12 +74,11 @@ def test_the_command_writes_the_test_rows_of_a_run(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     overrides = ["+task=jsonl", f"task.data_dir={world / 'data'}", f"model.path={world / 'model'}"]
     main([str(tmp_path / "tasks"), *overrides])
-    text = (tmp_path / "tasks/sieve_jsonl.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
-    assert len(rows) == 60 and rows[0]["choices"] == ["no", "yes"]
+    rows = pd.read_parquet(tmp_path / "tasks/sieve_jsonl.parquet").to_dict("records")
+    assert len(rows) == 60 and list(rows[0]["choices"]) == ["no", "yes"]
     assert {row["answer"] for row in rows} == {0, 1}
     written = json.loads((tmp_path / "tasks/sieve_jsonl.yaml").read_text())
-    assert written["dataset_kwargs"]["data_files"]["test"].endswith("sieve_jsonl.jsonl")
+    assert written["dataset_kwargs"]["data_files"]["test"].endswith("sieve_jsonl.parquet")
 
 
 @pytest.mark.parametrize(

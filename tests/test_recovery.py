@@ -178,6 +178,18 @@ def test_a_training_cut_short_goes_on_to_the_same_end(tmp_path: Path, method: st
         recover(module, BATCHES, looking(module), trainer, path=tmp_path / "cut")
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_stands_before_a_matrix_that_is_gone_does_not_stop_it(
+    method: str, tmp_path: Path
+) -> None:
+    model = tiny_llama()
+    bank = banked(model)
+    gone = [0.0 if name.endswith(("o_proj", "down_proj")) else 0.6 for name in bank.names]
+    module = module_of(model, bank, mixed(bank, gone), replace(QUICK, method=method))
+    result = recover(module, BATCHES, looking(module), trainer, path=tmp_path / "training")
+    assert len(result.history) == 4
+
+
 def test_ranks_share_the_batches_that_one_process_accumulates() -> None:
     batches, settings = list(range(7)), replace(QUICK, steps=10)
     alone = StepBatches(batches, replace(settings, accumulate=2), seed=3)

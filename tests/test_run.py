@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from logged import metrics
 from models import build, tiny_llama, tiny_tokenizer
 from runs import (
     ENVIRONMENT,
@@ -64,6 +65,8 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         (["projection.refit_target=all"], "expected one of output, residual"),
         (["calibration.layers_at_once=0"], "expected null (all) or at least 1"),
         (["recovery=lora", "recovery.rank=0"], "recovery.rank is 0, expected at least 1"),
+        (["recovery=lora", "recovery.max_norm=0"], "recovery.max_norm is 0.0, expected a number"),
+        (["recovery=full", "recovery.learning_rate=-1"], "learning_rate is -1.0, expected a"),
         (["recovery.method=qlora"], "expected one of none, lora, full"),
         (["recovery=full", "projection.joint=true"], "set projection.joint=false"),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
@@ -238,6 +241,13 @@ def test_recovery_trains_the_same_on_two_processes_as_on_one(world: Path) -> Non
     # A second run takes it from the cache, and the size is that of the genome.
     again = finished(world, "trained-again", *RECOVERY, "recovery.accumulate=2", cache="alone")
     assert again["cached"]["recover"] and again["recovery"] == found[0]
+    for name in ("trained", "trained-joined", "trained-again"):
+        [*noted] = (line for line in metrics(world / name) if "recovery/loss" in line)
+        assert [line["recovery/loss"] for line in noted] == pytest.approx(losses, abs=1e-3)
+        assert [line["step"] for line in noted] == [0, 2, 4]
+    # One process takes half as many rows a step as two, so theirs is another training.
+    other = finished(world, "trained-other", *RECOVERY, cache="trained-joined")
+    assert not other["cached"]["recover"]
     assert again["kept_fraction"] == alone["kept_fraction"]
 
 

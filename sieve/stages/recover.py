@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ from sieve.bank import Bank
 from sieve.evaluation import score
 from sieve.factorized import Switch
 from sieve.genome import Genome
+from sieve.keeper import Entry
 from sieve.recovery import RecoveryModule
 from sieve.recovery import recover as train
 from sieve.stages.run import Run
@@ -34,6 +36,7 @@ def recover(run: Run, bank: Bank, genome: Genome) -> tuple[Bank, Genome, dict[st
     key = fingerprint(
         "recovery", 1, bank.fingerprint, genome.levels, asdict(settings),
         run.split_key("calibration"), run.split_key("selection"), run.config.seed,
+        run.trainer.world_size,  # so many batches a step
     )  # fmt: skip
     names = ("recovered", "safetensors"), ("recovered-genome", "json"), ("recovered", "json")
     bank_path, genome_path, record_path = (run.cache.path(n, key, kind) for n, kind in names)
@@ -48,9 +51,16 @@ def recover(run: Run, bank: Bank, genome: Genome) -> tuple[Bank, Genome, dict[st
                 run.cache.path("training", key, "safetensors").unlink(missing_ok=True)
     found, chosen = Bank.load(bank_path), Genome.load(genome_path)
     chosen.check_bank(found.fingerprint, found.names)
+    record = read_json(record_path)
+    if done:
+        _note(run, *record["history"])
     if run.leads:
         chosen.save(run.run_dir / "genome.json")
-    return found, chosen, read_json(record_path)
+    return found, chosen, record
+
+
+def _note(run: Run, *entries: Entry) -> None:
+    run.logger.log_series("recovery", entries, step="step")
 
 
 def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Genome, dict[str, Any]]:
@@ -70,7 +80,7 @@ def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Geno
 
     batches = run.data.calibration_batches(settings.batch_tokens, settings.tokens)
     path = run.cache.path("training", key, "safetensors")
-    result = train(module, batches, look, trainer, run.config.seed, path)
+    result = train(module, batches, look, trainer, run.config.seed, path, partial(_note, run))
     run.settle()
     record = {
         "method": settings.method,

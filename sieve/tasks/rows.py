@@ -1,6 +1,6 @@
 """Where rows come from: the Hub, a folder of files, or the embedded world.
 
-The Hub and folders go through the same `datasets` code. Nothing here runs code from a data set.
+Nothing here runs code from a data set.
 """
 
 import hashlib
@@ -132,32 +132,71 @@ def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
 
 
 def _read_file(config: TaskConfig, path: Path) -> Rows:
-    """The rows of one file, through `datasets` and its cache."""
-    from datasets import load_dataset
-
+    """The rows of one file; tables through `datasets` and its cache."""
     content = path.read_bytes()
     if not content.strip():
         return []
+    try:
+        if _BUILDERS[path.suffix] == "json":
+            return _json_rows(content)
+        return _table_rows(path, content, config.cache_dir)
+    except Exception as error:
+        cause = error.__cause__ or error
+        fault = str(cause).splitlines()[0] if str(cause) else "no message"
+        if not isinstance(error, _Fault):
+            fault = f"{type(cause).__name__}: {fault}"
+        raise ValueError(
+            f"task '{config.name}': {path} cannot be read ({fault}), expected "
+            f"{_expectation(path)}; mend the file."
+        ) from error
+
+
+class _Fault(ValueError):
+    """What is wrong with a file, in a few words."""
+
+
+def _json_rows(content: bytes) -> Rows:
+    """Rows of JSON lines, or of one list; what a row lacks and another has is None in it.
+
+    Not through `datasets`, which takes text that looks like a date for one.
+    """
+    text = content.decode("utf-8-sig")
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+        wrong = next((i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)), None)
+        if wrong is not None:
+            raise _Fault(f"entry {wrong} is not a JSON object")
+    else:
+        rows = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except ValueError as error:
+                raise _Fault(f"line {number} is not JSON: {error}") from None
+            if line.strip() and not isinstance(row, dict):
+                raise _Fault(f"line {number} is not a JSON object")
+            rows += [] if row is None else [row]
+    fields = dict.fromkeys(field for row in rows for field in row)
+    return [{field: row.get(field) for field in fields} for row in rows]
+
+
+def _table_rows(path: Path, content: bytes, cache_dir: str | None) -> Rows:
+    from datasets import load_dataset
+
     # `datasets` knows a local file by its name and time only; the name of the builder's
     # configuration is part of the cache's key too, and carries the content here.
     digest = hashlib.sha256(content).hexdigest()[:16]
     # An empty cell is empty text and "NA" is a word, not a missing number.
     options = {"keep_default_na": False} if path.suffix == ".csv" else {}
-    try:
-        with _quiet_datasets():
-            data = load_dataset(
-                _BUILDERS[path.suffix],
-                name=f"sieve-{digest}",
-                data_files={"rows": str(path)},
-                split="rows",
-                cache_dir=config.cache_dir,
-                **options,
-            )
-    except Exception as error:
-        raise ValueError(
-            f"task '{config.name}': {path} cannot be read ({_fault(path, content, error)}), "
-            f"expected {_expectation(path)}; mend the file."
-        ) from error
+    with _quiet_datasets():
+        data = load_dataset(
+            _BUILDERS[path.suffix],
+            name=f"sieve-{digest}",
+            data_files={"rows": str(path)},
+            split="rows",
+            cache_dir=cache_dir,
+            **options,
+        )
     return [dict(row) for row in data]
 
 
@@ -180,21 +219,10 @@ def _quiet_datasets() -> Iterator[None]:
 
 def _expectation(path: Path) -> str:
     if path.suffix == ".jsonl":
-        return "one JSON object per line with the same fields in each"
+        return "one JSON object per line"
+    if path.suffix == ".json":
+        return "a list of JSON objects"
     return f"a table as {path.suffix[1:]}"
-
-
-def _fault(path: Path, content: bytes, error: Exception) -> str:
-    """What is wrong with a file, in a few words; the first broken line of a .jsonl file."""
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(content.splitlines(), start=1):
-            try:
-                if line.strip() and not isinstance(json.loads(line), dict):
-                    return f"line {number} is not a JSON object"
-            except ValueError as fault:
-                return f"line {number} is not JSON: {fault}"
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no message'}"
 
 
 def _load_hub(config: TaskConfig) -> Mapping[str, Any]:

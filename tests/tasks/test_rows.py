@@ -1,5 +1,6 @@
 """Rows come from files, the Hub or the embedded world, and bad sources say what to do."""
 
+import json
 import os
 import sys
 import types
@@ -31,21 +32,42 @@ def test_jsonl_json_csv_and_parquet_give_the_same_task(tmp_path: Path) -> None:
     assert all(task.splits == tasks[0].splits for task in tasks)
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_texts_and_labels_that_look_like_dates_or_numbers_stay_as_they_are(
+    tmp_path: Path, name: str
+) -> None:
+    rows = [
+        {"text": "2026-11-25", "label": "2026-11-25 10:00:00", "id": 1},
+        {"text": "007", "label": "1.0", "id": "x1", "more": ["2026-11-25", 3]},
+    ]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if name.endswith("l"):
+        write_jsonl(folder / name, rows)
+    else:
+        (folder / name).write_text("\ufeff" + json.dumps(rows, indent=1), encoding="utf-8")
+    config = make_config(folder, splits={"calibration": "rows", "selection": None, "test": None})
+    assert read_rows(config)["calibration"][1] == [{**rows[0], "more": None}, rows[1]]
+
+
 def test_a_changed_file_of_the_same_name_time_and_size_is_read_anew(tmp_path: Path) -> None:
-    folder = write_splits(tmp_path / "data", train=rows_of("train"), test=rows_of("test"))
-    path = folder / "train.jsonl"
+    folder = write_splits(tmp_path / "data", test=rows_of("test"))
+    path = folder / "train.csv"
+    pd.DataFrame(rows_of("train")).to_csv(path, index=False)
     assert read_rows(make_config(folder))["calibration"][1] == rows_of("train")
     stat = path.stat()
-    write_jsonl(path, rows_of("brain"))
+    pd.DataFrame(rows_of("brain")).to_csv(path, index=False)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert read_rows(make_config(folder))["calibration"][1] == rows_of("brain")
 
 
 def test_the_cache_goes_where_it_is_told(tmp_path: Path) -> None:
-    folder = write_splits(tmp_path / "data", train=rows_of("train", 40))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pd.DataFrame(rows_of("train", 40)).to_csv(folder / "train.csv", index=False)
     build(folder, cache_dir=str(tmp_path / "elsewhere"))
     assert any((tmp_path / "elsewhere").rglob("*.arrow"))
-    assert sorted(path.name for path in folder.iterdir()) == ["train.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == ["train.csv"]
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
@@ -98,6 +120,25 @@ def test_a_broken_json_line_is_named_by_its_number(tmp_path: Path) -> None:
     (folder / "train.jsonl").write_text("\n".join(lines))
     message = message_of(ValueError, folder)
     assert "train.jsonl cannot be read (line 3 is not JSON" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.json", '[{"text": "a", "label": 0}, 3]', "entry 2 is not a JSON object"),
+        ("train.json", '[{"text": "a"', "JSONDecodeError"),
+        ("train.jsonl", '{"text": "a", "label": 0}\n\n["b", 1]', "line 3 is not a JSON object"),
+        ("train.jsonl", b'{"text": "\xff"}', "UnicodeDecodeError"),
+    ],
+)
+def test_json_that_is_no_table_is_refused(
+    tmp_path: Path, name: str, content: str | bytes, words: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = message_of(ValueError, folder)
+    assert f"{name} cannot be read ({words}" in message and "mend the file" in message
 
 
 def test_a_csv_file_that_is_parquet_is_refused(tmp_path: Path) -> None:
