@@ -1,8 +1,11 @@
 """Winners are tried on unseen rows in the order that keeps the promise."""
 
 import math
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from models import tiny_llama
 from sieved import banked
@@ -14,6 +17,7 @@ from sieve.search import uniform_line
 
 BANK = banked(tiny_llama())
 LINE = uniform_line(BANK)
+stage = import_module("sieve.stages.search")  # The package has a function of that name.
 GENOMES = [LINE.genome(i) for i in range(LINE.count)]
 
 
@@ -137,3 +141,41 @@ def test_where_the_first_candidate_wins_the_line_is_tried_down_to_the_floor(limi
     wanted = min(size for size in sizes if size > sizes[20] and size >= limit)
     assert BANK.kept_fraction(result.genome) == wanted
     assert narrow(unseen, before, LINE, BANK.kept_fraction) == before
+
+
+class Rows:
+    """Ten rows of an objective that finds feasible what keeps at least so much."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.evaluated, self.examples_scored = limit, dict[Genome, Score](), 10
+        self.baseline = SimpleNamespace(correct=np.ones(10), accuracy=1.0)
+
+    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+        if genome not in self.evaluated:
+            kept = BANK.kept_fraction(genome)
+            self.evaluated[genome] = Score(kept, 0.9, 0.01 if kept >= self.limit else -0.05, 10)
+            self.examples_scored += 10
+        return self.evaluated[genome]
+
+
+def test_a_winner_between_two_candidates_is_a_point_of_the_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, unseen = Rows(0.0), Rows(0.37)
+    found = {GENOMES[i]: seen.score(GENOMES[i]) for i in (0, len(GENOMES) // 2, -1)}
+    for name, value in (
+        ("confirmation_rows", ["row"]), ("fitted", False), ("search_objective", seen),
+        ("confirmation_objective", unseen),
+    ):  # fmt: skip
+        monkeypatch.setattr(stage, name, lambda *_, value=value: value)
+    monkeypatch.setattr(stage.Jointly, "baseline", seen.baseline)
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(search=SimpleNamespace(candidates=12), guarantee=False)
+    )
+    before = seen.examples_scored
+    genome, record = stage.confirmed(run, BANK, found, GENOMES[-1], LINE)
+    assert genome not in (GENOMES[0], GENOMES[len(GENOMES) // 2], GENOMES[-1])
+    [chosen] = [p for p in stage.points(BANK, found, genome, "uniform") if p["chosen"]]
+    assert record is not None and record["kept"] == chosen["kept_fraction"] < 0.5
+    assert record["examples"] == unseen.examples_scored + seen.examples_scored - before
+    assert seen.examples_scored > before

@@ -38,7 +38,7 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     from sieve.stages.genetic import search_ledger
 
     key = fingerprint(
-        "genome", 6, bank.fingerprint, run.split_key("selection"), settings_of(run),
+        "genome", 7, bank.fingerprint, run.split_key("selection"), settings_of(run),
         usable_levels(run, bank), run.config.tolerance, run.config.guarantee, run.config.seed,
     )  # fmt: skip
     genome_path = run.cache.path("genome", key, "json")
@@ -101,26 +101,31 @@ def warn_of_chance(run: Run, baseline: Scores) -> None:
 
 
 def confirmed(
-    run: Run, bank: Bank, found: Mapping[Genome, Score], genome: Genome, line: Line | None = None
+    run: Run, bank: Bank, found: dict[Genome, Score], genome: Genome, line: Line | None = None
 ) -> tuple[Genome, dict[str, Any] | None]:
     """The genome that unseen rows find feasible too; the one at hand where there are none.
 
     They are taken alone, or together with the rows of the search, where these are not fitted.
-    line: genomes of all sizes, to find one between two candidates.
+    line: genomes of all sizes, to find one between two candidates; `found` gets it, if it wins.
     """
     config = run.config
     if not confirmation_rows(run):
         return genome, None
     unseen = confirmation_objective(run, bank)
     objective: Objective | Jointly = unseen
+    again = 0
     if together := not fitted(run):
         seen = search_objective(run, bank)
         seen.evaluated = dict(found)
+        again = seen.examples_scored
         objective = Jointly([seen, unseen], together=True)
     result = confirm(objective, candidates(found, config.search.candidates), config.guarantee)
     if line is not None and not config.guarantee:
         floor = min(s.kept_fraction for s in found.values() if s.feasible)
         result = narrow(objective, result, line, bank.kept_fraction, floor)
+    if together:
+        found[result.genome] = seen.evaluated[result.genome]
+        again = seen.examples_scored - again
     kept = [bank.kept_fraction(g) for g in (genome, result.genome)]
     log.info("confirmed    kept %5.2f %%  (%d genomes tried)", 100 * kept[1], len(result.tried))
     return result.genome, {
@@ -129,7 +134,7 @@ def confirmed(
         "baseline_accuracy": objective.baseline.accuracy,
         "kept_before": kept[0],
         "kept": kept[1],
-        "examples": unseen.examples_scored,
+        "examples": unseen.examples_scored + again,
         "tried": [
             row | {"unseen_margin": unseen.evaluated[genome].margin}
             for row, genome in zip(result.tried, result.genomes, strict=True)
