@@ -3,12 +3,13 @@
     python -m experiments.speed                                    # all of it, about half an hour
     python -m experiments.speed --subjects embedded --engines eager --batches 8
 
-Prefill of 128 tokens a row and greedy decoding at uniform levels, dense and pruned in turn; figures
-are medians of paired ratios. Factors are made up: pivots are rows of the dense matrix, mixtures are
-random, as speed depends on shapes alone. On a CPU with one thread the clock is that of the
-processor, which does not count what other processes take. Adds to `speed.json` what it measures,
-and writes figure and tables anew. Where there is a GPU, layers of Llama-3.1-8B's shapes are timed
-in bfloat16 as well: that part has not been run yet.
+Prefill of 128 tokens a row and greedy decoding at uniform levels, dense and pruned in turn, ranks
+rounded as `projection.rank_multiple` does by default; figures are medians of paired ratios. Factors
+are made up: pivots are rows of the dense matrix, mixtures are random, as speed depends on shapes
+alone. On a CPU with one thread the clock is that of the processor, which does not count what other
+processes take. Adds to `speed.json` what it measures, and writes figure and tables anew. Where
+there is a GPU, layers of Llama-3.1-8B's shapes are timed in bfloat16 as well: that part has not
+been run yet.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import sieve
 from experiments.running import FOLDER, SHARED
 from experiments.speed_summary import RECORDS, write
+from sieve.config import ProjectionConfig
 from sieve.factorized import pivoted_layer
 from sieve.genome import Sizing, get_storage
 from sieve.matrices import Matrix, find_matrices
@@ -42,6 +44,7 @@ from sieve.speed import describe_machine
 EMBEDDED = FOLDER.parent / "sieve/assets/embedded"
 LEVELS = (0.95, 0.75, 0.5, 0.25, 0.1)
 PROMPT, STEPS = 128, 16
+MULTIPLE = ProjectionConfig.rank_multiple
 SHAPES = ((256, 256), (688, 256), (256, 688), (768, 768), (2048, 768), (768, 2048))
 LLAMA_8B = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336))
 TOKENS = (1, 8, 1024)
@@ -143,7 +146,7 @@ def measure(
     dense = flops(model, matrices, batch, {}, "plain")
     records = []
     for storage, level in settings:
-        ranks = {m.name: Sizing(storage).rank(m, level) for m in matrices}
+        ranks = {m.name: Sizing(storage, MULTIPLE).rank(m, level) for m in matrices}
         kept = flops(model, matrices, batch, ranks, storage) / dense
         records.append({
             "subject": subject, "engine": engine, "batch": batch, "storage": storage,
@@ -158,7 +161,7 @@ def pruned(model: Any, matrices: list[Matrix], storage: str, level: float) -> An
     """A copy with factors of the ranks of a level in place of all matrices."""
     small = copy.deepcopy(model)
     for matrix in matrices:
-        rank = Sizing(storage).rank(matrix, level)
+        rank = Sizing(storage, MULTIPLE).rank(matrix, level)
         if rank is not None:
             weight = model.get_submodule(matrix.name).weight
             small.set_submodule(matrix.name, made_up(weight, rank, storage))
@@ -261,8 +264,9 @@ def break_even(d_out: int, d_in: int, tokens: int) -> dict[str, Any]:
 
 def time_layer(d_out: int, d_in: int, tokens: int) -> dict[str, Any]:
     """Speed-up of one pivoted layer by level."""
-    storage = get_storage("pivoted")
-    ranks = [storage.largest_rank(d_out, d_in, level * d_out * d_in) for level in LEVELS]
+    sizing = Sizing("pivoted", MULTIPLE)
+    largest = [get_storage("pivoted").largest_rank(d_out, d_in, n * d_out * d_in) for n in LEVELS]
+    ranks = [sizing.rounded(rank) for rank in largest]
     return {
         "d_out": d_out, "d_in": d_in, "tokens": tokens,
         "speed_up": {

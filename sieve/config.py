@@ -88,7 +88,7 @@ class ProjectionConfig:
 
     name: str = "loss_aware"
     storage: str = "pivoted"
-    rank_multiple: int = 1
+    rank_multiple: int = 16
     dtype: str = "auto"  # auto: the checkpoint's own
     damping: float | None = None  # of the loss-aware; null: by the number of examples
     refit: bool = True  # solve the chosen ranks again on what the pruned model sees

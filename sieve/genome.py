@@ -70,11 +70,15 @@ def get_storage(name: str) -> PlainStorage:
     return STORAGES[name]
 
 
+COARSE = 8  # steps that a rank has at least
+
+
 @dataclass(frozen=True)
 class Sizing:
     """How levels become ranks and ranks become numbers, the same for a whole bank.
 
-    rank_multiple: ranks above it are rounded down to its multiples (matrix units like 8 or 16);
+    rank_multiple: ranks are rounded down to its multiples, as matrix units like 8 or 16 want them;
+    below eight times it to those of its half, and so on, so that no rank loses more than an eighth;
     fits_bias: every factorized matrix carries a bias, which counts where the dense one had none.
     """
 
@@ -90,8 +94,18 @@ class Sizing:
         budget = level * matrix.size * (1 + 1e-12)
         budget -= self._bias_cost(matrix) if self.fits_bias else 0
         rank = get_storage(self.storage).largest_rank(matrix.d_out, matrix.d_in, budget)
-        rank = min(rank, self.top_rank(matrix))
-        return rank if rank < self.rank_multiple else rank - rank % self.rank_multiple
+        return self.rounded(min(rank, self.top_rank(matrix)))
+
+    def step(self, rank: int) -> int:
+        """What a rank has to be a multiple of."""
+        step = self.rank_multiple
+        while step > 1 and rank < COARSE * step:
+            step //= 2
+        return step
+
+    def rounded(self, rank: int) -> int:
+        """The largest rank allowed that is no larger than one."""
+        return rank - rank % self.step(rank)
 
     def top_rank(self, matrix: Matrix) -> int:
         """Break-even: the largest rank that costs no more than the dense matrix."""

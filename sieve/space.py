@@ -93,13 +93,10 @@ def from_prepared(config: Any, prepared: Mapping[str, Any]) -> Any:
 
 def _ranks(bank: Bank, gene: Matrix, lowest_rank: int) -> tuple[int | None, ...]:
     top = min(bank.factors[gene.name].rank, bank.sizing.top_rank(gene))
-    multiple, ranks = bank.sizing.rank_multiple, []
-    rank = lowest_rank
+    sizing, ranks, rank = bank.sizing, [], lowest_rank
     while rank < top:
-        if rank < multiple or rank % multiple == 0:
-            ranks.append(rank)
-        step = max(1, int(rank * (STEP - 1)))
-        rank += step if rank < multiple else -(-step // multiple) * multiple
+        ranks.append(rank)
+        rank = sizing.rounded(rank + max(sizing.step(rank), int(rank * (STEP - 1))))
     return (*ranks, None)
 
 

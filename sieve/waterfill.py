@@ -186,13 +186,12 @@ def _points(
         share = max(1, len(matrix.members))  # A group's error counts for each of its members.
         energy = share * energy / max(energy.sum(), np.finfo(float).tiny)
     sizing = bank.sizing
-    multiple = sizing.rank_multiple
     top = min(bank.factors[matrix.name].rank, sizing.top_rank(matrix))
     left = np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])  # left[r]: energy from r on
     points = [] if begin is not None else [_Point(matrix.size, 0.0, {matrix.name: None})]
     first, last = (top, lowest_rank) if begin is None else (begin, min(begin, lowest_rank))
     for rank in range(first, last - 1, -1):
-        if rank == begin or rank < multiple or rank % multiple == 0:
+        if rank in (begin, sizing.rounded(rank)):
             loss = max(float(left[min(rank, len(energy))]), 0.0)
             points.append(_Point(sizing.kept(matrix, rank), loss, {matrix.name: rank}))
     return points

@@ -1,6 +1,7 @@
 """Levels, ranks and what they cost."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,12 +41,22 @@ def test_level_one_is_the_dense_matrix_and_level_zero_its_mean_output() -> None:
     assert sizing.kept(MATRICES[1], 0) == 0  # which the dense layer had already
 
 
-def test_ranks_above_the_multiple_are_rounded_down_to_it() -> None:
-    ranks = [Sizing(rank_multiple=8).rank(MATRICES[0], level / 100) for level in range(1, 100)]
-    plain = [Sizing().rank(MATRICES[0], level / 100) for level in range(1, 100)]
-    for rank, free in zip(ranks, plain, strict=True):
-        assert rank is not None and free is not None
-        assert rank == free if free < 8 else (rank % 8 == 0 and free - 8 < rank <= free)
+@pytest.mark.parametrize(
+    ("multiple", "free", "rank"),
+    [
+        (16, 15, 15), (16, 17, 16), (16, 31, 30), (16, 34, 32), (16, 63, 60), (16, 70, 64),
+        (16, 127, 120), (16, 129, 128), (16, 1379, 1376), (8, 63, 60), (8, 71, 64), (8, 0, 0),
+        (12, 200, 192), (12, 50, 48), (1, 333, 333),
+    ],
+)  # fmt: skip
+def test_ranks_are_rounded_down_to_a_multiple_by_an_eighth_at_most(
+    multiple: int, free: int, rank: int
+) -> None:
+    wide = replace(MATRICES[0], d_out=4096, d_in=4096)
+    sizing = Sizing(rank_multiple=multiple)
+    level = sizing.kept(wide, free) / wide.size
+    assert sizing.rank(wide, level) == rank == sizing.rounded(free) == sizing.rounded(rank)
+    assert rank > free * 7 / 8 or rank == free
 
 
 def test_break_even_is_the_largest_rank_that_costs_no_more_than_dense() -> None:

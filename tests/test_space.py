@@ -25,8 +25,12 @@ def test_alleles_are_all_small_ranks_then_some_ten_percent_apart_and_the_dense_m
 
 def test_ranks_keep_to_the_hardware_multiple() -> None:
     bank = banked(tiny_llama(), "loss_aware", storage="pivoted", rank_multiple=4)
-    ranks = {r for held in make_space(bank, None).alleles for r in held if r}
-    assert ranks and all(rank < 4 or rank % 4 == 0 for rank in ranks)
+    for *ranks, _ in make_space(bank, None).alleles:
+        assert all(rank % bank.sizing.step(rank) == 0 for rank in ranks)
+        assert all(
+            0 < b - a <= max(bank.sizing.step(b), 0.1 * a)
+            for a, b in zip(ranks, ranks[1:], strict=False)
+        )
 
 
 @pytest.mark.parametrize("levels", [None, LEVELS])
