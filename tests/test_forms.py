@@ -161,6 +161,22 @@ def test_nothing_kept_outlives_a_change(monkeypatch, form: str, change: str) -> 
         close(layer(x), reference(layer, x))
 
 
+def test_forms_for_a_prompt_and_for_its_answer_are_both_kept(monkeypatch) -> None:
+    layer, prompt, token = layer_of(7, True), inputs(30, 24), inputs(1, 24)
+    with torch.no_grad():
+        for form, x in (("kept", prompt), ("merged", token)):
+            force(monkeypatch, form)
+            close(layer(x), reference(layer, x))
+        held = dict(layer._kept)
+        assert {kept.form for kept in held.values()} == {"kept", "merged"}
+        for x in (prompt, token):
+            close(layer(x), reference(layer, x))
+        assert layer._kept == held
+        layer.factor_out.weight.mul_(2)
+        close(layer(token), reference(layer, token))
+        assert len(layer._kept) == 1
+
+
 def test_what_is_kept_is_no_state_and_no_part_of_a_copy(monkeypatch) -> None:
     force(monkeypatch, "merged")
     layer, x = layer_of(7, True), inputs(3, 24)
