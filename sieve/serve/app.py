@@ -18,6 +18,7 @@ from sieve.serve.engine import Engine, Full
 PAGE = Path(__file__).with_name("page.html")
 REFUSALS = (
     (400, "the body is not JSON"),
+    (409, "a row is as it should be, but too long for the model, or two of its answers are alike"),
     (413, "the body is too large"),
     (415, "the body is not said to be JSON"),
     (422, "a row does not hold"),
@@ -144,7 +145,8 @@ async def answer_rows(rows: list[dict[str, Any]], engine: Engine) -> list[Answer
     try:
         encoded = await asyncio.to_thread(engine.encode, examples)
     except ValueError as error:
-        raise HTTPException(422, str(error)) from error
+        # All that a schema can ask of a row holds: what is in the way is this model.
+        raise HTTPException(409, str(error)) from error
     try:
         future = engine.submit(encoded)
     except Full as error:

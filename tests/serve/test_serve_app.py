@@ -84,7 +84,7 @@ def test_rows_may_bring_their_options(asked: TestClient, options: Any) -> None:
         ({"rows": GOOD}, 422, "got an object"),
         ({"rows": [GOOD, 3]}, 422, "row 2 is a number 3"),
         ({"rows": [GOOD, {"text": "a"}]}, 422, "row 2 has no field 'what'"),
-        ({**GOOD, "text": "q" * 300}, 422, "tokens within its prompt, expected at most 128"),
+        ({**GOOD, "text": "q" * 300}, 409, "tokens within its prompt, expected at most 128"),
         ({**GOOD, "text": "q" * 6000}, 413, "expected at most 5,000."),
     ],
 )
