@@ -35,7 +35,7 @@ from sieve.config import ProjectionConfig
 from sieve.factorized import pivoted_layer
 from sieve.genome import Sizing, get_storage
 from sieve.matrices import Matrix, find_matrices
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 from sieve.pivoting import Pivoted
 from sieve.quantization import quantize
 from sieve.quantization_settings import QuantizationSettings

@@ -20,7 +20,8 @@ from sieve.export import export
 from sieve.factorized import Switch, apply, merge_dense
 from sieve.genome import Genome
 from sieve.loading import load
-from sieve.modeling_sieve import FactorizedLinear, register
+from sieve.modeling_layers import FactorizedLinear
+from sieve.modeling_sieve import register
 from sieve.moments import Moments
 from sieve.objective import Objective, Score
 from sieve.search import search_uniform, search_waterfill

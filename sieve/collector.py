@@ -7,6 +7,7 @@ gradient at its output where a projection asks for it. All are torchmetrics, sum
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torchmetrics import Metric
 from transformers import PreTrainedModel
 
 from sieve.matrices import Matrix, blocks_of, dense_weight
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 from sieve.moments import (
     BY_GRADIENT,
     PLAIN,
@@ -109,12 +110,15 @@ class MomentCollector(nn.Module):
         sides = [gradient_side(m) for m in matrices] if needs.gradient else []
         self.gradients = nn.ModuleList(SumMetric(n) for _, n in sides)
         self._modules_of = {m.name: model.get_submodule(m.name) for m in matrices}
+        self._experts: dict[str, Any] = {
+            m.name: model.get_submodule(m.expert) for m in matrices if m.expert
+        }
         dense = dense or self._modules_of
         self._weights = {m.name: dense_weight(dense[m.name]) for m in matrices}
         self._model = [model]  # In a list, lest it become a part of this module.
-        self._mask: Tensor | None = None  # (tokens,) indexes of what counts; None is all
-        self._answers: Tensor | None = None  # (tokens,) which of those predict an answer
-        self._positions: Tensor | None = None  # (B, T) the same, of all
+        self._mask: Tensor | None = None  # (B * T,) which positions count; None is all
+        self._answers: Tensor | None = None  # (B, T) which positions predict an answer
+        self._columns = 1  # T
         self.examples = 0
         self.scale = 1.0  # the loss is multiplied by it
         self.powers: dict[str, list[Tensor]] | None = None  # not None: only ‖g‖² is kept, by token
@@ -138,11 +142,10 @@ class MomentCollector(nn.Module):
 
         mask: None means all positions; answers: (B, T) bool; examples: rows, 0 in a mere trial.
         """
-        self._mask = None
-        if mask is not None and not bool(mask.all()):
-            self._mask = mask.flatten().nonzero().squeeze(1)
-        self._answers = None if answers is None else self._pick(answers.flatten(), self._mask)
-        self._positions = answers
+        self._mask = None if mask is None or bool(mask.all()) else mask.flatten().bool()
+        self._answers = answers
+        shape = next((t.shape for t in (mask, answers) if t is not None), (1, 1))
+        self._columns = shape[1]
         self.examples += examples
 
     @contextmanager
@@ -170,61 +173,67 @@ class MomentCollector(nn.Module):
             if self.needs_gradient and not y.requires_grad:
                 return  # The first of a checkpointed block's two passes.
             x = [*args, *kwargs.values()][0].detach()
+            chosen = self._choose(matrix, x)
             if matrix.name in self.sources and self.largest is None:
                 magnitude: Any = self.magnitudes[self.sources.index(matrix.name)]
-                magnitude.update(self._flat(x, matrix))
+                magnitude.update(chosen.of(x))
             z = x
             if side == "output" and isinstance(module, FactorizedLinear):
                 z = x @ self._weights[matrix.name].T  # What the dense matrix would make of it.
             elif side == "output":
                 z = _without_bias(y.detach(), module)
             if owns and not self._by_gradient and self.largest is None:
-                self._add(metric, z, matrix)
+                # The head sees nothing but answers.
+                weighs = self.weighting == "answer" and matrix.layer is not None
+                marks = self._answers if weighs else None
+                metric.update(chosen.of(z), None if marks is None else chosen.marked(marks))
             if self.needs_gradient:
                 kept = z if self._by_gradient else None
-                y.register_hook(lambda g: self._take_gradient(index, metric, kept, g))
+                y.register_hook(lambda g: self._take_gradient(index, metric, kept, g, chosen))
 
         return hook
 
-    def _add(self, metric: Any, z: Tensor, matrix: Matrix) -> None:
-        # The head sees nothing but answers.
-        chosen = self.weighting == "answer" and matrix.layer is not None
-        answers = self._answers if chosen else None
-        metric.update(self._flat(z, matrix), None if answers is None else answers.float())
+    def _choose(self, matrix: Matrix, z: Tensor) -> "_Chosen":
+        """Which vectors of z count: not padding; of the head answers, of an expert its tokens."""
+        if matrix.layer is None and self._answers is not None:
+            rows = self._answers[:, -z.shape[1] :].flatten().nonzero().squeeze(1)
+            return _Chosen(rows, rows, z.shape[1])
+        mask, positions = self._mask, self._routed(matrix)
+        if mask is not None and positions is not None:
+            mask = mask[positions]
+        if mask is None:
+            return _Chosen(None, positions, self._columns)
+        counted = mask.nonzero().squeeze(1)
+        found = counted if positions is None else positions[counted]
+        return _Chosen(counted, found, self._columns)
 
-    def _take_gradient(self, index: int, metric: Any, z: Tensor | None, g: Tensor) -> None:
+    def _routed(self, matrix: Matrix) -> Tensor | None:
+        """Where the tokens stand that its expert was just given; None is everywhere."""
+        return self._experts[matrix.name].tokens if matrix.expert else None
+
+    def _take_gradient(
+        self, index: int, metric: Any, z: Tensor | None, g: Tensor, chosen: "_Chosen"
+    ) -> None:
         """Sum what a gradient g (B, T, d_out) tells."""
         g, matrix = g.detach(), self.matrices[index]
         if self.largest is not None:
             self.largest = max(self.largest, float(g.abs().max()))
             return
-        columns = torch.arange(g.shape[1], device=g.device).expand(g.shape[:2])[..., None]
-        g = self._flat(g, matrix) / self.scale
+        g = chosen.of(g) / self.scale
         power = g.square().sum(1)  # (tokens,)
         if self.weighting == "position":
-            power = _averaged(power, self._flat(columns, matrix))
+            power = _averaged(power, chosen.columns(len(power)))
         if self.powers is not None:
             self.powers[matrix.name].append(power.cpu())
             return
         if z is not None:
-            metric.update(self._flat(z, matrix), power)
+            metric.update(chosen.of(z), power)
         if len(self.gradients):
             own: Any = self.gradients[index]
             own.power += power.sum(dtype=torch.float64)
             if gradient_side(matrix)[0] == "input":
                 g = g @ self._weights[matrix.name].float()
             own.update(g)
-
-    def _flat(self, z: Tensor, matrix: Matrix) -> Tensor:
-        """The vectors that count (tokens, n), in float32; for the head those of answers."""
-        mask = self._mask
-        if matrix.layer is None and self._positions is not None:
-            mask = self._positions[:, -z.shape[1] :].flatten().nonzero().squeeze(1)
-        return self._pick(z.reshape(-1, z.shape[-1]), mask).float()
-
-    @staticmethod
-    def _pick(flat: Tensor, mask: Tensor | None) -> Tensor:
-        return flat if mask is None else flat.index_select(0, mask)
 
     def moments(self) -> Moments:
         """All moments, reduced over ranks; ValueError where nothing was seen or is not finite."""
@@ -233,13 +242,13 @@ class MomentCollector(nn.Module):
         counter.count += self.examples
         examples = max(1, int(counter.sums()["count"]))
         entries = {
-            name: _moment(name, side, sums)
+            name: _moment(name, side, sums, may_be_empty=name in self._experts)
             for (name, (side, _)), sums in zip(
                 self.streams.items(), _sums(self.metrics), strict=True
             )
         }
         magnitudes = {
-            name: sums["absolute"] / sums["count"]
+            name: sums["absolute"] / sums["count"].clamp_min(1)
             for name, sums in zip(self.sources, _sums(self.magnitudes), strict=True)
         }
         gradients = {
@@ -249,11 +258,41 @@ class MomentCollector(nn.Module):
         return Moments(entries, gradients=gradients, magnitudes=magnitudes)
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """Which of a matrix's vectors count, and where in the batch of `width` columns they stand.
+
+    rows, positions: indexes (n,) among its own vectors, and among all of the batch; None is all.
+    """
+
+    rows: Tensor | None
+    positions: Tensor | None
+    width: int
+
+    def of(self, z: Tensor) -> Tensor:
+        """The vectors that count (n, d), in float32."""
+        flat = z.reshape(-1, z.shape[-1])
+        return (flat if self.rows is None else flat.index_select(0, self.rows)).float()
+
+    def columns(self, count: int) -> Tensor:
+        """The column (n,) in which each stands."""
+        if self.positions is None:
+            return torch.arange(count) % self.width
+        return self.positions % self.width
+
+    def marked(self, positions: Tensor) -> Tensor:
+        """What is said of them by one number for every position (B, T), as floats (n,)."""
+        flat = positions.flatten()
+        return (flat if self.positions is None else flat[self.positions]).float()
+
+
 def _averaged(power: Tensor, columns: Tensor) -> Tensor:
-    """The mean power (tokens,) of those that share a token's column (tokens, 1)."""
-    index = columns.long().squeeze(1)
-    total = power.new_zeros(int(index.max()) + 1).index_add(0, index, power)
-    return (total / index.bincount())[index]
+    """The mean power (n,) of those that share a column (n,)."""
+    columns = columns.to(power.device)
+    if not len(power):
+        return power
+    total = power.new_zeros(int(columns.max()) + 1).index_add(0, columns, power)
+    return (total / columns.bincount())[columns]
 
 
 def _without_bias(y: Tensor, module: nn.Module) -> Tensor:
@@ -265,8 +304,8 @@ def _sums(metrics: nn.ModuleList) -> list[dict[str, Tensor]]:
     return [metric.sums() for metric in metrics if isinstance(metric, SumMetric)]
 
 
-def _moment(name: str, side: Any, sums: dict[str, Tensor]) -> Moment:
-    if not int(sums["count"]):
+def _moment(name: str, side: Any, sums: dict[str, Tensor], may_be_empty: bool) -> Moment:
+    if not int(sums["count"]) and not may_be_empty:
         raise ValueError("calibration saw no token; give the task calibration rows.")
     mass = sums["mass"].clamp_min(torch.finfo(torch.float32).tiny).float()
     moment = Moment(side, sums["second"] / mass, sums["total"] / mass, int(sums["count"]))

@@ -46,6 +46,7 @@ class ModelConfig:
     dtype: str = "auto"  # auto: float32 on a CPU, the checkpoint's own on a GPU
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    allow_partial: bool = False  # go on where a part of it cannot be factorized and stays dense
 
     @property
     def label(self) -> str:

@@ -19,7 +19,9 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from sieve.artifacts import written_beside
 from sieve.factorized import merge_dense
 from sieve.matrices import shares_embedding
-from sieve.modeling_sieve import FactorizedLinear, classes_for, native_class
+from sieve.modeling_experts import Unfolded, fold, unfold
+from sieve.modeling_layers import FactorizedLinear
+from sieve.modeling_sieve import classes_for, native_class
 from sieve.onnx_export import check_packages, write_onnx
 from sieve.quantization import check_not_quantized, mark
 from sieve.quantized import is_quantized
@@ -104,12 +106,14 @@ def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) ->
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     architecture = native_class(model).__name__
     model_class, _ = classes_for(architecture)
-    entry = {
+    entry: dict[str, Any] = {
         "architecture": architecture,
         "ranks": {name: layer.factor_in.out_features for name, layer in layers.items()},
         "biases": [name for name, layer in layers.items() if layer.factor_out.bias is not None],
         "pivoted": [name for name, layer in layers.items() if layer.order is not None],
     }
+    if any(isinstance(module, Unfolded) for module in model.modules()):
+        entry["experts"] = True
     first: dict[nn.Module, str] = {}
     shared = {
         name: source
@@ -150,13 +154,15 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def _merged(model: PreTrainedModel) -> Iterator[None]:
-    """Merge the factors for the duration of the block."""
+    """Merge the factors, and stack experts, for the duration of the block."""
     layers: dict[str, nn.Module] = {
         n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)
     }
     try:
         merge_dense(model)
+        fold(model)
         yield
     finally:
+        unfold(model)
         for name, layer in layers.items():
             model.set_submodule(name, layer)

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 from sieve.bank import Bank, BankFactors
 from sieve.genome import Genome
 from sieve.matrices import dense_like
-from sieve.modeling_sieve import FactorizedLinear, SharedLinear, native_class
+from sieve.modeling_experts import unfold
+from sieve.modeling_layers import FactorizedLinear, SharedLinear
+from sieve.modeling_sieve import native_class
 from sieve.pivoting import Pivoted, part_of, pivot
 
 
@@ -210,6 +212,7 @@ def merge_dense(model: PreTrainedModel) -> None:
     """
     with torch.device("meta"):
         native = native_class(model)(model.config)
+        unfold(native)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     originals = {name: native.get_submodule(name) for name in layers}
     for name, layer in layers.items():  # All are checked before the first is replaced.

@@ -5,7 +5,6 @@ structure (weight-holding layers inside the repeated decoder blocks), never by m
 """
 
 import logging
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-log = logging.getLogger(__name__)
+from sieve.modeling_experts import unfold
+from sieve.structure import TOKENS, Read, expert_of, faults_of, meant_dense, stacked_faults
 
-# Length of the sequence that shows which layers share an input.
-TOKENS = 8
+log = logging.getLogger(__name__)
 
 # Leaf module names in use across architectures -> kind. An unknown leaf is its own kind.
 KINDS = {
@@ -42,7 +41,8 @@ class Matrix:
     `source` names the first matrix that reads the same input (itself when it reads alone): moments
     of an input are kept once, under that name. `tied`: the weight is the embedding table's, which
     stays, so that factors come on top of it. `members`: of a group of siblings (`siblings`), the
-    matrices whose outputs follow each other in its own.
+    matrices whose outputs follow each other in its own. `expert`: the path of the expert that it
+    is part of, which sees no tokens but those routed to it.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Matrix:
     source: str
     tied: bool = False
     members: tuple[str, ...] = ()
+    expert: str | None = None
 
     @property
     def size(self) -> int:
@@ -92,7 +93,9 @@ def kind_of(name: str) -> str:
         return KINDS[leaf]
     block = parents[-1].lower() if parents else ""
     if leaf in ("c_proj", "dense"):  # GPT-2 and others name both output projections alike.
-        return "o" if "att" in block else "down"
+        if block == "intermediate":  # BERT's, whose attention ends in a block of its own.
+            return "up"
+        return "o" if any("att" in part.lower() for part in parents[-2:]) else "down"
     return leaf if not leaf.isdigit() else f"{block}.{leaf}".lstrip(".")
 
 
@@ -144,31 +147,48 @@ def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
     head: the output head too, as the last, with `layer` None.
 
     Prunable is every Linear or Conv1D inside a repeated block that reads every token exactly once
-    per forward pass; embeddings, the output head and the routers of experts are not. What is left
-    out inside a block is named in one warning per model. Raises ValueError when there is none.
+    per forward pass, and those of experts, which are unfolded in place where transformers stacks
+    them (`modeling_experts.py`); embeddings, the output head and routers are not. What cannot be
+    factorized is named in one warning per model (`unsupported`). Raises ValueError when nothing
+    can.
     """
+    unfold(model)
     heads = _head(model) if head else {}
     candidates = _layers_in_blocks(model) | heads
     inputs = _observe_inputs(model, candidates)
-    left_out = _left_out(model, candidates, inputs)
+    faults = faults_of(model, candidates, inputs)
     if model not in _warned:
         _warned.add(model)
-        _warn(model, left_out)
+        _warn(faults | stacked_faults(model))
+    aside = faults.keys() | meant_dense(model, candidates)
     sources: dict[tuple[int, int], str] = {}
     matrices = []
     for name, module in candidates.items():
-        if name in left_out:
+        if name in aside:
             continue
         d_out, d_in = dense_weight(module).shape
-        source = sources.setdefault(inputs[name][0].tensor, name)
+        expert = expert_of(model, name)
+        source = name if expert else sources.setdefault(inputs[name][0].tensor, name)
         bias = getattr(module, "bias", None) is not None
         kind = "head" if name in heads else kind_of(name)
         tied = name in heads and shares_embedding(model)
-        matrices.append(Matrix(name, d_out, d_in, kind, layer_of(name), bias, source, tied))
+        matrices.append(
+            Matrix(
+                name,
+                d_out,
+                d_in,
+                f"expert_{kind}" if expert else kind,
+                layer_of(name),
+                bias,
+                source,
+                tied,
+                expert=expert,
+            )  # fmt: skip
+        )
     if not matrices:
         raise ValueError(
             f"{type(model).__name__} has no prunable matrix: no Linear or Conv1D layer inside a "
-            "repeated decoder block was found; choose a decoder-only causal language model."
+            "repeated block was found; choose a model that is made of such blocks."
         )
     return matrices
 
@@ -176,12 +196,24 @@ def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
 _warned: WeakSet[nn.Module] = WeakSet()
 
 
-@dataclass(frozen=True)
-class _Read:
-    """One call of a layer: which tensor it read (identity and version) and how many vectors."""
+def unsupported(model: PreTrainedModel) -> dict[str, str]:
+    """What of a model's blocks cannot be factorized: path of the module -> why."""
+    unfold(model)
+    candidates = _layers_in_blocks(model)
+    faults = faults_of(model, candidates, _observe_inputs(model, candidates))
+    return faults | stacked_faults(model)
 
-    tensor: tuple[int, int]
-    vectors: int
+
+def check_supported(model: PreTrainedModel, allow_partial: bool) -> None:
+    """ValueError where a part of the blocks cannot be factorized, unless that is allowed."""
+    faults = {} if allow_partial else unsupported(model)
+    if faults:
+        name = next(iter(faults))
+        others = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise ValueError(
+            f"{name}{others} of {type(model).__name__} cannot be factorized: {faults[name]}; set "
+            "model.allow_partial=true to leave such parts dense and go on."
+        )
 
 
 def _layers_in_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -220,18 +252,16 @@ def _head(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 @torch.inference_mode(False)  # Inference tensors have no versions.
 @torch.no_grad()
-def _observe_inputs(
-    model: PreTrainedModel, modules: dict[str, nn.Module]
-) -> dict[str, list[_Read]]:
+def _observe_inputs(model: PreTrainedModel, modules: dict[str, nn.Module]) -> dict[str, list[Read]]:
     """Run a few tokens and note what each module reads: equal `tensor`, same values."""
-    seen: dict[str, list[_Read]] = {name: [] for name in modules}
+    seen: dict[str, list[Read]] = {name: [] for name in modules}
     keep_alive: list[Tensor] = []  # An id is unique only while its tensor lives.
 
     def watch(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
             keep_alive.append(x)
-            seen[name].append(_Read((id(x), x._version), x.numel() // x.shape[-1]))
+            seen[name].append(Read((id(x), x._version), x.numel() // x.shape[-1]))
 
         return hook
 
@@ -251,50 +281,9 @@ def _observe_inputs(
     return seen
 
 
-def _left_out(
-    model: PreTrainedModel, modules: dict[str, nn.Module], inputs: dict[str, list[_Read]]
-) -> set[str]:
-    """Layers that stay dense: not read by every token once, routers, vectors in disguise."""
-    odd = {name for name, reads in inputs.items() if [r.vectors for r in reads] != [TOKENS]}
-    # Which experts of a list the tokens reach is chance: when one is left out, its fellows are.
-    fellows = {_fellowship(name) for name in odd if _fellowship(name) != name}
-    odd |= {name for name in modules if _fellowship(name) in fellows}
-    odd |= {name for name, module in modules.items() if min(dense_weight(module).shape) < 2}
-    return odd | {name for name in modules if _is_router(model, name, modules[name])}
-
-
-def _fellowship(name: str) -> str:
-    """The path with the numbers below the decoder block's own blanked: equal for list fellows."""
-    head, *rest = re.split(r"(?<=\.)(?=\d+\.)", name)
-    return head + "".join(rest[:1] + [re.sub(r"^\d+", "*", part) for part in rest[1:]])
-
-
-def _is_router(model: nn.Module, name: str, module: nn.Module) -> bool:
-    """Whether a layer stands beside experts and has one output for each of them."""
-    d_out = dense_weight(module).shape[0]
-    *parents, _ = name.split(".")
-    for block in (parents, parents[:-1]):
-        for sibling in model.get_submodule(".".join(block)).children():
-            count = len(sibling) if isinstance(sibling, nn.ModuleList) else 0
-            stacked = any(p.shape[0] == d_out for p in _stacked(sibling))
-            if d_out == count or stacked:
-                return True
-    return False
-
-
-def _stacked(module: nn.Module) -> list[Tensor]:
-    """Expert weights in one 3-D tensor, held by this very module."""
-    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-        return []
-    return [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3]
-
-
-def _warn(model: nn.Module, left_out: set[str]) -> None:
-    """Say which layers inside the blocks stay dense, and how many weights stacked experts hold."""
-    stacked = sum(tensor.numel() for module in model.modules() for tensor in _stacked(module))
-    parts = [f"{stacked:,} weights in stacked experts"] if stacked else []
-    if left_out:
-        names = sorted(left_out)
-        parts.append(f"{len(names)} layers ({', '.join(names[:4])}{', ...' * (len(names) > 4)})")
-    if parts:
-        log.warning("These stay dense: %s.", " and ".join(parts))
+def _warn(faults: dict[str, str]) -> None:
+    """Say which modules inside the blocks stay dense, and why the first does."""
+    if faults:
+        names = sorted(faults)
+        more = f", and so do {', '.join(names[1:4])}{', ...' * (len(names) > 4)}" * (len(names) > 1)
+        log.warning("%s stays dense (%s)%s.", names[0], faults[names[0]], more)

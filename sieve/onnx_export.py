@@ -24,7 +24,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.backbone import input_names, place
 from sieve.factorized import merged
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 
 NAME = "model.onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

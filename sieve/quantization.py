@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import is_torchao_available
 
 from sieve.matrices import dense_like
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 from sieve.quantization_settings import QuantizationSettings
 from sieve.quantized import bytes_of, is_quantized
 

@@ -27,7 +27,7 @@ from sieve.divergence import answer_logprobs, divergence
 from sieve.factorized import Switch, set_factors
 from sieve.genome import Genome
 from sieve.keeper import Entry, Keeper
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 from sieve.projections import Factors
 from sieve.recovery_settings import RecoverySettings
 from sieve.training import schedule

@@ -136,7 +136,8 @@ class _Sequence:
         for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting")):
             block = self.model.get_submodule(path)
             steps = [call[index] for call in calls]
-            sources = dict.fromkeys(matrix.source for matrix in matrices)
+            # Not experts: other tokens may reach them in the pruned model, which pairs with none.
+            sources = dict.fromkeys(m.source for m in matrices if not m.expert)
             writers = self._writers(block, matrices, steps[0], dense[0]) if self.residual else []
             self.lost = [
                 self._flat(d - p, i) for i, (d, p) in enumerate(zip(dense, pruned, strict=True))

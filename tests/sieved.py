@@ -11,7 +11,7 @@ from sieve.calibration import calibrate
 from sieve.genome import Genome
 from sieve.projections import get_projection
 
-GRID = (1.0, 0.6, 0.3, 0.0)
+GRID = (1.0, 0.6, 0.5, 0.3, 0.0)
 
 
 def tokens(rows: int = 2, length: int = 12, seed: int = 0) -> torch.Tensor:

@@ -25,7 +25,7 @@ from sieved import banked, logits, mixed, tokens, uniform
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import sieve
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 
 # Loads directories where Sieve cannot be imported and leaves the logits beside each. Without the
 # flag transformers asks a person; where nobody can answer that is a ValueError that names the flag.

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 import sieve
 from sieve.factorized import Switch, merge_dense
 from sieve.matrices import dense_weight
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 
 BUILDERS = FAMILIES | {"mixtral": tiny_mixtral, "odd": tiny_odd}
 

@@ -10,8 +10,8 @@ from sieved import banked, logits, mixed
 from torch import Tensor, nn
 
 import sieve
-from sieve import modeling_sieve
-from sieve.modeling_sieve import FactorizedLinear, SharedLinear
+from sieve import modeling_layers
+from sieve.modeling_layers import FactorizedLinear, SharedLinear
 
 FORMS = ("ordered", "buffered", "unfolded", "kept", "merged")
 
@@ -46,7 +46,7 @@ def close(got: Tensor, wanted: Tensor) -> None:
 
 
 def force(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    monkeypatch.setattr(modeling_sieve, "_quickest", lambda *_: form)
+    monkeypatch.setattr(modeling_layers, "_quickest", lambda *_: form)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -95,7 +95,7 @@ def test_all_parameters_of_rank_zero_get_gradients() -> None:
 def test_the_form_that_is_chosen_is_known_and_one_product_at_high_ranks(
     tokens: int, d: int, keeps: bool
 ) -> None:
-    forms = [modeling_sieve._quickest(tokens, d, d, rank, True, keeps) for rank in range(1, d + 1)]
+    forms = [modeling_layers._quickest(tokens, d, d, rank, True, keeps) for rank in range(1, d + 1)]
     assert set(forms) <= set(FORMS)
     assert (forms[-1] == "merged") == keeps
     assert ("merged" in forms[: d // 4]) == (keeps and tokens * d <= 256)

@@ -17,7 +17,7 @@ from sieve.export import export
 from sieve.factorized import Switch, merge_dense
 from sieve.genome import Genome
 from sieve.matrices import dense_weight, find_matrices, siblings
-from sieve.modeling_sieve import FactorizedLinear, SharedLinear
+from sieve.modeling_layers import FactorizedLinear, SharedLinear
 from sieve.moments import Gradient, Moment, Moments, Needs
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.projections.joint import stacked

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.pytorch_utils import Conv1D
 
-from sieve.matrices import dense_like, dense_weight, find_matrices, kind_of, layer_of
+from sieve.matrices import dense_like, dense_weight, find_matrices, kind_of, layer_of, unsupported
 
 
 def by_kind(model):
@@ -178,18 +178,17 @@ def test_layers_not_called_exactly_once_stay_dense_and_one_warning_names_them(ca
     assert names & {"rungs.0.alpha", "rungs.0.beta"} == set()
     assert {"rungs.0.squash", "rungs.0.stretch"} < names
     assert len(caplog.records) == 1
-    assert "rungs.0.alpha, rungs.0.beta" in caplog.text
+    assert "rungs.0.alpha stays dense (it is called 2 times" in caplog.text
+    assert "and so do rungs.0.beta" in caplog.text
+    assert unsupported(model)["rungs.0.beta"].startswith("it is called 0 times")
 
 
-def test_stacked_experts_and_their_router_stay_dense_with_one_warning(caplog):
+def test_the_router_of_stacked_experts_stays_dense_and_is_no_fault(caplog):
     model = tiny_mixtral()
     with caplog.at_level(logging.WARNING, "sieve"):
         kinds = {m.kind for m in find_matrices(model)}
-        find_matrices(model)
-    assert kinds == {"q", "k", "v", "o"}
-    assert len(caplog.records) == 1
-    stacked = sum(p.numel() for p in model.parameters() if p.ndim == 3)
-    assert f"{stacked:,} weights in stacked experts" in caplog.text
+    assert kinds == {"q", "k", "v", "o", "expert_gate_up", "expert_down"}
+    assert not caplog.records and not unsupported(model)
 
 
 class ListedExperts(OddBlock):
@@ -264,6 +263,10 @@ def test_dense_weight_of_another_layer_is_refused():
         ("transformer.h.3.attn.c_proj", "o", 3),
         ("transformer.h.3.mlp.c_proj", "down", 3),
         ("transformer.h.0.self_attention.dense", "o", 0),
+        ("encoder.layer.1.attention.self.query", "q", 1),
+        ("encoder.layer.1.attention.output.dense", "o", 1),
+        ("encoder.layer.1.intermediate.dense", "up", 1),
+        ("encoder.layer.1.output.dense", "down", 1),
         ("blocks.2.mlp.0", "mlp.0", 2),
         ("blocks.2.mixer.swirl", "swirl", 2),
         ("lm_head", "lm_head", None),

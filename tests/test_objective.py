@@ -18,7 +18,7 @@ import sieve
 from sieve import objective as module
 from sieve.batches import scoring_batches
 from sieve.evaluation import Scores, paired_drop, score
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 from sieve.objective import Objective
 from sieve.tasks.example import Example
 

@@ -14,7 +14,7 @@ from sieved import banked, logits, mixed, tokens, uniform
 from transformers import Trainer, TrainingArguments
 
 import sieve
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 from sieve.quantized import is_quantized
 
 ATTENTION = "base_model.model.model.layers.0.self_attn"

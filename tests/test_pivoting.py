@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 import sieve
 from sieve.factorized import Switch, merge_dense
-from sieve.modeling_sieve import FactorizedLinear
+from sieve.modeling_layers import FactorizedLinear
 from sieve.pivoting import BOUND, Pivoted, pivot
 
 

@@ -29,6 +29,7 @@ def data(result: Mapping[str, Any]) -> str:
         _remarks(report),
         _answers(report),
         _vocabulary(report),
+        _experts(result),
         _others(report),
     )
 
@@ -100,6 +101,20 @@ def _vocabulary(report: Mapping[str, Any]) -> str:
     return html.paragraph(
         f"Of the model's {count(found['size'])} tokens the answers take {count(found['answers'])}, "
         f"and the prompts of the selection and test rows {count(found['prompts'])}."
+    )
+
+
+def _experts(result: Mapping[str, Any]) -> str:
+    """How many experts of a mixture saw too little of the task to be judged by it."""
+    found = _mapping(_mapping(result, "calibration"), "experts")
+    if not number(found.get("experts")):
+        return ""
+    if not found.get("few"):
+        return html.paragraph(f"Each of {count(found['experts'])} experts saw tokens enough.")
+    fewest = ", ".join(f"{name} {count(n)}" for name, n in _mapping(found, "fewest").items())
+    return html.paragraph(
+        f"{count(found['few'])} of {count(found['experts'])} experts saw fewer tokens than their "
+        f"inputs have dimensions, {count(found.get('unseen'))} of them none; the fewest: {fewest}."
     )
 
 

@@ -123,6 +123,6 @@ def probability(value: Any) -> str:
 
 
 def short_name(path: Any) -> str:
-    """The last part of a model's name or path: "meta-llama/Llama-3.1-8B" → "Llama-3.1-8B"."""
+    """The last part of a model's name or path: "owner/name" → "name"."""
     text = str(path) if path else "the model"
     return text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or text

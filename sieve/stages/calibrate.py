@@ -1,5 +1,6 @@
 """calibrate: task prompts through the dense model, to moments.safetensors."""
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from sieve.matrices import Matrix, blocks_of, find_matrices
 from sieve.moments import BY_GRADIENT, FORMAT, Moments, Needs, StoredMoments
 from sieve.projections import get_projection
 from sieve.stages.run import Run
+
+log = logging.getLogger(__name__)
+FEWEST = 8  # experts named in the record
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,11 @@ def calibrate(run: Run) -> Calibrated:
     paths = [run.cache.path("moments", one, "safetensors") for one in keys]
     record_path = run.cache.path("calibration", key, "json")
     done = all(path.exists() for path in (*paths, record_path))
+    counts: list[tuple[Matrix, int]] = []
     with run.stage("calibrate", cached=done):
         for path, group in zip(paths, groups, strict=True) if not done else ():
             moments = _collect(run, group, weighting)
+            counts += [(m, moments.of(m).count) for m in group if m.expert]
             if run.leads:
                 replace(moments, fingerprint=key).save(path)
             if path is paths[-1]:
@@ -53,10 +59,30 @@ def calibrate(run: Run) -> Calibrated:
                 record = {
                     "tokens": moments.tokens, "tokens_asked": settings.tokens, "rows": rows
                 }  # fmt: skip
-                if run.leads:
-                    write_json_atomic(record_path, record)
                 run.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
+                if run.leads:
+                    write_json_atomic(record_path, record | {"experts": seen_by_experts(counts)})
     return Calibrated(key, paths, read_json(record_path))
+
+
+def seen_by_experts(counts: list[tuple[Matrix, int]]) -> dict[str, Any] | None:
+    """How many tokens the experts of a mixture saw, by matrix; None where there are none.
+
+    Fewer than an expert's inputs have dimensions cannot tell what it does.
+    """
+    if not counts:
+        return None
+    few = {m.expert: count for m, count in counts if count < m.d_in}
+    experts, unseen = {m.expert for m, _ in counts}, sum(count == 0 for count in few.values())
+    fewest = dict(sorted(few.items(), key=lambda item: item[1])[:FEWEST])
+    if few:
+        name, count = next(iter(fewest.items()))
+        log.warning(
+            "%d of %d experts saw fewer tokens than their inputs have dimensions, %d of them none; "
+            "the least: %s, %d. What they do for the task is a guess; raise calibration.tokens.",
+            len(few), len(experts), unseen, name, count,
+        )  # fmt: skip
+    return {"experts": len(experts), "unseen": unseen, "few": len(few), "fewest": fewest}
 
 
 def _needs(run: Run) -> Needs:

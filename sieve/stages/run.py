@@ -14,6 +14,7 @@ from sieve.backbone import Backbone, find_model, load_backbone, place
 from sieve.config import Config
 from sieve.datamodule import SieveDataModule
 from sieve.export import check_format
+from sieve.matrices import check_supported
 from sieve.quantization import check_available
 from sieve.tasks import Example, Task, build_task
 from sieve.tracking import RunLogger
@@ -93,6 +94,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     task, backbone = _loaded(config, trainer)
     check_available(config.quantization, backbone.model.device, backbone.model.dtype)
     title = f"{task.name}-{backbone.name}-{config.projection.name}-{config.search.method}"
+    check_supported(backbone.model, config.model.allow_partial)
     logger = RunLogger(run_dir, config.logger, asdict(config), title)
     failed = True
     try:
