@@ -34,7 +34,7 @@ from experiments.embedded_text import (
     examples,
     task_name,
 )
-from sieve.batches import scoring_batches
+from sieve.choices import scoring_batches
 from sieve.config import register_resolvers, to_config
 from sieve.evaluation import score
 from sieve.run import CONF
@@ -159,7 +159,7 @@ def final_accuracies(folder: Path, n_rows: int, scale: float = 1.0) -> dict[str,
                          f"++task.max_rows.test={n_rows}"]  # fmt: skip
             task = build_task(to_config(compose("config", overrides)).task)
         batches = scoring_batches(task.splits["test"], tokenizer, chat=task.chat)
-        accuracy = score(model, batches, task.normalize).accuracy
+        accuracy = score(model, batches).accuracy
         result.setdefault(domain, {})[dataset] = round(accuracy, 4)
     return result
 

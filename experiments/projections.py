@@ -22,7 +22,8 @@ import torch
 
 from experiments.subjects import Subject, TaskSubject, TextSubject
 from sieve.bank import Bank, fit
-from sieve.calibration import as_inputs, calibrate
+from sieve.batches import as_inputs
+from sieve.calibration import calibrate
 from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.learning import learn, learned_bank

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from sieve.answer_loss import as_targets
 from sieve.backbone import forward, load_backbone
-from sieve.batches import calibration_batches, choice_logprobs, scoring_batches
-from sieve.calibration import as_inputs
+from sieve.batches import as_inputs, calibration_batches
+from sieve.choices import choice_logprobs, scoring_batches
 from sieve.config import ModelConfig, register_resolvers, to_config
 from sieve.run import CONF
 from sieve.tasks import build_task
@@ -82,7 +82,9 @@ class TaskSubject:
         self.task = build_task(config.task, 0)
         self.backbone = load_backbone(config.model, CPU)
         self.model = self.backbone.model
-        self.rows = scoring_batches(self.task.splits["test"], self.backbone.tokenizer)
+        self.rows = scoring_batches(
+            self.task.splits["test"], self.backbone.tokenizer, normalize=self.task.normalize
+        )
         self.dense: list[Tensor] = []
 
     def calibration(self, seed: int) -> list[Any]:
@@ -100,7 +102,7 @@ class TaskSubject:
         fresh = not self.dense
         for index, batch in enumerate(self.rows):
             logits = forward(self.model, as_inputs(batch), batch.keep)
-            logprobs = choice_logprobs(logits, batch, self.task.normalize)
+            logprobs = choice_logprobs(logits, batch)
             shares = torch.log_softmax(logprobs, 1)
             if fresh:
                 self.dense.append(shares)

@@ -14,8 +14,9 @@ Importing this package lets `AutoModelForCausalLM` load what it exports.
 import sieve.quiet  # noqa: F401  before anything that loads torch
 import sieve.threads  # noqa: F401  the same
 from sieve.bank import Bank, fit
-from sieve.batches import calibration_batches, scoring_batches
+from sieve.batches import calibration_batches
 from sieve.calibration import calibrate
+from sieve.choices import scoring_batches
 from sieve.export import export
 from sieve.factorized import Switch, apply, merge_dense
 from sieve.genome import Genome

@@ -1,4 +1,4 @@
-"""A Hugging Face causal language model and its tokenizer, loaded and checked.
+"""A Hugging Face causal language model or sequence classifier and its tokenizer, checked.
 
 Works on a Hub name or a local directory. The weights keep the values of the checkpoint's dtype
 (the storage dtype) even where they are computed with in another. Weights are read from safetensors
@@ -18,13 +18,20 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers import logging as transformers_logging
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from sieve.artifacts import fingerprint, hash_files
 from sieve.config import ModelConfig
+from sieve.modeling_sieve import native_class
 from sieve.quantized import parts
 
 # Files of a directory that say what the model computes: weights, configuration, tokenizer, code.
@@ -50,7 +57,10 @@ class Backbone:
     @property
     def context_length(self) -> int | None:
         """Longest input in tokens that the model was made for."""
-        return context_length(self.model)
+        limit = context_length(self.model)
+        if limit is not None and is_classifier(self.model):  # Some encoders count padding in.
+            return min(limit, self.tokenizer.model_max_length)
+        return limit
 
     @property
     def parameters(self) -> int:
@@ -87,7 +97,7 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     if config.attn_implementation:
         options["attn_implementation"] = config.attn_implementation
     model, loaded = _load(
-        config.path, "model", AutoModelForCausalLM, path, dtype="auto", use_safetensors=True,
+        config.path, "model", _auto_class(config, path), path, dtype="auto", use_safetensors=True,
         ignore_mismatched_sizes=True, output_loading_info=True, **options,
     )  # fmt: skip
     options.pop("attn_implementation", None)
@@ -100,6 +110,20 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     model.requires_grad_(False)
     key = _weights_fingerprint(path, config.revision)
     return Backbone(model, tokenizer, config.label, key, storage_dtype)
+
+
+def _auto_class(config: ModelConfig, path: str) -> Any:
+    """The Auto class of a model: that of a classifier where its configuration says it is one."""
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    found = _load(config.path, "configuration", AutoConfig, path, **options)
+    names = found.architectures or [""]
+    classifies = names[0].endswith("ForSequenceClassification")
+    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+
+
+def is_classifier(model: PreTrainedModel) -> bool:
+    """Whether a model gives one prediction for a whole sequence."""
+    return native_class(model).__name__.endswith("ForSequenceClassification")
 
 
 def find_model(path: str) -> str:
@@ -159,12 +183,18 @@ def input_names(model: PreTrainedModel) -> set[str]:
 
 
 def forward(model: PreTrainedModel, batch: dict[str, Tensor], keep: int) -> Tensor:
-    """Logits (B, keep, V) of the last `keep` positions; where a model can, no others are made."""
+    """Logits (B, keep, V) of the last `keep` positions; where a model can, no others are made.
+
+    Those of a classifier are of its classes, at one position.
+    """
     known = input_names(model)
     inputs: dict[str, Any] = {key: value for key, value in batch.items() if key in known}
     if "logits_to_keep" in known:
         inputs["logits_to_keep"] = keep
-    return model(**inputs, use_cache=False).logits[:, -keep:]
+    if "use_cache" in known:
+        inputs["use_cache"] = False
+    logits = model(**inputs).logits
+    return logits[:, None] if logits.ndim == 2 else logits[:, -keep:]
 
 
 @contextmanager

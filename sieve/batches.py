@@ -1,11 +1,9 @@
-"""Examples as batches of tokens: for scoring answers and for calibration.
+"""Batches of tokens: padded, of like length, dealt out to ranks; and those of calibration.
 
-Answers are compared by the log-likelihood of all their tokens, so labels may share their first
-tokens. Batches are built once, sorted by length, and dealt out to ranks, so that no row is counted
-twice. Pure functions: no model, no Lightning.
+Batches are built once and sorted by length, so that no row is counted twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -17,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from sieve.encoding import EncodedExample, encode_examples
 from sieve.tasks.example import Example
 
-_B = TypeVar("_B", bound="_Batch")
+_B = TypeVar("_B", bound="TensorBatch")
+_T = TypeVar("_T")
 HELD_OUT = 4  # one of so many batches
 
 
 @dataclass
-class _Batch:
+class TensorBatch:
     """A dataclass of tensors that moves to a device as one."""
 
     def to(self: _B, device: torch.device | str, **kwargs: Any) -> _B:
@@ -35,38 +34,21 @@ class _Batch:
 
     def _mapped(self: _B, change: Callable[[Tensor], Tensor]) -> _B:
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed = {name: change(one) for name, one in held.items() if isinstance(one, Tensor)}
+        changed: dict[str, Any] = {
+            name: change(one) if isinstance(one, Tensor) else one._mapped(change)
+            for name, one in held.items()
+            if isinstance(one, Tensor | TensorBatch)
+        }
         return replace(self, **changed)
 
 
 @dataclass
-class ScoringBatch(_Batch):
-    """Left-padded rows, and where in their logits every token of every answer is predicted.
-
-    B rows of T tokens; P distinct positions that predict something; N examples of at most C
-    choices of at most L tokens. All integers are int64, masks bool.
-    """
-
-    input_ids: Tensor  # (B, T)
-    attention_mask: Tensor  # (B, T), int64
-    position_ids: Tensor  # (B, T)
-    keep: int  # logits are needed of the last `keep` positions only
-    positions: Tensor  # (P,): row * keep + column in logits of shape (B, keep, V)
-    slots: Tensor  # (N, C, L): index into positions
-    tokens: Tensor  # (N, C, L): token id
-    token_mask: Tensor  # (N, C, L): False where a choice has no such token
-    lengths: Tensor  # (N, C): tokens of the choice; 0 where the example has no such choice
-    examples: Tensor  # (N,): index into the list of examples
-    answers: Tensor  # (N,): the right choice
-
-
-@dataclass
-class TokenBatch(_Batch):
+class TokenBatch(TensorBatch):
     """Left-padded rows of prompt and right answer, without the answer's last token: (B, T) all."""
 
     input_ids: Tensor  # int64
     attention_mask: Tensor  # int64; padding is 0 and must not be counted
-    position_ids: Tensor  # int64
+    position_ids: Tensor | None  # int64; None leaves them to the model
     answer_mask: Tensor  # bool: True where an answer token is predicted
     targets: Tensor  # int64: the token to predict where answer_mask, else -100
 
@@ -76,77 +58,15 @@ class TokenBatch(_Batch):
         return int(self.attention_mask.sum())
 
 
-def choice_logprobs(logits: Tensor, batch: ScoringBatch, normalize: bool = False) -> Tensor:
-    """Log-likelihood of every choice.
-
-    Args:
-        logits: (B, keep, V), of the last `batch.keep` positions; any float dtype.
-        normalize: divide by the number of tokens of the choice.
-
-    Returns:
-        (N, C) float32; -inf where an example has fewer than C choices.
-
-    Raises:
-        ValueError: the logits are not of that shape.
-    """
-    if logits.shape[:2] != (batch.input_ids.shape[0], batch.keep):
-        raise ValueError(
-            f"got logits of shape {tuple(logits.shape)}, expected "
-            f"({batch.input_ids.shape[0]}, {batch.keep}, vocabulary); pass logits_to_keep=keep."
-        )
-    needed = logits.flatten(0, 1)[batch.positions].float()  # (P, V)
-    logprobs = torch.log_softmax(needed, dim=-1)
-    per_token = logprobs[batch.slots, batch.tokens]  # (N, C, L)
-    total = per_token.masked_fill(~batch.token_mask, 0.0).sum(dim=-1)
-    if normalize:
-        total = total / batch.lengths.clamp(min=1)
-    return total.masked_fill(batch.lengths == 0, float("-inf"))
+def as_inputs(batch: Any) -> dict[str, Tensor]:
+    """The tensors a model reads, from a mapping or an object with those attributes."""
+    return held(batch, ("input_ids", "attention_mask", "position_ids"))
 
 
-def scoring_batches(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    batch_tokens: int = 8192,
-    *,
-    chat: str = "auto",
-    delimiter: str = " ",
-    context_length: int | None = None,
-) -> list[ScoringBatch]:
-    """All examples in batches of at most `batch_tokens` padded tokens, longest first.
-
-    Every example stands in one batch with all its rows; one that is larger than `batch_tokens`
-    stands alone. The fewest rows are run: a choice whose tokens but the last begin another row
-    needs none of its own, so single-token labels cost one row, the prompt.
-
-    Raises:
-        ValueError: an example is longer than `context_length`, or two of its choices encode alike.
-    """
-    encoded = encode_examples(
-        examples, tokenizer, chat=chat, delimiter=delimiter, context_length=context_length
-    )
-    return encoded_batches(encoded, pad_token_id(tokenizer), batch_tokens)
-
-
-def encoded_batches(
-    encoded: Sequence[EncodedExample], pad: int, batch_tokens: int = 8192
-) -> list[ScoringBatch]:
-    """As `scoring_batches`, of examples that are encoded already; pad: a token to pad with."""
-    rows = [example.rows() for example in encoded]
-    sizes = [(len(r), max(map(len, r))) for r in rows]
-    groups = bucket(sizes, batch_tokens)
-    return [_scoring_batch([(i, encoded[i], rows[i]) for i in group], pad) for group in groups]
-
-
-def vocabulary_reach(batches: Sequence[ScoringBatch]) -> dict[str, int]:
-    """How many different tokens the choices are made of (`answers`), and the rows (`prompts`).
-
-    Only the logits of the former tell one answer from another.
-    """
-    if not batches:
-        return {"answers": 0, "prompts": 0}
-    answers = torch.cat([batch.tokens[batch.token_mask] for batch in batches])
-    prompts = torch.cat([batch.input_ids[batch.attention_mask.bool()] for batch in batches])
-    return {"answers": len(answers.unique()), "prompts": len(prompts.unique())}
+def held(batch: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Those of some tensors that a mapping or an object has."""
+    get = batch.get if isinstance(batch, Mapping) else lambda name: getattr(batch, name, None)
+    return {name: value for name in names if (value := get(name)) is not None}
 
 
 def calibration_batches(
@@ -159,29 +79,43 @@ def calibration_batches(
     chat: str = "auto",
     delimiter: str = " ",
     context_length: int | None = None,
+    cut: Callable[[int], None] | None = None,
+    rolling: bool = False,
 ) -> list[TokenBatch]:
     """Shuffled rows until `max_tokens` tokens are reached, in batches of like length.
 
     A row is the prompt and the right answer without its last token: the positions that the task
     computes. The row that reaches `max_tokens` (padding not counted) is the last; None takes all.
 
+    rolling: text that is longer than the context becomes several rows. cut: as of
+    `encode_examples`.
+
     Raises:
         ValueError: as `scoring_batches`.
     """
     encoded = encode_examples(
-        examples, tokenizer, chat=chat, delimiter=delimiter, context_length=context_length
-    )
-    generator = torch.Generator().manual_seed(seed)
-    chosen: list[EncodedExample] = []
-    total = 0
-    for index in torch.randperm(len(encoded), generator=generator).tolist():
-        if max_tokens is not None and total >= max_tokens:
-            break
-        chosen.append(encoded[index])
-        total += len(encoded[index].answer_row())
+        examples, tokenizer, chat=chat, delimiter=delimiter, cut=cut,
+        context_length=None if rolling else context_length,
+    )  # fmt: skip
+    if rolling:
+        encoded = [part for one in encoded for part in one.windows(context_length)]
+    lengths = [len(one.answer_row()) for one in encoded]
+    chosen = [encoded[index] for index in drawn(lengths, max_tokens, seed)]
     pad = pad_token_id(tokenizer)
     groups = bucket([(1, len(example.answer_row())) for example in chosen], batch_tokens)
     return [_token_batch([chosen[i] for i in group], pad) for group in groups]
+
+
+def drawn(lengths: Sequence[int], max_tokens: int | None, seed: int) -> list[int]:
+    """Indexes of rows in an order drawn from the seed, until `max_tokens` tokens are reached."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen, total = list[int](), 0
+    for index in torch.randperm(len(lengths), generator=generator).tolist():
+        if max_tokens is not None and total >= max_tokens:
+            break
+        chosen.append(index)
+        total += lengths[index]
+    return chosen
 
 
 def bucket(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> list[list[int]]:
@@ -206,7 +140,7 @@ def bucket(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> list[list[int
     return groups
 
 
-def shard(batches: Sequence[_B], rank: int, world_size: int) -> list[_B]:
+def shard(batches: Sequence[_T], rank: int, world_size: int) -> list[_T]:
     """The batches of one rank; over all ranks every batch occurs once."""
     return list(batches[rank::world_size])
 
@@ -224,7 +158,7 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
-def _pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Input ids, attention mask and position ids of rows, (B, T) each."""
     width = max(map(len, rows))
     input_ids = torch.full((len(rows), width), pad)
@@ -235,54 +169,11 @@ def _pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor, 
     return input_ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _scoring_batch(
-    items: Sequence[tuple[int, EncodedExample, list[tuple[int, ...]]]], pad: int
-) -> ScoringBatch:
-    """One batch of (index, example, its rows)."""
-    flat = [row for _, _, rows in items for row in rows]
-    # A row's last token and the ones after the prompt's last each predict one answer token.
-    keep = max(len(row) - e.start + 1 for _, e, rows in items for row in rows)
-    shape = (
-        len(items),
-        max(len(example.choices) for _, example, _ in items),
-        max(len(choice) for _, example, _ in items for choice in example.choices),
-    )
-    places = torch.zeros(shape, dtype=torch.int64)
-    tokens = torch.zeros(shape, dtype=torch.int64)
-    mask = torch.zeros(shape, dtype=torch.bool)
-    first_row = 0
-    for n, (_, example, rows) in enumerate(items):
-        for c, choice in enumerate(example.choices):
-            fed = example.prefix + choice[:-1]
-            own = next(i for i, row in enumerate(rows) if row[: len(fed)] == fed)
-            # Column of the prompt's last token among the last `keep` positions of its row.
-            column = keep - 1 - (len(rows[own]) - example.start)
-            start = (first_row + own) * keep + column
-            places[n, c, : len(choice)] = torch.arange(start, start + len(choice))
-            tokens[n, c, : len(choice)] = torch.tensor(choice)
-            mask[n, c, : len(choice)] = True
-        first_row += len(rows)
-    positions, inverse = places[mask].unique(return_inverse=True)
-    slots = torch.zeros(shape, dtype=torch.int64)
-    slots[mask] = inverse
-    return ScoringBatch(
-        *_pad_left(flat, pad),
-        keep=keep,
-        positions=positions,
-        slots=slots,
-        tokens=tokens,
-        token_mask=mask,
-        lengths=mask.sum(dim=-1),
-        examples=torch.tensor([index for index, _, _ in items]),
-        answers=torch.tensor([example.answer for _, example, _ in items]),
-    )
-
-
 def _token_batch(encoded: Sequence[EncodedExample], pad: int) -> TokenBatch:
-    input_ids, mask, position_ids = _pad_left([example.answer_row() for example in encoded], pad)
+    input_ids, mask, position_ids = pad_left([example.answer_row() for example in encoded], pad)
     targets = torch.full_like(input_ids, -100)
     for index, example in enumerate(encoded):
-        answer = example.choices[example.answer]
+        answer = example.scored(example.answer)
         targets[index, -len(answer) :] = torch.tensor(answer)
     return TokenBatch(input_ids, mask, position_ids, targets != -100, targets)
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from sieve.answer_loss import answer_loss, as_targets, generator_for
 from sieve.backbone import forward, with_input_gradients
+from sieve.batches import as_inputs, held
 from sieve.collector import MomentCollector
 from sieve.matrices import Matrix, find_matrices
 from sieve.moments import PLAIN, Moments, Needs
@@ -125,7 +126,7 @@ def calibrate(
         module = CalibrationModule(model, matrices, needs, **options).to(model.device)
     for batch in track(batches, "Calibrating"):
         names = ("input_ids", "attention_mask", "position_ids", "targets")
-        module.predict_step({k: v.to(model.device) for k, v in _held(batch, names).items()})
+        module.predict_step({k: v.to(model.device) for k, v in held(batch, names).items()})
     return module.collector.moments()
 
 
@@ -133,13 +134,3 @@ def reach(wanted: Tensor) -> int:
     """How many of the last positions reach back to the first wanted one (B, T); at least 1."""
     found = wanted.any(0).nonzero()
     return wanted.shape[1] - int(found[0]) if len(found) else 1
-
-
-def as_inputs(batch: Any) -> dict[str, Tensor]:
-    """The tensors a model reads, from a mapping or an object with those attributes."""
-    return _held(batch, ("input_ids", "attention_mask", "position_ids"))
-
-
-def _held(batch: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
-    get = batch.get if isinstance(batch, Mapping) else lambda name: getattr(batch, name, None)
-    return {name: value for name in names if (value := get(name)) is not None}

@@ -1,5 +1,6 @@
 """The LightningDataModule of a task: tokenized batches, built once and dealt out to ranks."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,27 +8,12 @@ import lightning as L
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from sieve.batches import (
-    ScoringBatch,
-    TokenBatch,
-    calibration_batches,
-    choice_logprobs,
-    scoring_batches,
-    shard,
-)
-from sieve.tasks.example import Example, Task
+from sieve.batches import TokenBatch, shard
+from sieve.scoring import Reader
+from sieve.tasks.example import Example
+from sieve.tasks.task import Task
 
-__all__ = [
-    "ScoringBatch",
-    "SieveDataModule",
-    "TokenBatch",
-    "calibration_batches",
-    "choice_logprobs",
-    "scoring_batches",
-    "shard",
-]
-
-
+log = logging.getLogger(__name__)
 PARTS = 8
 
 
@@ -44,6 +30,7 @@ class SieveDataModule(L.LightningDataModule):
         batch_tokens: padded tokens per batch.
         calibration_tokens: tokens of calibration, padding not counted; None takes all rows.
         context_length: the longest row that the model takes; None does not check.
+        classes: of a classifier, see `sieve.scoring.Reader`.
     """
 
     def __init__(
@@ -54,16 +41,25 @@ class SieveDataModule(L.LightningDataModule):
         calibration_tokens: int | None = None,
         seed: int = 0,
         context_length: int | None = None,
+        classes: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.task = task
-        self.tokenizer = tokenizer
+        self.reader = Reader(tokenizer, context_length, classes, self._shorten)
         self.batch_tokens = batch_tokens
         self.calibration_tokens = calibration_tokens
         self.seed = seed
-        self.context_length = context_length
+        self.shortened = 0  # prompts of one split that were too long and had a field shortened
         self._calibration: list[TokenBatch] | None = None
-        self._scoring: dict[str, list[ScoringBatch]] = {}
+        self._scoring: dict[str, list[Any]] = {}
+
+    def _shorten(self, prompts: int) -> None:
+        if prompts > self.shortened:
+            self.shortened = prompts
+            log.warning(
+                "%d prompts were longer than the model's context; the field that task.truncate "
+                "names was shortened in them.", prompts,
+            )  # fmt: skip
 
     def calibration(self) -> list[TokenBatch]:
         """All calibration batches, of all ranks; built once."""
@@ -83,33 +79,18 @@ class SieveDataModule(L.LightningDataModule):
         return self.calibration_batches(max(1, padded // PARTS), limit)
 
     def calibration_batches(self, batch_tokens: int, tokens: int | None) -> list[TokenBatch]:
-        return calibration_batches(
-            self.task.splits["calibration"],
-            self.tokenizer,
-            tokens,
-            batch_tokens,
-            self.seed,
-            chat=self.task.chat,
-            delimiter=self.task.delimiter,
-            context_length=self.context_length,
-        )
+        """Calibration batches of so many tokens, of at most so many each."""
+        return self.reader.calibration(self.task, tokens, batch_tokens, self.seed)
 
-    def scoring(self, role: str) -> list[ScoringBatch]:
+    def scoring(self, role: str) -> list[Any]:
         """All scoring batches of a split, of all ranks; built once."""
         if role not in self._scoring:
             self._scoring[role] = self.scoring_batches(self.task.splits[role])
         return self._scoring[role]
 
-    def scoring_batches(self, examples: Sequence[Example]) -> list[ScoringBatch]:
+    def scoring_batches(self, examples: Sequence[Example]) -> list[Any]:
         """Scoring batches of some examples, which are counted from 0."""
-        return scoring_batches(
-            examples,
-            self.tokenizer,
-            self.batch_tokens,
-            chat=self.task.chat,
-            delimiter=self.task.delimiter,
-            context_length=self.context_length,
-        )
+        return self.reader.scoring(self.task, examples, self.batch_tokens)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """This rank's calibration batches."""

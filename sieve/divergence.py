@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from sieve.answer_loss import as_targets
 from sieve.backbone import forward
 from sieve.bank import Bank
-from sieve.calibration import as_inputs, reach
+from sieve.batches import as_inputs
+from sieve.calibration import reach
 from sieve.factorized import Switch
 from sieve.genome import Genome
 

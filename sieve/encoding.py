@@ -5,8 +5,8 @@ prompt's. Where the tokenizer merges across the boundary, all choices are scored
 token boundary that the prompt and all of them share, which is exact for each whole string.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +23,12 @@ class EncodedExample:
     prefix: Tokens  # at least one token, special tokens included
     choices: tuple[Tokens, ...]  # at least one token each, all different
     answer: int
+    sizes: tuple[float, ...] = ()  # what a choice's log-likelihood is divided by; () is nothing
+    skipped: tuple[int, ...] = ()  # tokens at a choice's begin that are not scored; () is none
+
+    def scored(self, choice: int) -> Tokens:
+        """The tokens of a choice that count."""
+        return self.choices[choice][self.skipped[choice] if self.skipped else 0 :]
 
     @property
     def start(self) -> int:
@@ -40,6 +46,21 @@ class EncodedExample:
             if not any(other[: len(feed)] == feed for other in needed):
                 needed.append(feed)
         return [self.prefix + feed for feed in needed]
+
+    def windows(self, length: int | None) -> list["EncodedExample"]:
+        """Text as rows of at most `length` tokens, in which each of its tokens is predicted once.
+
+        As in lm-evaluation-harness: the last row is filled up with what stands before it.
+        """
+        whole, begin = self.prefix + self.choices[0], len(self.prefix)
+        if length is None or len(whole) - 1 <= length:
+            return [self]
+        parts = []
+        for start in range(begin, len(whole), length):
+            end = min(start + length, len(whole))
+            first = max(0, end - 1 - length)
+            parts.append(EncodedExample(whole[first:start], (whole[start:end],), 0))
+        return parts
 
     def answer_row(self) -> Tokens:
         """The prompt and the right answer without its last token."""
@@ -72,8 +93,14 @@ def encode_examples(
     chat: str = "auto",
     delimiter: str = " ",
     context_length: int | None = None,
+    normalize: str = "none",
+    cut: Callable[[int], None] | None = None,
 ) -> list[EncodedExample]:
     """Encode prompts and choices; no end-of-text token is appended.
+
+    cut: is told how many prompts were too long and had a field shortened, those whose example says
+    which (`Example.cut`). normalize: what log-likelihoods are to be divided by, see
+    `scoring_batches`.
 
     Raises:
         ValueError: rows are longer than `context_length`, or two choices encode alike, or one to
@@ -81,25 +108,105 @@ def encode_examples(
     """
     if not examples:
         return []
-    prompts: list[str] = []
-    wholes: list[str] = []
-    templated = False
-    for example in examples:
-        prompt, templated = apply_chat(example.prompt, tokenizer, chat)
-        prompts.append(prompt)
-        for choice in example.choices:
-            wholes.append(prompt + (choice.removeprefix(delimiter) if templated else choice))
-    # A chat template writes the special tokens itself.
-    special = () if templated else special_prefix(tokenizer)
-    prompt_ids = _encode(tokenizer, prompts)
-    whole_ids = iter(_encode(tokenizer, wholes))
-    encoded = [
-        _split(example, special + ids, [special + next(whole_ids) for _ in example.choices])
-        for example, ids in zip(examples, prompt_ids, strict=True)
-    ]
+    renderer = _Renderer(tokenizer, chat, delimiter)
+    encoded = renderer.encode(examples)
     if context_length is not None:
+        encoded = _fitted(renderer, examples, encoded, context_length, cut)
         _check_lengths(encoded, context_length)
-    return encoded
+    if normalize == "none":
+        return encoded
+    return [
+        replace(one, sizes=_sizes(one, example, normalize, delimiter))
+        for one, example in zip(encoded, examples, strict=True)
+    ]
+
+
+class _Renderer:
+    """Encodes examples for a tokenizer, with its chat template where it is to be used."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: str, delimiter: str) -> None:
+        self.tokenizer, self.chat, self.delimiter = tokenizer, chat, delimiter
+
+    def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        """Prompts and choices, split at the boundary."""
+        contexts, wholes, templated = list[str](), list[str](), False
+        for example in examples:
+            for index, choice in enumerate(example.choices):
+                text = example.contexts[index] if example.contexts else example.prompt
+                context, templated = apply_chat(text, self.tokenizer, self.chat)
+                contexts.append(context)
+                bare = choice.removeprefix(self.delimiter) if templated else choice
+                wholes.append(context + bare)
+        # A chat template writes the special tokens itself.
+        special = () if templated else special_prefix(self.tokenizer)
+        context_ids = _each(self.tokenizer, contexts)
+        whole_ids = iter(_encode(self.tokenizer, wholes))
+        encoded, start = list[EncodedExample](), 0
+        for example in examples:
+            count = len(example.choices)
+            own = [special + context_ids[text] for text in contexts[start : start + count]]
+            whole = [special + next(whole_ids) for _ in range(count)]
+            start += count
+            if not any(own):
+                first = self._first()
+                own, whole = [first], [first + ids for ids in whole]
+            encoded.append(_split(example, own, whole))
+        return encoded
+
+    def _first(self) -> Tokens:
+        """What stands before a text that follows nothing, as in lm-evaluation-harness."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return (token,)
+        return ()
+
+
+def _each(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, Tokens]:
+    """The tokens of every text; those that stand there often are encoded once."""
+    distinct = list(dict.fromkeys(texts))
+    return dict(zip(distinct, _encode(tokenizer, distinct), strict=True))
+
+
+def _fitted(
+    renderer: _Renderer,
+    examples: Sequence[Example],
+    encoded: list[EncodedExample],
+    limit: int,
+    cut: Callable[[int], None] | None,
+) -> list[EncodedExample]:
+    """Shorten the field that an example names until it fits; others stay as they are."""
+    result, changed = list(encoded), 0
+    for index, example in enumerate(examples):
+        while example.cut and (length := _length(result[index])) > limit:
+            start, end = example.cut
+            # Characters go in proportion to tokens, and some more, so that few steps are taken.
+            keep = int((end - start) * max(0.0, 1 - 1.05 * (length - limit) / length)) - 1
+            if keep < 1:
+                break
+            changed += result[index] is encoded[index]
+            kept = example.prompt[start : start + keep]
+            prompt = example.prompt[:start] + kept + example.prompt[end:]
+            example = replace(example, prompt=prompt, cut=(start, start + keep))
+            (result[index],) = renderer.encode([example])
+    if changed and cut is not None:
+        cut(changed)
+    return result
+
+
+def _length(encoded: EncodedExample) -> int:
+    return max(map(len, encoded.rows()))
+
+
+def _sizes(
+    encoded: EncodedExample, example: Example, normalize: str, delimiter: str
+) -> tuple[float, ...]:
+    """Tokens, characters or bytes of the choices, a delimiter not counted."""
+    if normalize == "tokens":
+        skipped = encoded.skipped or (0,) * len(encoded.choices)
+        return tuple(len(c) - s for c, s in zip(encoded.choices, skipped, strict=True))
+    texts = [choice.removeprefix(delimiter) for choice in example.choices]
+    lengths = [len(t if normalize == "characters" else t.encode()) for t in texts]
+    return tuple(float(max(1, length)) for length in lengths)
 
 
 def _encode(
@@ -115,15 +222,23 @@ def _encode(
     return [tuple(row) for row in ids]
 
 
-def _split(example: Example, prompt: Tokens, wholes: Sequence[Tokens]) -> EncodedExample:
-    """Cut prompt + choice after the tokens that the prompt and every whole text share."""
-    start = min(_shared(prompt, whole) for whole in wholes)
-    if start == 0:
+def _split(
+    example: Example, contexts: Sequence[Tokens], wholes: Sequence[Tokens]
+) -> EncodedExample:
+    """Cut context + choice after the tokens that all contexts and every whole text share.
+
+    Where choices have contexts of their own, the rest of these is fed but not scored.
+    """
+    ends = [_shared(c, whole) for c, whole in zip(_cycled(contexts, wholes), wholes, strict=True)]
+    start = min(_shared(wholes[0][: ends[0]], w[:end]) for w, end in zip(wholes, ends, strict=True))
+    alone = example.contexts and min(ends) > 0  # What is scored follows a context of its own.
+    if start == 0 and not alone:
         raise ValueError(
             f"the prompt {example.prompt[:60]!r} encodes to no token that stands before the "
             "answer, expected at least one; write words in task.prompt."
         )
     choices = tuple(whole[start:] for whole in wholes)
+    skipped = tuple(end - start for end in ends) if example.contexts else ()
     seen: dict[Tokens, str] = {}
     for text, tokens in zip(example.choices, choices, strict=True):
         if not tokens:
@@ -131,14 +246,18 @@ def _split(example: Example, prompt: Tokens, wholes: Sequence[Tokens]) -> Encode
                 f"the answer {text!r} encodes to no tokens, expected at least one; mend "
                 "task.labels."
             )
-        if tokens in seen:
+        if tokens in seen and not example.contexts:
             raise ValueError(
                 f"the answers {seen[tokens]!r} and {text!r} encode to the same tokens "
                 f"{list(tokens)}, expected different ones; choose other task.labels or another "
                 "tokenizer."
             )
         seen[tokens] = text
-    return EncodedExample(wholes[0][:start], choices, example.answer)
+    return EncodedExample(wholes[0][:start], choices, example.answer, skipped=skipped)
+
+
+def _cycled(contexts: Sequence[Tokens], wholes: Sequence[Tokens]) -> list[Tokens]:
+    return [contexts[index % len(contexts)] for index in range(len(wholes))]
 
 
 def _shared(left: Tokens, right: Tokens) -> int:
@@ -150,12 +269,13 @@ def _shared(left: Tokens, right: Tokens) -> int:
 
 
 def _check_lengths(encoded: Sequence[EncodedExample], limit: int) -> None:
-    lengths = [max(map(len, example.rows())) for example in encoded]
+    lengths = [_length(example) for example in encoded]
     longest = max(lengths)
     if longest > limit:
         count = sum(length > limit for length in lengths)
         raise ValueError(
             f"{count} of {len(encoded)} prompts are longer than the model's context, the longest "
             f"has {longest} tokens, expected at most {limit}; shorten a field that the prompt "
-            "names, as ++task.max_words.FIELD=100, or use a model with a longer context."
+            "names, as task.truncate=FIELD or ++task.max_words.FIELD=100, or use a model with a "
+            "longer context."
         )

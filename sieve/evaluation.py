@@ -1,63 +1,46 @@
-"""Scores per example, and the paired comparison of two models on the same rows."""
+"""Scores per example of a split, by whatever its batches say of a model."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric as TorchMetric
 from transformers import PreTrainedModel
 
-from sieve.backbone import forward
-from sieve.batches import ScoringBatch, choice_logprobs, shard
-from sieve.calibration import as_inputs
+from sieve.batches import shard
+from sieve.metrics import ACCURACY, Metric, Outcome, Scores
 from sieve.progress import track
 from sieve.tasks.example import Example
 
-RESAMPLES = 10_000
-FEW = 10  # rows that differ; a bootstrap of fewer is too narrow, and of none has no width
-NOT_FINITE = -1
-FARTHEST = 100.0  # nats, what a divergence that is not finite counts as
+UNSEEN = -2  # a predicted choice that no rank has told
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Predicted choice of every example and whether it is right, in the order of the split."""
+class Scored(Protocol):
+    """A batch that can be scored: choices, answers to be written, or text."""
 
-    predicted: np.ndarray  # (N,) int64; −1 where a log-likelihood was not finite
-    correct: np.ndarray  # (N,) bool
-    losses: np.ndarray  # (N,) negative log-likelihood of the right answer, nats
-    # (N,) KL(dense ‖ model) over the choices, nats; empty where there was no dense model to compare
-    divergences: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    examples: Tensor  # (N,) indexes into the list of examples
 
     @property
-    def accuracy(self) -> float:
-        """Fraction of examples whose likeliest choice is the right one."""
-        return float(self.correct.mean())
+    def metric(self) -> Metric:
+        """What the values of rows make."""
+        ...
 
-    @property
-    def loss(self) -> float:
-        """Mean negative log-likelihood of the right answer, nats per example."""
-        return float(self.losses.mean())
+    def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None) -> Outcome:
+        """Score a model; reference: what the dense one did, by a batch's first example.
 
-    @property
-    def divergence(self) -> float:
-        """Mean KL(dense ‖ model) over the choices, nats per example; nan where it is unknown."""
-        return float(self.divergences.mean()) if len(self.divergences) else float("nan")
+        What is not there is put there, and compared with itself.
+        """
+        ...
 
-
-@dataclass(frozen=True)
-class Drop:
-    """What pruning lost on the same rows: baseline − pruned accuracy, with its uncertainty."""
-
-    point: float
-    low: float  # 95 % paired percentile bootstrap interval
-    high: float
-    mcnemar_p: float  # exact, two-sided
+    def to(self, device: Any) -> Any:
+        """The same batch with its tensors on a device."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,9 +51,14 @@ class Chance:
     beaten: bool  # one-sided exact binomial test at 5 %
 
 
-def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance:
-    """Compare the scores of a split with those of guessing; examples: the same split."""
+def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance | None:
+    """Compare the scores of a split with those of guessing; None where nothing can be guessed.
+
+    examples: the same split.
+    """
     n = len(examples)
+    if not scores.countable or any(len(example.choices) < 2 for example in examples):
+        return None
     commonest = max(Counter(example.answer for example in examples).values()) / n
     accuracy = max(commonest, sum(1 / len(example.choices) for example in examples) / n)
     right = int(scores.correct.sum())
@@ -78,87 +66,75 @@ def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance:
     return Chance(accuracy, bool(p_value < 0.05))
 
 
-class PredictionMetric(Metric):
-    """Predicted choices of N examples, each scored on one rank; summed over ranks."""
+class ScoresMetric(TorchMetric):
+    """Outcomes of N examples, each scored on one rank; summed over ranks."""
 
     full_state_update = False
     shifted: Tensor
-    answers: Tensor
+    values: Tensor
     losses: Tensor
     divergences: Tensor
+    weights: Tensor
 
-    def __init__(self, examples: int, compares: bool = False) -> None:
+    def __init__(self, examples: int, compares: bool = False, metric: Metric = ACCURACY) -> None:
         super().__init__()
-        self.compares = compares
+        self.compares, self.metric = compares, metric
         # Zero means not seen, so that the sum over ranks is the union.
         self.add_state("shifted", torch.zeros(examples, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("answers", torch.zeros(examples, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("losses", torch.zeros(examples), dist_reduce_fx="sum")
-        self.add_state("divergences", torch.zeros(examples), dist_reduce_fx="sum")
+        for name in ("values", "losses", "divergences", "weights"):
+            zeros = torch.zeros(examples, dtype=torch.float64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
 
-    def update(self, logprobs: Tensor, batch: ScoringBatch, dense: Tensor | None = None) -> None:
-        """Take the log-likelihoods (n, C) of one batch, and those of the dense model."""
-        finite = ~(logprobs.isnan().any(1) | logprobs.isposinf().any(1))
-        best = torch.where(finite, logprobs.argmax(1), NOT_FINITE)
-        self.shifted[batch.examples] = best + 2
-        self.answers[batch.examples] = batch.answers
-        self.losses[batch.examples] = -logprobs.gather(1, batch.answers[:, None]).squeeze(1)
-        if dense is not None:
-            self.divergences[batch.examples] = choice_divergence(dense, logprobs)
+    def update(self, outcome: Outcome, examples: Tensor) -> None:
+        """Take the outcome of one batch; examples: which ones it is of."""
+        self.shifted[examples] = outcome.predicted.long() - UNSEEN
+        ones = torch.ones(len(examples), device=self.values.device)
+        for name, found in (
+            ("values", outcome.values),
+            ("losses", outcome.losses),
+            ("divergences", ones * 0 if outcome.divergences is None else outcome.divergences),
+            ("weights", ones if outcome.weights is None else outcome.weights),
+        ):
+            getattr(self, name)[examples] = found.double()
 
-    def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Shifted predictions, right answers, losses and divergences (N,) each, over all ranks."""
-        return self.shifted, self.answers, self.losses, self.divergences
+    def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Shifted predictions, values, losses, divergences and weights (N,), over all ranks."""
+        return self.shifted, self.values, self.losses, self.divergences, self.weights
 
     def scores(self) -> Scores:
         """Scores of all examples; RuntimeError when one was never scored."""
-        shifted, answers, losses, far = (p.reshape(-1).cpu().numpy() for p in self.compute())
+        found = (part.reshape(-1).cpu().numpy() for part in self.compute())
+        shifted, values, losses, far, weights = found
         if (missing := int((shifted == 0).sum())) > 0:
             raise RuntimeError(f"{missing} of {len(shifted)} examples were never scored.")
-        predicted = shifted - 2
-        return Scores(predicted, predicted == answers, losses, far if self.compares else far[:0])
-
-
-def choice_divergence(dense: Tensor, pruned: Tensor) -> Tensor:
-    """KL(dense ‖ pruned) over the choices of every example (n,), nats, at most 100.
-
-    dense, pruned: log-likelihoods of the choices (n, C), -inf where an example has fewer.
-    """
-    p, q = torch.log_softmax(dense, 1), torch.log_softmax(pruned, 1)
-    terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))
-    return terms.sum(1).nan_to_num(FARTHEST, FARTHEST).clamp(0.0, FARTHEST)
+        uneven = None if (weights == 1).all() else weights
+        far = far if self.compares else far[:0]
+        return Scores(shifted + UNSEEN, values, losses, far, uneven, self.metric)
 
 
 class ScoringModule(L.LightningModule):
     """Scores a split under `trainer.validate` or `trainer.test`; the result is in `scores`.
 
-    reference: the dense model's log-likelihoods by the first example of a batch; a batch that is
-    not there is put there, and compared with itself.
+    reference: as of `Scored.outcome`.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         examples: int,
-        normalize: bool = False,
-        reference: dict[int, Tensor] | None = None,
+        metric: Metric = ACCURACY,
+        reference: dict[int, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.normalize = normalize
         self.reference = reference
-        self.metric = PredictionMetric(examples, compares=reference is not None)
+        self.metric = ScoresMetric(examples, reference is not None, metric)
         self.scores: Scores | None = None
 
     @torch.inference_mode()
-    def test_step(self, batch: ScoringBatch, batch_idx: int = 0) -> None:
+    def test_step(self, batch: Scored, batch_idx: int = 0) -> None:
         """One batch of the test split."""
-        logits = forward(self.model, as_inputs(batch), batch.keep)
-        logprobs = choice_logprobs(logits, batch, self.normalize)
-        dense = None
-        if self.reference is not None:
-            dense = self.reference.setdefault(int(batch.examples[0]), logprobs)
-        self.metric.update(logprobs, batch, dense)
+        self.metric.update(batch.outcome(self.model, self.reference), batch.examples)
 
     def on_test_start(self) -> None:
         self.metric.reset()
@@ -167,23 +143,23 @@ class ScoringModule(L.LightningModule):
         self.scores = self.metric.scores()
 
 
-def count_examples(batches: Sequence[ScoringBatch]) -> int:
+def count_examples(batches: Sequence[Scored]) -> int:
     """Number of examples in all batches of a split."""
     return sum(len(batch.examples) for batch in batches)
 
 
 def score(
     model: PreTrainedModel,
-    batches: Sequence[ScoringBatch],
-    normalize: bool = False,
+    batches: Sequence[Scored],
     description: str = "Scoring",
-    reference: dict[int, Tensor] | None = None,
+    reference: dict[int, Any] | None = None,
 ) -> Scores:
     """Score all batches of a split; with a process group every rank takes its share.
 
-    reference: as of `ScoringModule`; filled by the dense model, compared with by the others.
+    reference: as of `Scored.outcome`; filled by the dense model, compared with by the others.
     """
-    module = ScoringModule(model, count_examples(batches), normalize, reference).to(model.device)
+    metric = batches[0].metric if batches else ACCURACY
+    module = ScoringModule(model, count_examples(batches), metric, reference).to(model.device)
     rank, world_size = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -192,39 +168,12 @@ def score(
     return module.metric.scores()
 
 
-def paired_drop(baseline: np.ndarray, pruned: np.ndarray, seed: int = 0) -> Drop:
-    """Drop in accuracy between two models on the same rows.
-
-    baseline, pruned: (N,) bool, right or wrong. The interval is the percentile bootstrap over
-    examples; where fewer than 10 differ it is too narrow, and is widened to the exact bounds of
-    the rows lost and won. The p-value is McNemar's exact test on the examples that differ.
-    Raises ValueError unless the shapes agree.
-    """
-    if baseline.shape != pruned.shape or baseline.size == 0:
-        raise ValueError(f"got scores of {baseline.shape} and {pruned.shape} rows, expected equal.")
-    difference = baseline.astype(float) - pruned.astype(float)
-    lost, won = int((difference > 0).sum()), int((difference < 0).sum())
-    low, high = _bootstrap_mean(lost, won, len(difference), seed)
-    if lost + won < FEW:
-        high = max(high, _exact_upper(lost, len(difference)) - won / len(difference))
-        low = min(low, lost / len(difference) - _exact_upper(won, len(difference)))
-    p_value = stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
-    return Drop(float(difference.mean()), low, high, float(p_value))
-
-
-def _exact_upper(count: int, total: int) -> float:
-    """Upper end of the 95 % Clopper-Pearson interval of a fraction count / total."""
-    return float(stats.binomtest(count, total).proportion_ci(0.95, method="exact").high)
-
-
-def _bootstrap_mean(lost: int, won: int, total: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean of +1 (lost), −1 (won) and 0, resampled.
-
-    Resampling N rows of three values is a multinomial draw of their counts.
-    """
-    generator = np.random.default_rng(seed)
-    shares = [lost / total, won / total, (total - lost - won) / total]
-    draws = generator.multinomial(total, shares, size=RESAMPLES)
-    means = (draws[:, 0] - draws[:, 1]) / total
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+def together(parts: Sequence[Scores]) -> Scores:
+    """Scores of the rows of all parts, one after the other."""
+    names = ("predicted", "values", "losses", "divergences")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    weights = None
+    if any(part.weights is not None for part in parts):
+        ones = [np.ones(len(p.values)) if p.weights is None else p.weights for p in parts]
+        weights = np.concatenate(ones)
+    return Scores(**joined, weights=weights, metric=parts[0].metric)

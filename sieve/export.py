@@ -140,7 +140,8 @@ def _write(
         shell = model_class(model_class.config_class.from_dict(config))
     shell.load_state_dict(state, assign=True)
     shell.tie_weights()
-    shell.generation_config = model.generation_config
+    if model.can_generate():
+        shell.generation_config = model.generation_config
     mark(shell)
     shell.save_pretrained(path)
 

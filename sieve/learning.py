@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from sieve.artifacts import fingerprint
 from sieve.backbone import forward, place
 from sieve.bank import Bank, _digest, stored
-from sieve.batches import every_batch
-from sieve.calibration import as_inputs, calibrate
+from sieve.batches import as_inputs, every_batch
+from sieve.calibration import calibrate
 from sieve.config import INITS
 from sieve.genome import Sizing, get_storage
 from sieve.matrices import Matrix, dense_weight, find_matrices

@@ -25,8 +25,11 @@ from sieve.artifacts import write_json_atomic, written_beside
 from sieve.config import register_resolvers, to_config
 from sieve.run import CONF
 from sieve.tasks import Task, build_task
+from sieve.tasks.build import COUNTED
 
 log = logging.getLogger(__name__)
+# The harness's metrics by what log-likelihoods are divided by.
+METRICS = {"none": "acc", "characters": "acc_norm", "bytes": "acc_bytes"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,15 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
     """Write `<name>.yaml` and `<name>.parquet` into a folder; returns the name of the task there.
 
-    Its accuracy `acc` is Sieve's where answers are compared by their whole log-likelihood; where
-    the task divides that by tokens (`normalize`), the harness has no such metric and ValueError
-    says so. Prompts are written without a chat template: `--apply_chat_template` adds the
-    tokenizer's.
+    Its metric is Sieve's accuracy, of log-likelihoods as they are or by characters or bytes;
+    where the task divides them by tokens, the harness has no such metric and ValueError says so, as
+    for tasks without answers to choose from. Prompts are written without a chat template:
+    `--apply_chat_template` adds the tokenizer's.
     """
-    if task.normalize:
+    if task.kind not in COUNTED or task.normalize not in METRICS or task.row_metric:
         raise ValueError(
-            f"task '{task.name}' divides log-likelihoods by tokens, which lm-evaluation-harness "
-            "does not; set task.normalize=false."
+            f"task '{task.name}' is of kind '{task.kind}', by {task.metric.name} of "
+            f"log-likelihoods divided by {task.normalize}, expected the accuracy of a choice, "
+            f"divided by {', '.join(METRICS)}; set task.normalize=none, or run a task of the "
+            "harness."
         )
     from datasets import Dataset
 
@@ -76,11 +81,11 @@ def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
     with written_beside(path) as partial:
         Dataset.from_list(rows).to_parquet(partial)
     # JSON is YAML; the harness reads it as such.
-    write_json_atomic(folder / f"{name}.yaml", _task_file(name, path.resolve(), task.delimiter))
+    write_json_atomic(folder / f"{name}.yaml", _task_file(name, path.resolve(), task))
     return name
 
 
-def _task_file(name: str, rows: Path, delimiter: str) -> dict[str, Any]:
+def _task_file(name: str, rows: Path, task: Task) -> dict[str, Any]:
     return {
         "task": name,
         "dataset_path": "parquet",
@@ -91,8 +96,10 @@ def _task_file(name: str, rows: Path, delimiter: str) -> dict[str, Any]:
         "doc_to_text": "prompt",
         "doc_to_choice": "choices",
         "doc_to_target": "answer",
-        "target_delimiter": delimiter,
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "target_delimiter": task.delimiter,
+        "metric_list": [
+            {"metric": METRICS[task.normalize], "aggregation": "mean", "higher_is_better": True}
+        ],
         "metadata": {"version": 1},
     }
 

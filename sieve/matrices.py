@@ -4,6 +4,7 @@ The only file, beside `backbone.py`, that knows how architectures are built. Mat
 structure (weight-holding layers inside the repeated decoder blocks), never by model names.
 """
 
+import inspect
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -273,7 +274,9 @@ def _observe_inputs(model: PreTrainedModel, modules: dict[str, nn.Module]) -> di
     try:
         vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
         tokens = (torch.arange(TOKENS, device=model.device) % vocabulary)[None]
-        model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+        known = inspect.signature(model.forward).parameters
+        options = {"use_cache": False} if "use_cache" in known else {}
+        model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens), **options)
     finally:
         model.train(training)
         for handle in handles:

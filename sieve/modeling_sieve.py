@@ -50,7 +50,12 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
     )  # fmt: skip
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        native.__init__(self, config, *args, **kwargs)
+        # Some build their inside by an Auto class, which knows native configurations alone.
+        config.__class__ = base
+        try:
+            native.__init__(self, config, *args, **kwargs)
+        finally:
+            config.__class__ = config_class
         entry = config.sieve
         if entry.get("experts"):
             unfold(self)

@@ -10,18 +10,17 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy import stats
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from sieve.bank import Bank
-from sieve.batches import ScoringBatch
-from sieve.evaluation import Scores, paired_drop, score
+from sieve.evaluation import Scored, score, together
 from sieve.factorized import Switch
 from sieve.genome import Genome
+from sieve.metrics import Scores, compare, lost
 
 EXCHANGE = 0.25  # of log divergence for log kept fraction, as on most frontiers
 CLOSEST = 1e-7  # nats: below it nothing is told from nothing
@@ -31,10 +30,11 @@ NEAREST, SMALLEST = 4.0, 2.5  # how far from a genome of reference something can
 
 @dataclass(frozen=True)
 class Score:
-    """One evaluated genome. margin = accuracy − (baseline − ε), or with a guarantee ε minus the
-    upper end of the 95 % interval of the drop; feasible means margin ≥ 0. Where not all rows were
-    scored, accuracy and margin are what they could have been at most, the divergence what it could
-    have been at least, and loss is of those rows."""
+    """One evaluated genome. margin = ε minus the drop, accuracy − (baseline − ε), or with a
+    guarantee ε minus the upper end of the drop's 95 % interval; feasible means margin ≥ 0.
+
+    Where not all rows were scored, accuracy and margin are what they could have been at most, the
+    divergence what it could have been at least, and loss is of those rows."""
 
     kept_fraction: float
     accuracy: float
@@ -112,10 +112,9 @@ class Objective:
         self,
         model: PreTrainedModel,
         bank: Bank,
-        batches: Sequence[ScoringBatch] | Sequence[Sequence[ScoringBatch]],
+        batches: Sequence[Scored] | Sequence[Sequence[Scored]],
         tolerance: float = 0.02,
         guarantee: bool = False,
-        normalize: bool = False,
         judge: str = "margin",
     ) -> None:
         self.bank = bank
@@ -123,11 +122,10 @@ class Objective:
         self.stages = _staged(batches)
         self.tolerance = tolerance
         self.guarantee = guarantee
-        self.normalize = normalize
         self.switch = Switch(model, bank, as_stored=False)
         self.examples_scored = 0
         self.evaluated: dict[Genome, Score] = {}
-        self._reference: list[dict[int, Tensor]] = [{} for _ in self.stages]
+        self._reference: list[dict[int, Any]] = [{} for _ in self.stages]
         self.baseline = self._score_dense()
 
     def score(self, genome: Genome, farthest: float = math.inf) -> Score:
@@ -147,10 +145,10 @@ class Objective:
             else:
                 with self.switch.to(genome):
                     best, scores, margin = self._score_pruned(f"Scoring {kept:.1%} kept", farthest)
-            used = len(scores.correct)
+            used = len(scores.values)
             self.evaluated[genome] = Score(
                 kept, best.accuracy, margin, used, scores.loss, self._least(scores),
-                used == len(self.baseline.correct),
+                used == len(self.baseline.values),
             )  # fmt: skip
         return self.evaluated[genome]
 
@@ -158,7 +156,7 @@ class Objective:
         """KL(dense ‖ pruned) of every example (N,), nats, in the order of the stages."""
         with self.switch.to(genome):
             stages = range(len(self.stages))
-            return _together([self._run(s, "Comparing answers") for s in stages]).divergences
+            return together([self._run(s, "Comparing answers") for s in stages]).divergences
 
     def on(self, bank: Bank) -> Self:
         """The same objective for another bank of this model; the baseline is not scored again."""
@@ -169,14 +167,14 @@ class Objective:
 
     def _score_dense(self) -> Scores:
         stages = range(len(self.stages))
-        return _together([self._run(stage, "Scoring the dense model") for stage in stages])
+        return together([self._run(stage, "Scoring the dense model") for stage in stages])
 
     def _score_pruned(self, description: str, farthest: float) -> tuple[Scores, Scores, float]:
         """Scores of all rows at best, of the rows that were scored, and the margin at best."""
         parts: list[Scores] = []
         for stage in range(len(self.stages)):
             parts.append(self._run(stage, description))
-            scored = _together(parts)
+            scored = together(parts)
             best = self._at_best(scored)
             # The point estimate bounds the margin with a guarantee, too.
             margin = self._point_margin(best)
@@ -193,30 +191,30 @@ class Objective:
         """The divergence over all rows if those to come were answered as by the dense model."""
         if len(scored.divergences) == 0:
             return math.nan
-        return float(scored.divergences.sum() / len(self.baseline.correct))
+        return float(scored.divergences.sum() / len(self.baseline.values))
 
     def _at_best(self, scored: Scores) -> Scores:
         """Scores of all rows if those to come were all right."""
-        done = len(scored.correct)
-        correct = np.concatenate([scored.correct, np.ones_like(self.baseline.correct[done:])])
-        return replace(self.baseline, correct=correct)
+        rest = np.full(len(self.baseline.values) - len(scored.values), scored.metric.best)
+        return replace(self.baseline, values=np.concatenate([scored.values, rest]))
 
     def _margin(self, scores: Scores) -> float:
         if self.guarantee:
-            return self.tolerance - paired_drop(self.baseline.correct, scores.correct).high
+            return self.tolerance - compare(self.baseline, scores).high
         return self._point_margin(scores)
 
     def _point_margin(self, scores: Scores) -> float:
-        lost = int(self.baseline.correct.sum()) - int(scores.correct.sum())
+        if not (self.baseline.countable and scores.countable):
+            return self.tolerance - lost(self.baseline, scores)
+        rows, wrong = len(scores.values), int(self.baseline.values.sum() - scores.values.sum())
         # Counts, so that a drop of exactly ε is not lost to rounding.
-        return (round(self.tolerance * len(scores.correct), 9) - lost) / len(scores.correct)
+        return (round(self.tolerance * rows, 9) - wrong) / rows
 
     def _run(self, stage: int, description: str) -> Scores:
         scores = score(
-            self.switch.model, self.stages[stage], self.normalize, description,
-            self._reference[stage],
+            self.switch.model, self.stages[stage], description, self._reference[stage]
         )  # fmt: skip
-        self.examples_scored += len(scores.correct)
+        self.examples_scored += len(scores.values)
         return scores
 
 
@@ -232,7 +230,7 @@ class Jointly:
     @property
     def baseline(self) -> Scores:
         """The dense model on the rows of all parts."""
-        return _together([part.baseline for part in self.parts])
+        return together([part.baseline for part in self.parts])
 
     @property
     def examples_scored(self) -> int:
@@ -246,7 +244,7 @@ class Jointly:
             scores.append(part.score(genome, farthest))
             if not self.together and not scores[-1].feasible:
                 break
-        rows = [len(part.baseline.correct) for part in self.parts[: len(scores)]]
+        rows = [len(part.baseline.values) for part in self.parts[: len(scores)]]
         used = [s.examples_used for s in scores]
         return Score(
             scores[0].kept_fraction,
@@ -267,22 +265,11 @@ class Jointly:
 
 
 def _staged(
-    batches: Sequence[ScoringBatch] | Sequence[Sequence[ScoringBatch]],
-) -> list[list[ScoringBatch]]:
+    batches: Sequence[Scored] | Sequence[Sequence[Scored]],
+) -> list[list[Scored]]:
     """Batches by stage; plain ones are one stage."""
-    plain = [batch for batch in batches if isinstance(batch, ScoringBatch)]
-    staged = [list(stage) for stage in batches if not isinstance(stage, ScoringBatch)]
-    return staged or [plain]
-
-
-def _together(parts: Sequence[Scores]) -> Scores:
-    """Scores of the rows of all parts, one after the other."""
-    return Scores(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("predicted", "correct", "losses", "divergences")
-        )
-    )
+    staged = [list(stage) for stage in batches if isinstance(stage, Sequence)]
+    return staged or [[batch for batch in batches if not isinstance(batch, Sequence)]]
 
 
 def growing(rows: int, first: int = 32) -> list[int]:
@@ -297,7 +284,7 @@ def growing(rows: int, first: int = 32) -> list[int]:
 def hardest_first(scores: Scores) -> np.ndarray:
     """(N,) order of rows in which the bound on a pruned model falls soonest.
 
-    First the rows that the dense model gets wrong, which alone can be won; then those it gets
-    right, the least likely answers first.
+    First the rows on which the dense model does worst, where most can be won; among equals the
+    least likely answers first.
     """
-    return np.lexsort((-scores.losses, scores.correct))
+    return np.lexsort((-scores.losses, scores.values))

@@ -22,7 +22,8 @@ from sieve.answer_loss import as_targets
 from sieve.artifacts import fingerprint
 from sieve.backbone import forward, place
 from sieve.bank import Bank, stored
-from sieve.calibration import as_inputs, reach
+from sieve.batches import as_inputs
+from sieve.calibration import reach
 from sieve.divergence import answer_logprobs, divergence
 from sieve.factorized import Switch, set_factors
 from sieve.genome import Genome

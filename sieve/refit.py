@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from sieve.artifacts import fingerprint
 from sieve.backbone import forward
 from sieve.bank import Bank, stored
-from sieve.batches import held_out_batches, split_batches
-from sieve.calibration import CalibrationModule, as_inputs
+from sieve.batches import as_inputs, held_out_batches, split_batches
+from sieve.calibration import CalibrationModule
 from sieve.divergence import divergences
 from sieve.factorized import Switch
 from sieve.genome import Genome

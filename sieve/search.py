@@ -172,7 +172,7 @@ def descend(
         return result
 
     best = improved(start)
-    if not best.score.feasible or best.score.accuracy < before.accuracy:
+    if not best.score.feasible or best.score.margin < before.margin:
         return None
     index, stride = start, STRIDE
     for _ in range(tries - 1):

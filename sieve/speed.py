@@ -1,6 +1,7 @@
 """Prefill and decode speed of two states of one model, measured in turn in the same run."""
 
 import inspect
+import math
 import platform
 import statistics
 import time
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sieve.backbone import context_length, forward
+from sieve.backbone import context_length, forward, is_classifier
 from sieve.factorized import Switch
 from sieve.genome import Genome
 
@@ -23,9 +24,9 @@ class Speed:
     prefill_dense: float
     prefill_pruned: float
     prefill_ratio: float
-    decode_dense: float
-    decode_pruned: float
-    decode_ratio: float
+    decode_dense: float | None  # of a classifier, which writes nothing
+    decode_pruned: float | None
+    decode_ratio: float | None
 
 
 @torch.inference_mode()
@@ -45,6 +46,7 @@ def compare_speed(
     is that of `genome`, such as quantizing it. The model is left dense.
     """
     model = switch.model
+    writes = not is_classifier(model)
     if (limit := context_length(model)) is not None:
         prompt_tokens = max(1, min(prompt_tokens, limit - new_tokens))
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +62,7 @@ def compare_speed(
                 if state == "pruned" and finish is not None:
                     finish()
             prefill = _timed(lambda: _prefill(model, tokens))
-            decode = _decode_seconds(model, tokens, new_tokens)
+            decode = _decode_seconds(model, tokens, new_tokens) if writes else math.nan
             if repeat:
                 seconds.setdefault(f"prefill_{state}", []).append(prefill)
                 seconds.setdefault(f"decode_{state}", []).append(decode)
@@ -70,9 +72,11 @@ def compare_speed(
         prefill_dense=prefill_tokens / statistics.median(seconds["prefill_dense"]),
         prefill_pruned=prefill_tokens / statistics.median(seconds["prefill_pruned"]),
         prefill_ratio=_ratio(seconds["prefill_dense"], seconds["prefill_pruned"]),
-        decode_dense=decode_tokens / statistics.median(seconds["decode_dense"]),
-        decode_pruned=decode_tokens / statistics.median(seconds["decode_pruned"]),
-        decode_ratio=_ratio(seconds["decode_dense"], seconds["decode_pruned"]),
+        decode_dense=decode_tokens / statistics.median(seconds["decode_dense"]) if writes else None,
+        decode_pruned=decode_tokens / statistics.median(seconds["decode_pruned"])
+        if writes
+        else None,
+        decode_ratio=_ratio(seconds["decode_dense"], seconds["decode_pruned"]) if writes else None,
     )
 
 

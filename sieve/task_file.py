@@ -63,11 +63,18 @@ class TaskFile:
         return list(self.config.fields.get(name, [name]))
 
 
-def write_task(config: TaskConfig, labels: tuple[str, ...], folder: Path) -> None:
-    """Write `task.json` into an export; labels: those of the task, empty for multiple choice."""
-    held = {k: v for k, v in asdict(config).items() if k not in SOURCES}
-    task = held | {"labels": list(labels)}
-    write_json_atomic(folder / NAME, {"format": FORMAT, "task": task})
+def write_task(
+    config: TaskConfig, labels: tuple[str, ...], folder: Path, preamble: str | None = None
+) -> None:
+    """Write `task.json` into an export.
+
+    labels: those of the task, empty where it has none; preamble: what stands before every prompt,
+    shots included, by default the settings' own.
+    """
+    held = {k: v for k, v in asdict(config).items() if k not in SOURCES} | {"labels": list(labels)}
+    if preamble is not None:
+        held |= {"preamble": preamble, "shots": 0}
+    write_json_atomic(folder / NAME, {"format": FORMAT, "task": held})
 
 
 def read_task(folder: str | Path) -> TaskFile:

@@ -14,13 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sieve.batches import (
+from sieve.batches import bucket, calibration_batches, shard
+from sieve.choices import (
     ScoringBatch,
-    bucket,
-    calibration_batches,
     choice_logprobs,
     scoring_batches,
-    shard,
     vocabulary_reach,
 )
 from sieve.encoding import encode_examples
@@ -35,9 +33,7 @@ CASES = {
 
 
 @torch.inference_mode()
-def batched(
-    model: PreTrainedModel, batches: Sequence[ScoringBatch], normalize: bool = False
-) -> dict[int, Tensor]:
+def batched(model: PreTrainedModel, batches: Sequence[ScoringBatch]) -> dict[int, Tensor]:
     """Example -> log-likelihoods of its choices."""
     found: dict[int, Tensor] = {}
     for batch in batches:
@@ -47,9 +43,7 @@ def batched(
             position_ids=batch.position_ids,
             logits_to_keep=batch.keep,
         ).logits
-        for index, row in zip(
-            batch.examples.tolist(), choice_logprobs(logits, batch, normalize), strict=True
-        ):
+        for index, row in zip(batch.examples.tolist(), choice_logprobs(logits, batch), strict=True):
             assert index not in found
             found[index] = row
     return found
@@ -86,11 +80,16 @@ def test_batched_scores_equal_the_slow_reference(kind: str, case: str, merge: bo
         assert found[index].dtype == torch.float32
 
 
-def test_normalized_scores_are_divided_by_the_number_of_tokens() -> None:
+@pytest.mark.parametrize("unit", ["tokens", "characters", "bytes"])
+def test_normalized_scores_are_divided_by_the_size_of_the_answer(unit: str) -> None:
     tokenizer, model = make_tokenizer(), make_model("llama")
-    batches = scoring_batches(RAGGED, tokenizer, 500)
-    total, mean = batched(model, batches), batched(model, batches, normalize=True)
-    lengths = [[len(c) for c in e.choices] for e in encode_examples(RAGGED, tokenizer)]
+    total = batched(model, scoring_batches(RAGGED, tokenizer, 500))
+    mean = batched(model, scoring_batches(RAGGED, tokenizer, 500, normalize=unit))
+    lengths = {
+        "tokens": [[len(c) for c in e.choices] for e in encode_examples(RAGGED, tokenizer)],
+        "characters": [[len(c.removeprefix(" ")) for c in e.choices] for e in RAGGED],
+        "bytes": [[len(c.removeprefix(" ").encode()) for c in e.choices] for e in RAGGED],
+    }[unit]
     for index, row in enumerate(lengths):
         expected = total[index][: len(row)] / torch.tensor(row)
         torch.testing.assert_close(mean[index][: len(row)], expected)

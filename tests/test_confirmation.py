@@ -148,7 +148,7 @@ class Rows:
 
     def __init__(self, limit: float) -> None:
         self.limit, self.evaluated, self.examples_scored = limit, dict[Genome, Score](), 10
-        self.baseline = SimpleNamespace(correct=np.ones(10), accuracy=1.0)
+        self.baseline = SimpleNamespace(values=np.ones(10), accuracy=1.0)
 
     def score(self, genome: Genome, farthest: float = math.inf) -> Score:
         if genome not in self.evaluated:

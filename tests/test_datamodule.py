@@ -8,7 +8,10 @@ import lightning as L
 import pytest
 from token_helpers import RAGGED, make_examples, make_tokenizer
 
-from sieve.datamodule import ScoringBatch, SieveDataModule, TokenBatch
+from sieve.batches import TokenBatch
+from sieve.choices import ScoringBatch
+from sieve.datamodule import SieveDataModule
+from sieve.metrics import ACCURACY
 from sieve.tasks import Task
 
 
@@ -18,7 +21,7 @@ def make_task(**settings: Any) -> Task:
         "selection": make_examples(" very good", " bad", count=8),
         "test": RAGGED,
     }
-    return Task("toy", "reviews", "accuracy", splits, {}, **settings)
+    return Task("toy", "reviews", ACCURACY, splits, {}, **settings)
 
 
 def make_module(**settings: Any) -> SieveDataModule:

@@ -80,11 +80,15 @@ def test_labels_that_start_alike_are_told_apart_and_equal_ones_refused() -> None
         encode_examples(make_examples(" yes", " no", " yes", count=1), tokenizer)
 
 
-def test_an_empty_prompt_without_a_begin_token_is_refused() -> None:
+def test_an_empty_prompt_is_a_begin_token_or_an_end_token_or_refused() -> None:
     example = Example("", (" yes", " no"), 0)
     assert len(encode_examples([example], make_tokenizer())) == 1
+    tokenizer = make_tokenizer(begin=False)
+    (encoded,) = encode_examples([example], tokenizer)
+    assert encoded.prefix == (tokenizer.bos_token_id,)
+    tokenizer.bos_token = tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no token that stands before the answer"):
-        encode_examples([example], make_tokenizer(begin=False))
+        encode_examples([example], tokenizer)
 
 
 def test_prompts_longer_than_the_context_are_counted() -> None:

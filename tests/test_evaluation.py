@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sieve.evaluation import Scores, compare_with_chance, paired_drop
+from sieve.evaluation import compare_with_chance
+from sieve.metrics import Scores, paired_drop
 from sieve.tasks import Example
 
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import sieve
 from sieve.factorized import Switch, merge_dense
-from sieve.matrices import dense_weight
+from sieve.matrices import dense_weight, find_matrices
 from sieve.modeling_layers import FactorizedLinear
 
 BUILDERS = FAMILIES | {"mixtral": tiny_mixtral, "odd": tiny_odd}
@@ -224,6 +224,7 @@ def test_tied_embeddings_stay_tied_through_switching_and_merging():
 @pytest.mark.parametrize("family", BUILDERS)
 def test_a_merged_matrix_is_the_product_rounded_once(family, dtype):
     model = BUILDERS[family]()
+    find_matrices(model)  # Experts are unfolded.
     kinds = {n: type(m) for n, m in model.named_modules()}
     bank = banked(model, dtype=dtype)
     sieve.apply(model, bank, mixed(bank, (0.6, 1.0, 0.3)))

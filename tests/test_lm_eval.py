@@ -10,17 +10,18 @@ from typing import Any
 import pandas as pd
 import pytest
 from models import tiny_llama, tiny_tokenizer
-from runs import make_world
 from sieved import banked, mixed
 
 import sieve
+from runs import make_world
 from sieve.evaluation import score
 from sieve.lm_eval_task import main, write_lm_eval_task
+from sieve.metrics import ACCURACY
 from sieve.tasks import Example, Task
 
 
 def task_of(rows: list[Example], **options: Any) -> Task:
-    return Task("odd name/1", "general", "accuracy", {"test": rows}, {}, **options)
+    return Task("odd name/1", "general", ACCURACY, {"test": rows}, {}, **options)
 
 
 def some_rows() -> list[Example]:
@@ -99,6 +100,6 @@ def test_what_is_no_task_gets_one_sentence(
 
 
 def test_a_score_that_the_harness_does_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="set task.normalize=false"):
-        write_lm_eval_task(task_of(some_rows(), normalize=True), tmp_path)
+    with pytest.raises(ValueError, match="set task.normalize=none"):
+        write_lm_eval_task(task_of(some_rows(), normalize="tokens"), tmp_path)
     assert not list(tmp_path.iterdir())

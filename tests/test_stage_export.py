@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from models import VOCAB_SIZE, tiny_tokenizer
-from runs import finished, make_world
 from transformers.modeling_outputs import CausalLMOutput
 
 import sieve
+from runs import finished, make_world
+from sieve.metrics import ACCURACY, Metric
 from sieve.stages.export import graph_accuracy, warn_of_loss
 from sieve.tasks import Example
 
@@ -31,7 +32,7 @@ class Graph:
         made[:, :, token] = self.value
         return CausalLMOutput(logits=made)
 
-    def __call__(self, use_cache: bool, **inputs: Any) -> CausalLMOutput:
+    def __call__(self, use_cache: bool = False, **inputs: Any) -> CausalLMOutput:
         return self.forward(**inputs)
 
 
@@ -41,7 +42,7 @@ def test_the_graph_is_scored_on_every_test_row(value: float, accuracy: float) ->
     assert len(batches) > 1
     run: Any = SimpleNamespace(
         data=SimpleNamespace(scoring={"test": batches}.__getitem__),
-        task=SimpleNamespace(normalize=False, splits={"test": ROWS}),
+        task=SimpleNamespace(writing=None, metric=ACCURACY, splits={"test": ROWS}),
     )
     assert graph_accuracy(Graph(value), run) == accuracy
 
@@ -50,10 +51,16 @@ def test_a_graph_that_lost_more_than_the_tolerance_is_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING, "sieve"):
-        warn_of_loss(0.875, 0.9375, 0.0625)
+        warn_of_loss(0.875, 0.9375, 0.0625, ACCURACY)
         assert not caplog.records
-        warn_of_loss(0.875, 0.9375, 0.03125)
-    assert "right on 87.5 % of the test rows, 6.2 points fewer" in caplog.text
+        warn_of_loss(0.875, 0.9375, 0.03125, ACCURACY)
+        assert "accuracy 0.875 on the test rows" in caplog.text and "6.2 points" in caplog.text
+        caplog.clear()
+        perplexity = Metric("perplexity", "perplexity", 0.0)
+        warn_of_loss(20.0, 19.5, 0.05, perplexity)
+        assert not caplog.records
+        warn_of_loss(21.0, 19.5, 0.05, perplexity)
+    assert "7.7 %" in caplog.text
 
 
 @pytest.mark.slow

@@ -8,13 +8,14 @@ import plotly.graph_objects as go
 
 from sieve.report.genomes import LINES, genomes, is_feasible, is_whole, most_examples
 from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, empty_figure, label
+from sieve.report.units import axis, limit, metric_name, metric_value, scale
 from sieve.report.values import count, look, measure, percent
 
 
 def accuracy_curve(result: Mapping[str, Any]) -> go.Figure:
     """Accuracy on the selection split (percent) against kept prunable parameters (percent)."""
     curve = genomes(result)
-    metric = label(look(result, "metric") or "accuracy")
+    metric = label(metric_name(result))
     title = f"{metric.capitalize()} on the selection split against size"
     if not curve:
         return empty_figure(title, "The search evaluated no genome.")
@@ -22,7 +23,7 @@ def accuracy_curve(result: Mapping[str, Any]) -> go.Figure:
     add_reference_lines(figure, result, [point["kept_fraction"] for point in curve])
     line = [point for point in curve if not point.get("refitted")]
     if look(result, "search.method") in LINES:
-        figure.add_trace(_joining_line(line))
+        figure.add_trace(_joining_line(line, scale(result)))
     full = most_examples(curve)
     for name, refitted, feasible, symbol, colour in (
         ("within the tolerance", False, True, "circle", ACCENT),
@@ -36,11 +37,11 @@ def accuracy_curve(result: Mapping[str, Any]) -> go.Figure:
             if (bool(point.get("refitted")), is_feasible(point)) == (refitted, feasible)
         ]
         if group:
-            figure.add_trace(_markers(group, name, symbol, colour, full))
+            figure.add_trace(_markers(group, name, symbol, colour, full, scale(result)))
     chosen = [point for point in curve if point.get("chosen")]
     if chosen:
-        figure.add_trace(chosen_ring(chosen))
-    figure.update_yaxes(title_text=f"{metric.capitalize()} on the<br>selection split, %")
+        figure.add_trace(chosen_ring(chosen, scale=scale(result)))
+    figure.update_yaxes(title_text=f"{metric.capitalize()} on the<br>selection split{axis(result)}")
     size_axis(figure, [point["kept_fraction"] for point in curve])
     return figure
 
@@ -56,24 +57,24 @@ def add_reference_lines(
     ends = [100 * min(kept), 100 * max(*kept, 1.0)]
     lines = [("dense model", baseline, "solid", NEUTRAL)]
     if tolerance is not None:
-        lines.append(("tolerance", baseline - tolerance, "dash", WARNING))
+        lines.append(("tolerance", limit(result, baseline, tolerance), "dash", WARNING))
     for name, height, dash, colour in lines:
         figure.add_trace(
             go.Scatter(
                 x=ends,
-                y=[100 * height] * 2,
+                y=[scale(result) * height] * 2,
                 mode="lines",
-                name=f"{name}, {percent(height)}",
+                name=f"{name}, {metric_value(result, height)}",
                 line={"color": colour, "dash": dash, "width": 1.5},
                 hoverinfo="skip",
             )
         )
 
 
-def _joining_line(curve: Sequence[Mapping[str, Any]]) -> go.Scatter:
+def _joining_line(curve: Sequence[Mapping[str, Any]], scale: float) -> go.Scatter:
     return go.Scatter(
         x=[100 * point["kept_fraction"] for point in curve],
-        y=[100 * point["accuracy"] for point in curve],
+        y=[scale * point["accuracy"] for point in curve],
         mode="lines",
         line={"color": ACCENT, "width": 1},
         opacity=0.5,
@@ -83,13 +84,14 @@ def _joining_line(curve: Sequence[Mapping[str, Any]]) -> go.Scatter:
 
 
 def _markers(
-    points: Sequence[Mapping[str, Any]], name: str, symbol: str, colour: str, full: float
-) -> go.Scatter:
+    points: Sequence[Mapping[str, Any]], name: str, symbol: str, colour: str, full: float,
+    scale: float,
+) -> go.Scatter:  # fmt: skip
     """Evaluated points; open symbols where the search stopped before all `full` examples."""
     stopped = [not is_whole(point, full) for point in points]
     return go.Scatter(
         x=[100 * point["kept_fraction"] for point in points],
-        y=[100 * point["accuracy"] for point in points],
+        y=[scale * point["accuracy"] for point in points],
         mode="markers",
         name=name + (" (open: stopped early)" if any(stopped) else ""),
         marker={
@@ -99,7 +101,7 @@ def _markers(
             "line": {"width": 1.5, "color": colour},
         },
         text=[f"{count(point.get('examples_used'))} examples" for point in points],
-        hovertemplate="%{x:.2f} % kept<br>%{y:.1f} %<br>%{text}<extra></extra>",
+        hovertemplate="%{x:.2f} % kept<br>%{y:.4g}<br>%{text}<extra></extra>",
     )
 
 

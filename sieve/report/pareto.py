@@ -13,21 +13,22 @@ import plotly.graph_objects as go
 from sieve.report.curve import add_reference_lines, chosen_ring, size_axis
 from sieve.report.genomes import Point, front, genomes, is_feasible, is_whole, most_examples
 from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, empty_figure, label
-from sieve.report.values import count, look
+from sieve.report.units import axis, is_relative, metric_name, scale
+from sieve.report.values import count
 
 
 def accuracy_front(result: Mapping[str, Any]) -> go.Figure:
     """Accuracy on the rows of the search (percent) against kept prunable parameters (percent)."""
     points = genomes(result)
-    metric = label(look(result, "metric") or "accuracy").capitalize()
+    metric = label(metric_name(result)).capitalize()
     title = f"{metric} on the selection split against size: the Pareto front"
     if not points:
         return empty_figure(title, "The search evaluated no genome.")
     figure = base_figure(title, height=460)
     add_reference_lines(figure, result, [point["kept_fraction"] for point in points])
-    _add_genomes(figure, points, "accuracy", 100, ("triangle-down-open", "at most"))
-    _add_front(figure, points, "accuracy", 100)
-    figure.update_yaxes(title_text=f"{metric} on the<br>selection split, %")
+    _add_genomes(figure, points, "accuracy", scale(result), ("triangle-down-open", "at most"))
+    _add_front(figure, points, "accuracy", scale(result), not is_relative(result))
+    figure.update_yaxes(title_text=f"{metric} on the<br>selection split{axis(result)}")
     size_axis(figure, [point["kept_fraction"] for point in points])
     return figure
 
@@ -84,9 +85,11 @@ def _group(point: Point, full: float) -> str:
     return "within" if is_feasible(point) else "beyond"
 
 
-def _add_front(figure: go.Figure, points: Sequence[Point], key: str, scale: float) -> None:
+def _add_front(
+    figure: go.Figure, points: Sequence[Point], key: str, scale: float, larger: bool = False
+) -> None:
     """The genomes that none beats, joined by steps, and a ring around the winner."""
-    best = front(points, key, larger_is_better=key == "accuracy")
+    best = front(points, key, larger_is_better=larger)
     if best:
         line = _scatter(best, key, scale, "Pareto front: none is smaller and better")
         # Steps: between two sizes the best there is is that of the smaller one.
@@ -97,7 +100,9 @@ def _add_front(figure: go.Figure, points: Sequence[Point], key: str, scale: floa
 
 
 def _scatter(points: Sequence[Point], key: str, scale: float, name: str) -> go.Scatter:
-    value = "%{y:.1f} %" if key == "accuracy" else "%{y:.3g} nats"
+    value = "%{y:.3g} nats"
+    if key == "accuracy":
+        value = "%{y:.1f} %" if scale == 100 else "%{y:.2f}"
     return go.Scatter(
         x=[100 * point["kept_fraction"] for point in points],
         y=[scale * point[key] for point in points],

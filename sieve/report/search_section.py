@@ -6,6 +6,7 @@ from typing import Any
 from sieve.report import html
 from sieve.report.html import text
 from sieve.report.spent import confirmation, confirmation_rows, spent
+from sieve.report.units import metric_name, metric_value, unit
 from sieve.report.values import (
     NOT_MEASURED,
     count,
@@ -13,7 +14,6 @@ from sieve.report.values import (
     duration,
     look,
     number,
-    percent,
     points,
 )
 
@@ -43,7 +43,7 @@ def _candidates(result: Result) -> str:
         [
             count(place),
             _kept(row.get("kept_fraction")),
-            text(percent(row.get("accuracy"))),
+            text(metric_value(result, row.get("accuracy"))),
             points(row.get("margin")),
             "yes" if row.get("feasible") else "no",
         ]
@@ -51,8 +51,8 @@ def _candidates(result: Result) -> str:
     ]
     if not rows:
         return ""
-    metric = str(look(result, "metric") or "accuracy").capitalize()
-    heads = ["Tried", "Kept of prunable", metric, "Margin, points", "Within the tolerance"]
+    metric = metric_name(result).capitalize()
+    heads = ["Tried", "Kept of prunable", metric, f"Margin, {unit(result)}", "Within the tolerance"]
     return html.table(heads, rows, "Candidates on rows that the search has not seen, in order")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sieve.report import html
 from sieve.report.html import text
 from sieve.report.sentence import drop_interval
+from sieve.report.units import is_relative, metric_name, metric_value, unit
 from sieve.report.values import (
     NOT_MEASURED,
     count,
@@ -43,18 +44,23 @@ STAGES = {
 
 def key_figures(result: Result) -> str:
     """The numbers behind the answer, as a definition list."""
-    metric = str(look(result, "metric") or "accuracy").capitalize()
+    metric = metric_name(result).capitalize()
     interval = drop_interval(result)
     bounds = f" (95 % interval {interval})" if interval else ""
     drop = points(look(result, "drop.point"))
+    what = "Rise, of the dense model's" if is_relative(result) else "Drop, dense minus pruned"
+    test = "Sign test" if is_relative(result) else "McNemar"
     rule = "interval's upper end" if look(result, "guarantee") else "point estimate"
     pairs = [
-        (f"{metric}, dense", percent(look(result, "baseline.accuracy"))),
-        (f"{metric}, pruned", percent(look(result, "pruned.accuracy"))),
+        (f"{metric}, dense", metric_value(result, look(result, "baseline.accuracy"))),
+        (f"{metric}, pruned", metric_value(result, look(result, "pruned.accuracy"))),
         *_graph(result, metric),
-        ("Drop, dense minus pruned", drop if drop == NOT_MEASURED else f"{drop} points{bounds}"),
-        ("Tolerance", f"{points(look(result, 'tolerance'))} points, for the {rule}"),
-        ("McNemar's exact p-value", probability(look(result, "drop.mcnemar_p"))),
+        (what, drop if drop == NOT_MEASURED else f"{drop} {unit(result)}{bounds}"),
+        ("Tolerance", f"{points(look(result, 'tolerance'))} {unit(result)}, for the {rule}"),
+        (
+            f"{test}'s exact p-value",
+            probability(look(result, "drop.mcnemar_p")),
+        ),
         ("Test rows", count(look(result, "examples"))),
         ("Prunable parameters kept", percent(look(result, "kept_fraction.prunable"))),
         ("Whole model kept", percent(look(result, "kept_fraction.model"))),
@@ -71,7 +77,7 @@ def key_figures(result: Result) -> str:
 def _graph(result: Result, metric: str) -> list[tuple[str, str]]:
     if measure(result, "export.accuracy") is None:
         return []
-    return [(f"{metric}, exported graph", percent(look(result, "export.accuracy")))]
+    return [(f"{metric}, exported graph", metric_value(result, look(result, "export.accuracy")))]
 
 
 def sizes_and_speeds_table(result: Result) -> str:
@@ -222,7 +228,7 @@ def _recovery(result: Mapping[str, Any]) -> str | None:
     if not recovery.get("taken"):
         return f"{how}, rolled back: no state did better on the selection rows"
     best = max(history, key=lambda entry: (entry["accuracy"], -entry["loss"]))
-    before, after = percent(history[0]["accuracy"]), percent(best["accuracy"])
+    before, after = (metric_value(result, e["accuracy"]) for e in (history[0], best))
     return f"{how}, {count(best['step'])} steps: {before} → {after} on the selection rows"
 
 
@@ -232,7 +238,9 @@ def _quantization(result: Mapping[str, Any]) -> str | None:
     if not isinstance(found, Mapping):
         return None
     sizes = " → ".join(size(found[f"bytes_{when}"]) for when in ("dense", "before", "after"))
-    accuracy = " → ".join(percent(found[f"accuracy_{when}"]) for when in ("before", "after"))
+    accuracy = " → ".join(
+        metric_value(result, found[f"accuracy_{when}"]) for when in ("before", "after")
+    )
     done, left = count(found["quantized"]), count(found["left"])
     return (
         f"{found['method']}, {done} weights, {left} left as they were; prunable matrices {sizes} "

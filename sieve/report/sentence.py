@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sieve.report.units import lost, metric_name, metric_value, word
 from sieve.report.values import count, look, measure, percent, points, short_name
 
 Kind = Literal["met", "uncertain", "missed", "unknown"]
@@ -39,8 +40,9 @@ def answer_sentence(result: Mapping[str, Any]) -> str:
     if _is_ignorant(result):
         dense, chance = look(result, "baseline.accuracy"), look(result, "baseline.chance")
         return (
-            f"{_model(result)} does not do {_task(result)}: the dense model's {_metric(result)} on "
-            f"{_rows(result)}, {percent(dense)}, is no better than chance ({percent(chance)})."
+            f"{_model(result)} does not do {_task(result)}: the dense model's "
+            f"{metric_name(result)} on {_rows(result)}, {metric_value(result, dense)}, is no "
+            f"better than chance ({percent(chance)})."
         )
     if is_dense(result):
         return _dense_sentence(result)
@@ -65,14 +67,19 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
         return Verdict("missed", _IGNORANT)
     if _fails(result):
         return Verdict("missed", _MISSED)
-    high, within = measure(result, "drop.high"), f"the tolerance of {_points(tolerance)}"
+    high, within = measure(result, "drop.high"), f"the tolerance of {lost(result, tolerance)}"
     if high is None or high > tolerance + _ROUNDING:
-        judged = f"Judged by the point estimate, the drop is within {within} on the test split"
+        judged = (
+            f"Judged by the point estimate, the {word(result)} is within {within} on the test split"
+        )
         return Verdict("uncertain", f"{judged}; guarantee=true holds the whole interval to it.")
     if look(result, "guarantee"):
         text = f"The guarantee holds: the whole 95 % interval is within {within} on the test split."
     else:
-        text = f"The drop is within {within} on the test split, and so is its whole 95 % interval."
+        text = (
+            f"The {word(result)} is within {within} on the test split, and so is its whole 95 % "
+            "interval."
+        )
     return Verdict("met", text)
 
 
@@ -107,7 +114,7 @@ def _met_on_selection(result: Mapping[str, Any]) -> bool | None:
 def _shortfall(result: Mapping[str, Any]) -> str:
     """Why the tolerance was missed: a clause without its full stop."""
     tolerance = measure(result, "tolerance")
-    limit = f"the tolerance of {_points(tolerance)}"
+    limit = f"the tolerance of {lost(result, tolerance)}"
     drop, high = measure(result, "drop.point"), measure(result, "drop.high")
     on_selection = _met_on_selection(result)
     if drop is not None and tolerance is not None and drop <= tolerance + _ROUNDING:
@@ -117,7 +124,7 @@ def _shortfall(result: Mapping[str, Any]) -> str:
             return f"the guarantee of {limit} cannot be judged without an interval"
         return (
             f"the guarantee was not kept: the interval's upper end on the test split, "
-            f"{_points(high)}, exceeds {limit}"
+            f"{lost(result, high)}, exceeds {limit}"
         )
     if on_selection is None:
         return f"{limit} was not met on the test split"
@@ -131,14 +138,14 @@ def _reservation(result: Mapping[str, Any]) -> str:
     high, tolerance = measure(result, "drop.high"), measure(result, "tolerance")
     if high is None:
         return "no interval was measured"
-    return f"the interval's upper end exceeds the tolerance of {_points(tolerance)}"
+    return f"the interval's upper end exceeds the tolerance of {lost(result, tolerance)}"
 
 
 def _dense_sentence(result: Mapping[str, Any]) -> str:
     """The honest sentence when nothing was pruned."""
     tried = [p for p in look(result, "search.curve") or [] if (p.get("kept_fraction") or 0) < 1]
     if tried and not any(point.get("feasible") for point in tried):
-        limit = _points(measure(result, "tolerance"))
+        limit = lost(result, measure(result, "tolerance"))
         start = (
             f"Nothing of {_model(result)} could be pruned for {_task(result)} within the tolerance "
             f"of {limit} on the selection split"
@@ -149,32 +156,35 @@ def _dense_sentence(result: Mapping[str, Any]) -> str:
     scores = _scores(result)
     if measure(result, "drop.point") == 0 == measure(result, "drop.high"):
         scores = (
-            f"{_metric(result)} stays {percent(look(result, 'pruned.accuracy'))} on {_rows(result)}"
+            f"{metric_name(result)} stays {metric_value(result, look(result, 'pruned.accuracy'))} "
+            f"on {_rows(result)}"
         )
     return f"{start}, so all its parameters stay: {scores}{end}."
 
 
 def _scores(result: Mapping[str, Any]) -> str:
     """Both accuracies, the drop with its interval and the number of test rows, as a clause."""
-    metric = _metric(result)
+    metric = metric_name(result)
     pruned, dense = look(result, "pruned.accuracy"), look(result, "baseline.accuracy")
     if measure(result, "pruned.accuracy") is None:
         return f"{metric} not measured on the test split"
     compared = (
-        "" if measure(result, "baseline.accuracy") is None else f" instead of {percent(dense)}"
+        ""
+        if measure(result, "baseline.accuracy") is None
+        else f" instead of {metric_value(result, dense)}"
     )
-    return f"{metric} {percent(pruned)}{compared}{_drop(result)} on {_rows(result)}"
+    return f"{metric} {metric_value(result, pruned)}{compared}{_drop(result)} on {_rows(result)}"
 
 
 def _drop(result: Mapping[str, Any]) -> str:
     point = measure(result, "drop.point")
     if point is None:
         return ""
-    word = "gain" if points(point) != points(abs(point)) else "drop"
+    gained = points(point) != points(abs(point))
     bounds = drop_interval(result)
-    of_what = " of the drop" if word == "gain" else ""
+    of_what = f" of the {word(result)}" if gained else ""
     interval = f" (95 % interval{of_what} {bounds})" if bounds else ""
-    return f", a {word} of {_points(abs(point))}{interval}"
+    return f", a {word(result, gained)} of {lost(result, abs(point))}{interval}"
 
 
 def drop_interval(result: Mapping[str, Any]) -> str:
@@ -188,18 +198,9 @@ def _whole_model(result: Mapping[str, Any]) -> str:
     return "" if kept is None else f" ({percent(kept)} of the whole model)"
 
 
-def _metric(result: Mapping[str, Any]) -> str:
-    return str(look(result, "metric") or "accuracy")
-
-
 def _rows(result: Mapping[str, Any]) -> str:
     rows = measure(result, "examples")
     return "the test split" if rows is None else f"{count(rows)} test row{'s' * (rows != 1)}"
-
-
-def _points(value: float | None) -> str:
-    text = points(value)
-    return f"{text} point" if text == "1.0" else f"{text} points"
 
 
 def _model(result: Mapping[str, Any]) -> str:

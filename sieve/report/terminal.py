@@ -1,6 +1,7 @@
 """The closing table of a run for the terminal, 80 columns wide or more."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from sieve.report.sentence import answer_sentence, drop_interval, verdict
 from sieve.report.spent import confirmation, spent
+from sieve.report.units import metric_name, metric_value, unit, word
 from sieve.report.values import (
     NOT_MEASURED,
     look,
@@ -46,13 +48,13 @@ def closing_table(result: Mapping[str, Any], paths: Mapping[str, Path]) -> Rende
 
 def _numbers(result: Mapping[str, Any]) -> Table:
     table = _two_columns()
-    metric = str(look(result, "metric") or "accuracy")
+    metric, written = metric_name(result), partial(metric_value, result)
     for name, value in (
         ("task", str(look(result, "task") or NOT_MEASURED)),
         ("model", short_name(look(result, "model"))),
         ("kept", _kept(result)),
-        (f"{metric} on test", _change(result, "baseline.accuracy", "pruned.accuracy", percent)),
-        ("drop", _drop(result)),
+        (f"{metric} on test", _change(result, "baseline.accuracy", "pruned.accuracy", written)),
+        (word(result), _drop(result)),
         ("on disk", _change(result, "bytes.dense", "bytes.pruned", size)),
         ("speed", _speed(result)),
         *_graph(result),
@@ -88,7 +90,7 @@ def _drop(result: Mapping[str, Any]) -> str:
     bounds = drop_interval(result)
     interval = f" (95 % interval {bounds})" if bounds else ""
     limit = points(look(result, "tolerance"))
-    return f"{points(look(result, 'drop.point'))} points{interval}; tolerance {limit}"
+    return f"{points(look(result, 'drop.point'))} {unit(result)}{interval}; tolerance {limit}"
 
 
 def _speed(result: Mapping[str, Any]) -> str:
@@ -98,13 +100,14 @@ def _speed(result: Mapping[str, Any]) -> str:
         and measure(result, "speed.decode_ratio") is None
     ):
         return "not measured"
-    return f"prefill {times(prefill)}, decode {times(decode)} of the dense model"
+    decoded = "" if measure(result, "speed.decode_ratio") is None else f", decode {times(decode)}"
+    return f"prefill {times(prefill)}{decoded} of the dense model"
 
 
 def _graph(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     if measure(result, "export.accuracy") is None:
         return []
-    return [("exported graph", f"{percent(look(result, 'export.accuracy'))} on test")]
+    return [("exported graph", f"{metric_value(result, look(result, 'export.accuracy'))} on test")]
 
 
 def _change(result: Mapping[str, Any], dense: str, pruned: str, written: Any) -> str:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from sieve.backbone import context_length, forward
-from sieve.batches import choice_logprobs, encoded_batches, pad_token_id
-from sieve.calibration import as_inputs
+from sieve.backbone import context_length, forward, is_classifier
+from sieve.batches import as_inputs, pad_token_id
+from sieve.choices import choice_logprobs, encoded_batches
 from sieve.encoding import EncodedExample, encode_examples
 from sieve.loading import load
 from sieve.onnx_export import OnnxModel
@@ -27,6 +27,7 @@ from sieve.task_file import TaskFile, read_task
 from sieve.tasks.example import Example
 
 log = logging.getLogger(__name__)
+SERVED = ("classification", "multiple_choice")
 LogProbs = list[list[float]]  # per row and choice
 
 
@@ -58,7 +59,17 @@ class Engine:
         max_waiting: int = 1024,
     ) -> None:
         self.task: TaskFile = read_task(folder)
+        if self.task.config.kind not in SERVED:
+            raise ValueError(
+                f"{folder} was made for a task of kind '{self.task.config.kind}', expected "
+                f"{' or '.join(SERVED)}; serve it with python -m sieve.serve.completions."
+            )
         self.model, self.tokenizer = load(folder, device, dtype)
+        if not isinstance(self.model, OnnxModel) and is_classifier(self.model):
+            raise ValueError(
+                f"{folder} holds a classifier, expected a causal language model; use it with "
+                "AutoModelForSequenceClassification or transformers' pipeline."
+            )
         # A graph in 8 bits scales activations by the whole batch: rows would change one another.
         self.batch_tokens = 1 if isinstance(self.model, OnnxModel) else batch_tokens
         self.max_waiting = max_waiting
@@ -93,8 +104,9 @@ class Engine:
         config = self.task.config
         with self._tokenizer_lock:
             encoded = encode_examples(
-                examples, self.tokenizer, chat=config.chat, delimiter=config.delimiter
-            )
+                examples, self.tokenizer, chat=config.chat, delimiter=config.delimiter,
+                normalize=config.normalize,
+            )  # fmt: skip
         limit = context_length(self.model)
         for number, row in enumerate(encoded, 1):
             length = max(map(len, row.rows()))
@@ -155,11 +167,10 @@ class Engine:
     def score(self, rows: Sequence[EncodedExample]) -> LogProbs:
         """Log-likelihoods of every choice of every row, as the run's own evaluation has them."""
         found: dict[int, list[float]] = {}
-        normalize = self.task.config.normalize
         for batch in encoded_batches(rows, pad_token_id(self.tokenizer), self.batch_tokens):
             batch = batch.to(self.model.device)
             logits = forward(self.model, as_inputs(batch), batch.keep)
-            logprobs = choice_logprobs(logits, batch, normalize).cpu()
+            logprobs = choice_logprobs(logits, batch).cpu()
             for place, index in enumerate(batch.examples.tolist()):
                 found[index] = logprobs[place, : len(rows[index].choices)].tolist()
         return [found[index] for index in range(len(rows))]

@@ -6,10 +6,11 @@ from typing import Any
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
-from sieve.evaluation import Scores, ScoringModule, compare_with_chance, paired_drop
+from sieve.evaluation import ScoringModule, compare_with_chance
 from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.memory import peak_memory_mib
+from sieve.metrics import Scores, compare
 from sieve.speed import compare_speed, describe_machine
 from sieve.stages.quantize import quantize, record_of
 from sieve.stages.run import Run
@@ -48,7 +49,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
             options = {k: v for k, v in asdict(speed).items() if k != "enabled"}
             finish = (lambda: quantize(run, bank)) if quantized else None
             timed = asdict(compare_speed(switch, genome, **options, finish=finish))
-    drop = paired_drop(baseline.correct, pruned.correct, run.config.seed)
+    drop = compare(baseline, pruned, run.config.seed)
     chance = compare_with_chance(baseline, run.task.splits["test"])
     run.logger.log_metrics(
         {"evaluate/baseline_accuracy": baseline.accuracy,
@@ -57,12 +58,12 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
     return {
         "baseline": {
             "accuracy": baseline.accuracy,
-            "chance": chance.accuracy,
-            "beats_chance": chance.beaten,
+            "chance": chance.accuracy if chance else None,
+            "beats_chance": chance.beaten if chance else None,
         },
         "pruned": {"accuracy": pruned.accuracy},
         "quantization": quantized,
-        "examples": len(baseline.correct),
+        "examples": len(baseline.values),
         "drop": asdict(drop),
         "memory": {"peak_mib": peak_memory_mib(run.device)},
         "speed": timed,
@@ -72,7 +73,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
 def _test(run: Run) -> Scores:
     """Score the model as it stands on the test split, under the trainer."""
     examples = len(run.task.splits["test"])
-    module = ScoringModule(run.backbone.model, examples, run.task.normalize)
+    module = ScoringModule(run.backbone.model, examples, run.task.metric)
     run.trainer.test(module, datamodule=run.data, verbose=False)
     run.settle()
     assert module.scores is not None

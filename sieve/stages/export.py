@@ -3,13 +3,12 @@
 import logging
 from typing import Any
 
-from sieve.backbone import forward
 from sieve.bank import Bank
-from sieve.batches import choice_logprobs
-from sieve.calibration import as_inputs
+from sieve.evaluation import ScoresMetric
 from sieve.export import export as export_model
 from sieve.factorized import Switch
 from sieve.genome import Genome
+from sieve.metrics import Metric
 from sieve.onnx_export import load_onnx
 from sieve.progress import track
 from sieve.stages.quantize import quantize
@@ -36,29 +35,37 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> dict[
                 if run.config.quantization.method != "none":
                     quantize(run, bank)
                 export_model(run.backbone.model, run.backbone.tokenizer, folder, form, bank.dtype)
-            write_task(run.config.task, run.task.labels, folder)
+            write_task(run.config.task, run.task.labels, folder, run.task.preamble)
             if form.startswith("onnx"):
                 record["accuracy"] = graph_accuracy(load_onnx(folder)[0], run)
-                warn_of_loss(record["accuracy"], dense_accuracy, run.config.tolerance)
+                if record["accuracy"] is not None:
+                    warn_of_loss(
+                        record["accuracy"], dense_accuracy, run.config.tolerance, run.task.metric
+                    )
     return record
 
 
-def graph_accuracy(model: Any, run: Run) -> float:
-    """Accuracy of a loaded graph on the test split, by this process alone."""
-    right = 0
+def graph_accuracy(model: Any, run: Run) -> float | None:
+    """The metric of a loaded graph on the test split, by this process alone.
+
+    None where answers are written, which a graph without a cache does not.
+    """
+    if run.task.writing is not None:
+        log.info("the graph is not scored: it does not write answers by itself.")
+        return None
+    metric = ScoresMetric(len(run.task.splits["test"]), metric=run.task.metric)
     for batch in track(run.data.scoring("test"), "Scoring the graph"):
-        logits = forward(model, as_inputs(batch), batch.keep)
-        likely = choice_logprobs(logits, batch, run.task.normalize)
-        sound = ~likely.isnan().any(1)
-        right += int((sound & (likely.argmax(1) == batch.answers)).sum())
-    return right / len(run.task.splits["test"])
+        metric.update(batch.outcome(model), batch.examples)
+    return metric.scores().accuracy
 
 
-def warn_of_loss(accuracy: float, dense_accuracy: float, tolerance: float) -> None:
-    lost = dense_accuracy - accuracy
-    if lost > tolerance:
+def warn_of_loss(accuracy: float, dense_accuracy: float, tolerance: float, metric: Metric) -> None:
+    """Say so where a graph has lost more than the tolerance."""
+    drop = accuracy / dense_accuracy - 1 if metric.relative else dense_accuracy - accuracy
+    if drop > tolerance:
         log.warning(
-            "the exported graph is right on %.1f %% of the test rows, %.1f points fewer than the "
-            "dense model, where the tolerance is %.1f; choose export=onnx or export=factorized.",
-            100 * accuracy, 100 * lost, 100 * tolerance,
+            "the exported graph has %s %.4g on the test rows where the dense model has %.4g, a "
+            "loss of %.1f %s where the tolerance is %.1f; choose export=onnx or export=factorized.",
+            metric.name, accuracy, dense_accuracy, 100 * drop, "%" if metric.relative else "points",
+            100 * tolerance,
         )  # fmt: skip

@@ -30,12 +30,12 @@ from sieve.stages.rows import search_objective
 from sieve.stages.run import Run, opened
 from sieve.stages.search import (
     JOB_KEYS,
+    check_baseline,
     confirmed,
     points,
     resize,
     settings_of,
     space_of,
-    warn_of_chance,
 )
 from sieve.stages.seeds import find_seeds, lowest_rank, usable_levels
 
@@ -46,7 +46,7 @@ def prepare(run: Run, bank: Bank) -> dict[str, Any]:
     """Write the space of genomes and its seeds; returns where, and what finding seeds has cost."""
     search = run.config.search
     objective = search_objective(run, bank, "margin" if search.judge == "margin" else None)
-    warn_of_chance(run, objective.baseline)
+    check_baseline(run, objective.baseline)
     seeds = find_seeds(run, bank, objective)
     key = fingerprint(
         "space", 5, bank.fingerprint, settings_of(run), run.split_key("selection"),
@@ -131,7 +131,7 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         evolved = min(searched or found, key=lambda g: par.cost(found[g]))
         line = resize(run, bank, objective, evolved, reach(found.values()))
         found |= objective.evaluated
-        spent += objective.examples_scored - len(objective.baseline.correct)
+        spent += objective.examples_scored - len(objective.baseline.values)
     genome, confirmation = confirmed(run, bank, found, candidates(found, 1)[0], line)
     record = {
         "method": run.config.search.method,

@@ -70,8 +70,8 @@ def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Geno
     rows = run.data.scoring("selection")
 
     def look() -> tuple[float, float]:
-        found = score(model, rows, run.task.normalize, "Looking at selection rows")
-        return found.accuracy, -found.loss
+        found = score(model, rows, "Looking at selection rows")
+        return found.mean, -found.loss
 
     def trainer(callbacks: list[L.Callback], steps: int) -> L.Trainer:
         limits = {"max_steps": steps, "max_epochs": -1}
@@ -82,10 +82,11 @@ def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Geno
     path = run.cache.path("training", key, "safetensors")
     result = train(module, batches, look, trainer, run.config.seed, path, partial(_note, run))
     run.settle()
+    total = run.task.metric.total  # What was looked at are means of values, the larger the better.
     record = {
         "method": settings.method,
         "taken": result.taken,
         "trained_parameters": sum(p.numel() for p in module.trained().values()),
-        "history": result.history,
+        "history": [h | {"accuracy": float(total(h["accuracy"]))} for h in result.history],
     }
     return result.bank, result.genome, record

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from sieve.artifacts import write_json_atomic, written_beside
+from sieve.backbone import is_classifier
 from sieve.bank import Bank
-from sieve.batches import vocabulary_reach
+from sieve.choices import vocabulary_reach
 from sieve.genome import Genome
 from sieve.onnx_export import graph_bytes
 from sieve.report import figures, write_report
@@ -76,6 +77,8 @@ def _vocabulary(run: Run) -> dict[str, int]:
     """Size of the model's vocabulary, and how many tokens the selection and test rows take."""
     size = int(run.backbone.model.config.get_text_config().vocab_size)
     rows = [batch for role in ("selection", "test") for batch in run.data.scoring(role)]
+    if is_classifier(run.backbone.model):
+        return {}
     return {"size": size, **vocabulary_reach(rows)}
 
 
@@ -98,7 +101,8 @@ def _result(
             "seed": config.seed,
             "tolerance": config.tolerance,
             "guarantee": config.guarantee,
-            "metric": run.task.metric,
+            "metric": run.task.metric.name,
+            "relative": run.task.metric.relative,
             "projection": bank.projection,
             "storage": bank.sizing.storage,
         }
@@ -113,7 +117,8 @@ def _result(
         )
         | {
             "search": search,
-            "data": run.task.report | {"vocabulary": _vocabulary(run)},
+            "data": run.task.report
+            | {"vocabulary": _vocabulary(run), "shortened": run.data.shortened},
             "calibration": calibrated.record,
             "seconds": dict(run.seconds),
             "cached": dict(run.cached),

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from sieve.bank import Bank
-from sieve.batches import ScoringBatch
-from sieve.evaluation import score
+from sieve.evaluation import Scored, score
 from sieve.objective import Jointly, Objective, growing, hardest_first
 from sieve.stages.run import Run
 from sieve.tasks import Example
@@ -45,7 +44,7 @@ def search_objective(
     first = max(FIRST, len(examples) // 8)
     if order is None:
         batches = run.data.scoring_batches(examples)
-        dense = score(run.backbone.model, batches, run.task.normalize, "Scoring the dense model")
+        dense = score(run.backbone.model, batches, "Scoring the dense model")
         order = hardest_first(dense).tolist()
         first = int((~dense.correct).sum()) + FIRST
     ends = growing(len(examples), first)
@@ -80,12 +79,11 @@ def fitted(run: Run) -> bool:
 
 
 def _objective(
-    run: Run, bank: Bank, stages: Sequence[Sequence[ScoringBatch]], judge: str = "margin"
+    run: Run, bank: Bank, stages: Sequence[Sequence[Scored]], judge: str = "margin"
 ) -> Objective:
     config = run.config
     return Objective(
-        run.backbone.model, bank, stages, config.tolerance, config.guarantee, run.task.normalize,
-        judge,
+        run.backbone.model, bank, stages, config.tolerance, config.guarantee, judge
     )  # fmt: skip
 
 
@@ -98,10 +96,10 @@ def _divided(run: Run) -> tuple[list[Example], list[Example]]:
     if share == 0:
         return list(rows), []
     salt = f"confirmation {run.config.seed}"
-    prompts = sorted({e.prompt for e in rows}, key=lambda prompt: prompt_hash(prompt, salt))
+    prompts = sorted({e.content for e in rows}, key=lambda prompt: prompt_hash(prompt, salt))
     held = set(prompts[: round(share * len(prompts))])
-    seen = [e for e in rows if e.prompt not in held]
-    kept = [e for e in rows if e.prompt in held]
+    seen = [e for e in rows if e.content not in held]
+    kept = [e for e in rows if e.content in held]
     if not seen or not kept:
         raise ValueError(
             f"search.confirmation={share} leaves {len(seen)} of {len(rows)} selection rows to the "

@@ -10,7 +10,8 @@ from pathlib import Path
 import lightning as L
 
 from sieve.artifacts import Cache, fingerprint
-from sieve.backbone import Backbone, find_model, load_backbone, place
+from sieve.backbone import Backbone, find_model, is_classifier, load_backbone, place
+from sieve.classifier import classes_of
 from sieve.config import Config
 from sieve.datamodule import SieveDataModule
 from sieve.export import check_format
@@ -48,6 +49,7 @@ class Run:
             config.calibration.tokens,
             config.seed,
             backbone.context_length,
+            classes_of(backbone.model, task) if is_classifier(backbone.model) else None,
         )
 
     @property
@@ -76,7 +78,11 @@ class Run:
     def split_key(self, role: str) -> str:
         """Fingerprint of a split as the model sees it: prompts, choices and answers, in order."""
         examples: list[Example] = self.task.splits[role]
-        rendering = [self.task.chat, self.task.delimiter, self.task.normalize]
+        task = self.task
+        rendering = [
+            task.chat, task.delimiter, task.normalize, task.kind, self.config.task.metric,
+            asdict(task.writing) if task.writing else None, task.unit,
+        ]  # fmt: skip
         return fingerprint([[example.key, example.answer] for example in examples], rendering)
 
 

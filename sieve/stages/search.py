@@ -89,10 +89,19 @@ def space_of(run: Run, bank: Bank) -> GenomeSpace:
     return make_space(bank, usable_levels(run, bank) if by_level else None, lowest_rank(run, bank))
 
 
-def warn_of_chance(run: Run, baseline: Scores) -> None:
-    """Say so where the dense model knows nothing of the task."""
+def check_baseline(run: Run, baseline: Scores) -> None:
+    """Say so where the dense model knows nothing of the task.
+
+    Raises ValueError where no answer could be read from what it wrote.
+    """
+    if run.task.writing and run.task.writing.extract and (baseline.predicted < 0).all():
+        raise ValueError(
+            f"task '{run.task.name}': task.extract {run.task.writing.extract!r} is found in none "
+            f"of the {len(baseline.predicted)} answers that the dense model wrote; mend it, or "
+            "raise task.max_new_tokens."
+        )
     chance = compare_with_chance(baseline, search_rows(run))
-    if not chance.beaten and run.leads:
+    if chance and not chance.beaten and run.leads:
         log.warning(
             "the dense model scores %.3f on the selection split, no better than chance (%.3f): "
             "whatever is kept, nothing follows; check the prompt, the labels and the model.",
@@ -129,7 +138,7 @@ def confirmed(
     kept = [bank.kept_fraction(g) for g in (genome, result.genome)]
     log.info("confirmed    kept %5.2f %%  (%d genomes tried)", 100 * kept[1], len(result.tried))
     return result.genome, {
-        "rows": len(unseen.baseline.correct),
+        "rows": len(unseen.baseline.values),
         "together": together,  # with the rows of the search
         "baseline_accuracy": objective.baseline.accuracy,
         "kept_before": kept[0],
@@ -172,7 +181,7 @@ def resize(run: Run, bank: Bank, objective: Objective, genome: Genome, far: floa
 def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     search = run.config.search
     objective = search_objective(run, bank)
-    warn_of_chance(run, objective.baseline)
+    check_baseline(run, objective.baseline)
     line = None
     if search.method in LINES:
         line = line_of(run, bank, search.method)

@@ -2,6 +2,7 @@
 
 from sieve.tasks.build import build_task
 from sieve.tasks.config import TaskConfig
-from sieve.tasks.example import Example, Task
+from sieve.tasks.example import Example
+from sieve.tasks.task import Task
 
 __all__ = ["Example", "Task", "TaskConfig", "build_task"]

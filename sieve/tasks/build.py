@@ -3,17 +3,23 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from sieve.tasks import classification, multiple_choice
+from sieve.tasks import classification, multiple_choice, ranking, written
 from sieve.tasks.config import ROLES, TaskConfig
-from sieve.tasks.example import Example, Task
+from sieve.tasks.example import Example
+from sieve.tasks.metrics import make_row_metric, metric_of
 from sieve.tasks.prompts import RowReader
 from sieve.tasks.rows import Rows, describe_source, read_rows
+from sieve.tasks.shots import add_shots
 from sieve.tasks.splits import CARVED_FRACTION, carve, check_not_empty, drop_duplicates, sample
+from sieve.tasks.task import Task
+from sieve.tasks.writing import Writing
 
 log = logging.getLogger(__name__)
 LISTED_ANSWERS = 12  # more are counted together
+COUNTED = ("classification", "multiple_choice")  # kinds of which answers are counted
 
 
 def build_task(config: TaskConfig, seed: int = 0) -> Task:
@@ -42,36 +48,49 @@ def build_task(config: TaskConfig, seed: int = 0) -> Task:
     if labels:
         for role in ("selection", "test"):
             classification.check_classes(config.name, role, splits[role])
+    splits, preamble = add_shots(splits, config, seed)
     report = _report(config, source, splits, carved, duplicates, reader.truncated)
     return Task(
         name=config.name,
         domain=config.domain,
-        metric="accuracy",
+        metric=metric_of(config.kind, config.metric),
         splits=splits,
         report=report,
         chat=config.chat,
         delimiter=config.delimiter,
         normalize=config.normalize,
         labels=labels,
+        kind=config.kind,
+        row_metric=make_row_metric(config.kind, config.metric),
+        writing=_writing(config) if config.kind == "generation" else None,
+        unit=config.unit,
+        preamble=preamble,
     )
+
+
+def _writing(config: TaskConfig) -> Writing:
+    stop = tuple(text.replace("\\n", "\n") for text in config.stop)
+    return Writing(config.max_new_tokens, stop, config.extract, config.extract_last)
 
 
 def _render(
     source: Mapping[str, tuple[str, Rows]], reader: RowReader, labels: tuple[str, ...]
 ) -> dict[str, list[Example]]:
     """Role -> examples; rows are counted from 1 in messages, as the lines of a file are."""
-    make: Callable[[Mapping[str, Any], str], Example]
-    if reader.config.kind == "classification":
-
-        def make(row: Mapping[str, Any], where: str) -> Example:
-            return classification.to_example(row, reader, labels, where)
-    else:
-
-        def make(row: Mapping[str, Any], where: str) -> Example:
-            return multiple_choice.to_example(row, reader, where)
-
+    makers: dict[str, Callable[..., Example | None]] = {
+        "classification": partial(classification.to_example, labels=labels),
+        "multiple_choice": multiple_choice.to_example,
+        "ranking": ranking.to_example,
+        "generation": written.to_answer,
+        "perplexity": written.to_text,
+    }
+    make = makers[reader.config.kind]
     return {
-        role: [make(row, f"row {number} of {name}") for number, row in enumerate(rows, start=1)]
+        role: [
+            example
+            for number, row in enumerate(rows, start=1)
+            if (example := make(row, reader, where=f"row {number} of {name}")) is not None
+        ]
         for role, (name, rows) in source.items()
     }
 
@@ -102,7 +121,7 @@ def _report(
         },
         "duplicates": dict(duplicates),
         "truncated": dict(truncated),
-        "answers": count_answers(splits),
+        "answers": count_answers(splits) if config.kind in COUNTED else {},
     }
 
 

@@ -78,7 +78,8 @@ def to_question(
 ) -> Example:
     """As `to_example`, of a row whose label is not known; its answer is given as 0."""
     choices = tuple(reader.config.delimiter + label for label in labels)
-    return Example(reader.render(row, where), choices, 0)
+    prompt, cut = reader.render_with_cut(row, where)
+    return Example(prompt, choices, 0, cut=cut)
 
 
 def check_classes(name: str, role: str, examples: Sequence[Example]) -> None:

@@ -3,11 +3,15 @@
 Only simple types, so that `OmegaConf.structured(TaskConfig)` can hold and check them.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from sieve.tasks.metrics import UNITS, metric_of
+
 ROLES = ("calibration", "selection", "test")
-KINDS = ("classification", "multiple_choice")
+KINDS = ("classification", "multiple_choice", "ranking", "generation", "perplexity")
+NORMALIZATIONS = ("none", "tokens", "characters", "bytes")
 ANSWER_STYLES = ("letter", "text")
 CHAT_MODES = ("auto", "always", "never")
 
@@ -25,12 +29,20 @@ class TaskConfig:
 
     name: str
     domain: str = "general"
-    kind: str = "classification"  # or "multiple_choice"
+    kind: str = "classification"  # multiple_choice, ranking, generation, perplexity
+    # Accuracy, or what the kind has else: reciprocal_rank, ndcg; exact_match, f1; perplexity, bits.
+    # A function of yours: {_target_: my_module.my_function}, called with an answer and a list of
+    # those that count as right; `best` is the largest value that it gives, 1 by default.
+    metric: Any = None
     # The two characters \n mean a line break; {field} is replaced, {{ and }} are literal braces.
     prompt: str = "{text}\nAnswer:"
     delimiter: str = " "  # stands between prompt and answer; left out after a chat template
     chat: str = "auto"  # the tokenizer's chat template: auto (if it has one), always, never
-    normalize: bool = False  # divide an answer's log-likelihood by its number of tokens
+    normalize: str = "none"  # divide an answer's log-likelihood by its tokens, characters, bytes
+    preamble: str = ""  # stands before every prompt
+    shots: int = 0  # calibration rows shown with their answers before every prompt
+    shot_separator: str = "\n\n"
+    truncate: str | None = None  # the field that is shortened where a prompt is too long
 
     # Classification. Empty labels: the distinct string labels of the data, sorted.
     labels: list[str] = field(default_factory=list)  # answer words; position = integer label
@@ -40,10 +52,26 @@ class TaskConfig:
     # Multiple choice.
     options_field: str = "options"  # a dict letter -> text, or a list of texts
     option_columns: list[str] = field(default_factory=list)  # used when options_field is absent
-    answer_field: str = "answer_idx"  # a letter, an index from 0, or an option's text
+    # A letter, an index from 0, or an option's text; of generation a text, or a list of those that
+    # count as right, the first one to be learnt. Null: answer_idx, and answer for generation.
+    answer_field: str | None = None
     answer_style: str = "letter"  # what is scored: " A", or with "text" the option itself
     option_template: str = "{letter}. {text}"  # one option within {options} of the prompt
     option_separator: str = "\n"
+
+    # Ranking: as multiple choice, with a grade for every option, or the one that is relevant. A
+    # prompt that names {option} is rendered for each, and scored by how likely `positive` follows.
+    relevance_field: str | None = None  # a list of grades, 0 for what is not relevant
+    positive: str = "yes"
+
+    # Generation.
+    max_new_tokens: int = 32
+    stop: list[str] = field(default_factory=lambda: ["\n"])  # end an answer and are cut off
+    extract: str | None = None  # regular expression whose first group, or match, is the answer
+    extract_last: bool = False  # of several matches the last one
+
+    # Perplexity: what it is per; the prompt renders the whole text.
+    unit: str = "token"  # word, byte
 
     # Reading a field: prompt field -> candidate columns, the first present one wins; a dot
     # enters a nested column, and the items of a list are joined by line breaks.
@@ -60,6 +88,13 @@ class TaskConfig:
     splits: dict[str, str | None] = field(default_factory=_default_splits)
     max_rows: dict[str, int | None] = field(default_factory=dict)  # role -> rows
 
+    def __post_init__(self) -> None:
+        if self.answer_field is None:
+            self.answer_field = "answer" if self.kind == "generation" else "answer_idx"
+        # What it was called when tokens were all there was.
+        old = {"true": "tokens", "false": "none"}
+        self.normalize = old.get(str(self.normalize).lower(), self.normalize)
+
     def validate(self) -> None:
         """Check what can be checked without data.
 
@@ -69,6 +104,10 @@ class TaskConfig:
         _check_choice(self.name, "kind", self.kind, KINDS)
         _check_choice(self.name, "answer_style", self.answer_style, ANSWER_STYLES)
         _check_choice(self.name, "chat", self.chat, CHAT_MODES)
+        _check_choice(self.name, "normalize", self.normalize, NORMALIZATIONS)
+        _check_choice(self.name, "unit", self.unit, UNITS)
+        metric_of(self.kind, self.metric)
+        self._validate_numbers()
         for key in ("splits", "max_rows"):
             for role in getattr(self, key):
                 _check_choice(self.name, f"{key} (a role)", role, ROLES)
@@ -78,13 +117,30 @@ class TaskConfig:
                     f"task '{self.name}': task.max_rows.{role} is {rows}, expected at least 1 "
                     "or null; set it so."
                 )
+        self._validate_labels()
+
+    def _validate_numbers(self) -> None:
         for name, words in self.max_words.items():
             if words < 1:
                 raise ValueError(
                     f"task '{self.name}': task.max_words.{name} is {words}, expected at least 1; "
                     "raise it or remove it."
                 )
-        self._validate_labels()
+        if self.shots < 0 or self.max_new_tokens < 1:
+            raise ValueError(
+                f"task '{self.name}': task.shots is {self.shots} and task.max_new_tokens "
+                f"{self.max_new_tokens}, expected at least 0 and 1."
+            )
+        if self.shots and self.kind == "perplexity":
+            raise ValueError(f"task '{self.name}': text has no answers to show; set task.shots=0.")
+        if self.extract is not None:
+            try:
+                re.compile(self.extract)
+            except re.error as error:
+                raise ValueError(
+                    f"task '{self.name}': task.extract is {self.extract!r}, which is no regular "
+                    f"expression ({error}); mend it."
+                ) from error
 
     def _validate_labels(self) -> None:
         words = [label.strip() for label in self.labels]

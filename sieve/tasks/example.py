@@ -1,8 +1,8 @@
-"""The two nouns of this package: an example, and a task with three splits of them."""
+"""An example: what a model is asked, and what is right."""
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -13,24 +13,23 @@ class Example:
     prompt: str  # without any chat template
     choices: tuple[str, ...]  # whole continuations with their leading delimiter, as " positive"
     answer: int  # index into choices
+    references: tuple[str, ...] = ()  # written answers that count as right, without a delimiter
+    relevance: tuple[float, ...] = ()  # of the choices, where more than the answer is right
+    # Contexts of their own, one for each choice, which `prompt` begins; else all follow `prompt`.
+    contexts: tuple[str, ...] = ()
+    cut: tuple[int, int] | None = None  # begin and end in `prompt` of what may be shortened
+
+    @property
+    def content(self) -> str:
+        """What tells examples apart: the prompt, or the text where nothing precedes it."""
+        return self.prompt or self.choices[0]
 
     @property
     def key(self) -> str:
         """Stable hash of prompt and choices: 16 hexadecimal characters."""
-        text = json.dumps([self.prompt, list(self.choices)], ensure_ascii=False)
+        parts: list[Any] = [self.prompt, list(self.choices)]
+        for more in (self.references, self.relevance, self.contexts):
+            if more:
+                parts.append(list(more))
+        text = json.dumps(parts, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Three splits of examples that share no prompt, and how they are to be scored."""
-
-    name: str
-    domain: str
-    metric: str
-    splits: dict[str, list[Example]]  # calibration, selection, test
-    report: dict[str, Any]  # rows per split, what was carved, dropped, truncated; JSON-able
-    chat: str = "auto"
-    delimiter: str = " "
-    normalize: bool = False
-    labels: tuple[str, ...] = field(default=())  # classification: the label words

@@ -85,7 +85,7 @@ def to_example(row: Mapping[str, Any], reader: RowReader, where: str) -> Example
     """
     config = reader.config
     options = read_options(row, reader, where)
-    value = reader.require(row, config.answer_field, where, "holds the answer")
+    value = reader.require(row, config.answer_field or "", where, "holds the answer")
     answer = answer_index(value, options)
     if answer is None:
         raise ValueError(
@@ -110,7 +110,8 @@ def to_question(
             "distinct options; mend the row or set task.answer_style=letter."
         )
     choices = tuple(config.delimiter + word for word in words)
-    return Example(reader.render(row, where, list_options(options, reader)), choices, 0)
+    prompt, cut = reader.render_with_cut(row, where, list_options(options, reader))
+    return Example(prompt, choices, 0, cut=cut)
 
 
 def list_options(options: Mapping[str, str], reader: RowReader) -> str:

@@ -59,23 +59,40 @@ class RowReader:
         Raises:
             ValueError: the row lacks a field that the prompt names.
         """
+        return self.render_with_cut(row, where, options)[0]
 
-        def replace(match: re.Match[str]) -> str:
-            name = match.group(1)
-            if name is None:
-                return match.group(0)[0]
-            if name == "options" and options is not None:
-                return options
-            value = self.require(row, name, where, "the prompt names")
-            if isinstance(value, Mapping):
-                raise ValueError(
-                    f"task '{self.config.name}': the field '{name}' of {where} is a struct of "
-                    f"{', '.join(value)}, expected text; name a part of it, "
-                    f"as ++task.fields.{name}=[{name}.{next(iter(value), 'text')}]."
-                )
-            return self._truncate(name, as_text(value))
+    def render_with_cut(
+        self, row: Mapping[str, Any], where: str, options: str | None = None
+    ) -> tuple[str, tuple[int, int] | None]:
+        """As `render`, and where the field stands that may be shortened (`task.truncate`)."""
+        parts, end = [self.config.preamble], 0
+        cut: tuple[int, int] | None = None
+        for match in _PLACEHOLDER.finditer(self.template):
+            parts.append(self.template[end : match.start()])
+            start = sum(map(len, parts))
+            parts.append(self._replace(match, row, where, options))
+            if match.group(1) is not None and match.group(1) == self.config.truncate:
+                cut = start, start + len(parts[-1])
+            end = match.end()
+        return "".join([*parts, self.template[end:]]), cut
 
-        return _PLACEHOLDER.sub(replace, self.template)
+    def _replace(
+        self, match: re.Match[str], row: Mapping[str, Any], where: str, options: str | None
+    ) -> str:
+        """What stands in the place of {field}, {{ or }}."""
+        name = match.group(1)
+        if name is None:
+            return match.group(0)[0]
+        if name == "options" and options is not None:
+            return options
+        value = self.require(row, name, where, "the prompt names")
+        if isinstance(value, Mapping):
+            raise ValueError(
+                f"task '{self.config.name}': the field '{name}' of {where} is a struct of "
+                f"{', '.join(value)}, expected text; name a part of it, "
+                f"as ++task.fields.{name}=[{name}.{next(iter(value), 'text')}]."
+            )
+        return self._truncate(name, as_text(value))
 
     def _truncate(self, name: str, text: str) -> str:
         limit = self.config.max_words.get(name)

@@ -41,7 +41,7 @@ def drop_duplicates(splits: Mapping[str, list[Example]]) -> tuple[Splits, dict[s
         kept[role] = []
         own: set[str] = set()
         for example in splits[role]:
-            prompt = example.prompt
+            prompt = example.content
             if prompt in home:
                 counts[f"{role}/{home[prompt]}"] += 1
                 continue
@@ -69,7 +69,7 @@ def carve(splits: Mapping[str, list[Example]]) -> tuple[Splits, dict[str, int]]:
     for role, fraction in CARVED_FRACTION.items():
         if role in result:
             continue
-        pool = sorted(result["calibration"], key=lambda example: prompt_hash(example.prompt))
+        pool = sorted(result["calibration"], key=lambda example: prompt_hash(example.content))
         size = min(max(1, round(fraction * total)), len(pool))
         taken = {id(example) for example in pool[:size]}
         result[role] = [e for e in result["calibration"] if id(e) in taken]
@@ -83,7 +83,7 @@ def sample(examples: list[Example], limit: int | None, seed: int) -> list[Exampl
     if limit is None or len(examples) <= limit:
         return examples
     ranked = sorted(
-        range(len(examples)), key=lambda i: (prompt_hash(examples[i].prompt, f"rows {seed}"), i)
+        range(len(examples)), key=lambda i: (prompt_hash(examples[i].content, f"rows {seed}"), i)
     )
     chosen = set(ranked[:limit])
     return [example for index, example in enumerate(examples) if index in chosen]

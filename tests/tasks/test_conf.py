@@ -120,7 +120,7 @@ def test_the_base_names_every_setting() -> None:
     defaults = OmegaConf.structured(TaskConfig(name="x", prompt="p"))
     assert {
         key for key in base if not OmegaConf.is_missing(base, key) and base[key] != defaults[key]
-    } == {"max_rows"}
+    } == {"answer_field", "max_rows"}  # One by the kind of task, one by role.
 
 
 @pytest.mark.shared

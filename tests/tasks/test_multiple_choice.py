@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from task_helpers import build, make_config, message_of, write_splits
 
+from sieve.metrics import ACCURACY
 from sieve.tasks import Example
 from sieve.tasks.multiple_choice import to_example
 from sieve.tasks.prompts import RowReader
@@ -93,7 +94,7 @@ def test_ragged_options_survive_a_file(tmp_path: Path) -> None:
     task = build(folder, kind="multiple_choice", prompt=PROMPT)
     counts = {len(example.choices) for split in task.splits.values() for example in split}
     assert counts == {2, 3, 4}
-    assert task.metric == "accuracy" and task.labels == ()
+    assert task.metric == ACCURACY and task.labels == ()
 
 
 def test_a_missing_question_is_reported_with_the_row(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sieve.tasks import build_task
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 2, "task": {}}', '{"format": 1, "task": {"nam": "x"}}',
-             '{"format": 1, "task": {"name": "x", "kind": "ranking"}}']
+             '{"format": 1, "task": {"name": "x", "kind": "sorting"}}']
 )  # fmt: skip
 def test_a_damaged_task_is_told_in_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text(text)
@@ -34,7 +34,7 @@ def test_the_task_of_an_export_says_nothing_of_where_its_rows_are(tmp_path: Path
     ("key", "value", "told"),
     [
         ("prompt", 3, "prompt is 3, expected a str"),
-        ("normalize", "no", "normalize is 'no', expected a bool"),
+        ("normalize", "no", "task.normalize is 'no', expected one of none, tokens"),
         ("labels", ["a", 1], "labels and fields are lists of texts"),
         ("fields", {"text": "sentence"}, "labels and fields are lists of texts"),
         ("max_words", {"text": "9"}, "max_words is {'text': '9'}, expected whole numbers"),

@@ -1,0 +1,204 @@
+"""Answers that a model writes: greedy, in batches, stopped and cut as the task says.
+
+How far a pruned model is from the dense one is told without writing: by how much less likely it
+finds what the dense one wrote.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from sieve.backbone import forward
+from sieve.batches import TensorBatch, as_inputs, bucket, pad_left, pad_token_id
+from sieve.choices import (
+    FARTHEST,
+    NOT_FINITE,
+    ScoringBatch,
+    choice_logprobs,
+    one_batch,
+)
+from sieve.encoding import EncodedExample, Tokens, encode_examples
+from sieve.metrics import Metric, Outcome
+from sieve.tasks.example import Example
+from sieve.tasks.metrics import RowMetric
+from sieve.tasks.writing import Writing
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How answers are written and read: a tokenizer, what ends them, what is taken from them."""
+
+    tokenizer: PreTrainedTokenizerBase
+    writing: Writing
+    row_metric: RowMetric
+
+    @torch.inference_mode()
+    def write(self, model: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> list[Tokens]:
+        """Greedy continuations of left-padded rows (B, T), without what stands after an end."""
+        config = GenerationConfig(
+            max_new_tokens=self.writing.max_new_tokens, do_sample=False, num_beams=1,
+            pad_token_id=pad_token_id(self.tokenizer), eos_token_id=self._ends(model),
+            bos_token_id=model.generation_config.bos_token_id,
+        )  # fmt: skip
+        stopped = StoppingCriteriaList([_Stopped(self, input_ids.shape[1])])
+        generate: Any = model.generate
+        out = generate(
+            input_ids=input_ids, attention_mask=mask, generation_config=config,
+            stopping_criteria=stopped,
+        )  # fmt: skip
+        ends = set(config.eos_token_id or [])
+        return [_until(row, ends) for row in out[:, input_ids.shape[1] :].tolist()]
+
+    def read(self, tokens: Sequence[int]) -> str:
+        """What was written, up to a stop string."""
+        return self.writing.cut(str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)))
+
+    def _ends(self, model: PreTrainedModel) -> list[int] | None:
+        """Tokens that end an answer: the tokenizer's, and those that the model was made with."""
+        told = model.generation_config.eos_token_id
+        ends = {self.tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])}
+        return sorted(end for end in ends if end is not None) or None
+
+
+class _Stopped(StoppingCriteria):
+    """Says of every row whether a stop string stands in what was written; looks at the end only."""
+
+    def __init__(self, writer: Writer, start: int) -> None:
+        self.writer, self.start = writer, start
+        self.done: Tensor | None = None
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        written = input_ids[:, self.start :]
+        if self.done is None:
+            self.done = torch.zeros(len(written), dtype=torch.bool, device=written.device)
+        stops, tokenizer = self.writer.writing.stop, self.writer.tokenizer
+        for index in (~self.done).nonzero().flatten().tolist() if stops else ():
+            # A stop string of n characters is made of at most n bytes' tokens and one before.
+            reach = 1 + max(len(stop.encode()) for stop in stops)
+            text = tokenizer.decode(written[index, -reach:], skip_special_tokens=True)
+            self.done[index] = any(stop in text for stop in stops)
+        return self.done
+
+
+def _until(row: list[int], ends: set[int]) -> Tokens:
+    first = next((index for index, token in enumerate(row) if token in ends), len(row))
+    return tuple(row[:first])
+
+
+@dataclass
+class WritingBatch(TensorBatch):
+    """Left-padded prompts of N examples, and their right answers for the loss."""
+
+    input_ids: Tensor  # (N, T)
+    attention_mask: Tensor  # (N, T), int64
+    examples: Tensor  # (N,): index into the list of examples
+    prompts: tuple[Tokens, ...]
+    rows: tuple[Example, ...]
+    right: ScoringBatch
+    writer: Writer
+
+    @property
+    def metric(self) -> Metric:
+        """What the values of rows make."""
+        return self.writer.row_metric.metric
+
+    def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None = None) -> Outcome:
+        """Write the answers and score them; as `sieve.evaluation.Scored`.
+
+        `predicted` is 0, or −1 where nothing was taken from what was written.
+        """
+        written = self.writer.write(model, self.input_ids, self.attention_mask)
+        writing = self.writer.writing
+        found = [writing.extract_from(self.writer.read(tokens)) for tokens in written]
+        values = [
+            self.writer.row_metric.text(text or "", writing.targets(row.references))
+            for text, row in zip(found, self.rows, strict=True)
+        ]
+        device = self.input_ids.device
+        predicted = torch.tensor([NOT_FINITE if text is None else 0 for text in found])
+        return Outcome(
+            predicted.to(device),
+            torch.tensor(values, dtype=torch.double, device=device),
+            -_in_order(model, self.right),
+            self._divergence(model, written, reference),
+        )
+
+    def _divergence(
+        self, model: PreTrainedModel, written: Sequence[Tokens], reference: dict[int, Any] | None
+    ) -> Tensor | None:
+        """How much less likely the dense model's answers are (N,), nats; 0 where they are more."""
+        if reference is None:
+            return None
+        key = int(self.examples[0])
+        if key not in reference:
+            batch = _answers(self.prompts, written, pad_token_id(self.writer.tokenizer))
+            batch = batch.to(self.input_ids.device)
+            reference[key] = batch, _in_order(model, batch)
+        batch, dense = reference[key]
+        far = dense - _in_order(model, batch)
+        return far.nan_to_num(FARTHEST, FARTHEST).clamp(0.0, FARTHEST)
+
+
+def _in_order(model: PreTrainedModel, batch: ScoringBatch) -> Tensor:
+    """Log-likelihoods of single answers (N,), in the order of the prompts."""
+    logprobs = choice_logprobs(forward(model, as_inputs(batch), batch.keep), batch)[:, 0]
+    return torch.empty_like(logprobs).index_copy_(0, batch.examples, logprobs)
+
+
+def _answers(prompts: Sequence[Tokens], answers: Sequence[Tokens], pad: int) -> ScoringBatch:
+    """One batch of prompts with an answer each; an empty one is a token to pad with."""
+    encoded = [
+        EncodedExample(prompt, (answer or (pad,),), 0)
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    return one_batch([(index, one, one.rows()) for index, one in enumerate(encoded)], pad)
+
+
+def writing_batches(
+    examples: Sequence[Example],
+    writer: Writer,
+    batch_tokens: int = 8192,
+    **options: Any,
+) -> list[WritingBatch]:
+    """All examples in batches of at most `batch_tokens` tokens, those to be written counted.
+
+    options: as of `encode_examples`. Raises ValueError where prompt and answer are longer than the
+    context.
+    """
+    room = writer.writing.max_new_tokens
+    if (limit := options.pop("context_length", None)) is not None:
+        options["context_length"] = limit - room
+        if limit <= room:
+            raise ValueError(
+                f"task.max_new_tokens is {room}, expected less than the model's context of {limit}."
+            )
+    encoded = encode_examples(examples, writer.tokenizer, **options)
+    pad = pad_token_id(writer.tokenizer)
+    groups = bucket([(1, len(e.prefix) + room) for e in encoded], batch_tokens)
+    batches = []
+    for group in groups:
+        prompts = tuple(encoded[index].prefix for index in group)
+        input_ids, mask, _ = pad_left(prompts, pad)
+        answers = [encoded[index].choices[0] for index in group]
+        batches.append(
+            WritingBatch(
+                input_ids,
+                mask,
+                torch.tensor(group),
+                prompts,
+                tuple(examples[index] for index in group),
+                _answers(prompts, answers, pad),
+                writer,
+            )  # fmt: skip
+        )
+    return batches

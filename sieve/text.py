@@ -1,0 +1,96 @@
+"""Text whose every token is predicted: batches for a perplexity."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sieve.answer_loss import IGNORED
+from sieve.backbone import forward
+from sieve.batches import TensorBatch, as_inputs, bucket, pad_left, pad_token_id
+from sieve.choices import FARTHEST
+from sieve.encoding import encode_examples
+from sieve.metrics import Metric, Outcome
+from sieve.tasks.example import Example
+
+
+@dataclass
+class TextBatch(TensorBatch):
+    """Left-padded rows of N texts; a text's value is its mean log-likelihood per unit."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T), int64
+    position_ids: Tensor  # (B, T)
+    targets: Tensor  # (B, T): the token to predict, −100 where none is
+    owners: Tensor  # (B,): which of the N texts a row is part of
+    units: Tensor  # (N,): tokens, words or bytes of a text, by which it counts
+    examples: Tensor  # (N,): index into the list of examples
+    metric: Metric
+
+    def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None = None) -> Outcome:
+        """Score a model; as `sieve.evaluation.Scored`.
+
+        The divergence is by how much a text's loss has risen, per unit; 0 where it has fallen.
+        """
+        logits = forward(model, as_inputs(self), self.input_ids.shape[1])
+        summed = [
+            nn.functional.cross_entropy(row.float(), wanted, ignore_index=IGNORED, reduction="sum")
+            for row, wanted in zip(logits, self.targets, strict=True)
+        ]
+        losses = torch.stack(summed)
+        losses = losses.new_zeros(len(self.examples)).index_add_(0, self.owners, losses)
+        values, far = -losses.double() / self.units, None
+        if reference is not None:
+            dense = reference.setdefault(int(self.examples[0]), values)
+            far = (dense - values).nan_to_num(FARTHEST, FARTHEST).clamp(0.0, FARTHEST)
+        values = values.nan_to_num(-FARTHEST, neginf=-FARTHEST)
+        return Outcome(torch.zeros_like(self.examples), values, losses, far, self.units)
+
+
+def text_batches(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    metric: Metric,
+    batch_tokens: int = 8192,
+    unit: str = "token",
+    **options: Any,
+) -> list[TextBatch]:
+    """All texts in batches of at most `batch_tokens` padded tokens; options: of `encode_examples`.
+
+    A text that is longer than the context is read in windows, each of its tokens predicted once.
+    unit: what a perplexity is per: "token", "word" or "byte".
+    """
+    limit = options.pop("context_length", None)
+    encoded = encode_examples(examples, tokenizer, **options)
+    parts = [one.windows(limit) for one in encoded]
+    sizes = [(len(rows), max(len(row.answer_row()) for row in rows)) for rows in parts]
+    pad, batches = pad_token_id(tokenizer), []
+    for group in bucket(sizes, batch_tokens):
+        rows = [row for index in group for row in parts[index]]
+        input_ids, mask, position_ids = pad_left([row.answer_row() for row in rows], pad)
+        targets = torch.full_like(input_ids, IGNORED)
+        for index, row in enumerate(rows):
+            targets[index, -len(row.choices[0]) :] = torch.tensor(row.choices[0])
+        counts = [_count(examples[i].choices[0], len(encoded[i].choices[0]), unit) for i in group]
+        owners = [place for place, index in enumerate(group) for _ in parts[index]]
+        batches.append(
+            TextBatch(
+                input_ids,
+                mask,
+                position_ids,
+                targets,
+                torch.tensor(owners),
+                torch.tensor(counts, dtype=torch.double),
+                torch.tensor(group),
+                metric,
+            )  # fmt: skip
+        )
+    return batches
+
+
+def _count(text: str, tokens: int, unit: str) -> int:
+    count = {"token": tokens, "word": len(text.split()), "byte": len(text.encode())}[unit]
+    return max(1, count)
