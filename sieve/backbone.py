@@ -23,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers import logging as transformers_logging
@@ -97,8 +98,8 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     if config.attn_implementation:
         options["attn_implementation"] = config.attn_implementation
     model, loaded = _load(
-        config.path, "model", _auto_class(config, path), path, dtype="auto", use_safetensors=True,
-        ignore_mismatched_sizes=True, output_loading_info=True, **options,
+        config.path, "model", auto_class(loaded_config(config, path)), path, dtype="auto",
+        use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **options,
     )  # fmt: skip
     options.pop("attn_implementation", None)
     tokenizer = _load(config.path, "tokenizer", AutoTokenizer, path, **options)
@@ -112,11 +113,16 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     return Backbone(model, tokenizer, config.label, key, storage_dtype)
 
 
-def _auto_class(config: ModelConfig, path: str) -> Any:
-    """The Auto class of a model: that of a classifier where its configuration says it is one."""
+def loaded_config(config: ModelConfig, path: str) -> PreTrainedConfig:
+    """The configuration of a model, without its weights."""
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    found = _load(config.path, "configuration", AutoConfig, path, **options)
-    names = found.architectures or [""]
+    found: PreTrainedConfig = _load(config.path, "configuration", AutoConfig, path, **options)
+    return found
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The Auto class of a model: that of a classifier where its configuration says it is one."""
+    names = config.architectures or [""]
     classifies = names[0].endswith("ForSequenceClassification")
     return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
 
@@ -126,8 +132,10 @@ def is_classifier(model: PreTrainedModel) -> bool:
     return native_class(model).__name__.endswith("ForSequenceClassification")
 
 
-def find_model(path: str) -> str:
+def find_model(path: str, weights: bool = True) -> str:
     """The path of a local directory that holds a model, or a Hub name unchanged.
+
+    weights: whether it has to hold more than a configuration.
 
     Raises ValueError for a directory without config.json or safetensors and for a path that is
     neither.
@@ -139,7 +147,7 @@ def find_model(path: str) -> str:
                 f"{folder} holds no config.json; model.path expects a directory written by "
                 "save_pretrained."
             )
-        if not any(folder.glob("*.safetensors")):
+        if weights and not any(folder.glob("*.safetensors")):
             raise ValueError(_no_safetensors(str(folder)))
         return str(folder)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1

@@ -179,6 +179,7 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
     tolerance: float = 0.02  # ε: accuracy that may be lost, as a fraction
     guarantee: bool = False  # hold the interval's upper end, not the point, to the tolerance
+    inspect: bool = False  # show the model's matrices, and do no more
     batch_tokens: int = 8_192  # of a forward pass, padding counted
     seed: int = 0
 

@@ -31,6 +31,8 @@ class Unfolded:
         """Hidden states (tokens, d), chosen experts (tokens, k), their weights; to (tokens, d)."""
         x, chosen, weights = [*args, *kwargs.values()][:3]
         out = torch.zeros_like(x)
+        if type(x).__name__ == "FakeTensor":  # Nobody knows where tokens without values go.
+            return out
         for name, expert in self.named_children():
             if isinstance(expert, Expert):
                 expert.tokens, place = torch.where(chosen == int(name))

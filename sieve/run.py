@@ -76,6 +76,9 @@ def _job(raw: DictConfig) -> Any:
                 "search=genetic goes by the divergence, got search.judge=margin; choose "
                 "search=genetic_margin."
             )
+        if config.inspect:
+            _show_matrices(config, run_dir)
+            return None
         command = shlex.join(["python", "-m", "sieve.run", *hydra_config.overrides.task])
         result = run(config, run_dir, command)
     except (ValueError, RuntimeError, OSError) as error:
@@ -93,6 +96,14 @@ def _job(raw: DictConfig) -> Any:
         written = {name: folder / name for name in names if (run_dir / name).exists()}
         output.print(closing_table(result, written))
     return float(result["kept_fraction"]["prunable"])
+
+
+def _show_matrices(config: Config, run_dir: Path) -> None:
+    from sieve.inspection import inspect
+    from sieve.progress import is_rank_zero, output
+
+    if is_rank_zero():
+        output.print(inspect(config, run_dir))
 
 
 def _takes_one(devices: Any) -> bool:
