@@ -63,6 +63,11 @@ class CalibrationConfig:
     # Of tokens in the moments of activations: none, answer, gradient, position; auto: gradient for
     # the projections that take gradients anyway, none for others.
     weighting: str = "auto"
+    # Other tasks whose calibration rows are mixed in, +task@calibration.mix.NAME=NAME, and how many
+    # tokens each brings beside the others, +calibration.weights.NAME=2; 1 by default. The run's own
+    # task goes by the name "self".
+    mix: dict[str, TaskConfig] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
     checkpointing: bool = False  # compute blocks again backwards, to save memory
     layers_at_once: int | None = None  # whose moments are in memory; a pass for each group
 
@@ -177,6 +182,8 @@ class Config:
     trainer: dict[str, Any] = field(default_factory=dict)  # keywords of lightning.Trainer
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    # Other tasks on whose test rows both models are scored too: +task@also.NAME=NAME.
+    also: dict[str, TaskConfig] = field(default_factory=dict)
     tolerance: float = 0.02  # ε: accuracy that may be lost, as a fraction
     guarantee: bool = False  # hold the interval's upper end, not the point, to the tolerance
     inspect: bool = False  # show the model's matrices, and do no more
@@ -261,6 +268,24 @@ def check(config: Config) -> None:
     _check_search(config.search)
     _check_quantization(config)
     config.task.validate()
+    _check_others(config)
+
+
+def _check_others(config: Config) -> None:
+    """Tasks beside the run's own, and their weights."""
+    for task in (*config.calibration.mix.values(), *config.also.values()):
+        task.validate()
+    weights, known = config.calibration.weights, {"self", *config.calibration.mix}
+    if stray := sorted(set(weights) - known):
+        raise ValueError(
+            f"calibration.weights.{stray[0]} is of no task of calibration.mix, expected one of "
+            f"{', '.join(sorted(known))}; add +task@calibration.mix.{stray[0]}=..."
+        )
+    shares = [weights.get(name, 1.0) for name in known]
+    if min(shares) < 0 or not 0 < sum(shares) < math.inf:
+        raise ValueError(
+            f"calibration.weights is {weights}, expected numbers of at least 0, one of them above."
+        )
 
 
 def _check_counts(config: Config) -> None:

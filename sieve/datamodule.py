@@ -31,6 +31,8 @@ class SieveDataModule(L.LightningDataModule):
         calibration_tokens: tokens of calibration, padding not counted; None takes all rows.
         context_length: the longest row that the model takes; None does not check.
         classes: of a classifier, see `sieve.scoring.Reader`.
+        mix: tasks that calibration rows come from, each with its share of the tokens; by default
+            the task alone.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class SieveDataModule(L.LightningDataModule):
         seed: int = 0,
         context_length: int | None = None,
         classes: tuple[int, ...] | None = None,
+        mix: Sequence[tuple[Task, float]] = (),
     ) -> None:
         super().__init__()
         self.task = task
+        self.mix = list(mix) or [(task, 1.0)]
         self.reader = Reader(tokenizer, context_length, classes, self._shorten)
         self.batch_tokens = batch_tokens
         self.calibration_tokens = calibration_tokens
@@ -80,7 +84,11 @@ class SieveDataModule(L.LightningDataModule):
 
     def calibration_batches(self, batch_tokens: int, tokens: int | None) -> list[TokenBatch]:
         """Calibration batches of so many tokens, of at most so many each."""
-        return self.reader.calibration(self.task, tokens, batch_tokens, self.seed)
+        found: list[TokenBatch] = []
+        for task, share in self.mix:
+            own = None if tokens is None else max(1, round(tokens * share))
+            found += self.reader.calibration(task, own, batch_tokens, self.seed)
+        return found
 
     def scoring(self, role: str) -> list[Any]:
         """All scoring batches of a split, of all ranks; built once."""

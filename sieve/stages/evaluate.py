@@ -6,6 +6,7 @@ from typing import Any
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
+from sieve.datamodule import SieveDataModule
 from sieve.evaluation import ScoringModule, compare_with_chance
 from sieve.factorized import Switch
 from sieve.genome import Genome
@@ -13,7 +14,8 @@ from sieve.memory import peak_memory_mib
 from sieve.metrics import Scores, compare
 from sieve.speed import compare_speed, describe_machine
 from sieve.stages.quantize import quantize, record_of
-from sieve.stages.run import Run
+from sieve.stages.run import Run, split_key
+from sieve.tasks import Task
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
@@ -22,6 +24,7 @@ def evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
         "evaluation", 2, bank.fingerprint, genome.levels, asdict(run.config.speed),
         asdict(run.config.quantization),
         run.split_key("test"), run.config.seed,
+        {name: split_key(one.task, "test") for name, one in run.others.items()},
         platform.node(), describe_machine(run.device),
     )  # fmt: skip
     path = run.cache.path("evaluation", key, "json")
@@ -37,13 +40,15 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
     speed = run.config.speed
     with Switch(run.backbone.model, bank) as switch:
         baseline = _test(run)
+        before = {name: _test(run, data) for name, data in run.others.items()}
         switch.to(genome)
         pruned = _test(run)
         quantized = None
         if run.config.quantization.method != "none":
-            found, before = quantize(run, bank), pruned
+            found, unquantized = quantize(run, bank), pruned
             pruned = _test(run)
-            quantized = record_of(run, bank, found, before.accuracy, pruned.accuracy)
+            quantized = record_of(run, bank, found, unquantized.accuracy, pruned.accuracy)
+        after = {name: _test(run, data) for name, data in run.others.items()}
         timed = None
         if speed.enabled and run.leads:
             options = {k: v for k, v in asdict(speed).items() if k != "enabled"}
@@ -67,14 +72,32 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
         "drop": asdict(drop),
         "memory": {"peak_mib": peak_memory_mib(run.device)},
         "speed": timed,
+        "also": {
+            name: _compared(run, before[name], after[name], data.task)
+            for name, data in run.others.items()
+        },
     }
 
 
-def _test(run: Run) -> Scores:
-    """Score the model as it stands on the test split, under the trainer."""
-    examples = len(run.task.splits["test"])
-    module = ScoringModule(run.backbone.model, examples, run.task.metric)
-    run.trainer.test(module, datamodule=run.data, verbose=False)
+def _compared(run: Run, baseline: Scores, pruned: Scores, task: Task) -> dict[str, Any]:
+    """Both models on the test rows of another task."""
+    return {
+        "metric": task.metric.name,
+        "relative": task.metric.relative,
+        "domain": task.domain,
+        "baseline": {"accuracy": baseline.accuracy},
+        "pruned": {"accuracy": pruned.accuracy},
+        "examples": len(baseline.values),
+        "drop": asdict(compare(baseline, pruned, run.config.seed)),
+    }
+
+
+def _test(run: Run, data: SieveDataModule | None = None) -> Scores:
+    """Score the model as it stands on a test split, the run's own by default."""
+    data = data or run.data
+    examples = len(data.task.splits["test"])
+    module = ScoringModule(run.backbone.model, examples, data.task.metric)
+    run.trainer.test(module, datamodule=data, verbose=False)
     run.settle()
     assert module.scores is not None
     return module.scores

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import lightning as L
@@ -42,15 +43,29 @@ class Run:
         self.cache = Cache(Path(config.paths.cache_dir))
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
-        self.data = SieveDataModule(
-            task,
-            backbone.tokenizer,
-            config.batch_tokens,
-            config.calibration.tokens,
-            config.seed,
-            backbone.context_length,
-            classes_of(backbone.model, task) if is_classifier(backbone.model) else None,
-        )
+        self.data = self._data(task, config.calibration.tokens, mixed(config, task))
+
+    @cached_property
+    def others(self) -> dict[str, SieveDataModule]:
+        """Other tasks that both models are tested on, but the run's own under another name."""
+        config, own = self.config, split_key(self.task, "test")
+        built = {name: build_task(task, config.seed) for name, task in config.also.items()}
+        return {
+            name: self._data(task, None)
+            for name, task in built.items()
+            if split_key(task, "test") != own
+        }
+
+    def _data(
+        self, task: Task, tokens: int | None, mix: Sequence[tuple[Task, float]] = ()
+    ) -> SieveDataModule:
+        """The batches of a task as the run's model reads them."""
+        backbone, config = self.backbone, self.config
+        classes = classes_of(backbone.model, task) if is_classifier(backbone.model) else None
+        return SieveDataModule(
+            task, backbone.tokenizer, config.batch_tokens, tokens, config.seed,
+            backbone.context_length, classes, mix,
+        )  # fmt: skip
 
     @property
     def leads(self) -> bool:
@@ -77,13 +92,36 @@ class Run:
 
     def split_key(self, role: str) -> str:
         """Fingerprint of a split as the model sees it: prompts, choices and answers, in order."""
-        examples: list[Example] = self.task.splits[role]
-        task = self.task
-        rendering = [
-            task.chat, task.delimiter, task.normalize, task.kind, self.config.task.metric,
-            asdict(task.writing) if task.writing else None, task.unit,
-        ]  # fmt: skip
-        return fingerprint([[example.key, example.answer] for example in examples], rendering)
+        if role == "calibration" and [task for task, _ in self.data.mix] != [self.task]:
+            return fingerprint([[split_key(task, role), share] for task, share in self.data.mix])
+        return split_key(self.task, role)
+
+
+def split_key(task: Task, role: str) -> str:
+    """Fingerprint of a split of a task: prompts, choices and answers, in order."""
+    examples: list[Example] = task.splits[role]
+    rendering = [
+        task.chat, task.delimiter, task.normalize, task.kind, task.metric.name,
+        asdict(task.writing) if task.writing else None, task.unit,
+    ]  # fmt: skip
+    return fingerprint([[example.key, example.answer] for example in examples], rendering)
+
+
+def mixed(config: Config, task: Task) -> list[tuple[Task, float]]:
+    """The tasks that calibration rows come from, and their shares of the tokens.
+
+    Rows that stand in the selection or test split of the run's own task are left out.
+    """
+    weights = config.calibration.weights
+    parts = [(task, weights.get("self", 1.0))]
+    held = {e.content for role in ("selection", "test") for e in task.splits[role]}
+    for name, settings in config.calibration.mix.items():
+        other = build_task(settings, config.seed)
+        rows = [e for e in other.splits["calibration"] if e.content not in held]
+        splits = other.splits | {"calibration": rows}
+        parts.append((replace(other, splits=splits), weights.get(name, 1.0)))
+    total = sum(weight for _, weight in parts)
+    return [(part, weight / total) for part, weight in parts if weight > 0]
 
 
 @contextmanager
