@@ -81,6 +81,7 @@ def calibration_batches(
     context_length: int | None = None,
     cut: Callable[[int], None] | None = None,
     rolling: bool = False,
+    harness: bool = False,
 ) -> list[TokenBatch]:
     """Shuffled rows until `max_tokens` tokens are reached, in batches of like length.
 
@@ -95,7 +96,7 @@ def calibration_batches(
     """
     encoded = encode_examples(
         examples, tokenizer, chat=chat, delimiter=delimiter, cut=cut,
-        context_length=None if rolling else context_length,
+        context_length=None if rolling else context_length, harness=harness, rolling=rolling,
     )  # fmt: skip
     if rolling:
         encoded = [part for one in encoded for part in one.windows(context_length)]

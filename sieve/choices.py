@@ -45,6 +45,11 @@ class ScoringBatch(TensorBatch):
     rows: tuple[Example, ...] = ()  # the examples, where a metric asks for more than the answer
     row_metric: RowMetric | None = None  # None is accuracy
 
+    def _greedy(self, logits: Tensor) -> Tensor:
+        """Whether each choice (N, C) is what a model with logits (B, keep, V) would write."""
+        best = logits.flatten(0, 1)[self.positions].argmax(-1)[self.slots]  # (N, C, L)
+        return ((best == self.tokens) | ~self.token_mask).all(-1)
+
     @property
     def metric(self) -> Metric:
         """What the values of rows make."""
@@ -52,14 +57,21 @@ class ScoringBatch(TensorBatch):
 
     def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None = None) -> Outcome:
         """Score a model; as `sieve.evaluation.Scored`."""
-        logprobs = choice_logprobs(forward(model, as_inputs(self), self.keep), self)
+        logits = forward(model, as_inputs(self), self.keep)
+        logprobs = choice_logprobs(logits, self)
         finite = ~(logprobs.isnan().any(1) | logprobs.isposinf().any(1))
         best = torch.where(finite, logprobs.argmax(1), NOT_FINITE)
         values = (best == self.answers).double()
         if self.row_metric is not None:
+            none: list[Any] = [()] * len(self.rows)
+            likely = self._greedy(logits).tolist() if self.row_metric.of_pairs else none
             measured = [
-                self.row_metric.choice(found[: len(row.choices)], row) if sound else 0.0
-                for found, row, sound in zip(logprobs.tolist(), self.rows, finite, strict=True)
+                self.row_metric.choice(found[: len(row.choices)], row, said[: len(row.choices)])
+                if sound
+                else 0.0
+                for found, row, sound, said in zip(
+                    logprobs.tolist(), self.rows, finite, likely, strict=True
+                )
             ]
             values = torch.tensor(measured, device=best.device, dtype=torch.double)
         far = None
@@ -114,6 +126,7 @@ def scoring_batches(
     normalize: str = "none",
     row_metric: RowMetric | None = None,
     cut: Callable[[int], None] | None = None,
+    harness: bool = False,
 ) -> list[ScoringBatch]:
     """All examples in batches of at most `batch_tokens` padded tokens, longest first.
 
@@ -122,15 +135,15 @@ def scoring_batches(
     needs none of its own, so single-token labels cost one row, the prompt.
 
     normalize: what an answer's log-likelihood is divided by, its number of "tokens", "characters"
-    or "bytes", or "none". row_metric: what a row is worth; None is right or wrong. cut: as of
-    `encode_examples`.
+    or "bytes", or "none". row_metric: what a row is worth; None is right or wrong. cut,
+    harness: as of `encode_examples`.
 
     Raises:
         ValueError: an example is longer than `context_length`, or two of its choices encode alike.
     """
     encoded = encode_examples(
         examples, tokenizer, chat=chat, delimiter=delimiter, context_length=context_length,
-        normalize=normalize, cut=cut,
+        normalize=normalize, cut=cut, harness=harness,
     )  # fmt: skip
     batches = encoded_batches(encoded, pad_token_id(tokenizer), batch_tokens)
     if row_metric is None:

@@ -20,7 +20,7 @@ Tokens = tuple[int, ...]
 class EncodedExample:
     """A prompt's tokens and those of each continuation."""
 
-    prefix: Tokens  # at least one token, special tokens included
+    prefix: Tokens  # at least one token, special tokens included, but where each choice skips some
     choices: tuple[Tokens, ...]  # at least one token each, all different
     answer: int
     sizes: tuple[float, ...] = ()  # what a choice's log-likelihood is divided by; () is nothing
@@ -62,6 +62,19 @@ class EncodedExample:
             parts.append(EncodedExample(whole[first:start], (whole[start:end],), 0))
         return parts
 
+    def behind(self, length: int) -> "EncodedExample":
+        """The same with rows of at most `length` tokens: each choice's prompt loses its first ones.
+
+        Choices that are shorter than others then follow more of the prompt.
+        """
+        wholes = [self.prefix + choice for choice in self.choices]
+        if max(map(len, wholes)) - 1 <= length:
+            return self
+        rows = tuple(whole[-(length + 1) :] for whole in wholes)
+        scored = [len(self.scored(index)) for index in range(len(rows))]
+        skipped = tuple(len(row) - count for row, count in zip(rows, scored, strict=True))
+        return replace(self, prefix=(), choices=rows, skipped=skipped)
+
     def answer_row(self) -> Tokens:
         """The prompt and the right answer without its last token."""
         return self.prefix + self.choices[self.answer][:-1]
@@ -95,12 +108,16 @@ def encode_examples(
     context_length: int | None = None,
     normalize: str = "none",
     cut: Callable[[int], None] | None = None,
+    harness: bool = False,
+    rolling: bool = False,
 ) -> list[EncodedExample]:
     """Encode prompts and choices; no end-of-text token is appended.
 
     cut: is told how many prompts were too long and had a field shortened, those whose example says
     which (`Example.cut`). normalize: what log-likelihoods are to be divided by, see
-    `scoring_batches`.
+    `scoring_batches`. harness: as lm-evaluation-harness does it: an answer begins behind as many
+    tokens as its context has alone; too long a context loses its beginning; rolling: of text, which
+    the harness lets a begin token of its own precede.
 
     Raises:
         ValueError: rows are longer than `context_length`, or two choices encode alike, or one to
@@ -108,8 +125,10 @@ def encode_examples(
     """
     if not examples:
         return []
-    renderer = _Renderer(tokenizer, chat, delimiter)
+    renderer = _Renderer(tokenizer, chat, delimiter, harness, rolling)
     encoded = renderer.encode(examples)
+    if harness and context_length is not None and not rolling:
+        encoded = [one.behind(context_length) for one in encoded]
     if context_length is not None:
         encoded = _fitted(renderer, examples, encoded, context_length, cut)
         _check_lengths(encoded, context_length)
@@ -124,8 +143,16 @@ def encode_examples(
 class _Renderer:
     """Encodes examples for a tokenizer, with its chat template where it is to be used."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: str, delimiter: str) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat: str,
+        delimiter: str,
+        harness: bool = False,
+        rolling: bool = False,
+    ) -> None:
         self.tokenizer, self.chat, self.delimiter = tokenizer, chat, delimiter
+        self.harness, self.rolling = harness, rolling
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         """Prompts and choices, split at the boundary."""
@@ -134,6 +161,9 @@ class _Renderer:
             for index, choice in enumerate(example.choices):
                 text = example.contexts[index] if example.contexts else example.prompt
                 context, templated = apply_chat(text, self.tokenizer, self.chat)
+                if self.harness:  # Spaces at its end belong to the answer.
+                    choice = context[len(context.rstrip()) :] + choice
+                    context = context.rstrip()
                 contexts.append(context)
                 bare = choice.removeprefix(self.delimiter) if templated else choice
                 wholes.append(context + bare)
@@ -147,11 +177,25 @@ class _Renderer:
             own = [special + context_ids[text] for text in contexts[start : start + count]]
             whole = [special + next(whole_ids) for _ in range(count)]
             start += count
-            if not any(own):
+            if self.harness:
+                own, whole = self._as_harness(own, whole, len(special))
+            elif not any(own):
                 first = self._first()
                 own, whole = [first], [first + ids for ids in whole]
-            encoded.append(_split(example, own, whole))
+            encoded.append(_split(example, own, whole, self.harness))
         return encoded
+
+    def _as_harness(
+        self, contexts: list[Tokens], wholes: list[Tokens], special: int
+    ) -> tuple[list[Tokens], list[Tokens]]:
+        """What is fed, and what of it is context, as the harness cuts it."""
+        first = self._first()
+        if self.rolling:
+            return [first] * len(wholes), [first + whole for whole in wholes]
+        if all(len(context) == special for context in contexts):
+            return [first] * len(wholes), [first + whole[special:] for whole in wholes]
+        fed = [c + whole[len(c) :] for c, whole in zip(contexts, wholes, strict=True)]
+        return contexts, fed
 
     def _first(self) -> Tokens:
         """What stands before a text that follows nothing, as in lm-evaluation-harness."""
@@ -223,11 +267,12 @@ def _encode(
 
 
 def _split(
-    example: Example, contexts: Sequence[Tokens], wholes: Sequence[Tokens]
+    example: Example, contexts: Sequence[Tokens], wholes: Sequence[Tokens], alike: bool = False
 ) -> EncodedExample:
     """Cut context + choice after the tokens that all contexts and every whole text share.
 
-    Where choices have contexts of their own, the rest of these is fed but not scored.
+    Where choices have contexts of their own, the rest of these is fed but not scored. alike: two
+    choices may be the same.
     """
     ends = [_shared(c, whole) for c, whole in zip(_cycled(contexts, wholes), wholes, strict=True)]
     start = min(_shared(wholes[0][: ends[0]], w[:end]) for w, end in zip(wholes, ends, strict=True))
@@ -246,7 +291,7 @@ def _split(
                 f"the answer {text!r} encodes to no tokens, expected at least one; mend "
                 "task.labels."
             )
-        if tokens in seen and not example.contexts:
+        if tokens in seen and not example.contexts and not alike:
             raise ValueError(
                 f"the answers {seen[tokens]!r} and {text!r} encode to the same tokens "
                 f"{list(tokens)}, expected different ones; choose other task.labels or another "

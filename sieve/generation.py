@@ -5,7 +5,7 @@ finds what the dense one wrote.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,12 @@ class Writer:
     def read(self, tokens: Sequence[int]) -> str:
         """What was written, up to a stop string."""
         return self.writing.cut(str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)))
+
+    def value(self, text: str | None, example: Example) -> float:
+        """What an answer is worth; None is one in which nothing was found."""
+        if self.row_metric.of_writing is not None:
+            return self.row_metric.of_writing(text or "", example)
+        return self.row_metric.text(text or "", self.writing.targets(example.references))
 
     def _ends(self, model: PreTrainedModel) -> list[int] | None:
         """Tokens that end an answer: the tokenizer's, and those that the model was made with."""
@@ -120,10 +126,7 @@ class WritingBatch(TensorBatch):
         written = self.writer.write(model, self.input_ids, self.attention_mask)
         writing = self.writer.writing
         found = [writing.extract_from(self.writer.read(tokens)) for tokens in written]
-        values = [
-            self.writer.row_metric.text(text or "", writing.targets(row.references))
-            for text, row in zip(found, self.rows, strict=True)
-        ]
+        values = [self.writer.value(text, row) for text, row in zip(found, self.rows, strict=True)]
         device = self.input_ids.device
         predicted = torch.tensor([NOT_FINITE if text is None else 0 for text in found])
         return Outcome(
@@ -175,14 +178,18 @@ def writing_batches(
     options: as of `encode_examples`. Raises ValueError where prompt and answer are longer than the
     context.
     """
-    room = writer.writing.max_new_tokens
-    if (limit := options.pop("context_length", None)) is not None:
-        options["context_length"] = limit - room
-        if limit <= room:
-            raise ValueError(
-                f"task.max_new_tokens is {room}, expected less than the model's context of {limit}."
-            )
-    encoded = encode_examples(examples, writer.tokenizer, **options)
+    room, limit = writer.writing.max_new_tokens, options.pop("context_length", None)
+    if limit is not None and limit <= room:
+        raise ValueError(
+            f"task.max_new_tokens is {room}, expected less than the model's context of {limit}."
+        )
+    asked = None if limit is None else limit - room
+    left = options.get("harness", False)  # lm-evaluation-harness cuts prompts on their left.
+    encoded = encode_examples(
+        examples, writer.tokenizer, context_length=None if left else asked, **options
+    )
+    if left and asked is not None:
+        encoded = [replace(one, prefix=one.prefix[-asked:]) for one in encoded]
     pad = pad_token_id(writer.tokenizer)
     groups = bucket([(1, len(e.prefix) + room) for e in encoded], batch_tokens)
     batches = []

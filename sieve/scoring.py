@@ -74,6 +74,7 @@ class Reader:
             "delimiter": "" if task.kind == "perplexity" else task.delimiter,
             "context_length": self.context_length,
             "cut": self.shortened,
+            "harness": task.harness,
         }
 
 

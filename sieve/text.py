@@ -64,7 +64,7 @@ def text_batches(
     unit: what a perplexity is per: "token", "word" or "byte".
     """
     limit = options.pop("context_length", None)
-    encoded = encode_examples(examples, tokenizer, **options)
+    encoded = encode_examples(examples, tokenizer, rolling=True, **options)
     parts = [one.windows(limit) for one in encoded]
     sizes = [(len(rows), max(len(row.answer_row()) for row in rows)) for rows in parts]
     pad, batches = pad_token_id(tokenizer), []
@@ -74,7 +74,7 @@ def text_batches(
         targets = torch.full_like(input_ids, IGNORED)
         for index, row in enumerate(rows):
             targets[index, -len(row.choices[0]) :] = torch.tensor(row.choices[0])
-        counts = [_count(examples[i].choices[0], len(encoded[i].choices[0]), unit) for i in group]
+        counts = [_count(examples[i], len(encoded[i].choices[0]), unit) for i in group]
         owners = [place for place, index in enumerate(group) for _ in parts[index]]
         batches.append(
             TextBatch(
@@ -91,6 +91,7 @@ def text_batches(
     return batches
 
 
-def _count(text: str, tokens: int, unit: str) -> int:
-    count = {"token": tokens, "word": len(text.split()), "byte": len(text.encode())}[unit]
-    return max(1, count)
+def _count(example: Example, tokens: int, unit: str) -> int:
+    text = example.choices[0]
+    words, size = example.size or (len(text.split()), len(text.encode()))
+    return max(1, {"token": tokens, "word": words, "byte": size}[unit])

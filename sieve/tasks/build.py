@@ -33,6 +33,10 @@ def build_task(config: TaskConfig, seed: int = 0) -> Task:
         RuntimeError: the Hub cannot be reached.
     """
     config.validate()
+    if config.lm_eval is not None:
+        from sieve.tasks.harness import build_harness_task
+
+        return build_harness_task(config, seed)
     source = read_rows(config)
     reader = RowReader(config)
     labels: tuple[str, ...] = ()

@@ -82,6 +82,8 @@ class TaskConfig:
     hub: dict[str, Any] | None = None  # path, name, revision, splits
     data_dir: str | None = None  # train / validation / test files
     almanac: dict[str, Any] | None = None  # domain, dataset
+    # The task of lm-evaluation-harness that `name` names: include_path, num_fewshot, filter.
+    lm_eval: dict[str, Any] | None = None
     cache_dir: str | None = None  # for `datasets`; null is its own default
 
     # role -> split of the data set; null, or a split that is not there: carved from calibration.
@@ -106,7 +108,8 @@ class TaskConfig:
         _check_choice(self.name, "chat", self.chat, CHAT_MODES)
         _check_choice(self.name, "normalize", self.normalize, NORMALIZATIONS)
         _check_choice(self.name, "unit", self.unit, UNITS)
-        metric_of(self.kind, self.metric)
+        if self.lm_eval is None:
+            metric_of(self.kind, self.metric)
         self._validate_numbers()
         for key in ("splits", "max_rows"):
             for role in getattr(self, key):

@@ -18,11 +18,12 @@ class Example:
     # Contexts of their own, one for each choice, which `prompt` begins; else all follow `prompt`.
     contexts: tuple[str, ...] = ()
     cut: tuple[int, int] | None = None  # begin and end in `prompt` of what may be shortened
+    size: tuple[int, ...] = ()  # words and bytes of a text, where another counted them
 
     @property
     def content(self) -> str:
-        """What tells examples apart: the prompt, or the text where nothing precedes it."""
-        return self.prompt or self.choices[0]
+        """What tells examples apart: the prompt, or what follows where nothing precedes it."""
+        return self.prompt or "\n".join(self.choices)
 
     @property
     def key(self) -> str:

@@ -35,15 +35,25 @@ class RowMetric:
     """The value of a row, and the metric that the values make.
 
     of_choice: from the log-likelihoods of the choices; of_text: from a prediction in words and the
-    answers that count as right.
+    answers that count as right; of_pairs: from log-likelihoods and whether each choice is what the
+    model would write; of_writing: from all that was written.
     """
 
     metric: Metric
     of_choice: Callable[[Sequence[float], Example], float] | None = None
     of_text: Callable[[str, Sequence[str]], float] | None = None
+    of_pairs: Callable[[Sequence[float], Sequence[bool], Example], float] | None = None
+    of_writing: Callable[[str, Example], float] | None = None
 
-    def choice(self, logprobs: Sequence[float], example: Example) -> float:
-        """The value of a row whose choices have these log-likelihoods."""
+    def choice(
+        self, logprobs: Sequence[float], example: Example, greedy: Sequence[bool] = ()
+    ) -> float:
+        """The value of a row whose choices have these log-likelihoods.
+
+        greedy: whether a choice is what the model would write, where `of_pairs` asks for it.
+        """
+        if self.of_pairs is not None:
+            return self.of_pairs(logprobs, greedy, example)
         if self.of_choice is not None:
             return self.of_choice(logprobs, example)
         best = max(range(len(logprobs)), key=lambda index: logprobs[index])

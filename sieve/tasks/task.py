@@ -27,3 +27,4 @@ class Task:
     writing: Writing | None = None  # of generation
     unit: str = "token"  # of perplexity
     preamble: str = ""  # what stands before every prompt, shots included
+    harness: bool = False  # encode prompts and answers as lm-evaluation-harness does

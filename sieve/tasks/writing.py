@@ -9,12 +9,13 @@ from dataclasses import dataclass
 class Writing:
     """max_new_tokens: of an answer at most; stop: strings that end it and are cut off; extract: a
     regular expression whose first group, or whole match, is the answer; last: of several matches
-    the last one, else the first."""
+    the last one, else the first; strip: take the spaces around an answer away."""
 
     max_new_tokens: int = 32
     stop: tuple[str, ...] = ("\n",)
     extract: str | None = None
     last: bool = False
+    strip: bool = True
 
     def cut(self, text: str) -> str:
         """The text before the first stop string in it."""
@@ -24,7 +25,7 @@ class Writing:
     def extract_from(self, text: str) -> str | None:
         """What counts of a text; None where the expression is not found in it."""
         if self.extract is None:
-            return text.strip()
+            return text.strip() if self.strip else text
         matches = list(re.finditer(self.extract, text))
         if not matches:
             return None
