@@ -18,6 +18,7 @@ from sieve.tasks.example import Example
 _B = TypeVar("_B", bound="TensorBatch")
 _T = TypeVar("_T")
 HELD_OUT = 4  # one of so many batches
+FIRST_ROWS = 256  # that are encoded to see whether they are enough
 
 
 @dataclass
@@ -94,14 +95,21 @@ def calibration_batches(
     Raises:
         ValueError: as `scoring_batches`.
     """
-    encoded = encode_examples(
-        examples, tokenizer, chat=chat, delimiter=delimiter, cut=cut,
-        context_length=None if rolling else context_length, harness=harness, rolling=rolling,
-    )  # fmt: skip
-    if rolling:
-        encoded = [part for one in encoded for part in one.windows(context_length)]
-    lengths = [len(one.answer_row()) for one in encoded]
-    chosen = [encoded[index] for index in drawn(lengths, max_tokens, seed)]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    chosen, total, begin, step = list[EncodedExample](), 0, 0, FIRST_ROWS
+    while begin < len(order) and (max_tokens is None or total < max_tokens):
+        drawn_now = [examples[index] for index in order[begin : begin + step]]
+        begin, step = begin + step, 2 * step  # No more are encoded than it takes.
+        encoded = encode_examples(
+            drawn_now, tokenizer, chat=chat, delimiter=delimiter, cut=cut, harness=harness,
+            rolling=rolling, context_length=None if rolling else context_length,
+        )  # fmt: skip
+        for one in encoded:
+            for part in one.windows(context_length) if rolling else [one]:
+                if max_tokens is None or total < max_tokens:
+                    chosen.append(part)
+                    total += len(part.answer_row())
     pad = pad_token_id(tokenizer)
     groups = bucket([(1, len(example.answer_row())) for example in chosen], batch_tokens)
     return [_token_batch([chosen[i] for i in group], pad) for group in groups]

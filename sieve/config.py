@@ -206,6 +206,8 @@ def to_config(raw: DictConfig) -> Config:
         raise ValueError(
             "no task was chosen; add one, such as +task=almanac_medicine or +task=jsonl."
         )
+    if OmegaConf.is_missing(raw.task, "name"):
+        raise ValueError("task.name is missing; set it, as task.name=arc_easy for +task=lm_eval.")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
         OmegaConf.resolve(merged)

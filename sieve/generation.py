@@ -63,11 +63,15 @@ class Writer:
         """What was written, up to a stop string."""
         return self.writing.cut(str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)))
 
-    def value(self, text: str | None, example: Example) -> float:
-        """What an answer is worth; None is one in which nothing was found."""
-        if self.row_metric.of_writing is not None:
-            return self.row_metric.of_writing(text or "", example)
-        return self.row_metric.text(text or "", self.writing.targets(example.references))
+    def values(self, texts: Sequence[str | None], examples: Sequence[Example]) -> list[float]:
+        """What answers are worth; None is one in which nothing was found."""
+        metric, said = self.row_metric, [text or "" for text in texts]
+        if metric.of_writings is not None:
+            return metric.of_writings(said, examples)
+        if metric.of_writing is not None:
+            return [metric.of_writing(t, one) for t, one in zip(said, examples, strict=True)]
+        right = [self.writing.targets(example.references) for example in examples]
+        return [metric.text(text, r) for text, r in zip(said, right, strict=True)]
 
     def _ends(self, model: PreTrainedModel) -> list[int] | None:
         """Tokens that end an answer: the tokenizer's, and those that the model was made with."""
@@ -126,7 +130,7 @@ class WritingBatch(TensorBatch):
         written = self.writer.write(model, self.input_ids, self.attention_mask)
         writing = self.writer.writing
         found = [writing.extract_from(self.writer.read(tokens)) for tokens in written]
-        values = [self.writer.value(text, row) for text, row in zip(found, self.rows, strict=True)]
+        values = self.writer.values(found, self.rows)
         device = self.input_ids.device
         predicted = torch.tensor([NOT_FINITE if text is None else 0 for text in found])
         return Outcome(

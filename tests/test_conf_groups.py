@@ -26,7 +26,7 @@ OPTIONS = sorted(
 # Groups whose options share a base.
 BASED = ("task", "model", "projection", "search", "recovery", "quantization")
 # What a user has to say beside the name of a task.
-NEEDED = {"jsonl": ["task.data_dir=my_data"]}
+NEEDED = {"jsonl": ["task.data_dir=my_data"], "lm_eval": ["task.name=arc_easy"]}
 # What the sweeper says to a job of its own.
 SAID = {("search", name): ["search.job=prepare"] for name in ("genetic", "genetic_margin", "paper")}
 
@@ -45,14 +45,17 @@ def load(*overrides: str) -> Config:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_composes(name: str) -> None:
     config = load(f"+task={name}", *NEEDED.get(name, []))
-    assert config.task.name == name
-    assert config.task.data_dir or config.task.hub or config.task.almanac
+    assert config.task.name == ("arc_easy" if name == "lm_eval" else name)
+    source = config.task
+    assert source.data_dir or source.hub or source.almanac or source.lm_eval
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_an_option_of_a_group_composes(group: str, option: str) -> None:
     said = SAID.get((group, option), [])
-    assert isinstance(load("+task=sst2", f"{group}={option}", *said), Config)
+    # A domain is one of an experiment, which has a task.
+    task = "+experiment=generalization" if group == "domain" else "+task=sst2"
+    assert isinstance(load(task, f"{group}={option}", *said), Config)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

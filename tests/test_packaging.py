@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {
     "hydra": "hydra-core",
+    "lm_eval": "lm-eval",
     "onnx_ir": "onnx-ir",
     "yaml": "pyyaml",
     "PIL": "pillow",

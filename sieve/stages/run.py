@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
@@ -19,6 +20,7 @@ from sieve.export import check_format
 from sieve.matrices import check_supported
 from sieve.quantization import check_available
 from sieve.tasks import Example, Task, build_task
+from sieve.token_cache import CachedTokenizer
 from sieve.tracking import RunLogger
 from sieve.training import make_trainer
 
@@ -62,8 +64,9 @@ class Run:
         """The batches of a task as the run's model reads them."""
         backbone, config = self.backbone, self.config
         classes = classes_of(backbone.model, task) if is_classifier(backbone.model) else None
+        tokenizer: Any = CachedTokenizer(backbone.tokenizer, self.cache, backbone.fingerprint)
         return SieveDataModule(
-            task, backbone.tokenizer, config.batch_tokens, tokens, config.seed,
+            task, tokenizer, config.batch_tokens, tokens, config.seed,
             backbone.context_length, classes, mix,
         )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Classification: the answer is one of the same few label words for every row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from sieve.tasks.example import Example
 from sieve.tasks.prompts import RowReader
 
 
-def find_labels(config: TaskConfig, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def find_labels(config: TaskConfig, rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """The label words: those of the settings, else the sorted distinct string labels of `rows`.
 
     Raises:

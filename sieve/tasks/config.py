@@ -55,6 +55,7 @@ class TaskConfig:
     # A letter, an index from 0, or an option's text; of generation a text, or a list of those that
     # count as right, the first one to be learnt. Null: answer_idx, and answer for generation.
     answer_field: str | None = None
+    answer_from: int = 0  # what an index counts from
     answer_style: str = "letter"  # what is scored: " A", or with "text" the option itself
     option_template: str = "{letter}. {text}"  # one option within {options} of the prompt
     option_separator: str = "\n"
@@ -69,6 +70,8 @@ class TaskConfig:
     stop: list[str] = field(default_factory=lambda: ["\n"])  # end an answer and are cut off
     extract: str | None = None  # regular expression whose first group, or match, is the answer
     extract_last: bool = False  # of several matches the last one
+
+    judge: dict[str, Any] | None = None  # of metric: judge; see sieve/tasks/judge.py
 
     # Perplexity: what it is per; the prompt renders the whole text.
     unit: str = "token"  # word, byte

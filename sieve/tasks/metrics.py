@@ -17,6 +17,7 @@ from sieve.tasks.example import Example
 
 OF_CHOICES = ("accuracy", "reciprocal_rank", "ndcg")
 OF_TEXTS = ("exact_match", "f1")
+JUDGE = "judge"  # see `sieve.tasks.judge`
 DEFAULTS = {
     "classification": "accuracy",
     "multiple_choice": "accuracy",
@@ -36,7 +37,7 @@ class RowMetric:
 
     of_choice: from the log-likelihoods of the choices; of_text: from a prediction in words and the
     answers that count as right; of_pairs: from log-likelihoods and whether each choice is what the
-    model would write; of_writing: from all that was written.
+    model would write; of_writing: from all that was written; of_writings: of many rows at once.
     """
 
     metric: Metric
@@ -44,6 +45,7 @@ class RowMetric:
     of_text: Callable[[str, Sequence[str]], float] | None = None
     of_pairs: Callable[[Sequence[float], Sequence[bool], Example], float] | None = None
     of_writing: Callable[[str, Example], float] | None = None
+    of_writings: Callable[[Sequence[str], Sequence[Example]], list[float]] | None = None
 
     def choice(
         self, logprobs: Sequence[float], example: Example, greedy: Sequence[bool] = ()
@@ -91,6 +93,8 @@ def make_row_metric(kind: str, setting: Any) -> RowMetric | None:
     if name in OF_TEXT or name == "accuracy":
         return None
     metric = Metric(name)
+    if name == JUDGE:
+        return RowMetric(metric, of_text=exact_match)  # Until the judge takes its place.
     if name in OF_TEXTS:
         return RowMetric(metric, of_text=exact_match if name == "exact_match" else f1)
     return RowMetric(metric, of_choice=reciprocal_rank if name == "reciprocal_rank" else ndcg)
@@ -107,7 +111,7 @@ def metric_of(kind: str, setting: Any) -> Metric:
 def _names(kind: str) -> tuple[str, ...]:
     if kind == "perplexity":
         return OF_TEXT
-    return OF_TEXTS if kind == "generation" else OF_CHOICES
+    return (*OF_TEXTS, JUDGE) if kind == "generation" else OF_CHOICES
 
 
 def _of_user(kind: str, setting: dict[str, Any]) -> RowMetric:

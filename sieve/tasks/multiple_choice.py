@@ -58,8 +58,8 @@ def _as_options(value: Any) -> dict[str, str] | None:
     return None
 
 
-def answer_index(value: Any, options: Mapping[str, str]) -> int | None:
-    """Position of the right option: by its letter, its text, or an index from 0."""
+def answer_index(value: Any, options: Mapping[str, str], first: int = 0) -> int | None:
+    """Position of the right option: by its letter, its text, or an index from `first` on."""
     letters = list(options)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -72,8 +72,8 @@ def answer_index(value: Any, options: Mapping[str, str]) -> int | None:
         if text.casefold() in folded:
             return folded.index(text.casefold())
         value = int(text) if text.isdecimal() else None
-    if isinstance(value, int) and 0 <= value < len(letters):
-        return int(value)
+    if isinstance(value, int) and 0 <= value - first < len(letters):
+        return int(value) - first
     return None
 
 
@@ -86,7 +86,7 @@ def to_example(row: Mapping[str, Any], reader: RowReader, where: str) -> Example
     config = reader.config
     options = read_options(row, reader, where)
     value = reader.require(row, config.answer_field or "", where, "holds the answer")
-    answer = answer_index(value, options)
+    answer = answer_index(value, options, config.answer_from)
     if answer is None:
         raise ValueError(
             f"task '{config.name}': {where} has the answer {value!r}, expected one of "

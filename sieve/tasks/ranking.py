@@ -22,7 +22,9 @@ def to_example(row: Mapping[str, Any], reader: RowReader, where: str) -> Example
     options = multiple_choice.read_options(row, reader, where)
     if config.relevance_field is None:
         value = reader.require(row, config.answer_field or "", where, "holds the answer")
-        found = [multiple_choice.answer_index(one, options) for one in _listed(value)]
+        found = [
+            multiple_choice.answer_index(one, options, config.answer_from) for one in _listed(value)
+        ]
         grades = tuple(float(index in found) for index in range(len(options)))
     else:
         value = reader.require(row, config.relevance_field, where, "holds the grades")

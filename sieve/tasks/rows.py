@@ -3,16 +3,19 @@
 Nothing here runs code from a data set.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sieve.artifacts import hash_files
 from sieve.tasks.config import ROLES, TaskConfig
+from sieve.tasks.json_rows import Fault, json_rows
 
-Rows = list[dict[str, Any]]
+Rows = Iterable[dict[str, Any]]  # as often as asked for
+MANY = 200_000  # rows of a table that are not held in memory together
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 # One split, several customary names.
@@ -53,14 +56,14 @@ def read_rows(config: TaskConfig) -> dict[str, tuple[str, Rows]]:
         loaded = _load_hub(config)
         wanted = {**config.splits, **(config.hub.get("splits") or {})}
         names = _resolve_roles(config, wanted, loaded)
-        splits = {name: [dict(row) for row in loaded[name]] for name in names.values()}
+        splits = {name: _of_hub(config, loaded[name]) for name in names.values()}
     else:
         raise ValueError(
             f"task '{config.name}' has no source of rows, expected one; set task.data_dir to a "
             "folder with train.jsonl, or 'task.hub={path: name_on_the_Hub}'."
         )
     for role, name in names.items():
-        if not splits[name]:
+        if not any(True for _ in splits[name]):
             raise ValueError(
                 f"task '{config.name}': the split '{name}' ({role}) of {describe_source(config)} "
                 "is empty, expected rows; mend the data or set "
@@ -132,18 +135,28 @@ def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
 
 
 def _read_file(config: TaskConfig, path: Path) -> Rows:
-    """The rows of one file; tables through `datasets` and its cache."""
-    content = path.read_bytes()
-    if not content.strip():
-        return []
+    """The rows of one file; tables through `datasets` and its cache. Large ones are read later."""
+    with _readable(config, path):
+        with path.open("rb") as file:
+            if not any(not line.isspace() for line in file):
+                return []
+        if _BUILDERS[path.suffix] != "json":
+            return held(_table(path, config.cache_dir))
+        rows = json_rows(path)
+        if not isinstance(rows, list) and rows.large:
+            return Reread(rows, partial(_readable, config, path))
+        return _filled(list(rows))
+
+
+@contextmanager
+def _readable(config: TaskConfig, path: Path) -> Iterator[None]:
+    """Turn what goes wrong within the block into a sentence about the file."""
     try:
-        if _BUILDERS[path.suffix] == "json":
-            return _json_rows(content)
-        return _table_rows(path, content, config.cache_dir)
+        yield
     except Exception as error:
         cause = error.__cause__ or error
         fault = str(cause).splitlines()[0] if str(cause) else "no message"
-        if not isinstance(error, _Fault):
+        if not isinstance(error, Fault):
             fault = f"{type(cause).__name__}: {fault}"
         raise ValueError(
             f"task '{config.name}': {path} cannot be read ({fault}), expected "
@@ -151,45 +164,42 @@ def _read_file(config: TaskConfig, path: Path) -> Rows:
         ) from error
 
 
-class _Fault(ValueError):
-    """What is wrong with a file, in a few words."""
+class Reread:
+    """Rows that are read again each time they are asked for, so that few are in memory."""
+
+    def __init__(
+        self, rows: Iterable[Any], within: Callable[[], AbstractContextManager[None]] = nullcontext,
+        limit: int | None = None,
+    ) -> None:  # fmt: skip
+        self._rows, self._within, self._limit = rows, within, limit
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self._within():
+            for row in islice(self._rows, self._limit):
+                yield dict(row)
 
 
-def _json_rows(content: bytes) -> Rows:
-    """Rows of JSON lines, or of one list; what a row lacks and another has is None in it.
+def held(data: Any) -> Rows:
+    """The rows of a table in memory, or where they are many to be read from it again."""
+    return Reread(data) if len(data) > MANY else [dict(row) for row in data]
 
-    Not through `datasets`, which takes text that looks like a date for one.
-    """
-    text = content.decode("utf-8-sig")
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-        wrong = next((i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)), None)
-        if wrong is not None:
-            raise _Fault(f"entry {wrong} is not a JSON object")
-    else:
-        rows = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except ValueError as error:
-                raise _Fault(f"line {number} is not JSON: {error}") from None
-            if line.strip() and not isinstance(row, dict):
-                raise _Fault(f"line {number} is not a JSON object")
-            rows += [] if row is None else [row]
+
+def _filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the same fields: what one lacks and another has is None in it."""
     fields = dict.fromkeys(field for row in rows for field in row)
     return [{field: row.get(field) for field in fields} for row in rows]
 
 
-def _table_rows(path: Path, content: bytes, cache_dir: str | None) -> Rows:
+def _table(path: Path, cache_dir: str | None) -> Any:
     from datasets import load_dataset
 
     # `datasets` knows a local file by its name and time only; the name of the builder's
     # configuration is part of the cache's key too, and carries the content here.
-    digest = hashlib.sha256(content).hexdigest()[:16]
+    digest = hash_files([path])
     # An empty cell is empty text and "NA" is a word, not a missing number.
     options = {"keep_default_na": False} if path.suffix == ".csv" else {}
     with _quiet_datasets():
-        data = load_dataset(
+        return load_dataset(
             _BUILDERS[path.suffix],
             name=f"sieve-{digest}",
             data_files={"rows": str(path)},
@@ -197,7 +207,6 @@ def _table_rows(path: Path, content: bytes, cache_dir: str | None) -> Rows:
             cache_dir=cache_dir,
             **options,
         )
-    return [dict(row) for row in data]
 
 
 @contextmanager
@@ -237,8 +246,9 @@ def _load_hub(config: TaskConfig) -> Mapping[str, Any]:
         )
     try:
         return load_dataset(
-            hub["path"], hub.get("name"), revision=hub.get("revision"), cache_dir=config.cache_dir
-        )
+            hub["path"], hub.get("name"), revision=hub.get("revision"),
+            cache_dir=config.cache_dir, **({"streaming": True} if hub.get("streaming") else {}),
+        )  # fmt: skip
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RuntimeError(
@@ -246,6 +256,14 @@ def _load_hub(config: TaskConfig) -> Mapping[str, Any]:
             f"Hub ({reason.rstrip('.')}), expected access to it; go online, log in with `hf auth "
             "login` if it is gated, or set task.data_dir to a folder with train.jsonl."
         ) from error
+
+
+def _of_hub(config: TaskConfig, data: Any) -> Rows:
+    """Rows of one split; of a stream the first so many, read again each time they are asked for."""
+    hub = config.hub or {}
+    if hub.get("streaming"):
+        return Reread(data, limit=int(hub.get("rows") or MANY))
+    return held(data)
 
 
 def _read_almanac(settings: Mapping[str, Any], role: str) -> Rows:

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sieve.tasks import TaskConfig, build_task
+from sieve.tasks.example import Example
 
 CONF = Path(__file__).parents[2] / "conf"
 FOLDERS = {"medqa": "medqa_usmle"}
@@ -25,6 +26,11 @@ REAL = [
     "trec",
     "uci_sentiment",
 ]
+
+ON_THE_HUB = (
+    "amazon", "arc", "bioasq", "boolq", "gsm8k", "hellaswag", "hotpotqa", "mmlu", "narrativeqa",
+    "perplexity", "piqa", "rotten_tomatoes", "squad", "winogrande", "yelp",
+)  # fmt: skip
 
 
 def load(name: str, *overrides: str) -> TaskConfig:
@@ -61,16 +67,53 @@ HUB_ROWS: dict[str, Any] = {
         "cop": i % 4,
     },
 }
+HUB_ROWS |= {
+    "amazon": lambda i: {"title": f"t {i}", "content": f"c {i}", "label": i % 2},
+    "arc": lambda i: {
+        "question": f"q {i}", "choices": {"text": ["w", "x", "y"], "label": ["A", "B", "C"]},
+        "answerKey": "C",
+    },
+    "bioasq": lambda i: {"question": f"q {i}", "answer": "long", "id": i},
+    "boolq": lambda i: {"question": f"q {i}", "answer": bool(i % 2), "passage": "p"},
+    "gsm8k": lambda i: {"question": f"q {i}", "answer": f"So it is.\n#### {i}"},
+    "hellaswag": lambda i: {
+        "activity_label": "a", "ctx": f"c {i}", "endings": ["w", "x", "y", "z"], "label": "2",
+    },
+    "hotpotqa": lambda i: {
+        "question": f"q {i}", "answer": "a",
+        "context": {"title": ["one", "two"], "sentences": [["a", "b"], ["c"]]},
+    },
+    "mmlu": lambda i: {"question": f"q {i}", "choices": ["w", "x", "y", "z"], "answer": 2},
+    "narrativeqa": lambda i: {
+        "document": {"summary": {"text": "s"}}, "question": {"text": f"q {i}"},
+        "answers": [{"text": "a"}, {"text": "b"}],
+    },
+    "perplexity": lambda i: {"text": ["", f"text {i}"][i % 2]},
+    "piqa": lambda i: {"goal": f"g {i}", "sol1": "x", "sol2": "y", "label": i % 2},
+    "squad": lambda i: {
+        "context": "c", "question": f"q {i}", "answers": {"text": ["a", "b"], "answer_start": [1]},
+    },
+    "winogrande": lambda i: {
+        "sentence": f"{i} _ it", "option1": "x", "option2": "y", "answer": "2"
+    },
+}  # fmt: skip
 HUB_SPLITS: dict[str, tuple[str, ...]] = {
     "sst2": ("train", "validation", "test"),
     "financial_phrasebank": ("train", "validation", "test"),
     "medmcqa": ("train", "validation", "test"),
+    **dict.fromkeys(
+        ("arc", "narrativeqa", "perplexity", "rotten_tomatoes"), ("train", "validation", "test")
+    ),
+    **dict.fromkeys(("boolq", "hotpotqa", "squad"), ("train", "validation")),
+    **dict.fromkeys(("hellaswag", "piqa", "winogrande"), ("train", "validation", "test")),
+    "mmlu": ("test", "validation", "dev"),
+    "bioasq": ("test",),
     "pubmedqa": ("train",),
     "uci_sentiment": ("train",),
 }
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [*REAL, *ON_THE_HUB])
 def test_a_task_reads_the_columns_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = HUB_ROWS.get(name, text_row)
 
@@ -83,12 +126,41 @@ def test_a_task_reads_the_columns_of_the_hub(name: str, monkeypatch: pytest.Monk
     config = load(name)
     task = build_task(config, 0)
     assert config.name == task.name == name
-    assert sum(task.report["rows"].values()) == 80 * (len(names) - (name == "medmcqa"))
+    wanted = {**config.splits, **(config.hub or {}).get("splits", {})}
+    used = {part for part in wanted.values() if part in names}
+    each = 40 if name == "perplexity" else 80  # Half of the rows are empty.
+    assert sum(task.report["rows"].values()) == each * len(used)
     assert set(task.report["carved"]) == {
-        role
-        for role, part in {**config.splits, **(config.hub or {}).get("splits", {})}.items()
-        if part not in names
+        role for role, part in wanted.items() if part not in names
     }
+
+
+def first(name: str, monkeypatch: pytest.MonkeyPatch) -> Example:
+    """The first test example of a task, from rows as the Hub has them."""
+    row, names = HUB_ROWS[name], HUB_SPLITS.get(name, ("train", "test"))
+    parts = {
+        part: datasets.Dataset.from_list([row(i) for i in range(100 * n, 100 * n + 40)])
+        for n, part in enumerate(names)
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(parts))
+    return build_task(load(name), 0).splits["test"][0]
+
+
+def test_answers_of_the_hub_are_the_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, right in (
+        ("arc", " y"), ("hellaswag", " y"), ("mmlu", " C"), ("winogrande", " y"), ("squad", " a"),
+    ):  # fmt: skip
+        example = first(name, monkeypatch)
+        assert example.choices[example.answer] == right, name
+    for name, references in (("squad", ("a", "b")), ("narrativeqa", ("a", "b"))):
+        assert first(name, monkeypatch).references == references
+    example = first("boolq", monkeypatch)
+    number = int(example.prompt.split("q ")[1].split("?")[0])
+    assert example.choices[example.answer] == [" no", " yes"][number % 2]
+    assert first("hotpotqa", monkeypatch).prompt.startswith("Context: a\nb\nc\nQuestion: q ")
+    writing = build_task(load("gsm8k"), 0).writing
+    assert writing and writing.targets(["So it is.\n#### 1,234"]) == ["1,234"]
+    assert writing.extract_from("It is 3.\n#### -12.5.") == "-12.5"
 
 
 def test_pubmedqa_joins_the_contexts_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 from task_helpers import build, make_config, message_of, prompts, rows_of, write_jsonl, write_splits
 
-from sieve.tasks import build_task
+from sieve.tasks import Task, build_task
 from sieve.tasks.rows import read_rows, resolve_split
 
 
@@ -205,3 +207,91 @@ def test_almanac_rows_are_read_once_per_role(monkeypatch: pytest.MonkeyPatch) ->
     assert all(call["dataset"] == "alternate" for call in calls)
     assert prompts(task, "test")[0] == "Review: test text number 0\nSentiment:"
     assert task.report["source"] == "almanac/reviews/alternate"
+
+
+def shuffled_world(folder: Path, seed: int) -> Path:
+    """Three hundred rows, some repeated, in an order of the seed; no other split."""
+    rows = [{"text": f"text {i % 280}", "label": i % 2} for i in range(300)]
+    random.Random(seed).shuffle(rows)
+    return write_splits(folder, train=rows)
+
+
+def by_prompt(task: Task) -> dict[str, set[tuple[str, int]]]:
+    return {role: {(e.prompt, e.answer) for e in rows} for role, rows in task.splits.items()}
+
+
+@pytest.mark.parametrize("limit", [None, 50])
+def test_large_files_are_split_by_digests_whatever_the_order_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    caps = {"calibration": limit, "selection": limit}
+    small = build(shuffled_world(tmp_path / "a", 0), max_rows=caps)
+    monkeypatch.setattr("sieve.tasks.json_rows.LARGE", 0)
+    first, second = (build(shuffled_world(tmp_path / f"b{n}", n), max_rows=caps) for n in (0, 1))
+    assert by_prompt(first) == by_prompt(second)
+    for key in ("read", "rows", "duplicates"):
+        assert first.report[key] == small.report[key]
+    rows = [{e.prompt for e in split} for split in first.splits.values()]
+    assert not (rows[0] & rows[1] or rows[0] & rows[2] or rows[1] & rows[2])
+
+
+def test_of_large_data_so_many_calibration_rows_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sieve.tasks.json_rows.LARGE", 0)
+    monkeypatch.setattr("sieve.tasks.build.LARGEST", 30)
+    folder = shuffled_world(tmp_path / "data", 0)
+    assert len(build(folder).splits["calibration"]) == 30
+    assert len(build(folder, max_rows={"calibration": 70}).splits["calibration"]) == 70
+
+
+def test_a_fault_deep_in_a_large_file_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sieve.tasks.json_rows.LARGE", 0)
+    folder = shuffled_world(tmp_path / "data", 0)
+    with (folder / "train.jsonl").open("a") as file:
+        file.write("{broken\n")
+    assert "train.jsonl cannot be read (line 301 is not JSON" in message_of(ValueError, folder)
+
+
+@pytest.mark.slow
+def test_a_file_larger_than_memory_allows_is_read_line_by_line(tmp_path: Path) -> None:
+    """The process may take a quarter of a gigabyte beyond what torch takes; the rows take more."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with (folder / "train.jsonl").open("w") as file:
+        for number in range(120_000):
+            text = f"row {number} " + "of many words " * 60
+            file.write(json.dumps({"text": text, "label": number % 2}) + "\n")
+    code = (
+        "import resource, sys, torch, transformers; from sieve.tasks import *; "
+        "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = size(); "
+        "rows = {'calibration': 5000, 'selection': 500, 'test': 500}; "
+        "labels = {'labels': ['a', 'b'], 'data_dir': sys.argv[1]}; "
+        "task = build_task(TaskConfig('x', prompt='{text}', max_rows=rows, **labels)); "
+        "print(len(task.splits['calibration']), size() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+    )
+    rows, grown = map(int, done.stdout.split())
+    assert rows == 5000 and grown < 200_000
+
+
+def test_a_stream_of_the_hub_gives_its_first_rows_as_often_as_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stream() -> datasets.IterableDatasetDict:
+        made = datasets.Dataset.from_list(rows_of("train", 60)).to_iterable_dataset()
+        return datasets.IterableDatasetDict({"train": made})
+
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **asked: asked["streaming"] and stream()
+    )
+    task = build_task(make_config(hub={"path": "a/b", "streaming": True, "rows": 40}), 0)
+    assert task.report["read"] == {"calibration": 40}
+    assert sum(map(len, task.splits.values())) == 40
+    assert {e.prompt for split in task.splits.values() for e in split} == {
+        f"Review: train text number {i}\nSentiment:" for i in range(40)
+    }
