@@ -8,8 +8,10 @@ from typing import Any
 
 from sieve.report import html
 from sieve.report.html import text
-from sieve.report.values import NOT_MEASURED, count, number, percent
+from sieve.report.units import metric_name, metric_value, unit
+from sieve.report.values import NOT_MEASURED, count, number, percent, points
 
+MODELS = ("baseline", "pruned")
 ROLES = ("calibration", "selection", "test")
 _KNOWN = {"source", "read", "split_names", "rows", "carved", "duplicates", "truncated", "answers",
           "vocabulary"}  # fmt: skip
@@ -30,6 +32,7 @@ def data(result: Mapping[str, Any]) -> str:
         _answers(report),
         _vocabulary(report),
         _experts(result),
+        _also(result),
         _others(report),
     )
 
@@ -116,6 +119,22 @@ def _experts(result: Mapping[str, Any]) -> str:
         f"{count(found['few'])} of {count(found['experts'])} experts saw fewer tokens than their "
         f"inputs have dimensions, {count(found.get('unseen'))} of them none; the fewest: {fewest}."
     )
+
+
+def _also(result: Mapping[str, Any]) -> str:
+    """Both models on the test rows of other tasks."""
+    rows = []
+    for name, found in _mapping(result, "also").items():
+        drop = _mapping(found, "drop")
+        low, high = points(drop.get("low")), points(drop.get("high"))
+        values = [metric_value(found, _mapping(found, m).get("accuracy")) for m in MODELS]
+        what = f"{points(drop.get('point'))} {unit(found)} ({low} to {high})"
+        label = text(f"{name}, {metric_name(found)}")
+        rows.append([label, *map(text, values), text(what), count(found.get("examples"))])
+    if not rows:
+        return ""
+    heads = ["Task", "Dense", "Pruned", "Lost, 95 % interval", "Test rows"]
+    return html.table(heads, rows, "The same models on the test rows of other tasks")
 
 
 def _others(report: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from sieve.report.style import base_figure, empty_figure, label, sequential_scale
 from sieve.report.values import look, number
 
-KIND_ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "expert", "down")
+KIND_ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down",
+              "expert_gate_up", "expert_up", "expert_down")  # fmt: skip
 NO_LAYER = "none"
 _SPARSE_CELLS = 40  # rows that still leave room for numbers
 _GAP = 0.05  # between two heat maps, as a share of the width

@@ -61,8 +61,15 @@ def calibrate(run: Run) -> Calibrated:
                 }  # fmt: skip
                 run.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
                 if run.leads:
-                    write_json_atomic(record_path, record | {"experts": seen_by_experts(counts)})
+                    more = {"experts": seen_by_experts(counts), "mix": shares(run)}
+                    write_json_atomic(record_path, record | more)
     return Calibrated(key, paths, read_json(record_path))
+
+
+def shares(run: Run) -> dict[str, float] | None:
+    """Which tasks the rows are of, and the share of the tokens; None where it is the run's own."""
+    parts = [(task.name, share) for task, share in run.data.mix]
+    return None if parts == [(run.task.name, 1.0)] else dict(parts)
 
 
 def seen_by_experts(counts: list[tuple[Matrix, int]]) -> dict[str, Any] | None:
