@@ -298,3 +298,19 @@ def test_the_kind_of_attention_can_be_asked_for(tmp_path):
     folder = saved(tmp_path / "model")
     loaded = load(folder, attn_implementation="eager")
     assert loaded.model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "You are trying to access a gated repo.\nMake sure to have access to it at https://...",
+        "owner/name is not a local folder and is not a valid model identifier\nIf this is private",
+    ],
+)
+def test_a_model_that_the_hub_keeps_back_is_one_sentence(said, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(said)
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
+    message = refused("owner/name")
+    assert said.split("\n")[0].rstrip(".") in message and "your access to it" in message

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sieve.report.sentence import answer_sentence, verdict
+from sieve.report.units import metric_name, metric_value
 from sieve.report.values import look, percent
 
 Result = Mapping[str, Any]
@@ -36,7 +37,7 @@ import sieve
 model, tokenizer = sieve.load("{folder}")
 ```
 
-Without Sieve, transformers loads it with the one file of code that this directory carries:
+Without Sieve, transformers loads it with the code that this directory carries:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,28 +62,38 @@ For llama.cpp, give this directory to its `convert_hf_to_gguf.py`.
 }
 
 
+PIPELINES = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSequenceClassification": "text-classification",
+}
 QUANTIZED = """\
 The weights are quantized by torchao, which must be installed: `pip install torchao`.
 """
 
 
 def model_card(
-    result: Result, base: str, prompt: str, form: str = "factorized", folder: str = "export"
+    result: Result,
+    base: str,
+    prompt: str,
+    form: str = "factorized",
+    folder: str = "export",
+    auto_class: str = "AutoModelForCausalLM",
 ) -> str:
     """Markdown with the front matter of the Hub.
 
     base: the model that was pruned, a Hub name or what else it is called; prompt: of the task, with
-    its fields; form: of the export.
+    its fields; form: of the export; auto_class: that loads the model.
     """
+    loading = LOADING[form].format(folder=folder).replace("AutoModelForCausalLM", auto_class)
     sections = [
-        _front(base, "onnx" if form.startswith("onnx") else "transformers"),
+        _front(base, "onnx" if form.startswith("onnx") else "transformers", PIPELINES[auto_class]),
         f"# {look(result, 'task')} on {look(result, 'model')}, sieved\n",
         f"{answer_sentence(result)} {verdict(result).text}\n",
         "## Intended use\n",
         "The task it was sieved for, with this prompt, and nothing else: what the task does not "
         f"use of the base model is gone.\n\n```\n{prompt}\n```\n",
         "## How to load it\n",
-        LOADING[form].format(folder=folder),
+        loading,
         *([QUANTIZED] if look(result, "quantization") else []),
         "## How it was made\n",
         _made(result, base),
@@ -93,8 +104,8 @@ def model_card(
     return "\n".join(sections)
 
 
-def _front(base: str, library: str) -> str:
-    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
+def _front(base: str, library: str, pipeline: str) -> str:
+    lines = ["---", f"library_name: {library}", f"pipeline_tag: {pipeline}"]
     if base.count("/") == 1:
         lines.append(f"base_model: {base}")
     return "\n".join([*lines, "tags: [sieve, low-rank, pruning]", "---", ""])
@@ -109,7 +120,9 @@ def _made(result: Result, base: str) -> str:
         "Projection, storage": f"{look(result, 'projection')}, {look(result, 'storage')}",
         "Search": look(result, "search.method"),
         "Quantization": look(result, "quantization.method"),
-        "Right on test, as exported": None if graph is None else percent(graph),
+        f"{metric_name(result).capitalize()} on test, as exported": None
+        if graph is None
+        else metric_value(result, graph),
         "Seed": look(result, "seed"),
         "Sieve": look(result, "sieve_version"),
     }

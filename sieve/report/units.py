@@ -21,7 +21,7 @@ def metric_value(result: Mapping[str, Any], value: Any) -> str:
     found = number(value)
     if found is None or not is_relative(result):
         return percent(value)
-    return decimal(found, 2 if abs(found) < 1000 else 0)
+    return f"{found:.3g}" if abs(found) >= 1e6 else decimal(found, 2 if abs(found) < 1000 else 0)
 
 
 def lost(result: Mapping[str, Any], value: Any) -> str:

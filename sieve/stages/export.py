@@ -35,7 +35,8 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> dict[
                 if run.config.quantization.method != "none":
                     quantize(run, bank)
                 export_model(run.backbone.model, run.backbone.tokenizer, folder, form, bank.dtype)
-            write_task(run.config.task, run.task.labels, folder, run.task.preamble)
+            if run.config.task.lm_eval is None:  # Whose prompts are the harness's own.
+                write_task(run.config.task, run.task.labels, folder, run.task.preamble)
             if form.startswith("onnx"):
                 record["accuracy"] = graph_accuracy(load_onnx(folder)[0], run)
                 if record["accuracy"] is not None:

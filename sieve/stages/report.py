@@ -8,6 +8,7 @@ from sieve.backbone import is_classifier
 from sieve.bank import Bank
 from sieve.choices import vocabulary_reach
 from sieve.genome import Genome
+from sieve.modeling_sieve import auto_class, native_class
 from sieve.onnx_export import graph_bytes
 from sieve.report import figures, write_report
 from sieve.report.card import model_card
@@ -62,7 +63,9 @@ def write_card(run: Run, result: dict[str, Any]) -> None:
         return
     local = Path(config.model.path).expanduser().is_dir()
     base = run.backbone.name if local else config.model.path
-    card = model_card(result, base, config.task.prompt, config.export.format)
+    loads = auto_class(native_class(run.backbone.model).__name__)
+    prompt, form = run.task.preamble + config.task.prompt, config.export.format
+    card = model_card(result, base, prompt, form, auto_class=loads)
     with written_beside(folder / "README.md") as partial:
         partial.write_text(card, encoding="utf-8")
 

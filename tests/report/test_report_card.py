@@ -49,5 +49,5 @@ def test_it_says_what_a_graph_scores_as_exported(result: dict[str, Any]) -> None
     assert "as exported" not in model_card(result, "owner/model", PROMPT)
     result["export"] = {"format": "onnx_int8", "accuracy": 0.795}
     card = model_card(result, "owner/model", PROMPT, "onnx_int8")
-    assert "| Right on test, as exported | 79.5 % |" in card
+    assert "| Accuracy on test, as exported | 79.5 % |" in card
     assert "library_name: onnx\n" in card

@@ -1,0 +1,35 @@
+"""A result's metric in words."""
+
+import pytest
+
+from sieve.report.units import limit, lost, metric_name, metric_value, unit, word
+
+TEXT = {"metric": "perplexity", "relative": True}
+ANSWERS = {"metric": "exact_match", "relative": False}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(21.704, "21.70"), (1234.5, "1,234"), (3.2e7, "3.2e+07"), (None, "–")]
+)
+def test_a_perplexity_is_a_number(value, text):
+    assert metric_value(TEXT, value) == text
+
+
+def test_a_share_is_a_percentage_and_is_lost_in_points():
+    assert metric_value(ANSWERS, 0.784) == "78.4 %" and metric_name(ANSWERS) == "exact match"
+    assert lost(ANSWERS, 0.01) == "1.0 point" and lost(ANSWERS, 0.016) == "1.6 points"
+    assert (unit(ANSWERS), word(ANSWERS), word(ANSWERS, gained=True)) == ("points", "drop", "gain")
+
+
+def test_a_perplexity_rises_in_percent():
+    assert lost(TEXT, 0.053) == "5.3 %" and unit(TEXT) == "%"
+    assert (word(TEXT), word(TEXT, gained=True)) == ("rise", "fall")
+
+
+def test_the_limit_is_above_a_perplexity_and_below_a_share():
+    assert limit(TEXT, 20.0, 0.05) == pytest.approx(21)
+    assert limit(ANSWERS, 0.8, 0.05) == pytest.approx(0.75)
+
+
+def test_a_result_that_says_nothing_is_an_accuracy():
+    assert metric_name({}) == "accuracy" and metric_value({}, 0.5) == "50.0 %"
