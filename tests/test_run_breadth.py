@@ -88,7 +88,7 @@ def test_a_perplexity_is_held_to_a_fraction_of_it(world: Path) -> None:
     limit = result["search"]["baseline_accuracy"] * 1.25
     assert chosen["accuracy"] <= limit
     page = (world / "text" / "report.html").read_text("utf-8")
-    assert "Rise, of the dense model" in page and "Sign test" in page
+    assert "Rise, over the dense model" in page and "Sign test" in page
 
 
 @pytest.mark.slow

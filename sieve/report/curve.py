@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from sieve.report.genomes import LINES, genomes, is_feasible, is_whole, most_examples
 from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, empty_figure, label
-from sieve.report.units import axis, limit, metric_name, metric_value, scale
+from sieve.report.units import axis, is_relative, limit, metric_name, metric_value, scale
 from sieve.report.values import count, look, measure, percent
 
 
@@ -42,6 +42,8 @@ def accuracy_curve(result: Mapping[str, Any]) -> go.Figure:
     if chosen:
         figure.add_trace(chosen_ring(chosen, scale=scale(result)))
     figure.update_yaxes(title_text=f"{metric.capitalize()} on the<br>selection split{axis(result)}")
+    if is_relative(result):  # Of a pruned model it may be many times that of the dense one.
+        figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
     size_axis(figure, [point["kept_fraction"] for point in curve])
     return figure
 

@@ -19,6 +19,7 @@ from sieve.report.figures import figures
 from sieve.report.html import text
 from sieve.report.search_section import search
 from sieve.report.sentence import answer_sentence, verdict
+from sieve.report.units import metric_name
 from sieve.report.values import look, short_name
 
 _POLICY = (
@@ -40,7 +41,8 @@ _CAPTIONS = {
     ),
     "divergence_front": (
         "How far the genomes' answers are from the dense model's (mean Kullback-Leibler divergence "
-        "per row): measured more finely than accuracy, which moves by whole rows."
+        "per row; of what is written, how much less likely the dense model's own answers are): "
+        "measured more finely than accuracy, which moves by whole rows."
     ),
     "generations": (
         "Sizes of the genomes of each generation. A genome is feasible when it is within the "
@@ -126,7 +128,7 @@ def _main(result: Mapping[str, Any], plots: Mapping[str, go.Figure]) -> str:
         sections.key_figures(result),
         html.section(
             "accuracy",
-            "Accuracy against size",
+            f"{metric_name(result).capitalize()} against size",
             plot("accuracy_curve"),
             plot("accuracy_front"),
             plot("divergence_front"),

@@ -48,7 +48,7 @@ def key_figures(result: Result) -> str:
     interval = drop_interval(result)
     bounds = f" (95 % interval {interval})" if interval else ""
     drop = points(look(result, "drop.point"))
-    what = "Rise, of the dense model's" if is_relative(result) else "Drop, dense minus pruned"
+    what = "Rise, over the dense model" if is_relative(result) else "Drop, dense minus pruned"
     test = "Sign test" if is_relative(result) else "McNemar"
     rule = "interval's upper end" if look(result, "guarantee") else "point estimate"
     pairs = [
