@@ -1,7 +1,8 @@
 """The LightningDataModule of a task: tokenized batches, built once and dealt out to ranks."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -31,8 +32,8 @@ class SieveDataModule(L.LightningDataModule):
         calibration_tokens: tokens of calibration, padding not counted; None takes all rows.
         context_length: the longest row that the model takes; None does not check.
         classes: of a classifier, see `sieve.scoring.Reader`.
-        mix: tasks that calibration rows come from, each with its share of the tokens; by default
-            the task alone.
+        mix: gives the tasks that calibration rows come from, each with its share of the tokens,
+            once they are needed; by default the task alone.
     """
 
     def __init__(
@@ -44,11 +45,11 @@ class SieveDataModule(L.LightningDataModule):
         seed: int = 0,
         context_length: int | None = None,
         classes: tuple[int, ...] | None = None,
-        mix: Sequence[tuple[Task, float]] = (),
+        mix: Callable[[], Sequence[tuple[Task, float]]] | None = None,
     ) -> None:
         super().__init__()
         self.task = task
-        self.mix = list(mix) or [(task, 1.0)]
+        self._mix = mix
         self.reader = Reader(tokenizer, context_length, classes, self._shorten)
         self.batch_tokens = batch_tokens
         self.calibration_tokens = calibration_tokens
@@ -64,6 +65,11 @@ class SieveDataModule(L.LightningDataModule):
                 "%d prompts were longer than the model's context; the field that task.truncate "
                 "names was shortened in them.", prompts,
             )  # fmt: skip
+
+    @cached_property
+    def mix(self) -> list[tuple[Task, float]]:
+        """The tasks that calibration rows come from, and their shares of the tokens."""
+        return [(self.task, 1.0)] if self._mix is None else list(self._mix())
 
     def calibration(self) -> list[TokenBatch]:
         """All calibration batches, of all ranks; built once."""

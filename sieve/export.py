@@ -69,6 +69,13 @@ def check_format(model: PreTrainedModel, format: str) -> None:
         raise ValueError(f"got export format {format!r}, expected one of {', '.join(FORMATS)}.")
     if format.startswith("onnx"):
         check_packages()
+        classifies = native_class(model).__name__.endswith("ForSequenceClassification")
+        if classifies or any(isinstance(m, Unfolded) for m in model.modules()):
+            kind = "classifier" if classifies else "mixture of experts"
+            raise ValueError(
+                f"got a {kind}, of which Sieve makes no graph; use export=factorized or "
+                "export=dense."
+            )
     if format != "factorized":
         check_not_quantized(model)
     native = native_class(model)

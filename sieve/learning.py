@@ -157,6 +157,12 @@ class LearningModule(L.LightningModule):
             f"{n}: {r} of {top.get(n, 0)}" for n, r in ranks.items() if not 0 < r <= top.get(n, 0)
         ]
         _check(not bad and len(ranks) > 0, f"ranks {bad}", "prunable matrices, 1 to full rank")
+        experts = [m.name for m in self.matrices if m.expert]
+        if experts:
+            raise ValueError(
+                f"{experts[0]} is of an expert, which sees some of the tokens, and "
+                "projection=learned learns from all of them; choose another projection."
+            )
         _check(init in INITS, f"init {init!r}", f"one of {', '.join(INITS)}")
         _check(learning_rate > 0, f"learning_rate {learning_rate}", "a number above 0")
         _check(bool(moments) or init == "random", f"init {init!r} without moments", "moments")

@@ -39,6 +39,12 @@ class Metric:
             return np.exp(-np.asarray(mean, dtype=float))
         return -np.asarray(mean) / np.log(2) if self.form == "bits" else mean
 
+    def mean(self, total: float) -> float:
+        """The weighted mean of values that makes the metric `total`."""
+        if self.form == "perplexity":
+            return -float(np.log(total))
+        return -total * float(np.log(2)) if self.form == "bits" else total
+
     def drop(self, baseline: np.ndarray | float, pruned: np.ndarray | float) -> np.ndarray | float:
         """What was lost between two weighted means, in the tolerance's unit; positive is worse."""
         if not self.relative:
@@ -70,6 +76,11 @@ class Scores:
     def mean(self) -> float:
         """Weighted mean of the values."""
         return float(np.average(self.values, weights=self.weights))
+
+    @property
+    def mass(self) -> float:
+        """Sum of the weights."""
+        return float(len(self.values) if self.weights is None else self.weights.sum())
 
     @property
     def accuracy(self) -> float:

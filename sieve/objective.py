@@ -244,18 +244,31 @@ class Jointly:
             scores.append(part.score(genome, farthest))
             if not self.together and not scores[-1].feasible:
                 break
-        rows = [len(part.baseline.values) for part in self.parts[: len(scores)]]
         used = [s.examples_used for s in scores]
+        accuracy, margin = self._combined(scores)
         return Score(
             scores[0].kept_fraction,
-            float(np.average([s.accuracy for s in scores], weights=rows)),
-            float(np.average([s.margin for s in scores], weights=rows))
-            if self.together
-            else min(s.margin for s in scores),
+            accuracy,
+            margin if self.together else min(s.margin for s in scores),
             sum(used),
             float(np.average([s.loss for s in scores], weights=used)),
             float(np.average([s.divergence for s in scores], weights=used)),
         )
+
+    def _combined(self, scores: Sequence[Score]) -> tuple[float, float]:
+        """The metric over the rows of those parts, and the margin of its drop."""
+        parts = self.parts[: len(scores)]
+        metric, masses = parts[0].baseline.metric, [part.baseline.mass for part in parts]
+        if not metric.relative:
+            accuracy, margin = (
+                float(np.average([getattr(s, name) for s in scores], weights=masses))
+                for name in ("accuracy", "margin")
+            )
+            return accuracy, margin
+        means = [metric.mean(s.accuracy) for s in scores]
+        pruned = float(np.average(means, weights=masses))
+        dense = float(np.average([part.baseline.mean for part in parts], weights=masses))
+        return float(metric.total(pruned)), parts[0].tolerance - float(metric.drop(dense, pruned))
 
     def on(self, bank: Bank) -> Self:
         """The same objectives for another bank of this model."""

@@ -14,6 +14,7 @@ from sieve.moments import Moment
 from sieve.projections import Factors
 
 DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]: T stays at W where x̃ says little
+NOTHING = 1e-100  # variance that counts as none, and whose damping is a number still
 
 
 @dataclass
@@ -91,7 +92,7 @@ def solve(
         inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
         cross = cross - torch.outer(pair.own_mean, pair.inner_mean)
     eye = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
-    scale = inner.diagonal().mean().clamp_min(torch.finfo(inner.dtype).tiny)
+    scale = inner.diagonal().mean().clamp_min(NOTHING)  # An input may be constant.
     mix = eye + torch.linalg.solve(inner + DAMPING * scale * eye, (cross - inner).T).T
     gradient, target, mean = moment.gradient, weight @ mix, weight @ pair.own_mean
     if gradient is not None and gradient.side == "input":

@@ -86,9 +86,7 @@ def token_weights(
     """‖g‖² of every token that counts, per matrix and batch: (N,) each, on the CPU.
 
     weighting: "gradient", or "position" for its mean over a batch's rows at one column.
-
     The output head, which sees answers alone, is left out.
-
     options: `answers` and `seed` of `CalibrationModule`.
     """
     matrices = [matrix for matrix in matrices if matrix.layer is not None]
@@ -136,7 +134,7 @@ class _Sequence:
         for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting")):
             block = self.model.get_submodule(path)
             steps = [call[index] for call in calls]
-            # Not experts: other tokens may reach them in the pruned model, which pairs with none.
+            # Not experts: in the pruned model other tokens may reach them, which pair with none.
             sources = dict.fromkeys(m.source for m in matrices if not m.expert)
             writers = self._writers(block, matrices, steps[0], dense[0]) if self.residual else []
             self.lost = [
@@ -238,17 +236,18 @@ class _Sequence:
 
         Found by trial: one matrix's output is replaced by noise and the others' by nothing.
         """
-        names = [m.name for m in matrices if m.d_out == hidden.shape[-1]]
+        wide = [m for m in matrices if m.d_out == hidden.shape[-1]]
+        names = [m.name for m in wide if not m.expert]
         noise = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))
         noise = noise.to(hidden)
         writers = []
         with self._dense(matrices):
             for name in names:
                 handles = [
-                    self.model.get_submodule(other).register_forward_hook(
-                        lambda _m, _a, y, own=(other == name): noise if own else y * 0
+                    self.model.get_submodule(other.name).register_forward_hook(
+                        lambda _m, _a, y, own=(other.name == name): noise if own else y * 0
                     )
-                    for other in names
+                    for other in wide
                 ]
                 try:
                     wrote = step.run(block, hidden) - hidden

@@ -177,6 +177,28 @@ class OddBlock(nn.Module):
         return x + self.stretch(torch.tanh(self.squash(x)))
 
 
+class OwnExperts(nn.Module):
+    """Experts stacked in a way that nobody describes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stack = nn.Parameter(torch.randn(3, width, width) / width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("btd,edf->btf", x, self.stack)
+
+
+class WithOwnExperts(OddBlock):
+    """A block of which a part cannot be factorized."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.own = OwnExperts(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.own(x)
+
+
 class OddForCausalLM(PreTrainedModel):
     """A decoder of an unknown architecture."""
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from families import DENSE, EVERY, MIXTURES, MORE
-from models import OddBlock, tiny_mixtral, tiny_odd, tiny_tokenizer
+from models import WithOwnExperts, tiny_mixtral, tiny_odd, tiny_tokenizer
 from sieved import banked, logits, mixed, tokens, uniform
-from torch import nn
 from transformers import AutoModelForCausalLM
 
 import sieve
@@ -194,26 +193,6 @@ def test_an_expert_that_no_token_reached_is_fitted_and_costs_nothing_to_drop(pro
     before = logits(model, ids)
     with Switch(model, bank).set_ranks({m.name: 0 for m in unseen}):
         torch.testing.assert_close(logits(model, ids), before, rtol=0, atol=0)
-
-
-class OwnExperts(nn.Module):
-    """Experts stacked in a way that nobody describes."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.stack = nn.Parameter(torch.randn(3, width, width) / width)
-
-    def forward(self, x):
-        return torch.einsum("btd,edf->btf", x, self.stack)
-
-
-class WithOwnExperts(OddBlock):
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        self.own = OwnExperts(width)
-
-    def forward(self, x):
-        return super().forward(x) + self.own(x)
 
 
 def test_what_cannot_be_handled_is_named_with_the_reason_and_the_rest_goes_on(caplog):

@@ -12,6 +12,7 @@ from sieved import banked
 
 from sieve.confirmation import candidates, confirm, narrow, reach, steady
 from sieve.genome import Genome
+from sieve.metrics import ACCURACY
 from sieve.objective import Score
 from sieve.search import uniform_line
 
@@ -148,7 +149,9 @@ class Rows:
 
     def __init__(self, limit: float) -> None:
         self.limit, self.evaluated, self.examples_scored = limit, dict[Genome, Score](), 10
-        self.baseline = SimpleNamespace(values=np.ones(10), accuracy=1.0)
+        self.baseline = SimpleNamespace(
+            values=np.ones(10), accuracy=1.0, metric=ACCURACY, mass=10.0
+        )
 
     def score(self, genome: Genome, farthest: float = math.inf) -> Score:
         if genome not in self.evaluated:

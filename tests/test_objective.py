@@ -20,8 +20,10 @@ from sieve.choices import scoring_batches
 from sieve.evaluation import score
 from sieve.metrics import Scores, paired_drop
 from sieve.modeling_layers import FactorizedLinear
-from sieve.objective import Objective
+from sieve.objective import Jointly, Objective
 from sieve.tasks.example import Example
+from sieve.tasks.metrics import metric_of
+from sieve.text import text_batches
 
 EXAMPLES = [
     Example(f"{word} film, {i} of five stars:", (" good", " bad", " positive review"), i % 3)
@@ -354,3 +356,18 @@ def test_all_parts_must_agree_and_rows_weigh_alike(monkeypatch: pytest.MonkeyPat
     again = module.Jointly(both.parts, together=True).score(uniform(BANK, 0.6))
     assert (again.margin, again.examples_used) == (together.margin, 20)
     assert len(both.baseline.correct) == 2 * len(EXAMPLES)
+
+
+@pytest.mark.parametrize("form", ["perplexity", "bits"])
+def test_parts_of_a_text_are_taken_together_as_one_text(form: str) -> None:
+    metric = metric_of("perplexity", form)
+    texts = [Example("", (" the good movie" * (1 + i % 4) + f" {i}",), 0) for i in range(9)]
+
+    def objective(some: list[Example]) -> Objective:
+        return Objective(MODEL, BANK, text_batches(some, tiny_tokenizer(), metric), tolerance=0.3)
+
+    genome = uniform(BANK, 0.6)
+    whole = objective(texts).score(genome)
+    joint = Jointly([objective(texts[:2]), objective(texts[2:])], together=True).score(genome)
+    assert joint.accuracy == pytest.approx(whole.accuracy, rel=1e-5)
+    assert joint.margin == pytest.approx(whole.margin, rel=1e-4)

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from models import OddBlock, OddConfig, OddForCausalLM, randomized, tiny_mixtral, tiny_tokenizer
-from torch import nn
+from models import WithOwnExperts, tiny_mixtral, tiny_odd, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from runs import finished, make_world, run_sieve, write_rows
@@ -134,26 +132,8 @@ def test_a_label_that_no_other_split_has_is_named(world: Path, tmp_path: Path) -
     assert done.status == 1 and "row 2 of test has the label 'perhaps'" in done.stderr
 
 
-class OwnExperts(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.stack = nn.Parameter(torch.randn(3, width, width) / width)
-
-    def forward(self, x):
-        return torch.einsum("btd,edf->btf", x, self.stack)
-
-
-class WithOwnExperts(OddBlock):
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        self.own = OwnExperts(width)
-
-    def forward(self, x):
-        return super().forward(x) + self.own(x)
-
-
 def test_a_model_that_can_be_handled_in_part_goes_on_only_where_that_is_allowed() -> None:
-    model = randomized(OddForCausalLM, OddConfig())
+    model = tiny_odd()
     model.rungs[0] = WithOwnExperts(32)
     with pytest.raises(ValueError) as caught:
         check_supported(model, allow_partial=False)

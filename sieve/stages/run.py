@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Run:
         self.cache = Cache(Path(config.paths.cache_dir))
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
-        self.data = self._data(task, config.calibration.tokens, mixed(config, task))
+        self.data = self._data(task, config.calibration.tokens, partial(mixed, config, task))
 
     @cached_property
     def others(self) -> dict[str, SieveDataModule]:
@@ -59,7 +59,10 @@ class Run:
         }
 
     def _data(
-        self, task: Task, tokens: int | None, mix: Sequence[tuple[Task, float]] = ()
+        self,
+        task: Task,
+        tokens: int | None,
+        mix: Callable[[], Sequence[tuple[Task, float]]] | None = None,
     ) -> SieveDataModule:
         """The batches of a task as the run's model reads them."""
         backbone, config = self.backbone, self.config
