@@ -14,7 +14,7 @@ from sieve.moments import Moment
 from sieve.projections import Factors
 
 DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]: T stays at W where x̃ says little
-NOTHING = 1e-100  # variance that counts as none, and whose damping is a number still
+NOISE = 1e-6  # of the second moment: what rounding leaves of the covariance of a constant
 
 
 @dataclass
@@ -92,8 +92,11 @@ def solve(
         inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
         cross = cross - torch.outer(pair.own_mean, pair.inner_mean)
     eye = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
-    scale = inner.diagonal().mean().clamp_min(NOTHING)  # An input may be constant.
-    mix = eye + torch.linalg.solve(inner + DAMPING * scale * eye, (cross - inner).T).T
+    size = float(inner.diagonal().mean())
+    ridge = max(DAMPING * size, torch.finfo(inner.dtype).tiny ** 0.5)
+    if centred:
+        ridge = max(ridge, NOISE * float(pair.inner.diagonal().mean()))
+    mix = eye + torch.linalg.solve(inner + ridge * eye, (cross - inner).T).T
     gradient, target, mean = moment.gradient, weight @ mix, weight @ pair.own_mean
     if gradient is not None and gradient.side == "input":
         gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
@@ -101,7 +104,7 @@ def solve(
         lost = pair.lost
         if centred:
             lost = lost - torch.outer(pair.lost_mean, pair.inner_mean)
-        target = target + torch.linalg.solve(inner + DAMPING * scale * eye, lost.T).T
+        target = target + torch.linalg.solve(inner + ridge * eye, lost.T).T
         mean = mean + pair.lost_mean
     seen = replace(moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient)
     return replace(project(target, seen), mean=mean)

@@ -142,3 +142,33 @@ def test_a_model_that_can_be_handled_in_part_goes_on_only_where_that_is_allowed(
     assert said.endswith("set model.allow_partial=true to leave such parts dense and go on.")
     check_supported(model, allow_partial=True)
     assert len(find_matrices(model)) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["projection=affine"],
+        ["projection.refit_target=residual", "recovery=lora", "recovery.steps=3"],
+        ["projection.joint=true", "calibration.layers_at_once=1", "calibration.checkpointing=true"],
+        ["quantization=int8", "projection.tune_steps=3"],
+    ],
+)
+def test_a_mixture_goes_through_every_stage(world: Path, settings: list[str]) -> None:
+    result = finished(world, "stages", *QUICK, f"model.path={world / 'mixtral'}", *settings)
+    assert result["kept_fraction"]["prunable"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["projection=learned"], "is of an expert, which sees some of the tokens"),
+        (["export=onnx"], "got a mixture of experts, of which Sieve makes no graph"),
+    ],
+)
+def test_what_a_mixture_cannot_have_is_one_sentence(
+    world: Path, settings: list[str], said: str
+) -> None:
+    done = run_sieve(world, world / "no", *QUICK, f"model.path={world / 'mixtral'}", *settings)
+    assert done.status == 1 and said in done.stderr and "Traceback" not in done.stderr
