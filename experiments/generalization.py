@@ -147,6 +147,7 @@ def summarize() -> None:
             }
             draw(domain, found)
         blocks[f"generalization-{domain}"] = table(domain, found) if found else ""
+    blocks["generalization-transfer"] = transfer_table(body)
     (FOLDER / "generalization.json").write_text(json.dumps(body, indent=1) + "\n")
     write_blocks(FOLDER / "README.md", blocks)
 
@@ -179,6 +180,24 @@ def transfer(domain: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if cells
         }
     return result
+
+
+def transfer_table(body: dict[str, Any]) -> str:
+    """Sizes and mean drops, and how many pairs stay within the tolerance."""
+    lines = [
+        "| domain | calibrated on | sets | kept, % | own set | others of the domain | outside |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for domain, found in body.items():
+        for row, groups in found["transfer"].items():
+            cells = [
+                f"{100 * groups[place]['drop']:.1f} ({groups[place]['within']} of "
+                f"{groups[place]['pairs']} within ε, worst {100 * groups[place]['worst']:.1f})"
+                for place in ("own", "inside", "outside")
+            ]
+            sets, kept = groups["own"]["pairs"], f"{100 * groups['kept']:.2f}"
+            lines.append(f"| {domain} | {row} | {sets} | {kept} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def table(domain: str, found: Sequence[dict[str, Any]]) -> str:

@@ -103,6 +103,8 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     )  # fmt: skip
     options.pop("attn_implementation", None)
     tokenizer = _load(config.path, "tokenizer", AutoTokenizer, path, **options)
+    if is_classifier(model):
+        _agree_on_padding(model, tokenizer)
     storage_dtype = model.dtype
     _check_whole(loaded)
     _check_finite(model)
@@ -125,6 +127,23 @@ def auto_class(config: PreTrainedConfig) -> Any:
     names = config.architectures or [""]
     classifies = names[0].endswith("ForSequenceClassification")
     return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+
+
+def _agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the tokenizer pad with what a classifier takes for padding, as some look for it."""
+    text = model.config.get_text_config()
+    if text.pad_token_id is None:
+        text.pad_token_id = model.config.pad_token_id = pad_token_id(tokenizer)
+    elif tokenizer.pad_token_id != text.pad_token_id:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(text.pad_token_id)
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token to pad with; it is masked, so any will do."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return 0
 
 
 def is_classifier(model: PreTrainedModel) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from sieve.backbone import pad_token_id
 from sieve.encoding import EncodedExample, encode_examples
 from sieve.tasks.example import Example
 
@@ -157,14 +158,6 @@ def shard(batches: Sequence[_T], rank: int, world_size: int) -> list[_T]:
 def count_rows(batches: Sequence[TokenBatch]) -> int:
     """Rows of all calibration batches."""
     return sum(len(batch.input_ids) for batch in batches)
-
-
-def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token to pad with; it is masked, so any will do."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
-            return int(token_id)
-    return 0
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sieve.backbone import forward
-from sieve.batches import TensorBatch, as_inputs, bucket, pad_left, pad_token_id
+from sieve.backbone import forward, pad_token_id
+from sieve.batches import TensorBatch, as_inputs, bucket, pad_left
 from sieve.encoding import EncodedExample, encode_examples
 from sieve.metrics import ACCURACY, Metric, Outcome
 from sieve.tasks.example import Example

@@ -11,9 +11,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sieve.answer_loss import IGNORED
-from sieve.batches import TokenBatch, bucket, drawn, pad_token_id
+from sieve.backbone import pad_token_id
+from sieve.batches import TokenBatch, bucket, drawn
 from sieve.choices import ScoringBatch
 from sieve.encoding import Tokens
+from sieve.encoding import shortened as cut_to
 from sieve.tasks.example import Example
 from sieve.tasks.task import Task
 
@@ -112,23 +114,26 @@ def _encode(
     """Prompts with the special tokens that the model was trained with, cut where that is asked."""
     if not examples:
         return []
-    cuts = [limit is not None and example.cut is not None for example in examples]
     texts = [example.prompt for example in examples]
     rows = [tuple(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
-    long = [index for index, row in enumerate(rows) if limit is not None and len(row) > limit]
-    hopeless = [index for index in long if not cuts[index]]
-    if hopeless:
-        raise ValueError(
-            f"{len(hopeless)} of {len(rows)} prompts are longer than the model's context, the "
-            f"longest has {max(map(len, rows))} tokens, expected at most {limit}; shorten a field "
-            "that the prompt names, as task.truncate=FIELD or ++task.max_words.FIELD=100."
-        )
+    changed = set[int]()
+    for index, example in enumerate(examples):
+        while limit is not None and len(rows[index]) > limit:
+            shorter = cut_to(example, len(rows[index]), limit)
+            if shorter is None:
+                break
+            changed.add(index)
+            example = shorter
+            rows[index] = tuple(tokenizer(example.prompt, verbose=False)["input_ids"])
+    long = [len(row) for row in rows if limit is not None and len(row) > limit]
     if long:
-        cut = tokenizer([texts[i] for i in long], truncation=True, max_length=limit)["input_ids"]
-        for index, ids in zip(long, cut, strict=True):
-            rows[index] = tuple(ids)
-        if shortened is not None:
-            shortened(len(long))
+        raise ValueError(
+            f"{len(long)} of {len(rows)} prompts are longer than the model's context, the longest "
+            f"has {max(long)} tokens, expected at most {limit}; shorten a field that the prompt "
+            "names, as task.truncate=FIELD or ++task.max_words.FIELD=100."
+        )
+    if changed and shortened is not None:
+        shortened(len(changed))
     return rows
 
 

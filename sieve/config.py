@@ -216,6 +216,8 @@ def to_config(raw: DictConfig) -> Config:
         message = str(error).splitlines()[0]
         raise ValueError(f"the configuration does not hold: {message}") from error
     assert isinstance(config, Config)
+    for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
+        task.preamble = task.preamble.replace("\\n", "\n")
     check(config)
     return config
 

@@ -44,7 +44,7 @@ class SieveDataModule(L.LightningDataModule):
         calibration_tokens: int | None = None,
         seed: int = 0,
         context_length: int | None = None,
-        classes: tuple[int, ...] | None = None,
+        classes: Callable[[Task], tuple[int, ...]] | None = None,
         mix: Callable[[], Sequence[tuple[Task, float]]] | None = None,
     ) -> None:
         super().__init__()

@@ -221,20 +221,29 @@ def _fitted(
     """Shorten the field that an example names until it fits; others stay as they are."""
     result, changed = list(encoded), 0
     for index, example in enumerate(examples):
-        while example.cut and (length := _length(result[index])) > limit:
-            start, end = example.cut
-            # Characters go in proportion to tokens, and some more, so that few steps are taken.
-            keep = int((end - start) * max(0.0, 1 - 1.05 * (length - limit) / length)) - 1
-            if keep < 1:
+        while (length := _length(result[index])) > limit:
+            shorter = shortened(example, length, limit)
+            if shorter is None:
                 break
             changed += result[index] is encoded[index]
-            kept = example.prompt[start : start + keep]
-            prompt = example.prompt[:start] + kept + example.prompt[end:]
-            example = replace(example, prompt=prompt, cut=(start, start + keep))
+            example = shorter
             (result[index],) = renderer.encode([example])
     if changed and cut is not None:
         cut(changed)
     return result
+
+
+def shortened(example: Example, length: int, limit: int) -> Example | None:
+    """An example of `length` tokens with its field cut towards `limit`; None where none is left."""
+    if example.cut is None:
+        return None
+    start, end = example.cut
+    # Characters go in proportion to tokens, and some more, so that few steps are taken.
+    keep = int((end - start) * max(0.0, 1 - 1.05 * (length - limit) / length)) - 1
+    if keep < 1:
+        return None
+    prompt = example.prompt[: start + keep] + example.prompt[end:]
+    return replace(example, prompt=prompt, cut=(start, start + keep))
 
 
 def _length(encoded: EncodedExample) -> int:

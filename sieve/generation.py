@@ -18,8 +18,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sieve.backbone import forward
-from sieve.batches import TensorBatch, as_inputs, bucket, pad_left, pad_token_id
+from sieve.backbone import forward, pad_token_id
+from sieve.batches import TensorBatch, as_inputs, bucket, pad_left
 from sieve.choices import (
     FARTHEST,
     NOT_FINITE,
@@ -52,10 +52,15 @@ class Writer:
         )  # fmt: skip
         stopped = StoppingCriteriaList([_Stopped(self, input_ids.shape[1])])
         generate: Any = model.generate
-        out = generate(
-            input_ids=input_ids, attention_mask=mask, generation_config=config,
-            stopping_criteria=stopped,
-        )  # fmt: skip
+        own = model.generation_config
+        model.generation_config = config  # Its penalties would stand in for what is not set.
+        try:
+            out = generate(
+                input_ids=input_ids, attention_mask=mask, generation_config=config,
+                stopping_criteria=stopped,
+            )  # fmt: skip
+        finally:
+            model.generation_config = own
         ends = set(config.eos_token_id or [])
         return [_until(row, ends) for row in out[:, input_ids.shape[1] :].tolist()]
 
@@ -69,9 +74,13 @@ class Writer:
         if metric.of_writings is not None:
             return metric.of_writings(said, examples)
         if metric.of_writing is not None:
-            return [metric.of_writing(t, one) for t, one in zip(said, examples, strict=True)]
+            found = [metric.of_writing(t, one) for t, one in zip(said, examples, strict=True)]
+            return [metric.checked(value, t) for value, t in zip(found, said, strict=True)]
         right = [self.writing.targets(example.references) for example in examples]
-        return [metric.text(text, r) for text, r in zip(said, right, strict=True)]
+        return [
+            0.0 if text is None else metric.text(text, targets)
+            for text, targets in zip(texts, right, strict=True)
+        ]
 
     def _ends(self, model: PreTrainedModel) -> list[int] | None:
         """Tokens that end an answer: the tokenizer's, and those that the model was made with."""

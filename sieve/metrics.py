@@ -145,6 +145,11 @@ def compare(baseline: Scores, pruned: Scores, seed: int = 0) -> Drop:
     before, after = baseline.values.astype(float), pruned.values.astype(float)
     weights = np.ones(len(before)) if baseline.weights is None else baseline.weights
     low, high = _bootstrap_drop(before, after, weights, baseline.metric, seed)
+    worse, better = int((before > after).sum()), int((before < after).sum())
+    if worse + better < FEW:  # As of rows that are right or wrong, each of which may lose so much.
+        most = 1.0 if not baseline.metric.relative else float(np.abs(before - after).max())
+        high = max(high, most * _exact_upper(worse, len(before)) - max(0.0, -point))
+        low = min(low, min(0.0, point) - most * _exact_upper(better, len(before)))
     return Drop(point, low, high, _sign_test(before, after))
 
 

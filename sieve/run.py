@@ -7,6 +7,7 @@ set under `conf/`; `--help` lists the groups.
 import logging
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def _job(raw: DictConfig) -> Any:
                 "search=genetic goes by the divergence, got search.judge=margin; choose "
                 "search=genetic_margin."
             )
+        _check_model_is_asked_for(config, hydra_config.overrides.task)
         if config.inspect:
             _show_matrices(config, run_dir)
             return None
@@ -96,6 +98,18 @@ def _job(raw: DictConfig) -> Any:
         written = {name: folder / name for name in names if (run_dir / name).exists()}
         output.print(closing_table(result, written))
     return float(result["kept_fraction"]["prunable"])
+
+
+def _check_model_is_asked_for(config: Config, overrides: Sequence[str]) -> None:
+    """ValueError where another task than the run's own has brought the embedded model with it."""
+    others = [*config.also.values(), *config.calibration.mix.values()]
+    brought = config.task.almanac is None and any(other.almanac for other in others)
+    asked = any(o.startswith(("model=", "model.path=", "+experiment=")) for o in overrides)
+    if brought and not asked:
+        raise ValueError(
+            "the tasks of Almanac bring the embedded model with them, and the run's own task is "
+            "none of them; say which model is meant, as model=embedded or model.path=my_model."
+        )
 
 
 def _show_matrices(config: Config, run_dir: Path) -> None:

@@ -22,13 +22,13 @@ class Reader:
     """How a model reads a task: its tokenizer, its context, and what a classifier's classes are.
 
     context_length: the longest row that the model takes; None does not check. classes: of a
-    classifier, the one that stands for each label; None is a language model. shortened: is told how
-    many prompts were too long and had a field shortened.
+    classifier, gives those that stand for a task's labels; None is a language model. shortened: is
+    told how many prompts were too long and had a field shortened.
     """
 
     tokenizer: PreTrainedTokenizerBase
     context_length: int | None = None
-    classes: tuple[int, ...] | None = None
+    classes: Callable[[Task], tuple[int, ...]] | None = None
     shortened: Callable[[int], None] | None = None
 
     def scoring(self, task: Task, examples: Sequence[Example], batch_tokens: int) -> list[Any]:
@@ -36,7 +36,7 @@ class Reader:
         options = self._options(task)
         if self.classes is not None:
             return classifying_batches(
-                examples, self.tokenizer, self.classes, batch_tokens, self.context_length,
+                examples, self.tokenizer, self.classes(task), batch_tokens, self.context_length,
                 self.shortened,
             )  # fmt: skip
         if task.kind == "generation":
@@ -60,7 +60,7 @@ class Reader:
         examples = task.splits["calibration"]
         if self.classes is not None:
             return learning_batches(
-                examples, self.tokenizer, self.classes, tokens, batch_tokens, seed,
+                examples, self.tokenizer, self.classes(task), tokens, batch_tokens, seed,
                 self.context_length, self.shortened,
             )  # fmt: skip
         return calibration_batches(

@@ -18,7 +18,10 @@ from sieve.tasks.prompts import RowReader
 
 NAME = "task.json"
 FORMAT = 1
-SOURCES = ("hub", "data_dir", "almanac", "cache_dir", "splits", "max_rows")  # of rows
+# Of rows, and of what they are worth, which answering takes no account of.
+SOURCES = (
+    "hub", "data_dir", "almanac", "cache_dir", "splits", "max_rows", "metric", "judge", "lm_eval",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def read_task(folder: str | Path) -> TaskFile:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         known = {field.name for field in fields(TaskConfig)}
+        held["task"] = {k: v for k, v in held["task"].items() if k not in ("metric", "judge")}
         if held["format"] != FORMAT or not set(held["task"]) <= known:
             raise ValueError("it is of another version")
         config = TaskConfig(**held["task"])

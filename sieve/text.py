@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sieve.answer_loss import IGNORED
-from sieve.backbone import forward
-from sieve.batches import TensorBatch, as_inputs, bucket, pad_left, pad_token_id
+from sieve.backbone import forward, pad_token_id
+from sieve.batches import TensorBatch, as_inputs, bucket, pad_left
 from sieve.choices import FARTHEST
 from sieve.encoding import encode_examples
 from sieve.metrics import Metric, Outcome
@@ -29,17 +29,24 @@ class TextBatch(TensorBatch):
     units: Tensor  # (N,): tokens, words or bytes of a text, by which it counts
     examples: Tensor  # (N,): index into the list of examples
     metric: Metric
+    rows_at_once: int  # of a forward pass: a long text is many rows
 
     def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None = None) -> Outcome:
         """Score a model; as `sieve.evaluation.Scored`.
 
         The divergence is by how much a text's loss has risen, per unit; 0 where it has fallen.
         """
-        logits = forward(model, as_inputs(self), self.input_ids.shape[1])
-        summed = [
-            nn.functional.cross_entropy(row.float(), wanted, ignore_index=IGNORED, reduction="sum")
-            for row, wanted in zip(logits, self.targets, strict=True)
-        ]
+        summed: list[Tensor] = []
+        inputs, step = as_inputs(self), max(1, self.rows_at_once)
+        for start in range(0, len(self.input_ids), step):
+            part = {name: tensor[start : start + step] for name, tensor in inputs.items()}
+            logits = forward(model, part, self.input_ids.shape[1])
+            summed += [
+                nn.functional.cross_entropy(
+                    row.float(), wanted, ignore_index=IGNORED, reduction="sum"
+                )
+                for row, wanted in zip(logits, self.targets[start : start + step], strict=True)
+            ]
         losses = torch.stack(summed)
         losses = losses.new_zeros(len(self.examples)).index_add_(0, self.owners, losses)
         values, far = -losses.double() / self.units, None
@@ -86,7 +93,8 @@ def text_batches(
                 torch.tensor(counts, dtype=torch.double),
                 torch.tensor(group),
                 metric,
-            )  # fmt: skip
+                batch_tokens // input_ids.shape[1],
+            )
         )
     return batches
 

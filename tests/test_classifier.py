@@ -1,5 +1,6 @@
 """Encoder classifiers: pruned, searched, exported and loaded again."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +14,19 @@ from sieved import uniform
 from transformers import AutoModelForSequenceClassification
 
 import sieve
-from runs import finished, make_world
+from runs import finished, make_world, run_sieve
+from sieve.backbone import load_backbone
 from sieve.batches import as_inputs
 from sieve.calibration import calibrate
 from sieve.classifier import classes_of, classifying_batches, learning_batches
+from sieve.config import ModelConfig
 from sieve.evaluation import score
 from sieve.matrices import find_matrices
+from sieve.metrics import ACCURACY
 from sieve.objective import Objective
+from sieve.scoring import Reader
 from sieve.search import search_waterfill
+from sieve.tasks import Task
 from sieve.tasks.example import Example
 
 ENCODER = {
@@ -141,6 +147,44 @@ def test_labels_are_classes_by_name_or_else_by_position() -> None:
         classes_of(named, task_of("x", "y", "z", kind="generation"))
 
 
+@pytest.mark.parametrize("pad", [1, None])
+def test_a_decoder_that_classifies_finds_its_last_token_whatever_its_padding(
+    pad: int | None, tmp_path: Path
+) -> None:
+    tiny_classifier("Llama", pad_token_id=pad).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    backbone = load_backbone(ModelConfig(path=str(tmp_path)), torch.device("cpu"))
+    batches = classifying_batches(EXAMPLES, backbone.tokenizer, CLASSES, batch_tokens=200)
+    found = score(backbone.model, batches).losses
+    each = classifying_batches(EXAMPLES, backbone.tokenizer, CLASSES, batch_tokens=1)
+    assert len(batches) < len(each) == len(EXAMPLES)
+    np.testing.assert_allclose(found, score(backbone.model, each).losses, atol=1e-4)
+
+
+def test_mixed_tasks_have_classes_of_their_own() -> None:
+    model = tiny_classifier(id2label={0: "no", 1: "yes", 2: "so"})
+    reader = Reader(tiny_tokenizer(), classes=partial(classes_of, model))
+    found = []
+    for labels in (("no", "yes", "so"), ("so", "no", "yes")):
+        rows = [Example("text", tuple(f" {label}" for label in labels), 0)]
+        task = Task("toy", "d", ACCURACY, {"calibration": rows}, {}, labels=labels)
+        [batch] = reader.calibration(task, None, 100, 0)
+        found.append(int(batch.targets.max()))
+    assert found == [0, 2]
+
+
+def test_a_field_is_shortened_and_the_prompt_keeps_its_end() -> None:
+    prompt = "Review: " + "the movie " * 40 + "\nSentiment:"
+    example = Example(prompt, (" a", " b", " c"), 0, cut=(8, len(prompt) - 11))
+    told: list[int] = []
+    [batch] = classifying_batches([example], tiny_tokenizer(), CLASSES, 900, 60, told.append)
+    text = tiny_tokenizer().decode(batch.input_ids[0])
+    assert told == [1] and len(batch.input_ids[0]) <= 60
+    assert text.startswith("Review: the") and text.endswith("\nSentiment:")
+    with pytest.raises(ValueError, match="1 of 1 prompts are longer"):
+        classifying_batches([example], tiny_tokenizer(), CLASSES, 900, 5)
+
+
 @pytest.mark.slow
 def test_a_run_takes_a_classifier_from_the_directory_to_the_export(tmp_path: Path) -> None:
     world = make_world(tmp_path)
@@ -151,5 +195,9 @@ def test_a_run_takes_a_classifier_from_the_directory_to_the_export(tmp_path: Pat
         "recovery.steps=4", "projection.refit_tries=1",
     )  # fmt: skip
     assert result["speed"]["decode_ratio"] is None and result["speed"]["prefill_ratio"] > 0
+    refused = run_sieve(
+        world, world / "no", f"model.path={world / 'bert'}", "calibration.weighting=answer"
+    )
+    assert refused.status == 1 and "of which a classifier has none" in refused.stderr
     loaded = AutoModelForSequenceClassification.from_pretrained(world / "run" / "export")
     assert type(loaded).__name__ == "SieveBertForSequenceClassification"

@@ -46,6 +46,16 @@ def test_rows_in_a_padded_batch_are_written_as_each_by_itself(build):
         assert list(found[index]) == alone(model, example.prompt), index
 
 
+def test_penalties_of_the_model_are_not_those_of_the_task():
+    model = tiny_llama()
+    own = model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.min_new_tokens = 1.9, 1, 3
+    (batch,) = writing_batches([EXAMPLES[3]], writer())
+    written = batch.writer.write(model, batch.input_ids, batch.attention_mask)[0]
+    assert list(written) == alone(model, EXAMPLES[3].prompt)
+    assert model.generation_config is own
+
+
 def test_writing_ends_at_an_end_token_and_at_a_stop_string():
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     prompt = EXAMPLES[3].prompt

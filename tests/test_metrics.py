@@ -64,3 +64,12 @@ def test_the_p_value_is_of_as_many_rows_worse_as_better():
 def test_scores_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="expected equal"):
         lost(scores([1, 0]), scores([1]))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_few_rows_that_differ_have_a_wide_interval_whatever_the_metric(half):
+    before = np.ones(40)
+    before[0] = 0.5 if half else 1
+    found = compare(scores(before), scores(before))
+    assert found.point == 0 and found.high == pytest.approx(0.0881, abs=1e-3)
+    assert found.low == pytest.approx(-0.0881, abs=1e-3)

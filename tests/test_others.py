@@ -1,5 +1,6 @@
 """Calibration rows of several tasks, and other tasks' test rows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,19 @@ def test_tokens_are_shared_out_by_weight(tmp_path: Path, weights, expected) -> N
         assert abs(tokens - 1200 * expected.get(name, 0)) <= longest
 
 
-def test_rows_that_are_selected_or_tested_on_are_not_mixed_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"shots": 2}, {"preamble": "Answer.\n"}])
+def test_rows_that_are_selected_or_tested_on_are_not_mixed_in(tmp_path: Path, changes) -> None:
     found = config(tmp_path)
+    plain = build_task(found.task)
+    found.task = replace(found.task, **changes)
     own = build_task(found.task)
-    leaked = [{"text": e.prompt.removesuffix("\nAnswer:"), "label": 0} for e in own.splits["test"]]
+    leaked = [
+        {"text": e.prompt.removesuffix("\nAnswer:"), "label": 0} for e in plain.splits["test"]
+    ]
     folder = Path(str(found.calibration.mix["other"].data_dir))
     write_rows(folder / "train.jsonl", [*leaked, *rows_of("clean", 5)])
     parts = {task.name: task for task, _ in mixed(found, own)}
-    held = {e.prompt for role in ("selection", "test") for e in own.splits[role]}
+    held = {e.prompt for role in ("selection", "test") for e in plain.splits[role]}
     prompts = {e.prompt for e in parts["other"].splits["calibration"]}
     assert len(prompts) == 5 and not prompts & held
 
@@ -80,11 +86,36 @@ def test_weights_that_do_not_hold_are_refused(tmp_path: Path, weights, said) -> 
         check(found)
 
 
-def test_a_split_is_told_by_how_it_is_scored(tmp_path: Path) -> None:
-    plain = task_config(tmp_path, "own")
-    longer = task_config(tmp_path, "own")
-    longer.normalize = "tokens"
-    assert split_key(build_task(plain), "test") != split_key(build_task(longer), "test")
+def first_letter(prediction: str, references: list[str], letters: int = 1) -> float:
+    return float(prediction[:letters] == references[0][:letters])
+
+
+METRIC = {"_target_": f"{__name__}.first_letter"}
+JUDGE = {"url": "http://x/v1", "model": "m"}
+WRITTEN = {"kind": "generation", "answer_field": "text", "labels": []}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({}, {"normalize": "tokens"}, False),
+        ({"metric": METRIC}, {"metric": METRIC | {"letters": 2}}, False),
+        ({"metric": METRIC}, {"metric": METRIC}, True),
+        (WRITTEN | {"metric": "judge", "judge": JUDGE},
+         WRITTEN | {"metric": "judge", "judge": JUDGE | {"model": "n"}}, False),
+        (WRITTEN | {"metric": "judge", "judge": JUDGE},
+         WRITTEN | {"metric": "judge", "judge": JUDGE | {"workers": 2}}, True),
+        (WRITTEN, WRITTEN | {"metric": "f1"}, False),
+        (WRITTEN, WRITTEN | {"truncate": "text"}, False),
+    ],
+)  # fmt: skip
+def test_a_split_is_told_by_all_that_its_score_depends_on(tmp_path: Path, one, other, same) -> None:
+    tasks = [build_task(replace(task_config(tmp_path, "own"), **c)) for c in (one, other)]
+    keys = [split_key(task, "test") for task in tasks]
+    assert (keys[0] == keys[1]) == same
+    if "truncate" not in other:
+        moments = [split_key(task, "calibration") for task in tasks]
+        assert moments[0] == moments[1], "what a row is worth is no matter of its moments"
 
 
 @pytest.mark.slow

@@ -1,12 +1,17 @@
 """The README's examples in Python run as printed, one after the other."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from models import tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM
+
+from sieve.config import register_resolvers
+from sieve.run import CONF
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -28,3 +33,28 @@ def test_the_examples_sieve_a_transformers_model_and_put_an_adapter_on_it(
     exec(adapter, scope)
     trained = [n for n, p in scope["model"].named_parameters() if p.requires_grad]
     assert trained and all(".factor_" in name and ".lora_" in name for name in trained)
+
+
+def commands() -> list[list[str]]:
+    """The overrides of every `python -m sieve.run` in the README, lines joined."""
+    text = README.read_text("utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^ {4}python -m sieve\.run (.*)$", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("overrides", commands(), ids=" ".join)
+def test_a_command_of_the_readme_composes(overrides: list[str]) -> None:
+    register_resolvers()
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        if "--multirun" in overrides:  # One job of it.
+            overrides = [o.split(",")[0] for o in overrides if o != "--multirun"]
+        assert compose("config", overrides)
+
+
+def test_settings_that_the_readme_names_can_be_given_as_it_says() -> None:
+    text = README.read_text("utf-8")
+    named = set(re.findall(r"`(\+\+task\.[\w.]+)(?:=\S+)?`", text))
+    assert {"++task.judge.url", "++task.hub.rows", "++task.hub.streaming"} <= named
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        for task in ("squad", "amazon"):
+            assert compose("config", [f"+task={task}", *(f"{name}=1" for name in sorted(named))])

@@ -8,7 +8,10 @@ from models import WithOwnExperts, tiny_mixtral, tiny_odd, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from runs import finished, make_world, run_sieve, write_rows
+from sieve.config import Config
 from sieve.matrices import check_supported, find_matrices
+from sieve.run import _check_model_is_asked_for
+from sieve.tasks import TaskConfig
 
 QUICK = ("projection.refit_tries=1", "tolerance=.5", "speed.enabled=false")
 
@@ -110,7 +113,7 @@ def test_options_are_ranked_and_the_worst_grade_is_no_answer(world: Path) -> Non
         (["task.label_field=nothing", "task.prompt='{q}'"], "no field 'nothing'|found 0 distinct"),
         (
             ["task.kind=generation", "task.prompt='{q}'", "task.metric=judge"],
-            "takes task.judge.url",
+            "takes ++task.judge.url",
         ),
         (["task.kind=perplexity", "task.prompt='{nowhere}'"], "has no field 'nowhere'"),
     ],
@@ -119,6 +122,23 @@ def test_what_does_not_hold_is_one_sentence(world: Path, settings: list[str], sa
     done = run_sieve(world, world / "refused", *words(world), *settings)
     assert done.status == 1 and "Traceback" not in done.stderr
     assert any(part in done.stderr for part in said.split("|")), done.stderr
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_other_tasks_is_said_before_anything_is_computed(world: Path) -> None:
+    other = ["+task@also.text=perplexity", "also.text.data_dir=nowhere"]
+    done = run_sieve(world, world / "late", *QUICK, *other)
+    assert done.status == 1 and "nowhere does not exist" in done.stderr
+    assert "calibrate" not in done.stderr
+
+
+def test_a_task_of_almanac_beside_another_does_not_choose_the_model() -> None:
+    task = TaskConfig("sst2", hub={"path": "x"})
+    config = Config(task, also={"a": TaskConfig("a", almanac={"domain": "reviews"})})
+    with pytest.raises(ValueError, match="say which model is meant"):
+        _check_model_is_asked_for(config, ["+task=sst2", "+task@also.a=almanac_reviews"])
+    _check_model_is_asked_for(config, ["+task=sst2", "model=embedded"])
+    _check_model_is_asked_for(Config(config.also["a"], also=config.also), [])
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from sieve.backbone import context_length, forward, is_classifier
-from sieve.batches import as_inputs, pad_token_id
+from sieve.backbone import context_length, forward, is_classifier, pad_token_id
+from sieve.batches import as_inputs
 from sieve.choices import choice_logprobs, encoded_batches
 from sieve.encoding import EncodedExample, encode_examples
 from sieve.loading import load

@@ -58,6 +58,18 @@ class Run:
             if split_key(task, "test") != own
         }
 
+    def check_others(self) -> None:
+        """ValueError or RuntimeError where another task, or what a classifier is asked, fails."""
+        tasks = [self.task, *(t for t, _ in self.data.mix), *(d.task for d in self.others.values())]
+        if is_classifier(self.backbone.model):
+            for task in tasks:
+                classes_of(self.backbone.model, task)
+            if self.config.calibration.weighting == "answer":
+                raise ValueError(
+                    "calibration.weighting=answer is of tokens that predict an answer, of which a "
+                    "classifier has none; set calibration.weighting=auto."
+                )
+
     def _data(
         self,
         task: Task,
@@ -66,7 +78,7 @@ class Run:
     ) -> SieveDataModule:
         """The batches of a task as the run's model reads them."""
         backbone, config = self.backbone, self.config
-        classes = classes_of(backbone.model, task) if is_classifier(backbone.model) else None
+        classes = partial(classes_of, backbone.model) if is_classifier(backbone.model) else None
         tokenizer: Any = CachedTokenizer(backbone.tokenizer, self.cache, backbone.fingerprint)
         return SieveDataModule(
             task, tokenizer, config.batch_tokens, tokens, config.seed,
@@ -106,11 +118,12 @@ class Run:
 def split_key(task: Task, role: str) -> str:
     """Fingerprint of a split of a task: prompts, choices and answers, in order."""
     examples: list[Example] = task.splits[role]
-    rendering = [
-        task.chat, task.delimiter, task.normalize, task.kind, task.metric.name,
-        asdict(task.writing) if task.writing else None, task.unit,
-    ]  # fmt: skip
-    return fingerprint([[example.key, example.answer] for example in examples], rendering)
+    rendering: list[Any] = [task.chat, task.delimiter, task.kind, task.harness]
+    if role != "calibration":  # Which takes the right answers as they are.
+        writing = asdict(task.writing) if task.writing else None
+        rendering += [task.normalize, asdict(task.metric), writing, task.unit, task.scoring]
+    rows = [[one.key, one.answer, one.cut, one.size] for one in examples]
+    return fingerprint(rows, rendering)
 
 
 def mixed(config: Config, task: Task) -> list[tuple[Task, float]]:
@@ -150,7 +163,10 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     try:
         if config.export.format != "none":
             check_format(backbone.model, config.export.format)
-        yield Run(config, task, backbone, trainer, logger, run_dir)
+        run = Run(config, task, backbone, trainer, logger, run_dir)
+        if not config.search.job:  # What is wrong with other tasks is better known now than late.
+            run.check_others()
+        yield run
         failed = False
     finally:
         logger.close(failed)

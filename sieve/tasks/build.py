@@ -1,11 +1,16 @@
 """From settings to a task: read rows, render them, make three splits, check them."""
 
+import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
+from hydra.utils import get_method
+
+from sieve.artifacts import fingerprint
 from sieve.tasks import classification, multiple_choice, ranking, written
 from sieve.tasks.config import ROLES, TaskConfig
 from sieve.tasks.example import Example
@@ -29,6 +34,7 @@ from sieve.tasks.writing import Writing
 log = logging.getLogger(__name__)
 LISTED_ANSWERS = 12  # more are counted together
 LARGEST = 100_000  # calibration rows of large data, chosen by the hash of their prompts
+GRADING = ("url", "model", "prompt", "max_tokens")  # of a judge, what its grades depend on
 COUNTED = ("classification", "multiple_choice")  # kinds of which answers are counted
 
 
@@ -83,7 +89,18 @@ def build_task(config: TaskConfig, seed: int = 0) -> Task:
         writing=_writing(config) if config.kind == "generation" else None,
         unit=config.unit,
         preamble=preamble,
+        scoring=scoring_key(config),
     )
+
+
+def scoring_key(config: TaskConfig) -> str:
+    """Fingerprint of the settings that say what a row is worth, a function's text included."""
+    judge = {k: v for k, v in (config.judge or {}).items() if k in GRADING}
+    source = ""
+    if isinstance(config.metric, Mapping) and (path := config.metric.get("_target_")):
+        with suppress(Exception):  # Of compiled code there is no text.
+            source = inspect.getsource(get_method(path))
+    return fingerprint(config.metric, source, judge, config.lm_eval)
 
 
 def _writing(config: TaskConfig) -> Writing:

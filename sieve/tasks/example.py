@@ -18,12 +18,13 @@ class Example:
     # Contexts of their own, one for each choice, which `prompt` begins; else all follow `prompt`.
     contexts: tuple[str, ...] = ()
     cut: tuple[int, int] | None = None  # begin and end in `prompt` of what may be shortened
+    bare: str = ""  # the prompt without what precedes that of every row, such as shots
     size: tuple[int, ...] = ()  # words and bytes of a text, where another counted them
 
     @property
     def content(self) -> str:
         """What tells examples apart: the prompt, or what follows where nothing precedes it."""
-        return self.prompt or "\n".join(self.choices)
+        return self.bare or self.prompt or "\n".join(self.choices)
 
     @property
     def key(self) -> str:

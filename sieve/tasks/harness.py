@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from sieve.artifacts import fingerprint
 from sieve.metrics import Metric
 from sieve.tasks.config import ROLES, TaskConfig
 from sieve.tasks.example import Example
@@ -93,7 +94,7 @@ def build_harness_task(config: TaskConfig, seed: int = 0) -> Task:
         row_metric=None if of_text else _row_metric(harness, metric, name, chosen, held),
         writing=_writing(harness) if kind == "generation" else None,
         unit={"words": "word", "bytes": "byte"}.get(str(chosen), "token") if of_text else "token",
-        harness=True,
+        scoring=fingerprint(name, chosen, settings), harness=True,
     )  # fmt: skip
 
 
@@ -154,8 +155,12 @@ def _documents(harness: Any) -> dict[str, list[_Document]]:
     return {role: documents[role] for role in ROLES if role in documents}
 
 
+def _context(harness: Any, doc: Any, shots: int) -> Any:
+    return harness.fewshot_context(doc, num_fewshot=shots, gen_prefix=harness.doc_to_prefix(doc))
+
+
 def _request(harness: Any, doc: Any, shots: int, role: str, index: int) -> Any:
-    context = harness.fewshot_context(doc, num_fewshot=shots, gen_prefix=harness.doc_to_prefix(doc))
+    context = _context(harness, doc, shots)
     return harness.construct_requests(
         doc=doc, ctx=context, metadata=(harness.config["task"], index, 1)
     )
@@ -187,6 +192,10 @@ def _example(harness: Any, document: _Document, held: dict[str, Any]) -> Example
         context, continuation = arguments[0][:2]
         example = Example(context, (continuation,), 0)
     held[example.key] = request, doc
+    if harness.config.num_fewshot:
+        bare = _context(harness, doc, 0)
+        bare = bare if isinstance(bare, str) else bare[0]
+        return replace(example, bare=bare or "\n".join(example.choices))
     return example
 
 

@@ -1,7 +1,7 @@
 """A language model behind an OpenAI-compatible endpoint as a judge of written answers.
 
-    python -m sieve.run +task=squad task.metric=judge task.judge.url=http://localhost:8000/v1 \\
-        task.judge.model=my_judge
+    python -m sieve.run +task=squad task.metric=judge ++task.judge.url=http://localhost:8000/v1 \\
+        ++task.judge.model=my_judge
 
 Never on by default. What it said is kept on disk, so that no answer is judged twice; a run says
 what the calls may cost, and ends at `max_calls`.
@@ -29,7 +29,7 @@ PROMPT = (
     "Question:\n{question}\n\nRight answers: {references}\n\nGiven answer: {answer}\n\n"
     "Is the given answer right? Reply with one number from 0 (wrong) to 1 (right) and nothing else."
 )
-_NUMBER = re.compile(r"(?<![\d.])(?:0(?:\.\d+)?|1(?:\.0+)?|\.\d+)(?![\d.])")
+_NUMBER = re.compile(r"(?<![\d.])(?:0(?:\.\d+)?|1(?:\.0+)?|\.\d+)(?!\d|\.\d)")
 _PLACES = re.compile(r"\{(question|references|answer)\}")
 CHARACTERS_PER_TOKEN = 4  # about; for the cost that is shown beforehand
 
@@ -64,8 +64,8 @@ def make_judge(given: dict[str, Any] | None) -> RowMetric:
     settings = JudgeSettings(**held)
     if not settings.url or not settings.model:
         raise ValueError(
-            "task.metric=judge takes task.judge.url, of an OpenAI-compatible endpoint, and "
-            "task.judge.model; set both."
+            "task.metric=judge takes ++task.judge.url, of an OpenAI-compatible endpoint, and "
+            "++task.judge.model; set both."
         )
     if settings.max_calls < 1 or settings.workers < 1 or settings.timeout_s <= 0:
         raise ValueError(
@@ -150,7 +150,7 @@ class Judge:
         except self._openai.APITimeoutError as error:
             raise RuntimeError(
                 f"the judge {held.model} at {held.url} did not answer within {held.timeout_s:g} s; "
-                "raise task.judge.timeout_s or check the endpoint. What it said so far is kept."
+                "raise ++task.judge.timeout_s or check the endpoint. What it said so far is kept."
             ) from error
         except (self._openai.OpenAIError, IndexError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -55,7 +55,7 @@ class RowMetric:
         greedy: whether a choice is what the model would write, where `of_pairs` asks for it.
         """
         if self.of_pairs is not None:
-            return self.of_pairs(logprobs, greedy, example)
+            return self.checked(self.of_pairs(logprobs, greedy, example), example.prompt)
         if self.of_choice is not None:
             return self.of_choice(logprobs, example)
         best = max(range(len(logprobs)), key=lambda index: logprobs[index])
@@ -65,12 +65,15 @@ class RowMetric:
     def text(self, prediction: str, references: Sequence[str]) -> float:
         """The value of a prediction; ValueError where it is not a number, or above the best."""
         assert self.of_text is not None
-        value = self.of_text(prediction, references)
+        return self.checked(self.of_text(prediction, references), prediction)
+
+    def checked(self, value: Any, of: str) -> float:
+        """A value as a number; ValueError where it is none, or above the best."""
         if not isinstance(value, int | float) or not -math.inf < value <= self.metric.best:
             raise ValueError(
-                f"the metric {self.metric.name} gave {value!r} for {prediction[:60]!r}, expected a "
-                f"number of at most {self.metric.best}; mend it, or set task.metric.best to the "
-                "largest value that a row can have."
+                f"the metric {self.metric.name} gave {value!r} for {of[:60]!r}, expected a number "
+                f"of at most {self.metric.best}; mend it, set ++task.metric.best to the largest "
+                "value that a row can have, or choose another."
             )
         return float(value)
 
@@ -90,6 +93,8 @@ def make_row_metric(kind: str, setting: Any) -> RowMetric | None:
             f"task.metric is {name!r}, expected one of {', '.join(known)} for task.kind={kind}, or "
             "a function, as task.metric._target_=my_module.my_function."
         )
+    if name == "accuracy" and kind == "ranking":
+        return RowMetric(Metric(name), of_choice=hit)
     if name in OF_TEXT or name == "accuracy":
         return None
     metric = Metric(name)
@@ -148,6 +153,12 @@ def relevant(example: Example) -> list[int]:
     return found or [example.answer]
 
 
+def hit(logprobs: Sequence[float], example: Example) -> float:
+    """1 where the likeliest choice is a relevant one."""
+    best = max(range(len(logprobs)), key=lambda index: logprobs[index])
+    return float(best in relevant(example))
+
+
 def reciprocal_rank(logprobs: Sequence[float], example: Example) -> float:
     """1 / the rank of the first relevant choice, the likeliest being first."""
     order = sorted(range(len(logprobs)), key=lambda index: (-logprobs[index], index))
@@ -168,9 +179,29 @@ def _gain(grades: Sequence[float]) -> float:
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 where the prediction is one of the references but for case, punctuation and articles."""
-    plain = normalize_answer(prediction)
-    return float(any(plain == normalize_answer(reference) for reference in references))
+    """1 where the prediction is one of the references but for case, punctuation and articles.
+
+    Numbers are compared as numbers, and what has nothing but articles and punctuation as it is.
+    """
+    return float(any(_same(prediction, reference) for reference in references))
+
+
+def _same(prediction: str, reference: str) -> bool:
+    ours, theirs = _number(prediction), _number(reference)
+    if theirs is not None:
+        return ours == theirs
+    plain = normalize_answer(reference)
+    if not plain:
+        return prediction.strip().casefold() == reference.strip().casefold()
+    return normalize_answer(prediction) == plain
+
+
+def _number(text: str) -> float | None:
+    """A number as it is written in a text that holds nothing else: "-1,234.5", "$3", "4."."""
+    try:
+        return float(text.strip().strip("$%").rstrip(".").replace(",", ""))
+    except ValueError:
+        return None
 
 
 def f1(prediction: str, references: Sequence[str]) -> float:
@@ -180,8 +211,8 @@ def f1(prediction: str, references: Sequence[str]) -> float:
 
 def _overlap(prediction: str, reference: str) -> float:
     ours, theirs = normalize_answer(prediction).split(), normalize_answer(reference).split()
-    if not ours or not theirs:
-        return float(ours == theirs)
+    if not ours or not theirs or _number(reference) is not None:
+        return float(_same(prediction, reference))
     shared = (Counter(ours) & Counter(theirs)).total()
     return 2 * shared / (len(ours) + len(theirs))
 

@@ -24,7 +24,12 @@ def add_shots(
         ValueError: there are not more calibration rows than that.
     """
     if not config.shots:
-        return dict(splits), config.preamble
+        begin = len(config.preamble)
+        bare = {
+            role: [replace(e, bare=e.prompt[begin:]) if begin else e for e in examples]
+            for role, examples in splits.items()
+        }
+        return bare, config.preamble
     pool = splits["calibration"]
     if config.shots >= len(pool):
         raise ValueError(
@@ -71,4 +76,5 @@ def _behind(example: Example, preamble: str, begin: int) -> Example:
     cut = None if example.cut is None else (example.cut[0] + shift, example.cut[1] + shift)
     contexts = tuple(preamble + context[begin:] for context in example.contexts)
     prompt = preamble + example.prompt[begin:]
-    return replace(example, prompt=prompt, contexts=contexts, cut=cut)
+    bare = example.prompt[begin:]
+    return replace(example, prompt=prompt, contexts=contexts, cut=cut, bare=bare)

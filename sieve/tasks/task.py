@@ -27,4 +27,5 @@ class Task:
     writing: Writing | None = None  # of generation
     unit: str = "token"  # of perplexity
     preamble: str = ""  # what stands before every prompt, shots included
+    scoring: str = ""  # a fingerprint of the settings that say what a row is worth
     harness: bool = False  # encode prompts and answers as lm-evaluation-harness does

@@ -162,7 +162,7 @@ def test_what_goes_wrong_is_one_sentence(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "takes task.judge.url"),
+        (None, "takes ..task.judge.url"),
         ({"url": "http://x"}, "task.judge.model; set both"),
         ({"url": "http://x", "model": "m", "key": "sk"}, "task.judge.key is no setting"),
         ({"url": "http://x", "model": "m", "workers": 0}, "expected numbers above 0"),
@@ -174,15 +174,21 @@ def test_settings_that_do_not_hold_are_refused(given: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "grade"), [("1", 1), ("0.75.", 0.75), ("Grade: 0", 0), (".5", 0.5), ("1.0", 1)]
+    ("reply", "grade"),
+    [
+        ("1", 1),
+        ("0.75.", 0.75),
+        ("Grade: 0", 0),
+        (".5", 0.5),
+        ("1.0", 1),
+        ("1.", 1),
+        ("Score: 0.", 0),
+    ],
 )
 def test_numbers_are_read_as_written(
     server: Server, tmp_path: Path, reply: str, grade: float
 ) -> None:
     server.reply = lambda _: reply
-    if reply.endswith("."):
-        reply = reply[:-1]
-        server.reply = lambda _: reply
     assert judge(server, tmp_path)(["a"], EXAMPLES[:1]) == [grade]
 
 

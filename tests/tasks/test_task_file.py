@@ -93,3 +93,11 @@ def test_a_row_is_rendered_as_the_run_did(
     assert len(task.splits["test"]) == 4
     for one, example in zip(asked("test"), task.splits["test"], strict=True):
         assert replace(held.question(one), answer=example.answer) == example
+
+
+def test_what_a_row_is_worth_is_not_in_it_and_is_not_imported(tmp_path: Path) -> None:
+    config = make_config(metric={"_target_": "no.such.module"}, judge={"url": "u", "model": "m"})
+    write_task(config, ("negative", "positive"), tmp_path)
+    held = (tmp_path / "task.json").read_text("utf-8")
+    assert "no.such.module" not in held and "judge" not in held
+    assert read_task(tmp_path).config.metric is None
