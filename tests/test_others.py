@@ -7,7 +7,8 @@ import pytest
 from models import tiny_tokenizer
 
 from runs import finished, make_world, run_sieve, write_rows
-from sieve.config import CalibrationConfig, Config, check
+from sieve.checks import check
+from sieve.config import CalibrationConfig, Config
 from sieve.datamodule import SieveDataModule
 from sieve.stages.run import mixed, split_key
 from sieve.tasks import TaskConfig, build_task
