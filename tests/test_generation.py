@@ -115,6 +115,8 @@ def test_the_divergence_is_how_much_less_likely_the_dense_answers_are():
     expected = [max(0.0, b - a) for b, a in zip(before, after, strict=True)]
     assert max(expected) > 0.1
     assert pruned.divergences.tolist() == pytest.approx(expected, abs=1e-3)
+    below = {key: (batch, likely - 5) for key, (batch, likely) in reference.items()}
+    assert score(model, batches, reference=below).divergences.tolist() == [0] * len(EXAMPLES)
 
 
 def test_the_loss_is_that_of_the_first_right_answer():
