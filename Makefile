@@ -50,7 +50,7 @@ experiments: $(CORE) ## run every experiment in conf/experiment, one after the o
 # ── Contribute ────────────────────────────────────────────────────────────────────────────────────
 
 test: $(DEV) ## run the test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(DEV) ## check style and formatting with ruff
 	@$(BIN)/python -m ruff check .
