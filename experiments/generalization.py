@@ -34,6 +34,7 @@ matplotlib.use("svg")  # Figures are files; no screen is looked for.
 log = logging.getLogger(__name__)
 MODELS = {"sentiment": "reader-6m", "almanac": "embedded"}
 ROWS = ("own", "text", "mixed")  # what a row of a matrix was calibrated on
+DARK = 13  # points, in whose colour black is not read
 TEXT = "lm_wikitext"
 PATH = FOLDER / "generalization.jsonl"
 
@@ -242,8 +243,9 @@ def draw(domain: str, found: Sequence[dict[str, Any]]) -> None:
     for i, record in enumerate(rows):
         for j, name in enumerate(names):
             weight = "bold" if name == record["task"] else "normal"
+            colour = "white" if abs(drops[i, j]) > DARK else "black"
             axes.text(j, i, f"{drops[i, j]:.1f}", ha="center", va="center", fontsize=6.5,
-                      fontweight=weight)  # fmt: skip
+                      fontweight=weight, color=colour)  # fmt: skip
     axes.set_title(f"{domain}: points lost on test rows, by where it was sieved", fontsize=9)
     figure.colorbar(image, ax=axes, label="drop, points", shrink=0.8)
     figure.savefig(FOLDER / f"generalization_{domain}.svg", metadata={"Date": None})
