@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 from models import VOCAB_SIZE, randomized, tiny_tokenizer
+from runs import finished, make_world, run_sieve
 from sieved import uniform
 from transformers import AutoModelForSequenceClassification
 
 import sieve
-from runs import finished, make_world, run_sieve
 from sieve.backbone import load_backbone
 from sieve.batches import as_inputs
 from sieve.calibration import calibrate

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from runs import ENVIRONMENT, read_result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runs import ENVIRONMENT, read_result
 from sieve.choices import scoring_batches
 from sieve.config import ASSETS, register_resolvers, to_config
 from sieve.evaluation import score

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from runs import ENVIRONMENT, arguments, finished, make_world
 
 pytestmark = pytest.mark.slow

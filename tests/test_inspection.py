@@ -8,10 +8,10 @@ import pytest
 from families import EVERY
 from models import OddConfig, OddForCausalLM, tiny_llama_tied, tiny_phi3
 from rich.console import Console
+from runs import make_world, run_sieve
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig
 
-from runs import make_world, run_sieve
 from sieve.config import Config, ModelConfig
 from sieve.inspection import NAME, inspect
 from sieve.matrices import find_matrices

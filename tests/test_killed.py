@@ -4,8 +4,8 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from runs import finished, make_world, run_sieve
+
 from sieve.stages import STAGES
 
 MOMENTS = ("begin", "rename", "end")

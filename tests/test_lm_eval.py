@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 from models import tiny_llama, tiny_tokenizer
+from runs import make_world
 from sieved import banked, mixed
 
 import sieve
-from runs import make_world
 from sieve.evaluation import score
 from sieve.lm_eval_task import main, write_lm_eval_task
 from sieve.metrics import ACCURACY

@@ -13,11 +13,11 @@ import torch
 import transformers
 from hydra import compose, initialize_config_dir
 from models import FAMILIES, tiny_llama, tiny_odd, tiny_tokenizer
+from runs import finished, make_world, run_sieve
 from sieved import banked, mixed, tokens, uniform
 from transformers import PreTrainedModel
 
 import sieve
-from runs import finished, make_world, run_sieve
 from sieve.choices import scoring_batches
 from sieve.config import ASSETS, register_resolvers, to_config
 from sieve.evaluation import score

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from models import tiny_tokenizer
-
 from runs import finished, make_world, run_sieve, write_rows
+
 from sieve.checks import check
 from sieve.config import CalibrationConfig, Config
 from sieve.datamodule import SieveDataModule

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from models import tiny_gpt2, tiny_llama, tiny_phi3, tiny_qwen2, tiny_tokenizer
+from runs import finished, make_world, run_sieve
 from safetensors import safe_open
 from sieved import banked, logits, mixed, uniform
 from torch import nn
 
 import sieve
-from runs import finished, make_world, run_sieve
 from sieve.factorized import Switch
 from sieve.modeling_layers import FactorizedLinear
 from sieve.quantization import Quantized, quantize, smallest_form, stored_bytes

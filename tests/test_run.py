@@ -11,9 +11,6 @@ import pytest
 import torch
 from logged import metrics
 from models import build, tiny_llama, tiny_tokenizer
-from transformers import AutoModelForCausalLM
-
-import sieve.modeling_sieve  # noqa: F401  registers what exports are made of
 from runs import (
     ENVIRONMENT,
     arguments,
@@ -23,6 +20,9 @@ from runs import (
     run_sieve,
     write_rows,
 )  # fmt: skip
+from transformers import AutoModelForCausalLM
+
+import sieve.modeling_sieve  # noqa: F401  registers what exports are made of
 from sieve.bank import Bank
 from sieve.genome import LEVELS
 from sieve.moments import Moments

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from models import WithOwnExperts, tiny_mixtral, tiny_odd, tiny_tokenizer
+from runs import finished, make_world, run_sieve, write_rows
 from transformers import AutoModelForCausalLM
 
-from runs import finished, make_world, run_sieve, write_rows
 from sieve.config import Config
 from sieve.matrices import check_supported, find_matrices
 from sieve.run import _check_model_is_asked_for

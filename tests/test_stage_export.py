@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from models import VOCAB_SIZE, tiny_tokenizer
+from runs import finished, make_world
 from transformers.modeling_outputs import CausalLMOutput
 
 import sieve
-from runs import finished, make_world
 from sieve.metrics import ACCURACY, Metric
 from sieve.stages.export import graph_accuracy, warn_of_loss
 from sieve.tasks import Example
