@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 from sieve.batches import TokenBatch, calibration_batches
 from sieve.choices import scoring_batches
 from sieve.classifier import classifying_batches, learning_batches
-from sieve.evaluation import Scored
 from sieve.generation import Writer, writing_batches
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric, exact_match
@@ -76,6 +75,3 @@ class Reader:
             "cut": self.shortened,
             "harness": task.harness,
         }
-
-
-__all__ = ["Reader", "Scored"]

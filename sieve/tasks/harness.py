@@ -39,11 +39,10 @@ MAX_NEW_TOKENS = 256  # of the harness, where a task does not say
 
 @dataclass(frozen=True)
 class _Document:
-    """A document of the harness, the request it makes, and where it stands."""
+    """A document of the harness, and the request it makes."""
 
     content: Any
     request: Any  # one instance, or a list of them
-    index: int
 
 
 def build_harness_task(config: TaskConfig, seed: int = 0) -> Task:
@@ -149,7 +148,7 @@ def _documents(harness: Any) -> dict[str, list[_Document]]:
     documents = {}
     for role in order:
         documents[role] = [
-            _Document(doc, _request(harness, doc, shots, role, index), index)
+            _Document(doc, _request(harness, doc, shots, index))
             for index, doc in enumerate(found[role])
         ]
     return {role: documents[role] for role in ROLES if role in documents}
@@ -159,7 +158,7 @@ def _context(harness: Any, doc: Any, shots: int) -> Any:
     return harness.fewshot_context(doc, num_fewshot=shots, gen_prefix=harness.doc_to_prefix(doc))
 
 
-def _request(harness: Any, doc: Any, shots: int, role: str, index: int) -> Any:
+def _request(harness: Any, doc: Any, shots: int, index: int) -> Any:
     context = _context(harness, doc, shots)
     return harness.construct_requests(
         doc=doc, ctx=context, metadata=(harness.config["task"], index, 1)
