@@ -1,13 +1,18 @@
 """The bottleneck map: how far each matrix alone can be pruned, the rest dense."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sieve.bank import Bank
+from sieve.genome import Genome
+from sieve.matrices import Matrix
 from sieve.progress import track
 from sieve.search import Scorer
 from sieve.space import genome_of_levels
 
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
+SHARE = 0.25  # of the prunable parameters, that a contrast takes away
 
 
 def find_bottlenecks(
@@ -45,3 +50,42 @@ def find_bottlenecks(
             }
         )
     return rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some matrices taken out of the dense model."""
+
+    genome: Genome
+    matrices: int  # how many of them
+    removed: float  # the fraction of the prunable parameters that went
+
+
+def contrast(
+    bank: Bank, mapped: Sequence[dict[str, Any]], lowest_rank: int = 0, share: float = SHARE
+) -> dict[str, Part]:
+    """Two models: one without its bottlenecks, and one without as much of what is none.
+
+    mapped: rows of `find_bottlenecks`. "bottlenecks" takes the matrices that alone must keep the
+    most, until a share of the prunable parameters is reached, "others" those that need the least;
+    all are put on the lowest rank there is, and the rest stays dense.
+    """
+    need = {row["name"]: row["kept_fraction"] for row in mapped}
+    ordered = sorted(bank.genes, key=lambda gene: (need[gene.name], gene.name))
+    return {
+        "bottlenecks": _without(bank, ordered[::-1], share, lowest_rank),
+        "others": _without(bank, ordered, share, lowest_rank),
+    }
+
+
+def _without(bank: Bank, ordered: Sequence[Matrix], share: float, lowest_rank: int) -> Part:
+    taken, size = set[str](), 0
+    for gene in ordered:
+        if size >= share * bank.size:
+            break
+        taken.add(gene.name)
+        size += gene.size
+    lowest = [bank.sizing.level(gene, lowest_rank) for gene in bank.genes]
+    levels = [low if g.name in taken else 1.0 for g, low in zip(bank.genes, lowest, strict=True)]
+    genome = genome_of_levels(bank, levels)
+    return Part(genome, len(taken), 1 - bank.kept_fraction(genome))

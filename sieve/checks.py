@@ -33,6 +33,11 @@ def check(config: Config) -> None:
             f"tolerance is {config.tolerance}, expected a fraction of accuracy from 0 to below 1 "
             "(0.02 is two points); set tolerance=0.02."
         )
+    if bad := [fraction for fraction in config.curve if not 0 <= fraction <= 1]:
+        raise ValueError(
+            f"curve names {bad[0]}, expected fractions of the prunable parameters from 0 to 1, "
+            "such as curve=[.5,.1,.02]."
+        )
     if not config.model.path:
         raise ValueError("model.path is empty; choose model=... or set model.path=<directory>.")
     for key, value, allowed in (

@@ -180,6 +180,8 @@ class Config:
     # Other tasks on whose test rows both models are scored too: +task@also.NAME=NAME.
     also: dict[str, TaskConfig] = field(default_factory=dict)
     tolerance: float = 0.02  # ε: accuracy that may be lost, as a fraction
+    # Kept fractions whose accuracy on the test rows is measured too; nothing is chosen by it.
+    curve: list[float] = field(default_factory=list)
     guarantee: bool = False  # hold the interval's upper end, not the point, to the tolerance
     inspect: bool = False  # show the model's matrices, and do no more
     batch_tokens: int = 8_192  # of a forward pass, padding counted

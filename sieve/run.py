@@ -45,9 +45,10 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
         if config.search.job == "prepare":
             return stages.prepare(this, bank)
         genome, record = stages.search(this, bank)
+        beside = stages.curve(this, bank, record)
         bank, genome, refitted = stages.refit(this, calibrated, bank, genome)
         bank, genome, recovered = stages.recover(this, bank, genome)
-        evaluation = stages.evaluate(this, bank, genome) | {"recovery": recovered}
+        evaluation = stages.evaluate(this, bank, genome) | {"recovery": recovered} | beside
         dense_accuracy = evaluation["baseline"]["accuracy"]
         evaluation["export"] = stages.export(this, bank, genome, dense_accuracy)
         record = stages.with_refit(record, refitted)

@@ -5,6 +5,7 @@ not by a second run, not by another ε, not after a kill.
 """
 
 from sieve.stages.calibrate import calibrate
+from sieve.stages.curve import curve
 from sieve.stages.evaluate import evaluate
 from sieve.stages.export import export
 from sieve.stages.fit import fit
@@ -18,6 +19,6 @@ from sieve.stages.search import search
 STAGES = ("calibrate", "fit", "search", "refit", "evaluate", "export", "report")
 
 __all__ = [
-    "STAGES", "Run", "calibrate", "evaluate", "export", "fit", "opened", "prepare", "recover",
-    "refit", "report", "run_shard", "search", "with_refit",
+    "STAGES", "Run", "calibrate", "curve", "evaluate", "export", "fit", "opened", "prepare",
+    "recover", "refit", "report", "run_shard", "search", "with_refit",
 ]  # fmt: skip

@@ -39,16 +39,16 @@ def evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
 def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
     speed = run.config.speed
     with Switch(run.backbone.model, bank) as switch:
-        baseline = _test(run)
-        before = {name: _test(run, data) for name, data in run.others.items()}
+        baseline = score_test(run)
+        before = {name: score_test(run, data) for name, data in run.others.items()}
         switch.to(genome)
-        pruned = _test(run)
+        pruned = score_test(run)
         quantized = None
         if run.config.quantization.method != "none":
             found, unquantized = quantize(run, bank), pruned
-            pruned = _test(run)
+            pruned = score_test(run)
             quantized = record_of(run, bank, found, unquantized.accuracy, pruned.accuracy)
-        after = {name: _test(run, data) for name, data in run.others.items()}
+        after = {name: score_test(run, data) for name, data in run.others.items()}
         timed = None
         if speed.enabled and run.leads:
             options = {k: v for k, v in asdict(speed).items() if k != "enabled"}
@@ -92,7 +92,7 @@ def _compared(run: Run, baseline: Scores, pruned: Scores, task: Task) -> dict[st
     }
 
 
-def _test(run: Run, data: SieveDataModule | None = None) -> Scores:
+def score_test(run: Run, data: SieveDataModule | None = None) -> Scores:
     """Score the model as it stands on a test split, the run's own by default."""
     data = data or run.data
     examples = len(data.task.splits["test"])

@@ -18,7 +18,6 @@ import numpy as np
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
-from sieve.bottlenecks import find_bottlenecks
 from sieve.config import Config
 from sieve.confirmation import candidates, reach
 from sieve.genome import Genome
@@ -32,12 +31,13 @@ from sieve.stages.search import (
     JOB_KEYS,
     check_baseline,
     confirmed,
+    map_bottlenecks,
     points,
     resize,
     settings_of,
     space_of,
 )
-from sieve.stages.seeds import find_seeds, lowest_rank, usable_levels
+from sieve.stages.seeds import find_seeds, usable_levels
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +142,9 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         "confirmation": confirmation,
         "generations": ledger.generations(),
         "kept_high": ledger.kept_high(),
-        "bottlenecks": None,
+        "bottlenecks": map_bottlenecks(run, bank) if run.config.search.bottlenecks else None,
         "curve": points(bank, found, genome),
     }
-    if run.config.search.bottlenecks:
-        staged = search_objective(run, bank, "margin")
-        record["bottlenecks"] = find_bottlenecks(bank, staged, lowest_rank=lowest_rank(run, bank))
     return genome, record
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.bank import Bank
+from sieve.bottlenecks import find_bottlenecks
 from sieve.confirmation import candidates, confirm, narrow
 from sieve.evaluation import Scores, compare_with_chance
 from sieve.genome import Genome
@@ -198,9 +199,16 @@ def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,
         "confirmation": confirmation,
+        "bottlenecks": map_bottlenecks(run, bank) if search.bottlenecks else None,
         "curve": points(bank, found, genome, search.method),
     }
     return genome, record
+
+
+def map_bottlenecks(run: Run, bank: Bank) -> list[dict[str, Any]]:
+    """How far each matrix alone can be pruned, on the rows that the search sees."""
+    staged = search_objective(run, bank, "margin")
+    return find_bottlenecks(bank, staged, lowest_rank=lowest_rank(run, bank))
 
 
 def _reference(
