@@ -24,9 +24,9 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from matplotlib import pyplot
 
+from experiments.pages import write_blocks
 from experiments.projections import FOLDER, read_lines
 from experiments.running import SHARED, finished
-from experiments.summary import write_blocks
 from sieve.config import register_resolvers
 from sieve.run import CONF
 
@@ -150,7 +150,7 @@ def summarize() -> None:
         blocks[f"generalization-{domain}"] = table(domain, found) if found else ""
     blocks["generalization-transfer"] = transfer_table(body)
     (FOLDER / "generalization.json").write_text(json.dumps(body, indent=1) + "\n")
-    write_blocks(FOLDER / "README.md", blocks)
+    write_blocks(FOLDER / "longer.md", blocks)
 
 
 def transfer(domain: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def main() -> None:
     (FOLDER / "searches.json").write_text(json.dumps(body, indent=1) + "\n")
     draw(found)
     blocks = {"searches": kept_table(found), "against": against_table(body), "word": word(found)}
-    write_blocks(FOLDER / "README.md", blocks)
+    write_blocks(FOLDER / "longer.md", blocks)
 
 
 def summarize(found: Found) -> dict[str, Any]:

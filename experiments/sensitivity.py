@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.pages import write_blocks
 from experiments.projections import FOLDER
 from experiments.subjects import TaskSubject
-from experiments.summary import write_blocks
 from sieve.bank import fit
 from sieve.batches import TokenBatch, calibration_batches
 from sieve.calibration import calibrate
@@ -42,7 +42,7 @@ def main() -> None:
         "rows": table([r for r in records if r["damping"] is None], "rows"),
         "damping": table([r for r in records if r["rows"] == 1024], "damping"),
     }
-    write_blocks(FOLDER / "README.md", blocks)
+    write_blocks(FOLDER / "longer.md", blocks)
 
 
 def measure(subject: TaskSubject) -> list[dict[str, Any]]:

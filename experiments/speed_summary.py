@@ -6,8 +6,8 @@ from typing import Any
 import matplotlib
 from matplotlib import pyplot
 
+from experiments.pages import write_blocks
 from experiments.running import FOLDER
-from experiments.summary import write_blocks
 
 matplotlib.use("svg")  # Figures are files; no screen is looked for.
 RECORDS = "records"
@@ -23,7 +23,7 @@ def write(found: dict[str, Any]) -> None:
     """Figure and tables."""
     draw(found, FOLDER / "speed.svg")
     blocks = {"speed": table(found), "engines": engines(found), "break_even": break_even(found)}
-    write_blocks(FOLDER / "README.md", blocks)
+    write_blocks(FOLDER / "longer.md", blocks)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -8,9 +8,9 @@ refit, of the same openings. Written to `README.md`.
 
 import torch
 
+from experiments.pages import write_blocks
 from experiments.projections import FOLDER, METHODS, genomes
 from experiments.subjects import TextSubject
-from experiments.summary import write_blocks
 from sieve.bank import fit
 from sieve.calibration import calibrate
 from sieve.factorized import Switch
@@ -42,7 +42,7 @@ def main() -> None:
     rows = ["| model | " + " | ".join(f"*{opening} …*" for opening in OPENINGS) + " |"]
     rows.append("|" + "---|" * (len(OPENINGS) + 1))
     rows += [f"| {name} | " + " | ".join(stories) + " |" for name, stories in written.items()]
-    write_blocks(FOLDER / "README.md", {"stories": "\n".join(rows)})
+    write_blocks(FOLDER / "longer.md", {"stories": "\n".join(rows)})
 
 
 @torch.inference_mode()

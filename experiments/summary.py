@@ -8,7 +8,6 @@ model's; seeds choose the calibration rows. Intervals are bootstrapped over subj
 """
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
+from experiments.pages import write_blocks
 from experiments.projections import FOLDER, METHODS, SUBJECTS, read_lines
 
 matplotlib.use("svg")  # Figures are files; no screen is looked for.
@@ -57,7 +57,7 @@ def main() -> None:
         "projections": table(summary), "pieces": pieces(summary), "cost": cost(summary),
         "predicted": predicted(found),
     }  # fmt: skip
-    write_blocks(FOLDER / "README.md", blocks)
+    write_blocks(FOLDER / "longer.md", blocks)
 
 
 def complete(improved: dict[str, Any], basis: list[dict[str, Any]]) -> None:
@@ -298,17 +298,6 @@ def draw(found: Records, path: Path) -> None:
     last.legend(handles, [*labels, "dense"], loc="center", frameon=False)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
-
-
-def write_blocks(path: Path, blocks: dict[str, str]) -> None:
-    """Put text between `<!-- name -->` and `<!-- /name -->` of a Markdown file."""
-    content = path.read_text()
-    for name, text in blocks.items():
-        pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        content, count = pattern.subn(lambda m, text=text: f"{m[1]}\n{text}\n\n{m[2]}", content)
-        if count != 1:
-            raise ValueError(f"{path} has {count} blocks named {name}, expected 1.")
-    path.write_text(content)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""Bottleneck matrices: what each must keep alone, and what a model is worth without the neediest.
+
+Each matrix is pruned alone, the rest dense, to the least level within the tolerance on the rows of
+the search. Then a quarter of the parameters goes from the dense model, the neediest matrices first,
+or the least needy: accuracy on test rows.
+"""
+
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot
+from scipy import stats
+
+from experiments import figures
+from experiments.jobs import Job, swept
+from experiments.style import plain
+
+matplotlib.use("svg")  # Figures are files; no screen is looked for.
+CLAIM = "bottlenecks"
+FEW = 0.1  # of the matrices, that are called the bottlenecks of a task
+
+
+def jobs() -> list[Job]:
+    """Maps of four tasks, two seeds each."""
+    return swept(CLAIM)
+
+
+def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
+    """By task and seed the map and the contrast; overlap of tasks, stability over seeds."""
+    maps: dict[str, dict[str, Any]] = {}
+    for name, result in results.items():
+        subject, seed = name.removeprefix(f"{CLAIM}/").split("-")
+        rows, needs = result["examples"], result["search"]["bottlenecks"]
+        maps.setdefault(subject, {})[seed] = {
+            "model": result["model"],
+            "dense": figures.share(result["baseline"]["accuracy"], rows),
+            "chance": result["baseline"]["chance"],
+            "need": {row["name"]: round(row["kept_fraction"], 4) for row in needs},
+            "removable": sum(row["kept_fraction"] < 0.005 for row in needs),
+            "needy": sum(row["kept_fraction"] > 0.05 for row in needs),
+            "matrices": len(needs),
+            "without": {
+                side: {
+                    "accuracy": figures.share(part["accuracy"], rows),
+                    "matrices": part["matrices"],
+                    "removed": round(part["removed"], 3),
+                }
+                for side, part in result["contrast"].items()
+            },
+        }
+    return {
+        "maps": maps,
+        "stability": {s: similar(*list(seeds.values())[:2]) for s, seeds in maps.items()
+                      if len(seeds) > 1},
+        "overlap": {
+            f"{one} and {other}": similar(maps[one]["0"], maps[other]["0"])
+            for one, other in combinations(maps, 2)
+            if maps[one].get("0") and maps[other].get("0")
+            and maps[one]["0"]["model"] == maps[other]["0"]["model"]
+        },
+    }  # fmt: skip
+
+
+def similar(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
+    """Rank correlation of two maps' needs, and how many of their neediest matrices they share."""
+    names = sorted(one["need"])
+    first, second = ([m["need"][name] for name in names] for m in (one, other))
+    count = max(1, round(FEW * len(names)))
+    top = [
+        {n for n, _ in sorted(m["need"].items(), key=lambda item: (-item[1], item[0]))[:count]}
+        for m in (one, other)
+    ]
+    return {
+        "spearman": round(float(stats.spearmanr(first, second).statistic), 2),
+        "shared": len(top[0] & top[1]),
+        "of": count,
+        "by_chance": round(count * count / len(names), 1),
+    }
+
+
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The contrast by task, and how alike maps are."""
+    lines = ["| task | seed | matrices | may go alone | need over 5 % | dense | without the "
+             "neediest | without the least needy | chance |", "|" + "---|" * 9]  # fmt: skip
+    for subject, seeds in summary["maps"].items():
+        for seed, entry in seeds.items():
+            parts = [
+                f"{100 * entry['without'][side]['accuracy']['value']:.1f} "
+                f"({entry['without'][side]['matrices']}, "
+                f"{100 * entry['without'][side]['removed']:.0f} %)"
+                for side in ("bottlenecks", "others")
+            ]
+            lines.append(
+                f"| {subject} | {seed} | {entry['matrices']} | {entry['removable']} | "
+                f"{entry['needy']} | {100 * entry['dense']['value']:.1f} | {' | '.join(parts)} | "
+                f"{100 * entry['chance']:.1f} |"
+            )
+    pairs = ["| maps | rank correlation | neediest shared | by chance |", "|---|---|---|---|"]
+    for label, group in (("two seeds of ", "stability"), ("", "overlap")):
+        for name, found in summary[group].items():
+            pairs.append(
+                f"| {label}{name} | {found['spearman']:.2f} | {found['shared']} of {found['of']} | "
+                f"{found['by_chance']:.1f} |"
+            )
+    return {"bottlenecks": "\n".join(lines), "bottlenecks-alike": "\n".join(pairs)}
+
+
+def draw(summary: Mapping[str, Any], path: Path) -> None:
+    """What each matrix needs, a panel per task: layers down, kinds across."""
+    plain()
+    maps = {s: seeds["0"] for s, seeds in summary["maps"].items() if "0" in seeds}
+    figure, axes = pyplot.subplots(
+        1, len(maps), figsize=(2.6 * len(maps), 2.9), layout="constrained", squeeze=False
+    )
+    for panel, (subject, entry) in zip(axes[0], maps.items(), strict=True):
+        kinds = list(dict.fromkeys(_kind(name) for name in entry["need"]))
+        layers = sorted({_layer(name) for name in entry["need"]})
+        grid = np.full((len(layers), len(kinds)), np.nan)
+        for name, need in entry["need"].items():
+            grid[layers.index(_layer(name)), kinds.index(_kind(name))] = 100 * need
+        image = panel.imshow(np.sqrt(grid), cmap="Blues", vmin=0, vmax=10, aspect="auto")
+        for (row, column), need in np.ndenumerate(grid):
+            colour = "white" if need > 40 else "black"
+            panel.text(column, row, f"{need:.0f}", ha="center", va="center", color=colour,
+                       fontsize=6)  # fmt: skip
+        panel.set_xticks(range(len(kinds)), kinds, rotation=60, ha="right")
+        panel.set_yticks(range(len(layers)), layers)
+        panel.set_title(subject, loc="left", fontsize=9, fontweight="bold")
+    axes[0][0].set_ylabel("layer")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=np.sqrt([0, 5, 25, 50, 100]))
+    bar.ax.set_yticklabels([0, 5, 25, 50, 100])
+    bar.set_label("must keep alone, %")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2].removesuffix("_proj")
+
+
+def _layer(name: str) -> int:
+    return next(int(part) for part in name.split(".") if part.isdigit())

@@ -1,0 +1,146 @@
+"""The accuracy curve: flat while parameters go, then a cliff. Where is its edge?
+
+On test rows, at sizes that nobody chose; the runs are those of `kept`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot
+
+from experiments import figures
+from experiments.claims import kept
+from experiments.jobs import Job
+from experiments.style import plain
+
+matplotlib.use("svg")  # Figures are files; no screen is looked for.
+DROP = 0.02
+COLOURS = {
+    "svd": "#c3c3c3", "asvd": "#a9a29a", "input_pca": "#d9b38c", "whitened": "#8c8c8c",
+    "paper": "#bf616a", "loss_aware": "#88a9d0", "sieve": "#2e5a9c",
+}  # fmt: skip
+Points = Sequence[Mapping[str, Any]]
+
+
+def jobs() -> list[Job]:
+    """The runs of `kept` that have a curve and a projection of their own."""
+    return [
+        job for job in kept.jobs()
+        if dict(job.settings)["tolerance"] == ".02" and dict(job.settings)["method"] in COLOURS
+    ]  # fmt: skip
+
+
+def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Curves, and where each leaves the dense model and falls."""
+    found: dict[str, Any] = {"drop": DROP, "subjects": {}}
+    for name, result in results.items():
+        subject, method, _ = name.removeprefix("kept/").split("-")
+        rows, points = result["examples"], result["curve"]
+        entry = found["subjects"].setdefault(subject, {
+            "dense": figures.share(result["baseline"]["accuracy"], rows),
+            "chance": result["baseline"]["chance"], "rows": rows, "methods": {},
+        })  # fmt: skip
+        entry["methods"][method] = {
+            "curve": [
+                {"kept": round(p["kept_fraction"], 4),
+                 "accuracy": figures.share(p["accuracy"], rows), "drop": figures.drop(p["drop"])}
+                for p in points
+            ],
+            "edge": edge(points),
+            "half": half(points, result["baseline"]["accuracy"], result["baseline"]["chance"]),
+        }  # fmt: skip
+    return found
+
+
+def edge(points: Points) -> dict[str, float]:
+    """The smallest size measured whose drop, and that of all larger ones, is at most `DROP`.
+
+    Its interval: where the drops' own intervals would put it.
+    """
+    return figures.number(
+        _last(points, lambda p: p["drop"]["point"] <= DROP + 1e-9),
+        _last(points, lambda p: p["drop"]["low"] <= DROP + 1e-9),
+        _last(points, lambda p: p["drop"]["high"] <= DROP + 1e-9),
+    )
+
+
+def half(points: Points, dense: float, chance: float) -> dict[str, float]:
+    """The size at which half of what the dense model has above chance is gone.
+
+    On a line between the sizes measured, in the logarithm of the size.
+    """
+    gap = dense - chance
+    return figures.number(
+        _crossed(points, [p["drop"]["point"] for p in points], gap / 2),
+        _crossed(points, [p["drop"]["low"] for p in points], gap / 2),
+        _crossed(points, [p["drop"]["high"] for p in points], gap / 2),
+    )
+
+
+def _last(points: Points, holds: Any) -> float:
+    size = 1.0
+    for point in sorted(points, key=lambda p: -p["kept_fraction"]):
+        if not holds(point):
+            break
+        size = point["kept_fraction"]
+    return size
+
+
+def _crossed(points: Points, drops: Sequence[float], level: float) -> float:
+    sizes = [1.0, *(p["kept_fraction"] for p in points)]
+    lost = [0.0, *drops]
+    for place in range(1, len(sizes)):
+        if lost[place] > level:
+            part = (level - lost[place - 1]) / (lost[place] - lost[place - 1])
+            steps = np.log([sizes[place - 1], sizes[place]])
+            return float(np.exp(steps[0] + max(0.0, part) * (steps[1] - steps[0])))
+    return sizes[-1]
+
+
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Edge and middle of the cliff by subject and method, in percent."""
+    subjects = [s for s in kept.SUBJECTS if s in summary["subjects"]]
+    lines = ["| method | " + " | ".join(subjects) + " |", "|" + "---|" * (len(subjects) + 1)]
+    for method in COLOURS:
+        cells = []
+        for subject in subjects:
+            entry = summary["subjects"][subject]["methods"].get(method)
+            cells.append(
+                f"{100 * entry['edge']['value']:.0f} / {100 * entry['half']['value']:.1f}"
+                if entry else ""
+            )  # fmt: skip
+        lines.append(f"| {kept.METHODS[method]} | {' | '.join(cells)} |")
+    return {"curve": "\n".join(lines)}
+
+
+def draw(summary: Mapping[str, Any], path: Path) -> None:
+    """Accuracy against size, a panel per subject."""
+    plain()
+    figure, axes = pyplot.subplots(2, 3, figsize=(10, 5.6), layout="constrained", sharex=True)
+    for panel, subject in zip(axes.flat, kept.SUBJECTS, strict=True):
+        entry = summary["subjects"].get(subject)
+        if not entry:
+            continue
+        panel.axhspan(entry["dense"]["value"] - DROP, entry["dense"]["value"], color="#e5efdd")
+        panel.axhline(entry["chance"], color="#b0b0b0", linewidth=0.8, linestyle=":")
+        for method, colour in COLOURS.items():
+            if method in entry["methods"]:
+                points = entry["methods"][method]["curve"]
+                panel.plot(
+                    [100 * p["kept"] for p in points], [p["accuracy"]["value"] for p in points],
+                    color=colour, marker=".", markersize=4, linewidth=1.5, label=method,
+                )  # fmt: skip
+        panel.set_xscale("log")
+        panel.set_xticks([1, 2, 5, 10, 20, 50, 90], [1, 2, 5, 10, 20, 50, 90])
+        panel.minorticks_off()
+        panel.set_title(subject, loc="left", fontsize=9, fontweight="bold")
+    for row in axes:
+        row[0].set_ylabel("accuracy on test rows")
+    for panel in axes[-1]:
+        panel.set_xlabel("kept, % of prunable parameters")
+    axes.flat[0].legend(frameon=False, fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,164 @@
+"""Kept parameters against the knowledge a task needs, in bits, with two bits a parameter as floor.
+
+What a language model can hold at best is some 2 bits per parameter (Allen-Zhu and Li,
+arXiv:2404.05405). Medicine of Almanac is a list of facts, each one of so many candidates, so that
+what must be known is a sum of logarithms. Three models of the embedded shape are taught worlds of
+one, two and four times the facts; and the embedded model is asked for a part of its facts only.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot
+
+from experiments import figures
+from experiments.jobs import Job, run_here
+from experiments.style import plain
+from sieve.tasks.almanac import ROWS, Fact, WorldSize, almanac_rows, build_world, knowledge_bits
+
+matplotlib.use("svg")  # Figures are files; no screen is looked for.
+CLAIM = "facts"
+STEPS = {"1": 240, "2": 420, "4": 780}  # of training, by the size of the world
+PARTS = (".25", ".5", "1")
+BITS = 2.0  # per parameter, arXiv:2404.05405
+HERE = f"experiments.claims.{CLAIM}"
+
+
+def jobs() -> list[Job]:
+    """Three models to teach and sieve, and three parts of the embedded model's facts."""
+    taught = [
+        Job(CLAIM, (("how", "taught"), ("scale", s)), "call", f"{HERE}:taught") for s in STEPS
+    ]
+    return [*taught, *(Job(CLAIM, (("how", "asked"), ("part", p)), "call", f"{HERE}:asked")
+                       for p in PARTS)]  # fmt: skip
+
+
+def taught(out: Path, how: str, scale: str) -> dict[str, Any]:
+    """Teach a model of the embedded shape the medicine of a world, and sieve it."""
+    from experiments.embedded_model import Settings, train
+
+    shares = {"medicine": 1.0, "geography": 0.0, "reviews": 0.0, "reading": 0.0}
+    settings = Settings(
+        steps=STEPS[scale], scale=float(scale), shares=shares, eval_rows=8, eval_steps=10_000,
+        final_rows=64, warmup_steps=60,
+    )  # fmt: skip
+    model = out / CLAIM / f"model-{scale}"
+    trained = train(settings, model, out / CLAIM / f"model-{scale}.json")
+    result = run_here(
+        CLAIM, out, out / CLAIM / f"run-{scale}",
+        [f"model.path={model.absolute()}", f"task.almanac.scale={scale}"],
+    )  # fmt: skip
+    world = build_world(0, WorldSize().scaled(float(scale)))
+    known = {"facts": len(world.facts["medicine"]), "bits": knowledge_bits("medicine", world)}
+    return known | {"minutes": trained["training_minutes"], "result": result}
+
+
+def asked(out: Path, how: str, part: str) -> dict[str, Any]:
+    """Ask the embedded model for a part of its facts only, and sieve it for that."""
+    facts = [f for f in build_world().facts["medicine"] if _draw(f) < float(part)]
+    wanted = {f"{fact.relation}:{fact.subject}" for fact in facts}
+    folder = out / CLAIM / f"rows-{part}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, role in (("train", "calibration"), ("validation", "selection"), ("test", "test")):
+        rows = almanac_rows("medicine", split=role, n_rows=ROWS[role])
+        lines = [json.dumps(row) for row in rows if row["fact"] in wanted]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    result = run_here(
+        CLAIM, out, out / CLAIM / f"run-of-{part}",
+        ["task.almanac=null", f"task.data_dir={folder.absolute()}"],
+    )  # fmt: skip
+    bits = sum(math.log2(len(fact.candidates)) for fact in facts)
+    return {"facts": len(facts), "bits": bits, "result": result}
+
+
+def _draw(fact: Fact) -> float:
+    """A number from 0 to 1 that is a fact's own."""
+    digest = hashlib.sha256(f"{fact.relation}:{fact.subject}".encode()).digest()
+    return int.from_bytes(digest[:4]) / 2**32
+
+
+def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
+    """By model: facts, bits, kept parameters, bits per kept parameter, and times the floor."""
+    found: dict[str, Any] = {}
+    for name, record in results.items():
+        how, which = name.removeprefix(f"{CLAIM}/").split("-")
+        result, bits = record["result"], record["bits"]
+        size, kept = result["parameters"]["prunable_dense"], figures.kept(result)
+        found.setdefault(how, {})[which] = {
+            "facts": record["facts"],
+            "bits": round(bits, 1),
+            "dense": figures.share(result["baseline"]["accuracy"], result["examples"]),
+            "drop": figures.drop(result["drop"]),
+            "kept": kept,
+            "parameters": {end: round(value * size) for end, value in kept.items()},
+            "bits_per_parameter": figures.number(
+                *(bits / (kept[end] * size) for end in ("value", "high", "low")), digits=5
+            ),
+            "times_floor": figures.number(
+                *(kept[end] * size * BITS / bits for end in ("value", "low", "high")), digits=1
+            ),
+            "model_parameters": result["parameters"]["model_kept"],
+        }
+    return {"bits_per_parameter": BITS} | found | {
+        "growth": {how: growth(list(found[how].values())) for how in found}
+    }  # fmt: skip
+
+
+def growth(entries: list[dict[str, Any]]) -> dict[str, float]:
+    """The exponent of kept parameters against bits: 1 where they grow alike, 0 where not at all."""
+    bits = np.log([entry["bits"] for entry in entries])
+    middle = bits - bits.mean()
+    weights = middle / (middle**2).sum()
+    sizes = [np.log([entry["kept"][end] for entry in entries]) for end in ("value", "low", "high")]
+    half = [float(np.sqrt(((weights * (ends - sizes[0])) ** 2).sum())) for ends in sizes[1:]]
+    value = float(weights @ sizes[0])
+    return figures.number(value, value - half[0], value + half[1], digits=2)
+
+
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """A row per model."""
+    lines = ["| model | facts | bits | dense, % | drop, points | kept parameters | bits per kept "
+             "parameter | times the floor |", "|" + "---|" * 8]  # fmt: skip
+    labels = {"taught": "taught {} times the facts", "asked": "embedded, asked for {} of them"}
+    for how, label in labels.items():
+        for which, entry in summary.get(how, {}).items():
+            lines.append(
+                f"| {label.format(which)} | {entry['facts']} | {entry['bits']:.0f} | "
+                f"{100 * entry['dense']['value']:.1f} | {100 * entry['drop']['value']:.1f} | "
+                f"{entry['parameters']['value']:,} | {entry['bits_per_parameter']['value']:.4f} | "
+                f"{entry['times_floor']['value']:.0f} |"
+            )
+    return {CLAIM: "\n".join(lines)}
+
+
+def draw(summary: Mapping[str, Any], path: Path) -> None:
+    """Kept parameters against bits, with the floor."""
+    plain()
+    figure, panel = pyplot.subplots(figsize=(4.6, 3.2), layout="constrained")
+    ends = []
+    for how, colour, label in (
+        ("taught", "#2e5a9c", "models taught more facts"),
+        ("asked", "#d08770", "one model asked for fewer"),
+    ):
+        entries = list(summary.get(how, {}).values())
+        bits = [entry["bits"] for entry in entries]
+        sizes = [entry["parameters"] for entry in entries]
+        ends += bits
+        spread = np.abs([[s["value"] - s[end] for s in sizes] for end in ("low", "high")])
+        panel.errorbar(bits, [s["value"] for s in sizes], yerr=spread, color=colour, marker="o",
+                       markersize=4, linewidth=1.2, capsize=2, label=label)  # fmt: skip
+    line = np.array([min(ends), max(ends)])
+    panel.plot(line, line / BITS, color="#8c8c8c", linestyle="--", label="2 bits per parameter")
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlabel("bits that the task needs")
+    panel.set_ylabel("parameters kept")
+    panel.legend(frameon=False, fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,68 @@
+"""Pruned further than a task stands, then LoRA on the factors, 8 bits, and both."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import figures
+from experiments.jobs import Job, swept
+
+CLAIM = "recovery"
+FORMS = {
+    "none-none": "pruned", "none-int8": "pruned, 8 bits", "lora-none": "pruned, LoRA",
+    "lora-int8": "pruned, LoRA, 8 bits",
+}  # fmt: skip
+FLOAT16 = 2  # bytes, of the dense weights that memory is compared with
+
+
+def jobs() -> list[Job]:
+    """All four forms of two tasks; those of a task share what they begin with."""
+    return swept(CLAIM)
+
+
+def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
+    """By task and form: size, bytes against the dense model, accuracy and drop on test rows."""
+    found: dict[str, Any] = {}
+    for name, result in results.items():
+        subject, form = name.removeprefix(f"{CLAIM}/").split("-", 1)
+        stored = result["bytes"]
+        entry = found.setdefault(subject, {
+            "dense": figures.share(result["baseline"]["accuracy"], result["examples"]),
+            "forms": {},
+        })  # fmt: skip
+        entry["forms"][form] = {
+            "kept": figures.kept(result),
+            "bytes": round(stored["pruned"] / stored["dense"], 4),
+            "prunable_bytes": round(prunable_bytes(result), 4),
+            "drop": figures.drop(result["drop"]),
+            "steps": (result["recovery"] or {"history": [{"step": 0}]})["history"][-1]["step"],
+        }
+    for entry in found.values():
+        forms = entry["forms"]
+        if {"none-none", "lora-none"} <= forms.keys():
+            before, after = (forms[f]["drop"]["value"] for f in ("none-none", "lora-none"))
+            entry["came_back"] = round(1 - after / before, 3) if before > 0 else None
+    return {"tasks": found}
+
+
+def prunable_bytes(result: Mapping[str, Any]) -> float:
+    """Bytes of the pruned matrices against those of the dense ones, both in float16 or 8 bits."""
+    parts, stored = result["parameters"], result["bytes"]
+    width = stored["dense"] / parts["model_dense"]
+    rest = (parts["model_dense"] - parts["prunable_dense"]) * width
+    return (stored["pruned"] - rest) / (parts["prunable_dense"] * width)
+
+
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """A row per task and form."""
+    lines = ["| task | form | kept, % | bytes of the matrices, % | bytes of the model, % | "
+             "drop on test, points |", "|---|---|---|---|---|---|"]  # fmt: skip
+    for subject, entry in summary["tasks"].items():
+        for form, label in FORMS.items():
+            if found := entry["forms"].get(form):
+                ends = f"{100 * found['drop']['low']:.1f} to {100 * found['drop']['high']:.1f}"
+                lines.append(
+                    f"| {subject} | {label} | {100 * found['kept']['value']:.1f} | "
+                    f"{100 * found['prunable_bytes']:.1f} | {100 * found['bytes']:.1f} | "
+                    f"{100 * found['drop']['value']:.1f} ({ends}) |"
+                )
+    return {CLAIM: "\n".join(lines)}

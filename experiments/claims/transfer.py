@@ -1,0 +1,110 @@
+"""Sieved on one data set, tested on the others of its domain and on those outside of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import figures
+from experiments.generalization import MODELS, same_domain, sets_of
+from experiments.jobs import Job
+from experiments.running import SHARED
+
+CLAIM = "transfer"
+SMALL = (
+    "calibration.tokens=25_000", "projection.rank_multiple=1", "projection.refit=false",
+    "speed.enabled=false", "export=none", "task.max_rows.selection=300",
+)  # fmt: skip
+ROWS = 500  # of each test split
+
+
+def jobs() -> list[Job]:
+    """A run for every data set of both domains."""
+    return [_job(domain, task) for domain in MODELS for task in sets_of(domain)[0]]
+
+
+def _job(domain: str, task: str) -> Job:
+    sets = sets_of(domain)[1]
+    extra = [*SMALL, f"task.max_rows.test={ROWS}"]
+    extra += [f"also.{name}.max_rows.test={ROWS}" for name in sets]
+    if domain == "sentiment":
+        extra += [f"model.path={SHARED / 'models' / MODELS[domain]}",
+                  f"task.data_dir={SHARED / 'data' / task}"]  # fmt: skip
+        extra += [f"also.{name}.data_dir={SHARED / 'data' / name}" for name in sets]
+    return Job(CLAIM, (("domain", domain), ("task", task)), extra=tuple(extra))
+
+
+def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The matrix of each domain: drops with intervals; how many pairs are within the tolerance."""
+    found: dict[str, Any] = {}
+    for name, result in results.items():
+        domain, task = name.removeprefix(f"{CLAIM}/").split("-")
+        own = {key: result[key] for key in ("baseline", "pruned", "drop", "examples")}
+        cells = {task: own} | result["also"]
+        found.setdefault(domain, {"matrix": {}})["matrix"][task] = {
+            "kept": figures.kept(result),
+            "on": {
+                other: {
+                    "dense": round(cell["baseline"]["accuracy"], 4),
+                    "drop": figures.drop(cell["drop"]),
+                    "place": _place(domain, task, other),
+                }
+                for other, cell in sorted(cells.items())
+            },
+        }
+        tolerance = result["tolerance"]
+    for entry in found.values():
+        cells = [cell for row in entry["matrix"].values() for cell in row["on"].values()]
+        entry["tolerance"] = tolerance
+        entry["summary"] = {
+            place: {
+                "pairs": len(chosen),
+                "drop": figures.mean([cell["drop"] for cell in chosen]),
+                "within": sum(c["drop"]["value"] <= tolerance + 1e-9 for c in chosen),
+                "beyond": sum(c["drop"]["low"] > tolerance for c in chosen),
+            }
+            for place in ("own", "inside", "outside")
+            if (chosen := [cell for cell in cells if cell["place"] == place])
+        }
+    return found
+
+
+def _place(domain: str, task: str, other: str) -> str:
+    if task == other:
+        return "own"
+    return "inside" if same_domain(domain, task, other) else "outside"
+
+
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Points lost by each, and what comes of it."""
+    blocks = {}
+    for domain, entry in summary.items():
+        names = sorted({name for row in entry["matrix"].values() for name in row["on"]})
+        lines = ["| sieved on | kept, % | " + " | ".join(map(_short, names)) + " |",
+                 "|" + "---|" * (len(names) + 2)]  # fmt: skip
+        for task, row in entry["matrix"].items():
+            cells = [_cell(row["on"].get(name)) for name in names]
+            size = f"{100 * row['kept']['value']:.1f}"
+            lines.append(f"| {_short(task)} | {size} | {' | '.join(cells)} |")
+        blocks[f"{CLAIM}-{domain}"] = "\n".join(lines)
+    lines = ["| domain | pairs | number | mean drop, points | within ε | beyond ε surely |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    labels = {"own": "its own test rows", "inside": "others of the domain", "outside": "outside"}
+    for domain, entry in summary.items():
+        for place, found in entry["summary"].items():
+            mean = found["drop"]
+            ends = f"{100 * mean['low']:.1f} to {100 * mean['high']:.1f}"
+            lines.append(
+                f"| {domain} | {labels[place]} | {found['pairs']} | "
+                f"{100 * mean['value']:.1f} ({ends}) | {found['within']} | {found['beyond']} |"
+            )
+    return blocks | {CLAIM: "\n".join(lines)}
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    value = f"{100 * cell['drop']['value']:+.1f}"
+    return {"own": f"**{value}**", "inside": value, "outside": f"*{value}*"}[cell["place"]]
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("almanac_").replace("_alternate", " 2").replace("_", " ")

@@ -1,0 +1,108 @@
+"""Numbers with their intervals, and whether a fresh one is within a committed one's.
+
+A measured number stands in JSON as {"value", "low", "high"}: what was found, and what another
+machine or another draw of rows may find without contradicting it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Number = dict[str, float]
+RESAMPLES = 10_000
+TIMES = 3.0  # machines differ, and so does what else they do
+
+
+def number(value: float, low: float, high: float, digits: int = 4) -> Number:
+    """A measured number, its interval widened to hold it."""
+    ends = min(low, value), max(high, value)
+    return {
+        "value": round(float(value), digits),
+        "low": round(float(ends[0]), digits),
+        "high": round(float(ends[1]), digits),
+    }
+
+
+def share(value: float, rows: int) -> Number:
+    """A fraction of rows, with its 95 % Wilson interval."""
+    found = stats.binomtest(round(value * rows), rows).proportion_ci(0.95, method="wilson")
+    return number(value, found.low, found.high)
+
+
+def drop(record: Mapping[str, float]) -> Number:
+    """The drop of a result, with its paired interval."""
+    return number(record["point"], record["low"], record["high"])
+
+
+def timed(seconds: float) -> Number:
+    """A time; good for its order of magnitude."""
+    return number(seconds, seconds / TIMES, seconds * TIMES, digits=2)
+
+
+def mean(numbers: Sequence[Number], digits: int = 4) -> Number:
+    """The mean of independent numbers; its half interval is the root of their squares' sum."""
+    value = float(np.mean([n["value"] for n in numbers]))
+    half = [
+        float(np.sqrt(sum((n[end] - n["value"]) ** 2 for n in numbers))) / len(numbers)
+        for end in ("low", "high")
+    ]
+    return number(value, value - half[0], value + half[1], digits)
+
+
+def geometric(ratios: Sequence[float]) -> Number:
+    """The geometric mean of ratios, with a 95 % interval bootstrapped over them."""
+    logs = np.log(ratios)
+    drawn = np.random.default_rng(0).integers(len(logs), size=(RESAMPLES, len(logs)))
+    low, high = np.percentile(np.exp(logs[drawn].mean(1)), [2.5, 97.5])
+    return number(float(np.exp(logs.mean())), low, high, digits=2)
+
+
+def kept(result: Mapping[str, Any]) -> Number:
+    """The kept fraction of a result, and the sizes that its selection rows do not tell from it.
+
+    Of the genomes that the search has scored: from the smallest whose margin is above minus, to the
+    largest whose margin is below plus, 1.96 standard errors of the drop on as many rows.
+    """
+    chosen = result["kept_fraction"]["prunable"]
+    if result["search"]["method"] == "genetic":
+        rows = (result["search"]["confirmation"] or {}).get("rows") or 1
+    else:
+        rows = max(point["examples_used"] for point in result["search"]["curve"])
+    found = result["drop"]
+    error = (found["high"] - found["low"]) / 3.92 * np.sqrt(result["examples"] / rows)
+    error = max(error, np.sqrt(result["tolerance"] / rows))
+    points = [p for p in result["search"]["curve"] if p.get("whole", True)]
+    low = [p["kept_fraction"] for p in points if p["margin"] >= -1.96 * error]
+    high = [p["kept_fraction"] for p in points if p["margin"] <= 1.96 * error]
+    return number(chosen, min([*low, chosen]), max([*high, chosen]))
+
+
+def numbers(tree: Any, path: str = "") -> Iterator[tuple[str, Number]]:
+    """All numbers with an interval in nested containers, and where they stand."""
+    if isinstance(tree, Mapping):
+        if {"value", "low", "high"} <= tree.keys():
+            yield path, dict(tree)
+            return
+        for key, value in tree.items():
+            yield from numbers(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from numbers(value, f"{path}.{index}")
+
+
+def outside(committed: Any, fresh: Any) -> tuple[int, list[str]]:
+    """How many numbers were compared, and those that are missing, or beyond both intervals' reach.
+
+    A fresh number agrees when its value is in the committed interval.
+    """
+    found, held, lines = dict(numbers(fresh)), list(numbers(committed)), []
+    for path, old in held:
+        new = found.get(path)
+        if new is None:
+            lines.append(f"{path}: committed {old['value']:g}, not measured now")
+        elif not old["low"] - 1e-9 <= new["value"] <= old["high"] + 1e-9:
+            ends = f"{old['low']:g} to {old['high']:g}"
+            lines.append(f"{path}: committed {old['value']:g} ({ends}), found {new['value']:g}")
+    return len(held), lines

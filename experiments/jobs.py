@@ -1,0 +1,180 @@
+"""The runs of an experiment: what each is, and how it is done in a process of its own.
+
+A run of `conf/experiment` is done in the worker; a genetic search is a sweep, and launched as the
+command line would; what is no run of Sieve (a baseline) is a function that returns its record.
+"""
+
+import contextlib
+import importlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sieve.config import Config
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement of a claim.
+
+    settings: overrides of the experiment by key, or arguments of the function; kind: "run", "sweep"
+    or "call"; function: "module:name" of a call; rows_of: the job, as "claim/name", that comes
+    first, and whose scored rows are a run's budget; extra: overrides beside the settings.
+    """
+
+    claim: str
+    settings: tuple[tuple[str, str], ...]
+    kind: str = "run"
+    function: str = ""
+    rows_of: str = ""
+    extra: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What its folder is called: the settings, as `trec-svd-0.02`."""
+        return "-".join(value.lstrip("+") for _, value in self.settings) or "all"
+
+    @property
+    def experiment(self) -> str:
+        """The file of `conf/experiment`."""
+        return "generalization" if self.claim == "transfer" else self.claim
+
+    @property
+    def lane(self) -> str:
+        """Jobs of one lane share moments and banks, and are done one after the other."""
+        if self.rows_of:
+            return self.rows_of.partition("-")[0]
+        return f"{self.claim}/{self.settings[0][1] if self.settings else ''}"
+
+    def folder(self, out: Path) -> Path:
+        """Where its result stands."""
+        return out / self.claim / self.name
+
+    def result(self, out: Path) -> dict[str, Any] | None:
+        """What it found; None while it has not."""
+        path = self.folder(out) / RESULT
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def overrides(self, out: Path) -> list[str]:
+        """The command line of the run, without where it writes."""
+        given = [f"{key}={value}" for key, value in self.settings]
+        if self.rows_of:
+            spent = json.loads((out / self.rows_of / RESULT).read_text())["search"]["examples"]
+            given.append(f"search.examples={spent}")
+        return [f"+experiment={self.experiment}", *given, *self.extra]
+
+
+def swept(claim: str, **changes: str) -> list[Job]:
+    """The product of what an experiment's file sweeps over; changes: other lists, by key."""
+    with _conf() as compose:
+        found = compose("config", [f"+experiment={claim}"], return_hydra_config=True)
+        params: Mapping[str, str] = found.hydra.sweeper.params
+    lists = [
+        [(key, value.strip()) for value in str(changes.get(key, values)).split(",")]
+        for key, values in params.items()
+    ]
+    return [Job(claim, settings) for settings in itertools.product(*lists)]
+
+
+def perform(job: Job, out: Path) -> None:
+    """Do a job; RuntimeError with its last lines where it fails. Its output goes to run.log."""
+    folder = job.folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.log").open("w") as log, _output_to(log.fileno()):
+        try:
+            _PERFORM[job.kind](job, out)
+        except Exception as error:
+            traceback.print_exc()
+            told = f"{job.claim}/{job.name}: {error}; see {folder / 'run.log'}"
+            raise RuntimeError(told) from None
+
+
+def composed(overrides: Sequence[str], out: Path) -> "Config":
+    """The settings of a run, with its cache beside the results."""
+    from sieve.config import to_config
+
+    with _conf() as compose:
+        return to_config(compose("config", [*overrides, *_places(out)]))
+
+
+def run_here(experiment: str, out: Path, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """A run of an experiment in this process; returns its result."""
+    from sieve.run import run
+
+    overrides = [f"+experiment={experiment}", *overrides]
+    config = composed(overrides, out)
+    result = run(config, folder, " ".join(["python -m sieve.run", *overrides]))
+    (folder / "report.html").unlink(missing_ok=True)  # Five megabytes each.
+    return result
+
+
+def _run(job: Job, out: Path) -> None:
+    run_here(job.experiment, out, job.folder(out), job.overrides(out)[1:])
+
+
+def _sweep(job: Job, out: Path) -> None:
+    folder = job.folder(out)
+    command = [
+        sys.executable, "-m", "sieve.run", *job.overrides(out), *_places(out),
+        f"hydra.sweep.dir={folder}/sweep",
+    ]  # fmt: skip
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    path = folder / "sweep" / "result" / RESULT
+    if done.returncode or not path.exists():
+        raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    (folder / RESULT).write_text(path.read_text())
+
+
+def _call(job: Job, out: Path) -> None:
+    module, name = job.function.split(":")
+    settings = {key.rpartition(".")[2]: value for key, value in job.settings}
+    record = getattr(importlib.import_module(module), name)(out=out, **settings)
+    partial = job.folder(out) / "result.partial"
+    partial.write_text(json.dumps(record) + "\n")
+    partial.rename(job.folder(out) / RESULT)
+
+
+_PERFORM = {"run": _run, "sweep": _sweep, "call": _call}
+
+
+def _places(out: Path) -> list[str]:
+    return ["logger.wandb=false", f"paths.cache_dir={(out / 'cache').absolute()}"]
+
+
+@contextlib.contextmanager
+def _conf() -> Iterator[Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from sieve.config import register_resolvers
+    from sieve.run import CONF
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        yield compose
+
+
+@contextlib.contextmanager
+def _output_to(target: int) -> Iterator[None]:
+    """Standard output and error of this process, and of those it starts, into a file."""
+    sys.stdout.flush(), sys.stderr.flush()
+    held = os.dup(1), os.dup(2)
+    os.dup2(target, 1), os.dup2(target, 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os.dup2(held[0], 1), os.dup2(held[1], 2)
+        for one in held:
+            os.close(one)

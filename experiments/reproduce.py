@@ -1,0 +1,157 @@
+"""The small experiments: every claim of the paper and of ours that two cores can measure.
+
+    python -m experiments.reproduce                # all; resumes; then compares with the committed
+    python -m experiments.reproduce kept tokens    # some
+    python -m experiments.reproduce --summary      # figures and tables of what is there, no runs
+    python -m experiments.reproduce --adopt        # and put them in the place of the committed
+
+Runs go to `runs/experiments`; what follows from them is compared with `experiments/results`, number
+by number: each committed one has an interval, and a fresh one is expected within it.
+"""
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from experiments.figures import outside
+from experiments.jobs import Job, perform
+from experiments.pages import write_pages
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
+CLAIMS = (
+    "kept", "curve", "adaptive", "seeds", "bottlenecks", "calibration", "transfer", "recovery",
+    "tokens", "sceptic", "facts", "cost",
+)  # fmt: skip
+console = Console()
+
+
+def main() -> None:
+    """Run what is missing, summarize, compare, and write what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("claims", nargs="*", metavar="claim", help=", ".join(CLAIMS))
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", default="", help="jobs whose name has this in it")
+    parser.add_argument("--summary", action="store_true", help="no runs")
+    parser.add_argument("--adopt", action="store_true", help="commit to what was found")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.claims if name not in CLAIMS]:
+        parser.error(f"there is no claim {unknown[0]!r}, expected some of {', '.join(CLAIMS)}.")
+    chosen = arguments.claims or list(CLAIMS)
+    failed = (
+        []
+        if arguments.summary
+        else measure(chosen, arguments.out, arguments.workers, arguments.only)
+    )
+    summaries = summarize(chosen, arguments.out)
+    if arguments.adopt:
+        adopt(summaries)
+    strange = report(summaries)
+    for line in failed:
+        console.print(f"[red]failed[/red]  {line}", highlight=False)
+    sys.exit(1 if failed or strange else 0)
+
+
+def module(claim: str) -> Any:
+    """The module of a claim."""
+    return importlib.import_module(f"experiments.claims.{claim}")
+
+
+def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> list[str]:
+    """Do the jobs that have no result; returns what failed, a line each."""
+    jobs = list(dict.fromkeys(job for claim in claims for job in module(claim).jobs()))
+    todo = [job for job in jobs if only in job.name and job.result(out) is None]
+    lanes: dict[str, list[Job]] = {}
+    for job in todo:
+        lanes.setdefault(job.lane, []).append(job)
+    failed: list[str] = []
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    context = multiprocessing.get_context("spawn")
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    start = time.monotonic()
+    with Progress(*columns, console=console) as progress, context.Manager() as manager:
+        bar, done = progress.add_task("Runs", total=len(todo)), manager.Queue()
+        with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=4) as pool:
+            waiting: list[Future[None]] = [
+                pool.submit(_lane, lane, out, done) for lane in lanes.values()
+            ]
+            for _ in todo:
+                name, error, seconds = done.get()
+                progress.advance(bar)
+                progress.console.print(f"{seconds:6.0f} s  {name}", highlight=False)
+                if error:
+                    failed.append(error)
+            for future in as_completed(waiting):
+                future.result()
+    if todo:
+        minutes = (time.monotonic() - start) / 60
+        console.print(f"{len(todo)} runs in {minutes:.1f} minutes, {workers} at a time.")
+    return failed
+
+
+def _lane(jobs: Sequence[Job], out: Path, done: Any) -> None:
+    """Jobs that share a cache, one after the other; each is told of, failed or not."""
+    for job in jobs:
+        start, error = time.monotonic(), ""
+        try:
+            perform(job, out)
+        except RuntimeError as found:
+            error = str(found)
+        done.put((f"{job.claim}/{job.name}", error, time.monotonic() - start))
+
+
+def summarize(claims: Sequence[str], out: Path) -> dict[str, Any]:
+    """What follows from the runs that are there, by claim; those without any are left out."""
+    summaries = {}
+    for claim in claims:
+        found = {}
+        for job in module(claim).jobs():
+            if (result := job.result(out)) is not None:
+                found[f"{job.claim}/{job.name}"] = result
+        if found:
+            summaries[claim] = module(claim).summarize(found)
+    return summaries
+
+
+def adopt(summaries: dict[str, Any]) -> None:
+    """Write figures and JSON to `experiments/results`, and tables into the page."""
+    RESULTS.mkdir(exist_ok=True)
+    for claim, summary in summaries.items():
+        (RESULTS / f"{claim}.json").write_text(json.dumps(summary, indent=1) + "\n")
+        if hasattr(module(claim), "draw"):
+            module(claim).draw(summary, RESULTS / f"{claim}.svg")
+    write_pages()
+
+
+def report(summaries: dict[str, Any]) -> int:
+    """Say how many fresh numbers are within the committed intervals; returns how many are not."""
+    strange = 0
+    for claim, summary in summaries.items():
+        path = RESULTS / f"{claim}.json"
+        if not path.exists():
+            console.print(f"{claim:12}  nothing committed to compare with")
+            continue
+        numbers, beyond = outside(json.loads(path.read_text()), summary)
+        strange += len(beyond)
+        console.print(
+            f"{claim:12}  {numbers - len(beyond)} of {numbers} numbers within their interval"
+        )
+        for line in beyond:
+            console.print(f"{'':12}  {line}", highlight=False)
+    return strange
+
+
+if __name__ == "__main__":
+    main()
