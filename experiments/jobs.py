@@ -9,13 +9,17 @@ import importlib
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sieve.artifacts import write_json_atomic
 
 if TYPE_CHECKING:
     from sieve.config import Config
@@ -88,7 +92,7 @@ def swept(claim: str, **changes: str) -> list[Job]:
 
 def perform(job: Job, out: Path) -> None:
     """Do a job; RuntimeError with its last lines where it fails. Its output goes to run.log."""
-    folder = job.folder(out)
+    folder, start, used = job.folder(out), time.monotonic(), _cpu_seconds()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "run.log").open("w") as log, _output_to(log.fileno()):
         try:
@@ -97,6 +101,10 @@ def perform(job: Job, out: Path) -> None:
             traceback.print_exc()
             told = f"{job.claim}/{job.name}: {error}; see {folder / 'run.log'}"
             raise RuntimeError(told) from None
+    took = {"seconds": time.monotonic() - start, "cpu_seconds": _cpu_seconds() - used}
+    path = folder / RESULT
+    result = json.loads(path.read_text()) | {"job": {k: round(v, 1) for k, v in took.items()}}
+    write_json_atomic(path, result)
 
 
 def composed(overrides: Sequence[str], out: Path) -> "Config":
@@ -132,19 +140,23 @@ def _sweep(job: Job, out: Path) -> None:
     path = folder / "sweep" / "result" / RESULT
     if done.returncode or not path.exists():
         raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    (folder / RESULT).write_text(path.read_text())
+    write_json_atomic(folder / RESULT, json.loads(path.read_text()))
 
 
 def _call(job: Job, out: Path) -> None:
     module, name = job.function.split(":")
     settings = {key.rpartition(".")[2]: value for key, value in job.settings}
     record = getattr(importlib.import_module(module), name)(out=out, **settings)
-    partial = job.folder(out) / "result.partial"
-    partial.write_text(json.dumps(record) + "\n")
-    partial.rename(job.folder(out) / RESULT)
+    write_json_atomic(job.folder(out) / RESULT, record)
 
 
 _PERFORM = {"run": _run, "sweep": _sweep, "call": _call}
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those it waited for."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(sum(resource.getrusage(who)[:2]) for who in whose)
 
 
 def _places(out: Path) -> list[str]:

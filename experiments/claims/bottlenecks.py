@@ -25,8 +25,8 @@ FEW = 0.1  # of the matrices, that are called the bottlenecks of a task
 
 
 def jobs() -> list[Job]:
-    """Maps of four tasks, two seeds each."""
-    return swept(CLAIM)
+    """Maps of four tasks, two seeds each, and of a second task of reader-6m."""
+    return [*swept(CLAIM), *swept(CLAIM, subject="sst2", seed="0")]
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:

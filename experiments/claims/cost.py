@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from experiments import figures
-from experiments.claims import adaptive, kept
+from experiments.claims import (
+    adaptive,
+    bottlenecks,
+    calibration,
+    facts,
+    kept,
+    recovery,
+    sceptic,
+    seeds,
+    tokens,
+    transfer,
+)
 from experiments.jobs import Job
 
 STAGES = ("calibrate", "fit", "search", "refit")
@@ -14,18 +25,21 @@ LABELS = kept.METHODS | {"genetic": "genetic search", "evopress": "EvoPress", "r
 
 
 def jobs() -> list[Job]:
-    """None of its own: the runs of `kept` and `adaptive` at ε = .02."""
-    return [job for job in [*kept.jobs(), *adaptive.jobs()]
-            if dict(job.settings)["tolerance"] == ".02"]  # fmt: skip
+    """None of its own: those of `kept` and `adaptive` for the table, and all others for the sum."""
+    others = (bottlenecks, calibration, facts, recovery, sceptic, seeds, tokens, transfer)
+    return [job for claim in (kept, adaptive, *others) for job in claim.jobs()]
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Medians over tasks by method; a stage taken from the cache is not counted."""
+    """Medians over tasks by method, at ε = .02; a stage taken from the cache is not counted."""
     by: dict[str, list[Any]] = {}
     for name, result in results.items():
+        if not name.startswith(("kept/", "adaptive/")) or not name.endswith("-.02"):
+            continue
         method = "genetic" if name.startswith("adaptive/") else name.split("-")[1]
         by.setdefault(method, []).append(result)
-    return {
+    minutes = sum(result["job"]["cpu_seconds"] for result in results.values()) / 60
+    return {"jobs": len(results), "cpu_minutes": figures.timed(minutes), "methods": {
         method: {
             "runs": len(found),
             "tokens": round(_median([r["calibration"]["tokens"] for r in found])),
@@ -40,7 +54,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             "peak_mib": figures.timed(_median([r["memory"]["peak_mib"] for r in found])),
         }
         for method, found in by.items()
-    }  # fmt: skip
+    }}  # fmt: skip
 
 
 def _median(values: list[float]) -> float:
@@ -53,7 +67,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     lines = [f"| method | runs | tokens | evaluations | rows scored | {heads} | peak, MiB |",
              "|" + "---|" * (len(STAGES) + 6)]  # fmt: skip
     for method, label in LABELS.items():
-        if entry := summary.get(method):
+        if entry := summary["methods"].get(method):
             times = " | ".join(
                 f"{entry['seconds'][stage]['value']:.1f}" if stage in entry["seconds"] else "–"
                 for stage in STAGES
