@@ -120,7 +120,7 @@ def _trained(given: Materials, parameters: int, rate: float) -> dict[str, Any]:
         return scoring_batches(rows, tokenizer, tokens, normalize=given.task.normalize)
 
     train = batches(given.seen, 1_024)
-    with torch.inference_mode():
+    with torch.no_grad():
         teacher = [_shares(given.backbone.model, batch).exp() for batch in train]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     total = EPOCHS * len(train)
