@@ -54,7 +54,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 def about(results: Mapping[str, Any]) -> dict[str, Any]:
     """What every table names: rows, tokens and seed."""
     first = next(iter(results.values()))
-    rows = {role: first["data"][role]["rows"] for role in ("selection", "test")}
+    rows = {role: first["data"]["rows"][role] for role in ("selection", "test")}
     return {"runs": len(results), "rows": rows, "tokens": first["calibration"]["tokens_asked"],
             "seed": first["seed"]}  # fmt: skip
 
