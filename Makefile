@@ -37,15 +37,10 @@ help: ## list the targets
 install: $(DEV) ## set up .venv with everything a contributor needs
 
 demo: $(CORE) ## sieve the embedded model on the embedded task; takes a few minutes
-	@$(BIN)/python -m sieve.run +task=almanac_medicine calibration.tokens=20000 \
-		projection.refit_tries=1 projection.refit_tokens=12000 $(ARGS)
+	@$(BIN)/python -m sieve.run +experiment=demo $(ARGS)
 
-experiments: $(CORE) ## run every experiment in conf/experiment, one after the other
-	@found=0; for file in conf/experiment/*.yaml; do \
-		[ -e "$$file" ] || continue; found=1; name=$$(basename "$$file" .yaml); \
-		printf '\n\033[1m%s\033[0m\n' "$$name"; \
-		$(BIN)/python -m sieve.run +experiment="$$name" $(ARGS); \
-	done; [ $$found = 1 ] || { echo 'There is no experiment in conf/experiment.'; exit 1; }
+experiments: $(DEV) ## measure every claim on small models; resumes, an hour or so on two cores
+	@$(BIN)/python -m experiments.reproduce $(ARGS)
 
 # ── Contribute ────────────────────────────────────────────────────────────────────────────────────
 

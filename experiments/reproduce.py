@@ -31,8 +31,8 @@ from experiments.pages import write_pages
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 CLAIMS = (
-    "kept", "curve", "adaptive", "seeds", "bottlenecks", "calibration", "transfer", "recovery",
-    "tokens", "sceptic", "facts", "cost",
+    "demo", "kept", "curve", "adaptive", "seeds", "bottlenecks", "calibration", "transfer",
+    "recovery", "tokens", "sceptic", "facts", "cost",
 )  # fmt: skip
 console = Console()
 
