@@ -16,7 +16,7 @@ from sieve.tasks import TaskConfig, build_task
 
 CONF = Path(__file__).parent.parent / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("[!_]*.yaml"))
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))
 ALMANAC = [name for name in TASKS if name.startswith("almanac_")]
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -25,6 +25,10 @@ OPTIONS = sorted(
 )
 # Groups whose options share a base.
 BASED = ("task", "model", "projection", "search", "recovery", "quantization")
+# Of groups that are an experiment's own, the experiment.
+COMPARED = {
+    "domain": "generalization", "subject": "kept", "method": "kept", "source": "calibration"
+}  # fmt: skip
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"], "lm_eval": ["task.name=arc_easy"]}
 # What the sweeper says to a job of its own.
@@ -53,8 +57,9 @@ def test_a_task_composes(name: str) -> None:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_an_option_of_a_group_composes(group: str, option: str) -> None:
     said = SAID.get((group, option), [])
-    # A domain is one of an experiment, which has a task.
-    task = "+experiment=generalization" if group == "domain" else "+task=sst2"
+    # A domain, or what an experiment compares, is one of an experiment, which has a task.
+    experiment = COMPARED.get(group)
+    task = f"+experiment={experiment}" if experiment else "+task=sst2"
     assert isinstance(load(task, f"{group}={option}", *said), Config)
 
 
