@@ -1,0 +1,119 @@
+"""What is made of results: edges, overlaps, exponents, verdicts, baselines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import tiny_llama, tiny_tokenizer
+
+from experiments import baselines, verdicts
+from experiments.claims import bottlenecks, curve, facts, transfer
+from experiments.jobs import Job, composed
+from experiments.reproduce import CLAIMS, module
+from sieve.backbone import Backbone, count_parameters
+from sieve.tasks import Example
+
+
+def points(drops: dict[float, float]) -> list[dict[str, Any]]:
+    return [
+        {"kept_fraction": size, "drop": {"point": d, "low": d - 0.01, "high": d + 0.01}}
+        for size, d in drops.items()
+    ]
+
+
+def test_the_edge_is_the_last_size_before_two_points_are_lost() -> None:
+    found = curve.edge(points({0.5: 0.0, 0.2: 0.015, 0.1: 0.025, 0.05: 0.01}))
+    assert found == {"value": 0.2, "low": 0.05, "high": 0.5}
+
+
+def test_half_of_what_is_above_chance_is_lost_between_two_sizes() -> None:
+    found = curve.half(points({0.4: 0.0, 0.1: 0.4}), dense=0.9, chance=0.5)
+    assert found["value"] == pytest.approx(0.2, abs=1e-3)  # Half way, in the logarithm.
+    assert curve.half(points({0.4: 0.0, 0.1: 0.1}), 0.9, 0.5)["value"] == 0.1
+
+
+def test_maps_that_need_the_same_matrices_are_alike_and_turned_ones_are_not() -> None:
+    one = {"need": {f"m{i:02}": i / 20 for i in range(20)}}
+    other = {"need": {f"m{i:02}": 1 - i / 20 for i in range(20)}}
+    assert bottlenecks.similar(one, one) == {
+        "spearman": 1.0, "shared": 2, "of": 2, "by_chance": 0.2
+    }  # fmt: skip
+    assert bottlenecks.similar(one, other) == {
+        "spearman": -1.0, "shared": 0, "of": 2, "by_chance": 0.2
+    }  # fmt: skip
+
+
+def test_sizes_that_grow_with_the_square_root_of_bits_have_an_exponent_of_a_half() -> None:
+    def entry(bits: float) -> dict[str, Any]:
+        size = 0.001 * bits**0.5
+        return {"bits": bits, "kept": {"value": size, "low": size / 1.1, "high": size * 1.1}}
+
+    found = facts.growth([entry(bits) for bits in (100, 200, 400)])
+    assert found["value"] == 0.5 and found["low"] < 0.5 < found["high"]
+
+
+def test_a_set_is_inside_outside_or_its_own() -> None:
+    place = transfer._place
+    assert place("almanac", "almanac_medicine", "almanac_medicine_alternate") == "inside"
+    assert place("almanac", "almanac_medicine", "almanac_reviews") == "outside"
+    assert place("sentiment", "sst2", "imdb") == "inside"
+    assert place("sentiment", "sst2", "trec") == "outside"
+    assert place("sentiment", "sst2", "sst2") == "own"
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_runs_of_a_claim_compose(claim: str, tmp_path: Path) -> None:
+    jobs = module(claim).jobs()
+    assert len({job.folder(tmp_path) for job in jobs}) == len(set(jobs))
+    for job in (jobs[0], jobs[-1]):
+        if job.kind == "run" and not job.rows_of:
+            assert composed(job.overrides(tmp_path), tmp_path).paths.cache_dir
+
+
+def test_a_run_that_is_to_spend_as_many_rows_as_another_says_so(tmp_path: Path) -> None:
+    job = Job("kept", (("subject", "trec"), ("method", "random")), rows_of="adaptive/trec-.02")
+    folder = tmp_path / "adaptive/trec-.02"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"search": {"examples": 1234}}))
+    assert job.overrides(tmp_path)[-1] == "search.examples=1234"
+    assert job.lane == "adaptive/trec"  # after what it waits for
+
+
+def test_a_verdict_follows_the_figures() -> None:
+    def found(kept: float, within: bool) -> dict[str, Any]:
+        cell = {"kept": {"value": kept}, "within": within}
+        return {"kept": {"at": {t: {"paper": {"a": cell}} for t in ("0.01", "0.05")}}}
+
+    assert verdicts.removed(found(0.3, True))[1] == verdicts.YES
+    assert verdicts.removed(found(0.3, False))[1] == verdicts.PART
+    assert verdicts.removed(found(0.9, True))[1] == verdicts.NO
+    assert "70 to 70 % at ε = .01" in verdicts.removed(found(0.3, True))[0]
+
+
+def test_a_claim_that_was_not_measured_is_said_to_be_so() -> None:
+    rows = verdicts.verdicts({}).splitlines()[2:]
+    assert len(rows) == len(verdicts.ROWS)
+    assert sum(verdicts.LATER in row for row in rows) == len(rows) - 1
+    assert sum(verdicts.OPEN in row for row in rows) == 1
+
+
+def example(prompt: str, answer: int) -> Example:
+    return Example(prompt, (" red", " blue", " green"), answer)
+
+
+def test_words_that_tell_the_answer_are_found_and_never_seen_answers_are_not() -> None:
+    train = [example(f"{word} {i}", answer) for i in range(20)
+             for word, answer in (("sun", 0), ("sea", 1))]  # fmt: skip
+    assert baselines.words(train, [example("sun 99", 0), example("sea 98", 1)]) == 1.0
+    assert baselines.words(train, [example("sun 99", 2)]) == 0.0
+
+
+def test_a_fresh_model_is_the_widest_that_fits() -> None:
+    backbone = Backbone(tiny_llama(hidden_size=64), tiny_tokenizer(), "tiny", "f", None)  # type: ignore[call-arg]
+    limit = count_parameters(baselines._shaped(backbone, 32, 2))
+    assert count_parameters(baselines.fresh_model(backbone, limit)) == limit
+    one = count_parameters(baselines._shaped(backbone, 64, 1))
+    assert count_parameters(baselines.fresh_model(backbone, limit - 1)) < limit < one
+    with pytest.raises(RuntimeError, match="at most 10 parameters"):
+        baselines.fresh_model(backbone, 10)
