@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
-from logged import GENERATIONS, lines, metrics
+from logged import GENERATIONS, lines, metrics, mirrored, offline_run, records
 
 from sieve.config import LoggerConfig
 from sieve.tracking import RunLogger
@@ -130,51 +130,6 @@ def log_everything(logger: RunLogger) -> None:
     logger.log_table("genome", [{"name": "q", "level": 0.5}, {"level": 1.0, "name": "k"}])
     logger.log_table("empty", [])
     logger.log_summary({"kept_fraction/prunable": 0.25, "model": "tiny"})
-
-
-def offline_run(run_dir: Path) -> Path:
-    """The one offline run under a run directory, once W&B's service has written all of it."""
-    import wandb
-
-    wandb.teardown()
-    (folder,) = run_dir.glob("wandb/*run-*")
-    assert folder.name.startswith("offline-run-")
-    return folder
-
-
-def records(folder: Path) -> list[Any]:
-    """The records of an offline run: protocol buffers in LevelDB's log format.
-
-    A file header of 7 bytes, then blocks of 32 KiB with fragments of checksum (4 bytes), length
-    (2), type (1: whole, 2 to 4: first, middle, last) and data.
-    """
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = folder.glob("*.wandb")
-    data, at, held, found = path.read_bytes(), 7, b"", []
-    while at + 7 <= len(data):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        held += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            found.append(wandb_internal_pb2.Record.FromString(held))
-            held = b""
-    return found
-
-
-def mirrored(folder: Path, kind: str) -> dict[str, Any]:
-    """All values that the records of a kind (summary, history) set."""
-    values: dict[str, Any] = {}
-    for record in records(folder):
-        if record.WhichOneof("record_type") != kind:
-            continue
-        part = getattr(record, kind)
-        for item in part.item if kind == "history" else part.update:
-            values["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
-    return values
 
 
 def test_without_a_key_one_offline_run_holds_everything(isolated: Path) -> None:
