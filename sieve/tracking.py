@@ -125,8 +125,9 @@ class RunLogger(Logger):
         import wandb
 
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), "model")
-        if folder.is_dir():
-            artifact.add_dir(str(folder), name=folder.name, policy="immutable")
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            inside = file.relative_to(folder.parent).as_posix()
+            artifact.add_file(str(file), name=inside, policy="immutable")
         for file in files:
             artifact.add_file(str(file))
         self._wandb.log_artifact(artifact)
@@ -171,7 +172,8 @@ class RunLogger(Logger):
                 config=settings,
                 mode=mode,
                 reinit="finish_previous",
-                settings=wandb.Settings(silent=True, console="off"),
+                # The address of a git remote may hold a token as its user.
+                settings=wandb.Settings(silent=True, console="off", disable_git=True),
             )
         except wandb.Error as error:
             raise RuntimeError(

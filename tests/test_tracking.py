@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,10 +77,12 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    logger = RunLogger(tmp_path / "run", LoggerConfig(mode="offline"), SETTINGS, "title")
+    config = LoggerConfig(mode="offline", artifact=True)
+    logger = RunLogger(tmp_path / "run", config, SETTINGS, "title")
     log_everything(logger)
     logger.close()
-    assert list(tmp_path.iterdir()) == []
+    left = [path.name for path in tmp_path.rglob("*")]
+    assert sorted(left) == ["export", "run", "weights"]  # of the test, not of the logger
 
 
 @pytest.mark.slow
@@ -129,16 +132,21 @@ def log_everything(logger: RunLogger) -> None:
     logger.log_figures({"curve": go.Figure(go.Scatter(x=[1, 2], y=[0.5, 0.75]))})
     logger.log_table("genome", [{"name": "q", "level": 0.5}, {"level": 1.0, "name": "k"}])
     logger.log_table("empty", [])
+    (logger.run_dir / "export").mkdir(parents=True, exist_ok=True)
+    (logger.run_dir / "export" / "weights").write_text("1 2 3")
+    logger.log_artifact("of mine/tiny", logger.run_dir / "export", logger.run_dir / "metrics.jsonl")
     logger.log_summary({"kept_fraction/prunable": 0.25, "model": "tiny"})
 
 
 def test_without_a_key_one_offline_run_holds_everything(isolated: Path) -> None:
-    logger = RunLogger(isolated, LoggerConfig(project="pans", group="g"), SETTINGS, "my title")
+    config = LoggerConfig(project="pans", group="g")
+    logger = RunLogger(isolated, config, SETTINGS, "my title", ["sst2", "tiny"], "search")
     log_everything(logger)
     logger.close()
     folder = offline_run(isolated)
     run = next(r.run for r in records(folder) if r.WhichOneof("record_type") == "run")
     assert (run.project, run.display_name, run.run_group) == ("pans", "my title", "g")
+    assert (list(run.tags), run.job_type) == (["sst2", "tiny"], "search")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert {key: config[key] for key in SETTINGS} == SETTINGS
     history, summary = mirrored(folder, "history"), mirrored(folder, "summary")
@@ -182,9 +190,13 @@ def test_no_secret_reaches_any_file(
         monkeypatch.setenv(name, secret)
     if mode == "auto":
         monkeypatch.setenv("WANDB_MODE", "offline")
-    logger = RunLogger(isolated, LoggerConfig(mode=mode), SETTINGS, "title")
+    remote = f"https://{SECRETS['HF_TOKEN']}:x-oauth-basic@localhost/sieve.git"
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run(["git", "remote", "add", "origin", remote], check=True)
+    logger = RunLogger(isolated, LoggerConfig(mode=mode, artifact=True), SETTINGS, "title")
     log_everything(logger)
     logger.close()
+    shutil.rmtree(".git")
     # Records apart from their file: there a block's end may split a secret.
     held = {f"record {i}": str(r).encode() for i, r in enumerate(records(offline_run(isolated)))}
     everything = isolated.parent.rglob("*")  # the home too
@@ -202,6 +214,24 @@ def test_the_step_of_a_series_reaches_an_offline_run(isolated: Path) -> None:
     found = [r.metric for r in records(offline_run(isolated)) if r.HasField("metric")]
     steps = {metric.glob_name or metric.name: metric.step_metric for metric in found}
     assert steps["generations/*"] == "generations/generation"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_artifact_is_kept_offline_where_it_is_asked_for(isolated: Path, asked: bool) -> None:
+    logger = RunLogger(isolated, LoggerConfig(mode="offline", artifact=asked), {}, "title")
+    log_everything(logger)
+    logger.close()
+    kept = [r.artifact for r in records(offline_run(isolated)) if r.HasField("artifact")]
+    found = {one.name: one for one in kept if one.type == "model"}
+    if not asked:
+        assert found == {}
+        return
+    files = {
+        entry.path: Path(entry.local_path) for entry in found["of-mine-tiny"].manifest.contents
+    }
+    assert set(files) == {"export/weights", "metrics.jsonl"}
+    assert files["export/weights"] == isolated / "export" / "weights"  # and no copy of it
+    assert "search/kept" in files["metrics.jsonl"].read_text()
 
 
 class Started(Exception):

@@ -49,7 +49,7 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def tested_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows_per_test(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row per data set on which both models were tested, the run's own first."""
     others = look(result, "also") or {}
     how = {

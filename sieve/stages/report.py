@@ -12,7 +12,7 @@ from sieve.modeling_sieve import auto_class, native_class
 from sieve.onnx_export import graph_bytes
 from sieve.report import figures, write_report
 from sieve.report.card import model_card
-from sieve.report.closing import closing, headline, tested_rows
+from sieve.report.closing import closing, headline, rows_per_test
 from sieve.report.genomes import bottleneck_rows, genome_rows
 from sieve.result import matrix_table, provenance, sizes, spectrum
 from sieve.stages.calibrate import Calibrated
@@ -58,7 +58,7 @@ def log_result(logger: RunLogger, result: dict[str, Any]) -> None:
     search = result["search"]
     logger.log_series("generations", search.get("generations") or [], step="generation")
     logger.log_figures(figures(result))
-    tests = tested_rows(result)
+    tests = rows_per_test(result)
     logger.log_table("tests", tests)
     logger.log_metrics({f"drop_on/{row['tested_on']}": row["drop"] for row in tests})
     logger.log_table("matrices", result["matrices"])
