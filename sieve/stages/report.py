@@ -14,6 +14,7 @@ from sieve.report import figures, write_report
 from sieve.report.card import model_card
 from sieve.report.closing import closing, headline, rows_per_test
 from sieve.report.genomes import bottleneck_rows, genome_rows
+from sieve.report.style import untitled
 from sieve.result import matrix_table, provenance, sizes, spectrum
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.run import Run
@@ -57,7 +58,7 @@ def log_result(logger: RunLogger, result: dict[str, Any]) -> None:
     """The result in the run's log: a search is tables and figures of this one run."""
     search = result["search"]
     logger.log_series("generations", search.get("generations") or [], step="generation")
-    logger.log_figures(figures(result))
+    logger.log_figures({name: untitled(figure) for name, figure in figures(result).items()})
     tests = rows_per_test(result)
     logger.log_table("tests", tests)
     logger.log_metrics({f"drop_on/{row['tested_on']}": row["drop"] for row in tests})
