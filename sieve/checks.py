@@ -76,6 +76,11 @@ def check(config: Config) -> None:
             f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
             "calibration.tokens, for fewer rows task.max_rows."
         )
+    if config.logger.artifact and config.export.format == "none":
+        raise ValueError(
+            "logger.artifact=true keeps the export, and export=none writes none; choose another "
+            "export, or set logger.artifact=false."
+        )
     _check_projection(config)
     _check_levels(config.search.levels)
     _check_search(config.search)

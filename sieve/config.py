@@ -150,7 +150,9 @@ class LoggerConfig:
     mode: str = "auto"
     project: str = "sieve"
     entity: str | None = None
-    group: str | None = None
+    group: str | None = None  # null: the experiment's name, else the sweep's
+    tags: list[str] = field(default_factory=list)  # beside task, model, search and projection
+    artifact: bool = False  # keep the export and result.json there as an artifact
 
 
 @dataclass

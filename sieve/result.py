@@ -2,7 +2,6 @@
 
 import platform
 from collections import defaultdict
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -102,15 +101,3 @@ def provenance(command: str, device: torch.device) -> dict[str, Any]:
         "device": describe_machine(device),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }
-
-
-def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a nested result under slash-joined keys, lists left out."""
-    flat: dict[str, float] = {}
-    for key, value in result.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}/")
-        elif isinstance(value, int | float):
-            flat[name] = value
-    return flat

@@ -58,6 +58,7 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(raw: DictConfig) -> Any:
     """One Hydra job; returns the kept fraction, or what the first job of a search found."""
+    from sieve import labels
     from sieve.progress import is_rank_zero
     from sieve.report import closing_table
 
@@ -82,6 +83,9 @@ def _job(raw: DictConfig) -> Any:
         if config.inspect:
             _show_matrices(config, run_dir)
             return None
+        config.logger.group = labels.group(
+            config, hydra_config.runtime.choices, run_dir, hydra_config.mode == RunMode.MULTIRUN
+        )
         command = shlex.join(["python", "-m", "sieve.run", *hydra_config.overrides.task])
         result = run(config, run_dir, command)
     except (ValueError, RuntimeError, OSError) as error:

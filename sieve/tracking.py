@@ -7,6 +7,7 @@ offline without, and left alone with `logger=none`. Rank 0 only.
 import json
 import logging
 import math
+import re
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -25,16 +26,23 @@ log = logging.getLogger(__name__)
 class RunLogger(Logger):
     """Appends metrics to `<run_dir>/metrics.jsonl` and mirrors them to W&B.
 
-    settings: plain containers, logged as the W&B configuration. Raises RuntimeError when W&B is
-    asked for and cannot start.
+    settings: plain containers, logged as the W&B configuration; title, tags and job_type: what
+    the run goes by there. Raises RuntimeError when W&B is asked for and cannot start.
     """
 
     def __init__(
-        self, run_dir: Path, config: LoggerConfig, settings: dict[str, Any], title: str
+        self,
+        run_dir: Path,
+        config: LoggerConfig,
+        settings: dict[str, Any],
+        title: str,
+        tags: Sequence[str] = (),
+        job_type: str | None = None,
     ) -> None:
         super().__init__()
         self.run_dir = Path(run_dir)
-        self._title = title
+        self._title, self._tags, self._job_type = title, tuple(tags), job_type
+        self._keeps = config.artifact
         self._wandb: Any = None
         if not is_rank_zero():
             return
@@ -68,13 +76,15 @@ class RunLogger(Logger):
     def log_series(self, name: str, rows: Sequence[Mapping[str, Any]], step: str) -> None:
         """Rows of numbers as metrics `name/key` over a step of their own, the key `step` of each.
 
-        W&B draws them against that number, not against the order in which all was logged.
+        W&B draws them against that number, not against the order in which all was logged; in
+        metrics.jsonl a fraction is no step, and the row's place stands for it.
         """
         if self._wandb is not None and rows:
             self._wandb.define_metric(f"{name}/{step}", hidden=True)
             self._wandb.define_metric(f"{name}/*", step_metric=f"{name}/{step}")
-        for row in rows:
-            self.log_metrics({f"{name}/{key}": value for key, value in row.items()}, row[step])
+        for place, row in enumerate(rows):
+            at = row[step] if isinstance(row[step], int) else place
+            self.log_metrics({f"{name}/{key}": value for key, value in row.items()}, at)
 
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
@@ -103,6 +113,24 @@ class RunLogger(Logger):
             data: list[Any] = [[_number(row.get(str(c))) for c in columns] for row in rows]
             table = wandb.Table(columns=columns, data=data, allow_mixed_types=True)
             self._wandb.log({f"tables/{name}": table})
+
+    @rank_zero_only
+    def log_artifact(self, name: str, folder: Path, *files: Path) -> None:
+        """A folder and files beside it as an artifact, where `logger.artifact` asks for it.
+
+        The files of the folder are not copied: offline, they have to stay until `wandb sync`.
+        """
+        if self._wandb is None or not self._keeps:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), "model")
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            inside = file.relative_to(folder.parent).as_posix()
+            artifact.add_file(str(file), name=inside, policy="immutable")
+        for file in files:
+            artifact.add_file(str(file))
+        self._wandb.log_artifact(artifact)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -138,11 +166,14 @@ class RunLogger(Logger):
                 entity=config.entity,
                 group=config.group,
                 name=self._title,
+                tags=self._tags,
+                job_type=self._job_type,
                 dir=str(self.run_dir),
                 config=settings,
                 mode=mode,
                 reinit="finish_previous",
-                settings=wandb.Settings(silent=True, console="off"),
+                # The address of a git remote may hold a token as its user.
+                settings=wandb.Settings(silent=True, console="off", disable_git=True),
             )
         except wandb.Error as error:
             raise RuntimeError(

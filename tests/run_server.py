@@ -68,6 +68,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 1
             finally:
+                if "wandb" in sys.modules:  # Its service writes the rest.
+                    sys.modules["wandb"].teardown()
                 sys.stderr.flush()
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

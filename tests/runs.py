@@ -67,10 +67,13 @@ def run_sieve(
 
     kill: where it is killed, as `run_server.py` says; file_size: no file may grow beyond it.
     """
-    request = {
-        "arguments": arguments(world, run_dir, *overrides, cache=cache), "folder": str(world),
-        "kill": kill, "file_size": file_size,
-    }  # fmt: skip
+    given = arguments(world, run_dir, *overrides, cache=cache)
+    return execute(world, given, kill=kill, file_size=file_size)
+
+
+def execute(folder: Path, given: list[str], **limits: Any) -> Done:
+    """Run a command line of one's own in a folder."""
+    request = {"arguments": given, "folder": str(folder), "kill": None, "file_size": None} | limits
     server = start_server()
     assert server.stdin and server.stdout
     server.stdin.write(json.dumps(request) + "\n")

@@ -69,6 +69,7 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         (["recovery=full", "recovery.learning_rate=-1"], "learning_rate is -1.0, expected a"),
         (["recovery.method=qlora"], "expected one of none, lora, full"),
         (["recovery=full", "projection.joint=true"], "set projection.joint=false"),
+        (["logger.artifact=true", "export=none"], "keeps the export, and export=none writes none"),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
         (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),
         (["trainer=gpu", "trainer.accelerator=tpu"], "choose trainer=cpu, gpu or ddp"),

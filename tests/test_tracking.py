@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
-from logged import GENERATIONS, lines, metrics
+from logged import GENERATIONS, lines, metrics, mirrored, offline_run, records
 
 from sieve.config import LoggerConfig
 from sieve.tracking import RunLogger
@@ -76,10 +77,12 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    logger = RunLogger(tmp_path / "run", LoggerConfig(mode="offline"), SETTINGS, "title")
+    config = LoggerConfig(mode="offline", artifact=True)
+    logger = RunLogger(tmp_path / "run", config, SETTINGS, "title")
     log_everything(logger)
     logger.close()
-    assert list(tmp_path.iterdir()) == []
+    left = [path.name for path in tmp_path.rglob("*")]
+    assert sorted(left) == ["export", "run", "weights"]  # of the test, not of the logger
 
 
 @pytest.mark.slow
@@ -129,61 +132,21 @@ def log_everything(logger: RunLogger) -> None:
     logger.log_figures({"curve": go.Figure(go.Scatter(x=[1, 2], y=[0.5, 0.75]))})
     logger.log_table("genome", [{"name": "q", "level": 0.5}, {"level": 1.0, "name": "k"}])
     logger.log_table("empty", [])
+    (logger.run_dir / "export").mkdir(parents=True, exist_ok=True)
+    (logger.run_dir / "export" / "weights").write_text("1 2 3")
+    logger.log_artifact("of mine/tiny", logger.run_dir / "export", logger.run_dir / "metrics.jsonl")
     logger.log_summary({"kept_fraction/prunable": 0.25, "model": "tiny"})
 
 
-def offline_run(run_dir: Path) -> Path:
-    """The one offline run under a run directory, once W&B's service has written all of it."""
-    import wandb
-
-    wandb.teardown()
-    (folder,) = run_dir.glob("wandb/*run-*")
-    assert folder.name.startswith("offline-run-")
-    return folder
-
-
-def records(folder: Path) -> list[Any]:
-    """The records of an offline run: protocol buffers in LevelDB's log format.
-
-    A file header of 7 bytes, then blocks of 32 KiB with fragments of checksum (4 bytes), length
-    (2), type (1: whole, 2 to 4: first, middle, last) and data.
-    """
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = folder.glob("*.wandb")
-    data, at, held, found = path.read_bytes(), 7, b"", []
-    while at + 7 <= len(data):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        held += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            found.append(wandb_internal_pb2.Record.FromString(held))
-            held = b""
-    return found
-
-
-def mirrored(folder: Path, kind: str) -> dict[str, Any]:
-    """All values that the records of a kind (summary, history) set."""
-    values: dict[str, Any] = {}
-    for record in records(folder):
-        if record.WhichOneof("record_type") != kind:
-            continue
-        part = getattr(record, kind)
-        for item in part.item if kind == "history" else part.update:
-            values["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
-    return values
-
-
 def test_without_a_key_one_offline_run_holds_everything(isolated: Path) -> None:
-    logger = RunLogger(isolated, LoggerConfig(project="pans", group="g"), SETTINGS, "my title")
+    config = LoggerConfig(project="pans", group="g")
+    logger = RunLogger(isolated, config, SETTINGS, "my title", ["sst2", "tiny"], "search")
     log_everything(logger)
     logger.close()
     folder = offline_run(isolated)
     run = next(r.run for r in records(folder) if r.WhichOneof("record_type") == "run")
     assert (run.project, run.display_name, run.run_group) == ("pans", "my title", "g")
+    assert (list(run.tags), run.job_type) == (["sst2", "tiny"], "search")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert {key: config[key] for key in SETTINGS} == SETTINGS
     history, summary = mirrored(folder, "history"), mirrored(folder, "summary")
@@ -227,9 +190,13 @@ def test_no_secret_reaches_any_file(
         monkeypatch.setenv(name, secret)
     if mode == "auto":
         monkeypatch.setenv("WANDB_MODE", "offline")
-    logger = RunLogger(isolated, LoggerConfig(mode=mode), SETTINGS, "title")
+    remote = f"https://{SECRETS['HF_TOKEN']}:x-oauth-basic@localhost/sieve.git"
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run(["git", "remote", "add", "origin", remote], check=True)
+    logger = RunLogger(isolated, LoggerConfig(mode=mode, artifact=True), SETTINGS, "title")
     log_everything(logger)
     logger.close()
+    shutil.rmtree(".git")
     # Records apart from their file: there a block's end may split a secret.
     held = {f"record {i}": str(r).encode() for i, r in enumerate(records(offline_run(isolated)))}
     everything = isolated.parent.rglob("*")  # the home too
@@ -247,6 +214,24 @@ def test_the_step_of_a_series_reaches_an_offline_run(isolated: Path) -> None:
     found = [r.metric for r in records(offline_run(isolated)) if r.HasField("metric")]
     steps = {metric.glob_name or metric.name: metric.step_metric for metric in found}
     assert steps["generations/*"] == "generations/generation"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_artifact_is_kept_offline_where_it_is_asked_for(isolated: Path, asked: bool) -> None:
+    logger = RunLogger(isolated, LoggerConfig(mode="offline", artifact=asked), {}, "title")
+    log_everything(logger)
+    logger.close()
+    kept = [r.artifact for r in records(offline_run(isolated)) if r.HasField("artifact")]
+    found = {one.name: one for one in kept if one.type == "model"}
+    if not asked:
+        assert found == {}
+        return
+    files = {
+        entry.path: Path(entry.local_path) for entry in found["of-mine-tiny"].manifest.contents
+    }
+    assert set(files) == {"export/weights", "metrics.jsonl"}
+    assert files["export/weights"] == isolated / "export" / "weights"  # and no copy of it
+    assert "search/kept" in files["metrics.jsonl"].read_text()
 
 
 class Started(Exception):

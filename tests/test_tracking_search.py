@@ -73,6 +73,18 @@ def test_a_series_has_a_line_per_row_with_its_step(tmp_path: Path) -> None:
     assert [line["generations/best"] for line in metrics(tmp_path)] == [None, 0.125]
 
 
+def test_the_place_of_a_row_stands_for_a_step_that_is_a_fraction(
+    tmp_path: Path, mirror: Mirror
+) -> None:
+    rows = [{"kept_fraction": 0.1, "accuracy": 0.5}, {"kept_fraction": 0.4, "accuracy": 0.7}]
+    logger = RunLogger(tmp_path, LoggerConfig(mode="offline"), {}, "title")
+    logger.log_series("search", rows, step="kept_fraction")
+    logger.close()
+    assert mirror.defined["search/*"] == {"step_metric": "search/kept_fraction"}
+    assert [line["step"] for line in metrics(tmp_path)] == [0, 1]
+    assert [line["search/kept_fraction"] for line in metrics(tmp_path)] == [0.1, 0.4]
+
+
 def test_a_table_is_one_entry_with_all_columns_and_a_line_per_row(
     tmp_path: Path, mirror: Mirror
 ) -> None:

@@ -19,6 +19,7 @@ from sieve.report.figures import figures
 from sieve.report.html import text
 from sieve.report.search_section import search
 from sieve.report.sentence import answer_sentence, verdict
+from sieve.report.style import untitled
 from sieve.report.units import metric_name
 from sieve.report.values import look, short_name
 
@@ -157,10 +158,8 @@ def _main(result: Mapping[str, Any], plots: Mapping[str, go.Figure]) -> str:
 def _plot(name: str, figure: go.Figure) -> str:
     """A figure without its title, which the section's heading says already."""
     described = str(figure.layout.title.text)
-    headings = figure.layout.annotations  # Those above the parts of a figure need their room.
-    figure.update_layout(title=None, margin_t=56 if headings else 16)
     identifier = f"figure-{name.replace('_', '-')}"
-    plot = figure.to_html(
+    plot = untitled(figure).to_html(
         config=_PLOT_OPTIONS, include_plotlyjs=False, full_html=False, div_id=identifier
     )
     caption = f"<figcaption>{text(_CAPTIONS[name])}</figcaption>"

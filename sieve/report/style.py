@@ -46,6 +46,12 @@ def base_figure(title: str, height: int) -> go.Figure:
     return go.Figure(layout=layout)
 
 
+def untitled(figure: go.Figure) -> go.Figure:
+    """The same figure without its title, for a place that has a heading of its own."""
+    headings = figure.layout.annotations  # Those above the parts of a figure need their room.
+    return figure.update_layout(title=None, margin_t=56 if headings else 16)
+
+
 def empty_figure(title: str, reason: str) -> go.Figure:
     """A figure that says why there is nothing to show, so that callers need no special case."""
     figure = base_figure(title, height=160)

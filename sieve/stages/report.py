@@ -12,8 +12,10 @@ from sieve.modeling_sieve import auto_class, native_class
 from sieve.onnx_export import graph_bytes
 from sieve.report import figures, write_report
 from sieve.report.card import model_card
+from sieve.report.closing import closing, headline, rows_per_test
 from sieve.report.genomes import bottleneck_rows, genome_rows
-from sieve.result import flatten, matrix_table, provenance, sizes, spectrum
+from sieve.report.style import untitled
+from sieve.result import matrix_table, provenance, sizes, spectrum
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.run import Run
 from sieve.tracking import RunLogger
@@ -42,18 +44,29 @@ def report(
     result["cached"]["report"] = False
     if run.leads:
         write_json_atomic(run.run_dir / "result.json", result)
+        keep_export(run)
     return result
+
+
+def keep_export(run: Run) -> None:
+    """The export and result.json as an artifact of the run's log, where that is asked for."""
+    name = f"{run.task.name}-{run.backbone.name}"
+    run.logger.log_artifact(name, run.run_dir / "export", run.run_dir / "result.json")
 
 
 def log_result(logger: RunLogger, result: dict[str, Any]) -> None:
     """The result in the run's log: a search is tables and figures of this one run."""
     search = result["search"]
     logger.log_series("generations", search.get("generations") or [], step="generation")
-    logger.log_figures(figures(result))
+    logger.log_figures({name: untitled(figure) for name, figure in figures(result).items()})
+    tests = rows_per_test(result)
+    logger.log_table("tests", tests)
+    logger.log_metrics({f"drop_on/{row['tested_on']}": row["drop"] for row in tests})
     logger.log_table("matrices", result["matrices"])
     logger.log_table("genomes", genome_rows(search["curve"]))
     logger.log_table("bottlenecks", bottleneck_rows(search))
-    logger.log_summary(flatten(result))
+    logger.log_metrics({f"report/{name}": value for name, value in headline(result).items()})
+    logger.log_summary(closing(result))
 
 
 def write_card(run: Run, result: dict[str, Any]) -> None:

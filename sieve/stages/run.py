@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 
+from sieve import labels
 from sieve.artifacts import Cache, fingerprint
 from sieve.backbone import Backbone, find_model, is_classifier, load_backbone, place
 from sieve.classifier import classes_of
@@ -156,9 +157,12 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     check_available(config.quantization, trainer.strategy.root_device)
     task, backbone = _loaded(config, trainer)
     check_available(config.quantization, backbone.model.device, backbone.model.dtype)
-    title = f"{task.name}-{backbone.name}-{config.projection.name}-{config.search.method}"
     check_supported(backbone.model, config.model.allow_partial)
-    logger = RunLogger(run_dir, config.logger, asdict(config), title)
+    logger = RunLogger(
+        run_dir, config.logger, labels.logged_settings(config, backbone.name),
+        labels.title(config, backbone.name), labels.tags(config, backbone.name),
+        labels.job_type(config),
+    )  # fmt: skip
     failed = True
     try:
         if config.export.format != "none":

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from sieve.genome import Genome
 from sieve.objective import Jointly, Objective, Score
 from sieve.projections import get_projection
 from sieve.reference_search import Budget, search_evopress, search_random
+from sieve.report.genomes import front
 from sieve.search import Line, around, smallest, waterfill_line, within
 from sieve.space import GenomeSpace, make_space
 from sieve.stages.rows import (
@@ -56,11 +57,20 @@ def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     genome.check_bank(bank.fingerprint, bank.names)
     if run.leads:
         genome.save(run.run_dir / "genome.json")
-    if record["method"] in LINES:  # Of the others the report logs a table.
-        for step, point in enumerate(record["curve"]):
-            numbers = {f"search/{k}": v for k, v in point.items()}
-            run.logger.log_metrics(numbers, step=step)
+    _log_curve(run, record)
     return genome, record
+
+
+def _log_curve(run: Run, record: dict[str, Any]) -> None:
+    """The genomes of a line, of other searches those that no other one beats: smallest first.
+
+    W&B draws them against their kept fraction. A table of the report has all.
+    """
+    shown: Sequence[Mapping[str, Any]] = record["curve"]
+    if record["method"] not in LINES:
+        shown = front(shown, "accuracy", not run.task.metric.relative)
+    rising = sorted(shown, key=lambda point: point["kept_fraction"])
+    run.logger.log_series("search", rising, step="kept_fraction")
 
 
 def settings_of(run: Run) -> dict[str, Any]:

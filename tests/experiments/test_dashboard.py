@@ -1,0 +1,311 @@
+"""Dashboards hold against what runs really send: every key that they use is one of a run's own.
+
+Two runs are logged offline and read back: the embedded model on a data set of Almanac, with
+recovery and the other sets beside it; and a genetic search.
+"""
+
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from logged import Page, page
+from runs import Done, execute, make_world, run_sieve
+from specs import missing, used
+
+from experiments import dashboard, dashboard_keys, dashboard_workspace
+from experiments.dashboard_studies import STUDIES
+from sieve.config import register_resolvers, to_config
+from sieve.run import CONF
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = (
+    *(f"task.max_rows.{role}=20" for role in ("calibration", "selection", "test")),
+    *(f"also.{name}.max_rows.test=12" for name in dashboard_keys.ALMANAC),
+    "calibration.tokens=1000", "projection.refit=false",
+    "speed.repeats=1", "speed.prompt_tokens=8", "speed.new_tokens=2",
+)  # fmt: skip
+LINE = (
+    "+experiment=generalization", "hydra.mode=RUN", *SMALL, "logger.mode=offline",
+    "logger.artifact=true", "logger.tags=[mine]", "recovery=full", "recovery.steps=2",
+    "recovery.check_every=1", "recovery.tokens=500",
+)  # fmt: skip
+GENETIC = (
+    "search=genetic", "hydra.sweeper.population=4", "hydra.sweeper.generations=2",
+    "search.bottlenecks=true", "search.rounds=1", "projection.refit_tries=1", "tolerance=.1",
+    "logger.wandb=true", "logger.mode=offline", "logger.group=bottlenecks",
+)  # fmt: skip
+
+
+@dataclass
+class Runs:
+    """The pages of a run along a line and of a genetic search, and the folders that they are of."""
+
+    line: Page
+    genetic: Page
+    root: Path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    root = make_world(tmp_path_factory.mktemp("world"))
+    where = (f"hydra.run.dir={root / 'line'}", f"paths.cache_dir={root / 'cache'}")
+    check(execute(root, [*LINE, *where]))
+    check(run_sieve(root, root / "unused", *GENETIC, f"hydra.sweep.dir={root / 'genetic'}"))
+    return Runs(page(root / "line"), page(root / "genetic" / "result"), root)
+
+
+def check(done: Done) -> None:
+    assert done.status == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def specs() -> dict[str, Any]:
+    return {name: dashboard.spec(one) for name, one in dashboard.build("me", "pans").items()}
+
+
+@pytest.mark.slow
+def test_every_key_that_a_dashboard_uses_is_one_that_a_run_logs(
+    runs: Runs, specs: dict[str, Any]
+) -> None:
+    for name, spec in specs.items():
+        asked = set(used(spec))
+        assert len(asked) > 10 and "media" in {place for place, _ in asked}, name
+        assert missing(spec, [runs.line, runs.genetic]) == set(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["chart", "axis", "bars", "media", "table", "group", "column"])
+def test_a_key_that_no_run_logs_is_found_wherever_it_stands(
+    runs: Runs, specs: dict[str, Any], place: str
+) -> None:
+    """The test above can fail: each kind of place is misspelt in turn."""
+    keys = {
+        "chart": dashboard_keys.CURVE_ACCURACY, "axis": dashboard_keys.CURVE_KEPT,
+        "bars": dashboard_keys.STAGE_SECONDS, "media": dashboard_keys.KEPT_HEATMAP,
+        "table": dashboard_keys.GENOMES, "group": "task.value.name",
+        "column": dashboard_keys.DROP_LOW,
+    }  # fmt: skip
+    spelt = json.dumps(specs["workspace-2"])
+    assert keys[place] in spelt
+    wrong = json.loads(spelt.replace(keys[place], keys[place] + "x"))
+    assert missing(wrong, [runs.line, runs.genetic])
+
+
+@pytest.mark.slow
+def test_a_metric_that_a_run_renames_is_missed(runs: Runs, specs: dict[str, Any]) -> None:
+    renamed = Page(**vars(runs.line) | {"history": dict(runs.line.history)})
+    renamed.history["report/kept"] = renamed.history.pop(dashboard_keys.KEPT)
+    renamed.summary = {k: v for k, v in renamed.summary.items() if k != dashboard_keys.KEPT}
+    for spec in specs.values():
+        assert ("summary", dashboard_keys.KEPT) in missing(spec, [renamed])
+
+
+def test_every_key_in_the_one_place_is_used(specs: dict[str, Any]) -> None:
+    listed = {
+        part
+        for name, value in vars(dashboard_keys).items()
+        if name.isupper() and name != "ALMANAC"
+        for part in ([value] if isinstance(value, str) else value)
+    }
+    text = json.dumps(specs)
+    assert [k for k in listed if k not in text and k.replace(".", ".value.", 1) not in text] == []
+
+
+def test_every_panel_is_of_a_kind_whose_keys_are_read(specs: dict[str, Any]) -> None:
+    kinds = set(re.findall(r'"viewType": "([^"]+)"', json.dumps(specs)))
+    assert kinds <= {
+        "Scatter Plot", "Run History Line Plot", "Bar Chart", "Media Browser",
+        "Parallel Coordinates Plot", "Weave", "runs",
+    }  # fmt: skip
+
+
+def test_the_groups_that_reports_ask_for_are_those_of_their_commands(
+    specs: dict[str, Any],
+) -> None:
+    for name, study in STUDIES.items():
+        text = json.dumps(specs[f"report-{name}"]["spec"])
+        asked = re.findall(r'"section": "run", "name": "group"}, "op": "=", "value": "(\w+)"', text)
+        assert set(asked) == set(study.groups), name
+        assert set(study.groups) == {group_of(command) for command in study.commands}, name
+
+
+def group_of(command: str) -> str:
+    given = re.search(r"logger\.group=(\w+)", command) or re.search(r"experiment=(\w+)", command)
+    assert given is not None
+    return given[1]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_commands_of_a_report_compose_into_settings_that_hold(name: str) -> None:
+    register_resolvers()
+    for command in STUDIES[name].commands:
+        line = command.replace("$task", "almanac_reviews").partition("python -m sieve.run ")[2]
+        given = shlex.split(line.removesuffix("; done").removeprefix("--multirun "))
+        first = [re.sub(r"=([^\[,]+),.*", r"=\1", one) for one in given]
+        search = ["search.job=prepare"] if "search=genetic" in first else []
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            config = to_config(compose("config", [*first, *search]))
+        assert config.logger.group == (group_of(command) if "logger.group" in command else None)
+
+
+@pytest.mark.slow
+def test_a_page_has_title_tags_kind_and_group(runs: Runs) -> None:
+    run = runs.line.run
+    assert run.run_group == "generalization"  # of the experiment
+    assert runs.genetic.run.run_group == "bottlenecks"  # as asked for
+    title = "almanac_geography-embedded-loss_aware-waterfill-full-seed0"
+    assert run.display_name == title and run.job_type == "recover"
+    tags = ["almanac_geography", "embedded", "waterfill", "loss_aware", "full", "mine"]
+    assert list(run.tags) == tags
+    assert runs.genetic.run.job_type == "search"
+    assert list(runs.genetic.run.tags)[:3] == ["jsonl", "model", "genetic"]
+    assert runs.line.settings["model.name"] == "embedded"
+
+
+@pytest.mark.slow
+def test_a_page_closes_with_the_figures_of_the_result_nested(runs: Runs) -> None:
+    for one, folder in ((runs.line, "line"), (runs.genetic, "genetic/result")):
+        result = json.loads((runs.root / folder / "result.json").read_text())
+        for path in ("kept_fraction.prunable", "drop.point", "search.evaluations", "task", "model",
+                     "seconds.search", "bytes.pruned", "command", "search.method"):  # fmt: skip
+            value = result
+            for part in path.split("."):
+                value = value[part]
+            assert one.summary[path] == value
+        assert not any("kept_high" in key or "layers" in key for key in one.summary)
+        rows = one.history
+        assert rows["report/kept_fraction"] == [result["kept_fraction"]["prunable"]]
+        assert rows["report/drop"] == [result["drop"]["point"]]
+        total = sum(v for k, v in result["seconds"].items() if k != "report")
+        assert rows["report/stage_seconds"] == [pytest.approx(total)]
+
+
+@pytest.mark.slow
+def test_a_page_has_series_over_steps_of_their_own(runs: Runs) -> None:
+    steps = {
+        "search/*": "search/kept_fraction", "recovery/*": "recovery/step",
+        "generations/*": "generations/generation",
+    }  # fmt: skip
+    assert {k: v for k, v in (runs.line.steps | runs.genetic.steps).items() if "*" in k} == steps
+    assert runs.line.history["recovery/step"] == [0, 1, 2]
+    assert runs.genetic.history["generations/generation"] == [1, 2]
+    for one in (runs.line, runs.genetic):
+        kept = one.history["search/kept_fraction"]
+        assert kept == sorted(kept) and len(kept) == len(one.history["search/accuracy"])
+    front = runs.genetic.history["search/accuracy"]
+    assert front == sorted(set(front))  # No genome of it is beaten by a smaller one.
+
+
+@pytest.mark.slow
+def test_a_page_has_interactive_figures_and_tables(runs: Runs) -> None:
+    of = {name: {k.split("/")[1] for k, kind in one.media.items() if kind == name}
+          for one in (runs.line,) for name in ("plotly-file", "table-file")}  # fmt: skip
+    assert of["plotly-file"] == {"accuracy_curve", "kept_heatmap", "spectrum", "sizes_and_speeds"}
+    assert of["table-file"] == {"tests", "matrices", "genomes"}
+    more = set(runs.genetic.media) - set(runs.line.media)
+    assert {"figures/generations", "figures/bottlenecks", "tables/bottlenecks"} <= more
+    [path] = runs.line.folder.glob("files/media/plotly/figures/kept_heatmap_*.plotly.json")
+    figure = json.loads(path.read_text())
+    assert figure["data"][0]["type"] == "heatmap" and "bdata" not in path.read_text()
+    [path] = runs.line.folder.glob("files/media/table/tables/tests_*.table.json")
+    table = json.loads(path.read_text())
+    named = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert named[0]["tested_on"] == named[0]["sieved_on"] == "almanac_geography"
+    assert {row["tested_on"] for row in named} == set(dashboard_keys.ALMANAC)
+
+
+@pytest.mark.slow
+def test_the_export_is_an_artifact_where_it_is_asked_for_and_only_there(runs: Runs) -> None:
+    [(name, files)] = runs.line.artifacts.items()
+    assert name == "almanac_geography-embedded"
+    assert {"export/model.safetensors", "export/config.json", "result.json"} <= set(files)
+    assert runs.genetic.artifacts == {}
+
+
+def test_nothing_is_sent_or_asked_without_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network is asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("wandb.login", refuse)
+    assert dashboard.main(["--entity", "me", "--project", "pans", "--out", str(tmp_path)]) == 0
+    written = sorted(path.stem for path in tmp_path.iterdir())
+    assert written == sorted(dashboard.build("me", "pans"))
+    assert len(capsys.readouterr().out.splitlines()) == len(written)
+    body = json.loads((tmp_path / "report-recovery.json").read_text())
+    assert body["project"] == {"name": "pans", "entityName": "me"}
+    assert dashboard.main(["--entity", "me"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(written)
+
+
+def test_save_without_a_key_or_refused_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wandb.login", lambda prompt: False)
+    assert dashboard.main(["--entity", "me", "--save"]) == 1
+    assert capsys.readouterr().err == (
+        "Weights & Biases did not take the dashboards: there is no key; run `wandb login`, or set "
+        "WANDB_API_KEY.\n"
+    )
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("permission denied.\nand a page of details")
+
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", refuse)
+    assert dashboard.main(["--entity", "me", "--save"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "Weights & Biases did not take the dashboards: permission denied.\n"
+    assert said.out == ""
+
+
+def test_save_sends_all_and_prints_their_addresses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+    for kind in (dashboard.ws.Workspace, dashboard.wr.Report):
+        monkeypatch.setattr(kind, "save", lambda self: kept.append(type(self).__name__))
+        monkeypatch.setattr(kind, "url", property(lambda self: f"https://{len(kept)}"))
+    assert dashboard.main(["--entity", "me", "--save"]) == 0
+    assert kept == ["Workspace"] * len(dashboard_workspace.VIEWS) + ["Report"] * len(STUDIES)
+    assert capsys.readouterr().out.split() == [f"https://{i + 1}" for i in range(len(kept))]
+
+
+def test_a_report_says_what_is_claimed_and_how_to_run_it(specs: dict[str, Any]) -> None:
+    for name, study in STUDIES.items():
+        report = specs[f"report-{name}"]
+        text = json.dumps(report["spec"], ensure_ascii=False)
+        assert report["displayName"] == f"Sieve: {study.title}"
+        assert json.dumps(study.claim, ensure_ascii=False)[1:-1] in text
+        assert all(json.dumps(one)[1:-1] in text for one in study.commands)
+        assert "panel-grid" in text and "config:task.value.name" in text
+
+
+def test_importing_it_warns_of_nothing_asks_no_network_and_sieve_never_does() -> None:
+    program = """if True:
+        import socket
+        def refuse(*_):
+            raise AssertionError("the network is asked")
+        socket.socket.connect = refuse
+        import experiments.dashboard
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    for path in (ROOT / "sieve").rglob("*.py"):
+        assert "wandb_workspaces" not in path.read_text("utf-8"), path
