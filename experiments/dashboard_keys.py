@@ -36,6 +36,8 @@ SECONDS = tuple(
 )
 
 # Series, each over a step of its own.
+SIZE = "curve/kept_fraction"
+SIZE_ACCURACY = "curve/accuracy"
 CURVE_KEPT = "search/kept_fraction"
 CURVE_ACCURACY = "search/accuracy"
 CURVE_DIVERGENCE = "search/divergence"

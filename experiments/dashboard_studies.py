@@ -10,9 +10,7 @@ from typing import Any
 from experiments import dashboard_keys as keys
 from experiments.dashboard_panels import bars, lines, media, scatter, table
 
-DOMAINS = ("almanac_medicine", "almanac_geography", "almanac_reviews", "almanac_reading")
-SWEEP = f"python -m sieve.run --multirun +task={','.join(DOMAINS)}"
-EACH = f"for task in {' '.join(DOMAINS)}; do python -m sieve.run +task=$task {{}}; done"
+RUN = "python -m sieve.run +experiment={}"
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,12 @@ STUDIES = {
         "The paper takes away 20 to 75 % of the parameters of Phi-3-mini, Llama-3.1-8B and "
         "Llama-3.1-70B for 1 to 5 % of accuracy, and says that one level per matrix, found by a "
         "genetic algorithm, leaves less than one level for all.",
-        "The kept fraction of the prunable parameters at ε = .02, and what it costs on test rows, "
-        "by task, search and projection: one level for all (uniform), the closed-form frontier "
+        "The kept fraction of the prunable parameters at each tolerance, and what it costs on test "
+        "rows, by task, search and projection: one level for all (uniform), the closed form "
         "(waterfill), and the genetic search. Less is better where the drop stays within ε.",
-        ("kept_fraction",),
-        (
-            f"{SWEEP} search=uniform,waterfill projection=loss_aware,output,svd "
-            "logger.group=kept_fraction",
-            EACH.format("search=genetic logger.group=kept_fraction"),
-        ),
-        (keys.TASK, keys.SEARCH, keys.PROJECTION),
+        ("kept", "adaptive"),
+        (RUN.format("kept"), RUN.format("adaptive subject=medicine")),
+        (keys.TASK, keys.SEARCH, keys.PROJECTION, keys.TOLERANCE),
         lambda: [
             bars("Kept fraction", [keys.KEPT]),
             bars("Drop on test rows", [keys.DROP]),
@@ -55,16 +49,19 @@ STUDIES = {
         "Accuracy against what is kept",
         "In the paper accuracy is flat until some 25 to 60 % of the parameters are gone, and then "
         "falls off a cliff.",
-        "Every genome of a line that the search has scored, on selection rows, with a tolerance "
-        "wide enough to reach beyond the cliff.",
-        ("accuracy_curve",),
-        (
-            f"{SWEEP} search=uniform,waterfill projection=loss_aware,output,svd tolerance=.3 "
-            "projection.refit=false logger.group=accuracy_curve",
-        ),
+        "Accuracy on test rows at sizes that nobody chose, by every projection and way to share "
+        "a budget out; and the genomes that the search has scored on selection rows.",
+        ("kept",),
+        (RUN.format("kept"),),
         (keys.TASK, keys.SEARCH, keys.PROJECTION),
         lambda: [
-            lines("Accuracy", keys.CURVE_KEPT, [keys.CURVE_ACCURACY], title_x="kept fraction"),
+            lines(
+                "Accuracy on test rows", keys.SIZE, [keys.SIZE_ACCURACY], title_x="kept fraction"
+            ),
+            lines(
+                "Accuracy on selection rows", keys.CURVE_KEPT, [keys.CURVE_ACCURACY],
+                title_x="kept fraction",
+            ),
             lines(
                 "Divergence from the dense model's answers", keys.CURVE_KEPT,
                 [keys.CURVE_DIVERGENCE], log_y=True, title_x="kept fraction",
@@ -79,8 +76,8 @@ STUDIES = {
         "while others can go almost altogether.",
         "How far each matrix alone can be pruned with the rest dense, how high the genetic search "
         "kept it, and what the result keeps of it.",
-        ("bottlenecks",),
-        (EACH.format("search=genetic search.bottlenecks=true logger.group=bottlenecks"),),
+        ("bottlenecks", "adaptive"),
+        (RUN.format("bottlenecks"), RUN.format("adaptive search.bottlenecks=true")),
         (keys.TASK,),
         lambda: [
             media("What each matrix alone must keep", keys.BOTTLENECKS),
@@ -104,15 +101,12 @@ STUDIES = {
         "The paper's projections are learned on prompts of the task, which it holds against "
         "statistics of text that has nothing to do with it.",
         "The same searches on selection rows of the task, with moments of its own prompts "
-        "(calibration_task), of plain text alone (calibration_text), and of both in equal shares "
-        "(calibration_mixed). `my_texts` is a folder with train.jsonl, a column `text`.",
-        ("calibration_task", "calibration_text", "calibration_mixed"),
+        "(calibration_own), of plain text alone (calibration_text), of another domain "
+        "(calibration_other), and of a mixture with its own (calibration_mixed).",
+        tuple(f"calibration_{source}" for source in ("own", "text", "other", "mixed")),
         (
-            f"{SWEEP} logger.group=calibration_task",
-            f"{SWEEP} +task@calibration.mix.text=perplexity calibration.mix.text.data_dir=my_texts "
-            "+calibration.weights.self=0 logger.group=calibration_text",
-            f"{SWEEP} +task@calibration.mix.text=perplexity calibration.mix.text.data_dir=my_texts "
-            "logger.group=calibration_mixed",
+            RUN.format("calibration"),
+            RUN.format("calibration subject=sst2,trec source=own,text,ag_news,reader"),
         ),
         (keys.TASK,),
         lambda: [
@@ -129,7 +123,7 @@ STUDIES = {
         "A row of bars per run: points lost on the test rows of every set of Almanac, by the set "
         "that it was sieved on. The table has the intervals.",
         ("generalization",),
-        ("python -m sieve.run +experiment=generalization",),
+        (RUN.format("generalization"),),
         (keys.TASK,),
         lambda: [
             bars("Drop on every data set", keys.DROPS_ON),
@@ -145,7 +139,7 @@ STUDIES = {
         "Loss and accuracy on selection rows while the factors are trained, what test rows lose "
         "afterwards, and the bytes on disk with and without 8 bits.",
         ("recovery",),
-        (f"{SWEEP} recovery=none,lora,full quantization=none,int8 logger.group=recovery",),
+        (RUN.format("recovery"),),
         (keys.TASK, keys.RECOVERY, keys.QUANTIZATION),
         lambda: [
             lines("Loss", keys.RECOVERY_STEP, [keys.RECOVERY_LOSS], title_x="step"),
@@ -160,11 +154,8 @@ STUDIES = {
         "How many tokens of calibration",
         "A public re-implementation of the paper calibrates on 200,000 tokens.",
         "Kept fraction and drop against the tokens that the moments have seen.",
-        ("calibration_size",),
-        (
-            f"{SWEEP} calibration.tokens=2000,5000,10000,20000,50000,100000 "
-            "logger.group=calibration_size",
-        ),
+        ("tokens",),
+        (RUN.format("tokens"),),
         (keys.TASK, keys.TOKENS_ASKED),
         lambda: [
             scatter("Kept fraction", keys.TOKENS, keys.KEPT, log_x=True),
@@ -180,12 +171,8 @@ STUDIES = {
         "Seconds of every stage, genomes evaluated, rows scored and peak memory, by task and "
         "search; a stage that was taken from the cache counts no time. The runs are those of the "
         "kept fraction.",
-        ("kept_fraction",),
-        (
-            f"{SWEEP} search=uniform,waterfill projection=loss_aware,output,svd "
-            "logger.group=kept_fraction",
-            EACH.format("search=genetic logger.group=kept_fraction"),
-        ),
+        ("kept", "adaptive"),
+        (RUN.format("kept"), RUN.format("adaptive subject=medicine")),
         (keys.TASK, keys.SEARCH),
         lambda: [
             bars("Seconds of every stage", keys.SECONDS),

@@ -42,7 +42,10 @@ def curve(run: Run, bank: Bank, search: Figures) -> Figures:
             figures = _measure(run, bank, mapped)
             if run.leads:
                 write_json_atomic(path, figures)
-    return read_json(path)
+    figures = read_json(path)
+    plain = [{k: v for k, v in p.items() if k != "drop"} for p in figures["curve"] or []]
+    run.logger.log_series("curve", plain, step="kept_fraction")
+    return figures
 
 
 def nearest(line: Line, bank: Bank, fractions: Iterable[float]) -> list[Genome]:

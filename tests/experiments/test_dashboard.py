@@ -36,7 +36,7 @@ SMALL = (
 LINE = (
     "+experiment=generalization", "hydra.mode=RUN", *SMALL, "logger.mode=offline",
     "logger.artifact=true", "logger.tags=[mine]", "recovery=full", "recovery.steps=2",
-    "recovery.check_every=1", "recovery.tokens=500",
+    "recovery.check_every=1", "recovery.tokens=500", "curve=[.5,.1]",
 )  # fmt: skip
 GENETIC = (
     "search=genetic", "hydra.sweeper.population=4", "hydra.sweeper.generations=2",
@@ -135,27 +135,35 @@ def test_the_groups_that_reports_ask_for_are_those_of_their_commands(
         text = json.dumps(specs[f"report-{name}"]["spec"])
         asked = re.findall(r'"section": "run", "name": "group"}, "op": "=", "value": "(\w+)"', text)
         assert set(asked) == set(study.groups), name
-        assert set(study.groups) == {group_of(command) for command in study.commands}, name
+        assert set(study.groups) == {group for c in study.commands for group in groups_of(c)}, name
 
 
-def group_of(command: str) -> str:
-    given = re.search(r"logger\.group=(\w+)", command) or re.search(r"experiment=(\w+)", command)
-    assert given is not None
-    return given[1]
+def groups_of(command: str) -> set[str]:
+    """The groups of the runs of a command: of each that its experiment, or it, sweeps over."""
+    given = shlex.split(command.partition("python -m sieve.run ")[2])
+    found = set()
+    for raw in composed(given):
+        config = to_config(raw)
+        named = re.search(r"experiment=(\w+)", command)
+        assert named is not None
+        found.add(config.logger.group or named[1])
+    return found
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_the_commands_of_a_report_compose_into_settings_that_hold(name: str) -> None:
+def composed(given: list[str]) -> list[Any]:
+    """The settings of a command with each source that it sweeps over, and the first of all else."""
     register_resolvers()
-    for command in STUDIES[name].commands:
-        line = command.replace("$task", "almanac_reviews").partition("python -m sieve.run ")[2]
-        given = shlex.split(line.removesuffix("; done").removeprefix("--multirun "))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         first = [re.sub(r"=([^\[,]+),.*", r"=\1", one) for one in given]
-        search = ["search.job=prepare"] if "search=genetic" in first else []
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            config = to_config(compose("config", [*first, *search]))
-        assert config.logger.group == (group_of(command) if "logger.group" in command else None)
+        first += ["search.job=prepare"] if "adaptive" in first[0] else []
+        raw = compose("config", first, return_hydra_config=True)
+        params = getattr(raw.hydra.sweeper, "params", None) or {}
+        swept = dict(params) | dict(one.split("=", 1) for one in given)
+        sources = swept["source"].split(",") if "source" in swept else []
+        return [compose("config", [*first, f"source={one}"]) for one in sources] or [
+            compose("config", first)
+        ]
 
 
 @pytest.mark.slow
@@ -194,7 +202,7 @@ def test_a_page_closes_with_the_figures_of_the_result_nested(runs: Runs) -> None
 def test_a_page_has_series_over_steps_of_their_own(runs: Runs) -> None:
     steps = {
         "search/*": "search/kept_fraction", "recovery/*": "recovery/step",
-        "generations/*": "generations/generation",
+        "generations/*": "generations/generation", "curve/*": "curve/kept_fraction",
     }  # fmt: skip
     assert {k: v for k, v in (runs.line.steps | runs.genetic.steps).items() if "*" in k} == steps
     assert runs.line.history["recovery/step"] == [0, 1, 2]
