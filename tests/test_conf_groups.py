@@ -16,7 +16,7 @@ from sieve.tasks import TaskConfig, build_task
 
 CONF = Path(__file__).parent.parent / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("[!_]*.yaml"))
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))
 ALMANAC = [name for name in TASKS if name.startswith("almanac_")]
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -24,7 +24,7 @@ OPTIONS = sorted(
     if path.parent.name not in ("task", "hydra", "experiment")
 )
 # Groups whose options share a base.
-BASED = ("task", "model", "projection", "search", "recovery", "quantization")
+BASED = ("task", "model", "projection", "search", "recovery", "quantization", "device")
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"], "lm_eval": ["task.name=arc_easy"]}
 # What the sweeper says to a job of its own.
