@@ -43,7 +43,8 @@ class ModelConfig:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     allow_partial: bool = False  # go on where a part of it cannot be factorized and stays dense
-    # What config.json says, for dry_run and inspect where that is not on this machine.
+    # What config.json says, for dry_run and inspect where that is not on this machine; of: the path
+    # that it is of, so that another path is not taken for it.
     architecture: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -49,10 +49,7 @@ def dry_run(
 def make_plan(config: Config, sweeper: Mapping[str, Any]) -> tuple[Plan, str]:
     """A run in numbers, and where the model's shapes come from."""
     found, source = known_config(config.model)
-    with FakeTensorMode():
-        model = build_without_weights(config)
-        shape = shape_of(model, config.projection.prune_head)
-        classifies, context = is_classifier(model), context_length(model)
+    shape, classifies, context = in_numbers(config)
     stored = str(getattr(found, "dtype", None) or "float32").removeprefix("torch.")
     accelerator = str(config.trainer.get("accelerator", "cpu"))
     if accelerator == "auto":
@@ -72,6 +69,14 @@ def make_plan(config: Config, sweeper: Mapping[str, Any]) -> tuple[Plan, str]:
         config, shape, lengths, device, compute, stored, _devices(config), workers, sweeper, others
     )
     return plan, source
+
+
+def in_numbers(config: Config) -> tuple[Shape, bool, int | None]:
+    """A run's model without its weights, whether it is a classifier, and its longest input."""
+    with FakeTensorMode():
+        model = build_without_weights(config)
+        shape = shape_of(model, config.projection.prune_head)
+        return shape, is_classifier(model), context_length(model)
 
 
 def shape_of(model: PreTrainedModel, prune_head: bool = False) -> Shape:
@@ -187,7 +192,11 @@ def _described(device: Device) -> dict[str, Any]:
 
 
 def _row(stage: Stage, plan: Plan) -> dict[str, Any]:
-    parts = {part.name: part.size / GIB for part in stage.parts if part.size}
+    parts = {
+        part.name + " (host)" * (part.host and not plan.device.local): part.size / GIB
+        for part in stage.parts
+        if part.size
+    }
     expected, most = stage.evaluations or (None, None)
     return {
         "stage": stage.name,

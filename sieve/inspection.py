@@ -38,6 +38,7 @@ def inspect(config: Config, run_dir: Path) -> RenderableType:
     sizing = Sizing(config.projection.storage, config.projection.rank_multiple)
     record = {
         "model": config.model.label,
+        "shapes": known_config(config.model)[1],
         "parameters": count_parameters(model),
         "prunable": sum(matrix.size for matrix in matrices),
         "storage": config.projection.storage,
@@ -68,17 +69,17 @@ def build_without_weights(config: Config) -> PreTrainedModel:
 def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
     """A model's configuration without its weights, and where it comes from, in words.
 
-    That of its config.json, on the Hub too; where shapes are stated in `model.architecture` and
-    config.json is not on this machine, they are taken and nothing is fetched.
+    That of its config.json, on the Hub too; where `model.architecture` states shapes of this very
+    path, and config.json is not on this machine, they are taken and nothing is fetched.
     Raises ValueError where neither is to be had, or the shapes do not hold.
     """
     options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     stated = dict(model.architecture)
-    if stated:
+    if stated.pop("of", model.path) == model.path and stated:
         with suppress(OSError, ValueError, KeyError):
             path = find_model(model.path, weights=False)
             found = AutoConfig.from_pretrained(path, local_files_only=True, **options)
-            return found, "its config.json"
+            return found, "by its config.json"
         try:
             made = AutoConfig.for_model(stated.pop("model_type"), **stated)
         except (KeyError, TypeError, ValueError) as error:
@@ -87,9 +88,9 @@ def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
                 f"model.architecture of {model.label} does not hold (model_type {known!r}), "
                 "expected what its config.json says; mend it."
             ) from error
-        return made, f"model.architecture of {model.label}"
+        return made, f"as model.architecture of {model.label} states them"
     try:
-        return loaded_config(model, find_model(model.path, weights=False)), "its config.json"
+        return loaded_config(model, find_model(model.path, weights=False)), "by its config.json"
     except ValueError as error:
         raise ValueError(
             f"{str(error).removesuffix('.')}, or state its shapes as model.architecture, as "
@@ -142,7 +143,8 @@ def _table(record: dict[str, Any]) -> RenderableType:
     )
     stored = Text(
         f"Break-even: the largest rank whose {record['storage']} factors hold no more than the "
-        f"dense matrix; with: reads the same input. Every matrix by its full name: {NAME}.",
+        f"dense matrix; with: reads the same input. Every matrix by its full name: {NAME}. Shapes "
+        f"are {record['shapes']}.",
         style="dim",
     )
     told = [

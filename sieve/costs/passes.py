@@ -15,11 +15,15 @@ PADDING = 1.05  # tokens of batches of like length over those that are not paddi
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of tokens: how many, how long on the mean, and at how many positions logits are made."""
+    """Rows of tokens: how many, how long on the mean, and at how many positions logits are made.
+
+    padding: tokens that are computed over those that count.
+    """
 
     count: float
     length: float
     kept: float = 1.0
+    padding: float = PADDING
 
     @property
     def tokens(self) -> float:
@@ -28,14 +32,14 @@ class Rows:
 
     def batches(self, batch_tokens: int) -> float:
         """Batches of at most so many tokens, at least one."""
-        return max(1.0, PADDING * self.tokens / batch_tokens)
+        return max(1.0, self.padding * self.tokens / batch_tokens)
 
 
 def forward_flops(shape: Shape, rows: Rows, fraction: float = 1.0) -> float:
     """One pass over rows; fraction: of the matrices' products that pruning leaves."""
     matrices = 2 * rows.tokens * (fraction * shape.per_token + shape.beside)
     attention = 4 * rows.tokens * rows.length * shape.queries * shape.layers
-    return PADDING * (matrices + attention) + head_flops(shape, rows)
+    return rows.padding * (matrices + attention) + head_flops(shape, rows)
 
 
 def head_flops(shape: Shape, rows: Rows) -> float:
@@ -51,7 +55,7 @@ def backward_flops(
     matrices = 2 * rows.tokens * (fraction * shape.per_token * (1 + trained) + shape.beside)
     attention = 8 * rows.tokens * rows.length * shape.queries * shape.layers
     once_more = forward_flops(shape, rows, fraction) - head_flops(shape, rows) if again else 0.0
-    return PADDING * (matrices + attention) + head_flops(shape, rows) + once_more
+    return rows.padding * (matrices + attention) + head_flops(shape, rows) + once_more
 
 
 def moment_flops(shape: Shape, rows: Rows, needs: Needs, by_gradient: bool) -> float:

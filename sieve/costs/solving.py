@@ -37,10 +37,10 @@ def solve_work(projection: str, d_out: int, d_in: int, side: Side) -> Work:
     """One matrix for every rank at once; side: of its moment."""
     small, large = min(d_out, d_in), max(d_out, d_in)
     if projection in ("svd", "asvd", "whitened"):
-        whitening = (
-            Work(4 * d_out * d_in**2, EIGH * d_in**3) if projection == "whitened" else Work()
-        )
-        return Work(0, SVD * large * small**2) + whitening
+        work = Work(0, SVD * large * small**2)
+        if projection == "whitened":
+            work += Work(2 * (d_out + small) * d_in**2, EIGH * d_in**3)
+        return work
     if projection == "input_pca":
         return Work(2 * d_out * d_in * small, EIGH * d_in**3)
     if projection.startswith("loss_aware"):

@@ -1,7 +1,6 @@
 """The stages of a run: operations, seconds and bytes, as `sieve/stages` goes about them."""
 
 from sieve.costs.passes import (
-    PADDING,
     Rows,
     backward_flops,
     cache_bytes,
@@ -18,6 +17,8 @@ from sieve.costs.shape import FLOAT32, MomentBytes, moment_bytes
 from sieve.costs.solving import fit_work, fit_workspace, pivot_flops
 from sieve.matrices import Matrix, blocks_of
 from sieve.projections import get_projection
+
+LEAST = 0.1  # seconds of an export: tokenizer, code and card
 
 
 def calibration_rows(plan: Plan, tokens: int) -> Rows:
@@ -221,8 +222,8 @@ def _timed(plan: Plan) -> tuple[float, float]:
     for fraction in (1.0, KEPT):
         weights = plan.weights.size * _share(plan, fraction)
         for length, steps in ((speed.prompt_tokens, 2), (1, speed.new_tokens)):
-            rows = Rows(speed.batch_size, length)
-            one = forward_flops(plan.shape, rows, fraction) / PADDING
+            rows = Rows(speed.batch_size, length, padding=1.0)
+            one = forward_flops(plan.shape, rows, fraction)
             flops += steps * one
             seconds += steps * plan.device.passes(one, plan.compute, 1, plan.shape.layers, weights)
     return (speed.repeats + 1) * flops, (speed.repeats + 1) * seconds
@@ -254,6 +255,6 @@ def export(plan: Plan) -> Stage | None:
         size -= KEPT * plan.shape.prunable * (stored - bits)
     pivots = pivot_flops(plan.shape.matrices, plan.sizing, KEPT)
     return Stage(
-        "export", pivots, plan.device.writes(size) + pivots / plan.device.host,
+        "export", pivots, LEAST + plan.device.writes(size) + pivots / plan.device.host,
         (plan.weights, plan.factors(share=_held_share(plan)), plan.held_bank), written=size,
     )  # fmt: skip
