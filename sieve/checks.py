@@ -83,6 +83,8 @@ def check(config: Config) -> None:
         )
     _check_projection(config)
     _check_levels(config.search.levels)
+    if not (config.dry_run or config.inspect):
+        _check_job(config.search)
     _check_search(config.search)
     _check_quantization(config)
     config.task.validate()
@@ -165,6 +167,10 @@ def _check_search(search: SearchConfig) -> None:
             f"search.confirmation is {search.confirmation}, expected a share of the selection rows "
             "from 0 to below 1."
         )
+
+
+def _check_job(search: SearchConfig) -> None:
+    """A genetic search is asked for job by job."""
     led = search.job or search.shard
     if search.method == "genetic" and not led:
         raise ValueError(

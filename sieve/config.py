@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sieve.device_settings import DeviceSettings
 from sieve.genome import LEVELS
 from sieve.moments import Needs
 from sieve.quantization_settings import QuantizationSettings
@@ -42,6 +43,9 @@ class ModelConfig:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     allow_partial: bool = False  # go on where a part of it cannot be factorized and stays dense
+    # What config.json says, for dry_run and inspect where that is not on this machine; of: the path
+    # that it is of, so that another path is not taken for it.
+    architecture: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -186,13 +190,22 @@ class Config:
     curve: list[float] = field(default_factory=list)
     guarantee: bool = False  # hold the interval's upper end, not the point, to the tolerance
     inspect: bool = False  # show the model's matrices, and do no more
+    dry_run: bool = False  # show what the run will cost, and do no more
+    device: DeviceSettings = field(default_factory=DeviceSettings)  # that a dry run reckons with
     batch_tokens: int = 8_192  # of a forward pass, padding counted
     seed: int = 0
 
 
 def register_resolvers() -> None:
-    """`${asset:name}` in YAML is the path of something shipped in `sieve/assets`."""
+    """What YAML may ask for.
+
+    `${asset:name}` is the path of something shipped in `sieve/assets`; `${sweep_unless:a,b}` is
+    Hydra's mode of what is a sweep, but a single run where any of the arguments is true.
+    """
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+    OmegaConf.register_new_resolver(
+        "sweep_unless", lambda *flags: "RUN" if any(flags) else "MULTIRUN", replace=True
+    )
 
 
 def to_config(raw: DictConfig) -> Config:

@@ -5,6 +5,7 @@ The model is built of tensors without numbers: seconds for any size, and no down
 """
 
 import re
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sieve.artifacts import write_json_atomic
 from sieve.backbone import auto_class, count_parameters, find_model, loaded_config
-from sieve.config import Config
+from sieve.config import Config, ModelConfig
 from sieve.genome import Sizing
 from sieve.matrices import Matrix, find_matrices, unsupported
 
@@ -37,6 +38,7 @@ def inspect(config: Config, run_dir: Path) -> RenderableType:
     sizing = Sizing(config.projection.storage, config.projection.rank_multiple)
     record = {
         "model": config.model.label,
+        "shapes": known_config(config.model)[1],
         "parameters": count_parameters(model),
         "prunable": sum(matrix.size for matrix in matrices),
         "storage": config.projection.storage,
@@ -49,8 +51,7 @@ def inspect(config: Config, run_dir: Path) -> RenderableType:
 
 def build_without_weights(config: Config) -> PreTrainedModel:
     """The model of a run under the FakeTensorMode at hand, parameters tied as they would be."""
-    path = find_model(config.model.path, weights=False)
-    found = loaded_config(config.model, path)
+    found, _ = known_config(config.model)
     try:
         model: PreTrainedModel = auto_class(found).from_config(
             found, trust_remote_code=config.model.trust_remote_code
@@ -63,6 +64,38 @@ def build_without_weights(config: Config) -> PreTrainedModel:
         ) from error
     model.tie_weights()
     return model.eval()
+
+
+def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
+    """A model's configuration without its weights, and where it comes from, in words.
+
+    That of its config.json, on the Hub too; where `model.architecture` states shapes of this very
+    path, and config.json is not on this machine, they are taken and nothing is fetched.
+    Raises ValueError where neither is to be had, or the shapes do not hold.
+    """
+    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    stated = dict(model.architecture)
+    if stated.pop("of", model.path) == model.path and stated:
+        with suppress(OSError, ValueError, KeyError):
+            path = find_model(model.path, weights=False)
+            found = AutoConfig.from_pretrained(path, local_files_only=True, **options)
+            return found, "by its config.json"
+        try:
+            made = AutoConfig.for_model(stated.pop("model_type"), **stated)
+        except (KeyError, TypeError, ValueError) as error:
+            known = stated.get("model_type", model.architecture.get("model_type"))
+            raise ValueError(
+                f"model.architecture of {model.label} does not hold (model_type {known!r}), "
+                "expected what its config.json says; mend it."
+            ) from error
+        return made, f"as model.architecture of {model.label} states them"
+    try:
+        return loaded_config(model, find_model(model.path, weights=False)), "by its config.json"
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).removesuffix('.')}, or state its shapes as model.architecture, as "
+            "conf/model/llama3_1_8b.yaml does."
+        ) from error
 
 
 def row(matrix: Matrix, sizing: Sizing) -> dict[str, Any]:
@@ -110,7 +143,8 @@ def _table(record: dict[str, Any]) -> RenderableType:
     )
     stored = Text(
         f"Break-even: the largest rank whose {record['storage']} factors hold no more than the "
-        f"dense matrix; with: reads the same input. Every matrix by its full name: {NAME}.",
+        f"dense matrix; with: reads the same input. Every matrix by its full name: {NAME}. Shapes "
+        f"are {record['shapes']}.",
         style="dim",
     )
     told = [

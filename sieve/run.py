@@ -83,6 +83,9 @@ def _job(raw: DictConfig) -> Any:
         if config.inspect:
             _show_matrices(config, run_dir)
             return None
+        if config.dry_run:
+            _show_costs(config, run_dir, hydra_config.sweeper)
+            return None
         config.logger.group = labels.group(
             config, hydra_config.runtime.choices, run_dir, hydra_config.mode == RunMode.MULTIRUN
         )
@@ -123,6 +126,16 @@ def _show_matrices(config: Config, run_dir: Path) -> None:
 
     if is_rank_zero():
         output.print(inspect(config, run_dir))
+
+
+def _show_costs(config: Config, run_dir: Path, sweeper: Any) -> None:
+    from sieve.dry_run import dry_run
+    from sieve.dry_run_table import dry_run_table
+    from sieve.progress import is_rank_zero, output
+
+    if is_rank_zero():
+        settings = {k: v for k, v in sweeper.items() if isinstance(v, int | float | None)}
+        output.print(dry_run_table(dry_run(config, run_dir, settings)))
 
 
 def _takes_one(devices: Any) -> bool:

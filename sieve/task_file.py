@@ -21,6 +21,7 @@ FORMAT = 1
 # Of rows, and of what they are worth, which answering takes no account of.
 SOURCES = (
     "hub", "data_dir", "almanac", "cache_dir", "splits", "max_rows", "metric", "judge", "lm_eval",
+    "typical",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ OPTIONS = sorted(
     if path.parent.name not in ("task", "hydra", "experiment")
 )
 # Groups whose options share a base.
-BASED = ("task", "model", "projection", "search", "recovery", "quantization")
+BASED = ("task", "model", "projection", "search", "recovery", "quantization", "device")
 # Of groups that are an experiment's own, the experiment.
 COMPARED = {
     "domain": "generalization", "subject": "kept", "method": "kept", "source": "calibration"

@@ -11,6 +11,7 @@ from sieve.tasks.metrics import UNITS, metric_of
 
 ROLES = ("calibration", "selection", "test")
 KINDS = ("classification", "multiple_choice", "ranking", "generation", "perplexity")
+TYPICAL = ("rows", "tokens", "answer", "passes")
 NORMALIZATIONS = ("none", "tokens", "characters", "bytes")
 ANSWER_STYLES = ("letter", "text")
 CHAT_MODES = ("auto", "always", "never")
@@ -89,6 +90,10 @@ class TaskConfig:
     lm_eval: dict[str, Any] | None = None
     cache_dir: str | None = None  # for `datasets`; null is its own default
 
+    # What a dry run goes by where there are no rows to count: {rows: {role: rows}, tokens: of a row
+    # of prompt and answer, answer: of the answer, passes: rows of tokens that a row is scored by}.
+    typical: dict[str, Any] = field(default_factory=dict)
+
     # role -> split of the data set; null, or a split that is not there: carved from calibration.
     splits: dict[str, str | None] = field(default_factory=_default_splits)
     max_rows: dict[str, int | None] = field(default_factory=dict)  # role -> rows
@@ -123,6 +128,7 @@ class TaskConfig:
                     f"task '{self.name}': task.max_rows.{role} is {rows}, expected at least 1 "
                     "or null; set it so."
                 )
+        self._validate_typical()
         self._validate_labels()
 
     def _validate_numbers(self) -> None:
@@ -147,6 +153,19 @@ class TaskConfig:
                     f"task '{self.name}': task.extract is {self.extract!r}, which is no regular "
                     f"expression ({error}); mend it."
                 ) from error
+
+    def _validate_typical(self) -> None:
+        rows = self.typical.get("rows") or {}
+        for key in self.typical:
+            _check_choice(self.name, "typical (a key)", key, TYPICAL)
+        for role in rows:
+            _check_choice(self.name, "typical.rows (a role)", role, ROLES)
+        numbers = [*rows.values(), *(v for k, v in self.typical.items() if k != "rows")]
+        if any(not isinstance(number, int | float) or number <= 0 for number in numbers):
+            raise ValueError(
+                f"task '{self.name}': task.typical is {self.typical}, expected numbers above 0; "
+                "set them so."
+            )
 
     def _validate_labels(self) -> None:
         words = [label.strip() for label in self.labels]

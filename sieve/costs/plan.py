@@ -1,0 +1,172 @@
+"""What is known of a run beforehand, and what a stage of it will cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sieve.config import Config
+from sieve.costs.devices import Device
+from sieve.costs.passes import Rows
+from sieve.costs.shape import FLOAT32, BankBytes, Shape, bank_bytes
+from sieve.genome import Sizing
+from sieve.moments import BY_GRADIENT, Needs
+from sieve.projections import get_projection
+
+KEPT = 0.5  # of the prunable parameters, until a search has said it
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A task in numbers: rows of each split, and what a row takes.
+
+    calibration: tokens of a row of prompt and answer; passes: rows of tokens that an example is
+    scored by, of `scored` tokens each; answer: tokens of an answer; written: tokens that are
+    written at most, 0 where answers are chosen; source: where that was taken from, in words.
+    """
+
+    rows: Mapping[str, int]
+    calibration: float
+    scored: float
+    passes: float
+    answer: float
+    written: int
+    source: str
+
+    def scoring(self, examples: float) -> Rows:
+        """The rows of tokens that so many examples are scored by."""
+        return Rows(examples * self.passes, self.scored, self.answer)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes that a stage holds.
+
+    sharded: what devices could divide among them, if Sieve knew how; host: kept beside the device,
+    which on a processor is one memory.
+    """
+
+    name: str
+    size: float
+    sharded: bool = False
+    host: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage takes. rows: scored; evaluations: of genomes, expected and at most."""
+
+    name: str
+    flops: float = 0.0
+    seconds: float = 0.0
+    parts: tuple[Part, ...] = ()
+    tokens: float = 0.0
+    rows: float = 0.0
+    evaluations: tuple[float, float] | None = None
+    most_seconds: float | None = None
+    written: float = 0.0  # bytes
+    remark: str = ""
+
+    def peak(self, device: Device, shards: int = 1) -> float:
+        """Bytes of one device, or of each where so many share what can be divided."""
+        parts = [part for part in self.parts if device.local or not part.host]
+        own = sum(part.size / (shards if part.sharded else 1) for part in parts)
+        return device.overhead + own
+
+    def host(self, device: Device) -> float:
+        """Bytes of the memory beside the device."""
+        return 0.0 if device.local else sum(part.size for part in self.parts if part.host)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's settings, model, task and device in numbers.
+
+    compute, stored: names of dtypes that are computed with and that weights are stored in; devices:
+    how many share the batches; workers: processes of a genetic search, on a device each.
+    """
+
+    config: Config
+    shape: Shape
+    lengths: Lengths
+    device: Device
+    compute: str = "float32"
+    stored: str = "float32"
+    devices: int = 1
+    workers: int = 1
+    sweeper: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[Lengths, ...] = ()
+
+    @cached_property
+    def needs(self) -> Needs:
+        """Which moments the projection asks for."""
+        needs = get_projection(self.config.projection.name).needs
+        return Needs(needs.input or self.config.projection.joint, needs.magnitude, needs.gradient)
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether tokens are weighted by gradients."""
+        return self.config.calibration.weighting_for(self.needs) in BY_GRADIENT
+
+    @property
+    def backwards(self) -> bool:
+        """Whether calibration goes backwards too."""
+        return self.needs.gradient or self.by_gradient
+
+    @cached_property
+    def sizing(self) -> Sizing:
+        """How levels become ranks."""
+        projection = self.config.projection
+        fits = projection.name.endswith("affine")
+        return Sizing(projection.storage, projection.rank_multiple, fits_bias=fits)
+
+    @cached_property
+    def bank(self) -> BankBytes:
+        """Bytes of the bank."""
+        projection = self.config.projection
+        return bank_bytes(
+            self.shape, self.sizing, projection.name, self.sizing.fits_bias, projection.joint
+        )
+
+    @property
+    def bank_dtype(self) -> str:
+        """What factors are stored in."""
+        name = self.config.projection.dtype
+        return self.stored if name == "auto" else name
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number that is computed with."""
+        return ITEMSIZE[self.compute]
+
+    @property
+    def weights(self) -> Part:
+        """The dense model."""
+        return Part("weights", self.shape.parameters * self.itemsize, sharded=True)
+
+    @property
+    def banked(self) -> float:
+        """Bytes of the bank, in memory and on disk."""
+        return self.bank.total(ITEMSIZE[self.bank_dtype])
+
+    @property
+    def held_bank(self) -> Part:
+        """The bank in the memory of the processor."""
+        return Part("bank", self.banked, sharded=True, host=True)
+
+    def factors(self, copies: int = 1, share: float = 1.0) -> Part:
+        """Factors as they are computed with; none where the bank's own will do."""
+        same = self.device.local and self.compute == self.bank_dtype
+        size = 0 if same else copies * share * self.bank.numbers * self.itemsize
+        return Part("factors", size, sharded=True)
+
+    def seconds(self, flops: float, rows: Rows, weights: float | None = None) -> float:
+        """Seconds of passes over rows, which devices share."""
+        batches = rows.batches(self.config.batch_tokens)
+        size = self.weights.size if weights is None else weights
+        return (
+            self.device.passes(flops, self.compute, batches, self.shape.layers, size) / self.devices
+        )
+
+
+ITEMSIZE = {"float64": 8, "float32": FLOAT32, "bfloat16": 2, "float16": 2}
