@@ -18,15 +18,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "experiments/README.md")
 SOURCES = Path(__file__).with_suffix(".json")
-NUMERAL = re.compile(r"(?<![\w.])[-+−]?\.?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+NUMERAL = re.compile(r"(?<![\w.])[-+−]?\.?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 NO_PROSE = (
     r"<!-- (?P<mark>[\w-]+) -->.*?<!-- /(?P=mark) -->",  # a table that is written from JSON
     r"```.*?```",
     r"^(?: {4}|\t).*?$",  # commands
-    r"`[^`\n]*`",
+    r"`[^`]*`",
     r"\]\([^)]*\)",
     r"<img[^>]*>",
-    r"\bint8\b|\bint4\b|\bfloat16\b|\bfloat32\b|\b3-D\b",
+    r"\b8[ -]bits?\b|\b3-D\b|arXiv:[\d.]+|Apache-2.0",  # names
 )
 
 
