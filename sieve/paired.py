@@ -113,19 +113,19 @@ def solve(
 def held_error(weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int) -> float:
     """E‖W x − B x̃ − b‖² in the metric of the moment's gradient, if it has one.
 
-    From averages alone. With gradients of the input side, WᵀHW, errors are W s and s is taken;
+    factors: on any device; all else on one. From averages alone. With gradients of the input side, WᵀHW, errors are W s and s is taken;
     else what the residual stream has lost is a part of the target, up to a constant of the error.
     """
-    b = factors.u[:, :rank].double() @ factors.v[:rank].double()
+    b = factors.u[:, :rank].to(weight) @ factors.v[:rank].to(weight)
     bias = factors.bias(rank)
-    offset = torch.zeros(len(weight), dtype=b.dtype) if bias is None else bias.double()
+    offset = weight.new_zeros(len(weight)) if bias is None else bias.to(weight)
     target, metric = weight, None
     if moment.gradient is not None:
         metric = moment.gradient.second.double()
         if moment.gradient.side == "input":
             solved = torch.linalg.lstsq(weight, torch.cat([b, offset[:, None]], 1)).solution
             b, offset = solved[:, :-1], solved[:, -1]
-            target = torch.eye(weight.shape[1], dtype=b.dtype)
+            target = torch.eye(weight.shape[1], dtype=b.dtype, device=b.device)
     error = target @ pair.own @ target.T + b @ pair.inner @ b.T
     across = target @ pair.cross @ b.T
     mean = target @ pair.own_mean - b @ pair.inner_mean

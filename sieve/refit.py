@@ -220,6 +220,7 @@ class _Sequence:
         rank = self.ranks[matrix.name]
         assert rank is not None
         weight, moment = self._given(matrix)
+        weight, moment = weight.to(fitted.inner.device), moment.to(fitted.inner.device)
         solved = solve(weight, moment, fitted, self.project, self.bank.sizing.fits_bias)
         new = stored(solved.cut(rank), self.bank.dtype, matrix.name)
         old = self.factors[matrix.name]

@@ -7,8 +7,9 @@ import torch
 from models import tiny_gemma2, tiny_gpt2, tiny_gpt_neox, tiny_llama, tiny_odd
 from sieved import logits, mixed, tokens, uniform
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sieve.bank import fit
+from sieve.bank import BankFactors, fit
 from sieve.batches import held_out_batches
 from sieve.calibration import calibrate
 from sieve.factorized import Switch
@@ -137,6 +138,18 @@ def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) ->
             v=factors.v + 0.05 * torch.randn(factors.v.shape, generator=gen, dtype=torch.float64),
         )
         assert held_error(weight, moment, pair, near, rank) >= best * (1 - 1e-3)
+
+
+def test_an_error_is_computed_where_its_sums_are_whatever_device_the_bank_is_on() -> None:
+    with FakeTensorMode():
+        weight = torch.empty(4, 3, dtype=torch.float64, device="cuda")
+        pair = Paired.zeros(3, weight.device).scaled()
+        moment = Moment("input", pair.inner, pair.inner_mean, 1)
+        factors = BankFactors(
+            torch.empty(4, 2), torch.empty(2, 3), torch.empty(2), torch.empty(4), torch.empty(4)
+        )
+        with pytest.raises(DataDependentOutputException):  # No number, and no other complaint.
+            held_error(weight, moment, pair, factors, 2)
 
 
 def test_one_batch_of_four_is_held_out_and_a_single_one_is_refused() -> None:
