@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from html import escape
 from typing import Any
 
 from sieve.report.dashboard.gather import Run
@@ -25,7 +26,7 @@ from sieve.report.values import (
 Value = float | str | None
 VERDICTS: dict[Kind, tuple[str, str]] = {
     "met": ("●", "within"),
-    "uncertain": ("○", "within, interval not"),
+    "uncertain": ("○", "within, its interval not"),
     "missed": ("×", "not within"),
     "unknown": ("", NOT_MEASURED),
 }
@@ -68,19 +69,21 @@ def model(run: Run) -> str:
     return short_name(look(run.result, "model"))
 
 
-def recovery(run: Run) -> str | None:
-    """What was trained after pruning, and whether it was kept."""
-    name = look(run.result, "recovery.method")
-    if not name:
-        return None
-    taken = "" if look(run.result, "recovery.taken") else ", rolled back"
-    return f"{_RECOVERIES.get(str(name), str(name))}{taken}"
+def how(run: Run) -> str:
+    """Model, projection and search in one phrase (HTML)."""
+    return text(", ".join(filter(None, [model(run), projection(run), method(run)])))
 
 
-def quantization(run: Run) -> str | None:
-    """The form in which the factors are stored, where they were quantized."""
-    found = look(run.result, "quantization.method")
-    return str(found) if found else None
+def after(run: Run) -> str | None:
+    """What came after pruning: what was trained, and whether it was kept; how it is quantized."""
+    trained, stored = (look(run.result, f"{what}.method") for what in ("recovery", "quantization"))
+    parts = []
+    if trained:
+        kept = "" if look(run.result, "recovery.taken") else " (rolled back)"
+        parts.append(f"{_RECOVERIES.get(str(trained), str(trained))}{kept}")
+    if stored:
+        parts.append(str(stored))
+    return ", ".join(parts) or None
 
 
 def seconds(run: Run) -> float | None:
@@ -143,8 +146,10 @@ def _beside(words: str) -> str:
 def _verdict_cell(run: Run) -> str:
     found = verdict(run.result)
     sign, words = VERDICTS[found.kind]
+    judged, _, of_interval = words.partition(", ")
     mark = f'<span class="mark" aria-hidden="true">{sign}</span>' if sign else ""
-    return f'<span class="{found.kind}" title="{text(found.text)}">{mark}{text(words)}</span>'
+    shown = f"{mark}{text(judged)}{_beside(of_interval) if of_interval else ''}"
+    return f'<span class="{found.kind}" title="{escape(found.text)}">{shown}</span>'
 
 
 def _verdict_rank(run: Run) -> Value:
@@ -153,8 +158,8 @@ def _verdict_rank(run: Run) -> Value:
 
 
 def _tolerance(run: Run) -> str:
-    tolerance = text(points(look(run.result, "tolerance")))
-    return tolerance if tolerance == NOT_MEASURED else f"{tolerance}{_beside(unit(run.result))}"
+    tolerance = points(look(run.result, "tolerance"))
+    return text(tolerance if tolerance == NOT_MEASURED else f"{tolerance} {unit(run.result)}")
 
 
 def _at(path: str) -> Callable[[Run], Value]:
@@ -180,12 +185,18 @@ def _seed(value: Any) -> str:
 
 
 _IDENTITY = [
-    _words("task", "Task", lambda run: str(look(run.result, "task"))),
+    Column(
+        "task",
+        "Task",
+        lambda run: str(look(run.result, "task")),
+        lambda run: text(look(run.result, "task")),
+        numeric=False,
+    ),
     _words("model", "Model", model),
     _words("projection", "Projection", projection),
     _words("search", "Search", method),
-    _number("kept", "Kept of prunable", "kept_fraction.prunable", percent),
-    _number("kept_model", "Kept of model", "kept_fraction.model", percent),
+    _number("kept", "Kept\u00a0of prunable", "kept_fraction.prunable", percent),
+    _number("kept_model", "Kept\u00a0of model", "kept_fraction.model", percent),
 ]
 _MEASURED = [
     Column("drop", "Drop, 95 % interval", _at("drop.point"), _drop_cell,
@@ -196,8 +207,7 @@ _MEASURED = [
     _number("prefill", "Prefill speed", "speed.prefill_ratio", times, "Pruned over dense"),
     _number("decode", "Decode speed", "speed.decode_ratio", times, "Pruned over dense"),
     _number("bytes", "On disk", "bytes.pruned", size, "The pruned model's weights"),
-    _words("recovery", "Recovery", recovery),
-    _words("quantization", "Quantized", quantization),
+    _words("after", "After pruning", after),
     _number("seed", "Seed", "seed", _seed),
     Column("date", "Date, UTC", lambda run: str(look(run.result, "date") or "") or None,
            _date_cell, numeric=False),

@@ -69,10 +69,12 @@ function drawComparison() {
   }
   const pair = [runs[a], runs[b]], settings = settingLines(pair);
   compared.replaceChildren(
-    made("div", "cards", ...pair.map(heading)), outcome(pair),
-    made("h3", "", "Settings that differ"),
-    settings.length ? pairTable("All others are the same, as far as they are known", ["Setting", "A", "B"], settings, "settings")
-      : made("p", "note", "None, as far as they are known."),
+    made("div", "cards", ...pair.map(heading)),
+    made("div", "sides",
+      made("div", "", made("h3", "", "What they reached"), outcome(pair)),
+      made("div", "", made("h3", "", "Settings that differ"), settings.length
+        ? pairTable("All others are the same, as far as they are known", ["Setting", "A", "B"], settings, "settings")
+        : made("p", "note", "None, as far as they are known."))),
     made("h3", "", "What each matrix kept"), ...maps(pair));
 }
 

@@ -50,7 +50,7 @@ function showTip(point) {
     made("span", "note", `${run.folder}${run.date ? `, ${run.date}` : ""}`));
   tip.hidden = false;
   const box = point.querySelector(".mark").getBoundingClientRect(), home = figure.getBoundingClientRect();
-  const [cx, cy] = [box.left + box.width / 2 - home.left, box.top - home.top];
+  const [cx, cy] = [box.left + box.width / 2 - home.left, box.top - home.top - 8];
   const left = Math.min(Math.max(cx - tip.offsetWidth / 2, 0), Math.max(home.width - tip.offsetWidth, 0));
   const above = cy - tip.offsetHeight - 12;
   tip.style.left = `${left}px`;

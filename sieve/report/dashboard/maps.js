@@ -58,10 +58,14 @@ function keptCell(cells) {
   };
 }
 
+// Whether two cells are the same matrix of the same model, as far as can be seen.
+const areOne = (a, b) => a.name === b.name && a.size === b.size;
+
 function changeCell([one, other]) {
   return (key, dense) => {
-    const [a, b] = [one.get(key), other.get(key)], node = made("td", a && b ? "change" : "void");
-    if (!a || !b) return node;
+    const [a, b] = [one.get(key), other.get(key)], known = a && b && areOne(a, b);
+    const node = made("td", known ? "change" : "void");
+    if (!known) return node;
     const change = b.kept - a.kept, depth = 0.85 * Math.sqrt(Math.abs(change) / 100);
     if (change < 0) node.classList.add("less");
     shade(node, depth, change < 0 ? 0.95 : 0.73, 0.6);
@@ -83,7 +87,7 @@ function maps(pair) {
   const panels = made("div", "maps");
   pair.forEach((run, place) => panels.append(
     heatMap([badge(place), ` ${method(run)}`], shape, keptCell(cells[place]))));
-  const both = [...cells[0].keys()].some((key) => cells[1].has(key));
+  const both = [...cells[0]].some(([key, a]) => cells[1].has(key) && areOne(a, cells[1].get(key)));
   if (both) panels.append(heatMap(["B minus A, points"], shape, changeCell(cells)));
   return [panels, scaleKey(), ...(both ? mostDifferent(cells) : [])];
 }
@@ -91,7 +95,7 @@ function maps(pair) {
 const MOST = 10; // matrices that are listed
 
 function mostDifferent([one, other]) {
-  const changes = [...one].filter(([key, a]) => other.has(key) && other.get(key).size === a.size)
+  const changes = [...one].filter(([key, a]) => other.has(key) && areOne(a, other.get(key)))
     .map(([key, a]) => ({ ...a, after: other.get(key).kept, change: other.get(key).kept - a.kept }))
     .filter(({ change }) => Math.abs(change) >= 0.005)
     .sort((a, b) => Math.abs(b.change) - Math.abs(a.change));
@@ -99,7 +103,7 @@ function mostDifferent([one, other]) {
   const shown = changes.slice(0, MOST);
   const words = changes.length > MOST ? `The ${MOST} of ${changes.length} differing matrices that differ most` : "The matrices that differ, most first";
   return [pairTable(words, ["Matrix", "A", "B", "B minus A"], shown.map(({ name, kept, after, change }) =>
-    [code(name), `${cellText(kept)} %`, `${cellText(after)} %`, `${signed(change)} points`]))];
+    [code(name), `${cellText(kept)} %`, `${cellText(after)} %`, `${signed(change)} points`]), "listed")];
 }
 
 function code(name) {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sieve.artifacts import write_text_atomic
-from sieve.report.dashboard.columns import Column, columns, method, model, projection
+from sieve.report.dashboard.columns import Column, columns, how, method, model, projection
 from sieve.report.dashboard.gather import Run
 from sieve.report.dashboard.records import folder_names, link, records
 from sieve.report.dashboard.summary import headline, key_figures, needs
@@ -116,12 +116,12 @@ def _runs(runs: Sequence[Run], out: Path) -> str:
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     )
     plural = "" if len(runs) == 1 else "s"
-    return f"""<section aria-labelledby="runs-heading" class="wide">
+    return f"""<section aria-labelledby="runs-heading">
 <h2 id="runs-heading">All runs</h2>
 {_filters(runs)}
 <p class="note"><span id="shown" role="status">{len(runs)} run{plural}</span>; the name of a task \
 opens the run's report.</p>
-<div class="scroll" role="region" aria-labelledby="runs-heading" tabindex="0">
+<div class="scroll tall" role="region" aria-labelledby="runs-heading" tabindex="0">
 <table id="runs">
 <thead><tr><th scope="col" class="pick"><span class="unseen">Compare</span></th>{heads}</tr></thead>
 <tbody>
@@ -154,7 +154,7 @@ def _cell(column: Column, run: Run, report: str | None) -> str:
     if column.key != "task":
         return f"<td{css}{known}>{content}</td>"
     linked = content if report is None else f'<a href="{escape(report)}">{content}</a>'
-    return f'<th scope="row"{css}{known}>{linked}</th>'
+    return f'<th scope="row"{css}{known}>{linked}<small class="narrow">{how(run)}</small></th>'
 
 
 def _filters(runs: Sequence[Run]) -> str:

@@ -1,7 +1,7 @@
 // All runs of one task: what each kept against its metric or its drop, and which none other beats.
 const figure = at("front"), controls = at("front-controls");
 const TONES = 6; // colours of the palette; what is beyond them shares the last, a grey
-const SHAPES = { met: "within", uncertain: "within, interval not", missed: "not within", unknown: "not measured" };
+const SHAPES = { met: "within", uncertain: "within, its interval not", missed: "not within", unknown: "not measured" };
 const MARGIN = { left: 52, right: 14, top: 14, bottom: 44 };
 let focused = null;
 

@@ -10,6 +10,7 @@ from sieve.report.sentence import verdict
 from sieve.report.values import count, duration, look, measure, percent
 
 _WITHIN = ("met", "uncertain")
+_ROOM = 8  # lines that may stand before the table of all runs without being folded
 
 
 def headline(runs: Sequence[Run]) -> str:
@@ -31,7 +32,7 @@ def key_figures(runs: Sequence[Run]) -> str:
         ("Tasks", count(len(_tasks(runs)))),
         ("Models", count(len({cells.model(run) for run in runs}))),
         ("Within the tolerance", count(sum(map(_is_within, runs)))),
-        ("So is their interval", count(met)),
+        ("With their whole interval", count(met)),
         *([("Time of all runs", duration(sum(spent)))] if spent else []),
     ]
     return html.definitions((term, text(value)) for term, value in pairs)
@@ -46,7 +47,7 @@ def needs(runs: Sequence[Run]) -> str:
             best[key] = index
     rows = [
         [
-            f'<a href="#run-{index}">{text(task)}</a> <small>{_how(runs[index])}</small>',
+            f'<a href="#run-{index}">{text(task)}</a> <small>{cells.how(runs[index])}</small>',
             text(percent(_kept(runs[index]))),
             text(percent(look(runs[index].result, "kept_fraction.model"))),
             text(cells.scores(runs[index])),
@@ -56,14 +57,12 @@ def needs(runs: Sequence[Run]) -> str:
     ]
     heads = ["Task", "Kept of prunable", "Of model", "Dense → pruned", "Drop"]
     caption = "The run that kept the least of its parameters, of those within their tolerance"
-    table = html.table(heads, rows, caption, css="needs") if rows else ""
+    if not rows:
+        return ""
+    table = html.table(heads, rows, caption, css="needs")
+    if len(rows) > _ROOM:
+        table = f"<details><summary>{len(rows)} pairs of task and model</summary>{table}</details>"
     return html.section("needs", "What each task needs", table)
-
-
-def _how(run: Run) -> str:
-    return text(
-        ", ".join(filter(None, [cells.model(run), cells.projection(run), cells.method(run)]))
-    )
 
 
 def _kept(run: Run) -> float:
