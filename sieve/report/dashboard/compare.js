@@ -91,7 +91,7 @@ function fillPair() {
     });
     pairForm[name].replaceChildren(option("", "choose a run", state.picks[place] === null), ...groups);
   });
-  pairForm.swap.disabled = state.picks.every((index) => index === null);
+  pairForm.swap.disabled = pairForm.clear.disabled = state.picks.every((index) => index === null);
 }
 
 // A line at the foot of the window while something is picked, as the comparison is further down.
@@ -116,6 +116,7 @@ function startComparison() {
   ["a", "b"].forEach((name, place) => pairForm[name].addEventListener("change", ({ target }) =>
     pick(target.value === "" ? null : Number(target.value), place)));
   pairForm.swap.addEventListener("click", () => setPicks([...state.picks].reverse()));
+  pairForm.clear.addEventListener("click", () => setPicks([null, null]));
   pairForm.addEventListener("submit", (event) => event.preventDefault());
   new IntersectionObserver(([entry]) => pickedBar.classList.toggle("there", entry.isIntersecting))
     .observe(compared);

@@ -194,6 +194,7 @@ _COMPARISON = """<section aria-labelledby="compare-heading" class="scripted" id=
 <label><span class="badge b" aria-hidden="true">B</span><span class="unseen">Run B</span> \
 <select name="b"></select></label>
 <button type="button" name="swap">Swap</button>
+<button type="button" name="clear">Clear</button>
 </form>
 <div id="compared"></div>
 </section>"""
