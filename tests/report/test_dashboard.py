@@ -14,10 +14,11 @@ from report.results import full_result
 
 from sieve.report.__main__ import main
 from sieve.report.dashboard import gather, render_dashboard, write_dashboard
+from sieve.report.dashboard.page import embedded
 from sieve.report.dashboard.records import link
 
 Result = dict[str, Any]
-EVIL = "</script><img src=x onerror=alert(1)>&\"'\u2028"
+EVIL = "</script ><img src=x onerror=alert(1)>&\"'\u2028"
 
 
 def put(folder: Path, report: bool = True, **changes: Any) -> Path:
@@ -150,6 +151,7 @@ def test_names_from_files_cannot_become_elements(tmp_path: Path, key: str) -> No
     put(tmp_path / "plain")
     text = page_of(tmp_path)
     page = Page(text)
+    assert "<" not in embedded({EVIL: EVIL})
     assert page.open == [] and "img" not in {tag for tag, _ in page.tags}
     assert [tag for tag, _ in page.tags].count("script") == 2
     if key in ("task", "model", "projection"):
