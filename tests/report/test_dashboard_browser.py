@@ -120,7 +120,8 @@ def test_filters_narrow_the_table_and_the_figure(page: Any) -> None:
     page.fill("#filters [name=words]", "nothing like it")
     assert searches(page) == [] and "None of 6 runs" in page.text_content("#shown")
     page.click("#filters button")
-    page.wait_for_function("document.querySelectorAll('#runs tbody tr:not([hidden])').length === 6")
+    page.locator("#runs tbody tr:not([hidden])").nth(5).wait_for()
+    assert page.text_content("#shown") == "6 runs"
 
 
 def test_two_runs_are_picked_and_compared(page: Any) -> None:
