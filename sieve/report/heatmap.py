@@ -35,7 +35,7 @@ def heatmaps(title: str, maps: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.
     places = {place for found in cells.values() for place in found}
     if not places:
         return empty_figure(title, "No matrix is listed in the result.")
-    layers = sorted({layer for layer, _ in places}, key=_layer_key)
+    layers = sorted({layer for layer, _ in places}, key=layer_key)
     kinds = sorted({kind for _, kind in places}, key=kind_key)
     roomy = len(layers) <= _SPARSE_CELLS
     figure = base_figure(title, height=160 + len(layers) * (26 if roomy else 12))
@@ -125,7 +125,7 @@ def _cell_text(value: float | None) -> str:
     return f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
 
 
-def _layer_key(layer: str) -> tuple[int, int, str]:
+def layer_key(layer: str) -> tuple[int, int, str]:
     """Numbered layers first, in order; the rest below them."""
     return (0, int(layer), "") if layer.isdigit() else (1, 0, layer)
 
