@@ -11,29 +11,22 @@
 Importing this package lets `AutoModelForCausalLM` load what it exports.
 """
 
-import sys
-
 import sieve.quiet  # noqa: F401  before anything that loads torch
 import sieve.threads  # noqa: F401  the same
-
-# `python -m sieve.report` reads JSON alone, and need not wait for torch.
-if sys.argv[:1] != ["-m"] or sys.orig_argv[-len(sys.argv)] != "sieve.report":
-    from sieve.bank import Bank, fit
-    from sieve.batches import calibration_batches
-    from sieve.calibration import calibrate
-    from sieve.choices import scoring_batches
-    from sieve.export import export
-    from sieve.factorized import Switch, apply, merge_dense
-    from sieve.genome import Genome
-    from sieve.loading import load
-    from sieve.modeling_layers import FactorizedLinear
-    from sieve.modeling_sieve import register
-    from sieve.moments import Moments
-    from sieve.objective import Objective, Score
-    from sieve.search import search_uniform, search_waterfill
-    from sieve.tasks import Example
-
-    register()
+from sieve.bank import Bank, fit
+from sieve.batches import calibration_batches
+from sieve.calibration import calibrate
+from sieve.choices import scoring_batches
+from sieve.export import export
+from sieve.factorized import Switch, apply, merge_dense
+from sieve.genome import Genome
+from sieve.loading import load
+from sieve.modeling_layers import FactorizedLinear
+from sieve.modeling_sieve import register
+from sieve.moments import Moments
+from sieve.objective import Objective, Score
+from sieve.search import search_uniform, search_waterfill
+from sieve.tasks import Example
 
 __version__ = "0.1.0"
 
@@ -57,3 +50,5 @@ __all__ = [
     "search_uniform",
     "search_waterfill",
 ]
+
+register()

@@ -113,8 +113,9 @@ def solve(
 def held_error(weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int) -> float:
     """E‖W x − B x̃ − b‖² in the metric of the moment's gradient, if it has one.
 
-    factors: on any device; all else on one. From averages alone. With gradients of the input side, WᵀHW, errors are W s and s is taken;
-    else what the residual stream has lost is a part of the target, up to a constant of the error.
+    factors: on any device; all else on one. From averages alone. With gradients of the input side,
+    WᵀHW, errors are W s and s is taken; else what the residual stream has lost is a part of the
+    target, up to a constant of the error.
     """
     b = factors.u[:, :rank].to(weight) @ factors.v[:rank].to(weight)
     bias = factors.bias(rank)
