@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _KEY = re.compile(r"^(\s*)([\w.]+):(?:\s|$)")
+_TITLE = re.compile(r"[A-Z][a-z ]{,24}\.$")  # of the fields that follow
 _COMMENT = re.compile(r"(?:^|\s)#\s?(.*)$")
 
 
@@ -90,6 +91,12 @@ def of_source(source: str) -> dict[str, Described]:
             first -= 1
         lines = range(first, (node.end_lineno or first) + 1)
         said = [beside[line].string.lstrip("#").strip() for line in lines if line in beside]
+        if len(said) > 1 and _TITLE.match(said[0]):
+            del said[0]
+        said = [
+            text[:1].upper() + text[1:] if before.endswith(".") else text
+            for before, text in zip(["", *said], said, strict=False)
+        ]
         default = ast.unparse(node.value) if node.value else ""
         found[node.target.id] = Described(ast.unparse(node.annotation), default, " ".join(said))
     return found

@@ -26,7 +26,7 @@ COLOURS = {
     )
 }
 INK, MUTED, LINE, ACCENT, AMBER, GREEN, PINK, WARNING, GROUND = COLOURS.values()
-WIDTH = 5.0  # inches; small, so that text is large enough on a telephone
+WIDTH = 4.6  # inches; small, so that text is large enough on a telephone
 STYLE: Any = {
     "axes.edgecolor": MUTED,
     "axes.grid": True,
@@ -39,7 +39,7 @@ STYLE: Any = {
     "axes.titlesize": 10,
     "figure.constrained_layout.use": True,
     "font.family": "DejaVu Sans",
-    "font.size": 9.5,
+    "font.size": 10,
     "grid.color": LINE,
     "grid.linewidth": 0.6,
     "legend.frameon": False,

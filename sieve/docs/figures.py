@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sieve.docs import plots
 from sieve.docs.drawing import styled, to_svg
-from sieve.docs.subject import CALIBRATED, SCORED, Subject
+from sieve.docs.subject import CALIBRATED, REFITTED, SCORED, Subject
 
 MODEL = "The embedded model on `almanac_medicine`"
 ONE = "One matrix of the embedded model, `gate` of layer 3"
@@ -80,8 +80,8 @@ FIGURES = {
     "refit": Drawing(
         plots.refitting,
         f"{MODEL}: mean divergence on {SCORED} selection rows, the same ranks before and after "
-        "they are solved again on what the pruned model sees.",
-        "For three kept fractions two points each; the refitted one is nearer to the dense model.",
+        f"they are solved again on what the pruned model sees of {REFITTED} calibration rows.",
+        "For two kept fractions two points each; the refitted one is nearer to the dense model.",
     ),
     "interval": Drawing(
         plots.interval,

@@ -10,6 +10,7 @@ from sieve.docs.drawing import (
     ACCENT,
     AMBER,
     GREEN,
+    GROUND,
     INK,
     MUTED,
     PINK,
@@ -121,7 +122,12 @@ def storage(subject: Subject) -> Figure:
         even = STORAGES[name].largest_rank(d_out, d_in, d_out * d_in)
         one.plot([even], [1], color=colour, marker="o")
         one.annotate(
-            f"rank {even}", (even, 1), (-4, 5), textcoords="offset points", ha="right", color=colour
+            f"rank {even}",
+            (even, 1),
+            (-4, 5 if name == "plain" else -24),
+            textcoords="offset points",
+            ha="right",
+            color=colour,
         )
     one.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     one.set(xlabel=f"rank of a matrix {d_out} × {d_in}", ylabel="of the dense parameters")
@@ -152,6 +158,7 @@ def levels(subject: Subject) -> Figure:
         _heat(one, frontier.genome(frontier.within(kept)), subject)
         one.set_title(f"{100 * kept:g} % kept in all")
     panels[0].set_ylabel("layer")
+    panels[1].set_yticks([])
     return figure
 
 
@@ -164,7 +171,7 @@ def _heat(one: Axes, genome: Genome, subject: Subject) -> None:
         place = (along + 0.04, down + 0.04)
         one.add_patch(Rectangle(place, 0.92, 0.92, facecolor=ACCENT, alpha=0.06 + 0.94 * shade))
         text = f"{100 * level:.0f}" if level >= 0.1 else f"{100 * level:.1f}".lstrip("0")
-        colour = "white" if shade > 0.6 else INK
+        colour = GROUND if shade > 0.6 else INK
         one.text(
             along + 0.5, down + 0.54, text if level else "0", ha="center", va="center",
             fontsize=7.5, color=colour,
@@ -195,16 +202,16 @@ def frontier(subject: Subject) -> Figure:
 
 def refitting(subject: Subject) -> Figure:
     """How far a pruned model is from the dense one, before and after its ranks are refitted."""
-    figure, (one,) = axes(2.2)
+    figure, (one,) = axes(1.9)
     line = waterfill(subject.bank)
-    kept = (0.08, 0.04, 0.02)
+    kept = (0.02, 0.015)
     for place, fraction in enumerate(kept):
         genome = line.genome(line.within(fraction))
         before, after = subject.objective.score(genome).divergence, subject.refitted(genome)
         one.plot([before, after], [place, place], color=MUTED, linewidth=1, zorder=1)
         one.scatter(before, place, color=AMBER, zorder=2, label="" if place else "fitted once")
         one.scatter(after, place, color=ACCENT, zorder=2, label="" if place else "refitted")
-    one.set(xscale="log", xlabel="divergence from the dense model's answers, nats")
+    one.set(xlim=(0, None), xlabel="divergence from the dense model's answers, nats")
     one.set_yticks(range(len(kept)), [f"{100 * fraction:g} % kept" for fraction in kept])
     one.set_ylim(len(kept) - 0.4, -0.6)
     one.grid(axis="y", visible=False)
@@ -226,12 +233,12 @@ def interval(_: Subject) -> Figure:
         colour = GREEN if drop.high <= 0.02 else AMBER if drop.point <= 0.02 else WARNING
         one.plot([drop.low, drop.high], [place, place], color=colour, linewidth=2.4)
         one.plot([drop.point], [place], color=colour, marker="o", markersize=6)
-        one.text(-0.0185, place, label, va="center")
+        one.text(-0.058, place, label, va="center")
     one.axvline(0.02, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     one.text(0.0205, -0.62, "ε", va="center", color=MUTED)
     one.axvline(0, color=MUTED, linewidth=0.6)
-    one.set(xlim=(-0.019, 0.06), ylim=(3.6, -0.9), yticks=[], xlabel="drop in accuracy, points")
+    one.set(xlim=(-0.06, 0.06), ylim=(3.6, -0.9), yticks=[], xlabel="drop in accuracy, points")
     one.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-    one.set_xticks([0, 0.02, 0.04, 0.06])
+    one.set_xticks([-0.02, 0, 0.02, 0.04, 0.06])
     without_frame(one)
     return figure

@@ -30,7 +30,7 @@ from sieve.tasks import Task, build_task
 
 TASK = "almanac_medicine"
 SHOWN = "model.layers.3.mlp.gate_proj"  # the matrix that figures of one matrix show
-CALIBRATED, SCORED = 160, 150  # rows
+CALIBRATED, REFITTED, SCORED = 160, 400, 150  # rows
 
 
 class Subject:
@@ -100,10 +100,15 @@ class Subject:
         rows = self.task.splits["selection"][:SCORED]
         return Objective(self.model, self.bank, scoring_batches(rows, self.tokenizer))
 
+    @cached_property
+    def _refitting(self) -> tuple[list[TokenBatch], dict[str, list[Tensor]]]:
+        """Batches to refit on, and how much their tokens count."""
+        batches = self.batches(0, REFITTED)
+        return batches, token_weights(self.model, self.bank.matrices, batches)
+
     def refitted(self, genome: Genome) -> float:
         """The divergence of a genome from the dense model once it is refitted, nats."""
-        batches = self.batches(0, CALIBRATED)
-        weights = token_weights(self.model, self.bank.matrices, batches)
+        batches, weights = self._refitting
         done = refit(self.model, self.bank, genome, self.moments, batches, weights)
         return self.objective.on(done.bank).score(done.genome).divergence
 
