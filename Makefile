@@ -64,7 +64,7 @@ bench: $(DEV) ## measure the speed of stages and pruned models, as ratios within
 	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.speed
 
 docs: $(DEV) ## build the documentation site into site/; a warning is an error
-	@NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict --quiet \
+	@NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict \
 		--config-file sieve/docs/mkdocs.yml $(ARGS)
 	@printf 'Open site/index.html\n'
 

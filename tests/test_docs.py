@@ -189,7 +189,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.importorskip(name, reason=f"{name} is not there; pip install 'sieve-llm[docs]'")
     folder = tmp_path_factory.mktemp("site")
     command = [
-        sys.executable, "-W", "error::UserWarning", "-m", "mkdocs", "build", "--strict", "--quiet",
+        sys.executable, "-W", "error::UserWarning", "-m", "mkdocs", "build", "--strict",
         "--config-file", str(ROOT / "sieve/docs/mkdocs.yml"), "--site-dir", str(folder),
     ]  # fmt: skip
     paths = [str(ROOT), str(ROOT / "plugins/hydra_genetic_sweeper"), os.environ.get("PYTHONPATH")]
