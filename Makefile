@@ -8,7 +8,7 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS     += --no-print-directory
-.PHONY: help install demo test lint type bench experiments clean
+.PHONY: help install demo test lint type bench docs experiments clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -58,8 +58,13 @@ bench: $(DEV) ## measure the speed of stages and pruned models, as ratios within
 	@$(BIN)/python -m experiments.bench $(ARGS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.speed
 
+docs: $(DEV) ## build the documentation site into site/; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict \
+		--config-file sieve/docs/mkdocs.yml $(ARGS)
+	@printf 'Open site/index.html\n'
+
 clean: ## remove build outputs and caches; .venv and runs stay
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache
 	@find . -path ./$(VENV) -prune -o -name '__pycache__' -type d -prune -exec rm -rf {} +
 	@find . -path ./$(VENV) -prune -o -name '*.egg-info' -type d -prune -exec rm -rf {} +
 

@@ -111,7 +111,7 @@ class ProjectionConfig:
 class SearchConfig:
     """How a genome is chosen."""
 
-    method: str = "waterfill"
+    method: str = "waterfill"  # chosen with search=
     levels: list[float] = field(default_factory=lambda: list(LEVELS))  # uniform
     normalize: str = "none"  # waterfill: none where energies share a unit, else relative
     judge: str = "divergence"  # what evopress, genetic and seeds go by: divergence, or margin alone

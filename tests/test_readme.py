@@ -35,15 +35,20 @@ def test_the_examples_sieve_a_transformers_model_and_put_an_adapter_on_it(
     assert trained and all(".factor_" in name and ".lora_" in name for name in trained)
 
 
-def commands() -> list[list[str]]:
-    """The overrides of every `python -m sieve.run` in the README, lines joined."""
-    text = README.read_text("utf-8").replace("\\\n", " ")
-    lines = re.findall(r"^ {4}python -m sieve\.run (.*)$", text, re.MULTILINE)
+def commands(page: Path) -> list[list[str]]:
+    """The overrides of every `python -m sieve.run` on a page, lines joined."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^(?: {4})?python -m sieve\.run (.*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 
-@pytest.mark.parametrize("overrides", commands(), ids=" ".join)
+@pytest.mark.parametrize("overrides", commands(README), ids=" ".join)
 def test_a_command_of_the_readme_composes(overrides: list[str]) -> None:
+    compose_command(overrides)
+
+
+def compose_command(overrides: list[str]) -> None:
+    """Fails where Hydra does not know what a command asks for."""
     register_resolvers()
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         if "--multirun" in overrides:  # One job of it.

@@ -45,8 +45,9 @@ class TaskConfig:
     shot_separator: str = "\n\n"
     truncate: str | None = None  # the field that is shortened where a prompt is too long
 
-    # Classification. Empty labels: the distinct string labels of the data, sorted.
-    labels: list[str] = field(default_factory=list)  # answer words; position = integer label
+    # Classification.
+    # Answer words, by integer label; empty: the distinct string labels of the data, sorted.
+    labels: list[str] = field(default_factory=list)
     label_values: list[str] = field(default_factory=list)  # the data's names, if not the words
     label_field: str = "label"
 

@@ -38,18 +38,18 @@ CHARACTERS_PER_TOKEN = 4  # about; for the cost that is shown beforehand
 class JudgeSettings:
     """Where a judge is and how it is asked; key_variable: the environment variable with its key."""
 
-    url: str = ""
-    model: str = ""
-    key_variable: str = "OPENAI_API_KEY"
+    url: str = ""  # of the endpoint, as http://localhost:8000/v1
+    model: str = ""  # its name there
+    key_variable: str = "OPENAI_API_KEY"  # environment variable with the key
     prompt: str = PROMPT  # names {question}, {references}, {answer}
-    max_tokens: int = 16
-    timeout_s: float = 60.0
-    retries: int = 2
+    max_tokens: int = 16  # of a reply
+    timeout_s: float = 60.0  # of a question
+    retries: int = 2  # of a question that failed
     workers: int = 8  # questions that are open at a time
-    max_calls: int = 10_000
+    max_calls: int = 10_000  # questions, after which the run ends
     price_in: float = 0.0  # per million tokens, for the cost that is shown
-    price_out: float = 0.0
-    cache_dir: str = "~/.cache/sieve/judge"
+    price_out: float = 0.0  # per million tokens of replies
+    cache_dir: str = "~/.cache/sieve/judge"  # where replies are kept
 
 
 def make_judge(given: dict[str, Any] | None) -> RowMetric:
