@@ -58,8 +58,8 @@ def test_numbers_are_found_across_lines_and_commands_are_no_prose(page: Path) ->
 
 
 def test_a_number_without_a_source_is_told_of(page: Path) -> None:
-    page.write_text(page.read_text() + "\nAnd 4,5 more.\n")
-    assert list(numbers.strays("page.md")) == ["line 5: 4,5 has no source in numbers.json"]
+    page.write_text(page.read_text() + "\nAnd 4,500 more.\n")
+    assert list(numbers.strays("page.md")) == ["line 6: 4,500 has no source in numbers.json"]
 
 
 def test_a_number_that_differs_from_its_source_is_told_of(page: Path) -> None:
