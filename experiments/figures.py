@@ -92,17 +92,18 @@ def numbers(tree: Any, path: str = "") -> Iterator[tuple[str, Number]]:
             yield from numbers(value, f"{path}.{index}")
 
 
-def outside(committed: Any, fresh: Any) -> tuple[int, list[str]]:
-    """How many numbers were compared, and those that are missing, or beyond both intervals' reach.
+def outside(committed: Any, fresh: Any) -> tuple[int, list[str], int]:
+    """How many numbers are committed, a line for each that a fresh one contradicts, and how many
+    have no fresh one.
 
     A fresh number agrees when its value is in the committed interval.
     """
-    found, held, lines = dict(numbers(fresh)), list(numbers(committed)), []
+    found, held, lines, missing = dict(numbers(fresh)), list(numbers(committed)), [], 0
     for path, old in held:
         new = found.get(path)
         if new is None:
-            lines.append(f"{path}: committed {old['value']:g}, not measured now")
+            missing += 1
         elif not old["low"] - 1e-9 <= new["value"] <= old["high"] + 1e-9:
             ends = f"{old['low']:g} to {old['high']:g}"
             lines.append(f"{path}: committed {old['value']:g} ({ends}), found {new['value']:g}")
-    return len(held), lines
+    return len(held), lines, missing

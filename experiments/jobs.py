@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sieve.config import Config
 
 RESULT = "result.json"
+# Settings that take what stands in $SIEVE_SHARED: tasks of reader-6m, and plain text.
+BESIDE = ("sst2", "trec", "ag_news", "sentiment", "text", "reader")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Job:
     def experiment(self) -> str:
         """The file of `conf/experiment`."""
         return "generalization" if self.claim == "transfer" else self.claim
+
+    @property
+    def shared(self) -> bool:
+        """Whether it takes models or data that do not come with Sieve."""
+        return any(value in BESIDE for _, value in self.settings)
 
     @property
     def lane(self) -> str:

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from experiments.figures import outside
 from experiments.jobs import Job, perform
 from experiments.pages import write_pages
+from experiments.running import SHARED
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -57,7 +58,7 @@ def main() -> None:
     )
     summaries = summarize(chosen, arguments.out)
     if arguments.adopt:
-        adopt(summaries)
+        adopt(summaries, arguments.out)
     strange = report(summaries)
     for line in failed:
         console.print(f"[red]failed[/red]  {line}", highlight=False)
@@ -72,6 +73,12 @@ def module(claim: str) -> Any:
 def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> list[str]:
     """Do the jobs that have no result; returns what failed, a line each."""
     jobs = list(dict.fromkeys(job for claim in claims for job in module(claim).jobs()))
+    if not SHARED.is_dir() and (beside := [job for job in jobs if job.shared]):
+        console.print(
+            f"{len(beside)} of {len(jobs)} runs take models and data of {SHARED}, which is not "
+            "there; set SIEVE_SHARED to its folder to have them too.", highlight=False,
+        )  # fmt: skip
+        jobs = [job for job in jobs if not job.shared]
     todo = [job for job in jobs if only in job.name and job.result(out) is None]
     lanes: dict[str, list[Job]] = {}
     for job in todo:
@@ -125,10 +132,16 @@ def summarize(claims: Sequence[str], out: Path) -> dict[str, Any]:
     return summaries
 
 
-def adopt(summaries: dict[str, Any]) -> None:
-    """Write figures and JSON to `experiments/results`, and tables into the page."""
+def adopt(summaries: dict[str, Any], out: Path) -> None:
+    """Write figures and JSON to `experiments/results`, and tables into the pages.
+
+    Of claims alone whose runs are all there.
+    """
     RESULTS.mkdir(exist_ok=True)
     for claim, summary in summaries.items():
+        if missing := sum(job.result(out) is None for job in module(claim).jobs()):
+            console.print(f"{claim:12}  not adopted: {missing} of its runs are missing")
+            continue
         (RESULTS / f"{claim}.json").write_text(json.dumps(summary, indent=1) + "\n")
         if hasattr(module(claim), "draw"):
             module(claim).draw(summary, RESULTS / f"{claim}.svg")
@@ -136,18 +149,21 @@ def adopt(summaries: dict[str, Any]) -> None:
 
 
 def report(summaries: dict[str, Any]) -> int:
-    """Say how many fresh numbers are within the committed intervals; returns how many are not."""
+    """Say how many fresh numbers are within the committed intervals; returns how many are not.
+
+    Those that were not measured now are counted apart.
+    """
     strange = 0
     for claim, summary in summaries.items():
         path = RESULTS / f"{claim}.json"
         if not path.exists():
             console.print(f"{claim:12}  nothing committed to compare with")
             continue
-        numbers, beyond = outside(json.loads(path.read_text()), summary)
+        numbers, beyond, missing = outside(json.loads(path.read_text()), summary)
         strange += len(beyond)
-        console.print(
-            f"{claim:12}  {numbers - len(beyond)} of {numbers} numbers within their interval"
-        )
+        within = f"{numbers - len(beyond) - missing} of {numbers - missing}"
+        left = f", {missing} not measured" if missing else ""
+        console.print(f"{claim:12}  {within} numbers within their interval{left}")
         for line in beyond:
             console.print(f"{'':12}  {line}", highlight=False)
     return strange
