@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sieve.config import Config
 
 RESULT = "result.json"
+WANDB = "SIEVE_EXPERIMENTS_WANDB"  # "true": runs are logged to Weights & Biases
 # Settings that take what stands in $SIEVE_SHARED: tasks of reader-6m, and plain text.
 BESIDE = ("sst2", "trec", "ag_news", "sentiment", "text", "reader")
 
@@ -71,16 +72,23 @@ class Job:
         """Where its result stands."""
         return out / self.claim / self.name
 
+    def path(self, out: Path) -> Path:
+        """The file of its result: of a search, that of the run which ends it."""
+        inside = "sweep/result" if self.kind == "sweep" else ""
+        return self.folder(out) / inside / RESULT
+
     def result(self, out: Path) -> dict[str, Any] | None:
         """What it found; None while it has not."""
-        path = self.folder(out) / RESULT
+        path = self.path(out)
         return json.loads(path.read_text()) if path.exists() else None
 
     def overrides(self, out: Path) -> list[str]:
         """The command line of the run, without where it writes."""
         given = [f"{key}={value}" for key, value in self.settings]
         if self.rows_of:
-            spent = json.loads((out / self.rows_of / RESULT).read_text())["search"]["examples"]
+            claim, _, rest = self.rows_of.partition("/")
+            first = Job(claim, tuple(("", part) for part in rest.split("-")), "sweep")
+            spent = json.loads(first.path(out).read_text())["search"]["examples"]
             given.append(f"search.examples={spent}")
         return [f"+experiment={self.experiment}", *given, *self.extra]
 
@@ -109,7 +117,9 @@ def perform(job: Job, out: Path) -> None:
             told = f"{job.claim}/{job.name}: {error}; see {folder / 'run.log'}"
             raise RuntimeError(told) from None
     took = {"seconds": time.monotonic() - start, "cpu_seconds": _cpu_seconds() - used}
-    path = folder / RESULT
+    path = job.path(out)
+    if not path.exists():
+        raise RuntimeError(f"{job.claim}/{job.name} left no {RESULT}; see {folder / 'run.log'}")
     result = json.loads(path.read_text()) | {"job": {k: round(v, 1) for k, v in took.items()}}
     write_json_atomic(path, result)
 
@@ -144,10 +154,8 @@ def _sweep(job: Job, out: Path) -> None:
         f"hydra.sweep.dir={folder}/sweep",
     ]  # fmt: skip
     done = subprocess.run(command, text=True, capture_output=True, check=False)
-    path = folder / "sweep" / "result" / RESULT
-    if done.returncode or not path.exists():
+    if done.returncode:
         raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    write_json_atomic(folder / RESULT, json.loads(path.read_text()))
 
 
 def _call(job: Job, out: Path) -> None:
@@ -167,7 +175,10 @@ def _cpu_seconds() -> float:
 
 
 def _places(out: Path) -> list[str]:
-    return ["logger.wandb=false", f"paths.cache_dir={(out / 'cache').absolute()}"]
+    return [
+        f"logger.wandb={os.environ.get(WANDB, 'false')}",
+        f"paths.cache_dir={(out / 'cache').absolute()}",
+    ]
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from experiments.figures import outside
-from experiments.jobs import Job, perform
+from experiments.jobs import WANDB, Job, perform
 from experiments.pages import write_pages
 from experiments.running import SHARED
 
@@ -45,12 +45,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="jobs whose name has this in it")
+    parser.add_argument("--wandb", action="store_true", help="log the runs to Weights & Biases")
     parser.add_argument("--summary", action="store_true", help="no runs")
     parser.add_argument("--adopt", action="store_true", help="commit to what was found")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.claims if name not in CLAIMS]:
         parser.error(f"there is no claim {unknown[0]!r}, expected some of {', '.join(CLAIMS)}.")
     chosen = arguments.claims or list(CLAIMS)
+    os.environ[WANDB] = str(arguments.wandb).lower()
     failed = (
         []
         if arguments.summary

@@ -12,6 +12,7 @@ CLAIM = "transfer"
 SMALL = (
     "calibration.tokens=25_000", "projection.rank_multiple=1", "projection.refit=false",
     "speed.enabled=false", "export=none", "task.max_rows.selection=300",
+    "logger.group=generalization",
 )  # fmt: skip
 ROWS = 500  # of each test split
 

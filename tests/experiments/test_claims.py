@@ -73,7 +73,7 @@ def test_the_runs_of_a_claim_compose(claim: str, tmp_path: Path) -> None:
 
 def test_a_run_that_is_to_spend_as_many_rows_as_another_says_so(tmp_path: Path) -> None:
     job = Job("kept", (("subject", "trec"), ("method", "random")), rows_of="adaptive/trec-.02")
-    folder = tmp_path / "adaptive/trec-.02"
+    folder = tmp_path / "adaptive/trec-.02/sweep/result"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"search": {"examples": 1234}}))
     assert job.overrides(tmp_path)[-1] == "search.examples=1234"
