@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 EPOCHS, PATIENCE = 60, 8
 RATES = (3e-3, 1e-3)
 HEAD = 32  # dimensions of an attention head
+STEP = 8  # between the widths that are tried
 
 
 @dataclass(frozen=True)
@@ -89,25 +90,27 @@ def distilled(given: Materials, parameters: int) -> dict[str, Any]:
 
 
 def fresh_model(backbone: Backbone, parameters: int, seed: int = 0) -> PreTrainedModel:
-    """A random model of the backbone's family and vocabulary, the widest of two layers that fits.
+    """A random model of the backbone's family and vocabulary with at most so many parameters.
 
-    Of one layer where two do not. RuntimeError where not even that does.
+    Of two layers, or one where two do not fit, as wide as fits, and its MLPs filled up to the rest.
+    RuntimeError where not even the narrowest fits.
     """
     torch.manual_seed(seed)
     for layers in (2, 1):
-        for width in range(backbone.model.config.hidden_size, 0, -HEAD):
-            model = _shaped(backbone, width, layers)
-            if count_parameters(model) <= parameters:
-                return model
+        for width in range(backbone.model.config.hidden_size, 0, -STEP):
+            model = _shaped(backbone, width, layers, math.ceil(2.7 * width))
+            if (room := parameters - count_parameters(model)) >= 0:
+                more = room // (3 * width * layers)
+                return _shaped(backbone, width, layers, math.ceil(2.7 * width) + more)
     raise RuntimeError(f"no model of this vocabulary has at most {parameters} parameters.")
 
 
-def _shaped(backbone: Backbone, width: int, layers: int) -> PreTrainedModel:
+def _shaped(backbone: Backbone, width: int, layers: int, intermediate: int) -> PreTrainedModel:
     config = AutoConfig.for_model(**backbone.model.config.to_dict())
     heads = max(1, width // HEAD)
     config.hidden_size, config.num_hidden_layers = width, layers
     config.num_attention_heads = config.num_key_value_heads = heads
-    config.head_dim, config.intermediate_size = width // heads, math.ceil(2.7 * width)
+    config.head_dim, config.intermediate_size = HEAD, intermediate
     config.dtype = torch.float32
     return AutoModelForCausalLM.from_config(config)
 

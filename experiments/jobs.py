@@ -80,7 +80,8 @@ class Job:
     def result(self, out: Path) -> dict[str, Any] | None:
         """What it found; None while it has not."""
         path = self.path(out)
-        return json.loads(path.read_text()) if path.exists() else None
+        found = json.loads(path.read_text()) if path.exists() else {}
+        return found if "job" in found else None  # Written last, when nothing failed.
 
     def overrides(self, out: Path) -> list[str]:
         """The command line of the run, without where it writes."""
@@ -89,7 +90,7 @@ class Job:
             claim, _, rest = self.rows_of.partition("/")
             first = Job(claim, tuple(("", part) for part in rest.split("-")), "sweep")
             spent = json.loads(first.path(out).read_text())["search"]["examples"]
-            given.append(f"search.examples={spent}")
+            given += [f"search.examples={spent}", "search.evaluations=5000"]
         return [f"+experiment={self.experiment}", *given, *self.extra]
 
 
@@ -109,6 +110,7 @@ def perform(job: Job, out: Path) -> None:
     """Do a job; RuntimeError with its last lines where it fails. Its output goes to run.log."""
     folder, start, used = job.folder(out), time.monotonic(), _cpu_seconds()
     folder.mkdir(parents=True, exist_ok=True)
+    _forget_peak()
     with (folder / "run.log").open("w") as log, _output_to(log.fileno()):
         try:
             _PERFORM[job.kind](job, out)
@@ -166,6 +168,12 @@ def _call(job: Job, out: Path) -> None:
 
 
 _PERFORM = {"run": _run, "sweep": _sweep, "call": _call}
+
+
+def _forget_peak() -> None:
+    """Let the peak of memory begin anew, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _cpu_seconds() -> float:

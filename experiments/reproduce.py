@@ -14,10 +14,11 @@ import importlib
 import json
 import multiprocessing
 import os
+import queue
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,40 +86,48 @@ def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> l
     lanes: dict[str, list[Job]] = {}
     for job in todo:
         lanes.setdefault(job.lane, []).append(job)
-    failed: list[str] = []
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    context = multiprocessing.get_context("spawn")
-    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     start = time.monotonic()
-    with Progress(*columns, console=console) as progress, context.Manager() as manager:
-        bar, done = progress.add_task("Runs", total=len(todo)), manager.Queue()
-        with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=4) as pool:
-            waiting: list[Future[None]] = [
-                pool.submit(_lane, lane, out, done) for lane in lanes.values()
-            ]
-            for _ in todo:
-                name, error, seconds = done.get()
-                progress.advance(bar)
-                progress.console.print(f"{seconds:6.0f} s  {name}", highlight=False)
-                if error:
-                    failed.append(error)
-            for future in as_completed(waiting):
-                future.result()
+    failed = _perform(list(lanes.values()), out, workers)
     if todo:
         minutes = (time.monotonic() - start) / 60
         console.print(f"{len(todo)} runs in {minutes:.1f} minutes, {workers} at a time.")
     return failed
 
 
-def _lane(jobs: Sequence[Job], out: Path, done: Any) -> None:
+def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[str]:
+    """Lanes side by side, in processes of their own; returns what failed, a line each."""
+    failed: list[str] = []
+    context, total = multiprocessing.get_context("spawn"), sum(map(len, lanes))
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as progress, context.Manager() as manager:
+        bar, told = progress.add_task("Runs", total=total), manager.Queue()
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            waiting = [pool.submit(_lane, lane, out, told) for lane in lanes]
+            while True:
+                over = all(future.done() for future in waiting)  # before the last look
+                try:
+                    name, error, seconds = told.get(timeout=1)
+                except queue.Empty:
+                    if over:
+                        break
+                    continue
+                progress.advance(bar)
+                progress.console.print(f"{seconds:6.0f} s  {name}", highlight=False)
+                failed += [error] if error else []
+        broken = [str(e) for future in waiting if (e := future.exception()) is not None]
+        return failed + list(dict.fromkeys(broken))
+
+
+def _lane(jobs: Sequence[Job], out: Path, told: Any) -> None:
     """Jobs that share a cache, one after the other; each is told of, failed or not."""
     for job in jobs:
         start, error = time.monotonic(), ""
         try:
             perform(job, out)
-        except RuntimeError as found:
+        except (RuntimeError, OSError) as found:
             error = str(found)
-        done.put((f"{job.claim}/{job.name}", error, time.monotonic() - start))
+        told.put((f"{job.claim}/{job.name}", error, time.monotonic() - start))
 
 
 def summarize(claims: Sequence[str], out: Path) -> dict[str, Any]:
