@@ -59,23 +59,28 @@ def geometric(ratios: Sequence[float]) -> Number:
     return number(float(np.exp(logs.mean())), low, high, digits=2)
 
 
-def kept(result: Mapping[str, Any]) -> Number:
-    """The kept fraction of a result, and the sizes that its selection rows do not tell from it.
+def pooled(numbers: Sequence[Number], digits: int = 4) -> Number:
+    """The mean of numbers that share their rows, so that it is no surer than each."""
+    ends = {end: float(np.mean([n[end] for n in numbers])) for end in ("value", "low", "high")}
+    return number(ends["value"], ends["low"], ends["high"], digits)
 
-    Of the genomes that the search has scored: from the smallest whose margin is above minus, to the
-    largest whose margin is below plus, 1.96 standard errors of the drop on as many rows.
+
+def kept(result: Mapping[str, Any]) -> Number:
+    """The kept fraction of a result, and the sizes that another draw of its rows could have chosen.
+
+    From the smallest genome that the search scored whose margin might have been positive, to the
+    largest whose margin might have been negative: within 1.96 standard errors, those of the rows
+    that a genome has lost (one at least) among as many.
     """
-    chosen = result["kept_fraction"]["prunable"]
-    if result["search"]["method"] == "genetic":
-        rows = (result["search"]["confirmation"] or {}).get("rows") or 1
-    else:
-        rows = max(point["examples_used"] for point in result["search"]["curve"])
-    found = result["drop"]
-    error = (found["high"] - found["low"]) / 3.92 * np.sqrt(result["examples"] / rows)
-    error = max(error, np.sqrt(result["tolerance"] / rows))
+    chosen, tolerance = result["kept_fraction"]["prunable"], result["tolerance"]
     points = [p for p in result["search"]["curve"] if p.get("whole", True)]
-    low = [p["kept_fraction"] for p in points if p["margin"] >= -1.96 * error]
-    high = [p["kept_fraction"] for p in points if p["margin"] <= 1.96 * error]
+    rows = max(point["examples_used"] for point in points)
+
+    def error(point: Mapping[str, Any]) -> float:
+        return float(np.sqrt(max(tolerance - point["margin"], 1 / rows) / rows))
+
+    low = [p["kept_fraction"] for p in points if p["margin"] >= -1.96 * error(p)]
+    high = [p["kept_fraction"] for p in points if p["margin"] <= 1.96 * error(p)]
     return number(chosen, min([*low, chosen]), max([*high, chosen]))
 
 

@@ -8,7 +8,7 @@ Recovery: each task is pruned to where it loses some 12 points, and further by h
 that where the test rows lost fewer than 5 or more than 20; then the same genome is trained by
 `recovery=lora` and by `recovery=full`. Quantization: each task is sieved at ε = .02 with
 the defaults, and its factors put in 8 bits. A line of JSON per run goes to `recovery.jsonl`; tables
-go to `README.md`.
+go to `longer.md`.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python -m experiments.search_summary
 
-Writes `searches.json`, `searches.svg` and the tables in `README.md` between their marks. A ratio is
+Writes `searches.json`, `searches.svg` and the tables in `longer.md` between their marks. A ratio is
 that of the means over tasks of what two searches kept, on the tasks and seeds that both have; its
 95 % interval is bootstrapped over tasks.
 """

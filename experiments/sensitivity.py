@@ -4,7 +4,7 @@
 
 Defaults without refit on three subjects, three seeds: calibration rows from 32 to 4,096 at the
 damping rule, and damping over eight orders of magnitude at 1,024 rows. Writes `sensitivity.json`
-and the tables in `README.md` between their marks.
+and the tables in `longer.md` between their marks.
 """
 
 import json

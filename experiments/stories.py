@@ -3,7 +3,7 @@
     python -m experiments.stories
 
 Greedy continuations by the dense model, by `output` (plain, uniform) and by the defaults without
-refit, of the same openings. Written to `README.md`.
+refit, of the same openings. Written to `longer.md`.
 """
 
 import torch

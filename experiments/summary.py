@@ -2,7 +2,7 @@
 
     python -m experiments.summary
 
-Writes `projections.json`, `projections.svg` and the table in `README.md` between its marks. What
+Writes `projections.json`, `projections.svg` and the table in `longer.md` between its marks. What
 counts is the smallest kept fraction whose accuracy on test rows is at most .02 below the dense
 model's; seeds choose the calibration rows. Intervals are bootstrapped over subjects.
 """

@@ -79,13 +79,16 @@ def contrast(
 
 
 def _without(bank: Bank, ordered: Sequence[Matrix], share: float, lowest_rank: int) -> Part:
-    taken, size = set[str](), 0
+    taken, covered, size = set[str](), set[str](), 0
     for gene in ordered:
         if size >= share * bank.size:
             break
+        if covered & set(gene.members or (gene.name,)):  # by a group, or by one of its members
+            continue
         taken.add(gene.name)
+        covered |= set(gene.members or (gene.name,))
         size += gene.size
     lowest = [bank.sizing.level(gene, lowest_rank) for gene in bank.genes]
     levels = [low if g.name in taken else 1.0 for g, low in zip(bank.genes, lowest, strict=True)]
     genome = genome_of_levels(bank, levels)
-    return Part(genome, len(taken), 1 - bank.kept_fraction(genome))
+    return Part(genome, len(covered), 1 - bank.kept_fraction(genome))

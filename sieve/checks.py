@@ -40,6 +40,31 @@ def check(config: Config) -> None:
         )
     if not config.model.path:
         raise ValueError("model.path is empty; choose model=... or set model.path=<directory>.")
+    _check_names(config)
+    _check_counts(config)
+    if stray := [key for key in config.trainer if key not in TRAINER_KEYS]:
+        raise ValueError(
+            f"trainer.{stray[0]} is not a setting of a run, expected one of "
+            f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
+            "calibration.tokens, for fewer rows task.max_rows."
+        )
+    if config.logger.artifact and config.export.format == "none":
+        raise ValueError(
+            "logger.artifact=true keeps the export, and export=none writes none; choose another "
+            "export, or set logger.artifact=false."
+        )
+    _check_projection(config)
+    _check_levels(config.search.levels)
+    if not (config.dry_run or config.inspect):
+        _check_job(config.search)
+    _check_search(config.search)
+    _check_quantization(config)
+    config.task.validate()
+    _check_others(config)
+
+
+def _check_names(config: Config) -> None:
+    """Settings that are one of some words."""
     for key, value, allowed in (
         ("model.dtype", config.model.dtype, DTYPES),
         ("projection.dtype", config.projection.dtype, DTYPES),
@@ -62,33 +87,6 @@ def check(config: Config) -> None:
     ):
         if value not in allowed:
             raise ValueError(f"{key} is {value!r}, expected one of {', '.join(allowed)}.")
-    _check_counts(config)
-    for key, size in (
-        ("projection.learning_rate", config.projection.learning_rate),
-        ("recovery.learning_rate", config.recovery.learning_rate),
-        ("recovery.max_norm", config.recovery.max_norm),
-    ):
-        if not 0 < size < math.inf:
-            raise ValueError(f"{key} is {size}, expected a number above 0.")
-    if stray := [key for key in config.trainer if key not in TRAINER_KEYS]:
-        raise ValueError(
-            f"trainer.{stray[0]} is not a setting of a run, expected one of "
-            f"{', '.join(TRAINER_KEYS[1:])}; for a dtype set model.dtype, for fewer tokens "
-            "calibration.tokens, for fewer rows task.max_rows."
-        )
-    if config.logger.artifact and config.export.format == "none":
-        raise ValueError(
-            "logger.artifact=true keeps the export, and export=none writes none; choose another "
-            "export, or set logger.artifact=false."
-        )
-    _check_projection(config)
-    _check_levels(config.search.levels)
-    if not (config.dry_run or config.inspect):
-        _check_job(config.search)
-    _check_search(config.search)
-    _check_quantization(config)
-    config.task.validate()
-    _check_others(config)
 
 
 def _check_others(config: Config) -> None:
@@ -127,6 +125,13 @@ def _check_counts(config: Config) -> None:
     ):
         if number < 1:
             raise ValueError(f"{key} is {number}, expected at least 1.")
+    for key, size in (
+        ("projection.learning_rate", config.projection.learning_rate),
+        ("recovery.learning_rate", config.recovery.learning_rate),
+        ("recovery.max_norm", config.recovery.max_norm),
+    ):
+        if not 0 < size < math.inf:
+            raise ValueError(f"{key} is {size}, expected a number above 0.")
 
 
 def _check_projection(config: Config) -> None:

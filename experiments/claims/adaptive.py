@@ -53,12 +53,12 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             "evaluations": result["search"]["evaluations"],
             "rows": result["search"]["examples"],
         }
-    shared = [e for e in found.values() if {"genetic", *LINES} <= e.keys()]
+    shared = [e for n, e in found.items() if n.endswith(".02") and {"genetic", *LINES} <= e.keys()]
     return {"searches": found, "ratio": {m: ratio(shared, m) for m in LINES if shared}}
 
 
 def ratio(entries: list[dict[str, Any]], method: str) -> dict[str, float]:
-    """What the genetic search keeps of another's, the geometric mean over subjects."""
+    """What the genetic search keeps of another's at ε = .02, the geometric mean over subjects."""
     return figures.geometric(
         [e["genetic"]["kept"]["value"] / e[method]["kept"]["value"] for e in entries]
     )

@@ -120,7 +120,9 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     """Accuracy against size, a panel per subject."""
     plain()
     figure, axes = pyplot.subplots(2, 3, figsize=(10, 5.6), layout="constrained", sharex=True)
-    for panel, subject in zip(axes.flat, kept.SUBJECTS, strict=True):
+    for panel in axes.flat[len(kept.SUBJECTS) :]:
+        panel.axis("off")
+    for panel, subject in zip(axes.flat, kept.SUBJECTS, strict=False):
         entry = summary["subjects"].get(subject)
         if not entry:
             continue
@@ -141,6 +143,6 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
         row[0].set_ylabel("accuracy on test rows")
     for panel in axes[-1]:
         panel.set_xlabel("kept, % of prunable parameters")
-    axes.flat[0].legend(frameon=False, fontsize=7)
+    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", frameon=False)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

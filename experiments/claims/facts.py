@@ -95,7 +95,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             "bits": round(bits, 1),
             "dense": figures.share(result["baseline"]["accuracy"], result["examples"]),
             "drop": figures.drop(result["drop"]),
-            "kept": kept,
+            "kept": kept,  # of the prunable ones; the embeddings stay dense, and may hold facts too
             "parameters": {end: round(value * size) for end, value in kept.items()},
             "bits_per_parameter": figures.number(
                 *(bits / (kept[end] * size) for end in ("value", "high", "low")), digits=5
@@ -104,6 +104,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
                 *(kept[end] * size * BITS / bits for end in ("value", "low", "high")), digits=1
             ),
             "model_parameters": result["parameters"]["model_kept"],
+            "times_floor_of_model": round(result["parameters"]["model_kept"] * BITS / bits),
         }
     return {"bits_per_parameter": BITS} | found | {
         "growth": {how: growth(list(found[how].values())) for how in found}
@@ -123,8 +124,9 @@ def growth(entries: list[dict[str, Any]]) -> dict[str, float]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per model."""
-    lines = ["| model | facts | bits | dense, % | drop, points | kept parameters | bits per kept "
-             "parameter | times the floor |", "|" + "---|" * 8]  # fmt: skip
+    lines = ["| model | facts | bits | dense, % | drop, points | kept of prunable | bits per kept "
+             "parameter | times the floor | all parameters | times the floor |",
+             "|" + "---|" * 10]  # fmt: skip
     labels = {"taught": "taught {} times the facts", "asked": "embedded, asked for {} of them"}
     for how, label in labels.items():
         for which, entry in summary.get(how, {}).items():
@@ -132,7 +134,8 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
                 f"| {label.format(which)} | {entry['facts']} | {entry['bits']:.0f} | "
                 f"{100 * entry['dense']['value']:.1f} | {100 * entry['drop']['value']:.1f} | "
                 f"{entry['parameters']['value']:,} | {entry['bits_per_parameter']['value']:.4f} | "
-                f"{entry['times_floor']['value']:.0f} |"
+                f"{entry['times_floor']['value']:.0f} | {entry['model_parameters']:,} | "
+                f"{entry['times_floor_of_model']:,} |"
             )
     return {CLAIM: "\n".join(lines)}
 

@@ -21,7 +21,7 @@ METHODS = {
     "paper": "the paper's, at its optimum, uniform",
     "loss_aware": "loss-aware, uniform",
     "sieve": "loss-aware, water-filled",
-    "refitted": "the same, refitted: the default",
+    "refitted": "loss-aware, water-filled, refitted",
 }
 OURS, PAPER = "refitted", "paper"
 HEAD = tuple(METHODS[method] for method in ("svd", "whitened", PAPER, OURS))  # shown in README

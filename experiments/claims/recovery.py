@@ -11,7 +11,6 @@ FORMS = {
     "none-none": "pruned", "none-int8": "pruned, 8 bits", "lora-none": "pruned, LoRA",
     "lora-int8": "pruned, LoRA, 8 bits",
 }  # fmt: skip
-FLOAT16 = 2  # bytes, of the dense weights that memory is compared with
 
 
 def jobs() -> list[Job]:

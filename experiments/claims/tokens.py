@@ -44,10 +44,10 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             tokens: {
                 "draws": len(found),
                 "tokens": round(float(np.mean([r["calibration"]["tokens"] for r in found]))),
-                "kept": figures.mean([figures.kept(r) for r in found]),
-                "drop": figures.mean([figures.drop(r["drop"]) for r in found]),
+                "kept": figures.pooled([figures.kept(r) for r in found]),
+                "drop": figures.pooled([figures.drop(r["drop"]) for r in found]),
                 "at": {
-                    f"{size:g}": figures.mean([figures.drop(_nearest(r, size)) for r in found])
+                    f"{size:g}": figures.pooled([figures.drop(_nearest(r, size)) for r in found])
                     for size in SIZES
                 },
                 "calibrate_s": figures.timed(

@@ -58,7 +58,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
         entry["summary"] = {
             place: {
                 "pairs": len(chosen),
-                "drop": figures.mean([cell["drop"] for cell in chosen]),
+                "drop": figures.pooled([cell["drop"] for cell in chosen]),
                 "within": sum(c["drop"]["value"] <= tolerance + 1e-9 for c in chosen),
                 "beyond": sum(c["drop"]["low"] > tolerance for c in chosen),
             }

@@ -35,10 +35,10 @@ def test_a_geometric_mean_of_equal_ratios_is_that_ratio() -> None:
     assert figures.geometric([1.0, 4.0])["value"] == 2.0
 
 
-def result(margins: dict[float, float], **search: Any) -> dict[str, Any]:
-    """A run whose search scored these sizes, with these margins, on 100 rows."""
+def result(margins: dict[float, float], rows: int, **search: Any) -> dict[str, Any]:
+    """A run whose search scored these sizes, with these margins, on so many rows."""
     points = [
-        {"kept_fraction": size, "margin": margin, "examples_used": 100}
+        {"kept_fraction": size, "margin": margin, "examples_used": rows}
         for size, margin in margins.items()
     ]
     return {
@@ -48,15 +48,24 @@ def result(margins: dict[float, float], **search: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_sizes_whose_margins_could_be_chance_are_within_the_interval() -> None:
-    margins = {0.9: 0.5, 0.4: 0.02, 0.2: 0.001, 0.1: -0.02, 0.05: -0.4}
-    assert figures.kept(result(margins)) == {"value": 0.2, "low": 0.1, "high": 0.4}
+def test_sizes_that_another_draw_could_have_chosen_are_within_the_interval() -> None:
+    margins = {0.9: 0.02, 0.4: 0.01, 0.2: 0.001, 0.1: -0.02, 0.05: -0.4}
+    assert figures.kept(result(margins, rows=300)) == {"value": 0.2, "low": 0.1, "high": 0.4}
+
+
+def test_a_genome_that_lost_nothing_is_not_taken_for_one_that_might_be_refused() -> None:
+    assert figures.kept(result({0.9: 0.02, 0.2: 0.02}, rows=300))["high"] == 0.2
 
 
 def test_more_rows_leave_less_to_chance() -> None:
-    margins = {0.4: 0.02, 0.2: 0.001, 0.1: -0.02}
-    genetic = result(margins, method="genetic", confirmation={"rows": 10_000})
-    assert figures.kept(genetic) == {"value": 0.2, "low": 0.2, "high": 0.2}
+    margins = {0.4: 0.01, 0.2: 0.001, 0.1: -0.02}
+    found = figures.kept(result(margins, rows=30_000))
+    assert found == {"value": 0.2, "low": 0.2, "high": 0.2}
+
+
+def test_numbers_of_the_same_rows_are_no_surer_together() -> None:
+    one = figures.number(0.1, 0.0, 0.2)
+    assert figures.pooled([one] * 4) == one
 
 
 def tree(value: float) -> dict[str, Any]:

@@ -157,9 +157,10 @@ def _verdict_rank(run: Run) -> Value:
     return None if kind == "unknown" else float(_ORDER.index(kind))
 
 
-def _tolerance(run: Run) -> str:
-    tolerance = points(look(run.result, "tolerance"))
-    return text(tolerance if tolerance == NOT_MEASURED else f"{tolerance} {unit(run.result)}")
+def tolerance(run: Run) -> str:
+    """ε in the unit of the metric, as HTML."""
+    found = points(look(run.result, "tolerance"))
+    return text(found if found == NOT_MEASURED else f"{found} {unit(run.result)}")
 
 
 def _at(path: str) -> Callable[[Run], Value]:
@@ -201,7 +202,7 @@ _IDENTITY = [
 _MEASURED = [
     Column("drop", "Drop, 95 % interval", _at("drop.point"), _drop_cell,
            hint="Dense minus pruned, in points; of a perplexity its rise in percent"),
-    Column("tolerance", "Tolerance", _at("tolerance"), _tolerance),
+    Column("tolerance", "Tolerance", _at("tolerance"), tolerance),
     Column("verdict", "Verdict", _verdict_rank, _verdict_cell, numeric=False,
            hint="The drop on the test split against the tolerance"),
     _number("prefill", "Prefill speed", "speed.prefill_ratio", times, "Pruned over dense"),

@@ -39,29 +39,36 @@ def key_figures(runs: Sequence[Run]) -> str:
 
 
 def needs(runs: Sequence[Run]) -> str:
-    """For each task and model the run within the tolerance that kept the least."""
-    best: dict[tuple[str, str], int] = {}
+    """For each task, model and tolerance the run that kept the least, of those within it."""
+    best: dict[tuple[str, str, float], int] = {}
     for index, run in enumerate(runs):
-        key = (str(look(run.result, "task")), cells.model(run))
+        tolerance = measure(run.result, "tolerance") or 0.0
+        key = (str(look(run.result, "task")), cells.model(run), tolerance)
         if _is_within(run) and (key not in best or _kept(run) < _kept(runs[best[key]])):
             best[key] = index
     rows = [
         [
             f'<a href="#run-{index}">{text(task)}</a> <small>{cells.how(runs[index])}</small>',
+            cells.tolerance(runs[index]),
             text(percent(_kept(runs[index]))),
             text(percent(look(runs[index].result, "kept_fraction.model"))),
             text(cells.scores(runs[index])),
             text(cells.drop(runs[index])),
         ]
-        for (task, _), index in sorted(best.items())
+        for (task, *_), index in sorted(best.items())
     ]
-    heads = ["Task", "Kept of prunable", "Of model", "Dense → pruned", "Drop"]
-    caption = "The run that kept the least of its parameters, of those within their tolerance"
+    heads = ["Task", "Tolerance", "Kept of prunable", "Of model", "Dense → pruned", "Drop"]
+    caption = (
+        "The run that kept the least, of those within their tolerance on test rows; the more runs "
+        "there are, the more it owes to these rows."
+    )
     if not rows:
         return ""
     table = html.table(heads, rows, caption, css="needs")
     if len(rows) > _ROOM:
-        table = f"<details><summary>{len(rows)} pairs of task and model</summary>{table}</details>"
+        table = (
+            f"<details><summary>{len(rows)} of task, model and tolerance</summary>{table}</details>"
+        )
     return html.section("needs", "What each task needs", table)
 
 
