@@ -19,7 +19,7 @@ from sieve.config import Config
 from sieve.costs.devices import Device
 from sieve.costs.plan import KEPT, Plan, Stage
 from sieve.costs.shape import Shape
-from sieve.costs.stages import calibrate, evaluate, export, fit, quantize, search
+from sieve.costs.stages import calibrate, curve, evaluate, export, fit, quantize, search
 from sieve.costs.training import recover, refit
 from sieve.device import GIB, find_device
 from sieve.inspection import build_without_weights, known_config
@@ -120,7 +120,7 @@ def _devices(config: Config) -> int:
 
 def stages_of(plan: Plan) -> list[Stage]:
     """The stages that a run goes through, in order."""
-    every = (calibrate, fit, search, refit, recover, quantize, evaluate, export)
+    every = (calibrate, fit, search, curve, refit, recover, quantize, evaluate, export)
     return [made for stage in every if (made := stage(plan)) is not None]
 
 

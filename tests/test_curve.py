@@ -49,6 +49,14 @@ def test_a_contrast_leaves_a_rank_where_no_matrix_may_go() -> None:
     assert {rank for rank in ranks.values() if rank is not None} == {1}
 
 
+def test_a_contrast_takes_a_group_or_its_members_but_not_both() -> None:
+    bank = banked(tiny_llama(), "loss_aware", storage="pivoted", joint=True)
+    assert bank.groups
+    rows = [{"name": g.name, "kept_fraction": i / 100} for i, g in enumerate(bank.genes)]
+    for part in contrast(bank, rows).values():
+        assert part.removed >= 0.9 * SHARE
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run that was asked for both."""

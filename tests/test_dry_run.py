@@ -183,6 +183,17 @@ def test_rows_without_a_tokenizer_are_counted(tmp_path):
     assert record["task"]["source"].startswith("rows counted, tokens guessed")
 
 
+def test_other_sizes_and_a_map_cost_their_passes_over_the_test_rows(tmp_path):
+    base = ("+task=almanac_medicine", "model=embedded", *CPU)
+    plain = dried(tmp_path, *base)
+    asked = dried(tmp_path, *base, "curve=[.5,.1]")
+    mapped = dried(tmp_path, *base, "search.bottlenecks=true")
+    assert all(row["stage"] != "curve" for row in plain["stages"])
+    for record in (asked, mapped):
+        assert stage(record, "curve")["rows"] == 3 * plain["task"]["rows"]["test"]
+    assert stage(mapped, "search")["rows"] > 2 * stage(plain, "search")["rows"]
+
+
 def test_another_task_is_evaluated_too(tmp_path):
     base = ("+task=almanac_medicine", "model=embedded", *CPU)
     alone = dried(tmp_path, *base)

@@ -7,7 +7,7 @@ genome that is dropped early, and when the best no longer improves.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sieve.config import SearchConfig
@@ -56,7 +56,24 @@ def line_length(shape: Shape, sizing: Sizing, search: SearchConfig, method: str)
 def search_evaluations(
     shape: Shape, sizing: Sizing, search: SearchConfig, rows: int, sweeper: Mapping[str, Any]
 ) -> Evaluations:
-    """What a search takes on `rows` selection rows; sweeper: the settings of a genetic one."""
+    """What a search takes on `rows` selection rows, its map of bottlenecks too.
+
+    sweeper: the settings of a genetic one.
+    """
+    found = _searched(shape, sizing, search, rows, sweeper)
+    if not search.bottlenecks:
+        return found
+    genes, seen = len(shape.matrices), rows - round(search.confirmation * rows)
+    return replace(
+        found,
+        rows=found.rows + 1.5 * genes * seen * SCORED["margin"],
+        most_rows=found.most_rows + 4 * genes * seen,
+    )
+
+
+def _searched(
+    shape: Shape, sizing: Sizing, search: SearchConfig, rows: int, sweeper: Mapping[str, Any]
+) -> Evaluations:
     held = round(search.confirmation * rows)
     seen = rows - held
     if search.method in ("uniform", "waterfill"):
@@ -101,13 +118,12 @@ def _genetic(
     seeds, seed_rows = _seeding(shape, sizing, search, seen)
     last = 0.0 if search.judge == "margin" else RESIZED + bisected(300)
     tried = TRIED * (seen + held) if held else 0
-    genes = len(shape.matrices) if search.bottlenecks else 0
     scored = SCORED[search.judge]
     return Evaluations(
         seeds + bred + last,
         seeds + at_most + last,
-        seed_rows + (scored * bred + last + 2) * seen + tried + 1.5 * genes * seen * scored,
-        seed_rows + (at_most + last + 2) * seen + search.candidates * held + 4 * genes * seen,
+        seed_rows + (scored * bred + last + 2) * seen + tried,
+        seed_rows + (at_most + last + 2) * seen + search.candidates * held,
         f"population {population:,}, {generations} of at most {most or 'any'} generations",
     )
 

@@ -204,6 +204,22 @@ def evaluate(plan: Plan) -> Stage:
     )  # fmt: skip
 
 
+def curve(plan: Plan) -> Stage | None:
+    """Other sizes on the test rows, and a model without its bottlenecks; None where unasked."""
+    config = plan.config
+    mapped = [1.0, 1.0] if config.search.bottlenecks else []
+    sizes = [*config.curve, *mapped]
+    if not sizes:
+        return None
+    examples = plan.lengths.rows["test"]
+    found = [scoring(plan, plan.lengths, examples, fraction) for fraction in (1.0, *sizes)]
+    return Stage(
+        "curve", sum(flops for flops, _ in found), sum(seconds for _, seconds in found),
+        (plan.weights, plan.factors(), plan.held_bank, *scoring_parts(plan, plan.lengths)),
+        tokens=len(found) * plan.lengths.scoring(examples).tokens, rows=len(found) * examples,
+    )  # fmt: skip
+
+
 def _held_share(plan: Plan) -> float:
     """Of the bank's factors, those that the chosen genome's bank still holds."""
     config = plan.config

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from sieve.artifacts import write_text_atomic
-from sieve.report import html, sections
+from sieve.report import html, sections, sizes_section
 from sieve.report.data_section import data
 from sieve.report.figures import figures
 from sieve.report.html import text
@@ -133,10 +133,16 @@ def _main(result: Mapping[str, Any], plots: Mapping[str, go.Figure]) -> str:
             plot("accuracy_curve"),
             plot("accuracy_front"),
             plot("divergence_front"),
+            sizes_section.other_sizes(result),
         ),
         search(result, plot("generations")),
         html.section("kept", "Where the parameters stayed", plot("kept_heatmap")),
-        html.section("bottlenecks", "The bottleneck map", plot("bottlenecks")),
+        html.section(
+            "bottlenecks",
+            "The bottleneck map",
+            plot("bottlenecks"),
+            sizes_section.without_bottlenecks(result),
+        ),
         html.section("spectrum", "How many directions are in use", plot("spectrum")),
         html.section(
             "sizes",

@@ -33,10 +33,11 @@ STAGES = {
     "calibrate": "Calibrate: moments of the dense model",
     "fit": "Fit: factors of every rank",
     "search": "Search: which rank where",
+    "curve": "Curve: other sizes on the test split",
     "refit": "Refit: on what the pruned model sees",
     "recover": "Recover: fine-tune the factors",
     "quantize": "Quantize",
-    "evaluate": "Evaluate: the test split, once",
+    "evaluate": "Evaluate: the test split",
     "export": "Export: the model directory",
     "report": "Report",
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from plotly.offline import get_plotlyjs
+from results import full_result
 
 from sieve.report import answer_sentence, write_report
 from sieve.report.page import render_page
@@ -264,3 +265,18 @@ def test_the_report_says_what_an_exported_graph_scores(result: Result) -> None:
     result["export"] = {"format": "onnx_int8", "accuracy": 0.795}
     page = render_page(result).replace("&nbsp;", " ")
     assert "<dt>Accuracy, exported graph</dt><dd>79.5 %</dd>" in page
+
+
+def test_sizes_that_nobody_chose_and_a_model_without_its_bottlenecks_are_shown() -> None:
+    result = full_result()
+    drop = {"point": 0.057, "low": 0.04, "high": 0.07}
+    point = {"kept_fraction": 0.1, "accuracy": 0.75, "drop": drop}
+    result["curve"] = [point]
+    result["contrast"] = {
+        "bottlenecks": point | {"matrices": 3, "removed": 0.26},
+        "others": point | {"matrices": 9, "removed": 0.25, "accuracy": 0.8},
+    }
+    page = render_page(result)
+    assert "10.0&nbsp;%" in page and "4.0 to 7.0" in page
+    assert "without those that need most" in page and "26.0&nbsp;%" in page
+    assert "nothing was chosen by it" not in render_page(full_result())
