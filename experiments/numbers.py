@@ -5,7 +5,8 @@
 Tables between marks are written from committed JSON, and a test writes them again. Every other
 number of the prose has an entry in `numbers.json`: a measured one names a JSON file, the keys of
 its numbers in order, and how they are shown; a stated one (a setting, a size) names a file of the
-repository and the text there that says it. Commands, names in code type and links are no prose.
+repository and the text there that says it. Commands, names in code type and links are no prose;
+numbers in words are not looked for.
 """
 
 import json
@@ -22,8 +23,8 @@ NUMERAL = re.compile(r"(?<![\w.])[-+−]?\.?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
 NO_PROSE = (
     r"<!-- (?P<mark>[\w-]+) -->.*?<!-- /(?P=mark) -->",  # a table that is written from JSON
     r"```.*?```",
-    r"^(?: {4}|\t).*?$",  # commands
-    r"`[^`]*`",
+    r"(?<=\n\n)(?: {4}[^\n]*\n)+",  # commands
+    r"`(?:[^`\n]|\n(?!\n))*`",
     r"\]\([^)]*\)",
     r"<img[^>]*>",
     r"\b8[ -]bits?\b|\b3-D\b|arXiv:[\d.]+|Apache-2.0",  # names

@@ -16,8 +16,13 @@ PAGES = (FOLDER.parent / "README.md", FOLDER / "README.md")
 
 
 def write_pages() -> None:
-    """Put the tables of all committed results into the pages; each has its place on one."""
+    """Put the tables of all committed results into the pages; each has its place on one.
+
+    Raises ValueError where one has none.
+    """
     found = tables()
+    if strays := [n for n in found if all(f"<!-- {n} -->" not in p.read_text() for p in PAGES)]:
+        raise ValueError(f"no page has a place for the table {strays[0]}.")
     for page in PAGES:
         text = page.read_text()
         page.write_text(filled(text, {n: t for n, t in found.items() if f"<!-- {n} -->" in text}))

@@ -1,5 +1,6 @@
 """Every number of README and of the results page is that of a committed file."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -15,7 +16,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_tables_are_those_of_the_committed_results(page: Path) -> None:
     text = page.read_text()
     own = {name: table for name, table in tables().items() if f"<!-- {name} -->" in text}
-    assert own and filled(text, own) == text
+    assert filled(text, own) == text
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_figure_of_a_result_can_be_drawn(path: Path, tmp_path: Path) -> None:
+    claim = importlib.import_module(f"experiments.claims.{path.stem}")
+    if not hasattr(claim, "draw"):
+        return
+    claim.draw(json.loads(path.read_text()), tmp_path / "figure.svg")
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
 
 
 def test_every_result_has_its_place_on_a_page() -> None:
@@ -55,6 +65,12 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_numbers_are_found_across_lines_and_commands_are_no_prose(page: Path) -> None:
     assert list(numbers.strays("page.md")) == list(numbers.differing("page.md")) == []
+
+
+@pytest.mark.parametrize("text", ["- a list\n    of 77 things\n", "a ` b 78\n\nc ` d\n"])
+def test_what_only_looks_like_a_command_or_a_name_is_prose(page: Path, text: str) -> None:
+    page.write_text(text)
+    assert len(list(numbers.strays("page.md"))) == 1
 
 
 def test_a_number_without_a_source_is_told_of(page: Path) -> None:
