@@ -107,7 +107,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             "times_floor_of_model": round(result["parameters"]["model_kept"] * BITS / bits),
         }
     return {"bits_per_parameter": BITS} | found | {
-        "growth": {how: growth(list(found[how].values())) for how in found}
+        "growth": {how: growth(list(es.values())) for how, es in found.items() if len(es) > 1}
     }  # fmt: skip
 
 
