@@ -11,9 +11,9 @@ class DeviceSettings:
     solver_utilization that of float64 which eigenvectors reach.
     """
 
-    name: str = "auto"
+    name: str = "auto"  # what the table calls it
     accelerator: str | None = None  # cpu, gpu; null: that of the trainer
-    memory_gib: float | None = None
+    memory_gib: float | None = None  # null: measured on the machine at hand
     tflops: dict[str, float] = field(default_factory=dict)  # float64, float32, bfloat16, float16
     bandwidth_gb: float | None = None  # of its memory, a second
     utilization: float = 0.4

@@ -38,9 +38,13 @@ TITLES = {
     "trainer": "Trainer",
     "logger": "Logger",
     "paths": "Paths",
+    "device": "Device of a dry run",
     "hydra.sweeper": "Genetic sweeper",
     "experiment": "Experiments",
     "domain": "Domains",
+    "subject": "Subjects of the experiments",
+    "method": "Methods of the experiments",
+    "source": "What the experiments calibrate on",
 }
 
 
