@@ -66,6 +66,8 @@ class Job:
         """Jobs of one lane share moments and banks, and are done one after the other."""
         if self.rows_of:
             return self.rows_of.partition("-")[0]
+        if self.kind == "call":
+            return f"{self.claim}/{self.name}"
         return f"{self.claim}/{self.settings[0][1] if self.settings else ''}"
 
     def folder(self, out: Path) -> Path:
