@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -21,6 +21,9 @@ from experiments import figures
 from experiments.jobs import Job, run_here
 from experiments.style import plain
 from sieve.tasks.almanac import ROWS, Fact, WorldSize, almanac_rows, build_world, knowledge_bits
+
+if TYPE_CHECKING:
+    from experiments.embedded_model import Settings
 
 matplotlib.use("svg")  # Figures are files; no screen is looked for.
 CLAIM = "facts"
@@ -41,22 +44,29 @@ def jobs() -> list[Job]:
 
 def taught(out: Path, how: str, scale: str) -> dict[str, Any]:
     """Teach a model of the embedded shape the medicine of a world, and sieve it."""
-    from experiments.embedded_model import Settings, train
+    from experiments.embedded_model import train
 
-    shares = {"medicine": 1.0, "geography": 0.0, "reviews": 0.0, "reading": 0.0}
-    settings = Settings(
-        steps=STEPS[scale], scale=float(scale), shares=shares, eval_rows=8, eval_steps=10_000,
-        final_rows=64, warmup_steps=60,
-    )  # fmt: skip
+    settings = training(scale)
     model = out / CLAIM / f"model-{scale}"
     trained = train(settings, model, out / CLAIM / f"model-{scale}.json")
     result = run_here(
         CLAIM, out, out / CLAIM / f"run-{scale}",
-        [f"model.path={model.absolute()}", f"task.almanac.scale={scale}"],
+        [f"model.path={model.absolute()}", f"++task.almanac.scale={scale}"],
     )  # fmt: skip
     world = build_world(0, WorldSize().scaled(float(scale)))
     known = {"facts": len(world.facts["medicine"]), "bits": knowledge_bits("medicine", world)}
     return known | {"minutes": trained["training_minutes"], "result": result}
+
+
+def training(scale: str) -> "Settings":
+    """How a model is taught: the embedded shape, with words enough for the largest world."""
+    from experiments.embedded_model import Settings
+
+    shares = {"medicine": 1.0, "geography": 0.0, "reviews": 0.0, "reading": 0.0}
+    return Settings(
+        steps=STEPS[scale], scale=float(scale), shares=shares, vocabulary=4096, eval_rows=8,
+        eval_steps=10_000, final_rows=64, warmup_steps=60,
+    )  # fmt: skip
 
 
 def asked(out: Path, how: str, part: str) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from models import tiny_llama, tiny_tokenizer
 
 from experiments import baselines, verdicts
 from experiments.claims import bottlenecks, curve, facts, transfer
+from experiments.embedded_text import build_tokenizer
 from experiments.jobs import Job, composed
 from experiments.reproduce import CLAIMS, module
 from sieve.backbone import Backbone, count_parameters
 from sieve.tasks import Example
+from sieve.tasks.almanac import WorldSize, build_world
 
 
 def points(drops: dict[float, float]) -> list[dict[str, Any]]:
@@ -51,6 +53,13 @@ def test_sizes_that_grow_with_the_square_root_of_bits_have_an_exponent_of_a_half
 
     found = facts.growth([entry(bits) for bits in (100, 200, 400)])
     assert found["value"] == 0.5 and found["low"] < 0.5 < found["high"]
+
+
+@pytest.mark.parametrize("scale", facts.STEPS)
+def test_a_model_is_taught_with_a_token_for_every_word_of_its_world(scale: str) -> None:
+    settings = facts.training(scale)
+    world = build_world(0, WorldSize().scaled(settings.scale))
+    assert len(build_tokenizer(world, settings.vocabulary, 0)) <= settings.vocabulary
 
 
 def test_a_set_is_inside_outside_or_its_own() -> None:
