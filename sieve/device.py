@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -46,8 +47,8 @@ def find_device(settings: DeviceSettings, accelerator: str, dtypes: set[str]) ->
     return _measured(settings, kind, dtypes)
 
 
-def _stated(settings: DeviceSettings, kind: str, **measured: object) -> Device:
-    values = {
+def _stated(settings: DeviceSettings, kind: str, **measured: Any) -> Device:
+    values: dict[str, Any] = {
         "name": settings.name,
         "memory": (settings.memory_gib or 0) * GIB,
         "flops": {name: rate * 1e12 for name, rate in settings.tflops.items()},
@@ -61,8 +62,7 @@ def _stated(settings: DeviceSettings, kind: str, **measured: object) -> Device:
         "local": kind == "cpu",
         "notes": ("by its data sheet",),
     }
-    made: Device = Device(**(values | measured))  # type: ignore[arg-type]
-    return made
+    return Device(**(values | measured))
 
 
 def _measured(settings: DeviceSettings, kind: str, dtypes: set[str]) -> Device:

@@ -40,7 +40,9 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """The screen, as a block of code."""
     from sieve.report import closing_table
 
-    console = Console(file=io.StringIO(), width=WIDTH, force_terminal=False)
-    console.print(closing_table(summary["result"], {}))
-    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    return {CLAIM: "\n".join(f"    {line}".rstrip() for line in lines).strip("\n")}
+    screen = io.StringIO()
+    Console(file=screen, width=WIDTH, force_terminal=False).print(
+        closing_table(summary["result"], {})
+    )
+    lines = [f"    {line}".rstrip() for line in screen.getvalue().splitlines()]
+    return {CLAIM: "\n".join(lines).strip("\n")}

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-matplotlib.use("svg")
-
-from matplotlib import pyplot as plt  # noqa: E402  after the backend
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+matplotlib.use("svg")  # Figures are files; no screen is looked for.
 
 # Placeholders: name of the custom property -> a colour that nothing else has.
 COLOURS = {
