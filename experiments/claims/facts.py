@@ -133,7 +133,7 @@ def growth(entries: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """A row per model."""
+    """A row per model, and how kept parameters grow with the bits."""
     lines = ["| model | facts | bits | dense, % | drop, points | kept of prunable | bits per kept "
              "parameter | times the floor | all parameters | times the floor |",
              "|" + "---|" * 10]  # fmt: skip
@@ -147,7 +147,19 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
                 f"{entry['times_floor']['value']:.0f} | {entry['model_parameters']:,} | "
                 f"{entry['times_floor_of_model']:,} |"
             )
-    return {CLAIM: "\n".join(lines)}
+    return {CLAIM: "\n".join([*lines, *_reading(summary.get("growth", {}))])}
+
+
+def _reading(growths: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What the exponents of growth say, a sentence each."""
+    models = {"taught": "Of models taught more facts", "asked": "Of one model asked for more facts"}
+    said = [
+        f"{models[how]}, kept parameters grow as the power {g['value']:.2f} of the bits "
+        f"({g['low']:.2f} to {g['high']:.2f})."
+        for how, g in growths.items()
+    ]
+    end = "Where they were knowledge alone, the power would be 1."
+    return ["", " ".join([*said, end])] if said else []
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:
