@@ -235,12 +235,10 @@ def _digest(factors: BankFactors) -> str:
 
 
 def stored(factors: Factors, dtype: torch.dtype, name: str) -> BankFactors:
-    """Factors rounded for storage; ValueError when a number does not fit the dtype."""
-    offset = None if factors.offset is None else factors.offset.float().cpu()
-    stored = BankFactors(
-        factors.u.to("cpu", dtype), factors.v.to("cpu", dtype), factors.energy.float().cpu(),
-        factors.mean.to("cpu", dtype).float(), offset,
-    )  # fmt: skip
-    if not all(torch.isfinite(part).all() for part in (stored.u, stored.v, stored.mean)):
+    """Factors rounded for storage, on the CPU; ValueError when a number does not fit the dtype."""
+    u, v, mean = (part.to(dtype) for part in (factors.u, factors.v, factors.mean))
+    if not all(torch.isfinite(part).all() for part in (u, v, mean)):  # Where they were solved.
         raise ValueError(f"{name}: factors do not fit {dtype}; set projection.dtype=float32.")
-    return stored
+    offset = None if factors.offset is None else factors.offset.float().cpu()
+    energy = factors.energy.float().cpu()
+    return BankFactors(u.cpu(), v.cpu(), energy, mean.float().cpu(), offset)
