@@ -2,6 +2,8 @@
 
     python -m experiments.large                                       # on a GPU of 80 GB or more
     python -m experiments.large --layers 2 --width 256 --device cpu   # a look at how it runs
+    python -m experiments.large --stream DIR --device cpu --layers 24 --width 2048 --tokens 2048 \
+        --batch-tokens 512 --vocabulary 32000   # 1.3B parameters, one block in memory at a time
 
 Random weights cost what trained ones do; what they keep says nothing. Logged as one JSON object:
 seconds of a plain forward pass over the tokens, of calibration (loss-aware: forwards, backwards,
@@ -11,18 +13,24 @@ both second moments) and of the fit of all ranks of every matrix, and the device
 import argparse
 import json
 import logging
+import multiprocessing
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import sieve
 from sieve.backbone import forward
+from sieve.bank import Bank, Solver, finish, fit_blocks, unfinished
 from sieve.batches import as_inputs
+from sieve.blocks import BlockModel
+from sieve.checkpoint import Checkpoint
 from sieve.memory import peak_memory_mib
+from sieve.streaming import stream
 
 ROW = 512  # tokens of a row
 log = logging.getLogger(__name__)
@@ -38,19 +46,23 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--projection", default="loss_aware")
-    arguments = parser.parse_args()
+    parser.add_argument("--vocabulary", type=int, default=128_256)
+    parser.add_argument("--stream", type=Path, help="a folder for weights, moments and bank")
+    arguments = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    log.info(json.dumps(measure(**vars(arguments)), indent=2))
+    folder = arguments.pop("stream")
+    found = measure(**arguments) if folder is None else measure_stream(folder, **arguments)
+    log.info(json.dumps(found, indent=2))
 
 
 def measure(
     layers: int, width: int, tokens: int, batch_tokens: int, device: str, dtype: str,
-    projection: str,
+    projection: str, vocabulary: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Seconds and peaks of each part; the model stands on the device throughout."""
     place = torch.device(device)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
-    model = random_llama(layers, width, place, getattr(torch, dtype))
+    model = random_llama(layers, width, place, getattr(torch, dtype), vocabulary)
     batches = random_batches(tokens, batch_tokens, model.config.vocab_size, place)
     log.info("%s: %d parameters", name, sum(p.numel() for p in model.parameters()))
     with torch.inference_mode():
@@ -81,6 +93,94 @@ def measure(
         "calibrate_and_fit_seconds": round(spent, 1),
         "share_of_plain_forward": round(parts["forward"]["seconds"] / spent, 3),
     }  # fmt: skip
+
+
+def measure_stream(
+    folder: Path, layers: int, width: int, tokens: int, batch_tokens: int, device: str, dtype: str,
+    projection: str, vocabulary: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The same in a process of its own, from weights in bfloat16 in a folder; and the bank opened.
+
+    opened: seconds until the bank stands open; materialised: bytes that one genome has read of it.
+    """
+    weights = folder / "model"
+    if not (weights / "config.json").is_file():
+        model = random_llama(layers, width, torch.device("cpu"), torch.bfloat16, vocabulary)
+        model.save_pretrained(weights, max_shard_size="500MB")
+        del model
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    given = (folder, tokens, batch_tokens, device, dtype, projection, queue)
+    process = context.Process(target=_stream, args=given)
+    process.start()
+    found: dict[str, Any] = queue.get()
+    process.join()
+    again = context.Process(target=_open, args=(folder / "bank", queue))
+    again.start()
+    opened: dict[str, Any] = queue.get()
+    again.join()
+    return found | {"bank": opened}
+
+
+def _stream(
+    folder: Path, tokens: int, batch_tokens: int, device: str, dtype: str, projection: str,
+    queue: Any,
+) -> None:  # fmt: skip
+    """Calibrate and fit with one block in memory; puts what was measured."""
+    place, config = torch.device(device), AutoConfig.from_pretrained(folder / "model")
+    started = peak_memory_mib(torch.device("cpu"))
+    blocks = BlockModel(
+        lambda: AutoModelForCausalLM.from_config(config).eval(),
+        Checkpoint(folder / "model", "model"), place, getattr(torch, dtype),
+    )  # fmt: skip
+    batches = random_batches(tokens, batch_tokens, config.vocab_size, torch.device("cpu"))
+    parts: dict[str, Any] = {}
+    start = time.perf_counter()
+    moments = stream(blocks, batches, folder / "moments", projection)
+    parts["calibrate"] = {"seconds": round(time.perf_counter() - start, 1)}
+    start = time.perf_counter()
+    solver = Solver(
+        blocks.model, moments, projection, "pivoted", 16, torch.bfloat16, device=place,
+        known=blocks.matrices,
+    )  # fmt: skip
+    fit_blocks(solver, folder / "bank", "random", unfinished(solver, folder / "bank"),
+               loaded=blocks.loaded)  # fmt: skip
+    finish(solver, folder / "bank")
+    parts["fit"] = {"seconds": round(time.perf_counter() - start, 1)}
+    queue.put({
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+        "torch": torch.__version__, "strategy": "stream", "dtype": dtype,
+        "layers": config.num_hidden_layers, "width": config.hidden_size,
+        "parameters": sum(p.numel() for p in blocks.model.parameters()),
+        "tokens": tokens, "batch_tokens": batch_tokens, "projection": projection, "parts": parts,
+        "host_peak_mib": round(peak_memory_mib(torch.device("cpu"))),
+        "host_before_mib": round(started),
+        "device_peak_mib": round(peak_memory_mib(place)),
+    })  # fmt: skip
+
+
+def _open(folder: Path, queue: Any) -> None:
+    """Open a bank and read what one genome needs of it."""
+    start = time.perf_counter()
+    bank = Bank.load(folder)
+    seconds = time.perf_counter() - start
+    before = _file_bytes()
+    for matrix in bank.matrices:
+        rank = bank.sizing.rank(matrix, 0.05) or 0
+        cut = bank.factors[matrix.name].cut(rank)
+        cut.u.float().sum(), cut.v.float().sum()
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    queue.put({
+        "gib": round(size / 2**30, 2), "opened_seconds": round(seconds, 3), "level": 0.05,
+        "read_share": round((_file_bytes() - before) / size, 4),
+    })  # fmt: skip
+
+
+def _file_bytes() -> int:
+    """Bytes of mapped files that are in this process's memory (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("RssFile"))
+    return int(line.split()[1]) * 1024
 
 
 def random_llama(

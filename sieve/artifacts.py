@@ -141,6 +141,10 @@ class Cache:
         """Where the artifact of `stage` with fingerprint `key` stands or will stand."""
         return self.root / f"{stage}-{key}.{suffix}"
 
+    def folder(self, stage: str, key: str) -> Path:
+        """Where an artifact of several files stands; its maker says when it is whole."""
+        return self.root / f"{stage}-{key}"
+
     def prepare(self) -> None:
         """Create the folder and see that it can be written; ValueError otherwise."""
         try:

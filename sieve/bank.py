@@ -5,46 +5,35 @@ is cut at the break-even rank: the bank weighs what the dense weights weigh.
 """
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sieve.artifacts import fingerprint, written_beside
+from sieve.artifacts import fingerprint
+from sieve.bank_files import FORMAT, BankFactors, header_of, read_bank, write_bank, write_index
 from sieve.genome import Genome, Sizing, get_storage, in_use, kept_fraction, kept_parameters
-from sieve.matrices import Matrix, dense_weight, find_matrices, siblings
+from sieve.matrices import Matrix, block_of, dense_weight, find_matrices, siblings
 from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
 from sieve.projections.joint import stacked
 
-FORMAT = 2
+__all__ = ["FORMAT", "Bank", "BankFactors", "Solver", "fit", "fit_blocks", "stored"]
 INDEX_BYTES = torch.int32.itemsize
-
-
-@dataclass(frozen=True)
-class BankFactors(Factors):
-    """Factors as a bank stores them: u, v in the storage dtype, the rest in float32."""
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "BankFactors":
-        """The factors on a device and in the dtype a model computes in."""
-        offset = None if self.offset is None else self.offset.to(device, dtype)
-        return BankFactors(
-            self.u.to(device, dtype), self.v.to(device, dtype),
-            self.energy, self.mean.to(device, dtype), offset,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Bank:
     """Factors of every prunable matrix, how they are sized, and the key that genomes name."""
 
-    factors: dict[str, BankFactors]
+    factors: Mapping[str, BankFactors]
     matrices: list[Matrix]
     sizing: Sizing
     projection: str
@@ -105,58 +94,95 @@ class Bank:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        tensors: dict[str, Tensor] = {}
-        for name, factors in self.factors.items():
-            for part in ("u", "v", "energy", "mean", "offset"):
-                tensor = getattr(factors, part)
-                if tensor is not None:
-                    tensors[f"{name}|{part}"] = tensor.cpu().contiguous()
-        header = {
-            "format": FORMAT,
-            "matrices": [asdict(matrix) for matrix in self.genes],
-            "sizing": asdict(self.sizing),
-            "projection": self.projection,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "fingerprint": self.fingerprint,
-        }
-        with written_beside(path) as partial:
-            save_file(tensors, partial, metadata={"sieve_bank": json.dumps(header)})
+        header = header_of(self.genes, self.sizing, self.projection, self.dtype, self.fingerprint)
+        write_bank(path, self.factors, header)
 
     @classmethod
     def load(cls, path: Path) -> "Bank":
-        """Read what `save` wrote; ValueError when the file is damaged or something else."""
+        """Open what `save` or `fit_blocks` wrote; numbers are read once they are used.
+
+        Raises ValueError when a file is damaged or something else.
+        """
+        header, genes, factors = read_bank(Path(path))
+        matrices, groups = ([m for m in genes if bool(m.members) == k] for k in (False, True))
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("sieve_bank", "null"))
-                if not header or header["format"] != FORMAT:
-                    raise ValueError(f"{path} holds no bank; delete it and run again.")
-                held = {key: file.get_tensor(key) for key in file.keys()}
-                genes = [
-                    Matrix(**entry | {"members": tuple(entry["members"])})
-                    for entry in header["matrices"]
-                ]
-                factors = {
-                    m.name: BankFactors(
-                        held[f"{m.name}|u"],
-                        held[f"{m.name}|v"],
-                        held[f"{m.name}|energy"],
-                        held[f"{m.name}|mean"],
-                        held.get(f"{m.name}|offset"),
-                    )
-                    for m in genes
-                }
-                matrices, groups = (
-                    [m for m in genes if bool(m.members) == k] for k in (False, True)
-                )
-                return cls(
-                    factors, matrices, Sizing(**header["sizing"]), header["projection"],
-                    getattr(torch, header["dtype"]), header["fingerprint"], groups,
-                )  # fmt: skip
-        except (SafetensorError, KeyError, TypeError, AttributeError) as error:
+            sizing, dtype = Sizing(**header["sizing"]), getattr(torch, header["dtype"])
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
+        return cls(
+            factors, matrices, sizing, header["projection"], dtype, header["fingerprint"], groups
+        )
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Solver:
+    """Solves matrices of `model` for every rank at once, in closed form; see `fit` for the options.
+
+    device: where, by default the model's; known: its matrices, by default found by a pass.
+    Raises ValueError for an unknown projection or storage, or one that has no closed form.
+    """
+
+    model: PreTrainedModel
+    moments: MomentSource
+    projection: str = "output"
+    storage: str = "plain"
+    rank_multiple: int = 1
+    dtype: torch.dtype | None = None
+    damping: float | None = None
+    prune_head: bool = False
+    joint: bool = False
+    device: torch.device | None = None
+    known: Sequence[Matrix] | None = None
+
+    def __post_init__(self) -> None:
+        if get_projection(self.projection).learned:
+            raise ValueError(
+                f"{self.projection} has no closed form; see `learn` and `learned_bank` of "
+                "sieve.learning."
+            )
+        get_storage(self.storage)
+
+    @cached_property
+    def matrices(self) -> list[Matrix]:
+        """The prunable matrices of the model."""
+        return list(self.known or find_matrices(self.model, self.prune_head))
+
+    @cached_property
+    def groups(self) -> list[Matrix]:
+        """Siblings that may share one V."""
+        return siblings([m for m in self.matrices if m.layer is not None]) if self.joint else []
+
+    @property
+    def sizing(self) -> Sizing:
+        """How ranks are counted, whatever the projection."""
+        return Sizing(self.storage, self.rank_multiple, fits_bias=False)
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """What factors are rounded to."""
+        return self.dtype or self.model.dtype
+
+    @torch.no_grad()
+    def solve(self, gene: Matrix, keep: bool = True) -> BankFactors | None:
+        """Factors of a matrix or a group, on the CPU; None, but asked for, where not kept.
+
+        Ranks that share a weight must all ask for it.
+        """
+        # Solved where the model stands, unless that has no float64.
+        place = self.device or self.model.device
+        device = place if place.type == "cuda" else torch.device("cpu")
+        try:
+            weight, moment = _given(self.model, self.moments, gene, self.matrices)
+            if not keep:
+                return None
+            _check_finite(weight, moment)
+            project = get_projection(self.projection, self.damping)
+            solved = project(weight.to(device), moment.to(device))
+        except ValueError as error:
+            raise ValueError(f"{gene.name}: {error}") from error
+        return stored(solved.cut(self.sizing.top_rank(gene)), self.stored_dtype, gene.name)
+
+
 def fit(
     model: PreTrainedModel,
     moments: MomentSource,
@@ -175,35 +201,78 @@ def fit(
     bank's fingerprint; by default derived from the factors and these settings. moments: in memory,
     or `StoredMoments`, of which one matrix's are read at a time. prune_head: the output head too,
     which the moments must hold. joint: groups of siblings too, which needs moments of the inputs.
-    Raises ValueError
-    for an unknown projection or storage, moments of another model, or numbers that are not finite.
+    Raises ValueError for an unknown projection or storage, moments of another model, or numbers
+    that are not finite.
     """
-    project = get_projection(projection, damping)
-    if project.learned:
-        raise ValueError(
-            f"{projection} has no closed form; see `learn` and `learned_bank` of sieve.learning."
-        )
-    get_storage(storage)
-    dtype = dtype or model.dtype
-    matrices = find_matrices(model, prune_head)
-    # Solved where the model stands, unless that has no float64; the bank stays on the CPU.
-    device = model.device if model.device.type == "cuda" else torch.device("cpu")
-    sizing = Sizing(storage, rank_multiple, fits_bias=False)
+    solver = Solver(
+        model, moments, projection, storage, rank_multiple, dtype, damping, prune_head, joint
+    )
     factors = {}
-    groups = siblings([m for m in matrices if m.layer is not None]) if joint else []
-    for matrix in track([*matrices, *groups], "Fitting"):
-        try:
-            weight, moment = _given(model, moments, matrix, matrices)
-            _check_finite(weight, moment)
-            solved = project(weight.to(device), moment.to(device))
-        except ValueError as error:
-            raise ValueError(f"{matrix.name}: {error}") from error
-        factors[matrix.name] = stored(solved.cut(sizing.top_rank(matrix)), dtype, matrix.name)
-        sizing = replace(sizing, fits_bias=solved.fits_bias)
+    for gene in track([*solver.matrices, *solver.groups], "Fitting"):
+        found = solver.solve(gene)
+        assert found is not None
+        factors[gene.name] = found
     if key is None:
         digests = {name: _digest(stored) for name, stored in factors.items()}
         key = fingerprint(moments.fingerprint, digests, projection, storage, rank_multiple)
-    return Bank(factors, matrices, sizing, projection, dtype, key, groups)
+    return Bank(
+        factors, solver.matrices, sizing_of(solver, factors), projection, solver.stored_dtype,
+        key, solver.groups,
+    )  # fmt: skip
+
+
+def sizing_of(solver: Solver, factors: Mapping[str, BankFactors]) -> Sizing:
+    """How the ranks of factors are counted, biases that they carry included."""
+    return replace(solver.sizing, fits_bias=any(one.fits_bias for one in factors.values()))
+
+
+def fit_blocks(
+    solver: Solver,
+    folder: Path,
+    key: str,
+    blocks: Sequence[str],
+    rank: int = 0,
+    world_size: int = 1,
+    loaded: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+) -> None:
+    """Solve blocks (`unfinished`) one after another, and write a file for each.
+
+    One is in memory at a time; they are dealt to the ranks. `finish` makes the folder a bank,
+    once all ranks are done. loaded: brings the weights of a block, by its module path, for as long
+    as it is entered. Errors as `fit`.
+    """
+    for turn, path in enumerate(track(blocks, "Fitting")):
+        genes, mine = blocks_of_genes(solver)[path], turn % world_size == rank
+        with loaded(path):
+            found = {gene.name: solver.solve(gene, mine) for gene in genes}
+        factors = {name: one for name, one in found.items() if one is not None}
+        if mine:
+            sizing = sizing_of(solver, factors)
+            header = header_of(genes, sizing, solver.projection, solver.stored_dtype, key)
+            write_bank(_file_of(folder, path), factors, header)
+
+
+def unfinished(solver: Solver, folder: Path) -> list[str]:
+    """Module paths of the blocks that have no file yet; what a killed run has finished is kept."""
+    return [path for path in blocks_of_genes(solver) if not _file_of(folder, path).is_file()]
+
+
+def finish(solver: Solver, folder: Path) -> None:
+    """Write the index of a folder that has the files of all blocks."""
+    files = [_file_of(folder, path).name for path in blocks_of_genes(solver)]
+    write_index(folder, files, [*solver.matrices, *solver.groups])
+
+
+def _file_of(folder: Path, block: str) -> Path:
+    return folder / f"{block}.safetensors"
+
+
+def blocks_of_genes(solver: Solver) -> dict[str, list[Matrix]]:
+    """Matrices and groups by the module path of their block; that of the head is its own."""
+    blocks: dict[str, list[Matrix]] = {}
+    for gene in [*solver.matrices, *solver.groups]:
+        blocks.setdefault(block_of(gene.members[0] if gene.members else gene.name), []).append(gene)
+    return blocks
 
 
 def _given(

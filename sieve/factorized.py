@@ -15,13 +15,15 @@ from sieve.modeling_experts import unfold
 from sieve.modeling_layers import FactorizedLinear, SharedLinear
 from sieve.modeling_sieve import native_class
 from sieve.pivoting import Pivoted, part_of, pivot
+from sieve.placed import Placed
 
 
 class Switch:
     """A model whose matrices follow a genome; changing the genome copies no weights.
 
-    Level 1 is the model's own dense layer. The factors are views of the bank's, moved once to the
-    model's device and dtype. As a context manager it puts the dense model back at the end.
+    Level 1 is the model's own dense layer. The factors are views of the bank's, moved to the
+    model's device and dtype as far as genomes have asked for them. As a context manager it puts the
+    dense model back at the end.
     as_stored: false computes with those views whatever the storage form, which is quick to change
     and the same map; true gives every layer the bank's own form and the numbers it is stored in.
     """
@@ -37,9 +39,7 @@ class Switch:
                 "got a model that is factorized already, expected the dense one; call restore() "
                 "on what apply() returned first."
             )
-        self._factors = {
-            name: factors.to(model.device, model.dtype) for name, factors in bank.factors.items()
-        }
+        self._placed = Placed(bank, model.device, model.dtype)
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
         self._biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
@@ -72,7 +72,7 @@ class Switch:
 
     def replace(self, name: str, factors: BankFactors, rank: int) -> None:
         """Give one matrix factors that are not the bank's."""
-        self._factors[name] = factors.to(self.model.device, self.model.dtype)
+        self._placed.replace(name, factors)
         self.set_ranks({name: rank})
 
     @contextmanager
@@ -99,7 +99,7 @@ class Switch:
 
     def _factorize_group(self, name: str, rank: int) -> dict[str, FactorizedLinear]:
         """The members' layers, of one factor_in; as stored it is one module, else views of one."""
-        factors, members = self._checked(name, rank), self._groups[name].members
+        factors, members = self._placed.of(name, rank), self._groups[name].members
         cuts = [self._d_out[member] for member in members]
         dense = [self._biases[member] for member in members]
         whole = None if dense[0] is None else torch.cat([b for b in dense if b is not None])
@@ -123,14 +123,8 @@ class Switch:
             share_factor_in(list(layers.values()))
         return layers
 
-    def _checked(self, name: str, rank: int) -> BankFactors:
-        factors = self._factors[name]
-        if not 0 <= rank <= factors.rank:
-            raise ValueError(f"{name}: got rank {rank}, the bank holds 0 to {factors.rank}.")
-        return factors
-
     def _factorize(self, name: str, rank: int) -> FactorizedLinear:
-        factors = self._checked(name, rank)
+        factors = self._placed.of(name, rank)
         bias = add_biases(self._biases[name], factors.bias(rank), self.bank.dtype)
         if self.pivots and rank:
             exact = self.bank.factors[name]

@@ -8,8 +8,8 @@ import torch
 import sieve.projections
 from sieve import learning
 from sieve.artifacts import fingerprint, hash_files
-from sieve.bank import FORMAT, Bank
-from sieve.bank import fit as fit_bank
+from sieve.bank import FORMAT, Bank, Solver, finish, fit_blocks, unfinished
+from sieve.bank_files import is_finished
 from sieve.batches import every_batch
 from sieve.genome import Sizing
 from sieve.matrices import find_matrices
@@ -30,19 +30,36 @@ def fit(run: Run, calibrated: Calibrated) -> Bank:
         [asdict(settings.learning), settings.learning_rate, run.config.seed] if learned else None,
         str(run.backbone.storage_dtype),
     )  # fmt: skip
-    path = run.cache.path("bank", key, "safetensors")
-    with run.stage("fit", cached=path.exists()):
-        if not path.exists() and learned:
-            bank = _learn(run, calibrated, key)
-            if run.leads:
-                bank.save(path)
-        elif not path.exists() and run.leads:
-            fit_bank(
-                run.backbone.model, calibrated.moments(), settings.name, settings.storage,
-                settings.rank_multiple, _bank_dtype(run), key, settings.damping,
-                settings.prune_head, settings.joint,
-            ).save(path)  # fmt: skip
-    return Bank.load(path)
+    if learned:
+        path = run.cache.path("bank", key, "safetensors")
+        with run.stage("fit", cached=path.exists()):
+            if not path.exists():
+                bank = _learn(run, calibrated, key)
+                if run.leads:
+                    bank.save(path)
+        return Bank.load(path)
+    folder = run.cache.folder("bank", key)
+    done = is_finished(folder)
+    with run.stage("fit", cached=done):
+        if not done:
+            _solve(run, calibrated, folder, key)
+    return Bank.load(folder)
+
+
+def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> None:
+    """The closed form, a file per block, the blocks dealt to the ranks."""
+    settings, trainer = run.config.projection, run.trainer
+    solver = Solver(
+        run.backbone.model, calibrated.moments(), settings.name, settings.storage,
+        settings.rank_multiple, _bank_dtype(run), settings.damping, settings.prune_head,
+        settings.joint,
+    )  # fmt: skip
+    left = unfinished(solver, folder)
+    trainer.strategy.barrier("fit")  # All have looked before the first one writes.
+    fit_blocks(solver, folder, key, left, trainer.global_rank, trainer.world_size)
+    trainer.strategy.barrier("fitted")
+    if run.leads:
+        finish(solver, folder)
 
 
 def _learn(run: Run, calibrated: Calibrated, key: str) -> Bank:

@@ -1,0 +1,78 @@
+"""The weights of a model by name, from its safetensors files, a few at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+class Checkpoint:
+    """Tensors by the names that the model's `state_dict` has.
+
+    folder: that holds *.safetensors; prefix: of the base model (`base_model_prefix`), which some
+    files leave out. Raises ValueError where a file is damaged.
+    """
+
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        self.folder, self._prefix = folder, f"{prefix}." if prefix else ""
+        self._home: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self._home |= dict.fromkeys(file.keys(), path)
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}); get the checkpoint again."
+                ) from error
+
+    def has(self, name: str) -> bool:
+        """Whether a file holds it."""
+        return self._stored(name) is not None
+
+    def read(self, names: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Copies of tensors, floating-point ones in a dtype; the files are closed again.
+
+        Raises ValueError where one is not there, or not finite.
+        """
+        found: dict[str, Tensor] = {}
+        for path, inside in self._by_file(names).items():
+            with safe_open(path, framework="pt") as file:
+                for name, stored in inside.items():
+                    tensor = file.get_tensor(stored)
+                    floating = tensor.is_floating_point()
+                    found[name] = tensor.to(dtype if floating else tensor.dtype, copy=True)
+                    if floating and not torch.isfinite(found[name]).all():
+                        raise ValueError(
+                            f"the weights {name} are not finite (NaN or infinity); the checkpoint "
+                            "is damaged, get it again."
+                        )
+        return found
+
+    def _by_file(self, names: Sequence[str]) -> dict[Path, dict[str, str]]:
+        files: dict[Path, dict[str, str]] = {}
+        for name in names:
+            stored = self._stored(name)
+            if stored is None:
+                raise ValueError(
+                    f"{self.folder} holds no weights named {name}: it names or stacks them in "
+                    "another way than the model does; set calibration.strategy=whole."
+                )
+            files.setdefault(self._home[stored], {})[name] = stored
+        return files
+
+    def _stored(self, name: str) -> str | None:
+        """The name under which a file holds it."""
+        short = name.removeprefix(self._prefix)
+        return next((one for one in (name, short) if one in self._home), None)
+
+
+def fetch(path: str, revision: str | None) -> Path:
+    """The folder of a model's files: a local one, or a Hub model's, downloaded where it must be."""
+    if Path(path).is_dir():
+        return Path(path)
+    return Path(
+        snapshot_download(path, revision=revision, allow_patterns=["*.safetensors", "*.json"])
+    )

@@ -1,0 +1,40 @@
+"""Factors of a bank where a model computes: on its device and in its dtype, as far as asked for."""
+
+import torch
+
+from sieve.bank import Bank, BankFactors
+
+SPARE = 1.25  # what is brought, over what is asked for: the next genome may ask for some more
+
+
+class Placed:
+    """The factors of a bank on a device, of each matrix the first directions that were asked for.
+
+    What stands there in that dtype already is a view of the bank's, and nothing is copied.
+    """
+
+    def __init__(self, bank: Bank, device: torch.device, dtype: torch.dtype) -> None:
+        self._bank, self._device, self._dtype = bank, device, dtype
+        self._held: dict[str, BankFactors] = {}
+        self._replaced: dict[str, BankFactors] = {}
+
+    def of(self, name: str, rank: int) -> BankFactors:
+        """Factors of at least `rank` directions; ValueError where the bank holds fewer."""
+        held = self._held.get(name)
+        if held is not None and rank <= held.rank:
+            return held
+        whole = self._replaced.get(name, self._bank.factors[name])
+        if not 0 <= rank <= whole.rank:
+            raise ValueError(f"{name}: got rank {rank}, the bank holds 0 to {whole.rank}.")
+        if whole.u.device == self._device and whole.u.dtype == self._dtype:
+            found = whole
+        else:
+            cut = whole.cut(min(int(SPARE * rank), whole.rank))
+            found = BankFactors(cut.u, cut.v, cut.energy, cut.mean, cut.offset)
+        self._held[name] = found.to(self._device, self._dtype)
+        return self._held[name]
+
+    def replace(self, name: str, factors: BankFactors) -> None:
+        """Hold factors that are not the bank's for one matrix."""
+        self._replaced[name] = factors
+        self._held.pop(name, None)

@@ -1,0 +1,201 @@
+"""Streaming calibration: moments of a model of which one decoder block is in memory at a time.
+
+Forwards, every batch goes through one block before the next block's weights are read; hidden states
+wait on disk or in memory. Where a projection asks for gradients a second, reverse sweep follows: a
+block is computed again from its inputs and run backwards from the gradient at its outputs. The
+moments are those of `sieve.calibrate`; what is held is one block, its moments and one batch.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from sieve.answer_loss import answer_loss, as_targets, generator_for
+from sieve.batches import as_inputs
+from sieve.blocks import BlockModel
+from sieve.calibration import reach
+from sieve.collector import MomentCollector
+from sieve.hidden_states import HiddenStates
+from sieve.matrices import Matrix, block_of
+from sieve.moments import BY_GRADIENT, PLAIN, Moments, Needs, StoredMoments
+from sieve.progress import track
+from sieve.projections import get_projection
+
+Step = tuple[str, int]
+
+
+class StreamingModule(L.LightningModule):
+    """Walks batches through a model block by block under `trainer.predict`; a step is a block.
+
+    save: is given each finished block's place (the head's is the last) and its moments, summed over
+    ranks. batches: of this rank. Other options as `CalibrationModule`.
+    Raises ValueError for float16 with gradients, and as `CalibrationModule`.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockModel,
+        batches: Sequence[Any],
+        hidden: HiddenStates,
+        save: Callable[[int, Moments], None],
+        needs: Needs = PLAIN,
+        answers: str = "sampled",
+        weighting: str = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self._blocks, self._batches, self._hidden, self._save = [blocks], batches, hidden, save
+        self.needs, self.answers, self.weighting, self.seed = needs, answers, weighting, seed
+        self.backwards = needs.gradient or weighting in BY_GRADIENT
+        if self.backwards and blocks.dtype == torch.float16:
+            raise ValueError(
+                "gradients of a float16 model are not streamed; set model.dtype=bfloat16 or "
+                "float32, or calibration.strategy=whole."
+            )
+
+    def configure_model(self) -> None:
+        """Nothing is to be sharded."""
+
+    @property
+    def blocks(self) -> BlockModel:
+        """The model."""
+        return self._blocks[0]
+
+    def steps(self) -> list[Step]:
+        """What is done in turn: "embed", blocks "forth", the "top", blocks "back"."""
+        places = range(len(self.blocks.paths))
+        steps: list[Step] = [("embed", 0), *(("forth", place) for place in places)]
+        if self.backwards or self._of(None):
+            steps.append(("top", len(places)))
+        if self.backwards:
+            steps += [("back", place) for place in reversed(places)]
+        return steps
+
+    def predict_step(self, step: Any, batch_idx: int = 0) -> None:
+        """One step."""
+        kind, place = step
+        with torch.inference_mode(False):  # Whose tensors know no gradient.
+            getattr(self, f"_{kind}")(int(place))
+
+    def _embed(self, _place: int) -> None:
+        self.blocks.embed(list(self._batches), lambda index, h: self._hidden.put(0, index, h))
+
+    def _forth(self, place: int) -> None:
+        """Hidden states after a block; its moments, where no gradient is asked for."""
+        paths = self.blocks.paths
+        then = paths[place + 1] if place + 1 < len(paths) else None
+        with self.blocks.loaded(paths[place], then), torch.no_grad():
+            collector = None if self.backwards else self._collector(paths[place])
+            for index, batch in enumerate(self._batches):
+                hidden = self._hidden.get(place, index, self.blocks.device)
+                if collector is None:
+                    made = self.blocks.block(place, hidden, batch)
+                else:
+                    self._observe(collector, batch)
+                    with collector.attached():
+                        made = self.blocks.block(place, hidden, batch)
+                self._hidden.put(place + 1, index, made)
+        if collector is not None:
+            self._save(place, collector.moments())
+        if not self.backwards:
+            self._hidden.drop(place)
+
+    def _top(self, place: int) -> None:
+        """The head's moments, and the loss's gradients at the hidden states before it."""
+        with self.blocks.top() as logits_of:
+            collector = self._collector(None)
+            for index, batch in enumerate(self._batches):
+                hidden = self._hidden.get(place, index, self.blocks.device)
+                targets = as_targets(batch).to(self.blocks.device)
+                keep = reach(targets >= 0)
+                if collector is not None:
+                    self._observe(collector, batch)
+                attached = collector.attached() if collector else torch.enable_grad()
+                with attached, torch.set_grad_enabled(self.backwards):
+                    hidden.requires_grad_(self.backwards)
+                    logits = logits_of(hidden, batch, keep)
+                    if self.backwards:
+                        generator = generator_for(as_inputs(batch)["input_ids"], self.seed)
+                        loss = answer_loss(logits, targets[:, -keep:], self.answers, generator)
+                        self._hidden.put(-1, index, *torch.autograd.grad(loss, hidden))
+        if collector is not None:
+            self._save(place, collector.moments())
+        self._hidden.drop(place)
+
+    def _back(self, place: int) -> None:
+        """A block's moments and gradients, and the gradients at its inputs."""
+        paths = self.blocks.paths
+        then = paths[place - 1] if place else None
+        with self.blocks.loaded(paths[place], then):
+            collector = self._collector(paths[place])
+            for index, batch in enumerate(self._batches):
+                hidden = self._hidden.get(place, index, self.blocks.device).requires_grad_()
+                if collector is not None:
+                    self._observe(collector, batch)
+                attached = collector.attached() if collector else torch.enable_grad()
+                with attached, torch.enable_grad():
+                    made = self.blocks.block(place, hidden, batch)
+                    after = self._hidden.get(-1, index, self.blocks.device)
+                    self._hidden.put(-1, index, *torch.autograd.grad(made, hidden, after))
+        if collector is not None:
+            self._save(place, collector.moments())
+        self._hidden.drop(place)
+
+    def _of(self, path: str | None) -> list[Matrix]:
+        """The matrices of a block, or of none: the head."""
+        own = [m for m in self.blocks.matrices if m.layer is not None or path is None]
+        if path is None:
+            return [m for m in own if m.layer is None]
+        return [m for m in own if block_of(m.name) == path]
+
+    def _collector(self, path: str | None) -> MomentCollector | None:
+        matrices = self._of(path)
+        if not matrices:
+            return None
+        model = self.blocks.model
+        return MomentCollector(model, matrices, self.needs, self.weighting).to(self.blocks.device)
+
+    def _observe(self, collector: MomentCollector, batch: Any) -> None:
+        inputs = as_inputs(batch)
+        mask, answers = inputs.get("attention_mask"), None
+        if self.backwards or self.weighting == "answer" or collector.reads_head:
+            answers = as_targets(batch).to(self.blocks.device) >= 0
+        mask = None if mask is None else mask.to(self.blocks.device)
+        collector.observe(mask, answers, len(inputs["input_ids"]))
+
+
+def stream(
+    blocks: BlockModel,
+    batches: Sequence[Any],
+    folder: Path,
+    projection: str = "output",
+    in_memory: bool = False,
+    **options: Any,
+) -> StoredMoments:
+    """Moments of a model that does not fit, without a Trainer; a file per block in `folder`.
+
+    in_memory: keep hidden states there and not in `folder`. options: as `StreamingModule`; what a
+    projection needs is known. Errors as `sieve.calibrate`.
+    """
+    needs = get_projection(projection).needs
+    options = {"answers": "margin", "weighting": needs.weighting} | options
+    paths: list[Path] = []
+
+    def save(place: int, moments: Moments) -> None:
+        paths.append(folder / f"moments.{place}.safetensors")
+        moments.save(paths[-1])
+
+    with HiddenStates(None if in_memory else folder) as hidden:
+        module = StreamingModule(blocks, batches, hidden, save, needs, **options)
+        for step in track(module.steps(), "Calibrating"):
+            module.predict_step(step)
+    return StoredMoments(paths)
+
+
+def hidden_bytes(batches: Sequence[Any], width: int, dtype: torch.dtype, layers: int) -> int:
+    """Bytes of the hidden states (tokens, width) that wait before `layers` blocks, with padding."""
+    tokens = sum(as_inputs(batch)["input_ids"].numel() for batch in batches)
+    return tokens * width * dtype.itemsize * layers
