@@ -83,8 +83,13 @@ def count_parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
+def load_backbone(
+    config: ModelConfig, device: torch.device, put: Callable[..., None] | None = None
+) -> Backbone:
     """Load model and tokenizer onto a device.
+
+    The weights are views of their files until they are placed. put: what places a model, by default
+    `place`, and is given the device and the dtype.
 
     Raises:
         ValueError: the path holds no model, the Hub cannot be had, or weights are stored as pickle,
@@ -108,9 +113,9 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     storage_dtype = model.dtype
     _check_whole(loaded)
     _check_finite(model)
-    place(model, device, _compute_dtype(config.dtype, storage_dtype, device))
     model.eval()
     model.requires_grad_(False)
+    (put or place)(model, device, _compute_dtype(config.dtype, storage_dtype, device))
     key = _weights_fingerprint(path, config.revision)
     return Backbone(model, tokenizer, config.label, key, storage_dtype)
 
@@ -199,8 +204,10 @@ def _load(asked: str, part: str, auto_class: Any, path: str, **options: Any) -> 
         ) from error
 
 
-def place(model: torch.nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    """Move a module to a device, and to a dtype where one is given, in place."""
+def place(
+    model: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None = None
+) -> None:
+    """Move a module to a device and to a dtype, where they are given, in place."""
     model.to(device=device, dtype=dtype)
 
 

@@ -22,6 +22,7 @@ from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
 from sieve.projections.joint import stacked
+from sieve.sharding import whole
 
 FORMAT = 2
 INDEX_BYTES = torch.int32.itemsize
@@ -211,9 +212,9 @@ def _given(
 ) -> tuple[Tensor, Moment]:
     """Weight and moment of a matrix, or of a group as one."""
     if not matrix.members:
-        return dense_weight(model.get_submodule(matrix.name)), moments.of(matrix)
+        return whole(dense_weight(model.get_submodule(matrix.name))), moments.of(matrix)
     members = [m for m in matrices if m.name in matrix.members]
-    weights = [dense_weight(model.get_submodule(m.name)) for m in members]
+    weights = [whole(dense_weight(model.get_submodule(m.name))) for m in members]
     return stacked(weights, [moments.of(m) for m in members])
 
 

@@ -15,6 +15,7 @@ from sieve.modeling_experts import unfold
 from sieve.modeling_layers import FactorizedLinear, SharedLinear
 from sieve.modeling_sieve import native_class
 from sieve.pivoting import Pivoted, part_of, pivot
+from sieve.sharding import whole
 
 
 class Switch:
@@ -42,7 +43,8 @@ class Switch:
         }
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
-        self._biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
+        biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
+        self.biases = {n: None if b is None else whole(b) for n, b in biases.items()}
         self._factorized: dict[str, FactorizedLinear] = {}
 
     def to(self, genome: Genome) -> "Switch":
@@ -101,7 +103,7 @@ class Switch:
         """The members' layers, of one factor_in; as stored it is one module, else views of one."""
         factors, members = self._checked(name, rank), self._groups[name].members
         cuts = [self._d_out[member] for member in members]
-        dense = [self._biases[member] for member in members]
+        dense = [self.biases[member] for member in members]
         whole = None if dense[0] is None else torch.cat([b for b in dense if b is not None])
         bias = add_biases(whole, factors.bias(rank), self.bank.dtype)
         layers = {}
@@ -131,7 +133,7 @@ class Switch:
 
     def _factorize(self, name: str, rank: int) -> FactorizedLinear:
         factors = self._checked(name, rank)
-        bias = add_biases(self._biases[name], factors.bias(rank), self.bank.dtype)
+        bias = add_biases(self.biases[name], factors.bias(rank), self.bank.dtype)
         if self.pivots and rank:
             exact = self.bank.factors[name]
             u, v = exact.u[:, :rank].to(self.model.device), exact.v[:rank].to(self.model.device)

@@ -30,6 +30,7 @@ from sieve.paired import Paired, held_error, solve
 from sieve.progress import track
 from sieve.projections import get_projection
 from sieve.projections.joint import stacked
+from sieve.sharding import whole, whole_layer
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ class _Sequence:
                 self._refit_matrix(matrix, fitted.scaled(), held.scaled())
         for name in writes:
             before, after = self.switch.dense[name], self.model.get_submodule(name)
+            before, after = whole_layer(before), whole_layer(after)
             for index, pruned_input in enumerate(read):
                 x = dense[index].to(self.model.dtype)
                 lost = before(x) - after(pruned_input.to(self.model.dtype))
@@ -210,9 +212,10 @@ class _Sequence:
     def _given(self, matrix: Matrix) -> tuple[Tensor, Moment]:
         """Weight in float64 and moment of a matrix, or of a group as one."""
         if not matrix.members:
-            return dense_weight(self.switch.dense[matrix.name]).double(), self.moments.of(matrix)
+            weight = whole(dense_weight(self.switch.dense[matrix.name]))
+            return weight.double(), self.moments.of(matrix)
         members = [m for m in self.bank.matrices if m.name in matrix.members]
-        weights = [dense_weight(self.switch.dense[m.name]) for m in members]
+        weights = [whole(dense_weight(self.switch.dense[m.name])) for m in members]
         return stacked(weights, [self.moments.of(m) for m in members])
 
     def _refit_matrix(self, matrix: Matrix, fitted: Paired, held: Paired) -> None:

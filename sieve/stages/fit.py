@@ -36,12 +36,14 @@ def fit(run: Run, calibrated: Calibrated) -> Bank:
             bank = _learn(run, calibrated, key)
             if run.leads:
                 bank.save(path)
-        elif not path.exists() and run.leads:
-            fit_bank(
+        elif not path.exists() and (run.leads or run.sharded):  # Who share a weight ask for it.
+            bank = fit_bank(
                 run.backbone.model, calibrated.moments(), settings.name, settings.storage,
                 settings.rank_multiple, _bank_dtype(run), key, settings.damping,
                 settings.prune_head, settings.joint,
-            ).save(path)  # fmt: skip
+            )  # fmt: skip
+            if run.leads:
+                bank.save(path)
     return Bank.load(path)
 
 

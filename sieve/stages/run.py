@@ -20,6 +20,8 @@ from sieve.datamodule import SieveDataModule
 from sieve.export import check_format
 from sieve.matrices import check_supported
 from sieve.quantization import check_available
+from sieve.sharding import is_sharded, shard
+from sieve.strategy import join
 from sieve.tasks import Example, Task, build_task
 from sieve.token_cache import CachedTokenizer
 from sieve.tracking import RunLogger
@@ -91,6 +93,11 @@ class Run:
         """Whether this process writes the files."""
         return self.trainer.is_global_zero
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the model's weights are shared out over ranks, which act together."""
+        return is_sharded(self.backbone.model)
+
     @contextmanager
     def stage(self, name: str, cached: bool = False) -> Iterator[None]:
         """Time a stage and say that it begins; every rank waits at its end."""
@@ -107,7 +114,8 @@ class Run:
 
     def settle(self) -> None:
         """Bring the model back: Lightning leaves it on the CPU after a loop."""
-        place(self.backbone.model, self.device)
+        if not self.sharded:  # Whose strategy lets it stand.
+            place(self.backbone.model, self.device)
 
     def split_key(self, role: str) -> str:
         """Fingerprint of a split as the model sees it: prompts, choices and answers, in order."""
@@ -187,7 +195,9 @@ def _loaded(config: Config, trainer: L.Trainer) -> tuple[Task, Backbone]:
         return _held[key]
     _held.clear()
     task = build_task(config.task, config.seed)
-    loaded = task, load_backbone(config.model, device)
+    mesh = join(trainer)
+    put = None if mesh is None else lambda model, _, dtype: shard(model, mesh, dtype)
+    loaded = task, load_backbone(config.model, device, put)
     log.debug("loaded %s", config.model.path)
     if config.search.method == "genetic":
         _held[key] = loaded
