@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 
 from sieve.artifacts import fingerprint, written_beside
 from sieve.genome import Genome, Sizing, get_storage, in_use, kept_fraction, kept_parameters
-from sieve.matrices import Matrix, dense_weight, find_matrices, siblings
+from sieve.matrices import Matrix, find_matrices, siblings
 from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
 from sieve.projections.joint import stacked
-from sieve.sharding import whole
+from sieve.sharding import whole_weight
 
 FORMAT = 2
 INDEX_BYTES = torch.int32.itemsize
@@ -212,9 +212,9 @@ def _given(
 ) -> tuple[Tensor, Moment]:
     """Weight and moment of a matrix, or of a group as one."""
     if not matrix.members:
-        return whole(dense_weight(model.get_submodule(matrix.name))), moments.of(matrix)
+        return whole_weight(model.get_submodule(matrix.name)), moments.of(matrix)
     members = [m for m in matrices if m.name in matrix.members]
-    weights = [whole(dense_weight(model.get_submodule(m.name))) for m in members]
+    weights = [whole_weight(model.get_submodule(m.name)) for m in members]
     return stacked(weights, [moments.of(m) for m in members])
 
 

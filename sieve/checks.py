@@ -17,6 +17,7 @@ from sieve.config import (
     TRAINER_KEYS,
     Config,
     SearchConfig,
+    shards,
 )
 from sieve.genome import get_storage
 from sieve.moments import WEIGHTINGS
@@ -59,6 +60,8 @@ def check(config: Config) -> None:
         _check_job(config.search)
     _check_search(config.search)
     _check_quantization(config)
+    if shards(config.trainer):
+        _check_sharded(config)
     config.task.validate()
     _check_others(config)
 
@@ -196,6 +199,25 @@ def _check_quantization(config: Config) -> None:
             f"export={config.export.format} does not keep; set export=factorized, or "
             "quantization=none (export=onnx_int8 has 8 bits of its own)."
         )
+
+
+def _check_sharded(config: Config) -> None:
+    """What a model that is shared out over ranks cannot do."""
+    for asked, instead in (
+        (f"projection={config.projection.name}", config.projection.name == "learned"
+         and "another projection"),
+        (f"search={config.search.method}", config.search.method == "genetic"
+         and "another search"),
+        (f"quantization={config.quantization.method}", config.quantization.method != "none"
+         and "quantization=none"),
+        (f"export={config.export.format}", config.export.format.startswith("onnx")
+         and "export=factorized or dense"),
+    ):  # fmt: skip
+        if instead:
+            raise ValueError(
+                f"{asked} takes a model on one device, which trainer=fsdp shares out over ranks; "
+                f"choose {instead}, or trainer=gpu."
+            )
 
 
 def _check_levels(levels: list[float]) -> None:

@@ -30,6 +30,13 @@ TRAINER_KEYS = (
     "_target_", "accelerator", "devices", "num_nodes", "strategy", "deterministic", "benchmark",
     "profiler",
 )  # fmt: skip
+SHARDED = "sieve.strategy.ShardedStrategy"
+
+
+def shards(trainer: dict[str, Any]) -> bool:
+    """Whether a trainer's settings ask for a model that is shared out over ranks."""
+    strategy = trainer.get("strategy")
+    return isinstance(strategy, dict) and strategy.get("_target_") == SHARDED
 
 
 @dataclass

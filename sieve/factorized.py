@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -212,20 +213,29 @@ def merge_dense(model: PreTrainedModel) -> None:
     Raises ValueError, and changes nothing, where a bias would be needed and the native layer has
     no place for one.
     """
+    for name, (layer, original) in to_merge(model).items():
+        weight, bias = merged(layer)
+        model.set_submodule(name, dense_like(original, weight, bias))
+
+
+def to_merge(model: nn.Module) -> dict[str, tuple[FactorizedLinear, nn.Module]]:
+    """Every FactorizedLinear by name, and the native layer, without numbers, in its place.
+
+    Raises ValueError as `merge_dense`.
+    """
+    held: Any = model
     with torch.device("meta"):
-        native = native_class(model)(model.config)
+        native = native_class(model)(held.config)
         unfold(native)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     originals = {name: native.get_submodule(name) for name in layers}
-    for name, layer in layers.items():  # All are checked before the first is replaced.
+    for name, layer in layers.items():
         if layer.factor_out.bias is not None and getattr(originals[name], "bias", None) is None:
             raise ValueError(
                 f"{name} was given a bias that {type(native).__name__} has no place for; use "
                 "export=factorized, or projection=output with search levels above 0."
             )
-    for name, layer in layers.items():
-        weight, bias = merged(layer)
-        model.set_submodule(name, dense_like(originals[name], weight, bias))
+    return {name: (layer, originals[name]) for name, layer in layers.items()}
 
 
 def merged(layer: FactorizedLinear) -> tuple[Tensor, Tensor | None]:

@@ -41,13 +41,18 @@ def whole(weight: Tensor) -> Tensor:
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
+def whole_weight(layer: nn.Module) -> Tensor:
+    """The weight of a Linear or Conv1D as W (d_out, d_in), with all of its numbers."""
+    return whole(dense_weight(layer))
+
+
 def whole_layer(layer: nn.Module) -> nn.Module:
     """A layer that can be called by itself: a dense one with all its numbers; all ranks ask."""
     held: Any = getattr(layer, "weight", None)
     if held is None or whole(held) is held:
         return layer
     bias = getattr(layer, "bias", None)
-    return dense_like(layer, whole(dense_weight(layer)), None if bias is None else whole(bias))
+    return dense_like(layer, whole_weight(layer), None if bias is None else whole(bias))
 
 
 def shard(model: PreTrainedModel, mesh: Any, dtype: torch.dtype) -> None:
@@ -83,6 +88,14 @@ def _ends(model: PreTrainedModel) -> list[Any]:
     if embedding is not None and head is not None and shares_embedding(model):
         return [[embedding, head]]
     return [unit for unit in (embedding, head) if unit is not None]
+
+
+def average_gradients(parameters: Sequence[Tensor]) -> None:
+    """Replace the gradients of parameters that all ranks hold alike by their mean over ranks."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= distributed.get_world_size()
 
 
 def held_fraction(model: nn.Module) -> float:

@@ -61,11 +61,3 @@ def join(trainer: L.Trainer) -> Any:
         strategy.connect(L.LightningModule())
         strategy.setup_environment()
     return strategy.shards
-
-
-def shards(settings: dict[str, Any]) -> bool:
-    """Whether the settings of a trainer ask for a sharded model."""
-    strategy = settings.get("strategy")
-    return isinstance(strategy, dict) and strategy.get("_target_") == (
-        f"{ShardedStrategy.__module__}.{ShardedStrategy.__name__}"
-    )

@@ -10,8 +10,8 @@ import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar
 
+from sieve.config import shards
 from sieve.progress import console
-from sieve.strategy import shards
 
 DEFAULTS: dict[str, Any] = {
     "_target_": "lightning.Trainer",
@@ -59,9 +59,7 @@ def make_trainer(settings: dict[str, Any], callbacks: Sequence[L.Callback] = ())
     given = {"enable_progress_bar": shown, "inference_mode": not shards(settings)} | settings
     bars = [StageProgressBar()] if shown else []
     try:
-        return instantiate(
-            DEFAULTS | given, callbacks=[*bars, *callbacks]
-        )
+        return instantiate(DEFAULTS | given, callbacks=[*bars, *callbacks])
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
