@@ -59,6 +59,7 @@ class Writer:
                 out = generate(
                     input_ids=input_ids, attention_mask=mask, generation_config=config,
                     stopping_criteria=stopped,
+                    synced_gpus=False,  # Ranks that share out a model keep in step by `Turns`.
                 )  # fmt: skip
         finally:
             model.generation_config = own
