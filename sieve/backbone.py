@@ -32,6 +32,7 @@ from transformers.utils import cached_file
 
 from sieve.artifacts import fingerprint, hash_files
 from sieve.config import ModelConfig
+from sieve.matrices import Matrix, find_matrices
 from sieve.modeling_sieve import native_class
 from sieve.quantized import parts
 
@@ -56,10 +57,29 @@ class Backbone:
     storage_dtype: torch.dtype
 
     @property
+    def skeleton(self) -> PreTrainedModel:
+        """The model, for those who ask how it is built and not for its weights."""
+        return self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype
+
+    def matrices(self, head: bool = False) -> list[Matrix]:
+        """The prunable matrices."""
+        return find_matrices(self.model, head)
+
+    @property
     def context_length(self) -> int | None:
         """Longest input in tokens that the model was made for."""
-        limit = context_length(self.model)
-        if limit is not None and is_classifier(self.model):  # Some encoders count padding in.
+        limit = context_length(self.skeleton)
+        if limit is not None and is_classifier(self.skeleton):  # Some encoders count padding in.
             return min(limit, self.tokenizer.model_max_length)
         return limit
 
@@ -83,8 +103,13 @@ def count_parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
+def load_backbone(
+    config: ModelConfig, device: torch.device, put: Callable[..., None] | None = None
+) -> Backbone:
     """Load model and tokenizer onto a device.
+
+    The weights are views of their files until they are placed. put: what places a model, by default
+    `place`, and is given the device and the dtype.
 
     Raises:
         ValueError: the path holds no model, the Hub cannot be had, or weights are stored as pickle,
@@ -97,28 +122,28 @@ def load_backbone(config: ModelConfig, device: torch.device) -> Backbone:
     path = find_model(config.path)
     if config.attn_implementation:
         options["attn_implementation"] = config.attn_implementation
-    model, loaded = _load(
+    model, loaded = load_part(
         config.path, "model", auto_class(loaded_config(config, path)), path, dtype="auto",
         use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **options,
     )  # fmt: skip
     options.pop("attn_implementation", None)
-    tokenizer = _load(config.path, "tokenizer", AutoTokenizer, path, **options)
+    tokenizer = load_part(config.path, "tokenizer", AutoTokenizer, path, **options)
     if is_classifier(model):
         _agree_on_padding(model, tokenizer)
     storage_dtype = model.dtype
     _check_whole(loaded)
     _check_finite(model)
-    place(model, device, _compute_dtype(config.dtype, storage_dtype, device))
     model.eval()
     model.requires_grad_(False)
-    key = _weights_fingerprint(path, config.revision)
+    (put or place)(model, device, compute_dtype(config.dtype, storage_dtype, device))
+    key = weights_fingerprint(path, config.revision)
     return Backbone(model, tokenizer, config.label, key, storage_dtype)
 
 
 def loaded_config(config: ModelConfig, path: str) -> PreTrainedConfig:
     """The configuration of a model, without its weights."""
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    found: PreTrainedConfig = _load(config.path, "configuration", AutoConfig, path, **options)
+    found: PreTrainedConfig = load_part(config.path, "configuration", AutoConfig, path, **options)
     return found
 
 
@@ -175,7 +200,7 @@ def find_model(path: str, weights: bool = True) -> str:
     return path
 
 
-def _load(asked: str, part: str, auto_class: Any, path: str, **options: Any) -> Any:
+def load_part(asked: str, part: str, auto_class: Any, path: str, **options: Any) -> Any:
     """What `from_pretrained` returns; ValueError in one sentence when it fails."""
     try:
         return auto_class.from_pretrained(path, **options)
@@ -199,8 +224,10 @@ def _load(asked: str, part: str, auto_class: Any, path: str, **options: Any) -> 
         ) from error
 
 
-def place(model: torch.nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    """Move a module to a device, and to a dtype where one is given, in place."""
+def place(
+    model: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None = None
+) -> None:
+    """Move a module to a device and to a dtype, where they are given, in place."""
     model.to(device=device, dtype=dtype)
 
 
@@ -253,7 +280,7 @@ def with_input_gradients(
             del block.forward  # The class's own shows again.
 
 
-def _compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:
+def compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:
     if name != "auto":
         return getattr(torch, name)
     return torch.float32 if device.type == "cpu" else storage
@@ -287,7 +314,7 @@ def _check_finite(model: PreTrainedModel) -> None:
             )
 
 
-def _weights_fingerprint(path: str, revision: str | None) -> str:
+def weights_fingerprint(path: str, revision: str | None) -> str:
     """Digest of weights and tokenizer: of a directory's files, or of a Hub model's commit."""
     folder = Path(path)
     if not folder.is_dir():

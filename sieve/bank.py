@@ -19,11 +19,12 @@ from transformers import PreTrainedModel
 from sieve.artifacts import fingerprint
 from sieve.bank_files import FORMAT, BankFactors, header_of, read_bank, write_bank, write_index
 from sieve.genome import Genome, Sizing, get_storage, in_use, kept_fraction, kept_parameters
-from sieve.matrices import Matrix, block_of, dense_weight, find_matrices, siblings
+from sieve.matrices import Matrix, block_of, find_matrices, siblings
 from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
 from sieve.projections.joint import stacked
+from sieve.sharding import is_sharded, whole_weight
 
 __all__ = ["FORMAT", "Bank", "BankFactors", "Solver", "fit", "fit_blocks", "stored"]
 INDEX_BYTES = torch.int32.itemsize
@@ -172,15 +173,33 @@ class Solver:
         place = self.device or self.model.device
         device = place if place.type == "cuda" else torch.device("cpu")
         try:
-            weight, moment = _given(self.model, self.moments, gene, self.matrices)
+            weights = self._weights(gene)
             if not keep:
                 return None
+            weight, moment = self._given(gene, weights)
             _check_finite(weight, moment)
             project = get_projection(self.projection, self.damping)
             solved = project(weight.to(device), moment.to(device))
         except ValueError as error:
             raise ValueError(f"{gene.name}: {error}") from error
         return stored(solved.cut(self.sizing.top_rank(gene)), self.stored_dtype, gene.name)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the weights are shared out over ranks, which must ask for them together."""
+        return is_sharded(self.model)
+
+    def _members(self, gene: Matrix) -> list[Matrix]:
+        return [m for m in self.matrices if m.name in gene.members] or [gene]
+
+    def _weights(self, gene: Matrix) -> list[Tensor]:
+        """The weight of a matrix, or those of a group."""
+        return [whole_weight(self.model.get_submodule(m.name)) for m in self._members(gene)]
+
+    def _given(self, gene: Matrix, weights: list[Tensor]) -> tuple[Tensor, Moment]:
+        """Weight and moment of a matrix, or of a group as one."""
+        moments = [self.moments.of(m) for m in self._members(gene)]
+        return stacked(weights, moments) if gene.members else (weights[0], moments[0])
 
 
 def fit(
@@ -243,6 +262,8 @@ def fit_blocks(
     """
     for turn, path in enumerate(track(blocks, "Fitting")):
         genes, mine = blocks_of_genes(solver)[path], turn % world_size == rank
+        if not (mine or solver.shared):
+            continue
         with loaded(path):
             found = {gene.name: solver.solve(gene, mine) for gene in genes}
         factors = {name: one for name, one in found.items() if one is not None}
@@ -273,17 +294,6 @@ def blocks_of_genes(solver: Solver) -> dict[str, list[Matrix]]:
     for gene in [*solver.matrices, *solver.groups]:
         blocks.setdefault(block_of(gene.members[0] if gene.members else gene.name), []).append(gene)
     return blocks
-
-
-def _given(
-    model: PreTrainedModel, moments: MomentSource, matrix: Matrix, matrices: list[Matrix]
-) -> tuple[Tensor, Moment]:
-    """Weight and moment of a matrix, or of a group as one."""
-    if not matrix.members:
-        return dense_weight(model.get_submodule(matrix.name)), moments.of(matrix)
-    members = [m for m in matrices if m.name in matrix.members]
-    weights = [dense_weight(model.get_submodule(m.name)) for m in members]
-    return stacked(weights, [moments.of(m) for m in members])
 
 
 def _check_finite(weight: Tensor, moment: Moment) -> None:

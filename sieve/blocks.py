@@ -31,7 +31,8 @@ class BlockModel:
     """A causal LM or classifier, walked through block by block.
 
     build: makes the model, under whatever device or mode is at hand; checkpoint: where its weights
-    are. dtype: that it computes in. Raises ValueError where the checkpoint lacks a weight.
+    are. dtype: that it computes in; head: whether the output head is to be pruned too; check: looks
+    at the model without weights. Raises ValueError where the checkpoint lacks a weight.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class BlockModel:
         device: torch.device,
         dtype: torch.dtype,
         head: bool = False,
+        check: Callable[[PreTrainedModel], None] = lambda model: None,
     ) -> None:
         self.checkpoint, self.device, self.dtype = checkpoint, device, dtype
         with FakeTensorMode():
             fake = build()
+            check(fake)
             self.matrices: list[Matrix] = find_matrices(fake, head)
             self.paths = _stack(fake, self.matrices)
             self._tuples = _tuples(fake, self.paths)
@@ -166,8 +169,9 @@ class BlockModel:
         inputs = {name: tensor.to(self.device) for name, tensor in as_inputs(batch).items()}
         if hidden is not None:
             ids = inputs.pop("input_ids")
-            width = self.model.get_input_embeddings().embedding_dim
-            inputs["inputs_embeds"] = hidden.new_zeros(1).expand(*ids.shape, width)
+            table: Any = self.model.get_input_embeddings()
+            shape = (*ids.shape, table.embedding_dim)
+            inputs["inputs_embeds"] = hidden.new_zeros(1).expand(shape)
         return inputs
 
     @contextmanager

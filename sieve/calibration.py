@@ -23,6 +23,7 @@ from sieve.matrices import Matrix, find_matrices
 from sieve.moments import PLAIN, Moments, Needs
 from sieve.progress import track
 from sieve.projections import get_projection
+from sieve.sharding import Turns
 
 HEADROOM = 64  # how much a later gradient may exceed the first batch's in float16
 
@@ -53,6 +54,8 @@ class CalibrationModule(L.LightningModule):
             model, matrices or find_matrices(model), needs, weighting, dense
         )
         self._scaled = model.dtype != torch.float16
+        blocks = self.collector.blocks if checkpointing else ()
+        self.turns = Turns(model, self.collector.needs_gradient, blocks)
         self.moments: Moments | None = None
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> int:
@@ -97,8 +100,16 @@ class CalibrationModule(L.LightningModule):
             self.collector.scale = 2.0 ** math.floor(math.log2(limit / largest))
         self._scaled = True
 
+    def configure_model(self) -> None:
+        """A model that is to be sharded is so before it comes here."""
+
+    def on_predict_start(self) -> None:
+        """Ranks may have different numbers of batches."""
+        self.turns.begin()
+
     def on_predict_end(self) -> None:
         """Reduce over ranks while they are still joined."""
+        self.turns.end()
         self.moments = self.collector.moments()
 
 

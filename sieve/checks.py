@@ -8,15 +8,18 @@ from sieve.config import (
     ANSWERS,
     DTYPES,
     EXPORTS,
+    HIDDEN,
     INITS,
     JOBS,
     JUDGES,
     SEARCHES,
     SEEDS,
+    STRATEGIES,
     TARGETS,
     TRAINER_KEYS,
     Config,
     SearchConfig,
+    shards,
 )
 from sieve.genome import get_storage
 from sieve.moments import WEIGHTINGS
@@ -59,6 +62,8 @@ def check(config: Config) -> None:
         _check_job(config.search)
     _check_search(config.search)
     _check_quantization(config)
+    if shards(config.trainer):
+        _check_sharded(config)
     config.task.validate()
     _check_others(config)
 
@@ -77,6 +82,8 @@ def _check_names(config: Config) -> None:
         ("search.job", config.search.job, JOBS),
         *(("search.seeds", seed, SEEDS) for seed in config.search.seeds),
         ("calibration.answers", config.calibration.answers, ANSWERS),
+        ("calibration.strategy", config.calibration.strategy, STRATEGIES),
+        ("calibration.hidden", config.calibration.hidden, HIDDEN),
         ("recovery.method", config.recovery.method, RECOVERIES),
         ("recovery.factors", config.recovery.factors, SIDES),
         ("recovery.loss", config.recovery.loss, LOSSES),
@@ -134,12 +141,30 @@ def _check_counts(config: Config) -> None:
             raise ValueError(f"{key} is {size}, expected a number above 0.")
 
 
+def _check_stream(config: Config) -> None:
+    """What goes with one block in memory at a time."""
+    if config.projection.name == "learned":
+        raise ValueError(
+            "projection=learned trains through the whole model, got calibration.strategy=stream; "
+            "set calibration.strategy=whole, or choose another projection."
+        )
+    if config.calibration.layers_at_once is not None:
+        raise ValueError(
+            "calibration.strategy=stream has one block in memory as it is; set "
+            "calibration.layers_at_once=null."
+        )
+
+
 def _check_projection(config: Config) -> None:
     """What a projection can be asked for, and together with what."""
     if not 0 < (level := config.projection.learning.level) < 1:
         raise ValueError(
             f"projection.learning.level is {level}, expected a kept fraction between 0 and 1."
         )
+    if config.until not in (None, "fit"):
+        raise ValueError(f"until is {config.until!r}, expected fit, or null to go to the end.")
+    if config.calibration.strategy == "stream":
+        _check_stream(config)
     at_once = config.calibration.layers_at_once
     if at_once is not None and at_once < 1:
         raise ValueError(
@@ -196,6 +221,25 @@ def _check_quantization(config: Config) -> None:
             f"export={config.export.format} does not keep; set export=factorized, or "
             "quantization=none (export=onnx_int8 has 8 bits of its own)."
         )
+
+
+def _check_sharded(config: Config) -> None:
+    """What a model that is shared out over ranks cannot do."""
+    for asked, instead in (
+        (f"projection={config.projection.name}", config.projection.name == "learned"
+         and "another projection"),
+        (f"search={config.search.method}", config.search.method == "genetic"
+         and "another search"),
+        (f"quantization={config.quantization.method}", config.quantization.method != "none"
+         and "quantization=none"),
+        (f"export={config.export.format}", config.export.format.startswith("onnx")
+         and "export=factorized or dense"),
+    ):  # fmt: skip
+        if instead:
+            raise ValueError(
+                f"{asked} takes a model on one device, which trainer=fsdp shares out over ranks; "
+                f"choose {instead}, or trainer=gpu."
+            )
 
 
 def _check_levels(levels: list[float]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics import Metric
 from transformers import PreTrainedModel
 
@@ -45,7 +45,7 @@ class SumMetric(Metric):
     count: Tensor
 
     def __init__(self, second: int = 0, total: int = 0, absolute: int = 0) -> None:
-        super().__init__()
+        super().__init__(dist_sync_fn=_summed)
         zeros = {
             "second": torch.zeros(second, second), "total": torch.zeros(total),
             "absolute": torch.zeros(absolute), "mass": torch.zeros((), dtype=torch.float64),
@@ -78,6 +78,13 @@ class SumMetric(Metric):
             found: dict[str, Tensor] = self.compute()
         shapes = {name: getattr(self, name).shape for name in found}
         return {name: value.reshape(shapes[name]) for name, value in found.items()}
+
+
+def _summed(tensor: Tensor, group: Any) -> list[Tensor]:
+    """The sum over ranks, as if it were all they gave: to gather theirs takes memory for each."""
+    total = tensor.clone()
+    distributed.all_reduce(total, group=group)
+    return [total]
 
 
 class MomentCollector(nn.Module):
@@ -113,8 +120,8 @@ class MomentCollector(nn.Module):
         self._experts: dict[str, Any] = {
             m.name: model.get_submodule(m.expert) for m in matrices if m.expert
         }
-        dense = dense or self._modules_of
-        self._weights = {m.name: dense_weight(dense[m.name]) for m in matrices}
+        # Not their weights: those of a sharded model are whole within a pass alone.
+        self._dense = dict(dense or self._modules_of)
         self._model = [model]  # In a list, lest it become a part of this module.
         self._mask: Tensor | None = None  # (B * T,) which positions count; None is all
         self._answers: Tensor | None = None  # (B, T) which positions predict an answer
@@ -179,7 +186,8 @@ class MomentCollector(nn.Module):
                 magnitude.update(chosen.of(x))
             z = x
             if side == "output" and isinstance(module, FactorizedLinear):
-                z = x @ self._weights[matrix.name].T  # What the dense matrix would make of it.
+                # What the dense matrix would make of it.
+                z = x @ dense_weight(self._dense[matrix.name]).T
             elif side == "output":
                 z = _without_bias(y.detach(), module)
             if owns and not self._by_gradient and self.largest is None:
@@ -232,7 +240,7 @@ class MomentCollector(nn.Module):
             own: Any = self.gradients[index]
             own.power += power.sum(dtype=torch.float64)
             if gradient_side(matrix)[0] == "input":
-                g = g @ self._weights[matrix.name].float()
+                g = g @ dense_weight(self._dense[matrix.name]).float()
             own.update(g)
 
     def moments(self) -> Moments:

@@ -22,6 +22,8 @@ SEEDS = ("uniform", "waterfill", "measured")
 JUDGES = ("divergence", "margin")
 JOBS = ("", "prepare", "finalize")  # of a genetic search, beside its shards
 ANSWERS = ("margin", "sampled", "gold")
+STRATEGIES = ("whole", "stream")  # of calibration
+HIDDEN = ("disk", "memory")  # where hidden states wait when streaming
 INITS = ("random", "pca", "optimal")  # of `learned`
 TARGETS = ("output", "residual")  # of a refit
 EXPORTS = ("none", "factorized", "dense", "onnx", "onnx_int8")
@@ -30,6 +32,13 @@ TRAINER_KEYS = (
     "_target_", "accelerator", "devices", "num_nodes", "strategy", "deterministic", "benchmark",
     "profiler",
 )  # fmt: skip
+SHARDED = "sieve.strategy.ShardedStrategy"
+
+
+def shards(trainer: dict[str, Any]) -> bool:
+    """Whether a trainer's settings ask for a model that is shared out over ranks."""
+    strategy = trainer.get("strategy")
+    return isinstance(strategy, dict) and strategy.get("_target_") == SHARDED
 
 
 @dataclass
@@ -69,6 +78,8 @@ class CalibrationConfig:
     weights: dict[str, float] = field(default_factory=dict)
     checkpointing: bool = False  # compute blocks again backwards, to save memory
     layers_at_once: int | None = None  # whose moments are in memory; a pass for each group
+    strategy: str = "whole"  # or stream: one block of the model in memory, read from its files
+    hidden: str = "disk"  # where hidden states wait when streaming: disk or memory
 
     def weighting_for(self, needs: Needs) -> str:
         """How tokens count for a projection with these needs."""
@@ -189,6 +200,7 @@ class Config:
     # Kept fractions whose accuracy on the test rows is measured too; nothing is chosen by it.
     curve: list[float] = field(default_factory=list)
     guarantee: bool = False  # hold the interval's upper end, not the point, to the tolerance
+    until: str | None = None  # fit: end once the bank stands
     inspect: bool = False  # show the model's matrices, and do no more
     dry_run: bool = False  # show what the run will cost, and do no more
     device: DeviceSettings = field(default_factory=DeviceSettings)  # that a dry run reckons with

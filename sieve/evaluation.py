@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from sieve.batches import shard
 from sieve.metrics import ACCURACY, Metric, Outcome, Scores
 from sieve.progress import track
+from sieve.sharding import Turns, without_gradients
 from sieve.tasks.example import Example
 
 UNSEEN = -2  # a predicted choice that no rank has told
@@ -130,16 +131,22 @@ class ScoringModule(L.LightningModule):
         self.reference = reference
         self.metric = ScoresMetric(examples, reference is not None, metric)
         self.scores: Scores | None = None
+        self.turns = Turns(model)
 
-    @torch.inference_mode()
+    def configure_model(self) -> None:
+        """A model that is to be sharded is so before it comes here."""
+
     def test_step(self, batch: Scored, batch_idx: int = 0) -> None:
         """One batch of the test split."""
-        self.metric.update(batch.outcome(self.model, self.reference), batch.examples)
+        with without_gradients(self.model):
+            self.metric.update(batch.outcome(self.model, self.reference), batch.examples)
 
     def on_test_start(self) -> None:
         self.metric.reset()
+        self.turns.begin()
 
     def on_test_epoch_end(self) -> None:
+        self.turns.end()
         self.scores = self.metric.scores()
 
 
@@ -163,8 +170,9 @@ def score(
     rank, world_size = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    for batch in track(shard(batches, rank, world_size), description):
-        module.test_step(batch.to(model.device))
+    with module.turns:
+        for batch in track(shard(batches, rank, world_size), description):
+            module.test_step(batch.to(model.device))
     return module.metric.scores()
 
 

@@ -6,13 +6,13 @@ them into plain matrices of the native architecture. Weights are safetensors.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -25,6 +25,8 @@ from sieve.modeling_sieve import classes_for, native_class
 from sieve.onnx_export import check_packages, write_onnx
 from sieve.quantization import check_not_quantized, mark
 from sieve.quantized import is_quantized
+from sieve.sharded_export import weights_of, write_sharded
+from sieve.sharding import is_sharded
 
 FORMATS = ("factorized", "dense", "onnx", "onnx_int8")
 
@@ -40,25 +42,25 @@ def export(
 
     format: "factorized", "dense", "onnx" or "onnx_int8". dtype: of the weights on disk, by default
     the model's own; float32 in ONNX, whatever is said.
+    All ranks export a model that is shared out over them, and rank 0 writes.
     The directory appears whole or not at all; an older export is replaced. Raises ValueError for
     an unknown format, for a path that cannot be written or holds anything else, or where a dense
     matrix would need a bias its architecture has no place for.
     """
     check_format(model, format)
     path, dtype = Path(path).expanduser(), dtype or model.dtype
+    if is_sharded(model) and distributed.get_rank():
+        _write_weights(model, None, format, dtype)
+        return path
     _check_free(path.resolve())
     with written_beside(path.resolve()) as partial:
-        if format == "factorized":
-            _write_factorized(model, partial, dtype)
-        elif format.startswith("onnx"):
+        if format.startswith("onnx"):
             write_onnx(model, partial, int8=format == "onnx_int8")
             _native_config(model).save_pretrained(partial)
             if model.can_generate():
                 model.generation_config.save_pretrained(partial)
         else:
-            with _merged(model):
-                config = _native_config(model).to_dict()
-                _write(native_class(model), config, model, partial, dtype)
+            _write_weights(model, partial, format, dtype)
         tokenizer.save_pretrained(partial)
     return path
 
@@ -68,6 +70,10 @@ def check_format(model: PreTrainedModel, format: str) -> None:
     if format not in FORMATS:
         raise ValueError(f"got export format {format!r}, expected one of {', '.join(FORMATS)}.")
     if format.startswith("onnx"):
+        if is_sharded(model):
+            raise ValueError(
+                "a graph is made of a model on one device; use export=factorized or export=dense."
+            )
         check_packages()
         classifies = native_class(model).__name__.endswith("ForSequenceClassification")
         if classifies or any(isinstance(m, Unfolded) for m in model.modules()):
@@ -109,7 +115,25 @@ def _native_config(model: PreTrainedModel) -> PreTrainedConfig:
     return config_class.config_class.from_dict(held)
 
 
-def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) -> None:
+def _write_weights(
+    model: PreTrainedModel, path: Path | None, format: str, dtype: torch.dtype
+) -> None:
+    """Write a model "factorized" or "dense"; path: None on the ranks that do not write."""
+    if format == "factorized":
+        model_class, config = _factorized_config(model)
+    else:
+        model_class, config = native_class(model), _native_config(model).to_dict()
+    if is_sharded(model):
+        shell = _shell(model_class, config, model)
+        write_sharded(shell, weights_of(model, format), path, dtype)
+        return
+    assert path is not None
+    with nullcontext() if format == "factorized" else _merged(model):
+        _write(_shell(model_class, config, model), model, path, dtype)
+
+
+def _factorized_config(model: PreTrainedModel) -> tuple[Any, dict[str, Any]]:
+    """Class and configuration of a model with factors."""
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     architecture = native_class(model).__name__
     model_class, _ = classes_for(architecture)
@@ -131,24 +155,26 @@ def _write_factorized(model: PreTrainedModel, path: Path, dtype: torch.dtype) ->
         entry["shared"] = shared
         siblings = {*shared, *shared.values()}
         entry["mixed"] = {name: layers[name].factor_out.out_features for name in siblings}
-    config = model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
-    _write(model_class, config, model, path, dtype)
+    return model_class, model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
 
 
-def _write(
-    model_class: Any, config: dict, model: PreTrainedModel, path: Path, dtype: torch.dtype
-) -> None:
-    """Save the weights of `model` under another class and configuration."""
+def _shell(model_class: Any, config: dict[str, Any], model: PreTrainedModel) -> Any:
+    """A model of another class and configuration, without numbers."""
     config = {key: value for key, value in config.items() if key != "auto_map"}
     if config.get("tie_word_embeddings") and not shares_embedding(model):
         config["tie_word_embeddings"] = False  # The head was factorized, the embedding was not.
-    state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
         shell = model_class(model_class.config_class.from_dict(config))
-    shell.load_state_dict(state, assign=True)
-    shell.tie_weights()
     if model.can_generate():
         shell.generation_config = model.generation_config
+    return shell
+
+
+def _write(shell: Any, model: PreTrainedModel, path: Path, dtype: torch.dtype) -> None:
+    """Save the weights of `model` as the shell's."""
+    state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
+    shell.load_state_dict(state, assign=True)
+    shell.tie_weights()
     mark(shell)
     shell.save_pretrained(path)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from sieve.modeling_layers import FactorizedLinear, SharedLinear
 from sieve.modeling_sieve import native_class
 from sieve.pivoting import Pivoted, part_of, pivot
 from sieve.placed import Placed
+from sieve.sharding import whole
 
 
 class Switch:
@@ -42,7 +44,8 @@ class Switch:
         self._placed = Placed(bank, model.device, model.dtype)
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
-        self._biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
+        biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
+        self.biases = {n: None if b is None else whole(b) for n, b in biases.items()}
         self._factorized: dict[str, FactorizedLinear] = {}
 
     def to(self, genome: Genome) -> "Switch":
@@ -101,7 +104,7 @@ class Switch:
         """The members' layers, of one factor_in; as stored it is one module, else views of one."""
         factors, members = self._placed.of(name, rank), self._groups[name].members
         cuts = [self._d_out[member] for member in members]
-        dense = [self._biases[member] for member in members]
+        dense = [self.biases[member] for member in members]
         whole = None if dense[0] is None else torch.cat([b for b in dense if b is not None])
         bias = add_biases(whole, factors.bias(rank), self.bank.dtype)
         layers = {}
@@ -125,7 +128,7 @@ class Switch:
 
     def _factorize(self, name: str, rank: int) -> FactorizedLinear:
         factors = self._placed.of(name, rank)
-        bias = add_biases(self._biases[name], factors.bias(rank), self.bank.dtype)
+        bias = add_biases(self.biases[name], factors.bias(rank), self.bank.dtype)
         if self.pivots and rank:
             exact = self.bank.factors[name]
             u, v = exact.u[:, :rank].to(self.model.device), exact.v[:rank].to(self.model.device)
@@ -204,20 +207,29 @@ def merge_dense(model: PreTrainedModel) -> None:
     Raises ValueError, and changes nothing, where a bias would be needed and the native layer has
     no place for one.
     """
+    for name, (layer, original) in to_merge(model).items():
+        weight, bias = merged(layer)
+        model.set_submodule(name, dense_like(original, weight, bias))
+
+
+def to_merge(model: nn.Module) -> dict[str, tuple[FactorizedLinear, nn.Module]]:
+    """Every FactorizedLinear by name, and the native layer, without numbers, in its place.
+
+    Raises ValueError as `merge_dense`.
+    """
+    held: Any = model
     with torch.device("meta"):
-        native = native_class(model)(model.config)
+        native = native_class(model)(held.config)
         unfold(native)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     originals = {name: native.get_submodule(name) for name in layers}
-    for name, layer in layers.items():  # All are checked before the first is replaced.
+    for name, layer in layers.items():
         if layer.factor_out.bias is not None and getattr(originals[name], "bias", None) is None:
             raise ValueError(
                 f"{name} was given a bias that {type(native).__name__} has no place for; use "
                 "export=factorized, or projection=output with search levels above 0."
             )
-    for name, layer in layers.items():
-        weight, bias = merged(layer)
-        model.set_submodule(name, dense_like(originals[name], weight, bias))
+    return {name: (layer, originals[name]) for name, layer in layers.items()}
 
 
 def merged(layer: FactorizedLinear) -> tuple[Tensor, Tensor | None]:

@@ -29,6 +29,7 @@ from sieve.choices import (
 )
 from sieve.encoding import EncodedExample, Tokens, encode_examples
 from sieve.metrics import Metric, Outcome
+from sieve.sharding import without_gradients
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
 from sieve.tasks.writing import Writing
@@ -42,7 +43,6 @@ class Writer:
     writing: Writing
     row_metric: RowMetric
 
-    @torch.inference_mode()
     def write(self, model: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> list[Tokens]:
         """Greedy continuations of left-padded rows (B, T), without what stands after an end."""
         config = GenerationConfig(
@@ -55,10 +55,12 @@ class Writer:
         own = model.generation_config
         model.generation_config = config  # Its penalties would stand in for what is not set.
         try:
-            out = generate(
-                input_ids=input_ids, attention_mask=mask, generation_config=config,
-                stopping_criteria=stopped,
-            )  # fmt: skip
+            with without_gradients(model):
+                out = generate(
+                    input_ids=input_ids, attention_mask=mask, generation_config=config,
+                    stopping_criteria=stopped,
+                    synced_gpus=False,  # Ranks that share out a model keep in step by `Turns`.
+                )  # fmt: skip
         finally:
             model.generation_config = own
         ends = set(config.eos_token_id or [])

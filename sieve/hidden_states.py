@@ -68,7 +68,7 @@ class HiddenStates:
         shape, dtype = self._shapes[block, batch]
         states = torch.empty(shape, dtype=dtype)
         with self._path(block, batch).open("rb") as file:
-            file.readinto(states.view(torch.uint8).numpy())
+            file.readinto(states.view(torch.uint8).numpy().data)
         return states.to(device)
 
     def drop(self, block: int) -> None:

@@ -1,11 +1,9 @@
 """Keeps the best state of a training, stops it in time, and lets a killed one go on.
 
 At every check a `look` says how good the model is on rows that it is not trained on. The state is
-what is trained, the optimizer's moments and how it went so far: one safetensors file, written
-beside and renamed.
+what is trained, the optimizer's moments and how it went so far, as `training_state` writes it.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +11,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sieve.artifacts import written_beside
+from sieve.strategy import ShardedStrategy
+from sieve.training_state import load_state, save_state, save_state_together
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -29,9 +26,9 @@ Entry = dict[str, Any]  # of a look: step, accuracy, loss
 class Keeper(L.Callback):
     """Looks at a module with `trained()`, `start` and `settings` every `check_every` steps.
 
-    look: how good the module is as it stands, accuracy and minus loss; path: of the file that a
-    killed training goes on from, None for none; note: what is told of every look. The first look is
-    at the module as it came.
+    look: how good the module is as it stands, accuracy and minus loss; path: of what a killed
+    training goes on from, None for none: a file, or a folder where ranks share out a model; note:
+    what is told of every look. The first look is at the module as it came.
     """
 
     def __init__(
@@ -79,8 +76,10 @@ class Keeper(L.Callback):
             self.worse += 1
         if self.worse >= settings.patience:
             trainer.should_stop = True
-        if self.path is not None and trainer.is_global_zero:
-            self._save(self.path, step, trainer.optimizers[0])
+        together = isinstance(trainer.strategy, ShardedStrategy)
+        if self.path is not None and (together or trainer.is_global_zero):
+            save = save_state_together if together else save_state
+            save(self.path, *self._state(step, trainer.optimizers[0]))
 
     @torch.no_grad()
     def take_best(self) -> bool:
@@ -96,7 +95,10 @@ class Keeper(L.Callback):
         self.note(self.history[-1])
         log.info("  recovery     step %4d  accuracy %.4f  loss %.4f", step, found[0], -found[1])
 
-    def _save(self, path: Path, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def _state(
+        self, step: int, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and what is told of them."""
         now = self.module.trained()
         tensors = {f"now|{name}": value for name, value in _copied(now).items()}
         tensors |= {f"best|{name}": value for name, value in (self.best_state or {}).items()}
@@ -107,20 +109,14 @@ class Keeper(L.Callback):
             "format": FORMAT, "key": self.key, "step": step, "best": self.best,
             "history": self.history, "worse": self.worse,
         }  # fmt: skip
-        with written_beside(path) as partial:
-            save_file(tensors, partial, metadata={"sieve_training": json.dumps(header)})
+        return tensors, header
 
     @torch.no_grad()
     def _resume(self, path: Path) -> None:
-        """Go on from a file; ValueError where it is damaged or of another training."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("sieve_training", "null"))
-                if not header or (header["format"], header["key"]) != (FORMAT, self.key):
-                    raise ValueError(f"{path} is of another training; delete it and run again.")
-                held = {key: file.get_tensor(key) for key in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
+        """Go on from a state; ValueError where it is damaged or of another training."""
+        held, header = load_state(path)
+        if not header or (header["format"], header["key"]) != (FORMAT, self.key):
+            raise ValueError(f"{path} is of another training; delete it and run again.")
         for name, parameter in self.module.trained().items():
             parameter.copy_(held[f"now|{name}"])
         best = {k.removeprefix("best|"): v for k, v in held.items() if k.startswith("best|")}

@@ -121,6 +121,12 @@ def blocks_of(matrices: list[Matrix]) -> dict[str, list[Matrix]]:
     return blocks
 
 
+def block_paths(model: PreTrainedModel) -> list[str]:
+    """Module paths of the decoder blocks, in order, found without a forward pass."""
+    unfold(model)
+    return list(dict.fromkeys(block_of(name) for name in _layers_in_blocks(model)))
+
+
 def siblings(matrices: list[Matrix]) -> list[Matrix]:
     """Groups of matrices that read one input, each as the one matrix of all their rows."""
     readers: dict[str, list[Matrix]] = {}

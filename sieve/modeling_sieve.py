@@ -84,6 +84,8 @@ def auto_class(architecture: str) -> str:
 def native_class(model: nn.Module) -> type:
     """The class that transformers has for a model, factorized or not."""
     cls = type(model)
+    if cls.__name__.startswith("FSDP"):  # Torch gives a sharded model a class of its own.
+        cls = cls.__bases__[-1]
     return cls.__bases__[0] if cls.__name__.startswith(PREFIX) else cls
 
 

@@ -31,6 +31,7 @@ from sieve.keeper import Entry, Keeper
 from sieve.modeling_layers import FactorizedLinear
 from sieve.projections import Factors
 from sieve.recovery_settings import RecoverySettings
+from sieve.sharding import average_gradients, is_sharded
 from sieve.training import schedule
 from sieve.tuning import balance_of
 
@@ -103,12 +104,17 @@ class RecoveryModule(L.LightningModule):
                 model.set_submodule(name, layer)
             yield
 
+    def configure_model(self) -> None:
+        """A model that is to be sharded is so before it comes here."""
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam; the rate is set at every step, so that a later start is on the same schedule."""
         return torch.optim.Adam(list(self.trained().values()), self.settings.learning_rate)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient and set the learning rate."""
+        """Clip the gradient, averaged over ranks, and set the learning rate."""
+        if is_sharded(self.switch.model):  # Else it is on one rank, or DDP has averaged it.
+            average_gradients(list(self.trained().values()))
         nn.utils.clip_grad_norm_(self.trained().values(), self.settings.max_norm)
         step = self.start + self.global_step
         for group in optimizer.param_groups:
@@ -244,7 +250,7 @@ def recover(
 
     batches: calibration batches, of all ranks; look: accuracy and minus loss of the model as it
     stands on rows that are not trained on; trainer: makes one from callbacks and a number of steps;
-    path: of a file that a killed training goes on from; note: what is told of every look.
+    path: of what a killed training goes on from, see `Keeper`; note: what is told of every look.
     Raises ValueError where the file is of another training.
     """
 

@@ -24,12 +24,13 @@ from sieve.calibration import CalibrationModule
 from sieve.divergence import divergences
 from sieve.factorized import Switch
 from sieve.genome import Genome
-from sieve.matrices import Matrix, blocks_of, dense_weight
+from sieve.matrices import Matrix, blocks_of
 from sieve.moments import Moment, MomentSource
 from sieve.paired import Paired, held_error, solve
 from sieve.progress import track
 from sieve.projections import get_projection
 from sieve.projections.joint import stacked
+from sieve.sharding import whole_layer, whole_weight
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ class _Sequence:
                 fitted, held = sums[matrix.name if self.weights else names[0]]
                 self._refit_matrix(matrix, fitted.scaled(), held.scaled())
         for name in writes:
-            before, after = self.switch.dense[name], self.model.get_submodule(name)
+            before = whole_layer(self.switch.dense[name])
+            after = whole_layer(self.model.get_submodule(name))
             for index, pruned_input in enumerate(read):
                 x = dense[index].to(self.model.dtype)
                 lost = before(x) - after(pruned_input.to(self.model.dtype))
@@ -210,9 +212,9 @@ class _Sequence:
     def _given(self, matrix: Matrix) -> tuple[Tensor, Moment]:
         """Weight in float64 and moment of a matrix, or of a group as one."""
         if not matrix.members:
-            return dense_weight(self.switch.dense[matrix.name]).double(), self.moments.of(matrix)
+            return whole_weight(self.switch.dense[matrix.name]).double(), self.moments.of(matrix)
         members = [m for m in self.bank.matrices if m.name in matrix.members]
-        weights = [dense_weight(self.switch.dense[m.name]) for m in members]
+        weights = [whole_weight(self.switch.dense[m.name]) for m in members]
         return stacked(weights, [self.moments.of(m) for m in members])
 
     def _refit_matrix(self, matrix: Matrix, fitted: Paired, held: Paired) -> None:
@@ -345,6 +347,4 @@ class _Call:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return batch.to(device) if hasattr(batch, "to") else {k: t.to(device) for k, t in batch.items()}

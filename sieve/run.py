@@ -44,6 +44,8 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
         bank = stages.fit(this, calibrated)
         if config.search.job == "prepare":
             return stages.prepare(this, bank)
+        if config.until == "fit":
+            return {}
         genome, record = stages.search(this, bank)
         beside = stages.curve(this, bank, record)
         bank, genome, refitted = stages.refit(this, calibrated, bank, genome)
@@ -60,6 +62,7 @@ def _job(raw: DictConfig) -> Any:
     """One Hydra job; returns the kept fraction, or what the first job of a search found."""
     from sieve import labels
     from sieve.progress import is_rank_zero
+    from sieve.ranks import lost_rank
     from sieve.report import closing_table
 
     if not is_rank_zero():  # One voice, however many processes.
@@ -95,7 +98,7 @@ def _job(raw: DictConfig) -> Any:
         log.debug("failed", exc_info=True)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise CompactHydraException(str(error)) from None
+        raise CompactHydraException(lost_rank(error) or str(error)) from None
     if "kept_fraction" not in result:
         return result  # A part of a search, which has nothing to show yet.
     if is_rank_zero():

@@ -6,6 +6,7 @@ block is computed again from its inputs and run backwards from the gradient at i
 moments are those of `sieve.calibrate`; what is held is one block, its moments and one batch.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,22 @@ from sieve.batches import as_inputs
 from sieve.blocks import BlockModel
 from sieve.calibration import reach
 from sieve.collector import MomentCollector
+from sieve.costs.shape import moment_bytes
 from sieve.hidden_states import HiddenStates
-from sieve.matrices import Matrix, block_of
+from sieve.matrices import Matrix, block_of, blocks_of
 from sieve.moments import BY_GRADIENT, PLAIN, Moments, Needs, StoredMoments
 from sieve.progress import track
 from sieve.projections import get_projection
 
 Step = tuple[str, int]
+log = logging.getLogger(__name__)
 
 
 class StreamingModule(L.LightningModule):
     """Walks batches through a model block by block under `trainer.predict`; a step is a block.
 
-    save: is given each finished block's place (the head's is the last) and its moments, summed over
-    ranks. batches: of this rank. Other options as `CalibrationModule`.
+    save: is given the moments of each finished block, or the head, summed over ranks, and its
+    matrices. batches: of this rank. Other options as `CalibrationModule`.
     Raises ValueError for float16 with gradients, and as `CalibrationModule`.
     """
 
@@ -40,7 +43,7 @@ class StreamingModule(L.LightningModule):
         blocks: BlockModel,
         batches: Sequence[Any],
         hidden: HiddenStates,
-        save: Callable[[int, Moments], None],
+        save: Callable[[Moments, list[Matrix]], None],
         needs: Needs = PLAIN,
         answers: str = "sampled",
         weighting: str = "none",
@@ -99,7 +102,7 @@ class StreamingModule(L.LightningModule):
                         made = self.blocks.block(place, hidden, batch)
                 self._hidden.put(place + 1, index, made)
         if collector is not None:
-            self._save(place, collector.moments())
+            self._save(collector.moments(), collector.matrices)
         if not self.backwards:
             self._hidden.drop(place)
 
@@ -122,7 +125,7 @@ class StreamingModule(L.LightningModule):
                         loss = answer_loss(logits, targets[:, -keep:], self.answers, generator)
                         self._hidden.put(-1, index, *torch.autograd.grad(loss, hidden))
         if collector is not None:
-            self._save(place, collector.moments())
+            self._save(collector.moments(), collector.matrices)
         self._hidden.drop(place)
 
     def _back(self, place: int) -> None:
@@ -141,7 +144,7 @@ class StreamingModule(L.LightningModule):
                     after = self._hidden.get(-1, index, self.blocks.device)
                     self._hidden.put(-1, index, *torch.autograd.grad(made, hidden, after))
         if collector is not None:
-            self._save(place, collector.moments())
+            self._save(collector.moments(), collector.matrices)
         self._hidden.drop(place)
 
     def _of(self, path: str | None) -> list[Matrix]:
@@ -184,8 +187,8 @@ def stream(
     options = {"answers": "margin", "weighting": needs.weighting} | options
     paths: list[Path] = []
 
-    def save(place: int, moments: Moments) -> None:
-        paths.append(folder / f"moments.{place}.safetensors")
+    def save(moments: Moments, matrices: list[Matrix]) -> None:
+        paths.append(folder / f"moments.{block_of(matrices[0].name)}.safetensors")
         moments.save(paths[-1])
 
     with HiddenStates(None if in_memory else folder) as hidden:
@@ -195,7 +198,40 @@ def stream(
     return StoredMoments(paths)
 
 
-def hidden_bytes(batches: Sequence[Any], width: int, dtype: torch.dtype, layers: int) -> int:
-    """Bytes of the hidden states (tokens, width) that wait before `layers` blocks, with padding."""
+def memory_parts(
+    blocks: BlockModel, batches: Sequence[Any], needs: Needs, by_gradient: bool
+) -> dict[str, int]:
+    """Bytes that streaming holds at its peak, beside the program itself and a batch's activations.
+
+    weights: a block, the next one that is being read, and the larger of embedding and head;
+    moments: of one block; hidden: of all tokens, in files or in memory.
+    """
+    shapes = dict(blocks.model.named_parameters(remove_duplicate=False))
+    sizes = [sum(p.numel() for n, p in shapes.items() if n.startswith(f"{path}."))
+             for path in blocks.paths]  # fmt: skip
+    tables = [blocks.model.get_input_embeddings(), blocks.model.get_output_embeddings()]
+    largest = max((t.weight.numel() for t in tables if t is not None), default=0)
+    by_block = list(blocks_of(blocks.matrices).values())
+    sums = max(moment_bytes(group, needs, by_gradient).total for group in by_block)
     tokens = sum(as_inputs(batch)["input_ids"].numel() for batch in batches)
-    return tokens * width * dtype.itemsize * layers
+    config = blocks.model.config.get_text_config()
+    layers = len(blocks.paths) + 2 if needs.gradient or by_gradient else 2
+    return {
+        "weights": (2 * max(sizes) + largest) * blocks.dtype.itemsize,
+        "moments": 2 * sums,  # When all is summed, averages stand beside the sums.
+        "hidden": layers * tokens * config.hidden_size * blocks.dtype.itemsize,
+    }
+
+
+def log_needs(
+    blocks: BlockModel, batches: Sequence[Any], needs: Needs, weighting: str, hidden: str
+) -> None:
+    """Say beforehand what streaming will hold."""
+    parts = memory_parts(blocks, batches, needs, weighting in BY_GRADIENT)
+    gib = {name: size / 2**30 for name, size in parts.items()}
+    log.info(
+        "one block at a time: %.2f GiB of weights and %.2f GiB of moments in memory, %.2f GiB of "
+        "hidden states %s",
+        gib["weights"], gib["moments"], gib["hidden"],
+        "on the disk" if hidden == "disk" else "in memory",
+    )  # fmt: skip

@@ -10,6 +10,7 @@ import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar
 
+from sieve.config import shards
 from sieve.progress import console
 
 DEFAULTS: dict[str, Any] = {
@@ -47,21 +48,22 @@ def make_trainer(settings: dict[str, Any], callbacks: Sequence[L.Callback] = ())
     callbacks: beside the progress bar, where there is a terminal to show it.
     Raises ValueError when the accelerator or devices asked for are not there.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     # Lightning asks torch in a way that torch has begun to deprecate.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     # Batches are ready in memory: a worker would only copy them.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     shown = console.is_terminal
+    # What a sharded model gathers in inference mode could not be written to after it.
+    given = {"enable_progress_bar": shown, "inference_mode": not shards(settings)} | settings
     bars = [StageProgressBar()] if shown else []
     try:
-        return instantiate(
-            DEFAULTS | {"enable_progress_bar": shown} | settings, callbacks=[*bars, *callbacks]
-        )
+        return instantiate(DEFAULTS | given, callbacks=[*bars, *callbacks])
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
-            f"the trainer cannot be made ({reason}); choose trainer=cpu, gpu or ddp, or set "
+            f"the trainer cannot be made ({reason}); choose trainer=cpu, gpu, ddp or fsdp, or set "
             "trainer.devices."
         ) from error
 

@@ -102,8 +102,7 @@ class TuningModule(L.LightningModule):
         model = self.switch.model
         for name, pair in zip(self.ranks, self.pairs, strict=True):
             assert isinstance(pair, Pair)
-            dense = getattr(self.switch.dense[name], "bias", None)
-            model.set_submodule(name, _Tuned(pair, dense))
+            model.set_submodule(name, _Tuned(pair, self.switch.biases[name]))
         try:
             yield
         finally:
@@ -152,6 +151,13 @@ def tuned_bank(module: TuningModule, genome: Genome) -> tuple[Bank, Genome]:
     return replace(bank, factors=factors, fingerprint=key), replace(genome, bank=key)
 
 
+def _where(device: torch.device) -> dict[str, Any]:
+    """The one device of this process, whichever rank it is."""
+    if device.type == "cuda":
+        return {"accelerator": "gpu", "devices": [device.index or 0]}
+    return {"accelerator": "cpu", "devices": 1}
+
+
 def tune(
     model: PreTrainedModel,
     bank: Bank,
@@ -171,8 +177,7 @@ def tune(
     module = TuningModule(switch, genome, steps, learning_rate).to(model.device)
     before = mean_divergence(module, held)
     trainer = make_trainer(
-        {"accelerator": "gpu" if model.device.type == "cuda" else "cpu", "devices": 1,
-         "max_steps": steps, "max_epochs": -1}
+        {**_where(model.device), "max_steps": steps, "max_epochs": -1}
     )  # fmt: skip
     trainer.fit(module, every_batch(fitted, seed))
     place(module, model.device)

@@ -5,13 +5,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
-from sieve.batches import count_rows
+from sieve.batches import count_rows, shard
 from sieve.calibration import CalibrationModule
-from sieve.matrices import Matrix, blocks_of, find_matrices
+from sieve.hidden_states import HiddenStates
+from sieve.matrices import Matrix, blocks_of
 from sieve.moments import BY_GRADIENT, FORMAT, Moments, Needs, StoredMoments
 from sieve.projections import get_projection
 from sieve.stages.run import Run
+from sieve.streamed_backbone import StreamedBackbone
+from sieve.streaming import StreamingModule, log_needs
 
 log = logging.getLogger(__name__)
 FEWEST = 8  # experts named in the record
@@ -35,13 +40,14 @@ def calibrate(run: Run) -> Calibrated:
     settings, needs = run.config.calibration, _needs(run)
     weighting = settings.weighting_for(needs)
     loss = (settings.answers,) if needs.gradient or weighting in BY_GRADIENT else ()
-    matrices = find_matrices(run.backbone.model, run.config.projection.prune_head)
-    groups = _groups(matrices, settings.layers_at_once)
+    streamed = isinstance(run.backbone, StreamedBackbone)
+    matrices = run.backbone.matrices(run.config.projection.prune_head)
+    groups = _groups(matrices, 1 if streamed else settings.layers_at_once)
     key = fingerprint(
-        "moments", FORMAT, run.backbone.fingerprint, str(run.backbone.model.dtype),
+        "moments", FORMAT, run.backbone.fingerprint, str(run.backbone.dtype),
         run.config.model.attn_implementation, settings.tokens, weighting, asdict(needs),
         loss, run.config.seed, run.split_key("calibration"),
-        [[matrix.name for matrix in group] for group in groups],
+        [[matrix.name for matrix in group] for group in groups], *["stream"] * streamed,
     )  # fmt: skip
     keys = [key] if len(groups) == 1 else [f"{key}.{index}" for index in range(len(groups))]
     paths = [run.cache.path("moments", one, "safetensors") for one in keys]
@@ -49,20 +55,15 @@ def calibrate(run: Run) -> Calibrated:
     done = all(path.exists() for path in (*paths, record_path))
     counts: list[tuple[Matrix, int]] = []
     with run.stage("calibrate", cached=done):
-        for path, group in zip(paths, groups, strict=True) if not done else ():
-            moments = _collect(run, group, weighting)
-            counts += [(m, moments.of(m).count) for m in group if m.expert]
+        if not done:
+            collect = _stream if streamed else _pass_by_pass
+            tokens, counts = collect(run, groups, paths, key, weighting)
+            rows = count_rows(run.data.calibration())
+            record = {"tokens": tokens, "tokens_asked": settings.tokens, "rows": rows}
+            run.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
             if run.leads:
-                replace(moments, fingerprint=key).save(path)
-            if path is paths[-1]:
-                rows = count_rows(run.data.calibration())
-                record = {
-                    "tokens": moments.tokens, "tokens_asked": settings.tokens, "rows": rows
-                }  # fmt: skip
-                run.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
-                if run.leads:
-                    more = {"experts": seen_by_experts(counts), "mix": shares(run)}
-                    write_json_atomic(record_path, record | more)
+                more = {"experts": seen_by_experts(counts), "mix": shares(run)}
+                write_json_atomic(record_path, record | more)
     return Calibrated(key, paths, read_json(record_path))
 
 
@@ -107,6 +108,57 @@ def _groups(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Mat
     groups = [sum(blocks[start : start + layers_at_once], []) for start in starts]
     head = [matrix for matrix in matrices if matrix.layer is None]
     return [*groups, head] if head else groups
+
+
+def _pass_by_pass(
+    run: Run, groups: list[list[Matrix]], paths: list[Path], key: str, weighting: str
+) -> tuple[int, list[tuple[Matrix, int]]]:
+    """A pass over the rows for each group; tokens seen, and those of each expert."""
+    counts: list[tuple[Matrix, int]] = []
+    for path, group in zip(paths, groups, strict=True):
+        moments = _collect(run, group, weighting)
+        counts += _of_experts(group, moments)
+        if run.leads:
+            replace(moments, fingerprint=key).save(path)
+    return moments.tokens, counts
+
+
+def _stream(
+    run: Run, groups: list[list[Matrix]], paths: list[Path], key: str, weighting: str
+) -> tuple[int, list[tuple[Matrix, int]]]:
+    """The same, one block of the model in memory at a time."""
+    settings, trainer, backbone = run.config.calibration, run.trainer, run.backbone
+    assert isinstance(backbone, StreamedBackbone)
+    blocks, seen, counts = backbone.blocks, [0], list[tuple[Matrix, int]]()
+    homes = {group[0].name: (path, group) for path, group in zip(paths, groups, strict=True)}
+
+    def save(moments: Moments, matrices: list[Matrix]) -> None:
+        path, group = homes[matrices[0].name]
+        counts.extend(_of_experts(group, moments))
+        seen[0] = max(seen[0], moments.tokens)
+        if run.leads:
+            replace(moments, fingerprint=key).save(path)
+
+    batches = shard(run.data.calibration(), trainer.global_rank, trainer.world_size)
+    log_needs(blocks, batches, _needs(run), weighting, settings.hidden)
+    with HiddenStates(None if settings.hidden == "memory" else run.cache.root) as hidden:
+        module = StreamingModule(
+            blocks, batches, hidden, save, _needs(run), settings.answers, weighting,
+            run.config.seed,
+        )  # fmt: skip
+        steps: Any = module.steps()
+        trainer.predict(
+            module, DataLoader(steps, batch_size=None, collate_fn=_same), return_predictions=False
+        )
+    return seen[0], counts
+
+
+def _same(step: Any) -> Any:
+    return step
+
+
+def _of_experts(matrices: list[Matrix], moments: Moments) -> list[tuple[Matrix, int]]:
+    return [(m, moments.of(m).count) for m in matrices if m.expert]
 
 
 def _collect(run: Run, matrices: list[Matrix], weighting: str) -> Moments:

@@ -50,7 +50,8 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:
             quantized = record_of(run, bank, found, unquantized.accuracy, pruned.accuracy)
         after = {name: score_test(run, data) for name, data in run.others.items()}
         timed = None
-        if speed.enabled and run.leads:
+        # Of a model shared out over ranks it would be the speed of what connects them.
+        if speed.enabled and run.leads and not run.sharded:
             options = {k: v for k, v in asdict(speed).items() if k != "enabled"}
             finish = (lambda: quantize(run, bank)) if quantized else None
             timed = asdict(compare_speed(switch, genome, **options, finish=finish))

@@ -30,11 +30,12 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> dict[
         return record
     folder = run.run_dir / "export"
     with run.stage("export"):
-        if run.leads:
+        if run.leads or run.sharded:
             with Switch(run.backbone.model, bank).to(genome):
                 if run.config.quantization.method != "none":
                     quantize(run, bank)
                 export_model(run.backbone.model, run.backbone.tokenizer, folder, form, bank.dtype)
+        if run.leads:
             if run.config.task.lm_eval is None:  # Whose prompts are the harness's own.
                 write_task(run.config.task, run.task.labels, folder, run.task.preamble)
             if form.startswith("onnx"):

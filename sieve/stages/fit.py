@@ -1,5 +1,6 @@
 """fit: moments and weights to bank.safetensors, nested factors of every matrix."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sieve.matrices import find_matrices
 from sieve.projections import get_projection
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.run import Run
+from sieve.streamed_backbone import StreamedBackbone
 from sieve.training import make_trainer
 
 
@@ -49,14 +51,16 @@ def fit(run: Run, calibrated: Calibrated) -> Bank:
 def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> None:
     """The closed form, a file per block, the blocks dealt to the ranks."""
     settings, trainer = run.config.projection, run.trainer
+    backbone = run.backbone
     solver = Solver(
-        run.backbone.model, calibrated.moments(), settings.name, settings.storage,
+        backbone.skeleton, calibrated.moments(), settings.name, settings.storage,
         settings.rank_multiple, _bank_dtype(run), settings.damping, settings.prune_head,
-        settings.joint,
+        settings.joint, backbone.device, backbone.matrices(settings.prune_head),
     )  # fmt: skip
+    loaded = backbone.blocks.loaded if isinstance(backbone, StreamedBackbone) else nullcontext
     left = unfinished(solver, folder)
     trainer.strategy.barrier("fit")  # All have looked before the first one writes.
-    fit_blocks(solver, folder, key, left, trainer.global_rank, trainer.world_size)
+    fit_blocks(solver, folder, key, left, trainer.global_rank, trainer.world_size, loaded)
     trainer.strategy.barrier("fitted")
     if run.leads:
         finish(solver, folder)

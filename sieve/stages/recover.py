@@ -1,8 +1,10 @@
 """recover: the pruned model trained on its task, where that helps on the selection split."""
 
 import logging
+import shutil
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -48,7 +50,7 @@ def recover(run: Run, bank: Bank, genome: Genome) -> tuple[Bank, Genome, dict[st
                 write_json_atomic(record_path, record)
                 chosen.save(genome_path)
                 found.only(chosen).save(bank_path)
-                run.cache.path("training", key, "safetensors").unlink(missing_ok=True)
+                _forget(_training_path(run, key))
     found, chosen = Bank.load(bank_path), Genome.load(genome_path)
     chosen.check_bank(found.fingerprint, found.names)
     record = read_json(record_path)
@@ -57,6 +59,18 @@ def recover(run: Run, bank: Bank, genome: Genome) -> tuple[Bank, Genome, dict[st
     if run.leads:
         chosen.save(run.run_dir / "genome.json")
     return found, chosen, record
+
+
+def _training_path(run: Run, key: str) -> Path:
+    """What a killed training goes on from: a file, or a folder with one of each rank."""
+    return run.cache.path("training", key, "parts" if run.sharded else "safetensors")
+
+
+def _forget(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _note(run: Run, *entries: Entry) -> None:
@@ -79,7 +93,7 @@ def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Geno
         return make_trainer(run.config.trainer | limits | more, callbacks)
 
     batches = run.data.calibration_batches(settings.batch_tokens, settings.tokens)
-    path = run.cache.path("training", key, "safetensors")
+    path = _training_path(run, key)
     result = train(module, batches, look, trainer, run.config.seed, path, partial(_note, run))
     run.settle()
     total = run.task.metric.total  # What was looked at are means of values, the larger the better.

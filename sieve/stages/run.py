@@ -20,6 +20,9 @@ from sieve.datamodule import SieveDataModule
 from sieve.export import check_format
 from sieve.matrices import check_supported
 from sieve.quantization import check_available
+from sieve.sharding import is_sharded, shard
+from sieve.strategy import join
+from sieve.streamed_backbone import load_streamed
 from sieve.tasks import Example, Task, build_task
 from sieve.token_cache import CachedTokenizer
 from sieve.tracking import RunLogger
@@ -42,7 +45,7 @@ class Run:
     ) -> None:
         self.config, self.task, self.backbone = config, task, backbone
         self.trainer, self.logger, self.run_dir = trainer, logger, run_dir
-        self.device = backbone.model.device
+        self.device = backbone.device
         self.cache = Cache(Path(config.paths.cache_dir))
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
@@ -62,9 +65,9 @@ class Run:
     def check_others(self) -> None:
         """ValueError or RuntimeError where another task, or what a classifier is asked, fails."""
         tasks = [self.task, *(t for t, _ in self.data.mix), *(d.task for d in self.others.values())]
-        if is_classifier(self.backbone.model):
+        if is_classifier(self.backbone.skeleton):
             for task in tasks:
-                classes_of(self.backbone.model, task)
+                classes_of(self.backbone.skeleton, task)
             if self.config.calibration.weighting == "answer":
                 raise ValueError(
                     "calibration.weighting=answer is of tokens that predict an answer, of which a "
@@ -79,7 +82,8 @@ class Run:
     ) -> SieveDataModule:
         """The batches of a task as the run's model reads them."""
         backbone, config = self.backbone, self.config
-        classes = partial(classes_of, backbone.model) if is_classifier(backbone.model) else None
+        model = backbone.skeleton
+        classes = partial(classes_of, model) if is_classifier(model) else None
         tokenizer: Any = CachedTokenizer(backbone.tokenizer, self.cache, backbone.fingerprint)
         return SieveDataModule(
             task, tokenizer, config.batch_tokens, tokens, config.seed,
@@ -90,6 +94,11 @@ class Run:
     def leads(self) -> bool:
         """Whether this process writes the files."""
         return self.trainer.is_global_zero
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the model's weights are shared out over ranks, which act together."""
+        return is_sharded(self.backbone.model)
 
     @contextmanager
     def stage(self, name: str, cached: bool = False) -> Iterator[None]:
@@ -107,7 +116,8 @@ class Run:
 
     def settle(self) -> None:
         """Bring the model back: Lightning leaves it on the CPU after a loop."""
-        place(self.backbone.model, self.device)
+        if not self.sharded:  # Whose strategy lets it stand.
+            place(self.backbone.model, self.device)
 
     def split_key(self, role: str) -> str:
         """Fingerprint of a split as the model sees it: prompts, choices and answers, in order."""
@@ -156,8 +166,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     trainer = make_trainer(config.trainer)
     check_available(config.quantization, trainer.strategy.root_device)
     task, backbone = _loaded(config, trainer)
-    check_available(config.quantization, backbone.model.device, backbone.model.dtype)
-    check_supported(backbone.model, config.model.allow_partial)
+    check_available(config.quantization, backbone.device, backbone.dtype)
     logger = RunLogger(
         run_dir, config.logger, labels.logged_settings(config, backbone.name),
         labels.title(config, backbone.name), labels.tags(config, backbone.name),
@@ -166,7 +175,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     failed = True
     try:
         if config.export.format != "none":
-            check_format(backbone.model, config.export.format)
+            check_format(backbone.skeleton, config.export.format)
         run = Run(config, task, backbone, trainer, logger, run_dir)
         if not config.search.job:  # What is wrong with other tasks is better known now than late.
             run.check_others()
@@ -182,12 +191,23 @@ _held: dict[str, tuple[Task, Backbone]] = {}
 
 def _loaded(config: Config, trainer: L.Trainer) -> tuple[Task, Backbone]:
     device = trainer.strategy.root_device
-    key = fingerprint(asdict(config.task), asdict(config.model), config.seed, str(device))
+    streamed = config.calibration.strategy, config.projection.prune_head
+    key = fingerprint(asdict(config.task), asdict(config.model), config.seed, str(device), streamed)
     if key in _held:
         return _held[key]
     _held.clear()
     task = build_task(config.task, config.seed)
-    loaded = task, load_backbone(config.model, device)
+    mesh = join(trainer)
+    put = None if mesh is None else lambda model, _, dtype: shard(model, mesh, dtype)
+
+    def load() -> Backbone:
+        backbone = load_backbone(config.model, device, put)
+        check_supported(backbone.model, config.model.allow_partial)
+        return backbone
+
+    streams = config.calibration.strategy == "stream"
+    head = config.projection.prune_head
+    loaded = task, load_streamed(config.model, device, head, load) if streams else load()
     log.debug("loaded %s", config.model.path)
     if config.search.method == "genetic":
         _held[key] = loaded

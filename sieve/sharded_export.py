@@ -1,0 +1,102 @@
+"""Export of a model whose weights are shared out over ranks, which is never whole on one of them.
+
+All ranks go through the weights in one order and put one after the other together; rank 0 collects
+a file's worth and writes it. The files hold what those of `sieve.export` do.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from sieve.factorized import merged, to_merge
+from sieve.matrices import dense_like
+from sieve.modeling_experts import Unfolded
+from sieve.modeling_layers import FactorizedLinear
+from sieve.sharding import whole
+
+FILE_BYTES = 5 * 10**9  # of weights that rank 0 holds at a time, at most
+Weights = dict[str, Callable[[], Tensor]]  # by name: gives a weight, once all ranks ask for it
+
+
+def weights_of(model: nn.Module, format: str) -> Weights:
+    """How each weight of an export is had, "dense" or "factorized".
+
+    Raises ValueError where a dense matrix would need a bias its architecture has no place for, and
+    for experts in "dense", where transformers stacks them.
+    """
+    found: Weights = {name: partial(whole, t) for name, t in model.state_dict().items()}
+    if format != "dense":
+        return found
+    if any(isinstance(module, Unfolded) for module in model.modules()):
+        raise ValueError(
+            "got a mixture of experts, which is not stacked again while its weights are shared out "
+            "over ranks; use export=factorized, or run again with trainer=cpu, which has but the "
+            "export left to do."
+        )
+    for name, (layer, original) in to_merge(model).items():
+        for part in layer.state_dict():
+            del found[f"{name}.{part}"]
+        for part in ("weight", "bias")[: 1 + (layer.factor_out.bias is not None)]:
+            found[f"{name}.{part}"] = partial(_merged, layer, original, part)
+    return found
+
+
+def _merged(layer: FactorizedLinear, original: nn.Module, part: str) -> Tensor:
+    """Weight or bias of the dense layer in the place of a factorized one."""
+    found: Tensor = getattr(dense_like(original, *merged(layer)), part)
+    return found
+
+
+def write_sharded(
+    shell: PreTrainedModel, weights: Weights, path: Path | None, dtype: torch.dtype
+) -> None:
+    """Write weights, and the configuration of `shell`, to a directory; None on all ranks but 0.
+
+    shell: of the class and configuration that are written, on the meta device. Raises ValueError
+    for an architecture whose weights have other names on disk.
+    """
+    empty = {name: _as_stored(tensor, dtype) for name, tensor in shell.state_dict().items()}
+    shell.load_state_dict(empty, assign=True)
+    shell.tie_weights()
+    skipped = {*shell.all_tied_weights_keys, *(shell._keys_to_ignore_on_save or ())}
+    kept = {name: tensor for name, tensor in empty.items() if name not in skipped}
+    if revert_weight_conversion(shell, dict(kept)).keys() != kept.keys():
+        raise ValueError(
+            f"the weights of {type(shell).__name__} have other names on disk, which are not known "
+            "while they are shared out over ranks; run again with trainer=cpu, which has but the "
+            "export left to do."
+        )
+    plan = split_torch_state_dict_into_shards(
+        kept, filename_pattern="model{suffix}.safetensors", max_shard_size=FILE_BYTES
+    )
+    if path is not None:
+        shell.save_pretrained(path, state_dict={})  # The configuration alone.
+    for file, names in plan.filename_to_tensors.items():
+        held: dict[str, Tensor] = {}
+        for name in names:
+            tensor = weights[name]()  # On every rank, whoever writes.
+            if path is not None:
+                held[name] = _as_stored(tensor.detach(), dtype).cpu().contiguous()
+            del tensor
+        if path is not None:
+            save_file(held, path / file, metadata={"format": "pt"})
+    if path is not None and plan.is_sharded:
+        index = {
+            "metadata": {"total_parameters": shell.num_parameters(), **plan.metadata},
+            "weight_map": plan.tensor_to_filename,
+        }
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (path / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def _as_stored(tensor: Any, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
