@@ -69,6 +69,8 @@ def read_bank(path: Path) -> tuple[dict[str, Any], list[Matrix], "StoredFactors"
     if not path.is_dir():
         header, genes = _header(path)
         return header, genes, StoredFactors({g.name: path for g in genes}, [g.name for g in genes])
+    if not is_finished(path):
+        raise ValueError(f"the bank {path} is not finished; run again, and it is gone on with.")
     index = read_json(path / INDEX)
     headers, found, homes = [], dict[str, Matrix](), dict[str, Path]()
     for name in index["files"]:

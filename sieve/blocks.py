@@ -19,8 +19,10 @@ from transformers import PreTrainedModel
 
 from sieve.backbone import forward
 from sieve.batches import as_inputs
-from sieve.checkpoint import Checkpoint
-from sieve.matrices import Matrix, block_of, find_matrices
+from sieve.checkpoint import Checkpoint, renamed_for
+from sieve.matrices import Matrix, block_of, find_matrices, shares_embedding
+from sieve.memory import give_back_memory
+from sieve.modeling_experts import unfold
 
 
 class _Reached(Exception):
@@ -51,9 +53,11 @@ class BlockModel:
             self.matrices: list[Matrix] = find_matrices(fake, head)
             self.paths = _stack(fake, self.matrices)
             self._tuples = _tuples(fake, self.paths)
+            self._tied = shares_embedding(fake)
         with torch.device("meta"):
             self.model = build()
-        find_matrices_like(self.model, self.matrices)
+        unfold(self.model)
+        checkpoint.rename(renamed_for(self.model))
         self.model.requires_grad_(False)
         self._readers = ThreadPoolExecutor(1)
         self._next: tuple[str, Future[dict[str, Tensor]]] | None = None
@@ -79,20 +83,21 @@ class BlockModel:
         if table is None:
             yield
             return
-        name = next(n for n, module in self.model.named_modules() if module is table)
-        names = [f"{name}.{key}" for key, _ in table.named_parameters()]
-        tied = {}
-        if not self.checkpoint.has(names[0]):  # The head is the embedding's table.
-            inner = self.model.get_input_embeddings()
-            own = next(n for n, module in self.model.named_modules() if module is inner)
-            tied = self.checkpoint.read([f"{own}.weight"], self.dtype)
-            tied = {names[0]: tied[f"{own}.weight"]}
-            names = names[1:]
-        put(self.model, self.checkpoint.read(names, self.dtype) | tied, self.device)
+        names = self._names_of(table)
+        tensors: dict[str, Tensor] = {}
+        if self._tied and table is self.model.get_output_embeddings():
+            inner = self._names_of(self.model.get_input_embeddings())[0]
+            tensors[names.pop(0)] = self.checkpoint.read([inner], self.dtype)[inner]
+        put(self.model, self.checkpoint.read(names, self.dtype) | tensors, self.device)
         try:
             yield
         finally:
             drop(table)
+
+    def _names_of(self, table: nn.Module) -> list[str]:
+        """Names of the parameters of the embedding or the head, the weight first."""
+        path = next(name for name, module in self.model.named_modules() if module is table)
+        return [f"{path}.{name}" for name, _ in table.named_parameters()]
 
     @contextmanager
     def loaded(self, path: str, then: str | None = None) -> Iterator[nn.Module]:
@@ -116,6 +121,7 @@ class BlockModel:
             yield module
         finally:
             drop(module)
+            give_back_memory()
 
     def _read(self, path: str) -> dict[str, Tensor]:
         module = self.model.get_submodule(path)
@@ -198,15 +204,6 @@ class BlockModel:
         finally:
             for block in blocks:
                 del block.forward  # The class's own shows again.
-
-
-def find_matrices_like(model: PreTrainedModel, matrices: list[Matrix]) -> None:
-    """See that a model without weights has the modules of the matrices (experts are unfolded)."""
-    from sieve.modeling_experts import unfold
-
-    unfold(model)
-    for matrix in matrices:
-        model.get_submodule(matrix.name)
 
 
 def _stack(model: PreTrainedModel, matrices: list[Matrix]) -> list[str]:

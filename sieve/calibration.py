@@ -110,7 +110,7 @@ class CalibrationModule(L.LightningModule):
     def on_predict_end(self) -> None:
         """Reduce over ranks while they are still joined."""
         self.turns.end()
-        self.moments = self.collector.moments()
+        self.moments = self.collector.moments(release=True)
 
 
 def calibrate(
@@ -138,7 +138,7 @@ def calibrate(
     for batch in track(batches, "Calibrating"):
         names = ("input_ids", "attention_mask", "position_ids", "targets")
         module.predict_step({k: v.to(model.device) for k, v in held(batch, names).items()})
-    return module.collector.moments()
+    return module.collector.moments(release=True)
 
 
 def reach(wanted: Tensor) -> int:

@@ -1,12 +1,13 @@
 """The weights of a model by name, from its safetensors files, a few at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 class Checkpoint:
@@ -19,6 +20,7 @@ class Checkpoint:
     def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder, self._prefix = folder, f"{prefix}." if prefix else ""
         self._home: dict[str, Path] = {}
+        self._alias: dict[str, str] = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as file:
@@ -28,9 +30,9 @@ class Checkpoint:
                     f"{path} is damaged ({error}); get the checkpoint again."
                 ) from error
 
-    def has(self, name: str) -> bool:
-        """Whether a file holds it."""
-        return self._stored(name) is not None
+    def rename(self, renamed: Callable[[str], str]) -> None:
+        """Let tensors go by the names that `renamed` makes of those in the files, too."""
+        self._alias = {renamed(name): name for name in self._home}
 
     def read(self, names: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """Copies of tensors, floating-point ones in a dtype; the files are closed again.
@@ -44,7 +46,7 @@ class Checkpoint:
                     tensor = file.get_tensor(stored)
                     floating = tensor.is_floating_point()
                     found[name] = tensor.to(dtype if floating else tensor.dtype, copy=True)
-                    if floating and not torch.isfinite(found[name]).all():
+                    if floating and not is_finite(found[name]):
                         raise ValueError(
                             f"the weights {name} are not finite (NaN or infinity); the checkpoint "
                             "is damaged, get it again."
@@ -65,8 +67,14 @@ class Checkpoint:
 
     def _stored(self, name: str) -> str | None:
         """The name under which a file holds it."""
+        name = self._alias.get(name, name)
         short = name.removeprefix(self._prefix)
         return next((one for one in (name, short) if one in self._home), None)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite, without a second tensor of its size."""
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def fetch(path: str, revision: str | None) -> Path:
@@ -76,3 +84,18 @@ def fetch(path: str, revision: str | None) -> Path:
     return Path(
         snapshot_download(path, revision=revision, allow_patterns=["*.safetensors", "*.json"])
     )
+
+
+def renamed_for(model: PreTrainedModel) -> Callable[[str], str]:
+    """What transformers calls a tensor of a checkpoint that names it in an older way."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    known = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
+
+    def renamed(name: str) -> str:
+        for one in known:
+            name = one.rename_source_key(name)[0]
+        return name
+
+    return renamed

@@ -54,6 +54,22 @@ class SumMetric(Metric):
         }  # fmt: skip
         for name, value in zeros.items():
             self.add_state(name, value, dist_reduce_fx="sum")
+        self._slim()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        moved = super()._apply(*args, **kwargs)
+        self._slim()
+        return moved
+
+    def _slim(self) -> None:
+        """Keep what states are reset to, zeros, as one number each: a copy would weigh as much."""
+        for name, value in self._defaults.items():
+            assert isinstance(value, Tensor)
+            self._defaults[name] = value.new_zeros(()).expand(value.shape)
+
+    def release(self) -> None:
+        """Let go of the sums of squares; the metric is of no use afterwards."""
+        self.second, self._computed = self.second.new_zeros(0, 0), None
 
     def update(self, z: Tensor, weight: Tensor | None = None) -> None:
         """Add vectors z (tokens, n), each with a weight (tokens,), 1 by default."""
@@ -243,8 +259,11 @@ class MomentCollector(nn.Module):
                 g = g @ dense_weight(self._dense[matrix.name]).float()
             own.update(g)
 
-    def moments(self) -> Moments:
-        """All moments, reduced over ranks; ValueError where nothing was seen or is not finite."""
+    def moments(self, release: bool = False) -> Moments:
+        """All moments, reduced over ranks; ValueError where nothing was seen or is not finite.
+
+        release: let the sums go one by one, so that no more than one stands beside its average.
+        """
         device: Any = self.metrics[0].device
         counter = SumMetric().to(device)
         counter.count += self.examples
@@ -252,16 +271,16 @@ class MomentCollector(nn.Module):
         entries = {
             name: _moment(name, side, sums, may_be_empty=name in self._experts)
             for (name, (side, _)), sums in zip(
-                self.streams.items(), _sums(self.metrics), strict=True
+                self.streams.items(), _sums(self.metrics, release), strict=True
             )
         }
         magnitudes = {
             name: sums["absolute"] / sums["count"].clamp_min(1)
-            for name, sums in zip(self.sources, _sums(self.magnitudes), strict=True)
+            for name, sums in zip(self.sources, _sums(self.magnitudes, release), strict=True)
         }
         gradients = {
             matrix.name: _gradient(matrix, sums, examples)
-            for matrix, sums in zip(self.matrices, _sums(self.gradients), strict=False)
+            for matrix, sums in zip(self.matrices, _sums(self.gradients, release), strict=False)
         }
         return Moments(entries, gradients=gradients, magnitudes=magnitudes)
 
@@ -308,8 +327,13 @@ def _without_bias(y: Tensor, module: nn.Module) -> Tensor:
     return y if bias is None else y - bias
 
 
-def _sums(metrics: nn.ModuleList) -> list[dict[str, Tensor]]:
-    return [metric.sums() for metric in metrics if isinstance(metric, SumMetric)]
+def _sums(metrics: nn.ModuleList, release: bool) -> Iterator[dict[str, Tensor]]:
+    for metric in metrics:
+        if isinstance(metric, SumMetric):
+            found = metric.sums()
+            if release:
+                metric.release()
+            yield found
 
 
 def _moment(name: str, side: Any, sums: dict[str, Tensor], may_be_empty: bool) -> Moment:

@@ -51,14 +51,14 @@ class HiddenStates:
             return
         plain = states.cpu().contiguous()
         self._shapes[block, batch] = plain.shape, plain.dtype
-        path = self._path(block, batch)
         try:
+            path = self._path(block, batch)
             plain.view(torch.uint8).numpy().tofile(path)
         except OSError as error:
             raise OSError(
-                f"{path.parent} could not be written ({error.strerror or error}): hidden states of "
-                "calibration wait there; free space on its disk, set paths.cache_dir to a folder "
-                "with space, lower calibration.tokens, or set calibration.hidden=memory."
+                f"{self._folder} could not be written ({error.strerror or error}), where hidden "
+                "states of calibration wait; free space on its disk, set paths.cache_dir to a "
+                "folder with space, lower calibration.tokens, or set calibration.hidden=memory."
             ) from error
 
     def get(self, block: int, batch: int, device: torch.device) -> Tensor:

@@ -1,5 +1,7 @@
 """Peak memory of this process or of its GPU."""
 
+import ctypes
+import gc
 import resource
 import sys
 
@@ -12,3 +14,12 @@ def peak_memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def give_back_memory() -> None:
+    """Free what only cycles hold; give free pages, which glibc would keep, back to the system."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

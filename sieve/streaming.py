@@ -102,7 +102,7 @@ class StreamingModule(L.LightningModule):
                         made = self.blocks.block(place, hidden, batch)
                 self._hidden.put(place + 1, index, made)
         if collector is not None:
-            self._save(collector.moments(), collector.matrices)
+            self._save(collector.moments(release=True), collector.matrices)
         if not self.backwards:
             self._hidden.drop(place)
 
@@ -125,7 +125,7 @@ class StreamingModule(L.LightningModule):
                         loss = answer_loss(logits, targets[:, -keep:], self.answers, generator)
                         self._hidden.put(-1, index, *torch.autograd.grad(loss, hidden))
         if collector is not None:
-            self._save(collector.moments(), collector.matrices)
+            self._save(collector.moments(release=True), collector.matrices)
         self._hidden.drop(place)
 
     def _back(self, place: int) -> None:
@@ -144,7 +144,7 @@ class StreamingModule(L.LightningModule):
                     after = self._hidden.get(-1, index, self.blocks.device)
                     self._hidden.put(-1, index, *torch.autograd.grad(made, hidden, after))
         if collector is not None:
-            self._save(collector.moments(), collector.matrices)
+            self._save(collector.moments(release=True), collector.matrices)
         self._hidden.drop(place)
 
     def _of(self, path: str | None) -> list[Matrix]:
