@@ -21,8 +21,11 @@ def command(app: Path, *overrides: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment with the applications importable."""
-    return os.environ | {"PYTHONPATH": str(APPS), "OMP_NUM_THREADS": "1"}
+    """The environment with the applications importable, and what this process was told to."""
+    paths = [str(APPS), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"
+    }  # fmt: skip
 
 
 def run(folder: Path, app: Path, *overrides: str) -> Result:

@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 
 from ._files import plain, write
 
+LONGEST = 600  # characters of a reason
+
 
 class Recorder:
     """The application's function, with a file for what it returned or raised."""
@@ -76,8 +78,13 @@ def outcome(job: JobReturn) -> tuple[Any, str]:
 
 
 def reason(error: BaseException) -> str:
-    """An error as one line; the kind is left out where the text was written for the user."""
+    """An error as one line, its middle left out where it is long, as with the log of a lost job.
+
+    The kind is left out where the text was written for the user.
+    """
     text = " ".join(str(error).split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     if isinstance(error, CompactHydraException) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
