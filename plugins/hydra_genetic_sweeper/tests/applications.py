@@ -7,7 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+from apps import slurm
+
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_workers=2")
+SUBMITIT = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60")
+SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60")
+RAY = (
+    "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=3",
+    "+hydra.launcher.ray.init.include_dashboard=false",
+)  # fmt: skip
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
 SHARDS = APPS / "shards.py"
@@ -31,10 +39,23 @@ def environment() -> dict[str, str]:
 def run(folder: Path, app: Path, *overrides: str) -> Result:
     """Search in a folder, to the end."""
     folder.mkdir(exist_ok=True)
+    around = environment()
+    if SLURM[0] in overrides:
+        around |= with_slurm(folder)
     return subprocess.run(
-        command(app, *overrides), cwd=folder, env=environment(), capture_output=True, text=True,
+        command(app, *overrides), cwd=folder, env=around, capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
+
+
+def with_slurm(folder: Path) -> dict[str, str]:
+    """An environment with a cluster of this machine, which keeps its states in a folder."""
+    states = folder / "states"
+    states.mkdir()
+    return {
+        "PATH": f"{slurm.install(folder / 'slurm')}:{os.environ['PATH']}",
+        "SLURM_STATES": str(states.absolute()),
+    }
 
 
 def results(folder: Path) -> str:

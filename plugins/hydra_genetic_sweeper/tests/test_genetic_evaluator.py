@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_genetic_sweeper._jobs import Evaluator
 from hydra_plugins.hydra_genetic_sweeper._objectives import Evaluation, Objectives
-from hydra_plugins.hydra_genetic_sweeper._records import Recorder
+from hydra_plugins.hydra_genetic_sweeper._records import Recorder, reason
 from hydra_plugins.hydra_genetic_sweeper._space import Continuous, Discrete, Genome, Space
 from hydra_plugins.hydra_genetic_sweeper.config import GeneticSweeperConf
 from omegaconf import OmegaConf
@@ -125,6 +125,61 @@ def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> Non
     this.launcher = Dying(one_lives)
     this.evaluate(1, GENOMES, 0)
     assert calls == [2, 1] and sizes(this.found) == [0, 1, 2, 3, 4, 5]
+
+
+class Killed(Made):
+    """Loses every job, after as many genomes of its shard as are given for its launch."""
+
+    def __init__(self, *genomes: int) -> None:
+        super().__init__(listed)
+        self.genomes, self.calls = list(genomes), 0
+
+    def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        self.calls += 1
+        super().launch(jobs, initial_job_idx)
+        results = Path(self.shards[-1]["results"])
+        done = results.read_text().count("\n")
+        new = range(done, done + self.genomes.pop(0))
+        with results.open("a") as file:
+            file.writelines(f'{{"index": {i}, "size": {i}}}\n' for i in new)
+        raise OSError("killed")
+
+
+def test_a_job_that_is_lost_again_and_again_goes_on_while_it_brings_results(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    this, _ = evaluator(tmp_path, listed)
+    this.launcher = launcher = Killed(2, 0, 1, 1, 2)
+    this.evaluate(1, GENOMES, 0)
+    assert sizes(this.found) == [0, 1, 2, 3, 4, 5] and launcher.calls == 5
+    assert [record.getMessage() for record in caplog.records][0] == (
+        "generation 1: 1 of 1 jobs lost; of 6 genomes 4 have no result and are launched again "
+        "(OSError: killed)"
+    )
+    assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize(
+    ("genomes", "retries", "words"),
+    [
+        ((2, 0, 0), 1, "4 of 6 .*the first: its job was lost, 2 times in a row: OSError: killed$"),
+        ((0, 0, 0), 2, "no job ended with a result; the launcher failed: OSError: killed$"),
+        ((2,), 0, "4 of 6 .*the first: its job was lost: OSError: killed$"),
+    ],
+)
+def test_a_job_that_is_lost_without_a_new_result_ends_the_search_in_a_sentence(
+    tmp_path: Path, genomes: tuple[int, ...], retries: int, words: str
+) -> None:
+    this, _ = evaluator(tmp_path, listed, retries=retries)
+    this.launcher = Killed(*genomes)
+    with pytest.raises(ValueError, match=words):
+        this.evaluate(1, GENOMES, 0)
+    assert this.launcher.genomes == []
+
+
+def test_a_long_reason_keeps_its_beginning_and_its_end() -> None:
+    text = reason(OSError("a" + "b" * 5000 + "c"))
+    assert text.startswith("OSError: ab") and text.endswith("bc") and len(text) < 700
 
 
 @pytest.mark.parametrize(("own", "widths"), [([], [6]), (["device={worker}"], [2, 2, 2])])

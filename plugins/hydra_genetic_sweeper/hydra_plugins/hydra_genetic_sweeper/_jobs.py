@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
-from ._launching import launched
+from ._launching import launch_one, launched
 from ._objectives import Evaluation, Objectives
 from ._records import failure, is_recorded, outcome, reason, recorded
 from ._shards import Shard, ShardFiles
@@ -202,7 +202,7 @@ def run_one(
     """
     for left in reversed(range(1 + retries)):
         try:
-            [job] = launcher.launch([list(overrides)], initial_job_idx=number)
+            job = launch_one(launcher, overrides, number)
             break
         except Exception as error:  # Whatever the launcher makes of it.
             if not left:

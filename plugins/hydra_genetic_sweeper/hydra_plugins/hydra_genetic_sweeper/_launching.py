@@ -14,11 +14,20 @@ from queue import SimpleQueue
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
+from ._records import is_lost
 from ._shards import Shard
 
 Job = tuple[Shard, list[str]]  # and its overrides
 Outcome = tuple[Shard, JobReturn | Exception]  # an exception of the launcher where it was lost
 APART = ("hydra_plugins.hydra_submitit_launcher",)  # modules of launchers, a call per job
+
+
+def launch_one(launcher: Launcher, overrides: Sequence[str], number: int) -> JobReturn:
+    """Run one job; raises what the launcher raises where the job is lost."""
+    [returned] = launcher.launch([list(overrides)], initial_job_idx=number)
+    if is_lost(returned):
+        raise returned._return_value
+    return returned
 
 
 def launched(launcher: Launcher, jobs: Sequence[Job], width: int | None) -> Iterator[Outcome]:
@@ -56,8 +65,7 @@ def _apart(launcher: Launcher, jobs: Sequence[Job]) -> Iterator[Outcome]:
     def work(mine: Sequence[Job]) -> None:
         for shard, overrides in mine:
             try:
-                [returned] = launcher.launch([overrides], initial_job_idx=shard.job)
-                done.put((shard, returned))
+                done.put((shard, launch_one(launcher, overrides, shard.job)))
             except BaseException as error:
                 done.put((shard, error))
 

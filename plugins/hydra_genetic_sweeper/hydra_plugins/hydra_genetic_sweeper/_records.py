@@ -33,10 +33,14 @@ class Recorder:
         try:
             returned = self.function(config)
         except SystemExit as error:
+            if _is_launchers(error):
+                raise  # The job goes on in another process.
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from error  # Frameworks end so on Ctrl-C.
             raise RuntimeError(f"the application exited with {error.code!r}") from error
-        except Exception:
+        except Exception as error:
+            if (lost := _of_submitit(error)) is not None:
+                raise lost from None
             write(_failed(self.folder, job.job.num), traceback.format_exc())
             raise
         try:
@@ -75,6 +79,24 @@ def outcome(job: JobReturn) -> tuple[Any, str]:
     if job.status == JobStatus.COMPLETED:
         return plain(job.return_value), ""
     return None, reason(job._return_value)
+
+
+def is_lost(job: JobReturn) -> bool:
+    """Whether a job came back because its launcher had to end it, and may be launched again."""
+    return job.status != JobStatus.COMPLETED and _of_submitit(job._return_value) is not None
+
+
+def _of_submitit(error: BaseException | None) -> BaseException | None:
+    """What submitit raised in a job whose time is over, itself or under what was made of it."""
+    while error is not None and not type(error).__module__.startswith("submitit."):
+        error = error.__context__
+    return error
+
+
+def _is_launchers(error: SystemExit) -> bool:
+    """Whether submitit exits, as it does before a preempted job goes back into the queue."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals["__name__"]).startswith("submitit.")
 
 
 def reason(error: BaseException) -> str:

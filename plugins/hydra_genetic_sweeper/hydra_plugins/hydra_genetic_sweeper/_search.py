@@ -198,9 +198,7 @@ class _Search:
         done, value = recorded(self.folder, 0, overrides)
         if not done:
             name = "the job that prepares the search"
-            value = run_one(
-                self.launcher, self.folder, overrides, 0, name, self.settings.retries
-            )
+            value = run_one(self.launcher, self.folder, overrides, 0, name, self.settings.retries)
         return value, 1
 
     def _call_space(self, prepared: Any) -> Any:
@@ -302,7 +300,8 @@ def check(settings: GeneticSweeperConf) -> None:
 def _quiet(launcher: Launcher) -> Iterator[None]:
     """Keep launchers from listing the overrides of every job."""
     module = type(launcher).__module__
-    loggers = [logging.getLogger(name) for name in (module, module.rpartition(".")[0] + "._core")]
+    beside = [f"{module.rpartition('.')[0]}.{name}" for name in ("_core", "_launcher_util")]
+    loggers = [logging.getLogger(name) for name in (module, *beside)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(max(logging.WARNING, logger.level))
