@@ -124,7 +124,8 @@ def _remove_stale(path: Path) -> None:
         else:
             stale = _age_s(partial) > ABANDONED_S
         if stale:
-            _remove(partial)
+            with suppress(FileNotFoundError):  # Another process was faster.
+                _remove(partial)
 
 
 def _age_s(path: Path) -> float:

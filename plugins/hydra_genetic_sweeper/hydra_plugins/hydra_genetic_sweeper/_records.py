@@ -5,6 +5,7 @@ of one that raised.
 """
 
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +26,15 @@ class Recorder:
 
     def __init__(self, function: Callable[[Any], Any], folder: Path) -> None:
         self.function, self.folder = function, folder.absolute()
+        self.here = Path.cwd()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a worker, which may have been started in another folder, as Ray's are.
+
+        The folders of jobs, and the application's own paths, may be relative to the search's.
+        """
+        self.__dict__.update(state)
+        os.chdir(self.here)
 
     def __call__(self, config: DictConfig) -> Any:
         """Run the job. An exit of the application is an error of this job, not of the search."""
