@@ -13,7 +13,8 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_w
 SUBMITIT = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60")
 SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60")
 RAY = (
-    "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=3",
+    "hydra/launcher=ray", "hydra.launcher.ray.init.address=local",
+    "+hydra.launcher.ray.init.num_cpus=3",
     "+hydra.launcher.ray.init.include_dashboard=false",
 )  # fmt: skip
 HERE = Path(__file__).parent

@@ -1,10 +1,24 @@
 """Searches under every launcher, with workers that are lost amid a generation."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from applications import JOBLIB, RAY, SHARDS, SLURM, SUBMITIT, Result, evaluated, log, results
+from applications import (
+    JOBLIB,
+    RAY,
+    SHARDS,
+    SLURM,
+    SUBMITIT,
+    Result,
+    begin,
+    evaluated,
+    log,
+    results,
+    run,
+)
 
 Launch = Callable[..., Result]
 pytestmark = pytest.mark.slow
@@ -29,8 +43,6 @@ def using(launcher: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a search in one process that nothing interrupts."""
-    from applications import run
-
     folder = tmp_path_factory.mktemp("alone")
     done = run(folder, SHARDS, *FEW)
     assert done.returncode == 0, done.stderr
@@ -59,6 +71,21 @@ def test_a_worker_killed_amid_a_generation_costs_its_own_work_only(
         assert sum(line.startswith("begin") for line in log(folder)) == 7
     else:
         assert said.count("jobs lost; of 9 genomes") == 1
+
+
+def test_a_generation_that_is_killed_with_all_its_workers_goes_on_under_another_launcher(
+    launch: Launch, alone: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "whole"
+    process = begin(folder, 12 + 3 + 3, *using("joblib"))  # all of the first; of the second some
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert len((folder / "sweep/generations.jsonl").read_text().splitlines()) == 2
+    done = launch(SHARDS, *using("submitit"), folder="whole")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results(folder) == results(alone)
+    again = len(evaluated(folder)) - len(evaluated(alone))
+    assert set(evaluated(folder)) == set(evaluated(alone)) and again <= 3
 
 
 def test_a_job_that_is_preempted_goes_on_from_the_queue(
