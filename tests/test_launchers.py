@@ -1,4 +1,4 @@
-"""Presets of launchers: what they choose, how many jobs they run, and that the plugins are found."""
+"""Presets of launchers: what they choose, how many jobs run, and that the plugins are found."""
 
 from pathlib import Path
 
