@@ -1,24 +1,30 @@
 """Files that outlive a stage: fingerprints, atomic writes and the cache of finished stages.
 
 A stage's artifact is keyed by a fingerprint of everything it depends on. Files are written beside
-their final name and renamed, so that a killed run leaves either the whole artifact or none.
+their final name and renamed, so that a killed run leaves either the whole artifact or none. That
+holds too where nodes of a cluster write one artifact at once: the last one's stays.
 """
 
+import errno
 import glob
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 FINGERPRINT_LENGTH = 16
-_HOST = platform.node().replace("/", "_") or "host"
+ABANDONED_S = 86_400  # seconds until what another node has not finished is taken for left behind
 
 
 def fingerprint(*parts: Any) -> str:
@@ -43,23 +49,18 @@ def written_beside(path: Path) -> Iterator[Path]:
 
     Works for a file and for a directory, and replaces an older one. On an error the temporary is
     removed and `path`, if it stood before, is untouched. What a killed process left beside `path`
-    is removed first.
+    is removed first. Other processes, of this machine and of others, may write the same at once.
     Raises OSError that names `path` when the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
+    own = f"{_process_space()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    partial = path.with_name(f".{path.name}.{own}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
         yield partial
         _sync(partial)
-        if path.is_dir():
-            old = partial.with_suffix(".old.partial")
-            os.replace(path, old)
-            os.replace(partial, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, path)
+        _put(partial, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(
@@ -77,13 +78,62 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _put(partial: Path, path: Path) -> None:
+    """Give a temporary its name; a directory that has the name, or gets it meanwhile, goes."""
+    old = partial.with_suffix(".old.partial")
+    while True:
+        try:
+            os.replace(partial, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR):
+                raise
+        try:
+            os.replace(path, old)
+        except FileNotFoundError:
+            continue  # Another process was faster.
+        shutil.rmtree(old)
+
+
+@cache
+def _process_space() -> str:
+    """Digest of where a pid is of one process: this machine since its start, or this container.
+
+    Containers and machines may share a name, and their pids are alike.
+    """
+    parts = [platform.node()]
+    with suppress(OSError):  # Where there is no Linux, the name has to do.
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return fingerprint(parts)[:8]
+
+
 def _remove_stale(path: Path) -> None:
-    """Remove temporaries of `path` whose process, on this machine, is no more."""
-    beginning = f".{path.name}.{_HOST}."
-    for partial in path.parent.glob(f"{glob.escape(beginning)}*.partial"):
-        pid = partial.name.removeprefix(beginning).partition(".")[0]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            _remove(partial)
+    """Remove temporaries of `path` whose process is no more, as far as can be told from here.
+
+    Those of other machines go when nothing has been written to them for a day.
+    """
+    pattern = re.compile(
+        rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})\.(\d+)\.[0-9a-f]{{8}}(\.old)?\.partial"
+    )
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not (found := pattern.fullmatch(partial.name)):
+            continue
+        if found[1] == _process_space():
+            stale = not _is_alive(int(found[2]))
+        else:
+            stale = _age_s(partial) > ABANDONED_S
+        if stale:
+            with suppress(FileNotFoundError):  # Another process was faster.
+                _remove(partial)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since a file or directory was written to; 0 where it is gone by now."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0
 
 
 def _is_alive(pid: int) -> bool:
@@ -149,7 +199,7 @@ class Cache:
         """Create the folder and see that it can be written; ValueError otherwise."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe.{os.getpid()}"
+            probe = self.root / f".probe.{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()
         except OSError as error:

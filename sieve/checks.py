@@ -128,6 +128,7 @@ def _check_counts(config: Config) -> None:
         *((f"recovery.{key}", getattr(config.recovery, key)) for key in COUNTS),
         ("search.evaluations", config.search.evaluations),
         ("search.examples", 1 if config.search.examples is None else config.search.examples),
+        ("launcher.workers", config.launcher.workers),
         *((f"speed.{key}", n) for key, n in asdict(config.speed).items() if key != "enabled"),
     ):
         if number < 1:

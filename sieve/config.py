@@ -158,6 +158,13 @@ class SpeedConfig:
 
 
 @dataclass
+class LauncherConfig:
+    """How many jobs of a sweep run at a time; where they run is Hydra's part."""
+
+    workers: int = 1
+
+
+@dataclass
 class LoggerConfig:
     """Weights & Biases: mode auto is online with a key and offline without."""
 
@@ -192,6 +199,7 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     trainer: dict[str, Any] = field(default_factory=dict)  # keywords of lightning.Trainer
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     # Other tasks on whose test rows both models are scored too: +task@also.NAME=NAME.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sieve import artifacts
 from sieve.artifacts import (
     Cache,
     fingerprint,
@@ -65,6 +66,65 @@ def test_a_process_killed_while_writing_leaves_no_file_under_the_name(tmp_path: 
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     assert done.returncode == -9
     assert not path.exists()
+
+
+def test_writers_of_one_path_do_not_touch_each_other_s_temporaries(tmp_path: Path) -> None:
+    path = tmp_path / "bank.safetensors"
+    with written_beside(path) as first, written_beside(path) as second:
+        assert first != second  # As with two nodes, whose pids may be equal.
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # Which was renamed last.
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_what_is_surely_left_behind_is_removed(tmp_path: Path) -> None:
+    path, ended = tmp_path / "bank.safetensors", subprocess.Popen(["true"])
+    ended.wait()
+    with written_beside(path) as partial:
+        partial.touch()
+        space, own = partial.name.split(".")[3:5]
+    elsewhere = "0" * 8
+    dead, alive, young, old, other = (
+        tmp_path / f".{name}.deadbeef.partial"
+        for name in (
+            f"{path.name}.{space}.{ended.pid}", f"{path.name}.{space}.{own}",
+            f"{path.name}.{elsewhere}.{ended.pid}", f"{path.name}.{elsewhere}.{own}",
+            f"{path.name}.index.json.{space}.{ended.pid}",
+        )
+    )  # fmt: skip
+    for left in (dead, alive, young, old, other):
+        left.touch()
+    os.utime(old, (0, 0))
+    write_text_atomic(path, "new")
+    assert set(tmp_path.iterdir()) == {path, alive, young, other}
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_many_processes_that_write_one_artifact_leave_it_whole(tmp_path: Path, kind: str) -> None:
+    code = (
+        "import runpy, sys; from pathlib import Path\n"
+        "path, kind, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]\n"
+        "written_beside = runpy.run_path(sys.argv[4])['written_beside']  # without torch\n"
+        "for _ in range(25):\n"
+        "    with written_beside(path) as partial:\n"
+        "        if kind == 'directory': partial.mkdir()\n"
+        "        files = [partial / 'a', partial / 'b'] if kind == 'directory' else [partial]\n"
+        "        for file in files: file.write_text(name * 100_000)\n"
+    )
+    path = tmp_path / "artifact"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), kind, name, artifacts.__file__])
+        for name in "abcd"
+    ]
+    while any(writer.poll() is None for writer in writers):
+        if kind == "file" and path.exists():
+            text = path.read_text()
+            assert len(text) == 100_000 and len(set(text)) == 1
+    assert [writer.returncode for writer in writers] == [0] * 4
+    files = sorted(path.iterdir()) if kind == "directory" else [path]
+    assert len({file.read_text() for file in files}) == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:

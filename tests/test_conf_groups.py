@@ -24,7 +24,8 @@ OPTIONS = sorted(
     if path.parent.name not in ("task", "hydra", "experiment")
 )
 # Groups whose options share a base.
-BASED = ("task", "model", "projection", "search", "recovery", "quantization", "device")
+BASED = ("task", "model", "projection", "search", "recovery", "quantization", "device",
+         "launcher")  # fmt: skip
 # Of groups that are an experiment's own, the experiment.
 COMPARED = {
     "domain": "generalization", "subject": "kept", "method": "kept", "source": "calibration"

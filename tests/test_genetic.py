@@ -61,7 +61,7 @@ def test_one_command_searches_confirms_and_finishes(world: Path) -> None:
 
 
 def test_two_workers_find_what_one_does_on_a_model_each(world: Path) -> None:
-    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_workers=2")
+    joblib = ("launcher=joblib", "launcher.workers=2")
     done = sweep(world, "joblib", *joblib, "hydra.verbose=[sieve.stages.run]")
     assert done.returncode == 0, done.stderr
     assert found(world, "joblib") == found(world, "whole")
@@ -81,8 +81,46 @@ def test_a_killed_search_goes_on_to_the_same_end(world: Path) -> None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert sweep(world, "killed").returncode == 0
+    # Where jobs run may change; what is found does not.
+    done = sweep(world, "killed", "launcher=joblib", "launcher.workers=2")
+    assert done.returncode == 0, done.stderr
     assert found(world, "killed") == found(world, "whole")
+
+
+KILL_ONCE = """
+import os, signal
+from pathlib import Path
+fsync = os.fsync
+
+def fsync_and_die(number):
+    fsync(number)
+    path = os.readlink(f"/proc/self/fd/{number}")
+    if "/shards/0002/" in path and path.endswith(".jsonl"):
+        try:
+            Path(os.environ["KILL_ONCE"]).unlink()
+        except FileNotFoundError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = fsync_and_die
+"""
+
+
+def test_three_workers_one_of_which_is_killed_find_what_one_process_does(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world / "hook").mkdir(exist_ok=True)
+    (world / "hook" / "sitecustomize.py").write_text(KILL_ONCE)  # Of every process below.
+    (world / "kill").touch()
+    monkeypatch.setitem(ENVIRONMENT, "KILL_ONCE", str(world / "kill"))
+    before = ENVIRONMENT.get("PYTHONPATH", "")
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", f"{world / 'hook'}:{before}")
+    done = sweep(world, "ray", "launcher=ray", "launcher.workers=3")
+    assert done.returncode == 0, done.stderr
+    assert not (world / "kill").exists()
+    assert found(world, "ray") == found(world, "whole")
+    genomes = [(world / one / "result/genome.json").read_bytes() for one in ("whole", "ray")]
+    assert genomes[0] == genomes[1]
 
 
 @pytest.mark.parametrize("method", ["random", "evopress"])

@@ -36,6 +36,7 @@ TITLES = {
     "export": "Export",
     "speed": "Speed",
     "trainer": "Trainer",
+    "launcher": "Launcher of a sweep's jobs",
     "logger": "Logger",
     "paths": "Paths",
     "device": "Device of a dry run",
@@ -78,6 +79,7 @@ def entries() -> dict[str, list[Entry]]:
         said = _of_conf("trainer").get(key, "")
         found["trainer"].append(Entry(f"trainer.{key}", "", _shown(value), said))
     found["task"] += _of_judge()
+    found["launcher"] += _of_launchers()
     found["hydra.sweeper"] = _of_sweeper()
     return found
 
@@ -125,6 +127,22 @@ def _of_judge() -> list[Entry]:
         )
         for one in fields(JudgeSettings)
     ]  # fmt: skip
+
+
+def _of_launchers() -> list[Entry]:
+    """Entries of what the presets of launchers set of Hydra's; the preset with most says it."""
+    found: dict[str, Entry] = {}
+    for name in ("slurm", "submitit_local", "ray", "joblib"):
+        path = CONF / "launcher" / f"{name}.yaml"
+        raw = OmegaConf.load(path)
+        for key, meaning in comments.of_yaml(path).items():
+            if meaning and key.startswith("hydra.launcher.") and key not in found:
+                node, _, last = key.rpartition(".")
+                held = OmegaConf.to_container(OmegaConf.select(raw, node), resolve=False)
+                assert isinstance(held, dict)
+                said = f"With `launcher={name}`: {meaning}"
+                found[key] = Entry(key, "", _shown(held[last]), said)
+    return list(found.values())
 
 
 def _of_sweeper() -> list[Entry]:

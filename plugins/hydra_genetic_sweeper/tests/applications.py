@@ -7,7 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+from apps import slurm
+
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_workers=2")
+SUBMITIT = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60")
+SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60")
+RAY = (
+    "hydra/launcher=ray", "hydra.launcher.ray.init.address=local",
+    "+hydra.launcher.ray.init.num_cpus=3",
+    "+hydra.launcher.ray.init.include_dashboard=false",
+)  # fmt: skip
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
 SHARDS = APPS / "shards.py"
@@ -21,17 +30,33 @@ def command(app: Path, *overrides: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment with the applications importable."""
-    return os.environ | {"PYTHONPATH": str(APPS), "OMP_NUM_THREADS": "1"}
+    """The environment with the applications importable, and what this process was told to."""
+    paths = [str(APPS), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"
+    }  # fmt: skip
 
 
 def run(folder: Path, app: Path, *overrides: str) -> Result:
     """Search in a folder, to the end."""
     folder.mkdir(exist_ok=True)
+    around = environment()
+    if SLURM[0] in overrides:
+        around |= with_slurm(folder)
     return subprocess.run(
-        command(app, *overrides), cwd=folder, env=environment(), capture_output=True, text=True,
+        command(app, *overrides), cwd=folder, env=around, capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
+
+
+def with_slurm(folder: Path) -> dict[str, str]:
+    """An environment with a cluster of this machine, which keeps its states in a folder."""
+    states = folder / "states"
+    states.mkdir()
+    return {
+        "PATH": f"{slurm.install(folder / 'slurm')}:{os.environ['PATH']}",
+        "SLURM_STATES": str(states.absolute()),
+    }
 
 
 def results(folder: Path) -> str:

@@ -1,6 +1,8 @@
 """Genomes to jobs and back, with launchers that are made up."""
 
 import json
+import pickle
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_genetic_sweeper._jobs import Evaluator
 from hydra_plugins.hydra_genetic_sweeper._objectives import Evaluation, Objectives
-from hydra_plugins.hydra_genetic_sweeper._records import Recorder
+from hydra_plugins.hydra_genetic_sweeper._records import Recorder, is_lost, reason
 from hydra_plugins.hydra_genetic_sweeper._space import Continuous, Discrete, Genome, Space
 from hydra_plugins.hydra_genetic_sweeper.config import GeneticSweeperConf
 from omegaconf import OmegaConf
@@ -125,6 +127,121 @@ def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> Non
     this.launcher = Dying(one_lives)
     this.evaluate(1, GENOMES, 0)
     assert calls == [2, 1] and sizes(this.found) == [0, 1, 2, 3, 4, 5]
+
+
+class Killed(Made):
+    """Loses every job, after as many genomes of its shard as are given for its launch."""
+
+    def __init__(self, *genomes: int) -> None:
+        super().__init__(listed)
+        self.genomes, self.calls = list(genomes), 0
+
+    def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        self.calls += 1
+        super().launch(jobs, initial_job_idx)
+        results = Path(self.shards[-1]["results"])
+        done = results.read_text().count("\n")
+        new = range(done, done + self.genomes.pop(0))
+        with results.open("a") as file:
+            file.writelines(f'{{"index": {i}, "size": {i}}}\n' for i in new)
+        raise OSError("killed")
+
+
+def test_a_job_that_is_lost_again_and_again_goes_on_while_it_brings_results(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    this, _ = evaluator(tmp_path, listed)
+    this.launcher = launcher = Killed(2, 0, 1, 1, 2)
+    this.evaluate(1, GENOMES, 0)
+    assert sizes(this.found) == [0, 1, 2, 3, 4, 5] and launcher.calls == 5
+    assert [record.getMessage() for record in caplog.records][0] == (
+        "generation 1: 1 of 1 jobs lost; of 6 genomes 4 have no result and are launched again "
+        "(OSError: killed)"
+    )
+    assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize(
+    ("genomes", "retries", "words"),
+    [
+        ((2, 0, 0), 1, "4 of 6 .*the first: its job was lost, 2 times in a row: OSError: killed$"),
+        ((0, 0, 0), 2, "no job ended with a result; the launcher failed: OSError: killed$"),
+        ((2,), 0, "4 of 6 .*the first: its job was lost: OSError: killed$"),
+    ],
+)
+def test_a_job_that_is_lost_without_a_new_result_ends_the_search_in_a_sentence(
+    tmp_path: Path, genomes: tuple[int, ...], retries: int, words: str
+) -> None:
+    this, _ = evaluator(tmp_path, listed, retries=retries)
+    this.launcher = Killed(*genomes)
+    with pytest.raises(ValueError, match=words):
+        this.evaluate(1, GENOMES, 0)
+    assert this.launcher.genomes == []
+
+
+def test_submitit_s_jobs_are_calls_of_their_own_and_one_that_is_lost_leaves_the_others(
+    tmp_path: Path,
+) -> None:
+    lost, running = threading.Event(), list[int]()
+
+    class Apart(Made):
+        __module__ = "hydra_plugins.hydra_submitit_launcher.made"
+
+        def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+            worker = initial_job_idx % 3
+            assert len(jobs) == 1 and worker not in running  # A worker has one job at a time.
+            running.append(worker)
+            try:
+                if initial_job_idx == 0 and not lost.is_set():
+                    lost.set()
+                    raise OSError("killed")
+                assert lost.wait(60)
+                return super().launch(jobs, initial_job_idx)
+            finally:
+                running.remove(worker)
+
+    this, _ = evaluator(tmp_path, listed, n_workers=3, shard_size=1)
+    this.launcher = launcher = Apart(listed)
+    this.evaluate(1, GENOMES, 0)
+    assert sizes(this.found) == [0, 1, 2, 3, 4, 5]
+    assert sorted(shard["job"] for shard in launcher.shards) == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_submitit_raises_in_a_job_whose_time_is_over_is_a_lost_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utils = pytest.importorskip("submitit.core.utils")
+
+    def out_of_time(config: Any) -> None:
+        try:
+            raise utils.UncompletedJobError("timed-out too many times")
+        except RuntimeError:
+            raise ValueError("as an application tells its user") from None
+
+    job = OmegaConf.create({"job": {"num": 3}, "overrides": {"task": []}})
+    monkeypatch.setattr(HydraConfig, "get", lambda: job)
+    with pytest.raises(utils.UncompletedJobError, match="too many times") as raised:
+        Recorder(out_of_time, tmp_path)(OmegaConf.create())
+    back = JobReturn(status=JobStatus.FAILED)
+    back.return_value = pickle.loads(pickle.dumps(raised.value))
+    assert is_lost(back) and not (tmp_path / "failed").exists()
+    back.return_value = ValueError("of the application")
+    assert not is_lost(back)
+
+
+def test_a_worker_goes_to_the_folder_that_the_search_was_begun_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = pickle.dumps(Recorder(listed, Path("sweep")))
+    monkeypatch.chdir("/")
+    pickle.loads(text)
+    assert Path.cwd() == tmp_path
+
+
+def test_a_long_reason_keeps_its_beginning_and_its_end() -> None:
+    text = reason(OSError("a" + "b" * 5000 + "c"))
+    assert text.startswith("OSError: ab") and text.endswith("bc") and len(text) < 700
 
 
 @pytest.mark.parametrize(("own", "widths"), [([], [6]), (["device={worker}"], [2, 2, 2])])

@@ -111,20 +111,6 @@ def test_ctrl_c_leaves_the_best_so_far_and_the_search_can_go_on(
     assert results(folder) == results(whole)
 
 
-def test_a_worker_that_is_killed_is_replaced_and_finds_the_same(
-    launch: Launch, whole: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("joblib")
-    folder = tmp_path / "dead"
-    folder.mkdir()
-    (folder / "kill-evaluate").touch()
-    done = launch(SHARDS, *JOBLIB, folder="dead")
-    assert done.returncode == 0, done.stderr
-    assert not (folder / "kill-evaluate").exists()
-    assert "launched again; the launcher failed" in done.stdout + done.stderr
-    assert results(folder) == results(whole) and evaluated(folder) == evaluated(whole)
-
-
 def test_what_the_first_job_raises_is_one_sentence_and_the_search_begins_once_it_does_not(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:
@@ -172,10 +158,3 @@ def test_ctrl_c_in_the_last_job_keeps_the_result(
     assert results(folder) == results(whole) and not (folder / "last.txt").exists()
     assert launch(SHARDS, SLOW, folder="stopped").returncode == 0
     assert (folder / "last.txt").exists()
-
-
-def test_without_slurm_its_launcher_gets_one_sentence(launch: Launch) -> None:
-    pytest.importorskip("submitit")
-    done = launch(SHARDS, "hydra/launcher=submitit_slurm", "hydra.sweeper.retries=0")
-    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
-    assert "no job ended with a result; the launcher failed: RuntimeError: Could not" in done.stderr

@@ -91,29 +91,6 @@ def test_a_worker_has_a_device_of_its_own_and_one_job_at_a_time(
 
 
 @pytest.mark.slow
-def test_submitit_finds_what_basic_does(launch: Launch, tmp_path: Path) -> None:
-    pytest.importorskip("submitit")
-    assert launch(SHARDS, "hydra.sweeper.generations=2", folder="basic").returncode == 0
-    submitit = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=2")
-    done = launch(SHARDS, "hydra.sweeper.generations=2", *submitit, folder="submitit")
-    assert done.returncode == 0, done.stderr
-    assert results(tmp_path / "basic") == results(tmp_path / "submitit")
-
-
-@pytest.mark.slow
-def test_ray_finds_what_basic_does(launch: Launch, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
-    assert launch(SHARDS, "hydra.sweeper.generations=2", folder="basic").returncode == 0
-    ray = (
-        "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2",
-        "+hydra.launcher.ray.init.include_dashboard=false", "hydra.sweeper.n_workers=2",
-    )  # fmt: skip
-    done = launch(SHARDS, "hydra.sweeper.generations=2", *ray, folder="ray")
-    assert done.returncode == 0, done.stderr
-    assert results(tmp_path / "basic") == results(tmp_path / "ray")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("app", "overrides", "words"),
     [

@@ -1,6 +1,7 @@
 """Files that are whole or absent, and values as plain containers that JSON can hold."""
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ from omegaconf import OmegaConf
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that is whole or absent, through to the disk."""
+    """Write a file that is whole or absent, through to the disk, whoever else writes it too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -1,14 +1,14 @@
 """Genomes to jobs and back: the launcher, retries, and what a killed search had finished."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
+from ._launching import launch_one, launched
 from ._objectives import Evaluation, Objectives
 from ._records import failure, is_recorded, outcome, reason, recorded
 from ._shards import Shard, ShardFiles
@@ -51,19 +51,29 @@ class Evaluator:
         self.files = ShardFiles(self.folder, generation, self.space, self.objectives)
         self._shards = self._divide(genomes, first_job)
         self._recover(self._shards)
-        for attempt in range(1 + self.settings.retries):
-            missing = [s for s in self._shards if any(g not in self.found for g in s.genomes)]
-            if not missing:
+        fruitless = 0
+        while missing := self._missing():
+            before = len(self.found)
+            self._launch(missing)
+            fruitless = 0 if len(self.found) > before else fruitless + 1
+            if fruitless > self.settings.retries or not self.settings.retries:
                 break
-            if attempt:
-                log.warning(
-                    "generation %d: %d jobs are launched again; %s",
-                    generation, len(missing), self._trouble,
-                )  # fmt: skip
-            for batch in self._batches(missing):
-                self._launch(batch)
-        self._check_failures(genomes)
+            self._warn(generation, genomes)
+        self._check_failures(genomes, fruitless)
         return len(self._shards)
+
+    def _missing(self) -> list[Shard]:
+        """Shards with a genome that has no result."""
+        return [s for s in self._shards if any(g not in self.found for g in s.genomes)]
+
+    def _warn(self, generation: int, genomes: Sequence[Genome]) -> None:
+        """Say what was lost, if anything, and that it is launched again."""
+        if lost := self._missing():
+            log.warning(
+                "generation %d: %d of %d jobs lost; of %d genomes %d have no result and are "
+                "launched again (%s)", generation, len(lost), len(self._shards), len(genomes),
+                sum(g not in self.found for g in genomes), self._trouble,
+            )  # fmt: skip
 
     def progress(self) -> int:
         """Genomes of the generation with a result on disk, as far as their files tell."""
@@ -78,33 +88,24 @@ class Evaluator:
         count = -(-len(genomes) // size)
         return [Shard(list(genomes[i::count]), i, first_job + i, i % workers) for i in range(count)]
 
-    def _batches(self, shards: list[Shard]) -> Iterator[list[Shard]]:
-        """What one call of the launcher can take: jobs with numbers in a row.
-
-        Where workers have settings of their own, a device say, no two jobs of one run at a time.
-        """
-        runs = groupby(enumerate(shards), key=lambda pair: pair[1].job - pair[0])
-        for _, pairs in runs:
-            run = [shard for _, shard in pairs]
-            width = self.settings.n_workers if self.settings.worker_overrides else len(run)
-            yield from (run[i : i + width] for i in range(0, len(run), width))
-
     def _launch(self, shards: list[Shard]) -> None:
-        jobs = [self._overrides(shard) for shard in shards]
+        """Run the jobs of shards; one that is lost leaves what its files hold."""
         if self.settings.shard_key:
+            extra = {"prepared": self.prepared, "limit": self.limit}
             for shard in shards:
-                self.files.write(
-                    shard, self.found, {"prepared": self.prepared, "limit": self.limit}
-                )
-        try:
-            returns = self.launcher.launch(jobs, initial_job_idx=shards[0].job)
-        except Exception as error:  # A dead worker is whatever the launcher makes of it.
-            self._trouble = f"the launcher failed: {reason(error)}"
-            log.debug("launcher", exc_info=True)
-            self._recover(shards)
-            return
-        for shard, returned in zip(shards, returns, strict=True):
-            self._take(shard, returned)
+                self.files.write(shard, self.found, extra)
+        jobs = [(shard, self._overrides(shard)) for shard in shards]
+        width = self.settings.n_workers if self.settings.worker_overrides else None
+        lost = []
+        for shard, returned in launched(self.launcher, jobs, width):
+            if isinstance(returned, Exception):
+                lost.append(shard)
+                self._trouble = reason(returned)
+                log.debug("job %d is lost", shard.job, exc_info=returned)
+            else:
+                self._take(shard, returned)
+        if lost:
+            self._recover(lost)
 
     def _take(self, shard: Shard, job: JobReturn) -> None:
         """What a job that came back has found, and why where it has not."""
@@ -171,12 +172,16 @@ class Evaluator:
             if not (found := self.objectives.read(one)).failed:
                 self.found.setdefault(genome, found)
 
-    def _check_failures(self, genomes: Sequence[Genome]) -> None:
-        """Count what has no result as failed; ValueError where that is too many."""
+    def _check_failures(self, genomes: Sequence[Genome], fruitless: int) -> None:
+        """Count what has no result as failed; ValueError where that is too many.
+
+        fruitless: launches in a row that brought no result.
+        """
         if self._trouble and not self.found:
-            raise ValueError(f"no job ended with a result; {self._trouble}")
+            raise ValueError(f"no job ended with a result; the launcher failed: {self._trouble}")
+        times = f", {fruitless} times in a row" if fruitless > 1 else ""
+        why = f"its job was lost{times}: {self._trouble}"
         for genome in genomes:
-            why = self._trouble or "its job ended without a result"
             self.found.setdefault(genome, Evaluation({}, why))
         errors = [e.error for e in map(self.found.__getitem__, genomes) if e.failed]
         if len(errors) > self.settings.max_failure_rate * len(genomes):
@@ -189,13 +194,20 @@ class Evaluator:
 
 
 def run_one(
-    launcher: Launcher, folder: Path, overrides: Sequence[str], number: int, name: str
+    launcher: Launcher, folder: Path, overrides: Sequence[str], number: int, name: str, retries: int
 ) -> Any:
-    """What one job beside the generations returned; ValueError in a sentence where it failed."""
-    try:
-        [job] = launcher.launch([list(overrides)], initial_job_idx=number)
-    except Exception as error:  # Whatever the launcher makes of it.
-        raise ValueError(f"{name} did not run: {reason(error)}") from error
+    """What one job beside the generations returned; ValueError in a sentence where it failed.
+
+    retries: how often it is launched again where it is lost, as when its worker dies.
+    """
+    for left in reversed(range(1 + retries)):
+        try:
+            job = launch_one(launcher, overrides, number)
+            break
+        except Exception as error:  # Whatever the launcher makes of it.
+            if not left:
+                raise ValueError(f"{name} did not run: {reason(error)}") from error
+            log.warning("%s was lost and is launched again (%s)", name, reason(error))
     value, why = outcome(job)
     if why:
         raise ValueError(f"{name} failed: {why}{failure(folder, number)}")

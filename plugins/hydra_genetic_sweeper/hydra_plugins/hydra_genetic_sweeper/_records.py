@@ -5,6 +5,7 @@ of one that raised.
 """
 
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,12 +18,23 @@ from omegaconf import DictConfig
 
 from ._files import plain, write
 
+LONGEST = 600  # characters of a reason
+
 
 class Recorder:
     """The application's function, with a file for what it returned or raised."""
 
     def __init__(self, function: Callable[[Any], Any], folder: Path) -> None:
         self.function, self.folder = function, folder.absolute()
+        self.here = Path.cwd()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a worker, which may have been started in another folder, as Ray's are.
+
+        The folders of jobs, and the application's own paths, may be relative to the search's.
+        """
+        self.__dict__.update(state)
+        os.chdir(self.here)
 
     def __call__(self, config: DictConfig) -> Any:
         """Run the job. An exit of the application is an error of this job, not of the search."""
@@ -31,10 +43,14 @@ class Recorder:
         try:
             returned = self.function(config)
         except SystemExit as error:
+            if _is_launchers(error):
+                raise  # The job goes on in another process.
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from error  # Frameworks end so on Ctrl-C.
             raise RuntimeError(f"the application exited with {error.code!r}") from error
-        except Exception:
+        except Exception as error:
+            if (lost := _of_submitit(error)) is not None:
+                raise lost from None
             write(_failed(self.folder, job.job.num), traceback.format_exc())
             raise
         try:
@@ -75,9 +91,32 @@ def outcome(job: JobReturn) -> tuple[Any, str]:
     return None, reason(job._return_value)
 
 
+def is_lost(job: JobReturn) -> bool:
+    """Whether a job came back because its launcher had to end it, and may be launched again."""
+    return job.status != JobStatus.COMPLETED and _of_submitit(job._return_value) is not None
+
+
+def _of_submitit(error: BaseException | None) -> BaseException | None:
+    """What submitit raised in a job whose time is over, itself or under what was made of it."""
+    while error is not None and not type(error).__module__.startswith("submitit."):
+        error = error.__context__
+    return error
+
+
+def _is_launchers(error: SystemExit) -> bool:
+    """Whether submitit exits, as it does before a preempted job goes back into the queue."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals["__name__"]).startswith("submitit.")
+
+
 def reason(error: BaseException) -> str:
-    """An error as one line; the kind is left out where the text was written for the user."""
+    """An error as one line, its middle left out where it is long, as with the log of a lost job.
+
+    The kind is left out where the text was written for the user.
+    """
     text = " ".join(str(error).split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     if isinstance(error, CompactHydraException) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

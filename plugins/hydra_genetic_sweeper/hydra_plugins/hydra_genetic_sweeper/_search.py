@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 FREE = (
     "_target_", "_recursive_", "n_workers", "shard_size", "worker_overrides", "retries", "view",
     "finalize", "finalize_front", "max_failure_rate", "generations", "evaluations", "seconds",
-    "stagnation_generations", "stagnation_improvement", "space",
+    "stagnation_generations", "stagnation_improvement", "space", "free",
 )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ class _Search:
             {
                 "settings": {
                     "sweeper": settings,
-                    "overrides": sorted(self.arguments),
+                    "overrides": sorted(self._telling()),
                     "space": described,
                 },
                 "names": [variable.name for variable in space.variables],
@@ -177,6 +177,16 @@ class _Search:
             }
         )
         return space
+
+    def _telling(self) -> list[str]:
+        """The overrides that what is found may depend on."""
+        keys = [o.key_or_group for o in self.parser.parse_overrides(self.arguments)]
+        free = self.settings.free
+        return [
+            text
+            for text, key in zip(self.arguments, keys, strict=True)
+            if not any(key == one or key.startswith(f"{one}.") for one in free)
+        ]
 
     def _prepare(self) -> tuple[Any, int]:
         """What the first job returned, and whether there is one."""
@@ -188,7 +198,7 @@ class _Search:
         done, value = recorded(self.folder, 0, overrides)
         if not done:
             name = "the job that prepares the search"
-            value = run_one(self.launcher, self.folder, overrides, 0, name)
+            value = run_one(self.launcher, self.folder, overrides, 0, name, self.settings.retries)
         return value, 1
 
     def _call_space(self, prepared: Any) -> Any:
@@ -240,6 +250,7 @@ class _Search:
             run_one(
                 self.launcher, self.folder, [*self.arguments, *values, *own],
                 self.ledger.jobs + number, "the last job, with the result of the search,",
+                self.settings.retries,
             )  # fmt: skip
             self.ledger.finish(path.name)
 
@@ -289,7 +300,8 @@ def check(settings: GeneticSweeperConf) -> None:
 def _quiet(launcher: Launcher) -> Iterator[None]:
     """Keep launchers from listing the overrides of every job."""
     module = type(launcher).__module__
-    loggers = [logging.getLogger(name) for name in (module, module.rpartition(".")[0] + "._core")]
+    beside = [f"{module.rpartition('.')[0]}.{name}" for name in ("_core", "_launcher_util")]
+    loggers = [logging.getLogger(name) for name in (module, *beside)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(max(logging.WARNING, logger.level))

@@ -51,7 +51,12 @@ class GeneticSweeperConf:
     # Overrides of each job, with {worker} for its number below n_workers: ["device={worker}"]
     worker_overrides: list[str] = field(default_factory=list)
     max_failure_rate: float = 0.0  # fraction of a generation that may fail before the search stops
-    retries: int = 1  # how often genomes without a result are launched again when a worker died
+    # How often in a row genomes of workers that died are launched again without a new result;
+    # 0: never.
+    retries: int = 1
+    # Settings and groups of the application that say where jobs run and not what a genome is worth:
+    # ["launcher"]; they may change when a search is resumed.
+    free: list[str] = field(default_factory=list)
 
     # Overrides of one last job with the winner; {solution} is a file that holds it, {ledger} the
     # one of all evaluated genomes. Without a shard_key the winner's values come as overrides too.

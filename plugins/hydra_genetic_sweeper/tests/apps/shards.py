@@ -33,12 +33,15 @@ def note(config: DictConfig, text: str) -> None:
 
 
 def go_wrong(config: DictConfig, name: str) -> None:
-    """Raise while a file asks for it; end this process by force, once, while another does."""
+    """Raise while a file asks for it; signal this process, once, when another does."""
     if Path(f"raise-{name}").exists():
         raise RuntimeError(f"nothing to {name}")
-    if Path(f"kill-{name}").exists():
-        Path(f"kill-{name}").unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+    for what, number in (("kill", signal.SIGKILL), ("preempt", signal.SIGUSR2)):
+        try:
+            Path(f"{what}-{name}").unlink()
+        except FileNotFoundError:
+            continue
+        os.kill(os.getpid(), number)
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="shards")
