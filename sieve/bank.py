@@ -164,19 +164,16 @@ class Solver:
         return self.dtype or self.model.dtype
 
     @torch.no_grad()
-    def solve(self, gene: Matrix, keep: bool = True) -> BankFactors | None:
-        """Factors of a matrix or a group, on the CPU; None, but asked for, where not kept.
+    def solve(self, gene: Matrix, weights: list[Tensor] | None = None) -> BankFactors:
+        """Factors of a matrix or a group, on the CPU.
 
-        Ranks that share a weight must all ask for it.
+        weights: of it, where they are at hand; else ranks that share them must all ask for them.
         """
         # Solved where the model stands, unless that has no float64.
         place = self.device or self.model.device
         device = place if place.type == "cuda" else torch.device("cpu")
         try:
-            weights = self._weights(gene)
-            if not keep:
-                return None
-            weight, moment = self._given(gene, weights)
+            weight, moment = self._given(gene, weights or self.weights(gene))
             _check_finite(weight, moment)
             project = get_projection(self.projection, self.damping)
             solved = project(weight.to(device), moment.to(device))
@@ -192,8 +189,8 @@ class Solver:
     def _members(self, gene: Matrix) -> list[Matrix]:
         return [m for m in self.matrices if m.name in gene.members] or [gene]
 
-    def _weights(self, gene: Matrix) -> list[Tensor]:
-        """The weight of a matrix, or those of a group."""
+    def weights(self, gene: Matrix) -> list[Tensor]:
+        """The weight of a matrix, or those of a group; ranks that share them all have to ask."""
         return [whole_weight(self.model.get_submodule(m.name)) for m in self._members(gene)]
 
     def _given(self, gene: Matrix, weights: list[Tensor]) -> tuple[Tensor, Moment]:
@@ -228,9 +225,7 @@ def fit(
     )
     factors = {}
     for gene in track([*solver.matrices, *solver.groups], "Fitting"):
-        found = solver.solve(gene)
-        assert found is not None
-        factors[gene.name] = found
+        factors[gene.name] = solver.solve(gene)
     if key is None:
         digests = {name: _digest(stored) for name, stored in factors.items()}
         key = fingerprint(moments.fingerprint, digests, projection, storage, rank_multiple)
@@ -256,21 +251,36 @@ def fit_blocks(
 ) -> None:
     """Solve blocks (`unfinished`) one after another, and write a file for each.
 
-    One is in memory at a time; they are dealt to the ranks. `finish` makes the folder a bank,
-    once all ranks are done. loaded: brings the weights of a block, by its module path, for as long
-    as it is entered. Errors as `fit`.
+    One is in memory at a time; they are dealt to the ranks, which put each other's together first
+    where they share out the model. `finish` makes the folder a bank, once all ranks are done.
+    loaded: brings the weights of a block, by its module path, for as long as it is entered. Errors
+    as `fit`.
     """
-    for turn, path in enumerate(track(blocks, "Fitting")):
-        genes, mine = blocks_of_genes(solver)[path], turn % world_size == rank
-        if not (mine or solver.shared):
+    for start in track(range(0, len(blocks), world_size), "Fitting"):
+        dealt = blocks[start : start + world_size]
+        own = dealt[rank] if rank < len(dealt) else None
+        held = _put_together(solver, dealt, own) if solver.shared else {}
+        if own is None:
             continue
-        with loaded(path):
-            found = {gene.name: solver.solve(gene, mine) for gene in genes}
-        factors = {name: one for name, one in found.items() if one is not None}
-        if mine:
-            sizing = sizing_of(solver, factors)
-            header = header_of(genes, sizing, solver.projection, solver.stored_dtype, key)
-            write_bank(_file_of(folder, path), factors, header)
+        genes = blocks_of_genes(solver)[own]
+        with loaded(own):
+            factors = {gene.name: solver.solve(gene, held.get(gene.name)) for gene in genes}
+        sizing = sizing_of(solver, factors)
+        header = header_of(genes, sizing, solver.projection, solver.stored_dtype, key)
+        write_bank(_file_of(folder, own), factors, header)
+
+
+def _put_together(
+    solver: Solver, blocks: Sequence[str], own: str | None
+) -> dict[str, list[Tensor]]:
+    """The weights of this rank's block, by matrix and group; all ranks go through all blocks."""
+    held = {}
+    for path in blocks:
+        for gene in blocks_of_genes(solver)[path]:
+            weights = solver.weights(gene)
+            if path == own:
+                held[gene.name] = weights
+    return held
 
 
 def unfinished(solver: Solver, folder: Path) -> list[str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -75,12 +74,10 @@ def write_sharded(
             "while they are shared out over ranks; run again with trainer=cpu, which has but the "
             "export left to do."
         )
-    plan = split_torch_state_dict_into_shards(
-        kept, filename_pattern="model{suffix}.safetensors", max_shard_size=FILE_BYTES
-    )
+    files = _files(kept)
     if path is not None:
         shell.save_pretrained(path, state_dict={})  # The configuration alone.
-    for file, names in plan.filename_to_tensors.items():
+    for file, names in files.items():
         held: dict[str, Tensor] = {}
         for name in names:
             tensor = weights[name]()  # On every rank, whoever writes.
@@ -89,13 +86,30 @@ def write_sharded(
             del tensor
         if path is not None:
             save_file(held, path / file, metadata={"format": "pt"})
-    if path is not None and plan.is_sharded:
+    if path is not None and len(files) > 1:
+        size = sum(tensor.nbytes for tensor in kept.values())
         index = {
-            "metadata": {"total_parameters": shell.num_parameters(), **plan.metadata},
-            "weight_map": plan.tensor_to_filename,
+            "metadata": {"total_parameters": shell.num_parameters(), "total_size": size},
+            "weight_map": {name: file for file, names in files.items() for name in names},
         }
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (path / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def _files(weights: dict[str, Tensor]) -> dict[str, list[str]]:
+    """Names of weights by the file they go to, in order: as many to a file as it may hold."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in weights.items():
+        if groups[-1] and size + tensor.nbytes > FILE_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += tensor.nbytes
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    numbered = enumerate(groups, start=1)
+    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in numbered}
 
 
 def _as_stored(tensor: Any, dtype: torch.dtype) -> Tensor:

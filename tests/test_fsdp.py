@@ -41,7 +41,7 @@ def started(world: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
 
 
 def artifact(world: Path, cache: str, kind: str) -> Path:
-    return next((world / cache).glob(f"{kind}-*.safetensors"))
+    return next((world / cache).glob(f"{kind}-*"))
 
 
 def test_two_ranks_find_train_and_export_what_one_process_does(world: Path) -> None:
@@ -135,3 +135,17 @@ def test_what_takes_one_device_is_refused_before_anything_is_loaded(
     done = run_sieve(world, world / "refused", *RANKS, asked)
     assert done.status == 1 and said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.gpu
+def test_one_gpu_alone_runs_as_a_rank(world: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    more = ("trainer.accelerator=gpu", "trainer.devices=1", "export=factorized")
+    finished(world, "nccl", *RECOVERY, "trainer=fsdp", *more, cache="nccl")
+    finished(world, "plain", *RECOVERY, "trainer=gpu", cache="plain")
+    one, two = (Moments.load(artifact(world, name, "moments")) for name in ("nccl", "plain"))
+    for name, entry in one.entries.items():
+        other = two.entries[name].second
+        assert torch.dist(entry.second, other) <= 1e-5 * other.norm()
+    assert (world / "nccl/export/model.safetensors").is_file()
