@@ -23,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    Cache,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -236,17 +237,28 @@ def input_names(model: PreTrainedModel) -> set[str]:
     return set(inspect.signature(model.forward).parameters)
 
 
-def forward(model: PreTrainedModel, batch: dict[str, Tensor], keep: int) -> Tensor:
+def cache_name(model: PreTrainedModel) -> str:
+    """What a model's forward method calls its keys and values; "" where it takes none."""
+    known = input_names(model)
+    return next((name for name in ("cache", "past_key_values") if name in known), "")
+
+
+def forward(
+    model: PreTrainedModel, batch: dict[str, Tensor], keep: int, cache: Cache | None = None
+) -> Tensor:
     """Logits (B, keep, V) of the last `keep` positions; where a model can, no others are made.
 
-    Those of a classifier are of its classes, at one position.
+    Those of a classifier are of its classes, at one position. cache: keys and values that stand
+    before the rows', to which a model adds.
     """
     known = input_names(model)
     inputs: dict[str, Any] = {key: value for key, value in batch.items() if key in known}
     if "logits_to_keep" in known:
         inputs["logits_to_keep"] = keep
     if "use_cache" in known:
-        inputs["use_cache"] = False
+        inputs["use_cache"] = cache is not None
+    if cache is not None:
+        inputs[cache_name(model)] = cache
     logits = model(**inputs).logits
     return logits[:, None] if logits.ndim == 2 else logits[:, -keep:]
 

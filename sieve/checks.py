@@ -133,6 +133,11 @@ def _check_counts(config: Config) -> None:
     ):
         if number < 1:
             raise ValueError(f"{key} is {number}, expected at least 1.")
+    if not config.share_prefix > 0:
+        raise ValueError(
+            f"share_prefix is {config.share_prefix}, expected a part of a row above 0; set 2 for "
+            "never."
+        )
     for key, size in (
         ("projection.learning_rate", config.projection.learning_rate),
         ("recovery.learning_rate", config.recovery.learning_rate),

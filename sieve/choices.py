@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sieve.backbone import forward, pad_token_id
+from sieve.backbone import pad_token_id
 from sieve.batches import TensorBatch, as_inputs, bucket, pad_left
-from sieve.encoding import EncodedExample, encode_examples
+from sieve.encoding import EncodedExample, Tokens, encode_examples
 from sieve.metrics import ACCURACY, Metric, Outcome
+from sieve.prefix import Shared, Sharing
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
 
@@ -44,6 +45,7 @@ class ScoringBatch(TensorBatch):
     sizes: Tensor  # (N, C): what a choice's log-likelihood is divided by
     rows: tuple[Example, ...] = ()  # the examples, where a metric asks for more than the answer
     row_metric: RowMetric | None = None  # None is accuracy
+    prefix: Tokens = ()  # that all rows begin with and that is run once, see `sieve.prefix`
 
     def _greedy(self, logits: Tensor) -> Tensor:
         """Whether each choice (N, C) is what a model with logits (B, keep, V) would write."""
@@ -55,9 +57,15 @@ class ScoringBatch(TensorBatch):
         """What the values of rows make."""
         return self.row_metric.metric if self.row_metric else ACCURACY
 
-    def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None = None) -> Outcome:
+    def outcome(
+        self,
+        model: PreTrainedModel,
+        reference: dict[int, Any] | None = None,
+        shared: Shared | None = None,
+    ) -> Outcome:
         """Score a model; as `sieve.evaluation.Scored`."""
-        logits = forward(model, as_inputs(self), self.keep)
+        shared = shared or Shared(lends=False)
+        logits = shared.forward(model, as_inputs(self), self.keep, self.prefix)
         logprobs = choice_logprobs(logits, self)
         finite = ~(logprobs.isnan().any(1) | logprobs.isposinf().any(1))
         best = torch.where(finite, logprobs.argmax(1), NOT_FINITE)
@@ -127,6 +135,7 @@ def scoring_batches(
     row_metric: RowMetric | None = None,
     cut: Callable[[int], None] | None = None,
     harness: bool = False,
+    sharing: Sharing | None = None,
 ) -> list[ScoringBatch]:
     """All examples in batches of at most `batch_tokens` padded tokens, longest first.
 
@@ -136,7 +145,8 @@ def scoring_batches(
 
     normalize: what an answer's log-likelihood is divided by, its number of "tokens", "characters"
     or "bytes", or "none". row_metric: what a row is worth; None is right or wrong. cut,
-    harness: as of `encode_examples`.
+    harness: as of `encode_examples`. sharing: when what all rows begin with is run once, which is
+    then not counted in `batch_tokens`.
 
     Raises:
         ValueError: an example is longer than `context_length`, or two of its choices encode alike.
@@ -145,7 +155,7 @@ def scoring_batches(
         examples, tokenizer, chat=chat, delimiter=delimiter, context_length=context_length,
         normalize=normalize, cut=cut, harness=harness,
     )  # fmt: skip
-    batches = encoded_batches(encoded, pad_token_id(tokenizer), batch_tokens)
+    batches = encoded_batches(encoded, pad_token_id(tokenizer), batch_tokens, sharing)
     if row_metric is None:
         return batches
     return [
@@ -155,13 +165,24 @@ def scoring_batches(
 
 
 def encoded_batches(
-    encoded: Sequence[EncodedExample], pad: int, batch_tokens: int = 8192
+    encoded: Sequence[EncodedExample],
+    pad: int,
+    batch_tokens: int = 8192,
+    sharing: Sharing | None = None,
 ) -> list[ScoringBatch]:
     """As `scoring_batches`, of examples that are encoded already; pad: a token to pad with."""
+    prefix, longest = sharing.prefix(encoded) if sharing else ((), 0)
     rows = [example.rows() for example in encoded]
-    sizes = [(len(r), max(map(len, r))) for r in rows]
-    groups = bucket(sizes, batch_tokens)
-    return [one_batch([(i, encoded[i], rows[i]) for i in group], pad) for group in groups]
+    widths = [max(map(len, r)) for r in rows]
+    batches = []
+    # Rows in which the model cannot share stand apart: they are longer than the others.
+    for common, asked in ((prefix, True), ((), False)):
+        chosen = [i for i, width in enumerate(widths) if (0 < width <= longest) == asked]
+        sizes = [(len(rows[i]), widths[i] - len(common)) for i in chosen]
+        for group in bucket(sizes, batch_tokens):
+            items = [(i, encoded[i], rows[i]) for i in (chosen[place] for place in group)]
+            batches.append(replace(one_batch(items, pad), prefix=common))
+    return batches
 
 
 def vocabulary_reach(batches: Sequence[Any]) -> dict[str, int]:

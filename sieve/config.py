@@ -213,6 +213,7 @@ class Config:
     dry_run: bool = False  # show what the run will cost, and do no more
     device: DeviceSettings = field(default_factory=DeviceSettings)  # that a dry run reckons with
     batch_tokens: int = 8_192  # of a forward pass, padding counted
+    share_prefix: float = 0.25  # least part of a typical row that is worth being shared; 2: never
     seed: int = 0
 
 

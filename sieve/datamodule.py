@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from sieve.batches import TokenBatch, shard
+from sieve.prefix import Sharing
 from sieve.scoring import Reader
 from sieve.tasks.example import Example
 from sieve.tasks.task import Task
@@ -34,6 +35,7 @@ class SieveDataModule(L.LightningDataModule):
         classes: of a classifier, see `sieve.scoring.Reader`.
         mix: gives the tasks that calibration rows come from, each with its share of the tokens,
             once they are needed; by default the task alone.
+        sharing: when what all scored rows begin with is run once; None is never.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class SieveDataModule(L.LightningDataModule):
         context_length: int | None = None,
         classes: Callable[[Task], tuple[int, ...]] | None = None,
         mix: Callable[[], Sequence[tuple[Task, float]]] | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         super().__init__()
         self.task = task
         self._mix = mix
-        self.reader = Reader(tokenizer, context_length, classes, self._shorten)
+        self.reader = Reader(tokenizer, context_length, classes, self._shorten, sharing)
         self.batch_tokens = batch_tokens
         self.calibration_tokens = calibration_tokens
         self.seed = seed

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from sieve.batches import shard
 from sieve.metrics import ACCURACY, Metric, Outcome, Scores
+from sieve.prefix import Shared
 from sieve.progress import track
 from sieve.sharding import Turns, without_gradients
 from sieve.tasks.example import Example
@@ -32,10 +33,16 @@ class Scored(Protocol):
         """What the values of rows make."""
         ...
 
-    def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None) -> Outcome:
+    def outcome(
+        self,
+        model: PreTrainedModel,
+        reference: dict[int, Any] | None,
+        shared: Shared | None = None,
+    ) -> Outcome:
         """Score a model; reference: what the dense one did, by a batch's first example.
 
-        What is not there is put there, and compared with itself.
+        What is not there is put there, and compared with itself. shared: what batches before have
+        computed on the same model.
         """
         ...
 
@@ -116,7 +123,7 @@ class ScoresMetric(TorchMetric):
 class ScoringModule(L.LightningModule):
     """Scores a split under `trainer.validate` or `trainer.test`; the result is in `scores`.
 
-    reference: as of `Scored.outcome`.
+    reference, shared: as of `Scored.outcome`.
     """
 
     def __init__(
@@ -125,10 +132,12 @@ class ScoringModule(L.LightningModule):
         examples: int,
         metric: Metric = ACCURACY,
         reference: dict[int, Any] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.reference = reference
+        self.shared = shared or Shared()
         self.metric = ScoresMetric(examples, reference is not None, metric)
         self.scores: Scores | None = None
         self.turns = Turns(model)
@@ -139,7 +148,8 @@ class ScoringModule(L.LightningModule):
     def test_step(self, batch: Scored, batch_idx: int = 0) -> None:
         """One batch of the test split."""
         with without_gradients(self.model):
-            self.metric.update(batch.outcome(self.model, self.reference), batch.examples)
+            outcome = batch.outcome(self.model, self.reference, self.shared)
+            self.metric.update(outcome, batch.examples)
 
     def on_test_start(self) -> None:
         self.metric.reset()
@@ -160,13 +170,16 @@ def score(
     batches: Sequence[Scored],
     description: str = "Scoring",
     reference: dict[int, Any] | None = None,
+    shared: Shared | None = None,
 ) -> Scores:
     """Score all batches of a split; with a process group every rank takes its share.
 
     reference: as of `Scored.outcome`; filled by the dense model, compared with by the others.
+    shared: of the model as it stands, where other batches of its rows were scored before.
     """
     metric = batches[0].metric if batches else ACCURACY
-    module = ScoringModule(model, count_examples(batches), metric, reference).to(model.device)
+    examples = count_examples(batches)
+    module = ScoringModule(model, examples, metric, reference, shared).to(model.device)
     rank, world_size = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -18,7 +18,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sieve.backbone import forward, pad_token_id
+from sieve.backbone import cache_name, pad_token_id
 from sieve.batches import TensorBatch, as_inputs, bucket, pad_left
 from sieve.choices import (
     FARTHEST,
@@ -29,6 +29,7 @@ from sieve.choices import (
 )
 from sieve.encoding import EncodedExample, Tokens, encode_examples
 from sieve.metrics import Metric, Outcome
+from sieve.prefix import Shared, Sharing
 from sieve.sharding import without_gradients
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
@@ -43,8 +44,18 @@ class Writer:
     writing: Writing
     row_metric: RowMetric
 
-    def write(self, model: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> list[Tokens]:
-        """Greedy continuations of left-padded rows (B, T), without what stands after an end."""
+    def write(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        mask: Tensor,
+        shared: Shared | None = None,
+        prefix: Tokens = (),
+    ) -> list[Tokens]:
+        """Greedy continuations of left-padded rows (B, T), without what stands after an end.
+
+        prefix: what all rows begin with, to be run once for all that `shared` sees.
+        """
         config = GenerationConfig(
             max_new_tokens=self.writing.max_new_tokens, do_sample=False, num_beams=1,
             pad_token_id=pad_token_id(self.tokenizer), eos_token_id=self._ends(model),
@@ -52,6 +63,11 @@ class Writer:
         )  # fmt: skip
         stopped = StoppingCriteriaList([_Stopped(self, input_ids.shape[1])])
         generate: Any = model.generate
+        shared, options = shared or Shared(lends=False), dict[str, Any]()
+        cache = shared.growing(model, prefix, len(input_ids))
+        if cache is not None:
+            input_ids, mask = _after(input_ids, mask, prefix)
+            options[cache_name(model)] = cache
         own = model.generation_config
         model.generation_config = config  # Its penalties would stand in for what is not set.
         try:
@@ -60,9 +76,11 @@ class Writer:
                     input_ids=input_ids, attention_mask=mask, generation_config=config,
                     stopping_criteria=stopped,
                     synced_gpus=False,  # Ranks that share out a model keep in step by `Turns`.
+                    **options,
                 )  # fmt: skip
         finally:
             model.generation_config = own
+        shared.count(out.numel())
         ends = set(config.eos_token_id or [])
         return [_until(row, ends) for row in out[:, input_ids.shape[1] :].tolist()]
 
@@ -111,6 +129,15 @@ class _Stopped(StoppingCriteria):
         return self.done
 
 
+def _after(input_ids: Tensor, mask: Tensor, prefix: Tokens) -> tuple[Tensor, Tensor]:
+    """Rows and mask (B, T) with the prefix first, which stood behind the padding of each."""
+    ids = torch.tensor(prefix, device=input_ids.device).expand(len(input_ids), -1)
+    return (
+        torch.cat([ids, input_ids[:, len(prefix) :]], 1),
+        torch.cat([torch.ones_like(ids), mask[:, : mask.shape[1] - len(prefix)]], 1),
+    )
+
+
 def _until(row: list[int], ends: set[int]) -> Tokens:
     first = next((index for index, token in enumerate(row) if token in ends), len(row))
     return tuple(row[:first])
@@ -127,18 +154,27 @@ class WritingBatch(TensorBatch):
     rows: tuple[Example, ...]
     right: ScoringBatch
     writer: Writer
+    prefix: Tokens = ()  # that all rows begin with and that is run once, see `sieve.prefix`
 
     @property
     def metric(self) -> Metric:
         """What the values of rows make."""
         return self.writer.row_metric.metric
 
-    def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None = None) -> Outcome:
+    def outcome(
+        self,
+        model: PreTrainedModel,
+        reference: dict[int, Any] | None = None,
+        shared: Shared | None = None,
+    ) -> Outcome:
         """Write the answers and score them; as `sieve.evaluation.Scored`.
 
         `predicted` is 0, or −1 where nothing was taken from what was written.
         """
-        written = self.writer.write(model, self.input_ids, self.attention_mask)
+        shared = shared or Shared(lends=False)
+        written = self.writer.write(
+            model, self.input_ids, self.attention_mask, shared, self.prefix
+        )  # fmt: skip
         writing = self.writer.writing
         found = [writing.extract_from(self.writer.read(tokens)) for tokens in written]
         values = self.writer.values(found, self.rows)
@@ -147,51 +183,61 @@ class WritingBatch(TensorBatch):
         return Outcome(
             predicted.to(device),
             torch.tensor(values, dtype=torch.double, device=device),
-            -_in_order(model, self.right),
-            self._divergence(model, written, reference),
+            -_in_order(model, self.right, shared),
+            self._divergence(model, written, reference, shared),
         )
 
     def _divergence(
-        self, model: PreTrainedModel, written: Sequence[Tokens], reference: dict[int, Any] | None
+        self,
+        model: PreTrainedModel,
+        written: Sequence[Tokens],
+        reference: dict[int, Any] | None,
+        shared: Shared,
     ) -> Tensor | None:
         """How much less likely the dense model's answers are (N,), nats; 0 where they are more."""
         if reference is None:
             return None
         key = int(self.examples[0])
         if key not in reference:
-            batch = _answers(self.prompts, written, pad_token_id(self.writer.tokenizer))
+            pad = pad_token_id(self.writer.tokenizer)
+            batch = _answers(self.prompts, written, pad, self.prefix)
             batch = batch.to(self.input_ids.device)
-            reference[key] = batch, _in_order(model, batch)
+            reference[key] = batch, _in_order(model, batch, shared)
         batch, dense = reference[key]
-        far = dense - _in_order(model, batch)
+        far = dense - _in_order(model, batch, shared)
         return far.nan_to_num(FARTHEST, FARTHEST).clamp(0.0, FARTHEST)
 
 
-def _in_order(model: PreTrainedModel, batch: ScoringBatch) -> Tensor:
+def _in_order(model: PreTrainedModel, batch: ScoringBatch, shared: Shared) -> Tensor:
     """Log-likelihoods of single answers (N,), in the order of the prompts."""
-    logprobs = choice_logprobs(forward(model, as_inputs(batch), batch.keep), batch)[:, 0]
+    logits = shared.forward(model, as_inputs(batch), batch.keep, batch.prefix)
+    logprobs = choice_logprobs(logits, batch)[:, 0]
     return torch.empty_like(logprobs).index_copy_(0, batch.examples, logprobs)
 
 
-def _answers(prompts: Sequence[Tokens], answers: Sequence[Tokens], pad: int) -> ScoringBatch:
+def _answers(
+    prompts: Sequence[Tokens], answers: Sequence[Tokens], pad: int, prefix: Tokens
+) -> ScoringBatch:
     """One batch of prompts with an answer each; an empty one is a token to pad with."""
     encoded = [
         EncodedExample(prompt, (answer or (pad,),), 0)
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    return one_batch([(index, one, one.rows()) for index, one in enumerate(encoded)], pad)
+    batch = one_batch([(index, one, one.rows()) for index, one in enumerate(encoded)], pad)
+    return replace(batch, prefix=prefix)
 
 
 def writing_batches(
     examples: Sequence[Example],
     writer: Writer,
     batch_tokens: int = 8192,
+    sharing: Sharing | None = None,
     **options: Any,
 ) -> list[WritingBatch]:
     """All examples in batches of at most `batch_tokens` tokens, those to be written counted.
 
-    options: as of `encode_examples`. Raises ValueError where prompt and answer are longer than the
-    context.
+    sharing: as of `scoring_batches`; options: as of `encode_examples`. Raises ValueError where
+    prompt and answer are longer than the context.
     """
     room, limit = writer.writing.max_new_tokens, options.pop("context_length", None)
     if limit is not None and limit <= room:
@@ -206,9 +252,12 @@ def writing_batches(
     if left and asked is not None:
         encoded = [replace(one, prefix=one.prefix[-asked:]) for one in encoded]
     pad = pad_token_id(writer.tokenizer)
-    groups = bucket([(1, len(e.prefix) + room) for e in encoded], batch_tokens)
+    widths = [len(e.prefix) + max(room, len(e.choices[0])) for e in encoded]
+    prefix, longest = sharing.prefix(encoded, room) if sharing else ((), 0)
+    if max(widths) > longest:
+        prefix = ()
     batches = []
-    for group in groups:
+    for group in bucket([(1, len(e.prefix) - len(prefix) + room) for e in encoded], batch_tokens):
         prompts = tuple(encoded[index].prefix for index in group)
         input_ids, mask, _ = pad_left(prompts, pad)
         answers = [encoded[index].choices[0] for index in group]
@@ -219,8 +268,9 @@ def writing_batches(
                 torch.tensor(group),
                 prompts,
                 tuple(examples[index] for index in group),
-                _answers(prompts, answers, pad),
+                _answers(prompts, answers, pad, prefix),
                 writer,
+                prefix,
             )  # fmt: skip
         )
     return batches

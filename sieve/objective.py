@@ -21,6 +21,7 @@ from sieve.evaluation import Scored, score, together
 from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.metrics import Scores, compare, lost
+from sieve.prefix import Shared
 
 EXCHANGE = 0.25  # of log divergence for log kept fraction, as on most frontiers
 CLOSEST = 1e-7  # nats: below it nothing is told from nothing
@@ -124,6 +125,7 @@ class Objective:
         self.guarantee = guarantee
         self.switch = Switch(model, bank, as_stored=False)
         self.examples_scored = 0
+        self.tokens_per_genome = dict[str, int]()  # on all rows, run and without sharing
         self.evaluated: dict[Genome, Score] = {}
         self._reference: list[dict[int, Any]] = [{} for _ in self.stages]
         self.baseline = self._score_dense()
@@ -155,8 +157,7 @@ class Objective:
     def divergences(self, genome: Genome) -> np.ndarray:
         """KL(dense ‖ pruned) of every example (N,), nats, in the order of the stages."""
         with self.switch.to(genome):
-            stages = range(len(self.stages))
-            return together([self._run(s, "Comparing answers") for s in stages]).divergences
+            return self._run_all("Comparing answers", Shared()).divergences
 
     def on(self, bank: Bank) -> Self:
         """The same objective for another bank of this model; the baseline is not scored again."""
@@ -166,14 +167,20 @@ class Objective:
         return other
 
     def _score_dense(self) -> Scores:
+        shared = Shared()
+        scores = self._run_all("Scoring the dense model", shared)
+        self.tokens_per_genome = {"run": shared.tokens, "unshared": shared.unshared}
+        return scores
+
+    def _run_all(self, description: str, shared: Shared) -> Scores:
         stages = range(len(self.stages))
-        return together([self._run(stage, "Scoring the dense model") for stage in stages])
+        return together([self._run(stage, description, shared) for stage in stages])
 
     def _score_pruned(self, description: str, farthest: float) -> tuple[Scores, Scores, float]:
         """Scores of all rows at best, of the rows that were scored, and the margin at best."""
-        parts: list[Scores] = []
+        parts, shared = list[Scores](), Shared()
         for stage in range(len(self.stages)):
-            parts.append(self._run(stage, description))
+            parts.append(self._run(stage, description, shared))
             scored = together(parts)
             best = self._at_best(scored)
             # The point estimate bounds the margin with a guarantee, too.
@@ -210,9 +217,9 @@ class Objective:
         # Counts, so that a drop of exactly ε is not lost to rounding.
         return (round(self.tolerance * rows, 9) - wrong) / rows
 
-    def _run(self, stage: int, description: str) -> Scores:
+    def _run(self, stage: int, description: str, shared: Shared) -> Scores:
         scores = score(
-            self.switch.model, self.stages[stage], description, self._reference[stage]
+            self.switch.model, self.stages[stage], description, self._reference[stage], shared
         )  # fmt: skip
         self.examples_scored += len(scores.values)
         return scores

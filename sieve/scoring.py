@@ -10,6 +10,7 @@ from sieve.batches import TokenBatch, calibration_batches
 from sieve.choices import scoring_batches
 from sieve.classifier import classifying_batches, learning_batches
 from sieve.generation import Writer, writing_batches
+from sieve.prefix import Sharing
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric, exact_match
 from sieve.tasks.task import Task
@@ -22,13 +23,15 @@ class Reader:
 
     context_length: the longest row that the model takes; None does not check. classes: of a
     classifier, gives those that stand for a task's labels; None is a language model. shortened: is
-    told how many prompts were too long and had a field shortened.
+    told how many prompts were too long and had a field shortened. sharing: when what all rows that
+    are scored begin with is run once; None is never.
     """
 
     tokenizer: PreTrainedTokenizerBase
     context_length: int | None = None
     classes: Callable[[Task], tuple[int, ...]] | None = None
     shortened: Callable[[int], None] | None = None
+    sharing: Sharing | None = None
 
     def scoring(self, task: Task, examples: Sequence[Example], batch_tokens: int) -> list[Any]:
         """Scoring batches of some examples of a task, which are counted from 0."""
@@ -42,14 +45,16 @@ class Reader:
             assert task.writing is not None
             fallback = RowMetric(task.metric, of_text=exact_match)
             writer = Writer(self.tokenizer, task.writing, task.row_metric or fallback)
-            return writing_batches(examples, writer, batch_tokens, **options)
+            return writing_batches(
+                examples, writer, batch_tokens, sharing=self.sharing, **options
+            )  # fmt: skip
         if task.kind == "perplexity":
             return text_batches(
                 examples, self.tokenizer, task.metric, batch_tokens, task.unit, **options
             )
         return scoring_batches(
             examples, self.tokenizer, batch_tokens, normalize=task.normalize,
-            row_metric=task.row_metric, **options,
+            row_metric=task.row_metric, sharing=self.sharing, **options,
         )  # fmt: skip
 
     def calibration(

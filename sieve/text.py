@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sieve.answer_loss import IGNORED
-from sieve.backbone import forward, pad_token_id
+from sieve.backbone import pad_token_id
 from sieve.batches import TensorBatch, as_inputs, bucket, pad_left
 from sieve.choices import FARTHEST
 from sieve.encoding import encode_examples
 from sieve.metrics import Metric, Outcome
+from sieve.prefix import Shared
 from sieve.tasks.example import Example
 
 
@@ -31,16 +32,21 @@ class TextBatch(TensorBatch):
     metric: Metric
     rows_at_once: int  # of a forward pass: a long text is many rows
 
-    def outcome(self, model: PreTrainedModel, reference: dict[int, Any] | None = None) -> Outcome:
+    def outcome(
+        self,
+        model: PreTrainedModel,
+        reference: dict[int, Any] | None = None,
+        shared: Shared | None = None,
+    ) -> Outcome:
         """Score a model; as `sieve.evaluation.Scored`.
 
         The divergence is by how much a text's loss has risen, per unit; 0 where it has fallen.
         """
-        summed: list[Tensor] = []
+        summed, shared = list[Tensor](), shared or Shared(lends=False)
         inputs, step = as_inputs(self), max(1, self.rows_at_once)
         for start in range(0, len(self.input_ids), step):
             part = {name: tensor[start : start + step] for name, tensor in inputs.items()}
-            logits = forward(model, part, self.input_ids.shape[1])
+            logits = shared.forward(model, part, self.input_ids.shape[1])
             summed += [
                 nn.functional.cross_entropy(
                     row.float(), wanted, ignore_index=IGNORED, reduction="sum"

@@ -70,6 +70,7 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         (["recovery.method=qlora"], "expected one of none, lora, full"),
         (["recovery=full", "projection.joint=true"], "set projection.joint=false"),
         (["logger.artifact=true", "export=none"], "keeps the export, and export=none writes none"),
+        (["share_prefix=0"], "share_prefix is 0.0, expected a part of a row above 0"),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
         (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),
         (["trainer=gpu", "trainer.accelerator=tpu"], "choose trainer=cpu, gpu or ddp"),

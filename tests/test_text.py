@@ -5,7 +5,7 @@ import pytest
 import torch
 from models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
-from sieve import text
+from sieve import prefix
 from sieve.batches import calibration_batches
 from sieve.encoding import encode_examples
 from sieve.evaluation import score
@@ -68,9 +68,9 @@ def test_a_long_text_is_read_in_windows_that_predict_each_token_once():
 def test_a_long_text_goes_through_the_model_in_parts(monkeypatch):
     model, tokenizer, seen = tiny_llama(), tiny_tokenizer(), []
     whole = score(model, text_batches(TEXTS[5:], tokenizer, METRIC, 10_000, context_length=10))
-    forward = text.forward
+    forward = prefix.forward
     monkeypatch.setattr(
-        text, "forward", lambda m, b, k: seen.append(b["input_ids"].numel()) or forward(m, b, k)
+        prefix, "forward", lambda m, b, k: seen.append(b["input_ids"].numel()) or forward(m, b, k)
     )
     parts = score(model, text_batches(TEXTS[5:], tokenizer, METRIC, 20, context_length=10))
     assert len(seen) > 1 and max(seen) <= 20

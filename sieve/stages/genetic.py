@@ -139,6 +139,7 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         "examples": prepared["examples"] + spent,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,
+        "tokens_per_genome": objective.tokens_per_genome,
         "confirmation": confirmation,
         "generations": ledger.generations(),
         "kept_high": ledger.kept_high(),

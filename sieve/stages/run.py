@@ -19,6 +19,7 @@ from sieve.config import Config
 from sieve.datamodule import SieveDataModule
 from sieve.export import check_format
 from sieve.matrices import check_supported
+from sieve.prefix import sharing_of
 from sieve.quantization import check_available
 from sieve.sharding import is_sharded, shard
 from sieve.strategy import join
@@ -88,6 +89,7 @@ class Run:
         return SieveDataModule(
             task, tokenizer, config.batch_tokens, tokens, config.seed,
             backbone.context_length, classes, mix,
+            sharing_of(backbone.model, config.share_prefix),
         )  # fmt: skip
 
     @property

@@ -208,6 +208,7 @@ def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         **spent,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,
+        "tokens_per_genome": objective.tokens_per_genome,
         "confirmation": confirmation,
         "bottlenecks": map_bottlenecks(run, bank) if search.bottlenecks else None,
         "curve": points(bank, found, genome, search.method),

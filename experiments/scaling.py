@@ -1,0 +1,299 @@
+"""How costs grow with a model, and what a dry run said of them beforehand.
+
+    python -m experiments.scaling                          # Llama shapes of 25M, 100M and 400M
+    python -m experiments.scaling --shapes wide-25 --tokens 512
+
+Random weights, kept in bfloat16 and computed with in float32 on this processor, as a run would.
+Each stage has a process of its own. `wide` shapes grow as model families do, in width and depth,
+`deep` ones in depth alone: a closed form takes the cube of a width where a model has its square, so
+that `fit` takes longer by parameter the wider a model is. Genomes are scored on ever more rows, and
+with a prefix that is shared. With one thread (OMP_NUM_THREADS=1) the clock is that of the
+processor, which does not count what other processes take. Adds to `results/scaling.json` what it
+measures.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import sieve
+from experiments.running import FOLDER
+from experiments.sharing import compare_sharing
+from sieve.batches import TokenBatch
+from sieve.choices import encoded_batches
+from sieve.config import Config
+from sieve.costs.devices import Device
+from sieve.costs.plan import KEPT, Lengths, Plan, Stage
+from sieve.costs.stages import calibrate, fit, scoring
+from sieve.device import find_device
+from sieve.device_settings import DeviceSettings
+from sieve.dry_run import shape_of
+from sieve.encoding import EncodedExample
+from sieve.evaluation import score
+from sieve.factorized import Switch
+from sieve.matrices import find_matrices
+from sieve.moments import StoredMoments
+from sieve.search import LEVELS, uniform_genome
+from sieve.speed import describe_machine
+from sieve.tasks import TaskConfig
+
+RESULTS = FOLDER / "results/scaling.json"
+# (hidden, inner, blocks)
+SHAPES = {
+    "wide-25": (512, 1376, 8), "wide-100": (768, 2048, 14), "wide-400": (1280, 3456, 20),
+    "deep-100": (512, 1376, 32), "deep-400": (512, 1376, 128),
+    "tiny": (32, 48, 2), "tiny-deep": (32, 48, 4),
+}  # fmt: skip
+DEFAULT = "wide-25,wide-100,deep-100,wide-400,deep-400"
+LENGTH, BATCH, VOCABULARY, HEAD = 128, 2048, 2048, 64
+EXAMPLES = (16, 32, 64)
+TASK_TOKENS = 50_000  # that calibration sees by default
+PREFIXED = "wide-25"  # the shape on which shared prefixes are timed
+
+
+def main() -> None:
+    """Measure every shape, and write what was found."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", default=DEFAULT)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"shapes": {}}
+    report["machine"] = describe_machine(torch.device("cpu"))
+    report |= {"threads": torch.get_num_threads(), "tokens": arguments.tokens}
+    for name in arguments.shapes.split(","):
+        report["shapes"][name] = measure(name, arguments.tokens)
+        report["growth"] = {kind: growth(report["shapes"], kind) for kind in ("wide", "deep")}
+        if name == PREFIXED:
+            report["shared_prefix"] = apart(share, PREFIXED, 2)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    logging.info(json.dumps(report["growth"], indent=1))
+
+
+def apart(work: Callable[..., Any], *given: Any) -> Any:
+    """What a function returns in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(work, given)
+    logging.info("%s: %s", given[0], json.dumps(found))
+    return found
+
+
+def build(name: str) -> Any:
+    """A random Llama: numbers of bfloat16, in float32."""
+    hidden, inner, layers = SHAPES[name]
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden // HEAD), vocab_size=VOCABULARY,
+        max_position_embeddings=1024, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(torch.bfloat16).float()
+    return model.eval().requires_grad_(False)
+
+
+def plan_of(model: Any, tokens: int, device: Device) -> Plan:
+    """What a dry run knows of the same work."""
+    config = Config(TaskConfig(name="random"), batch_tokens=BATCH)
+    config.calibration.tokens = tokens
+    rows = {"calibration": tokens // LENGTH, "selection": max(EXAMPLES), "test": 0}
+    lengths = Lengths(rows, LENGTH, LENGTH, 1.0, 1.0, 0, "random")
+    return Plan(config, shape_of(model), lengths, device, "float32", "bfloat16")
+
+
+def measure(name: str, tokens: int) -> dict[str, Any]:
+    """What each stage of one shape takes, in a process of its own, as reckoned and as measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        found: dict[str, Any] = {}
+        for stage in (collect, solve, search):
+            found |= apart(stage, name, tokens, Path(folder))
+    return found
+
+
+def collect(name: str, tokens: int, folder: Path) -> dict[str, Any]:
+    """Loss-aware moments, written."""
+    model, plan, before = prepared(name, tokens)
+    matrices = find_matrices(model)
+
+    def work() -> None:
+        moments = sieve.calibrate(model, calibration(tokens), matrices, projection="loss_aware")
+        moments.save(folder / "moments.safetensors")
+
+    return {
+        "parameters": plan.shape.parameters,
+        "prunable": plan.shape.prunable,
+        "calibrate": compared(work, calibrate(plan), plan, before) | {"tokens": tokens},
+    }
+
+
+def solve(name: str, tokens: int, folder: Path) -> dict[str, Any]:
+    """The loss-aware bank of these moments, written."""
+    model, plan, before = prepared(name, tokens)
+
+    def work() -> None:
+        moments = StoredMoments([folder / "moments.safetensors"])
+        bank = sieve.fit(model, moments, "loss_aware", "pivoted", dtype=torch.bfloat16)
+        bank.save(folder / "bank.safetensors")
+
+    return {"fit": compared(work, fit(plan), plan, before)}
+
+
+def search(name: str, tokens: int, folder: Path) -> dict[str, Any]:
+    """Genomes of that bank on ever more rows."""
+    model, plan, _ = prepared(name, tokens)
+    return {"search": score_genomes(model, sieve.Bank.load(folder / "bank.safetensors"), plan)}
+
+
+def prepared(name: str, tokens: int) -> tuple[Any, Plan, int]:
+    """A model, what a dry run knows of the work, and bytes that were taken before the model was."""
+    warm = build("tiny")
+    with torch.enable_grad():
+        sieve.calibrate(warm, calibration(LENGTH), projection="loss_aware")
+    before = anonymous()
+    device = find_device(DeviceSettings("cpu"), "cpu", {"float32", "float64"})
+    model = build(name)
+    return model, plan_of(model, tokens, device), before
+
+
+def compared(work: Callable[[], None], stage: Stage, plan: Plan, before: int) -> dict[str, Any]:
+    """A stage's seconds and peak memory, and what was said of them."""
+    start = now()
+    with watched() as held:
+        work()
+    return {
+        "seconds": round(now() - start, 3),
+        "reckoned_seconds": round(stage.seconds, 3),
+        "peak_mib": round((max(held) - before) / 2**20, 1),
+        "reckoned_peak_mib": round((stage.peak(plan.device) - plan.device.overhead) / 2**20, 1),
+    }
+
+
+@contextmanager
+def watched() -> Iterator[list[int]]:
+    """Bytes of memory of this process, looked at fifty times a second for the block."""
+    held, done = [anonymous()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            held.append(anonymous())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield held
+    finally:
+        done.set()
+        thread.join()
+
+
+def now() -> float:
+    """Seconds of the processor where there is one thread, so that others do not count."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def score_genomes(model: Any, bank: Any, plan: Plan) -> dict[str, Any]:
+    """Seconds of a genome by the rows it is scored on, and of how straight a line they are."""
+    genome, spent = uniform_genome(bank, LEVELS, LEVELS.index(KEPT)), {}
+    for count in EXAMPLES:
+        objective = Rows(model, bank, count)
+        objective.score(genome)  # The first one loads what later ones have at hand.
+        spent[count] = min(objective.score(genome) for _ in range(2))
+    each = [seconds / count for count, seconds in spent.items()]
+    _, reckoned = scoring(plan, plan.lengths, max(EXAMPLES), KEPT)
+    slope, base = np.polyfit(list(spent), list(spent.values()), 1)
+    return {
+        "seconds": {str(count): round(seconds, 3) for count, seconds in spent.items()},
+        "reckoned_seconds": round(reckoned, 3),
+        "seconds_per_example": [round(one, 5) for one in each],
+        "spread_per_example": round(max(each) / min(each) - 1, 3),
+        "seconds_beside": round(float(base), 4),
+        "slope": round(float(slope), 5),
+    }
+
+
+class Rows:
+    """Rows that genomes are scored on; no dense model is scored for comparison."""
+
+    def __init__(self, model: Any, bank: Any, count: int) -> None:
+        self.batches = encoded_batches(examples(count), 0, BATCH)
+        self.switch = Switch(model, bank, as_stored=False)
+
+    def score(self, genome: Any) -> float:
+        """Seconds of changing to a genome and scoring it."""
+        start = now()
+        with self.switch.to(genome):
+            score(self.switch.model, self.batches)
+        return now() - start
+
+
+def growth(shapes: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
+    """Nanoseconds by parameter of shapes of a kind, and how far the most is above the least.
+
+    calibrate: of a token; both: as measured; at_50k: on as many tokens as by default. The smallest
+    shape is of both kinds.
+    """
+    rows = {n: row for n, row in shapes.items() if n.startswith((kind, PREFIXED))}
+    tokens = {n: row["calibrate"]["tokens"] for n, row in rows.items()}
+    found: dict[str, dict[str, float]] = {"calibrate": {}, "fit": {}, "both": {}, "at_50k": {}}
+    for name, row in rows.items():
+        one = 1e9 / row["prunable"]
+        first, second = row["calibrate"]["seconds"], row["fit"]["seconds"]
+        found["calibrate"][name] = one * first / tokens[name]
+        found["fit"][name] = one * second
+        found["both"][name] = one * (first + second)
+        found["at_50k"][name] = one * (first * TASK_TOKENS / tokens[name] + second)
+    return {
+        key: {name: round(value, 3) for name, value in values.items()}
+        | {"spread": round(max(values.values()) / min(values.values()) - 1, 3)}
+        for key, values in found.items()
+        if values
+    }
+
+
+def calibration(tokens: int) -> list[TokenBatch]:
+    """Rows of random tokens without padding, the last of each an answer's."""
+    generator = torch.Generator().manual_seed(1)
+    batches = []
+    for _ in range(max(1, tokens // BATCH)):
+        ids = torch.randint(
+            3, VOCABULARY, (min(tokens, BATCH) // LENGTH, LENGTH), generator=generator
+        )
+        targets = torch.full_like(ids, -100)
+        targets[:, -1] = ids[:, 0]
+        places = torch.arange(LENGTH).expand_as(ids)
+        batches.append(TokenBatch(ids, torch.ones_like(ids), places, targets >= 0, targets))
+    return batches
+
+
+def examples(count: int) -> list[EncodedExample]:
+    """Rows of random tokens with two answers of a token each."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(3, VOCABULARY, (count, LENGTH), generator=generator).tolist()
+    return [EncodedExample(tuple(row), ((3,), (4,)), 0) for row in ids]
+
+
+def share(name: str, repeats: int) -> dict[str, dict[str, float]]:
+    """What a shared prefix saves on one shape."""
+    return compare_sharing(build(name), repeats, rows=48)
+
+
+def anonymous() -> int:
+    """Bytes of memory of this process (Linux); mapped files, which can be dropped, do not count."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
+if __name__ == "__main__":
+    main()
