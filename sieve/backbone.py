@@ -228,8 +228,20 @@ def load_part(asked: str, part: str, auto_class: Any, path: str, **options: Any)
 def place(
     model: torch.nn.Module, device: torch.device | None, dtype: torch.dtype | None = None
 ) -> None:
-    """Move a module to a device and to a dtype, where they are given, in place."""
+    """Move a module to a device and to a dtype, where they are given, in place.
+
+    Buffers that are computed and not loaded, such as the frequencies of rotary positions, keep
+    their precision, as they do where transformers loads a model in a dtype.
+    """
+    computed = [
+        (inner, name, buffer)
+        for inner in model.modules()
+        for name in inner._non_persistent_buffers_set
+        if (buffer := inner._buffers.get(name)) is not None
+    ]
     model.to(device=device, dtype=dtype)
+    for inner, name, buffer in computed:
+        inner._buffers[name] = buffer.to(device=device)
 
 
 def input_names(model: PreTrainedModel) -> set[str]:

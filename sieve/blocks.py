@@ -75,7 +75,7 @@ class BlockModel:
         large = {id(t.weight) for t in tables if t is not None}
         held = dict(_tensors(self.model))
         small = [n for n in self._outside() if id(held[n]) not in large]
-        put(self.model, self.checkpoint.read(small, self.dtype), self.device)
+        put(self.model, self.checkpoint.read(small), self.device, self.dtype)
 
     @contextmanager
     def _with_table(self, table: nn.Module | None) -> Iterator[None]:
@@ -87,8 +87,8 @@ class BlockModel:
         tensors: dict[str, Tensor] = {}
         if self._tied and table is self.model.get_output_embeddings():
             inner = self._names_of(self.model.get_input_embeddings())[0]
-            tensors[names.pop(0)] = self.checkpoint.read([inner], self.dtype)[inner]
-        put(self.model, self.checkpoint.read(names, self.dtype) | tensors, self.device)
+            tensors[names.pop(0)] = self.checkpoint.read([inner])[inner]
+        put(self.model, self.checkpoint.read(names) | tensors, self.device, self.dtype)
         try:
             yield
         finally:
@@ -113,8 +113,7 @@ class BlockModel:
             tensors = self._read(path)
         self._next = None
         settle_buffers(module, self.device, (), self.model)
-        put(self.model, tensors, self.device)
-        del tensors
+        put(self.model, tensors, self.device, self.dtype)
         if then is not None:
             self._next = then, self._readers.submit(self._read, then)
         try:
@@ -126,7 +125,7 @@ class BlockModel:
     def _read(self, path: str) -> dict[str, Tensor]:
         module = self.model.get_submodule(path)
         names = [f"{path}.{name}" for name in _names(module)]
-        return self.checkpoint.read(names, self.dtype)
+        return self.checkpoint.read(names)
 
     def embed(self, batches: list[Any], keep: Callable[[int, Tensor], None]) -> None:
         """Give `keep` the hidden states (B, T, d) of every batch before the first block."""
@@ -270,11 +269,15 @@ def settle_buffers(
                 maker._init_weights(inner)
 
 
-def put(model: nn.Module, tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Give a model weights and buffers by name, on a device."""
-    for name, tensor in tensors.items():
+def put(
+    model: nn.Module, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Give a model weights and buffers by name, on a device and in a dtype; empties `tensors`."""
+    while tensors:
+        name, tensor = tensors.popitem()
         path, _, leaf = name.rpartition(".")
-        module, tensor = model.get_submodule(path), tensor.to(device)
+        module = model.get_submodule(path)
+        tensor = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
         if leaf in module._parameters:
             module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
         else:

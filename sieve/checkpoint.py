@@ -34,8 +34,8 @@ class Checkpoint:
         """Let tensors go by the names that `renamed` makes of those in the files, too."""
         self._alias = {renamed(name): name for name in self._home}
 
-    def read(self, names: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Copies of tensors, floating-point ones in a dtype; the files are closed again.
+    def read(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Copies of tensors as they are stored; the files are closed again.
 
         Raises ValueError where one is not there, or not finite.
         """
@@ -44,9 +44,8 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 for name, stored in inside.items():
                     tensor = file.get_tensor(stored)
-                    floating = tensor.is_floating_point()
-                    found[name] = tensor.to(dtype if floating else tensor.dtype, copy=True)
-                    if floating and not is_finite(found[name]):
+                    found[name] = tensor.clone()
+                    if tensor.is_floating_point() and not is_finite(found[name]):
                         raise ValueError(
                             f"the weights {name} are not finite (NaN or infinity); the checkpoint "
                             "is damaged, get it again."

@@ -71,7 +71,8 @@ def shard(model: PreTrainedModel, mesh: Any, dtype: torch.dtype) -> None:
             "trainer=gpu or trainer=cpu, or the model as it was before it was quantized."
         )
     for path in block_paths(model):
-        block = model.get_submodule(path).to(dtype)
+        block: Any = model.get_submodule(path)
+        place(block, None, dtype)
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     place(model, None, dtype)  # What is left: the embedding, norms, the head, buffers.
     for unit in _ends(model):

@@ -18,7 +18,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from sieve.backbone import Backbone, count_parameters, find_model, forward, load_backbone
+from sieve.backbone import (
+    Backbone,
+    count_parameters,
+    find_model,
+    forward,
+    load_backbone,
+    place,
+)
 from sieve.config import ModelConfig
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
@@ -314,3 +321,13 @@ def test_a_model_that_the_hub_keeps_back_is_one_sentence(said, monkeypatch):
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
     message = refused("owner/name")
     assert said.split("\n")[0].rstrip(".") in message and "your access to it" in message
+
+
+def test_rotary_frequencies_keep_their_precision_in_every_dtype() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        model = tiny_llama()
+        exact = {n: b.clone() for n, b in model.named_buffers() if "inv_freq" in n}
+        place(model, torch.device("cpu"), dtype)
+        assert exact and model.dtype == dtype
+        for name, buffer in exact.items():
+            assert torch.equal(model.get_buffer(name), buffer)
