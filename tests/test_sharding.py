@@ -15,7 +15,7 @@ from sieve.calibration import CalibrationModule, calibrate
 from sieve.evaluation import score
 from sieve.factorized import Switch
 from sieve.generation import writing_batches
-from sieve.matrices import find_matrices, shares_embedding
+from sieve.matrices import block_of, block_paths, find_matrices, layer_of, shares_embedding
 from sieve.modeling_sieve import native_class
 from sieve.moments import Moments, Needs
 from sieve.refit import refit
@@ -31,12 +31,17 @@ def shares(family: str) -> dict:
     plain = FAMILIES[family]()
     matrices = find_matrices(plain)
     model = sharded(FAMILIES[family]())
+    last, gathered = block_paths(model)[-1], set[str]()
+    model.get_submodule(matrices[-1].name).register_forward_hook(
+        lambda *_: gathered.update(n for n, p in model.named_parameters() if whole(p) is p)
+    )
     with torch.no_grad():
         logits = model(TOKENS).logits
     held = [p.to_local() for p in model.parameters()]
     name = matrices[-1].name
     layer = model.get_submodule(name)
     return {
+        "one block": {block_of(n) for n in gathered if layer_of(n) is not None} == {last},
         "fraction": held_fraction(model),
         "bytes": sum(part.untyped_storage().nbytes() for part in held),
         "all": sum(p.numel() * p.element_size() for p in plain.parameters()),
@@ -59,7 +64,7 @@ def test_a_rank_holds_its_share_and_the_model_computes_as_before(family, world):
         assert rank["bytes"] <= rank["all"] / world * 1.02  # No view of the whole is kept.
         assert rank["logits"] == 0
         assert rank["tied"] == (family in ("tied", "gpt2"))
-        assert all(rank[key] for key in ("matrices", "class", "whole", "layer"))
+        assert all(rank[key] for key in ("one block", "matrices", "class", "whole", "layer"))
 
 
 def pieces() -> list[dict]:
