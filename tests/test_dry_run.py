@@ -48,7 +48,7 @@ def each_model_is_built_once(monkeypatch):
 def dried(folder: Path, *overrides: str) -> dict[str, Any]:
     raw = compose_raw(*overrides, "dry_run=true", return_hydra_config=True)
     assert raw.hydra.mode != RunMode.MULTIRUN
-    sweeper = OmegaConf.to_container(raw.hydra.sweeper)
+    sweeper = OmegaConf.to_container(raw.hydra.sweeper, resolve=True)
     OmegaConf.set_struct(raw, False)
     del raw["hydra"]
     record = dry_run(to_config(raw), folder, sweeper)
