@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 
 class Checkpoint:
@@ -80,9 +81,14 @@ def fetch(path: str, revision: str | None) -> Path:
     """The folder of a model's files: a local one, or a Hub model's, downloaded where it must be."""
     if Path(path).is_dir():
         return Path(path)
-    return Path(
-        snapshot_download(path, revision=revision, allow_patterns=["*.safetensors", "*.json"])
-    )
+    index = cached_file(
+        path, SAFE_WEIGHTS_INDEX_NAME, revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+    )  # fmt: skip
+    if index is None:
+        return Path(str(cached_file(path, SAFE_WEIGHTS_NAME, revision=revision))).parent
+    get_checkpoint_shard_files(path, index, revision=revision)
+    return Path(index).parent
 
 
 def renamed_for(model: PreTrainedModel) -> Callable[[str], str]:

@@ -4,8 +4,13 @@ import ctypes
 import gc
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+
+MMAP_THRESHOLD = -3  # glibc's malloc.h: from how many bytes on memory is taken by the page
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -23,3 +28,18 @@ def give_back_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+@contextmanager
+def lean() -> Iterator[None]:
+    """Let freed tensors go back to the system at once, where glibc would keep their pages."""
+    option: Any = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if option is None:
+        yield
+        return
+    option(MMAP_THRESHOLD, 2**20)
+    try:
+        yield
+    finally:
+        option(MMAP_THRESHOLD, 2**25)  # The most that glibc itself would raise it to.
+        give_back_memory()

@@ -22,6 +22,7 @@ from sieve.collector import MomentCollector
 from sieve.costs.shape import moment_bytes
 from sieve.hidden_states import HiddenStates
 from sieve.matrices import Matrix, block_of, blocks_of
+from sieve.memory import lean
 from sieve.moments import BY_GRADIENT, PLAIN, Moments, Needs, StoredMoments
 from sieve.progress import track
 from sieve.projections import get_projection
@@ -80,7 +81,7 @@ class StreamingModule(L.LightningModule):
     def predict_step(self, step: Any, batch_idx: int = 0) -> None:
         """One step."""
         kind, place = step
-        with torch.inference_mode(False):  # Whose tensors know no gradient.
+        with torch.inference_mode(False), lean():  # Whose tensors know no gradient.
             getattr(self, f"_{kind}")(int(place))
 
     def _embed(self, _place: int) -> None:
