@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 FINGERPRINT_LENGTH = 16
 ABANDONED_S = 86_400  # seconds until what another node has not finished is taken for left behind
+BLOCK = 4096  # bytes that are looked through at a time for the end of a line
 
 
 def fingerprint(*parts: Any) -> str:
@@ -62,13 +63,61 @@ def written_beside(path: Path) -> Iterator[Path]:
         _sync(partial)
         _put(partial, path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(
-            f"{path} could not be written ({reason}); free space on its disk, or set "
-            "hydra.run.dir and paths.cache_dir to folders with space."
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         _remove(partial)
+
+
+def _unwritten(path: Path, error: Exception) -> OSError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return OSError(
+        f"{path} could not be written ({reason}); free space on its disk, or set hydra.run.dir and "
+        "paths.cache_dir to folders with space, and run again: what is finished is not done anew."
+    )
+
+
+def append_line(path: Path, line: str, sync: bool = False) -> None:
+    """Append a line that is whole or absent; what a killed process left of another goes first.
+
+    sync: through to the disk. Raises OSError that names `path` when the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            end = _whole(path)
+            try:
+                if end < file.tell():
+                    file.truncate(end)
+                file.write(line.encode() + b"\n")
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    os.truncate(path, end)
+                raise
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file but one that was cut short; none where there is no file."""
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1].decode().splitlines()
+
+
+def _whole(path: Path) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - BLOCK)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+    return 0
 
 
 def _remove(path: Path) -> None:

@@ -19,6 +19,7 @@ from sieve.answer_loss import answer_loss, as_targets, generator_for
 from sieve.backbone import forward, with_input_gradients
 from sieve.batches import as_inputs, held
 from sieve.collector import MomentCollector
+from sieve.faults import find_fault
 from sieve.matrices import Matrix, find_matrices
 from sieve.moments import PLAIN, Moments, Needs
 from sieve.progress import track
@@ -68,7 +69,8 @@ class CalibrationModule(L.LightningModule):
                 inputs = {name: tensor.clone() for name, tensor in inputs.items()}
                 if not self._scaled:
                     self._find_scale(inputs, as_targets(batch))
-                self._both_ways(inputs, as_targets(batch).clone(), rows)
+                logits = self._both_ways(inputs, as_targets(batch).clone(), rows)
+                self._check(logits, inputs, batch_idx)
         else:
             answers, keep = None, 1
             if self.collector.weighting == "answer" or self.collector.reads_head:
@@ -76,11 +78,12 @@ class CalibrationModule(L.LightningModule):
                 keep = reach(answers)
             self.collector.observe(inputs.get("attention_mask"), answers, rows)
             with torch.no_grad(), self.collector.attached():
-                forward(self.model, inputs, keep)
+                logits = forward(self.model, inputs, keep)
+            self._check(logits, inputs, batch_idx)
         return rows
 
-    def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> None:
-        """Forwards, and backwards from the loss at targets (B, T), under the hooks."""
+    def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> Tensor:
+        """Forwards, and backwards from the loss at targets (B, T), under the hooks; the logits."""
         keep = reach(targets >= 0)
         self.collector.observe(inputs.get("attention_mask"), targets >= 0, rows)
         generator = generator_for(inputs["input_ids"], self.seed)
@@ -89,6 +92,16 @@ class CalibrationModule(L.LightningModule):
             logits = forward(self.model, inputs, keep)
             loss = answer_loss(logits, targets[:, -keep:], self.answers, generator)
             (loss * self.collector.scale).backward()
+        return logits.detach()
+
+    def _check(self, logits: Tensor, inputs: dict[str, Tensor], batch_idx: int) -> None:
+        """ValueError that says which rows of a batch gave NaN, and in which matrix it began."""
+        if not torch.isnan(logits).any():
+            return
+        names = [matrix.name for matrix in self.collector.matrices]
+        fault = find_fault(self.model, names, inputs, logits)
+        if fault is not None:
+            raise ValueError(f"calibration batch {batch_idx}: {fault}")
 
     def _find_scale(self, inputs: dict[str, Tensor], targets: Tensor) -> None:
         """Scale the loss so that float16 gradients neither vanish nor overflow."""
@@ -135,9 +148,9 @@ def calibrate(
         options = {"answers": "margin", "weighting": needs.weighting} | options
     with torch.inference_mode(False):  # Else the sums could not be added to outside of it.
         module = CalibrationModule(model, matrices, needs, **options).to(model.device)
-    for batch in track(batches, "Calibrating"):
+    for index, batch in enumerate(track(batches, "Calibrating")):
         names = ("input_ids", "attention_mask", "position_ids", "targets")
-        module.predict_step({k: v.to(model.device) for k, v in held(batch, names).items()})
+        module.predict_step({k: v.to(model.device) for k, v in held(batch, names).items()}, index)
     return module.collector.moments(release=True)
 
 

@@ -5,7 +5,8 @@ what is trained, the optimizer's moments and how it went so far, as `training_st
 """
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,18 @@ class Keeper(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """A look, where a step that asks for one is done."""
+        """A look, where a step that asks for one is done; the end, where a loss is not finite."""
         settings, step = self.module.settings, self.module.start + trainer.global_step
+        if not self._sound(trainer, outputs):
+            self._give_up(trainer, step, "loss")
+            return
         done = (index + 1) % settings.accumulate == 0
         if not done or (step % settings.check_every and step < settings.steps):
             return
         found = self.look()
+        if not all(map(math.isfinite, found)):
+            self._give_up(trainer, step, "score on the selection rows")
+            return
         self._note(step, found)
         assert self.best is not None
         if found > self.best:
@@ -80,6 +87,22 @@ class Keeper(L.Callback):
         if self.path is not None and (together or trainer.is_global_zero):
             save = save_state_together if together else save_state
             save(self.path, *self._state(step, trainer.optimizers[0]))
+
+    def _sound(self, trainer: L.Trainer, outputs: Any) -> bool:
+        """Whether the loss of a batch is finite on every rank."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        sound = loss is None or bool(torch.isfinite(torch.as_tensor(loss)).all())
+        return bool(trainer.strategy.reduce_boolean_decision(sound, all=True))
+
+    def _give_up(self, trainer: L.Trainer, step: int, what: str) -> None:
+        """End the training; what it goes on from and the best state stay as they are."""
+        best = max(self.history, key=lambda e: (e["accuracy"], -e["loss"]))
+        log.warning(
+            "the %s of the training is not finite at step %d: it ends, and the best state so far, "
+            "that of step %d, is kept; lower recovery.learning_rate, or set model.dtype=float32.",
+            what, step, best["step"],
+        )  # fmt: skip
+        trainer.should_stop = True
 
     @torch.no_grad()
     def take_best(self) -> bool:

@@ -6,6 +6,7 @@ are judged by their divergence, that has a lower bound, as if all rows to come w
 the dense model: a genome whose bound is beyond what is of interest is dropped there.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from copy import copy
@@ -17,12 +18,14 @@ from scipy import stats
 from transformers import PreTrainedModel
 
 from sieve.bank import Bank
+from sieve.choices import FARTHEST
 from sieve.evaluation import Scored, score, together
 from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.metrics import Scores, compare, lost
 from sieve.prefix import Shared
 
+log = logging.getLogger(__name__)
 EXCHANGE = 0.25  # of log divergence for log kept fraction, as on most frontiers
 CLOSEST = 1e-7  # nats: below it nothing is told from nothing
 LEAST = 1e-6  # kept fraction that counts as nothing, where biases are all that is left
@@ -125,6 +128,7 @@ class Objective:
         self.guarantee = guarantee
         self.switch = Switch(model, bank, as_stored=False)
         self.examples_scored = 0
+        self._told = False  # whether it was said that scores are not finite
         self.tokens_per_genome = dict[str, int]()  # on all rows, run and without sharing
         self.evaluated: dict[Genome, Score] = {}
         self._reference: list[dict[int, Any]] = [{} for _ in self.stages]
@@ -147,9 +151,12 @@ class Objective:
             else:
                 with self.switch.to(genome):
                     best, scores, margin = self._score_pruned(f"Scoring {kept:.1%} kept", farthest)
-            used = len(scores.values)
+            used, loss = len(scores.values), scores.loss
+            if broken := int(np.isnan(scores.losses).sum()):
+                self._tell(kept, broken, used)
+                margin, loss = min(margin, -1.0), FARTHEST
             self.evaluated[genome] = Score(
-                kept, best.accuracy, margin, used, scores.loss, self._least(scores),
+                kept, best.accuracy, margin, used, loss, self._least(scores),
                 used == len(self.baseline.values),
             )  # fmt: skip
         return self.evaluated[genome]
@@ -170,7 +177,23 @@ class Objective:
         shared = Shared()
         scores = self._run_all("Scoring the dense model", shared)
         self.tokens_per_genome = {"run": shared.tokens, "unshared": shared.unshared}
+        if broken := int(np.isnan(scores.losses).sum()):
+            raise ValueError(
+                f"the dense model gives scores that are not finite on {broken} of "
+                f"{len(scores.losses)} rows; load it in another dtype (model.dtype=float32 or "
+                "bfloat16)."
+            )
         return scores
+
+    def _tell(self, kept: float, broken: int, rows: int) -> None:
+        """Say once that genomes give numbers that are not finite."""
+        if not self._told:
+            log.warning(
+                "a genome that keeps %.1f %% gives scores that are not finite on %d of %d rows: it "
+                "counts as infeasible, as every other such one will; where many do, set "
+                "model.dtype=float32 or bfloat16.", 100 * kept, broken, rows,
+            )  # fmt: skip
+        self._told = True
 
     def _run_all(self, description: str, shared: Shared) -> Scores:
         stages = range(len(self.stages))

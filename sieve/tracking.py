@@ -17,6 +17,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from sieve.artifacts import append_line
 from sieve.config import LoggerConfig
 from sieve.progress import is_rank_zero
 
@@ -49,7 +50,12 @@ class RunLogger(Logger):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if config.wandb:
             self._wandb = self._start(config, settings)
-        self._file = (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self.path.touch()
+
+    @property
+    def path(self) -> Path:
+        """Where all is logged, one line for each step."""
+        return self.run_dir / "metrics.jsonl"
 
     @property
     def name(self) -> str:
@@ -138,8 +144,7 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def close(self, failed: bool = False) -> None:
-        """Close the file and finish the W&B run."""
-        self._file.close()
+        """Finish the W&B run."""
         if self._wandb is not None:
             self._wandb.finish(exit_code=int(failed))
             self._wandb = None
@@ -148,8 +153,7 @@ class RunLogger(Logger):
         """Append a line to metrics.jsonl; returns the values as they stand there."""
         clean = {key: _number(value) for key, value in values.items()}
         line = {"time": round(time.time(), 3)} | ({} if step is None else {"step": step}) | clean
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        append_line(self.path, json.dumps(line))
         return clean
 
     def _start(self, config: LoggerConfig, settings: dict[str, Any]) -> Any:

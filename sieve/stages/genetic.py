@@ -8,7 +8,6 @@ all that were evaluated, confirms a winner on rows the search has not seen, and 
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from sieve.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.artifacts import (
+    append_line,
+    fingerprint,
+    read_json,
+    whole_lines,
+    write_json_atomic,
+)
 from sieve.bank import Bank
 from sieve.config import Config
 from sieve.confirmation import candidates, reach
@@ -101,8 +106,7 @@ def evaluate_shard(objective: Objective, path: Path) -> None:
     par = Par(**shard["prepared"]["par"]) if shard["prepared"]["par"] else None
     limit = (shard["limit"] or {}).get("cost")
     results = Path(shard["results"])
-    lines = results.read_text().splitlines() if results.exists() else []
-    done = {json.loads(line)["index"] for line in lines}
+    done = {json.loads(line)["index"] for line in whole_lines(results)}
     for index, levels in enumerate(shard["genomes"]):
         if index not in done:
             genome, farthest = genome_of_levels(bank, levels), math.inf
@@ -110,7 +114,8 @@ def evaluate_shard(objective: Objective, path: Path) -> None:
                 farthest = par.farthest(bank.kept_fraction(genome), limit)
             score = objective.score(genome, farthest)
             cost = {"cost": par.cost(score)} if par else {}
-            _append(results, {"index": index} | _plain(score) | cost)
+            line = json.dumps({"index": index} | _plain(score) | cost)
+            append_line(results, line, sync=True)
 
 
 def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
@@ -235,10 +240,3 @@ def _plain(score: Score) -> dict[str, Any]:
     """A score for JSON, which has no place for numbers that are not finite."""
     numbers = {k: v if math.isfinite(v) else None for k, v in asdict(score).items()}
     return numbers | {"whole": int(score.whole)}
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sieve.artifacts import fingerprint
+from sieve.artifacts import append_line, fingerprint
 from sieve.metrics import Metric
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
@@ -166,9 +166,7 @@ class Judge:
         with self._lock:
             self.calls += 1
             self._known[_key(question)] = float(found.group())
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps([_key(question), float(found.group())]) + "\n")
+            append_line(self.path, json.dumps([_key(question), float(found.group())]))
 
 
 def _key(question: str) -> str:

@@ -5,12 +5,12 @@ one is cut off. Resuming is replaying.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._files import append
 from ._objectives import Evaluation
 from ._space import Genome
 
@@ -119,10 +119,7 @@ class Ledger:
         self._append({"finished": solution})
 
     def _append(self, line: dict[str, Any]) -> None:
-        with self.path.open("ab") as file:
-            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, json.dumps(line, separators=(",", ":")))
 
     def _read(self, content: bytes) -> None:
         try:
