@@ -58,10 +58,11 @@ class CalibrationModule(L.LightningModule):
         blocks = self.collector.blocks if checkpointing else ()
         self.turns = Turns(model, self.collector.needs_gradient, blocks)
         self.moments: Moments | None = None
+        self._batch = 0
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> int:
         """One batch: `input_ids`, and `attention_mask` where there is padding; its row count."""
-        inputs = as_inputs(batch)
+        self._batch, inputs = batch_idx, as_inputs(batch)
         rows = len(inputs["input_ids"])
         if self.collector.needs_gradient:
             # Lightning predicts in inference mode, whose tensors know no gradient.
@@ -69,8 +70,7 @@ class CalibrationModule(L.LightningModule):
                 inputs = {name: tensor.clone() for name, tensor in inputs.items()}
                 if not self._scaled:
                     self._find_scale(inputs, as_targets(batch))
-                logits = self._both_ways(inputs, as_targets(batch).clone(), rows)
-                self._check(logits, inputs, batch_idx)
+                self._both_ways(inputs, as_targets(batch).clone(), rows)
         else:
             answers, keep = None, 1
             if self.collector.weighting == "answer" or self.collector.reads_head:
@@ -79,29 +79,29 @@ class CalibrationModule(L.LightningModule):
             self.collector.observe(inputs.get("attention_mask"), answers, rows)
             with torch.no_grad(), self.collector.attached():
                 logits = forward(self.model, inputs, keep)
-            self._check(logits, inputs, batch_idx)
+            self._check(logits, inputs)
         return rows
 
-    def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> Tensor:
-        """Forwards, and backwards from the loss at targets (B, T), under the hooks; the logits."""
+    def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> None:
+        """Forwards, and backwards from the loss at targets (B, T), under the hooks."""
         keep = reach(targets >= 0)
         self.collector.observe(inputs.get("attention_mask"), targets >= 0, rows)
         generator = generator_for(inputs["input_ids"], self.seed)
         blocks = self.collector.blocks if self.checkpointing else ()
         with self.collector.attached(), with_input_gradients(self.model, blocks):
             logits = forward(self.model, inputs, keep)
+            self._check(logits.detach(), inputs)
             loss = answer_loss(logits, targets[:, -keep:], self.answers, generator)
             (loss * self.collector.scale).backward()
-        return logits.detach()
 
-    def _check(self, logits: Tensor, inputs: dict[str, Tensor], batch_idx: int) -> None:
+    def _check(self, logits: Tensor, inputs: dict[str, Tensor]) -> None:
         """ValueError that says which rows of a batch gave NaN, and in which matrix it began."""
         if not torch.isnan(logits).any():
             return
         names = [matrix.name for matrix in self.collector.matrices]
         fault = find_fault(self.model, names, inputs, logits)
         if fault is not None:
-            raise ValueError(f"calibration batch {batch_idx}: {fault}")
+            raise ValueError(f"calibration batch {self._batch}: {fault}")
 
     def _find_scale(self, inputs: dict[str, Tensor], targets: Tensor) -> None:
         """Scale the loss so that float16 gradients neither vanish nor overflow."""

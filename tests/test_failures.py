@@ -116,13 +116,18 @@ def batches() -> list[dict[str, Tensor]]:
     return made
 
 
-@pytest.mark.parametrize("projection", ["output", "loss_aware"])
-def test_a_batch_that_is_not_finite_in_calibration_is_named_with_its_rows(projection: str) -> None:
+@pytest.mark.parametrize(
+    ("projection", "options"),
+    [("output", {}), ("loss_aware", {}), ("loss_aware", {"answers": "sampled"})],
+)
+def test_a_batch_that_is_not_finite_in_calibration_is_named_with_its_rows(
+    projection: str, options: dict[str, Any]
+) -> None:
     model = tiny_llama()
     model.get_input_embeddings().weight[350] = float("inf")
     first = r"calibration batch 1: the activations at model.layers.0.self_attn.q_proj are not fin"
     with pytest.raises(ValueError, match=rf"{first}ite in 1 of 4 rows \(row 2, counted from 0\)"):
-        calibrate(model, batches(), projection=projection)
+        calibrate(model, batches(), projection=projection, **options)
     assert not any(m._forward_hooks for m in model.modules())
 
 
