@@ -59,11 +59,9 @@ def make_plan(config: Config, sweeper: Mapping[str, Any]) -> tuple[Plan, str]:
     if compute == "auto":
         compute = "float32" if on_cpu else stored
     device = find_device(config.device, accelerator, {"float32", "float64", compute})
-    lengths = lengths_of(config.task, config.model, context, classifies, config.seed)
-    others = tuple(
-        lengths_of(task, config.model, context, classifies, config.seed)
-        for task in config.also.values()
-    )
+    known = (config.model, context, classifies, config.seed, config.share_prefix)
+    lengths = lengths_of(config.task, *known)
+    others = tuple(lengths_of(task, *known) for task in config.also.values())
     workers = int(sweeper.get("n_workers") or 1) if config.search.method == "genetic" else 1
     plan = Plan(
         config, shape, lengths, device, compute, stored, _devices(config), workers, sweeper, others

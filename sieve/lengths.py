@@ -4,9 +4,9 @@ Rows are at hand in a folder or in Almanac; a tokenizer where the model is. Noth
 the task says what is typical of it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from sieve.config import ModelConfig
 from sieve.costs.plan import Lengths
 from sieve.encoding import encode_examples
+from sieve.prefix import Sharing
 from sieve.tasks import Example, Task, TaskConfig, build_task
 from sieve.tasks.splits import CARVED_FRACTION
 
@@ -26,9 +27,11 @@ def lengths_of(
     context: int | None = None,
     classifies: bool = False,
     seed: int = 0,
+    share: float = 2.0,
 ) -> Lengths:
     """What rows of a task take for a model whose longest input is `context` tokens.
 
+    share: the least part of a row that is shared where all begin with it, see `sieve.prefix`.
     Raises ValueError where neither rows nor `task.typical` tell, or the task does not hold.
     """
     config.validate()
@@ -53,8 +56,7 @@ def lengths_of(
         known = _stated(config, context) if config.typical else _guessed(config, task)
         where = "rows counted, tokens " + known.source
         return replace(known, rows=rows, source=where)
-    measure = partial(_measured, task, tokenizer, context, classifies)
-    return measure(rows, config)
+    return _measured(task, tokenizer, context, classifies, rows, config, share)
 
 
 def _known(config: TaskConfig) -> bool:
@@ -110,6 +112,7 @@ def _measured(
     classifies: bool,
     rows: Mapping[str, int],
     config: TaskConfig,
+    share: float,
 ) -> Lengths:
     """Encode the first rows of every split."""
     calibration = task.splits["calibration"][:SAMPLED]
@@ -123,11 +126,12 @@ def _measured(
     learnt = _encoded(task, tokenizer, context, calibration)
     asked = _encoded(task, tokenizer, context, scored)
     fed = [row for one in asked for row in one.rows()]
+    begun = () if task.kind == "perplexity" else Sharing(share, lambda: math.inf).prefix(asked)[0]
     kept = sum(len(one.choices[one.answer]) for one in asked) / len(asked)
     written = config.max_new_tokens if config.kind == "generation" else 0
     return Lengths(
         rows, sum(len(one.answer_row()) for one in learnt) / len(learnt),
-        sum(map(len, fed)) / len(fed), len(fed) / len(scored), kept, written, source,
+        sum(map(len, fed)) / len(fed), len(fed) / len(scored), kept, written, source, len(begun),
     )  # fmt: skip
 
 

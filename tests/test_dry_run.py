@@ -165,6 +165,15 @@ def test_the_embedded_model_s_rows_are_measured(tmp_path):
     assert "kept" not in record["verdict"] and "fits" in shown(record)
 
 
+def test_a_shared_prefix_is_reckoned_with_where_rows_are_scored_and_nowhere_else(tmp_path):
+    shots = ("+task=almanac_reviews", "task.shots=4", *CPU)
+    shared, whole = dried(tmp_path, *shots), dried(tmp_path, *shots, "share_prefix=2")
+    for name in ("search", "evaluate"):
+        assert stage(shared, name)["tokens"] < 0.5 * stage(whole, name)["tokens"]
+        assert stage(shared, name)["hours"] < 0.7 * stage(whole, name)["hours"]
+    assert stage(shared, "calibrate")["tokens"] == stage(whole, "calibrate")["tokens"]
+
+
 def test_a_model_with_a_config_of_its_own_needs_no_stated_shapes(tmp_path):
     model = tiny_llama()
     model.config.save_pretrained(tmp_path / "mine")

@@ -22,7 +22,8 @@ class Lengths:
 
     calibration: tokens of a row of prompt and answer; passes: rows of tokens that an example is
     scored by, of `scored` tokens each; answer: tokens of an answer; written: tokens that are
-    written at most, 0 where answers are chosen; source: where that was taken from, in words.
+    written at most, 0 where answers are chosen; source: where that was taken from, in words;
+    shared: of the tokens of a scored row, those that all begin with and that are run once.
     """
 
     rows: Mapping[str, int]
@@ -32,10 +33,11 @@ class Lengths:
     answer: float
     written: int
     source: str
+    shared: float = 0.0
 
     def scoring(self, examples: float) -> Rows:
         """The rows of tokens that so many examples are scored by."""
-        return Rows(examples * self.passes, self.scored, self.answer)
+        return Rows(examples * self.passes, self.scored - self.shared, self.answer)
 
 
 @dataclass(frozen=True)
