@@ -24,6 +24,7 @@ from sieve.calibration import calibrate
 from sieve.choices import scoring_batches
 from sieve.config import LoggerConfig
 from sieve.factorized import Switch
+from sieve.faults import find_fault
 from sieve.metrics import Scores
 from sieve.objective import Objective
 from sieve.recovery import RecoveryModule, recover
@@ -139,10 +140,13 @@ def test_the_first_matrix_that_is_not_finite_is_named() -> None:
 
 
 def test_padding_that_is_not_finite_does_not_count() -> None:
-    model, made = tiny_llama(), batches()
-    made[1]["attention_mask"][2, :6] = 0
-    model.get_input_embeddings().weight[350] = 3e38
-    calibrate(model, made)
+    model, batch = tiny_llama(), batches()[0]
+    logits = torch.zeros(4, 12, 8)
+    logits[0, :4] = math.nan
+    assert find_fault(model, [], batch, logits) is None
+    logits[3, 11] = math.nan
+    told = find_fault(model, [], batch, logits)
+    assert told and told.startswith("the logits are not finite in 1 of 4 rows (row 3,")
 
 
 def test_a_genome_with_scores_that_are_not_finite_is_infeasible_and_told_of_once(
