@@ -8,7 +8,7 @@ Each stage has a process of its own. `wide` shapes grow as model families do, in
 `deep` ones in depth alone: a closed form takes the cube of a width where a model has its square, so
 that `fit` takes longer by parameter the wider a model is. Genomes are scored on ever more rows, and
 with a prefix that is shared. With one thread (OMP_NUM_THREADS=1) the clock is that of the
-processor, which does not count what other processes take. Adds to `results/scaling.json` what it
+processor, which does not count what other processes take. Adds to `scaling.json` what it
 measures.
 """
 
@@ -50,7 +50,7 @@ from sieve.search import LEVELS, uniform_genome
 from sieve.speed import describe_machine
 from sieve.tasks import TaskConfig
 
-RESULTS = FOLDER / "results/scaling.json"
+RESULTS = FOLDER / "scaling.json"
 # (hidden, inner, blocks)
 SHAPES = {
     "wide-25": (512, 1376, 8), "wide-100": (768, 2048, 14), "wide-400": (1280, 3456, 20),
