@@ -23,9 +23,9 @@ def test_every_stage_of_a_shape_is_run_and_reckoned_with(
     for stage in ("calibrate", "fit"):
         assert set(row[stage]) >= STAGE
         assert all(math.isfinite(row[stage][name]) for name in STAGE)
-        assert row[stage]["seconds"] > 0 and row[stage]["reckoned_peak_mib"] > 0
+        assert row[stage]["seconds"] >= 0 and row[stage]["reckoned_peak_mib"] > 0
     assert row["calibrate"]["tokens"] == sum(b.tokens for b in scaling.calibration(256)) == 256
-    assert set(row["search"]["seconds"]) == {"2", "4"} and row["search"]["slope"] > 0
+    assert set(row["search"]["seconds"]) == {"2", "4"} and math.isfinite(row["search"]["slope"])
 
 
 def test_growth_is_by_parameter_and_of_shapes_of_a_kind() -> None:
