@@ -73,7 +73,7 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         (["share_prefix=0"], "share_prefix is 0.0, expected a part of a row above 0"),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
         (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),
-        (["trainer=gpu", "trainer.accelerator=tpu"], "choose trainer=cpu, gpu or ddp"),
+        (["trainer=gpu", "trainer.accelerator=tpu"], "choose trainer=cpu, gpu, ddp or fsdp"),
         (["paths.cache_dir=/proc/nowhere"], "set paths.cache_dir to a folder that can"),
     ],
 )
