@@ -20,6 +20,7 @@ from sieve.artifacts import fingerprint
 from sieve.bank_files import FORMAT, BankFactors, header_of, read_bank, write_bank, write_index
 from sieve.genome import Genome, Sizing, get_storage, in_use, kept_fraction, kept_parameters
 from sieve.matrices import Matrix, block_of, find_matrices, siblings
+from sieve.memory import lean
 from sieve.moments import Moment, MomentSource
 from sieve.progress import track
 from sieve.projections import Factors, get_projection
@@ -263,7 +264,7 @@ def fit_blocks(
         if own is None:
             continue
         genes = blocks_of_genes(solver)[own]
-        with loaded(own):
+        with lean(), loaded(own):
             factors = {gene.name: solver.solve(gene, held.get(gene.name)) for gene in genes}
         sizing = sizing_of(solver, factors)
         header = header_of(genes, sizing, solver.projection, solver.stored_dtype, key)
