@@ -31,9 +31,17 @@ pytestmark = pytest.mark.slow
 
 
 def kill(process: "subprocess.Popen[str]", number: int, group: bool = False) -> tuple[str, str]:
-    """Send a signal to a process, or to all its processes as a terminal does; what it wrote."""
-    (os.killpg if group else os.kill)(process.pid, number)
-    return process.communicate(timeout=60)
+    """Send a signal to a process, or to all its processes as a terminal does; what it wrote.
+
+    Once more after a minute, as a user would: joblib's pool, rarely, waits on for a worker.
+    """
+    send = os.killpg if group else os.kill
+    send(process.pid, number)
+    try:
+        return process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        send(process.pid, number)
+        return process.communicate(timeout=60)
 
 
 def test_a_search_killed_at_five_random_moments_ends_like_one_that_was_not(
