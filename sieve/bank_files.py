@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sieve.artifacts import read_json, write_json_atomic, written_beside
+from sieve.genome import Sizing
 from sieve.matrices import Matrix
 from sieve.projections import Factors
 
@@ -125,9 +126,6 @@ class StoredFactors(Mapping[str, BankFactors]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __reduce__(self) -> Any:  # A memory map does not go to another process: it is made there.
-        return StoredFactors, (self._homes, self._names)
-
     def _read(self, name: str) -> BankFactors:
         path = self._homes[name]
         if path not in self._files:
@@ -144,7 +142,7 @@ class StoredFactors(Mapping[str, BankFactors]):
 
 
 def header_of(
-    genes: Sequence[Matrix], sizing: Any, projection: str, dtype: torch.dtype, key: str
+    genes: Sequence[Matrix], sizing: Sizing, projection: str, dtype: torch.dtype, key: str
 ) -> dict[str, Any]:
     """What a bank's file says beside its tensors."""
     return {

@@ -4,43 +4,37 @@ In files they are read and written whole, not mapped: a map's pages would count 
 memory. In memory they are page-locked where there is a GPU to copy to.
 """
 
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
 
 
+@contextmanager
+def hidden_states(parent: Path | None = None) -> Iterator["HiddenStates"]:
+    """Hidden states in a folder of their own under `parent`, or in memory; nothing stays behind."""
+    if parent is None:
+        yield HiddenStates()
+        return
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".hidden.", dir=parent) as folder:
+        yield HiddenStates(Path(folder))
+
+
 class HiddenStates:
-    """Tensors by block and batch; a context manager that leaves nothing behind.
+    """Tensors by block and batch.
 
     folder: where they wait in files; None keeps them in memory. Raises OSError in one sentence
     where the disk is full.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._parent = folder
-        self._folder: Path | None = None
+        self._folder = folder
         self._held: dict[tuple[int, int], Tensor] = {}
         self._shapes: dict[tuple[int, int], tuple[torch.Size, torch.dtype]] = {}
-
-    def __enter__(self) -> "HiddenStates":
-        if self._parent is not None:
-            self._parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=".hidden.", dir=self._parent))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._held.clear()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def put(self, block: int, batch: int, states: Tensor) -> None:
         """Keep the states of a batch before a block, in place of older ones."""

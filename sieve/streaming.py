@@ -20,7 +20,7 @@ from sieve.blocks import BlockModel
 from sieve.calibration import reach
 from sieve.collector import MomentCollector
 from sieve.costs.shape import moment_bytes
-from sieve.hidden_states import HiddenStates
+from sieve.hidden_states import HiddenStates, hidden_states
 from sieve.matrices import Matrix, block_of, blocks_of
 from sieve.memory import lean
 from sieve.moments import BY_GRADIENT, PLAIN, Moments, Needs, StoredMoments
@@ -192,7 +192,7 @@ def stream(
         paths.append(folder / f"moments.{block_of(matrices[0].name)}.safetensors")
         moments.save(paths[-1])
 
-    with HiddenStates(None if in_memory else folder) as hidden:
+    with hidden_states(None if in_memory else folder) as hidden:
         module = StreamingModule(blocks, batches, hidden, save, needs, **options)
         for step in track(module.steps(), "Calibrating"):
             module.predict_step(step)

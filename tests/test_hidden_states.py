@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sieve.hidden_states import HiddenStates
+from sieve.hidden_states import hidden_states
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ def test_states_come_back_as_they_were_put(
     on_disk: bool, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     states = torch.randn(2, 5, 4).to(dtype)
-    with HiddenStates(tmp_path if on_disk else None) as hidden:
+    with hidden_states(tmp_path if on_disk else None) as hidden:
         hidden.put(0, 0, states)
         hidden.put(0, 1, states[:1, :2])
         hidden.put(0, 0, states + 1)  # In place of the older ones.
@@ -31,7 +31,7 @@ def test_states_come_back_as_they_were_put(
 
 def test_states_in_memory_are_copies() -> None:
     states = torch.zeros(1, 2, 3)
-    with HiddenStates() as hidden:
+    with hidden_states() as hidden:
         hidden.put(0, 0, states)
         states += 1
         hidden.get(0, 0, CPU).add_(1)
@@ -46,7 +46,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
     with (
         pytest.raises(OSError, match=r"No space left.*calibration.hidden=memory"),
-        HiddenStates(tmp_path) as hidden,
+        hidden_states(tmp_path) as hidden,
     ):
         monkeypatch.setattr(hidden, "_path", full)
         hidden.put(0, 0, torch.zeros(1, 1, 1))

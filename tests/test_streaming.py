@@ -25,7 +25,7 @@ from sieve.bank import Bank, Solver, finish, fit, fit_blocks, unfinished
 from sieve.blocks import BlockModel
 from sieve.calibration import CalibrationModule
 from sieve.checkpoint import Checkpoint
-from sieve.hidden_states import HiddenStates
+from sieve.hidden_states import hidden_states
 from sieve.matrices import find_matrices
 from sieve.moments import Moments, StoredMoments
 from sieve.projections import get_projection
@@ -129,7 +129,7 @@ def test_no_more_than_two_blocks_have_weights_and_none_is_left(tmp_path: Path) -
             held.append([p for p in blocks.paths if real(blocks.model.get_submodule(p))])
             super()._observe(*given)
 
-    with HiddenStates(tmp_path) as hidden:
+    with hidden_states(tmp_path) as hidden:
         needs = get_projection("loss_aware").needs
         module = Watched(blocks, batches(), hidden, lambda *_: None, needs, "margin", "gradient")
         for step in module.steps():
@@ -182,7 +182,7 @@ def test_what_cannot_be_streamed_is_refused_in_one_sentence(tmp_path: Path) -> N
     saved(tiny_llama, tmp_path / "model")
     blocks = streamed(tmp_path / "model")
     blocks.dtype = torch.float16
-    with HiddenStates() as hidden, pytest.raises(ValueError, match="float16.*set model.dtype"):
+    with hidden_states() as hidden, pytest.raises(ValueError, match="float16.*set model.dtype"):
         StreamingModule(
             blocks, batches(), hidden, lambda *_: None, get_projection("loss_aware").needs
         )

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from sieve.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.batches import count_rows, shard
 from sieve.calibration import CalibrationModule
-from sieve.hidden_states import HiddenStates
+from sieve.hidden_states import hidden_states
 from sieve.matrices import Matrix, blocks_of
 from sieve.moments import BY_GRADIENT, FORMAT, Moments, Needs, StoredMoments
 from sieve.projections import get_projection
@@ -141,7 +141,7 @@ def _stream(
 
     batches = shard(run.data.calibration(), trainer.global_rank, trainer.world_size)
     log_needs(blocks, batches, _needs(run), weighting, settings.hidden)
-    with HiddenStates(None if settings.hidden == "memory" else run.cache.root) as hidden:
+    with hidden_states(None if settings.hidden == "memory" else run.cache.root) as hidden:
         module = StreamingModule(
             blocks, batches, hidden, save, _needs(run), settings.answers, weighting,
             run.config.seed,
