@@ -212,3 +212,20 @@ def test_moments_with_gradients_survive_their_file(tmp_path) -> None:
         )  # fmt: skip
     for name, magnitude in moments.magnitudes.items():
         assert torch.equal(again.magnitudes[name], magnitude)
+
+
+def test_sums_that_are_let_go_take_no_memory_and_change_no_average() -> None:
+    model = tiny_llama()
+    found = []
+    for release in (False, True):
+        module = CalibrationModule(model, needs=ALL)
+        for batch in batches():
+            module.predict_step(batch)
+        found.append(module.collector.moments(release))
+        metrics = [*module.collector.metrics, *module.collector.gradients]
+        assert all(len(metric.second) == 0 for metric in metrics) == release
+        # What they would be reset to is one number each.
+        zeros = [zero for metric in metrics for zero in metric._defaults.values()]
+        assert all(zero.untyped_storage().nbytes() <= 8 for zero in zeros)
+    for name, moment in found[0].entries.items():
+        assert torch.equal(moment.second, found[1].entries[name].second)
