@@ -1,11 +1,13 @@
 """Factors of one matrix, nested by rank, and the eigenproblem that orders them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 RIDGE = 1e-12  # of the mean eigenvalue of C
+PIVOT = 1e-11  # of its diagonal: below that a pivot of a Cholesky factor is rounding
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,32 @@ def principal_outputs(weight: Tensor, second: Tensor, side: str) -> tuple[Tensor
     elif d_out <= d_in:
         energy, u = eigh(weight @ second @ weight.T)
     else:
-        variance, axes = eigh(second)
         # Inputs never seen come last, yet U spans what W makes of them.
-        variance = variance + RIDGE * variance.mean().clamp_min(torch.finfo(second.dtype).tiny)
-        root = weight @ (axes * variance.sqrt())  # (d_out, d_in), W C^½ up to a rotation
+        root = weight @ square_root(second, ridge_of(second, RIDGE))[0]  # W C^½ up to a rotation
         energy, rotation = eigh(root.T @ root)
         u = torch.linalg.qr(root @ rotation).Q
     return u[:, :k], energy[:k]
+
+
+def ridge_of(second: Tensor, share: float) -> float:
+    """A share of the mean eigenvalue of a second moment, above zero."""
+    mean = float(second.diagonal().mean())
+    return share * max(mean, torch.finfo(second.dtype).tiny)
+
+
+def square_root(second: Tensor, ridge: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """R (n, n) with R Rᵀ = S + ridge · I, and what multiplies by R⁻ᵀ; S in float64.
+
+    R is a Cholesky factor, some twenty times as fast as eigenvectors; where S is so close to
+    singular that a pivot is lost to rounding, it is eigenvectors times roots of eigenvalues.
+    """
+    raised = second + ridge * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    root, failed = torch.linalg.cholesky_ex(raised)
+    if not failed and (root.diagonal().square() > PIVOT * raised.diagonal()).all():
+        return root, lambda q: torch.linalg.solve_triangular(root.T, q, upper=True)
+    values, axes = eigh(second)
+    spread = (values + ridge).sqrt()
+    return axes * spread, lambda q: (axes / spread) @ q
 
 
 def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:

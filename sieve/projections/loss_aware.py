@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sieve.moments import Gradient, Moment
 from sieve.projections.damping import shrinkage
-from sieve.projections.factors import Factors, eigh
+from sieve.projections.factors import Factors, eigh, ridge_of, square_root
 
 RIDGE = 1e-8  # of the mean eigenvalue of C: directions never seen come last, yet in order
 
@@ -39,9 +39,10 @@ def _solve(weight: Tensor, moment: Moment, damping: float | None, centred: bool)
     solve = _from_outputs if gradient.side == "output" else _from_inputs
     u, v, energy, offset = solve(weight, moment, gradient.second.double(), ridge, centred)
     norm = torch.linalg.vector_norm(u, dim=0).clamp_min(torch.finfo(u.dtype).tiny)
+    u /= norm  # In place: one of the two weighs as much as the matrix in float64.
+    v *= norm[:, None]
     return Factors(
-        u / norm, v * norm[:, None], energy / 2, moment.output_mean(weight),
-        offset * norm if centred else None,
+        u, v, energy / 2, moment.output_mean(weight), offset * norm if centred else None
     )  # fmt: skip
 
 
@@ -58,12 +59,10 @@ def _from_outputs(
     weight: Tensor, moment: Moment, second: Tensor, ridge: float, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """With H = L Lᵀ, L = A h^½: eigenvectors Q of Lᵀ W C Wᵀ L give U = L⁻ᵀ Q and V = Qᵀ Lᵀ W."""
-    h, axes = eigh(second)
-    spread = (h + ridge).sqrt()
-    root = axes * spread
+    root, inverse = square_root(second, ridge)
     energy, q = eigh(root.T @ moment.output_second(weight, centred) @ root)
-    u, down = (axes / spread) @ q, (root @ q).T
-    return u, down @ weight, energy, down @ moment.output_mean(weight)
+    down = (root @ q).T
+    return inverse(q), down @ weight, energy, down @ moment.output_mean(weight)
 
 
 def _from_inputs(
@@ -74,12 +73,10 @@ def _from_inputs(
     With C = R Rᵀ: eigenvectors Q of Rᵀ G R with eigenvalues e give U = W R Q and V = e⁻¹ Qᵀ Rᵀ G.
     """
     c = moment.covariance if centred else moment.input_second()
-    variance, axes = eigh(c)
-    variance = variance + RIDGE * variance.mean().clamp_min(torch.finfo(c.dtype).tiny)
-    root = axes * variance.sqrt()
-    g = second + ridge * weight.T @ weight
+    root, _ = square_root(c, ridge_of(c, RIDGE))
+    g = second + ridge * (weight.T @ weight)
     energy, q = eigh(root.T @ g @ root)
     floor = energy[:1].clamp_min(torch.finfo(c.dtype).tiny) * 1e-15
-    u = weight @ root @ q
-    v = (root @ q).T @ g / energy.clamp_min(floor)[:, None]
-    return u, v, energy, v @ moment.mean.double()
+    up = root @ q
+    v = up.T @ g / energy.clamp_min(floor)[:, None]
+    return weight @ up, v, energy, v @ moment.mean.double()
