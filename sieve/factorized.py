@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sieve.bank import Bank, BankFactors
+from sieve.dealt_factors import DealtFactors
 from sieve.genome import Genome
 from sieve.matrices import dense_like
 from sieve.modeling_experts import unfold
@@ -17,7 +18,7 @@ from sieve.modeling_layers import FactorizedLinear, SharedLinear
 from sieve.modeling_sieve import native_class
 from sieve.pivoting import Pivoted, part_of, pivot
 from sieve.placed import Placed
-from sieve.sharding import whole
+from sieve.sharding import is_sharded, whole
 
 
 class Switch:
@@ -28,9 +29,13 @@ class Switch:
     dense model back at the end.
     as_stored: false computes with those views whatever the storage form, which is quick to change
     and the same map; true gives every layer the bank's own form and the numbers it is stored in.
+    dealt: ranks that share out the model share out those views too, but of groups of siblings; for
+    passes without gradients.
     """
 
-    def __init__(self, model: PreTrainedModel, bank: Bank, as_stored: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, bank: Bank, as_stored: bool = True, dealt: bool = False
+    ) -> None:
         self.model = model
         self.bank = bank
         self.as_stored = as_stored
@@ -42,6 +47,7 @@ class Switch:
                 "on what apply() returned first."
             )
         self._placed = Placed(bank, model.device, model.dtype)
+        self._dealt = DealtFactors(model, bank) if dealt and is_sharded(model) else None
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
         biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
@@ -65,11 +71,15 @@ class Switch:
         """
         for name, rank in ranks.items():
             if name not in self._groups:
+                if self._dealt is not None and not rank:
+                    self._dealt.take(name)
                 layer = self.dense[name] if rank is None else self._factorize(name, rank)
                 self.model.set_submodule(name, layer)
         for name, rank in ranks.items():
             if name in self._groups and rank is not None:
                 for member, layer in self._factorize_group(name, rank).items():
+                    if self._dealt is not None:
+                        self._dealt.take(member)
                     self.model.set_submodule(member, layer)
         return self
 
@@ -127,6 +137,8 @@ class Switch:
         return layers
 
     def _factorize(self, name: str, rank: int) -> FactorizedLinear:
+        if self._dealt is not None and rank:
+            return self._deal(self._dealt, name, rank)
         factors = self._placed.of(name, rank)
         bias = add_biases(self.biases[name], factors.bias(rank), self.bank.dtype)
         if self.pivots and rank:
@@ -137,6 +149,18 @@ class Switch:
         if layer is None:
             layer = self._factorized[name] = empty_factorized(bias is not None)
         set_factors(layer, factors.u[:, :rank], factors.v[:rank], bias)
+        return layer
+
+    def _deal(self, dealt: DealtFactors, name: str, rank: int) -> FactorizedLinear:
+        """A layer that gets its factors from all ranks, before its block runs."""
+        fitted = self.bank.factors[name].bias(rank)
+        if fitted is not None:
+            fitted = fitted.to(self.model.device, self.model.dtype)
+        bias = add_biases(self.biases[name], fitted, self.bank.dtype)
+        layer = self._factorized.get(name)
+        if layer is None:
+            layer = self._factorized[name] = empty_factorized(bias is not None)
+        set_factors(layer, *dealt.give(name, layer, rank), bias)
         return layer
 
 

@@ -126,7 +126,7 @@ class Objective:
         self.stages = _staged(batches)
         self.tolerance = tolerance
         self.guarantee = guarantee
-        self.switch = Switch(model, bank, as_stored=False)
+        self.switch = Switch(model, bank, as_stored=False, dealt=True)
         self.examples_scored = 0
         self._told = False  # whether it was said that scores are not finite
         self.tokens_per_genome = dict[str, int]()  # on all rows, run and without sharing
@@ -170,7 +170,7 @@ class Objective:
         """The same objective for another bank of this model; the baseline is not scored again."""
         other = copy(self)
         other.bank, other.evaluated = bank, {}
-        other.switch = Switch(self.switch.model, bank, as_stored=False)
+        other.switch = Switch(self.switch.model, bank, as_stored=False, dealt=True)
         return other
 
     def _score_dense(self) -> Scores:
