@@ -6,7 +6,7 @@ is cut at the break-even rank: the bank weighs what the dense weights weigh.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -254,8 +254,8 @@ def fit_blocks(
 
     One is in memory at a time; they are dealt to the ranks, which put each other's together first
     where they share out the model. `finish` makes the folder a bank, once all ranks are done.
-    loaded: brings the weights of a block, by its module path, for as long as it is entered. Errors
-    as `fit`.
+    loaded: brings the weights of a matrix, by its name, for as long as it is entered. Errors as
+    `fit`.
     """
     for start in track(range(0, len(blocks), world_size), "Fitting"):
         dealt = blocks[start : start + world_size]
@@ -264,8 +264,13 @@ def fit_blocks(
         if own is None:
             continue
         genes = blocks_of_genes(solver)[own]
-        with lean(), loaded(own):
-            factors = {gene.name: solver.solve(gene, held.get(gene.name)) for gene in genes}
+        factors = {}
+        with lean():
+            for gene in genes:
+                with ExitStack() as stack:
+                    for name in gene.members or (gene.name,):
+                        stack.enter_context(loaded(name))
+                    factors[gene.name] = solver.solve(gene, held.get(gene.name))
         sizing = sizing_of(solver, factors)
         header = header_of(genes, sizing, solver.projection, solver.stored_dtype, key)
         write_bank(_file_of(folder, own), factors, header)

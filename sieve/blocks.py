@@ -7,7 +7,7 @@ forward method makes the masks, positions and whatever else its blocks are given
 architecture whose blocks pass on hidden states alone can be walked through.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -63,10 +63,10 @@ class BlockModel:
         self._next: tuple[str, Future[dict[str, Tensor]]] | None = None
         self._fill_rest()
 
-    def _outside(self) -> list[str]:
-        """Names of the parameters and buffers that are in no block."""
+    def _outside(self, names: Iterable[str]) -> list[str]:
+        """Those names that are in no block."""
         inside = tuple(f"{path}." for path in self.paths)
-        return [n for n in _names(self.model) if not n.startswith(inside)]
+        return [name for name in names if not f"{name}.".startswith(inside)]
 
     def _fill_rest(self) -> None:
         """Buffers that no checkpoint holds, and small weights that are in no block."""
@@ -74,7 +74,7 @@ class BlockModel:
         tables = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
         large = {id(t.weight) for t in tables if t is not None}
         held = dict(_tensors(self.model))
-        small = [n for n in self._outside() if id(held[n]) not in large]
+        small = [n for n in self._outside(_names(self.model)) if id(held[n]) not in large]
         put(self.model, self.checkpoint.read(small), self.device, self.dtype)
 
     @contextmanager
@@ -103,7 +103,7 @@ class BlockModel:
     def loaded(self, path: str, then: str | None = None) -> Iterator[nn.Module]:
         """A block, or another module, with its weights; `then` is read in the background."""
         module = self.model.get_submodule(path)
-        if path not in self.paths:
+        if self._outside([path]):
             with self._with_table(module):
                 yield module
             return
@@ -120,7 +120,8 @@ class BlockModel:
             yield module
         finally:
             drop(module)
-            give_back_memory()
+            if path in self.paths:
+                give_back_memory()
 
     def _read(self, path: str) -> dict[str, Tensor]:
         module = self.model.get_submodule(path)

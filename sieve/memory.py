@@ -24,6 +24,10 @@ def peak_memory_mib(device: torch.device) -> float:
 def give_back_memory() -> None:
     """Free what only cycles hold; give free pages, which glibc would keep, back to the system."""
     gc.collect()
+    _trim()
+
+
+def _trim() -> None:
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -42,4 +46,4 @@ def lean() -> Iterator[None]:
         yield
     finally:
         option(MMAP_THRESHOLD, 2**25)  # The most that glibc itself would raise it to.
-        give_back_memory()
+        _trim()

@@ -94,7 +94,9 @@ def square_root(second: Tensor, ridge: float) -> tuple[Tensor, Callable[[Tensor]
 
 def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, falling and not negative, and their eigenvectors as columns."""
-    values, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
+    symmetric = symmetric + symmetric.T  # The argument's memory is free where nobody else has it.
+    symmetric /= 2
+    values, vectors = torch.linalg.eigh(symmetric)
     return values.flip(0).clamp_min(0), vectors.flip(1)
 
 

@@ -72,11 +72,15 @@ def _from_inputs(
 
     With C = R Rᵀ: eigenvectors Q of Rᵀ G R with eigenvalues e give U = W R Q and V = e⁻¹ Qᵀ Rᵀ G.
     """
-    c = moment.covariance if centred else moment.input_second()
-    root, _ = square_root(c, ridge_of(c, RIDGE))
+    root = _root_of_inputs(moment, centred)
     g = second + ridge * (weight.T @ weight)
     energy, q = eigh(root.T @ g @ root)
-    floor = energy[:1].clamp_min(torch.finfo(c.dtype).tiny) * 1e-15
+    floor = energy[:1].clamp_min(torch.finfo(g.dtype).tiny) * 1e-15
     up = root @ q
     v = up.T @ g / energy.clamp_min(floor)[:, None]
     return weight @ up, v, energy, v @ moment.mean.double()
+
+
+def _root_of_inputs(moment: Moment, centred: bool) -> Tensor:
+    c = moment.covariance if centred else moment.input_second()
+    return square_root(c, ridge_of(c, RIDGE))[0]
