@@ -90,7 +90,8 @@ class DealtFactors:
         """Without inputs, so that a layer which is run on its own fails."""
         rank = self._ranks[name]
         d_out = self._placed.of(name, rank).u.shape[0]
-        return torch.empty(d_out, rank, device="meta"), torch.empty(rank, 0)
+        one = torch.zeros(1, 1, device=self._model.device, dtype=self._model.dtype)
+        return one.expand(d_out, rank), one.new_empty(rank, 0)
 
     def _put(self, name: str, u: Tensor, v: Tensor) -> None:
         layer = self._layers[name]
