@@ -123,7 +123,7 @@ def stages_of(plan: Plan) -> list[Stage]:
 
 
 def needed(stages: list[Stage], device: Device) -> int | None:
-    """The fewest devices that would hold every stage if they shared what can be shared.
+    """The fewest devices that would hold every stage with trainer=fsdp.
 
     None where no number does.
     """
@@ -143,7 +143,7 @@ def thrifty(plan: Plan) -> Plan:
 def describe(plan: Plan, source: str) -> dict[str, Any]:
     """All that is written: the stages, their sum, what was assumed, and the verdict."""
     stages, device, config = stages_of(plan), plan.device, plan.config
-    peak = max(stage.peak(device) for stage in stages)
+    peak = max(stage.peak(device, plan.shards) for stage in stages)
     written = {stage.name: stage.written for stage in stages}
     hours = sum(stage.seconds for stage in stages) / HOUR
     at_most = sum(s.seconds if s.most_seconds is None else s.most_seconds for s in stages) / HOUR
@@ -169,7 +169,9 @@ def describe(plan: Plan, source: str) -> dict[str, Any]:
             "cache_gib": (written["calibrate"] + written["fit"]) / GIB,
             "export_gib": written.get("export", 0.0) / GIB,
         },
-        "fits": count == 1,
+        "shards": plan.shards,
+        "search": config.search.method,
+        "fits": count is not None and count <= plan.shards,
         "needed": count,
         "needed_thrifty": count_thrifty,
         "assumptions": _assumptions(plan, source),
@@ -201,7 +203,7 @@ def _row(stage: Stage, plan: Plan) -> dict[str, Any]:
         "flops": stage.flops,
         "hours": stage.seconds / HOUR,
         "hours_at_most": (stage.most_seconds or stage.seconds) / HOUR,
-        "peak_gib": stage.peak(plan.device) / GIB,
+        "peak_gib": stage.peak(plan.device, plan.shards) / GIB,
         "host_gib": stage.host(plan.device) / GIB,
         "parts_gib": parts,
         "tokens": stage.tokens,
@@ -233,23 +235,24 @@ def verdict(record: Mapping[str, Any]) -> str:
     device, total, model = record["device"], record["total"], record["model"]
     peak, memory, name = total["peak_gib"], device["memory_gib"], device["name"]
     stage = max(record["stages"], key=lambda row: row["peak_gib"])["stage"]
+    which = "one" if record["shards"] == 1 else f"each of {record['shards']:,}"
     if record["fits"]:
         return (
             f"{model} fits: at its peak, in {stage}, it takes {peak:,.1f} of the "
-            f"{memory:,.0f} GiB of one {name}."
+            f"{memory:,.0f} GiB of {which} {name}."
         )
     told = (
-        f"{model} does not fit: at its peak, in {stage}, it takes {peak:,.0f} GiB of one {name}, "
-        f"which has {memory:,.0f}"
+        f"{model} does not fit: at its peak, in {stage}, it takes {peak:,.0f} GiB of {which} "
+        f"{name}, which has {memory:,.0f}"
     )
     less, count = record["needed_thrifty"], record["needed"]
     thrift = "calibration.layers_at_once=1 calibration.checkpointing=true"
+    shared = "trainer=fsdp" + " search=waterfill" * (record["search"] == "genetic")
     if less == 1:
         return f"{told}; with {thrift} it does."
     if count is None:
-        return f"{told}, and no number of them would do; lower batch_tokens."
+        if less:
+            return f"{told}; it needs {less:,} of them with {shared} {thrift}."
+        return f"{told}, and no number of them would do; lower batch_tokens, or ask for less."
     fewer = f" ({less:,} with {thrift})" if less and less < count else ""
-    return (
-        f"{told}; it needs {count:,} of them{fewer} with parameters, moments and bank sharded, "
-        "which this version of Sieve does not do: it runs a model on one device."
-    )
+    return f"{told}; it needs {count:,} of them with {shared}{fewer}."

@@ -258,8 +258,8 @@ def plan_streams(
 ) -> dict[str, tuple[Side, int]]:
     """Which second moments to keep: stream name -> (side, n), at least memory.
 
-    An input is kept when one of its readers is at least as tall as wide (d_in ≤ d_out), or when
-    it costs no more than the outputs of all its readers; else each reader's own outputs are.
+    An input is kept when it costs less than the outputs of all its readers; else each reader's own
+    outputs are, which of two equals say more directly what is solved for.
     shared: false where every reader weights the tokens of a common input its own way.
     """
     readers: dict[str, list[Matrix]] = {}
@@ -269,7 +269,7 @@ def plan_streams(
     for source, group in readers.items():
         d_in = group[0].d_in
         outputs = sum(matrix.d_out**2 for matrix in group)
-        if needs.input or d_in**2 <= outputs or any(d_in <= matrix.d_out for matrix in group):
+        if needs.input or d_in**2 < outputs:
             streams[source] = ("input", d_in)
         else:
             streams |= {matrix.name: ("output", matrix.d_out) for matrix in group}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sieve.config import Config
+from sieve.config import Config, shards
 from sieve.costs.devices import Device
 from sieve.costs.passes import Rows
 from sieve.costs.shape import FLOAT32, BankBytes, Shape, bank_bytes
@@ -44,14 +44,16 @@ class Lengths:
 class Part:
     """Bytes that a stage holds.
 
-    sharded: what devices could divide among them, if Sieve knew how; host: kept beside the device,
-    which on a processor is one memory.
+    sharded: devices divide it among them with trainer=fsdp; gathered: of that, what each holds
+    beside its share while it computes; host: kept beside the device, which on a processor is one
+    memory.
     """
 
     name: str
     size: float
     sharded: bool = False
     host: bool = False
+    gathered: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,12 @@ class Stage:
     remark: str = ""
 
     def peak(self, device: Device, shards: int = 1) -> float:
-        """Bytes of one device, or of each where so many share what can be divided."""
+        """Bytes of one device, or of each of so many that share out what can be."""
         parts = [part for part in self.parts if device.local or not part.host]
-        own = sum(part.size / (shards if part.sharded else 1) for part in parts)
-        return device.overhead + own
+        return device.overhead + sum(
+            part.size / shards + part.gathered if part.sharded and shards > 1 else part.size
+            for part in parts
+        )
 
     def host(self, device: Device) -> float:
         """Bytes of the memory beside the device."""
@@ -144,7 +148,29 @@ class Plan:
     @property
     def weights(self) -> Part:
         """The dense model."""
-        return Part("weights", self.shape.parameters * self.itemsize, sharded=True)
+        shape = self.shape
+        whole = max(
+            2 * shape.block_size, shape.hidden * shape.vocabulary
+        )  # Two blocks, or a table.
+        return Part(
+            "weights", shape.parameters * self.itemsize, sharded=True,
+            gathered=whole * self.itemsize,
+        )  # fmt: skip
+
+    @property
+    def shards(self) -> int:
+        """How many devices share out the model."""
+        return self.devices if shards(self.config.trainer) else 1
+
+    @property
+    def streams(self) -> bool:
+        """Whether calibration and fit have one block in memory."""
+        return self.config.calibration.strategy == "stream"
+
+    @property
+    def stored_weights(self) -> float:
+        """Bytes of the model's files."""
+        return self.shape.parameters * ITEMSIZE[self.stored]
 
     @property
     def banked(self) -> float:
@@ -154,13 +180,16 @@ class Plan:
     @property
     def held_bank(self) -> Part:
         """The bank in the memory of the processor."""
-        return Part("bank", self.banked, sharded=True, host=True)
+        return Part("bank", self.banked, host=True)
 
-    def factors(self, copies: int = 1, share: float = 1.0) -> Part:
-        """Factors as they are computed with; none where the bank's own will do."""
+    def factors(self, copies: int = 1, share: float = 1.0, dealt: bool = False) -> Part:
+        """Factors as they are computed with; none where the bank's own will do.
+
+        dealt: whether devices that share out the model share them out, too.
+        """
         same = self.device.local and self.compute == self.bank_dtype
         size = 0 if same else copies * share * self.bank.numbers * self.itemsize
-        return Part("factors", size, sharded=True)
+        return Part("factors", size, sharded=dealt, gathered=2 * size / self.shape.layers)
 
     def seconds(self, flops: float, rows: Rows, weights: float | None = None) -> float:
         """Seconds of passes over rows, which devices share."""

@@ -40,6 +40,11 @@ class Shape:
         """Weights of the prunable matrices."""
         return sum(matrix.size for matrix in self.matrices)
 
+    @property
+    def block_size(self) -> float:
+        """Prunable weights of a block."""
+        return sum(matrix.size for matrix in self.blocks) / self.layers
+
     def share(self, matrix: Matrix) -> float:
         """The share of all tokens that a matrix sees, if it is not the head."""
         return self.routed if matrix.expert else 1.0

@@ -32,7 +32,7 @@ def calibration_rows(plan: Plan, tokens: int) -> Rows:
 def moment_groups(plan: Plan) -> list[list[Matrix]]:
     """Matrices whose moments are in memory together, a pass for each group."""
     at_once, matrices = plan.config.calibration.layers_at_once, list(plan.shape.matrices)
-    if at_once is None:
+    if at_once is None or plan.streams:
         return [matrices]
     blocks = list(blocks_of(matrices).values())
     starts = range(0, len(blocks), at_once)
@@ -47,19 +47,46 @@ def calibrate(plan: Plan) -> Stage:
     rows, groups = calibration_rows(plan, settings.tokens), moment_groups(plan)
     flops = forward_flops(shape, rows)
     if plan.backwards:
-        flops += backward_flops(shape, rows, again=settings.checkpointing)
+        flops += backward_flops(shape, rows, again=settings.checkpointing or plan.streams)
     sums = moment_flops(shape, rows, plan.needs, plan.by_gradient)
     flops *= len(groups)
     passes = len(groups) * plan.seconds(flops / len(groups), rows)
     sizes = [moment_bytes(group, plan.needs, plan.by_gradient) for group in groups]
     whole = moment_bytes(list(shape.matrices), plan.needs, plan.by_gradient)
+    seconds = passes + plan.device.sums(sums) / plan.devices + plan.device.writes(whole.total)
+    if plan.streams:
+        parts, hidden = streamed_parts(plan, rows)
+        seconds += plan.device.writes(hidden + (1 + plan.backwards) * plan.stored_weights)
+    else:
+        parts = _calibration_parts(plan, max(sizes, key=lambda size: size.total))
     return Stage(
-        "calibrate", flops + sums,
-        passes + plan.device.sums(sums) / plan.devices + plan.device.writes(whole.total),
-        _calibration_parts(plan, max(sizes, key=lambda size: size.total)),
+        "calibrate", flops + sums, seconds, parts,
         tokens=len(groups) * rows.tokens, written=whole.total,
-        remark=f"{len(groups)} passes" if len(groups) > 1 else "",
+        remark="a block at a time" if plan.streams
+        else f"{len(groups)} passes" if len(groups) > 1 else "",
     )  # fmt: skip
+
+
+def streamed_parts(plan: Plan, rows: Rows) -> tuple[tuple[Part, ...], float]:
+    """What is held with one block in memory, and bytes of hidden states that go to the disk."""
+    shape, batch = plan.shape, plan.config.batch_tokens
+    blocks = list(blocks_of(list(shape.matrices)).values())
+    sums = max(moment_bytes(block, plan.needs, plan.by_gradient).total for block in blocks)
+    layers = shape.layers + 2 if plan.backwards else 2  # And the gradients at one of them.
+    hidden = layers * rows.tokens * shape.hidden * plan.itemsize
+    in_memory = plan.config.calibration.hidden == "memory"
+    kept = rows.count * batch / rows.tokens * rows.kept
+    block = held_bytes(shape, batch, plan.itemsize, checkpointing=True)
+    block -= batch * shape.layers * plan.itemsize * shape.hidden  # Those are the hidden states.
+    activations = block if plan.backwards else passing_bytes(shape, batch, plan.itemsize)
+    return (
+        Part("weights of two blocks", 2 * shape.block_size * plan.itemsize),
+        Part("embedding or head", shape.hidden * shape.vocabulary * plan.itemsize),
+        Part("moments of a block", sums),
+        Part("hidden states", hidden if in_memory else 0.0, host=True),
+        Part("activations", activations + observed_bytes(shape, batch)),
+        Part("logits", logit_bytes(shape, kept, 1, plan.itemsize, plan.backwards)),
+    ), 0.0 if in_memory else hidden  # fmt: skip
 
 
 def _calibration_parts(plan: Plan, moments: MomentBytes) -> tuple[Part, ...]:
@@ -72,15 +99,12 @@ def _calibration_parts(plan: Plan, moments: MomentBytes) -> tuple[Part, ...]:
     )
     rows = tokens / plan.lengths.calibration
     logits = logit_bytes(shape, rows, plan.lengths.answer, itemsize, plan.backwards)
-    # When all is summed, averages stand beside the sums, and no activations.
-    copies = max(0.0, moments.total - activations - logits)
     return (
         plan.weights,
-        Part("moments", moments.activations, sharded=True),
-        Part("moments of gradients", moments.gradients, sharded=True),
+        Part("moments", moments.activations),
+        Part("moments of gradients", moments.gradients),
         Part("activations", activations),
         Part("logits", logits),
-        Part("averages of moments", copies, sharded=True),
     )
 
 
@@ -94,9 +118,16 @@ def fit(plan: Plan) -> Stage:
     return Stage(
         "fit", work.flops,
         device.solves(work.products, work.spectral) + device.writes(plan.banked),
-        (plan.weights, _workspace(plan, projection.name), plan.held_bank),
+        (_fitted_weights(plan), _workspace(plan, projection.name), plan.held_bank),
         written=plan.banked,
     )  # fmt: skip
+
+
+def _fitted_weights(plan: Plan) -> Part:
+    if not plan.streams:
+        return plan.weights
+    largest = max(matrix.size for matrix in plan.shape.matrices)
+    return Part("weights of a matrix", largest * plan.itemsize)
 
 
 def _workspace(plan: Plan, projection: str) -> Part:
@@ -124,7 +155,7 @@ def _learn(plan: Plan) -> Stage:
     tokens = settings.batch_tokens
     return Stage(
         "fit", flops + work.flops, seconds + device.solves(work.products, work.spectral),
-        (plan.weights, Part("factors and Adam", FLOAT32 * (4.0 * free + squares), sharded=True),
+        (plan.weights, Part("factors and Adam", FLOAT32 * (4.0 * free + squares)),
          Part("activations", passing_bytes(shape, tokens, plan.itemsize)
               + 3 * observed_bytes(shape, tokens)),
          _workspace(plan, "output"), plan.held_bank),
@@ -177,7 +208,7 @@ def search(plan: Plan) -> Stage:
     _, most = scoring(plan, lengths, found.most_rows, 1.0, passes=2)
     return Stage(
         "search", flops, seconds / plan.workers,
-        (plan.weights, plan.factors(), plan.held_bank, *scoring_parts(plan, lengths)),
+        (plan.weights, plan.factors(dealt=True), plan.held_bank, *scoring_parts(plan, lengths)),
         tokens=lengths.scoring(found.rows).tokens, rows=found.rows,
         evaluations=(found.expected, found.most), most_seconds=most / plan.workers,
         remark=found.words,
@@ -198,7 +229,7 @@ def evaluate(plan: Plan) -> Stage:
     pivots = repeats * pivot_flops(plan.shape.matrices, plan.sizing, KEPT)
     return Stage(
         "evaluate", flops + timed[0] + pivots, seconds + timed[1] + pivots / plan.device.host,
-        (plan.weights, plan.factors(share=_held_share(plan)), plan.held_bank,
+        (plan.weights, plan.factors(share=KEPT), plan.held_bank,
          *scoring_parts(plan, plan.lengths)),
         tokens=tokens, rows=rows,
     )  # fmt: skip
@@ -218,15 +249,6 @@ def curve(plan: Plan) -> Stage | None:
         (plan.weights, plan.factors(), plan.held_bank, *scoring_parts(plan, plan.lengths)),
         tokens=len(found) * plan.lengths.scoring(examples).tokens, rows=len(found) * examples,
     )  # fmt: skip
-
-
-def _held_share(plan: Plan) -> float:
-    """Of the bank's factors, those that the chosen genome's bank still holds."""
-    config = plan.config
-    cut = (
-        config.projection.refit or config.projection.tune_steps or config.recovery.method != "none"
-    )
-    return KEPT if cut else 1.0
 
 
 def _timed(plan: Plan) -> tuple[float, float]:
@@ -272,5 +294,5 @@ def export(plan: Plan) -> Stage | None:
     pivots = pivot_flops(plan.shape.matrices, plan.sizing, KEPT)
     return Stage(
         "export", pivots, LEAST + plan.device.writes(size) + pivots / plan.device.host,
-        (plan.weights, plan.factors(share=_held_share(plan)), plan.held_bank), written=size,
+        (plan.weights, plan.factors(share=KEPT), plan.held_bank), written=size,
     )  # fmt: skip

@@ -93,7 +93,7 @@ def _refit_parts(plan: Plan, rows: Rows) -> tuple[Part, ...]:
         group = max(refit_workspace(matrix, settings.name) for matrix in shape.blocks)
         parts.append(Part("solver workspace", group))
     if settings.tune_steps:
-        parts.append(Part("factors and Adam", ADAM * KEPT * shape.prunable, sharded=True))
+        parts.append(Part("factors and Adam", ADAM * KEPT * shape.prunable))
     return tuple(parts)
 
 
@@ -117,8 +117,8 @@ def recover(plan: Plan) -> Stage | None:
     tokens = settings.batch_tokens
     parts = (
         plan.weights, plan.factors(), plan.held_bank,
-        Part("factors in float32", FLOAT32 * pairs, sharded=True),
-        Part("trained and Adam", ADAM * trained, sharded=True),
+        Part("factors in float32", FLOAT32 * pairs),
+        Part("trained and Adam", ADAM * trained),
         Part("activations", held_bytes(shape, tokens, plan.itemsize)),
         Part("logits", logit_bytes(shape, rows.count, rows.kept, plan.itemsize, back=True)),
     )  # fmt: skip
