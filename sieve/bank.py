@@ -177,10 +177,11 @@ class Solver:
             weight, moment = self._given(gene, weights or self.weights(gene))
             _check_finite(weight, moment)
             project = get_projection(self.projection, self.damping)
-            solved = project(weight.to(device), moment.to(device))
+            rank = self.sizing.top_rank(gene)
+            solved = project(weight.to(device), moment.to(device), rank)
         except ValueError as error:
             raise ValueError(f"{gene.name}: {error}") from error
-        return stored(solved.cut(self.sizing.top_rank(gene)), self.stored_dtype, gene.name)
+        return stored(solved, self.stored_dtype, gene.name)
 
     @property
     def shared(self) -> bool:

@@ -5,7 +5,7 @@ it in `PROJECTIONS`, with what it needs of calibration.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
@@ -28,10 +28,15 @@ class Projection:
     solve: Callable[..., Factors]
     needs: Needs = PLAIN
     learned: bool = False  # by gradient: `solve` is the optimum that learning looks for
+    cuts: bool = False  # whether `solve` takes a rank, and spares what is beyond it
 
-    def __call__(self, weight: Tensor, moment: Moment) -> Factors:
-        """Factors of every rank, in float64."""
-        return self.solve(weight, moment)
+    def __call__(self, weight: Tensor, moment: Moment, rank: int | None = None) -> Factors:
+        """Factors of every rank, or of those up to `rank`, in float64; energies of all."""
+        if rank is None:
+            return self.solve(weight, moment)
+        if self.cuts:
+            return self.solve(weight, moment, rank=rank)
+        return self.solve(weight, moment).cut(rank)
 
     @property
     def in_loss(self) -> bool:
@@ -42,8 +47,8 @@ class Projection:
 PROJECTIONS: dict[str, Projection] = {
     "output": Projection(output),
     "affine": Projection(affine),
-    "loss_aware": Projection(loss_aware, Needs(gradient=True)),
-    "loss_aware_affine": Projection(loss_aware_affine, Needs(gradient=True)),
+    "loss_aware": Projection(loss_aware, Needs(gradient=True), cuts=True),
+    "loss_aware_affine": Projection(loss_aware_affine, Needs(gradient=True), cuts=True),
     "asvd": Projection(asvd, Needs(magnitude=True)),
     "input_pca": Projection(input_pca, Needs(input=True)),
     "whitened": Projection(whitened, Needs(input=True)),
@@ -64,4 +69,4 @@ def get_projection(name: str, damping: float | None = None) -> Projection:
     found = PROJECTIONS[name]
     if damping is None or not found.needs.gradient:
         return found
-    return Projection(partial(found.solve, damping=damping), found.needs)
+    return replace(found, solve=partial(found.solve, damping=damping))

@@ -17,27 +17,34 @@ from sieve.projections.factors import Factors, eigh, ridge_of, square_root
 RIDGE = 1e-8  # of the mean eigenvalue of C: directions never seen come last, yet in order
 
 
-def loss_aware(weight: Tensor, moment: Moment, damping: float | None = None) -> Factors:
+def loss_aware(
+    weight: Tensor, moment: Moment, damping: float | None = None, rank: int | None = None
+) -> Factors:
     """Factors of W (d_out, d_in) that keep the estimated rise of the loss least, in float64.
 
     damping: H + damping · tr(H)/d_out · I takes the place of H; by default as much as the number of
-    examples calls for (`projections/damping.py`). Raises ValueError without gradients.
+    examples calls for (`projections/damping.py`). rank: directions wanted, by default all. Raises
+    ValueError without gradients.
     """
-    return _solve(weight, moment, damping, centred=False)
+    return _solve(weight, moment, damping, rank, centred=False)
 
 
-def loss_aware_affine(weight: Tensor, moment: Moment, damping: float | None = None) -> Factors:
+def loss_aware_affine(
+    weight: Tensor, moment: Moment, damping: float | None = None, rank: int | None = None
+) -> Factors:
     """The same with a bias fitted beside the factors: the covariance takes the place of C."""
-    return _solve(weight, moment, damping, centred=True)
+    return _solve(weight, moment, damping, rank, centred=True)
 
 
-def _solve(weight: Tensor, moment: Moment, damping: float | None, centred: bool) -> Factors:
+def _solve(
+    weight: Tensor, moment: Moment, damping: float | None, rank: int | None, centred: bool
+) -> Factors:
     gradient, weight = moment.gradient, weight.double()
     if gradient is None:
         raise ValueError("loss_aware needs moments of the gradients; calibrate for it again.")
     ridge = _ridge(gradient, len(weight), damping)
     solve = _from_outputs if gradient.side == "output" else _from_inputs
-    u, v, energy, offset = solve(weight, moment, gradient.second.double(), ridge, centred)
+    u, v, energy, offset = solve(weight, moment, gradient.second.double(), ridge, rank, centred)
     norm = torch.linalg.vector_norm(u, dim=0).clamp_min(torch.finfo(u.dtype).tiny)
     u /= norm  # In place: one of the two weighs as much as the matrix in float64.
     v *= norm[:, None]
@@ -56,17 +63,18 @@ def _ridge(gradient: Gradient, d_out: int, damping: float | None) -> float:
 
 
 def _from_outputs(
-    weight: Tensor, moment: Moment, second: Tensor, ridge: float, centred: bool
+    weight: Tensor, moment: Moment, second: Tensor, ridge: float, rank: int | None, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """With H = L Lᵀ, L = A h^½: eigenvectors Q of Lᵀ W C Wᵀ L give U = L⁻ᵀ Q and V = Qᵀ Lᵀ W."""
     root, inverse = square_root(second, ridge)
     energy, q = eigh(root.T @ moment.output_second(weight, centred) @ root)
+    q = q[:, :rank]
     down = (root @ q).T
     return inverse(q), down @ weight, energy, down @ moment.output_mean(weight)
 
 
 def _from_inputs(
-    weight: Tensor, moment: Moment, second: Tensor, ridge: float, centred: bool
+    weight: Tensor, moment: Moment, second: Tensor, ridge: float, rank: int | None, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same for a tall W from G = Wᵀ H W (d_in, d_in), without H itself.
 
@@ -76,8 +84,8 @@ def _from_inputs(
     g = second + ridge * (weight.T @ weight)
     energy, q = eigh(root.T @ g @ root)
     floor = energy[:1].clamp_min(torch.finfo(g.dtype).tiny) * 1e-15
-    up = root @ q
-    v = up.T @ g / energy.clamp_min(floor)[:, None]
+    up = root @ q[:, :rank]
+    v = up.T @ g / energy.clamp_min(floor)[:rank, None]
     return weight @ up, v, energy, v @ moment.mean.double()
 
 

@@ -155,3 +155,16 @@ def test_more_examples_are_damped_less_and_nothing_is_damped_fully() -> None:
     found = [shrinkage(s, examples) for examples in (4, 40, 400, 4000)]
     assert found == sorted(found, reverse=True) and found[-1] < 0.01
     assert shrinkage(torch.zeros(4, 4), 100) == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["loss_aware", "loss_aware_affine", "output"])
+def test_up_to_a_rank_it_is_the_same_but_for_what_is_beyond(name: str, shape: tuple) -> None:
+    weight, x, g = problem(*shape)
+    seen = moment(weight, x, g, "output" if shape[0] <= shape[1] else "input")
+    project = get_projection(name, DAMPING)
+    whole, part = project(weight, seen), project(weight, seen, 3)
+    assert part.u.shape == (shape[0], 3) and part.v.shape == (3, shape[1])
+    for one, other in ((part.u, whole.u[:, :3]), (part.v, whole.v[:3])):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert torch.equal(part.energy, whole.energy)
