@@ -19,18 +19,35 @@ def find_fault(
     names: of the matrices, in order; the batch is run once more to see in which the first number
     that is not finite comes up, but where ranks share the model out.
     """
-    mask = inputs.get("attention_mask")
-    if mask is None:
-        mask = torch.ones_like(inputs["input_ids"])
-    seen = torch.isnan(logits).any(-1) & mask[:, -logits.shape[1] :].bool()
-    rows = seen.any(1).nonzero().flatten().tolist()
-    if not rows:
+    mask = _mask(inputs)
+    broken = torch.isnan(logits).any(-1) & mask[:, -logits.shape[1] :].bool()
+    if not broken.any():
         return None
     first = None if is_sharded(model) else _first(model, names, inputs, mask)
-    where = f"the activations at {first} are" if first else "the logits are"
+    return _told(f"the activations at {first} are" if first else "the logits are", broken)
+
+
+def fault_after(block: str, inputs: dict[str, Tensor], hidden: Tensor) -> str | None:
+    """The same of the hidden states (B, T, d) after a block; None where tokens' are finite."""
+    if torch.isfinite(hidden.sum()):
+        return None
+    broken = ~torch.isfinite(hidden).all(-1) & _mask(inputs).to(hidden.device).bool()
+    return _told(f"the activations after {block} are", broken) if broken.any() else None
+
+
+def _mask(inputs: dict[str, Tensor]) -> Tensor:
+    """Which tokens (B, T) count."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
+
+
+def _told(where: str, broken: Tensor) -> str:
+    """The sentence, of the tokens (B, T) that are broken."""
+    rows = broken.any(1).nonzero().flatten().tolist()
     told = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+    count = f"{len(rows)} of {len(broken)}"
     return (
-        f"{where} not finite in {len(rows)} of {len(mask)} rows (row {told}, counted from 0); load "
+        f"{where} not finite in {count} rows (row {told}, counted from 0); load "
         "the model in another dtype (model.dtype=float32 or bfloat16), or leave these rows out."
     )
 

@@ -20,6 +20,7 @@ from sieve.blocks import BlockModel
 from sieve.calibration import reach
 from sieve.collector import MomentCollector
 from sieve.costs.shape import moment_bytes
+from sieve.faults import fault_after
 from sieve.hidden_states import HiddenStates, hidden_states
 from sieve.matrices import Matrix, block_of, blocks_of
 from sieve.memory import lean
@@ -101,11 +102,18 @@ class StreamingModule(L.LightningModule):
                     self._observe(collector, batch)
                     with collector.attached():
                         made = self.blocks.block(place, hidden, batch)
+                self._check(index, paths[place], batch, made)
                 self._hidden.put(place + 1, index, made)
         if collector is not None:
             self._save(collector.moments(release=True), collector.matrices)
         if not self.backwards:
             self._hidden.drop(place)
+
+    @staticmethod
+    def _check(index: int, path: str, batch: Any, hidden: torch.Tensor) -> None:
+        fault = fault_after(path, as_inputs(batch), hidden)
+        if fault is not None:
+            raise ValueError(f"calibration batch {index}: {fault}")
 
     def _top(self, place: int) -> None:
         """The head's moments, and the loss's gradients at the hidden states before it."""
@@ -219,7 +227,7 @@ def memory_parts(
     layers = len(blocks.paths) + 2 if needs.gradient or by_gradient else 2
     return {
         "weights": (2 * max(sizes) + largest) * blocks.dtype.itemsize,
-        "moments": 2 * sums,  # When all is summed, averages stand beside the sums.
+        "moments": sums,
         "hidden": layers * tokens * config.hidden_size * blocks.dtype.itemsize,
     }
 

@@ -198,3 +198,44 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=rf"{name}.weight are not finite"):
         stream(streamed(tmp_path / "model"), batches(), tmp_path / "moments")
+
+
+def test_the_batch_and_the_rows_are_named_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tiny_llama, tmp_path / "model")
+    blocks, given = streamed(tmp_path / "model"), batches()
+    run, last = blocks.block, blocks.paths[-1]
+
+    def breaks(place: int, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
+        made = run(place, hidden, batch).clone()
+        if blocks.paths[place] == last:
+            made[0, 0] = torch.nan  # A token of padding, which counts for nothing.
+            if batch is given[1]:
+                made[2, 4] = torch.inf
+        return made
+
+    monkeypatch.setattr(blocks, "block", breaks)
+    said = (
+        rf"calibration batch 1: the activations after {last} are not finite in 1 of 3 rows \(row 2,"
+    )
+    with pytest.raises(ValueError, match=said):
+        stream(blocks, given, tmp_path / "moments")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("projection", ["output", "loss_aware"])
+def test_moments_of_a_trained_model_are_streamed_alike(
+    projection: str, shared: Path, tmp_path: Path
+) -> None:
+    folder = shared / "models" / "reader-6m"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    blocks = streamed(folder)
+    found = stream(blocks, batches(), tmp_path / "moments", projection)
+    theirs = whole(model.requires_grad_(False), projection)
+    assert_same(found, theirs, blocks)
+    for (
+        matrix
+    ) in blocks.matrices:  # In norm as well, which rounding of small entries does not tell.
+        one, other = found.of(matrix).second, theirs.of(matrix).second
+        assert torch.dist(one, other) <= 1e-5 * other.norm()
