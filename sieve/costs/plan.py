@@ -163,6 +163,11 @@ class Plan:
         return self.devices if shards(self.config.trainer) else 1
 
     @property
+    def times_speed(self) -> bool:
+        """Whether the model's speed is measured: that of one device alone."""
+        return self.config.speed.enabled and self.shards == 1
+
+    @property
     def streams(self) -> bool:
         """Whether calibration and fit have one block in memory."""
         return self.config.calibration.strategy == "stream"

@@ -225,7 +225,7 @@ def evaluate(plan: Plan) -> Stage:
             flops, seconds = flops + more, seconds + longer
             tokens, rows = tokens + lengths.scoring(examples).tokens, rows + examples
     timed = _timed(plan)
-    repeats = 1 + (plan.config.speed.repeats + 1) * plan.config.speed.enabled
+    repeats = 1 + (plan.config.speed.repeats + 1) * plan.times_speed
     pivots = repeats * pivot_flops(plan.shape.matrices, plan.sizing, KEPT)
     return Stage(
         "evaluate", flops + timed[0] + pivots, seconds + timed[1] + pivots / plan.device.host,
@@ -254,7 +254,7 @@ def curve(plan: Plan) -> Stage | None:
 def _timed(plan: Plan) -> tuple[float, float]:
     """Prefill and decode of both models, in turn, by one device."""
     speed = plan.config.speed
-    if not speed.enabled:
+    if not plan.times_speed:
         return 0.0, 0.0
     flops = seconds = 0.0
     for fraction in (1.0, KEPT):
@@ -273,7 +273,8 @@ def quantize(plan: Plan) -> Stage | None:
         return None
     rows = plan.lengths.rows["test"]
     flops, seconds = scoring(plan, plan.lengths, rows, KEPT)
-    parts = (plan.weights, plan.factors(), plan.held_bank, *scoring_parts(plan, plan.lengths))
+    factors = plan.factors(share=KEPT)
+    parts = (plan.weights, factors, plan.held_bank, *scoring_parts(plan, plan.lengths))
     tokens = plan.lengths.scoring(rows).tokens
     return Stage(
         "quantize", flops, seconds, parts, tokens=tokens, rows=rows, remark="within evaluate"

@@ -84,7 +84,7 @@ def _refit_parts(plan: Plan, rows: Rows) -> tuple[Part, ...]:
     held = held_bytes if back else passing_bytes
     parts = [
         plan.weights,
-        plan.factors(SWITCHES if settings.refit else 2),
+        plan.factors(SWITCHES if settings.refit else 2, share=KEPT),
         plan.held_bank,
         Part("hidden states", states if settings.refit else 0.0),
         Part("activations", held(shape, batch, plan.itemsize)),
@@ -116,7 +116,7 @@ def recover(plan: Plan) -> Stage | None:
     trained, pairs = _trained(plan)
     tokens = settings.batch_tokens
     parts = (
-        plan.weights, plan.factors(), plan.held_bank,
+        plan.weights, plan.factors(share=KEPT), plan.held_bank,
         Part("factors in float32", FLOAT32 * pairs),
         Part("trained and Adam", ADAM * trained),
         Part("activations", held_bytes(shape, tokens, plan.itemsize)),
