@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,9 @@ def solve(name: str, tokens: int, folder: Path) -> dict[str, Any]:
         bank = sieve.fit(model, moments, "loss_aware", "pivoted", dtype=torch.bfloat16)
         bank.save(folder / "bank.safetensors")
 
-    return {"fit": compared(work, fit(plan), plan, before)}
+    stage = fit(plan)  # In a run it writes block by block, here the whole bank is held.
+    stage = replace(stage, parts=(*stage.parts, plan.held_bank))
+    return {"fit": compared(work, stage, plan, before)}
 
 
 def search(name: str, tokens: int, folder: Path) -> dict[str, Any]:

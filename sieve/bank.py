@@ -253,8 +253,9 @@ def fit_blocks(
 ) -> None:
     """Solve blocks (`unfinished`) one after another, and write a file for each.
 
-    One is in memory at a time; they are dealt to the ranks, which put each other's together first
-    where they share out the model. `finish` makes the folder a bank, once all ranks are done.
+    The weights of one matrix are in memory at a time. Blocks are dealt to the ranks, which put each
+    other's together first where they share out the model. `finish` makes the folder a bank, once
+    all ranks are done.
     loaded: brings the weights of a matrix, by its name, for as long as it is entered. Errors as
     `fit`.
     """

@@ -20,7 +20,7 @@ from sieve.placed import Placed
 
 
 class DealtFactors:
-    """The pairs of a sharded model's matrices; `layers`: those that wait for their factors.
+    """The pairs of the matrices within a sharded model's blocks.
 
     All ranks change to the same ranks of matrices, and run every block as often as the others.
     """
@@ -44,6 +44,11 @@ class DealtFactors:
         """Numbers of factors that this rank holds."""
         return self._placed.held
 
+    @staticmethod
+    def takes(name: str) -> bool:
+        """Whether a matrix is in a block; the head is its own, and no other's hooks reach it."""
+        return block_of(name) != name
+
     def give(self, name: str, layer: FactorizedLinear, rank: int) -> tuple[Tensor, Tensor]:
         """From now on a block puts factors of a rank > 0 into a matrix's layer before it runs.
 
@@ -55,7 +60,7 @@ class DealtFactors:
         return self._bare(name)
 
     def _listen(self) -> None:
-        for path in dict.fromkeys(map(block_of, self._placed.names)):
+        for path in dict.fromkeys(block_of(n) for n in self._placed.names if self.takes(n)):
             block = self._model.get_submodule(path)
             before, after = self._before(path), self._after(path)
             self._hooks.append(block.register_forward_pre_hook(before))

@@ -33,7 +33,7 @@ def divergences(
     model: PreTrainedModel, candidates: Sequence[tuple[Bank, Genome]], batches: Sequence[Any]
 ) -> list[float]:
     """Mean divergence per answer token of each candidate, nats; the model comes back dense."""
-    switches = [Switch(model, bank, as_stored=False, dealt=True) for bank, _ in candidates]
+    switches = [Switch(model, bank, as_stored=False) for bank, _ in candidates]
     totals, tokens = [0.0] * len(candidates), 0
     for batch in batches:
         dense = answer_logprobs(model, batch)

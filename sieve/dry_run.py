@@ -170,13 +170,27 @@ def describe(plan: Plan, source: str) -> dict[str, Any]:
             "export_gib": written.get("export", 0.0) / GIB,
         },
         "shards": plan.shards,
-        "search": config.search.method,
-        "fits": count is not None and count <= plan.shards,
+        "asks": _one_device(config),
+        "fits": peak <= ROOM * device.memory,
         "needed": count,
         "needed_thrifty": count_thrifty,
         "assumptions": _assumptions(plan, source),
     }
     return record | {"verdict": verdict(record)}
+
+
+def _one_device(config: Config) -> list[str]:
+    """What to ask for in place of what one device alone can do."""
+    return [
+        instead
+        for asked, instead in (
+            (config.search.method == "genetic", "search=waterfill"),
+            (config.projection.name == "learned", "projection=output"),
+            (config.quantization.method != "none", "quantization=none"),
+            (config.export.format.startswith("onnx"), "export=factorized"),
+        )
+        if asked
+    ]
 
 
 def _described(device: Device) -> dict[str, Any]:
@@ -247,8 +261,8 @@ def verdict(record: Mapping[str, Any]) -> str:
     )
     less, count = record["needed_thrifty"], record["needed"]
     thrift = "calibration.layers_at_once=1 calibration.checkpointing=true"
-    shared = "trainer=fsdp" + " search=waterfill" * (record["search"] == "genetic")
-    if less == 1:
+    shared = " ".join(["trainer=fsdp", *record["asks"]])
+    if less is not None and less <= record["shards"]:
         return f"{told}; with {thrift} it does."
     if count is None:
         if less:

@@ -17,7 +17,7 @@ from sieve.modeling_experts import unfold
 from sieve.modeling_layers import FactorizedLinear, SharedLinear
 from sieve.modeling_sieve import native_class
 from sieve.pivoting import Pivoted, part_of, pivot
-from sieve.placed import Placed
+from sieve.placed import SPARE, Placed
 from sieve.sharding import is_sharded, whole
 
 
@@ -46,13 +46,15 @@ class Switch:
                 "got a model that is factorized already, expected the dense one; call restore() "
                 "on what apply() returned first."
             )
-        self._placed = Placed(bank, model.device, model.dtype)
+        spare = 1.0 if as_stored else SPARE  # One genome, or many in turn.
+        self._placed = Placed(bank, model.device, model.dtype, spare=spare)
         self._dealt = DealtFactors(model, bank) if dealt and is_sharded(model) else None
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
         biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
         self.biases = {n: None if b is None else whole(b) for n, b in biases.items()}
         self._factorized: dict[str, FactorizedLinear] = {}
+        self._biases: dict[tuple[str, int], Tensor | None] = {}
 
     def to(self, genome: Genome) -> "Switch":
         """Make the model the one of `genome`; ValueError when it belongs to another bank."""
@@ -84,13 +86,19 @@ class Switch:
         return self
 
     def replace(self, name: str, factors: BankFactors, rank: int) -> None:
-        """Give one matrix factors that are not the bank's."""
+        """Give one matrix factors that are not the bank's, of a switch that is not dealt."""
+        self._check_whole()
         self._placed.replace(name, factors)
         self.set_ranks({name: rank})
 
+    def _check_whole(self) -> None:
+        if self._dealt is not None:
+            raise RuntimeError("ranks share out these factors; use a Switch with dealt=False.")
+
     @contextmanager
     def lifted(self, names: Sequence[str]) -> Iterator[None]:
-        """Put the dense layers of some matrices back for the duration of the block."""
+        """Put the dense layers of some matrices back for the block; of a switch not dealt."""
+        self._check_whole()
         layers = {name: self.model.get_submodule(name) for name in names}
         self.set_ranks(dict.fromkeys(names))
         try:
@@ -137,14 +145,15 @@ class Switch:
         return layers
 
     def _factorize(self, name: str, rank: int) -> FactorizedLinear:
-        if self._dealt is not None and rank:
+        if self._dealt is not None and rank and self._dealt.takes(name):
             return self._deal(self._dealt, name, rank)
-        factors = self._placed.of(name, rank)
-        bias = add_biases(self.biases[name], factors.bias(rank), self.bank.dtype)
         if self.pivots and rank:
+            bias = self._bias(name, rank)
             exact = self.bank.factors[name]
             u, v = exact.u[:, :rank].to(self.model.device), exact.v[:rank].to(self.model.device)
             return pivoted_layer(pivot(u, v, bias), self.model.dtype)
+        factors = self._placed.of(name, rank)
+        bias = add_biases(self.biases[name], factors.bias(rank), self.bank.dtype)
         layer = self._factorized.get(name)
         if layer is None:
             layer = self._factorized[name] = empty_factorized(bias is not None)
@@ -153,15 +162,23 @@ class Switch:
 
     def _deal(self, dealt: DealtFactors, name: str, rank: int) -> FactorizedLinear:
         """A layer that gets its factors from all ranks, before its block runs."""
-        fitted = self.bank.factors[name].bias(rank)
-        if fitted is not None:
-            fitted = fitted.to(self.model.device, self.model.dtype)
-        bias = add_biases(self.biases[name], fitted, self.bank.dtype)
+        bias = self._bias(name, rank)
         layer = self._factorized.get(name)
         if layer is None:
             layer = self._factorized[name] = empty_factorized(bias is not None)
         set_factors(layer, *dealt.give(name, layer, rank), bias)
         return layer
+
+    def _bias(self, name: str, rank: int) -> Tensor | None:
+        """The bias of a matrix at a rank > 0, for which no factors stay on the device."""
+        if (name, rank) not in self._biases:
+            held, fitted = self.bank.factors[name], None
+            if held.offset is not None:
+                place = self.model.device, self.model.dtype
+                u, offset = held.u[:, :rank].to(*place), held.offset[:rank].to(*place)
+                fitted = held.mean.to(*place) - u @ offset
+            self._biases[name, rank] = add_biases(self.biases[name], fitted, self.bank.dtype)
+        return self._biases[name, rank]
 
 
 def empty_factorized(bias: bool) -> FactorizedLinear:

@@ -28,7 +28,7 @@ def find_fault(
 
 
 def fault_after(block: str, inputs: dict[str, Tensor], hidden: Tensor) -> str | None:
-    """The same of the hidden states (B, T, d) after a block; None where tokens' are finite."""
+    """A sentence about hidden states (B, T, d) after a block; None where tokens' are finite."""
     if torch.isfinite(hidden.sum()):
         return None
     broken = ~torch.isfinite(hidden).all(-1) & _mask(inputs).to(hidden.device).bool()

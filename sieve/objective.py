@@ -170,7 +170,8 @@ class Objective:
         """The same objective for another bank of this model; the baseline is not scored again."""
         other = copy(self)
         other.bank, other.evaluated = bank, {}
-        other.switch = Switch(self.switch.model, bank, as_stored=False, dealt=True)
+        # Each rank has solved such a bank for itself: theirs agree to rounding, no further.
+        other.switch = Switch(self.switch.model, bank, as_stored=False)
         return other
 
     def _score_dense(self) -> Scores:

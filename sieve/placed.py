@@ -11,14 +11,16 @@ class Placed:
     """The factors of a bank on a device, of each matrix the first directions that were asked for.
 
     What stands there in that dtype already is a view of the bank's, and nothing is copied.
-    own, world: of the directions only those that are `own` modulo `world`.
+    own, world: of the directions only those that are `own` modulo `world`. spare: how many are
+    brought for one that is asked for.
     """
 
     def __init__(
-        self, bank: Bank, device: torch.device, dtype: torch.dtype, own: int = 0, world: int = 1
-    ) -> None:
+        self, bank: Bank, device: torch.device, dtype: torch.dtype, own: int = 0, world: int = 1,
+        spare: float = SPARE,
+    ) -> None:  # fmt: skip
         self._bank, self._device, self._dtype = bank, device, dtype
-        self._own, self._world = own, world
+        self._own, self._world, self._spare = own, world, spare
         self._held: dict[str, BankFactors] = {}
         self._replaced: dict[str, BankFactors] = {}
 
@@ -47,7 +49,7 @@ class Placed:
         if self._world == 1 and whole.u.device == self._device and whole.u.dtype == self._dtype:
             found = whole
         else:
-            cut = whole.cut(min(int(SPARE * rank), whole.rank))
+            cut = whole.cut(min(int(self._spare * rank), whole.rank))
             own = slice(self._own, None, self._world)
             offset = None if cut.offset is None else cut.offset[own]
             found = BankFactors(cut.u[:, own], cut.v[own], cut.energy, cut.mean, offset)

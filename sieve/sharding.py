@@ -3,8 +3,8 @@
 Every decoder block is a unit of `torch.distributed.fsdp.fully_shard`: a rank holds its share of
 each weight, and the whole block for as long as it computes with it. A weight is a DTensor outside
 of the block's forward and backward pass, and a plain tensor within. Factors are plain tensors on
-every rank. A forward or backward pass is an affair of all ranks; `Turns` keeps those in step that
-have different numbers of batches.
+every rank, but where a search shares them out (`sieve/dealt_factors.py`). A forward or backward
+pass is an affair of all ranks; `Turns` keeps those in step that have different numbers of batches.
 """
 
 import contextlib

@@ -8,7 +8,8 @@ from models import tiny_gpt2, tiny_llama, tiny_mixtral
 from ranked import on_ranks, position, sharded
 from sieved import banked, logits, mixed, tokens, uniform
 
-from sieve.bank import Bank
+from sieve.bank import Bank, fit
+from sieve.calibration import calibrate
 from sieve.factorized import Switch
 from sieve.genome import Genome
 from sieve.matrices import block_of, find_matrices
@@ -20,6 +21,17 @@ def genomes(bank: Bank) -> list[Genome]:
     """Upwards, so that more is brought; matrices that are dense, factorized and gone in turn."""
     turned = mixed(bank, (1.0, 0.3, 0.6, 0.0))
     return [uniform(bank, 0.3), mixed(bank), turned, uniform(bank, 0.6), uniform(bank, 0.0)]
+
+
+def banks_of(family: str) -> list[Bank]:
+    """Plain, with biases and shared factors of siblings, and with the head."""
+    model = FAMILIES[family]()
+    found = [banked(model), banked(model, "affine", joint=family != "gpt2")]
+    if family == "llama":
+        data = [{"input_ids": tokens(4, 16), "targets": tokens(4, 16)}]
+        moments = calibrate(model, data, find_matrices(model, True))
+        found.append(fit(model, moments, prune_head=True))
+    return found
 
 
 def computed(family: str, banks: list[Bank], dealt: bool) -> list[Any]:
@@ -42,8 +54,7 @@ def computed(family: str, banks: list[Bank], dealt: bool) -> list[Any]:
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "moe"])
 def test_genomes_compute_what_they_do_on_one_process(family: str, world: int) -> None:
-    model = FAMILIES[family]()
-    banks = [banked(model), banked(model, "affine", joint=family != "gpt2")]
+    banks = banks_of(family)
     alone = computed(family, banks, dealt=False)
     ranks = on_ranks(computed, world, family, banks, True)
     for rank, found in enumerate(ranks):

@@ -163,6 +163,9 @@ def test_devices_that_share_out_the_model_hold_less_of_it(tmp_path):
     one = dried(tmp_path, *base)
     four = dried(tmp_path, *base, "trainer=fsdp", "trainer.devices=4")
     assert "of each of 4 h100" in four["verdict"] and four["fits"]
+    asks = ("quantization=int8", "batch_tokens=4_194_304")
+    large = dried(tmp_path, *base[:2], "device=h100", *asks)["verdict"]
+    assert "trainer=fsdp search=waterfill quantization=none" in large or "no number" in large
     weights, factors = 8_030_261_248 * 2 / 2**30, one["prunable"] * 2 / 2**30
     saved = stage(one, "search")["peak_gib"] - stage(four, "search")["peak_gib"]
     table = 4096 * 128_256 * 2 / 2**30  # Is put together, as two blocks' factors are.

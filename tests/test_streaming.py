@@ -234,8 +234,7 @@ def test_moments_of_a_trained_model_are_streamed_alike(
     found = stream(blocks, batches(), tmp_path / "moments", projection)
     theirs = whole(model.requires_grad_(False), projection)
     assert_same(found, theirs, blocks)
-    for (
-        matrix
-    ) in blocks.matrices:  # In norm as well, which rounding of small entries does not tell.
+    # In norm as well, which rounding of small entries does not tell.
+    for matrix in blocks.matrices:
         one, other = found.of(matrix).second, theirs.of(matrix).second
         assert torch.dist(one, other) <= 1e-5 * other.norm()

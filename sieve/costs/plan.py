@@ -149,13 +149,9 @@ class Plan:
     def weights(self) -> Part:
         """The dense model."""
         shape = self.shape
-        whole = max(
-            2 * shape.block_size, shape.hidden * shape.vocabulary
-        )  # Two blocks, or a table.
-        return Part(
-            "weights", shape.parameters * self.itemsize, sharded=True,
-            gathered=whole * self.itemsize,
-        )  # fmt: skip
+        # Two blocks are put together at a time, or a table.
+        whole = max(2 * shape.block_size, shape.hidden * shape.vocabulary) * self.itemsize
+        return Part("weights", shape.parameters * self.itemsize, sharded=True, gathered=whole)
 
     @property
     def shards(self) -> int:
@@ -190,11 +186,20 @@ class Plan:
     def factors(self, copies: int = 1, share: float = 1.0, dealt: bool = False) -> Part:
         """Factors as they are computed with; none where the bank's own will do.
 
-        dealt: whether devices that share out the model share them out, too.
+        dealt: whether devices that share out the model share them out, too, but those of siblings.
         """
         same = self.device.local and self.compute == self.bank_dtype
         size = 0 if same else copies * share * self.bank.numbers * self.itemsize
-        return Part("factors", size, sharded=dealt, gathered=2 * size / self.shape.layers)
+        siblings = size * self.bank.shared / self.bank.numbers
+        whole = siblings + 2 * (size - siblings) / self.shape.layers
+        return Part("factors", size, sharded=dealt, gathered=whole)
+
+    @property
+    def chosen(self) -> Part:
+        """Factors of one genome, as they are stored."""
+        if self.sizing.storage == "pivoted":
+            return Part("factors", KEPT * self.shape.prunable * self.itemsize)
+        return self.factors(share=KEPT)
 
     def seconds(self, flops: float, rows: Rows, weights: float | None = None) -> float:
         """Seconds of passes over rows, which devices share."""

@@ -110,6 +110,7 @@ class BankBytes:
 
     numbers: int  # of all factors
     rest: int
+    shared: int = 0  # numbers of those that siblings may share
 
     def total(self, itemsize: int) -> int:
         """In memory and on disk."""
@@ -127,4 +128,5 @@ def bank_bytes(
         energies = matrix.d_in if projection == "input_pca" else min(matrix.d_out, matrix.d_in)
         numbers += rank * (matrix.d_out + matrix.d_in)
         rest += FLOAT32 * (energies + matrix.d_out + (rank if fits_bias else 0))
-    return BankBytes(numbers, rest)
+    shared = sum(sizing.top_rank(group) * (group.d_out + group.d_in) for group in groups)
+    return BankBytes(numbers, rest, shared)

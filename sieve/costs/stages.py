@@ -56,14 +56,15 @@ def calibrate(plan: Plan) -> Stage:
     seconds = passes + plan.device.sums(sums) / plan.devices + plan.device.writes(whole.total)
     if plan.streams:
         parts, hidden = streamed_parts(plan, rows)
+        remark = f"a block at a time, {hidden / 2**30:.2g} GiB of hidden states on disk"
         seconds += plan.device.writes(hidden + (1 + plan.backwards) * plan.stored_weights)
     else:
+        remark = f"{len(groups)} passes" if len(groups) > 1 else ""
         parts = _calibration_parts(plan, max(sizes, key=lambda size: size.total))
     return Stage(
         "calibrate", flops + sums, seconds, parts,
         tokens=len(groups) * rows.tokens, written=whole.total,
-        remark="a block at a time" if plan.streams
-        else f"{len(groups)} passes" if len(groups) > 1 else "",
+        remark=remark,
     )  # fmt: skip
 
 
@@ -118,7 +119,8 @@ def fit(plan: Plan) -> Stage:
     return Stage(
         "fit", work.flops,
         device.solves(work.products, work.spectral) + device.writes(plan.banked),
-        (_fitted_weights(plan), _workspace(plan, projection.name), plan.held_bank),
+        (_fitted_weights(plan), _workspace(plan, projection.name),
+         Part("factors of a block", 2 * plan.banked / shape.layers, host=True)),  # And as written.
         written=plan.banked,
     )  # fmt: skip
 
@@ -229,7 +231,7 @@ def evaluate(plan: Plan) -> Stage:
     pivots = repeats * pivot_flops(plan.shape.matrices, plan.sizing, KEPT)
     return Stage(
         "evaluate", flops + timed[0] + pivots, seconds + timed[1] + pivots / plan.device.host,
-        (plan.weights, plan.factors(share=KEPT), plan.held_bank,
+        (plan.weights, plan.chosen, plan.held_bank,
          *scoring_parts(plan, plan.lengths)),
         tokens=tokens, rows=rows,
     )  # fmt: skip
@@ -273,7 +275,7 @@ def quantize(plan: Plan) -> Stage | None:
         return None
     rows = plan.lengths.rows["test"]
     flops, seconds = scoring(plan, plan.lengths, rows, KEPT)
-    factors = plan.factors(share=KEPT)
+    factors = plan.chosen
     parts = (plan.weights, factors, plan.held_bank, *scoring_parts(plan, plan.lengths))
     tokens = plan.lengths.scoring(rows).tokens
     return Stage(
@@ -295,5 +297,5 @@ def export(plan: Plan) -> Stage | None:
     pivots = pivot_flops(plan.shape.matrices, plan.sizing, KEPT)
     return Stage(
         "export", pivots, LEAST + plan.device.writes(size) + pivots / plan.device.host,
-        (plan.weights, plan.factors(share=KEPT), plan.held_bank), written=size,
+        (plan.weights, plan.chosen, plan.held_bank), written=size,
     )  # fmt: skip

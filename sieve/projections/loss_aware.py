@@ -65,7 +65,7 @@ def _ridge(gradient: Gradient, d_out: int, damping: float | None) -> float:
 def _from_outputs(
     weight: Tensor, moment: Moment, second: Tensor, ridge: float, rank: int | None, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """With H = L Lᵀ, L = A h^½: eigenvectors Q of Lᵀ W C Wᵀ L give U = L⁻ᵀ Q and V = Qᵀ Lᵀ W."""
+    """With H = L Lᵀ: eigenvectors Q of Lᵀ W C Wᵀ L give U = L⁻ᵀ Q and V = Qᵀ Lᵀ W."""
     root, inverse = square_root(second, ridge)
     energy, q = eigh(root.T @ moment.output_second(weight, centred) @ root)
     q = q[:, :rank]
