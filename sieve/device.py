@@ -18,6 +18,7 @@ from sieve.device_settings import DeviceSettings
 from sieve.memory import peak_memory_mib
 
 GIB = 2**30
+LONG_ENOUGH = 0.2  # seconds that a measurement takes at least: processors change their pace
 SIDE, EIGEN_SIDE, COPIED = 768, 320, 2**24  # of matrices that are multiplied, solved; floats copied
 REACHED = 0.5  # share of a product's speed that passes through a model reach on a processor
 LAYER_SECONDS = 3e-4  # of a block at least, on a processor
@@ -94,7 +95,7 @@ def _measured(settings: DeviceSettings, kind: str, dtypes: set[str]) -> Device:
 
 
 def _timed(work: Callable[[], object], place: torch.device) -> float:
-    """Seconds of the quickest of three, after one to warm up."""
+    """Seconds of the quickest of at least three, after one to warm up."""
 
     # One thread's own time does not count what other processes take.
     alone = place.type == "cpu" and torch.get_num_threads() == 1
@@ -108,7 +109,10 @@ def _timed(work: Callable[[], object], place: torch.device) -> float:
         return clock() - start
 
     once()
-    return max(1e-9, min(once() for _ in range(3)))
+    spent = [once() for _ in range(3)]
+    while sum(spent) < LONG_ENOUGH:
+        spent.append(once())
+    return max(1e-9, min(spent))
 
 
 def _product_rate(place: torch.device, dtype: torch.dtype) -> float:
