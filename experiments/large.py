@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,25 +109,19 @@ def measure_stream(
         model = random_llama(layers, width, torch.device("cpu"), torch.bfloat16, vocabulary)
         model.save_pretrained(weights, max_shard_size="500MB")
         del model
+    # A process that dies raises BrokenProcessPool here, and its own words are on stderr.
     context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    given = (folder, tokens, batch_tokens, device, dtype, projection, queue)
-    process = context.Process(target=_stream, args=given)
-    process.start()
-    found: dict[str, Any] = queue.get()
-    process.join()
-    again = context.Process(target=_open, args=(folder / "bank", queue))
-    again.start()
-    opened: dict[str, Any] = queue.get()
-    again.join()
-    return found | {"bank": opened}
+    with ProcessPoolExecutor(1, context) as process:
+        work = process.submit(_stream, folder, tokens, batch_tokens, device, dtype, projection)
+        found = work.result()
+    with ProcessPoolExecutor(1, context) as process:
+        return found | {"bank": process.submit(_open, folder / "bank").result()}
 
 
 def _stream(
-    folder: Path, tokens: int, batch_tokens: int, device: str, dtype: str, projection: str,
-    queue: Any,
-) -> None:  # fmt: skip
-    """Calibrate and fit with one block in memory; puts what was measured."""
+    folder: Path, tokens: int, batch_tokens: int, device: str, dtype: str, projection: str
+) -> dict[str, Any]:
+    """Calibrate and fit with one block in memory, and what that took."""
     place, config = torch.device(device), AutoConfig.from_pretrained(folder / "model")
     started = peak_memory_mib(torch.device("cpu"))
     blocks = BlockModel(
@@ -147,7 +142,7 @@ def _stream(
                loaded=blocks.loaded)  # fmt: skip
     finish(solver, folder / "bank")
     parts["fit"] = {"seconds": round(time.perf_counter() - start, 1)}
-    queue.put({
+    return {
         "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
         "torch": torch.__version__, "strategy": "stream", "dtype": dtype,
         "layers": config.num_hidden_layers, "width": config.hidden_size,
@@ -156,10 +151,10 @@ def _stream(
         "host_peak_mib": round(peak_memory_mib(torch.device("cpu"))),
         "host_before_mib": round(started),
         "device_peak_mib": round(peak_memory_mib(place)),
-    })  # fmt: skip
+    }  # fmt: skip
 
 
-def _open(folder: Path, queue: Any) -> None:
+def _open(folder: Path) -> dict[str, Any]:
     """Open a bank and read what one genome needs of it."""
     start = time.perf_counter()
     bank = Bank.load(folder)
@@ -170,10 +165,10 @@ def _open(folder: Path, queue: Any) -> None:
         cut = bank.factors[matrix.name].cut(rank)
         cut.u.float().sum(), cut.v.float().sum()
     size = sum(file.stat().st_size for file in folder.iterdir())
-    queue.put({
+    return {
         "gib": round(size / 2**30, 2), "opened_seconds": round(seconds, 3), "level": 0.05,
         "read_share": round((_file_bytes() - before) / size, 4),
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 def _file_bytes() -> int:
