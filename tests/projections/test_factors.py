@@ -23,6 +23,7 @@ CASES = {
     "few, damped": (seen(4), 1e-3),
     "scaled": (seen(50), 0.0),
     "scaled, damped": (seen(50), 1e-8),
+    "few, hardly damped": (seen(4, torch.ones_like(SCALES)), 1e-13),
     "nothing": (torch.zeros(12, 12, dtype=torch.float64), 1e-3),
 }
 
@@ -42,7 +43,9 @@ def test_the_inverse_undoes_the_root(case: str) -> None:
     torch.testing.assert_close(inverse(root.T), eye, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("case", "triangular"), [("full", True), ("few", False)])
+@pytest.mark.parametrize(
+    ("case", "triangular"), [("full", True), ("few", False), ("few, hardly damped", False)]
+)
 def test_eigenvectors_take_over_where_pivots_are_rounding(case: str, triangular: bool) -> None:
     root, _ = square_root(*CASES[case])
     assert (root.triu(1) == 0).all() == triangular
