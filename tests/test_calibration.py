@@ -77,6 +77,8 @@ def test_siblings_share_one_moment_and_wide_matrices_keep_their_outputs() -> Non
     assert streams[by_kind["q"].name] == ("input", by_kind["q"].d_in)
     assert by_kind["k"].name not in streams
     assert streams[by_kind["down"].name] == ("output", by_kind["down"].d_out)
+    square = by_kind["o"]
+    assert square.d_out == square.d_in and streams[square.name] == ("output", square.d_out)
 
 
 def test_calibration_runs_under_inference_mode() -> None:
