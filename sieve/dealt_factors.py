@@ -39,11 +39,6 @@ class DealtFactors:
         self._ranks: dict[str, int] = {}
         self._hooks: list[Any] = []
 
-    @property
-    def held(self) -> int:
-        """Numbers of factors that this rank holds."""
-        return self._placed.held
-
     @staticmethod
     def takes(name: str) -> bool:
         """Whether a matrix is in a block; the head is its own, and no other's hooks reach it."""

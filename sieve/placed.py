@@ -29,11 +29,6 @@ class Placed:
         """Names of the matrices, without groups of them."""
         return tuple(matrix.name for matrix in self._bank.matrices)
 
-    @property
-    def held(self) -> int:
-        """Numbers of the factors that stand there."""
-        return sum(held.u.numel() + held.v.numel() for held in self._held.values())
-
     def share(self, rank: int) -> int:
         """How many of the first `rank` directions are among its own."""
         return len(range(self._own, rank, self._world))

@@ -76,7 +76,8 @@ def shares(bank: Bank) -> dict[str, Any]:
         model.get_submodule(last).register_forward_hook(hook)
     logits(model)
     assert switch._dealt is not None
-    held = switch._dealt.held
+    pairs = switch._dealt._placed._held.values()
+    held = sum(pair.u.numel() + pair.v.numel() for pair in pairs)
     between = of_numbers(model, names)
     with pytest.raises((RuntimeError, NotImplementedError)):  # On its own a layer has no factors.
         model.get_submodule(names[0])(torch.ones(1, 32))
