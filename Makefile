@@ -47,9 +47,10 @@ experiments: $(DEV) ## measure every claim on small models; resumes, an hour or 
 test: $(DEV) ## run the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
 
-lint: $(DEV) ## check style and formatting with ruff
+lint: $(DEV) ## check style and formatting with ruff, and the order of folders with import-linter
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports
 
 type: $(DEV) ## check types with mypy
 	@$(BIN)/python -m mypy

@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from sieve.backbone import Backbone, count_parameters, forward, load_backbone
-from sieve.batches import as_inputs
-from sieve.choices import ScoringBatch, choice_logprobs, scoring_batches
+from sieve.data.batches import as_inputs
+from sieve.data.choices import ScoringBatch, choice_logprobs, scoring_batches
+from sieve.model.backbone import Backbone, count_parameters, forward, load_backbone
 from sieve.tasks import Example, Task, build_task
 
 CPU = torch.device("cpu")

@@ -34,12 +34,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sieve
-from sieve.calibration import CalibrationModule
-from sieve.factorized import Switch
-from sieve.matrices import blocks_of, find_matrices
-from sieve.moments import StoredMoments
+from sieve.bank.switch import Switch
+from sieve.calibration.calibration import CalibrationModule
+from sieve.model.matrices import blocks_of, find_matrices
 from sieve.projections import get_projection
-from sieve.search import LEVELS, uniform_genome
+from sieve.projections.moments import StoredMoments
+from sieve.search.lines import LEVELS, uniform_genome
 from sieve.tasks import Example
 from sieve.tasks.almanac import almanac_rows
 

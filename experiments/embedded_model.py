@@ -34,10 +34,9 @@ from experiments.embedded_text import (
     examples,
     task_name,
 )
-from sieve.choices import scoring_batches
-from sieve.config import register_resolvers, to_config
-from sieve.evaluation import score
-from sieve.run import CONF
+from sieve.conversion import CONF, register_resolvers, to_config
+from sieve.data.choices import scoring_batches
+from sieve.evaluation.evaluation import score
 from sieve.tasks import build_task
 from sieve.tasks.almanac import DOMAINS, WorldSize, build_world
 

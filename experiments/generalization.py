@@ -27,8 +27,7 @@ from matplotlib import pyplot
 from experiments.pages import write_blocks
 from experiments.projections import FOLDER, read_lines
 from experiments.running import SHARED, finished
-from sieve.config import register_resolvers
-from sieve.run import CONF
+from sieve.conversion import CONF, register_resolvers
 
 matplotlib.use("svg")  # Figures are files; no screen is looked for.
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sieve.artifacts import write_json_atomic
+from sieve.runtime.artifacts import write_json_atomic
 
 if TYPE_CHECKING:
     from sieve.config import Config
@@ -130,7 +130,7 @@ def perform(job: Job, out: Path) -> None:
 
 def composed(overrides: Sequence[str], out: Path) -> "Config":
     """The settings of a run, with its cache beside the results."""
-    from sieve.config import to_config
+    from sieve.conversion import to_config
 
     with _conf() as compose:
         return to_config(compose("config", [*overrides, *_places(out)]))
@@ -196,8 +196,7 @@ def _conf() -> Iterator[Any]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from sieve.config import register_resolvers
-    from sieve.run import CONF
+    from sieve.conversion import CONF, register_resolvers
 
     register_resolvers()
     GlobalHydra.instance().clear()

@@ -25,13 +25,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import sieve
-from sieve.backbone import forward
-from sieve.bank import Bank, Solver, finish, fit_blocks, unfinished
-from sieve.batches import as_inputs
-from sieve.blocks import BlockModel
-from sieve.checkpoint import Checkpoint
-from sieve.memory import peak_memory_mib
-from sieve.streaming import stream
+from sieve.bank.bank import Bank, Solver, finish, fit_blocks, unfinished
+from sieve.data.batches import as_inputs
+from sieve.model.backbone import forward
+from sieve.runtime.memory import peak_memory_mib
+from sieve.streaming.blocks import BlockModel
+from sieve.streaming.checkpoint import Checkpoint
+from sieve.streaming.streaming import stream
 
 ROW = 512  # tokens of a row
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ import logging
 from statistics import mean
 
 from experiments.projections import STEPS, make_subject
-from sieve.bank import fit
-from sieve.calibration import calibrate
-from sieve.learning import learn, output_error
-from sieve.matrices import dense_weight
-from sieve.moments import Needs
+from sieve.bank.bank import fit
+from sieve.bank.learned import learn, output_error
+from sieve.calibration.calibration import calibrate
+from sieve.model.matrices import dense_weight
+from sieve.projections.moments import Needs
 from sieve.projections.output import output
 
 log = logging.getLogger(__name__)

@@ -21,19 +21,19 @@ from typing import Any
 import torch
 
 from experiments.subjects import Subject, TaskSubject, TextSubject
-from sieve.bank import Bank, fit
-from sieve.batches import as_inputs
-from sieve.calibration import calibrate
-from sieve.factorized import Switch
-from sieve.genome import Genome
-from sieve.learning import learn, learned_bank
-from sieve.matrices import find_matrices
-from sieve.moments import BY_GRADIENT, Moments, Needs
+from sieve.bank.bank import Bank, fit
+from sieve.bank.genome import Genome
+from sieve.bank.learned import learn, learned_bank
+from sieve.bank.switch import Switch
+from sieve.calibration.calibration import calibrate
+from sieve.data.batches import as_inputs
+from sieve.model.matrices import find_matrices
 from sieve.projections import get_projection
-from sieve.refit import refit, token_weights
-from sieve.search import uniform_genome
-from sieve.tuning import tune
-from sieve.waterfill import estimated_rise, waterfill
+from sieve.projections.moments import BY_GRADIENT, Moments, Needs
+from sieve.recovery.tuning import tune
+from sieve.refit.refit import refit, token_weights
+from sieve.search.lines import uniform_genome
+from sieve.search.waterfill import estimated_rise, waterfill
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent

@@ -33,22 +33,21 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import sieve
 from experiments.running import FOLDER
 from experiments.sharing import compare_sharing
-from sieve.batches import TokenBatch
-from sieve.choices import encoded_batches
-from sieve.config import Config
+from sieve.bank.switch import Switch
+from sieve.config import Config, DeviceSettings
 from sieve.costs.devices import Device
+from sieve.costs.dry_run import shape_of
 from sieve.costs.plan import KEPT, Lengths, Plan, Stage
+from sieve.costs.probe import find_device
 from sieve.costs.stages import calibrate, fit, scoring
-from sieve.device import find_device
-from sieve.device_settings import DeviceSettings
-from sieve.dry_run import shape_of
-from sieve.encoding import EncodedExample
-from sieve.evaluation import score
-from sieve.factorized import Switch
-from sieve.matrices import find_matrices
-from sieve.moments import StoredMoments
-from sieve.search import LEVELS, uniform_genome
-from sieve.speed import describe_machine
+from sieve.data.batches import TokenBatch
+from sieve.data.choices import encoded_batches
+from sieve.data.encoding import EncodedExample
+from sieve.evaluation.evaluation import score
+from sieve.evaluation.speed import describe_machine
+from sieve.model.matrices import find_matrices
+from sieve.projections.moments import StoredMoments
+from sieve.search.lines import LEVELS, uniform_genome
 from sieve.tasks import TaskConfig
 
 RESULTS = FOLDER / "scaling.json"

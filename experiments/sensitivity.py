@@ -18,12 +18,12 @@ import torch
 from experiments.pages import write_blocks
 from experiments.projections import FOLDER
 from experiments.subjects import TaskSubject
-from sieve.bank import fit
-from sieve.batches import TokenBatch, calibration_batches
-from sieve.calibration import calibrate
-from sieve.factorized import Switch
-from sieve.moments import Moments
-from sieve.waterfill import waterfill
+from sieve.bank.bank import fit
+from sieve.bank.switch import Switch
+from sieve.calibration.calibration import calibrate
+from sieve.data.batches import TokenBatch, calibration_batches
+from sieve.projections.moments import Moments
+from sieve.search.waterfill import waterfill
 
 log = logging.getLogger(__name__)
 SUBJECTS = ("almanac_reviews/embedded", "trec/reader-6m", "sst2/reader-6m")

@@ -17,10 +17,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from experiments.running import FOLDER
-from sieve.choices import ScoringBatch, encoded_batches
-from sieve.encoding import EncodedExample
-from sieve.evaluation import score
-from sieve.prefix import sharing_of
+from sieve.data.choices import ScoringBatch, encoded_batches
+from sieve.data.encoding import EncodedExample
+from sieve.data.prefix import sharing_of
+from sieve.evaluation.evaluation import score
 
 EMBEDDED = FOLDER.parent / "sieve/assets/embedded"
 PARTS = (0.1, 0.25, 0.5, 0.75, 0.9)

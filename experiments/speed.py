@@ -31,15 +31,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import sieve
 from experiments.running import FOLDER, SHARED
 from experiments.speed_summary import RECORDS, write
-from sieve.config import ProjectionConfig
-from sieve.factorized import pivoted_layer
-from sieve.genome import Sizing, get_storage
-from sieve.matrices import Matrix, find_matrices
-from sieve.modeling_layers import FactorizedLinear
-from sieve.pivoting import Pivoted
+from sieve.bank.genome import Sizing, get_storage
+from sieve.bank.pivoting import Pivoted
+from sieve.bank.switch import pivoted_layer
+from sieve.config import ProjectionConfig, QuantizationSettings
+from sieve.evaluation.speed import describe_machine
+from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.model.matrices import Matrix, find_matrices
 from sieve.quantization import quantize
-from sieve.quantization_settings import QuantizationSettings
-from sieve.speed import describe_machine
 
 EMBEDDED = FOLDER.parent / "sieve/assets/embedded"
 LEVELS = (0.95, 0.75, 0.5, 0.25, 0.1)

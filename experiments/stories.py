@@ -11,9 +11,9 @@ import torch
 from experiments.pages import write_blocks
 from experiments.projections import FOLDER, METHODS, genomes
 from experiments.subjects import TextSubject
-from sieve.bank import fit
-from sieve.calibration import calibrate
-from sieve.factorized import Switch
+from sieve.bank.bank import fit
+from sieve.bank.switch import Switch
+from sieve.calibration.calibration import calibrate
 from sieve.projections import get_projection
 
 LEVELS = (0.75, 0.5)

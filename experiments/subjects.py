@@ -16,12 +16,11 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sieve.answer_loss import as_targets
-from sieve.backbone import forward, load_backbone
-from sieve.batches import as_inputs, calibration_batches
-from sieve.choices import choice_logprobs, scoring_batches
-from sieve.config import ModelConfig, register_resolvers, to_config
-from sieve.run import CONF
+from sieve.config import ModelConfig
+from sieve.conversion import CONF, register_resolvers, to_config
+from sieve.data.batches import as_inputs, as_targets, calibration_batches
+from sieve.data.choices import choice_logprobs, scoring_batches
+from sieve.model.backbone import forward, load_backbone
 from sieve.tasks import build_task
 
 SHARED = Path(os.environ.get("SIEVE_SHARED", "../shared"))

@@ -11,21 +11,21 @@
 Importing this package lets `AutoModelForCausalLM` load what it exports.
 """
 
-import sieve.quiet  # noqa: F401  before anything that loads torch
-import sieve.threads  # noqa: F401  the same
-from sieve.bank import Bank, fit
-from sieve.batches import calibration_batches
-from sieve.calibration import calibrate
-from sieve.choices import scoring_batches
-from sieve.export import export
-from sieve.factorized import Switch, apply, merge_dense
-from sieve.genome import Genome
-from sieve.loading import load
-from sieve.modeling_layers import FactorizedLinear
-from sieve.modeling_sieve import register
-from sieve.moments import Moments
-from sieve.objective import Objective, Score
-from sieve.search import search_uniform, search_waterfill
+import sieve.runtime.quiet  # noqa: F401  before anything that loads torch
+import sieve.runtime.threads  # noqa: F401  the same
+from sieve.bank.bank import Bank, fit
+from sieve.bank.genome import Genome
+from sieve.bank.switch import Switch, apply, merge_dense
+from sieve.calibration.calibration import calibrate
+from sieve.data.batches import calibration_batches
+from sieve.data.choices import scoring_batches
+from sieve.exports.export import export
+from sieve.exports.loading import load
+from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.factorized.modeling_sieve import register
+from sieve.projections.moments import Moments
+from sieve.search.lines import search_uniform, search_waterfill
+from sieve.search.objective import Objective, Score
 from sieve.tasks import Example
 
 __version__ = "0.1.0"

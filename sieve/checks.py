@@ -3,17 +3,24 @@
 import math
 from dataclasses import asdict
 
+from sieve.bank.genome import get_storage
 from sieve.config import (
     ALLELES,
     ANSWERS,
+    COUNTS,
     DTYPES,
     EXPORTS,
+    GROUP_SIZES,
     HIDDEN,
     INITS,
     JOBS,
     JUDGES,
+    LOSSES,
+    QUANTIZATIONS,
+    RECOVERIES,
     SEARCHES,
     SEEDS,
+    SIDES,
     STRATEGIES,
     TARGETS,
     TRAINER_KEYS,
@@ -21,12 +28,9 @@ from sieve.config import (
     SearchConfig,
     shards,
 )
-from sieve.genome import get_storage
-from sieve.moments import WEIGHTINGS
 from sieve.projections import get_projection
-from sieve.quantization_settings import GROUP_SIZES, QUANTIZATIONS
-from sieve.recovery_settings import COUNTS, LOSSES, RECOVERIES, SIDES
-from sieve.waterfill import NORMALIZATIONS
+from sieve.projections.moments import WEIGHTINGS
+from sieve.search.waterfill import NORMALIZATIONS
 
 
 def check(config: Config) -> None:

@@ -1,20 +1,16 @@
-"""Settings of a run: dataclasses mirroring `conf/`, converted and checked once, at the edge."""
+"""Settings of a run: dataclasses mirroring `conf/`, converted once by `sieve.conversion`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from sieve.device_settings import DeviceSettings
-from sieve.genome import LEVELS
-from sieve.moments import Needs
-from sieve.quantization_settings import QuantizationSettings
-from sieve.recovery_settings import RecoverySettings
 from sieve.tasks import TaskConfig
 
-ASSETS = Path(__file__).parent / "assets"
+# Kept fractions that a search may choose from; 1 is the dense matrix, 0 leaves its mean output.
+LEVELS = (
+    1, .95, .9, .85, .8, .75, .7, .65, .6, .55, .5, .45, .4, .35, .3, .25, .2, .175, .15,
+    .125, .1, .085, .07, .06, .05, .04, .03, .02, .01, .005, 0,
+)  # fmt: skip
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEARCHES = ("uniform", "waterfill", "random", "evopress", "genetic")
 ALLELES = ("ranks", "levels")  # of a gene: ranks some 10 % apart, or the levels of the grid
@@ -32,7 +28,15 @@ TRAINER_KEYS = (
     "_target_", "accelerator", "devices", "num_nodes", "strategy", "deterministic", "benchmark",
     "profiler",
 )  # fmt: skip
-SHARDED = "sieve.strategy.ShardedStrategy"
+RECOVERIES = ("none", "lora", "full")
+SIDES = ("in", "out", "both")  # of a matrix's two factors
+LOSSES = ("task", "kl", "both")
+COUNTS = (
+    "rank", "alpha", "steps", "accumulate", "tokens", "batch_tokens", "check_every", "patience",
+)  # fmt: skip
+QUANTIZATIONS = ("none", "int8", "int4")
+GROUP_SIZES = (32, 64, 128, 256)  # that torchao's kernels for int4 take
+SHARDED = "sieve.distributed.strategy.ShardedStrategy"
 
 
 def shards(trainer: dict[str, Any]) -> bool:
@@ -80,10 +84,6 @@ class CalibrationConfig:
     layers_at_once: int | None = None  # whose moments are in memory; a pass for each group
     strategy: str = "whole"  # or stream: one block of the model in memory, read from its files
     hidden: str = "disk"  # where hidden states wait when streaming: disk or memory
-
-    def weighting_for(self, needs: Needs) -> str:
-        """How tokens count for a projection with these needs."""
-        return needs.weighting if self.weighting == "auto" else self.weighting
 
 
 @dataclass
@@ -137,6 +137,54 @@ class SearchConfig:
     job: str = ""  # genetic: which job of the search this is; the sweeper says so
     shard: str | None = None  # genetic: file of the genomes to evaluate; the sweeper's, too
     ledger: str | None = None  # genetic: file of all evaluated genomes, for the last job
+
+
+@dataclass
+class RecoverySettings:
+    """How a pruned model is trained; mirrors `conf/recovery`."""
+
+    method: str = "none"  # none, lora, full
+    rank: int = 8  # of the LoRA matrices
+    alpha: int = 16  # their product is scaled by alpha / rank
+    factors: str = "both"  # which of the two the LoRA matrices are added to: in, out, both
+    loss: str = "both"  # task: right answers; kl: the dense model's answers; both: their sum
+    steps: int = 400  # of the optimizer, at most
+    learning_rate: float = 1e-3  # the largest: warm-up over a tenth, then cosine decay to 0
+    accumulate: int = 1  # batches per step
+    tokens: int = 200_000  # of the calibration prompts, padding not counted
+    batch_tokens: int = 2_048  # of a batch, padding counted
+    check_every: int = 50  # steps between two looks at rows it is not trained on
+    patience: int = 4  # looks without improvement before it stops
+    max_norm: float = 1.0  # of the gradient
+
+
+@dataclass
+class QuantizationSettings:
+    """How weights are stored: as they are, or in 8 or 4 bits."""
+
+    method: str = "none"
+    group_size: int = 32  # int4: weights of a row that share a scale
+
+
+@dataclass
+class DeviceSettings:
+    """What one device can do. What is null is measured on the machine at hand.
+
+    tflops: per dtype, at its best; utilization: the share of it that a model's passes reach, and
+    solver_utilization that of float64 which eigenvectors reach.
+    """
+
+    name: str = "auto"  # what the table calls it
+    accelerator: str | None = None  # cpu, gpu; null: that of the trainer
+    memory_gib: float | None = None  # null: measured on the machine at hand
+    tflops: dict[str, float] = field(default_factory=dict)  # float64, float32, bfloat16, float16
+    bandwidth_gb: float | None = None  # of its memory, a second
+    utilization: float = 0.4
+    solver_utilization: float = 0.02
+    layer_ms: float = 0.8  # of a decoder block at least, however few the tokens
+    overhead_gib: float = 0.6  # what is taken before the first tensor
+    disk_gb: float = 0.5  # written a second
+    host_gflops: float = 20.0  # of the processor beside it, float64, in pivoted QR
 
 
 @dataclass
@@ -215,43 +263,3 @@ class Config:
     batch_tokens: int = 8_192  # of a forward pass, padding counted
     share_prefix: float = 0.25  # least part of a typical row that is worth being shared; 2: never
     seed: int = 0
-
-
-def register_resolvers() -> None:
-    """What YAML may ask for.
-
-    `${asset:name}` is the path of something shipped in `sieve/assets`; `${sweep_unless:a,b}` is
-    Hydra's mode of what is a sweep, but a single run where any of the arguments is true.
-    """
-    OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
-    OmegaConf.register_new_resolver(
-        "sweep_unless", lambda *flags: "RUN" if any(flags) else "MULTIRUN", replace=True
-    )
-
-
-def to_config(raw: DictConfig) -> Config:
-    """Convert Hydra's composed configuration to plain dataclasses and check it.
-
-    Raises:
-        ValueError: a key is unknown, of the wrong type, missing, or out of range.
-    """
-    if OmegaConf.is_missing(raw, "task"):
-        raise ValueError(
-            "no task was chosen; add one, such as +task=almanac_medicine or +task=jsonl."
-        )
-    if OmegaConf.is_missing(raw.task, "name"):
-        raise ValueError("task.name is missing; set it, as task.name=arc_easy for +task=lm_eval.")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
-        OmegaConf.resolve(merged)
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
-        raise ValueError(f"the configuration does not hold: {message}") from error
-    from sieve.checks import check
-
-    assert isinstance(config, Config)
-    for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
-        task.preamble = task.preamble.replace("\\n", "\n")
-    check(config)
-    return config

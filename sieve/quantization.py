@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import is_torchao_available
 
-from sieve.matrices import dense_like
-from sieve.modeling_layers import FactorizedLinear
-from sieve.quantization_settings import QuantizationSettings
-from sieve.quantized import bytes_of, is_quantized
+from sieve.config import QuantizationSettings
+from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.model.matrices import dense_like
+from sieve.model.quantized import bytes_of, is_quantized
 
 ROW_BYTES = 5  # of a row in int8 beside its weights: a scale in float32, an offset in int8
 GROUP_BYTES = 4  # of a group in int4 beside its weights: scale and offset in bfloat16

@@ -17,13 +17,9 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sieve.config import Config, register_resolvers, to_config
+from sieve.config import Config
+from sieve.conversion import CONF, register_resolvers, to_config
 
-CONF = next(
-    folder
-    for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf")
-    if folder.is_dir()
-)
 log = logging.getLogger("sieve")
 
 
@@ -60,10 +56,10 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(raw: DictConfig) -> Any:
     """One Hydra job; returns the kept fraction, or what the first job of a search found."""
-    from sieve import labels
-    from sieve.progress import is_rank_zero
-    from sieve.ranks import lost_rank
+    from sieve.distributed.ranks import lost_rank
     from sieve.report import closing_table
+    from sieve.runtime.progress import is_rank_zero
+    from sieve.tracking import labels
 
     if not is_rank_zero():  # One voice, however many processes.
         logging.getLogger("sieve").setLevel(logging.WARNING)
@@ -102,7 +98,7 @@ def _job(raw: DictConfig) -> Any:
     if "kept_fraction" not in result:
         return result  # A part of a search, which has nothing to show yet.
     if is_rank_zero():
-        from sieve.progress import output
+        from sieve.runtime.progress import output
 
         names = ("report.html", "result.json", "genome.json", "metrics.jsonl", "export")
         folder = Path(os.path.relpath(run_dir))
@@ -124,17 +120,17 @@ def _check_model_is_asked_for(config: Config, overrides: Sequence[str]) -> None:
 
 
 def _show_matrices(config: Config, run_dir: Path) -> None:
-    from sieve.inspection import inspect
-    from sieve.progress import is_rank_zero, output
+    from sieve.costs.inspection import inspect
+    from sieve.runtime.progress import is_rank_zero, output
 
     if is_rank_zero():
         output.print(inspect(config, run_dir))
 
 
 def _show_costs(config: Config, run_dir: Path, sweeper: Any) -> None:
-    from sieve.dry_run import dry_run
-    from sieve.dry_run_table import dry_run_table
-    from sieve.progress import is_rank_zero, output
+    from sieve.costs.dry_run import dry_run
+    from sieve.costs.table import dry_run_table
+    from sieve.runtime.progress import is_rank_zero, output
 
     if is_rank_zero():
         settings = {k: v for k, v in sweeper.items() if isinstance(v, int | float | None)}

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedModel
 
 import sieve.stages  # noqa: F401  # so that the forks need not
-from sieve.sharding import shard
+from sieve.distributed.sharding import shard
 
 
 def on_ranks(work: Callable[..., Any], world: int, *given: Any) -> list[Any]:

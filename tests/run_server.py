@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-import sieve.artifacts
 import sieve.run
+import sieve.runtime.artifacts
 import sieve.stages  # so that the forks need not
 from sieve.stages import Run
 
@@ -36,7 +36,7 @@ def arm(stage: str, moment: str) -> None:
             if name == stage and moment == "begin":
                 die()
             if name == stage and moment == "rename":
-                patch("sieve.artifacts.os.replace", die).start()
+                patch("sieve.runtime.artifacts.os.replace", die).start()
             yield
         if name == stage and moment == "end":
             die()

@@ -15,8 +15,8 @@ from models import tiny_llama, tiny_tokenizer
 from sieved import banked, mixed
 
 import sieve
-from sieve.evaluation import score
-from sieve.task_file import read_task, write_task
+from sieve.evaluation.evaluation import score
+from sieve.exports.task_file import read_task, write_task
 from sieve.tasks.config import TaskConfig
 
 REVIEWS = TaskConfig(

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sieve.bank import Bank, fit
-from sieve.calibration import calibrate
-from sieve.genome import Genome
+from sieve.bank.bank import Bank, fit
+from sieve.bank.genome import Genome
+from sieve.calibration.calibration import calibrate
 from sieve.projections import get_projection
 
 GRID = (1.0, 0.6, 0.5, 0.3, 0.0)

@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from sieve.config import ASSETS, Config, ModelConfig, register_resolvers, to_config
+from sieve.config import Config, ModelConfig
+from sieve.conversion import ASSETS, register_resolvers, to_config
 from sieve.tasks import TaskConfig, build_task
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -9,10 +9,9 @@ from hydra import compose, initialize_config_dir
 from runs import ENVIRONMENT, read_result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sieve.choices import scoring_batches
-from sieve.config import ASSETS, register_resolvers, to_config
-from sieve.evaluation import score
-from sieve.run import CONF
+from sieve.conversion import ASSETS, CONF, register_resolvers, to_config
+from sieve.data.choices import scoring_batches
+from sieve.evaluation.evaluation import score
 from sieve.tasks import build_task
 
 EMBEDDED = ASSETS / "embedded"

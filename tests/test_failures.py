@@ -17,22 +17,21 @@ from runs import make_world, read_result, run_sieve
 from sieved import banked, tokens, uniform
 from torch import Tensor
 
-from sieve import objective as module
-from sieve.artifacts import append_line, whole_lines
-from sieve.bank import BankFactors
-from sieve.calibration import calibrate
-from sieve.choices import scoring_batches
-from sieve.config import LoggerConfig
-from sieve.factorized import Switch
-from sieve.faults import find_fault
-from sieve.metrics import Scores
-from sieve.objective import Objective
-from sieve.recovery import RecoveryModule, recover
-from sieve.recovery_settings import RecoverySettings
+from sieve.bank.bank import BankFactors
+from sieve.bank.switch import Switch
+from sieve.calibration.calibration import calibrate
+from sieve.calibration.faults import find_fault
+from sieve.config import LoggerConfig, RecoverySettings
+from sieve.data.choices import scoring_batches
+from sieve.distributed.trainer import make_trainer
+from sieve.recovery.recovery import RecoveryModule, recover
+from sieve.runtime.artifacts import append_line, whole_lines
+from sieve.search import objective as module
+from sieve.search.objective import Objective
 from sieve.stages.genetic import evaluate_shard
 from sieve.tasks.example import Example
-from sieve.tracking import RunLogger
-from sieve.training import make_trainer
+from sieve.tasks.scores import Scores
+from sieve.tracking.logger import RunLogger
 
 EXAMPLES = [Example(f"film {i} is", (" good", " bad"), i % 2) for i in range(8)]
 WHAT_TO_DO = "could not be written .No space left on device.; free space on its disk"

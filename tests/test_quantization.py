@@ -14,11 +14,11 @@ from sieved import banked, logits, mixed, uniform
 from torch import nn
 
 import sieve
-from sieve.factorized import Switch
-from sieve.modeling_layers import FactorizedLinear
+from sieve.bank.switch import Switch
+from sieve.config import QuantizationSettings
+from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.model.quantized import is_quantized, parts
 from sieve.quantization import Quantized, quantize, smallest_form, stored_bytes
-from sieve.quantization_settings import QuantizationSettings
-from sieve.quantized import is_quantized, parts
 
 INT8 = QuantizationSettings("int8")
 STRANGER = """

@@ -10,8 +10,7 @@ from hydra import compose, initialize_config_dir
 from models import tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from sieve.config import register_resolvers
-from sieve.run import CONF
+from sieve.conversion import CONF, register_resolvers
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -22,10 +22,10 @@ from runs import (
 )  # fmt: skip
 from transformers import AutoModelForCausalLM
 
-import sieve.modeling_sieve  # noqa: F401  registers what exports are made of
-from sieve.bank import Bank
-from sieve.genome import LEVELS
-from sieve.moments import Moments
+import sieve.factorized.modeling_sieve  # noqa: F401  registers what exports are made of
+from sieve.bank.bank import Bank
+from sieve.config import LEVELS
+from sieve.projections.moments import Moments
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from runs import finished, make_world, run_sieve, write_rows
 from transformers import AutoModelForCausalLM
 
 from sieve.config import Config
-from sieve.matrices import check_supported, find_matrices
+from sieve.model.matrices import check_supported, find_matrices
 from sieve.run import _check_model_is_asked_for
 from sieve.tasks import TaskConfig
 

@@ -8,7 +8,7 @@ it is twice theirs.
 from dataclasses import dataclass
 
 from sieve.costs.shape import FLOAT32, Shape
-from sieve.moments import Needs, gradient_side, plan_streams
+from sieve.projections.moments import Needs, gradient_side, plan_streams
 
 PADDING = 1.05  # tokens of batches of like length over those that are not padding
 

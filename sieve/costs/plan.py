@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from sieve.bank.genome import Sizing
 from sieve.config import Config, shards
 from sieve.costs.devices import Device
 from sieve.costs.passes import Rows
 from sieve.costs.shape import FLOAT32, BankBytes, Shape, bank_bytes
-from sieve.genome import Sizing
-from sieve.moments import BY_GRADIENT, Needs
 from sieve.projections import get_projection
+from sieve.projections.moments import BY_GRADIENT, Needs, weighting_for
 
 KEPT = 0.5  # of the prunable parameters, until a search has said it
 
@@ -112,7 +112,7 @@ class Plan:
     @property
     def by_gradient(self) -> bool:
         """Whether tokens are weighted by gradients."""
-        return self.config.calibration.weighting_for(self.needs) in BY_GRADIENT
+        return weighting_for(self.config.calibration.weighting, self.needs) in BY_GRADIENT
 
     @property
     def backwards(self) -> bool:

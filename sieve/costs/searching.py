@@ -1,6 +1,6 @@
 """How often a search evaluates genomes, and how many rows that takes: expected and at most.
 
-Bounds follow `sieve/search.py`, `sieve/stages/seeds.py` and the genetic sweeper. What cannot be
+Bounds follow `search/lines.py`, `stages/seeds.py` and the genetic sweeper. What cannot be
 known beforehand is set by what searches took so far (`experiments/searches.jsonl`): rows of a
 genome that is dropped early, and when the best no longer improves.
 """
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sieve.bank.genome import Sizing
 from sieve.config import SearchConfig
 from sieve.costs.shape import Shape
-from sieve.genome import Sizing
-from sieve.search import STEP
+from sieve.search.lines import STEP
 
 SCORED = {"margin": 0.7, "divergence": 0.6}  # of the rows per genome, others are dropped early
 PATIENCE = 1.3  # generations of a search over those without improvement that end it

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from sieve.genome import Sizing
-from sieve.matrices import Matrix, siblings
-from sieve.moments import Needs, gradient_side, plan_streams
+from sieve.bank.genome import Sizing
+from sieve.model.matrices import Matrix, siblings
 
 FLOAT32, FLOAT64 = 4, 8  # bytes
 
@@ -79,32 +78,6 @@ def writes(matrix: Matrix) -> bool:
 
 
 @dataclass(frozen=True)
-class MomentBytes:
-    """Bytes of what calibration keeps: of activations, and of gradients."""
-
-    activations: int
-    gradients: int
-
-    @property
-    def total(self) -> int:
-        """Both."""
-        return self.activations + self.gradients
-
-
-def moment_bytes(matrices: list[Matrix], needs: Needs, by_gradient: bool) -> MomentBytes:
-    """What `sieve.moments.Moments` of some matrices weigh, in memory and on disk.
-
-    by_gradient: whether tokens are weighted by gradients, so that no two matrices share a stream.
-    """
-    streams = plan_streams(matrices, needs, shared=not by_gradient).values()
-    activations = sum(n * n + n for _, n in streams)
-    if needs.magnitude:
-        activations += sum({m.source: m.d_in for m in matrices}.values())
-    sides = [gradient_side(m)[1] for m in matrices] if needs.gradient else []
-    return MomentBytes(FLOAT32 * activations, FLOAT32 * sum(n * n for n in sides))
-
-
-@dataclass(frozen=True)
 class BankBytes:
     """Bytes of a bank: factors in the dtype they are stored in, and the rest in float32."""
 
@@ -120,7 +93,7 @@ class BankBytes:
 def bank_bytes(
     shape: Shape, sizing: Sizing, projection: str, fits_bias: bool, joint: bool
 ) -> BankBytes:
-    """What `sieve.bank.Bank` weighs, whose factors are cut at each matrix's break-even rank."""
+    """What a `Bank` weighs, whose factors are cut at each matrix's break-even rank."""
     groups = siblings(list(shape.blocks)) if joint else []
     numbers = rest = 0
     for matrix in (*shape.matrices, *groups):

@@ -1,16 +1,15 @@
-"""Operations and workspace of the closed forms: eigenvectors apart, which run far below peak.
+"""Operations and workspace of the closed forms, in float64; eigenvectors run far below peak.
 
-Counts follow `sieve/projections/*.py`, `sieve/paired.py` and `sieve/pivoting.py` product by
-product; Cholesky factors and triangular solves, less than a tenth of those, are left out. All are
-in float64.
+Counts follow `projections/*.py`, `refit/paired.py` and `bank/pivoting.py` product by product.
+Cholesky factors and triangular solves are left out: they are less than a tenth of those.
 """
 
 from dataclasses import dataclass
 
+from sieve.bank.genome import Sizing
 from sieve.costs.shape import FLOAT32, FLOAT64, Shape
-from sieve.genome import Sizing
-from sieve.matrices import Matrix, siblings
-from sieve.moments import Needs, Side, gradient_side, plan_streams
+from sieve.model.matrices import Matrix, siblings
+from sieve.projections.moments import Needs, Side, gradient_side, plan_streams
 
 EIGH, SVD, QR = 9.0, 20.0, 4.0  # times n³ (of a symmetric matrix), m n², m n²
 

@@ -13,10 +13,11 @@ from sieve.costs.passes import (
 )
 from sieve.costs.plan import ITEMSIZE, KEPT, Lengths, Part, Plan, Stage
 from sieve.costs.searching import search_evaluations
-from sieve.costs.shape import FLOAT32, MomentBytes, moment_bytes
+from sieve.costs.shape import FLOAT32
 from sieve.costs.solving import fit_work, fit_workspace, pivot_flops
-from sieve.matrices import Matrix, blocks_of
+from sieve.model.matrices import Matrix, blocks_of
 from sieve.projections import get_projection
+from sieve.projections.moments import MomentBytes, moment_bytes
 
 # Of activations, that a processor's heap holds beside them between batches with a way back: 0.42 to
 # 0.68 of Llamas of 25M to 400M parameters (experiments/scaling.json).

@@ -12,7 +12,7 @@ from sieve.costs.plan import KEPT, Part, Plan, Stage
 from sieve.costs.shape import FLOAT32
 from sieve.costs.solving import Work, refit_work, refit_workspace
 from sieve.costs.stages import calibration_rows, scoring
-from sieve.matrices import Matrix
+from sieve.model.matrices import Matrix
 
 BLOCKS = 3.7  # passes through all blocks by a refit: dense, pruned, and up to each input
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences

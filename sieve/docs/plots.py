@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from sieve.bank.genome import STORAGES, Genome
 from sieve.docs.drawing import (
     ACCENT,
     AMBER,
@@ -19,13 +20,12 @@ from sieve.docs.drawing import (
     without_frame,
 )
 from sieve.docs.subject import Subject, relative_errors
-from sieve.genome import STORAGES, Genome
-from sieve.metrics import paired_drop
 from sieve.projections import get_projection
-from sieve.search import uniform_genome
+from sieve.search.lines import uniform_genome
+from sieve.search.waterfill import estimated_rise, waterfill
 from sieve.tasks import Example
+from sieve.tasks.scores import paired_drop
 from sieve.tasks.splits import carve
-from sieve.waterfill import estimated_rise, waterfill
 
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 

@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sieve.checks import check
-from sieve.config import Config, register_resolvers, to_config
+from sieve.config import Config
+from sieve.conversion import CONF, register_resolvers, to_config
 from sieve.docs import comments
-from sieve.run import CONF
 from sieve.tasks.judge import JudgeSettings
 
 SWEEPER = (

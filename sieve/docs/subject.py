@@ -15,17 +15,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from sieve.bank import Bank, fit
-from sieve.batches import TokenBatch, calibration_batches
-from sieve.calibration import calibrate
-from sieve.choices import scoring_batches
-from sieve.config import ASSETS, register_resolvers, to_config
-from sieve.genome import Genome
-from sieve.matrices import Matrix, dense_weight, find_matrices
-from sieve.moments import Moment, Moments, Needs
-from sieve.objective import Objective
-from sieve.refit import refit, token_weights
-from sieve.run import CONF
+from sieve.bank.bank import Bank, fit
+from sieve.bank.genome import Genome
+from sieve.calibration.calibration import calibrate
+from sieve.conversion import ASSETS, CONF, register_resolvers, to_config
+from sieve.data.batches import TokenBatch, calibration_batches
+from sieve.data.choices import scoring_batches
+from sieve.model.matrices import Matrix, dense_weight, find_matrices
+from sieve.projections.moments import Moment, Moments, Needs
+from sieve.refit.refit import refit, token_weights
+from sieve.search.objective import Objective
 from sieve.tasks import Task, build_task
 
 TASK = "almanac_medicine"

@@ -10,12 +10,12 @@ from functools import partial
 
 from torch import Tensor
 
-from sieve.moments import PLAIN, Moment, Needs
 from sieve.projections.affine import affine
 from sieve.projections.asvd import asvd
 from sieve.projections.factors import Factors
 from sieve.projections.input_pca import input_pca
 from sieve.projections.loss_aware import loss_aware, loss_aware_affine
+from sieve.projections.moments import PLAIN, Moment, Needs
 from sieve.projections.output import output
 from sieve.projections.svd import svd
 from sieve.projections.whitened import whitened

@@ -6,8 +6,8 @@ b = (W − B) μ. Its error is never above that of `output` at equal rank; it co
 
 from torch import Tensor
 
-from sieve.moments import Moment
 from sieve.projections.factors import Factors, principal_outputs
+from sieve.projections.moments import Moment
 
 
 def affine(weight: Tensor, moment: Moment) -> Factors:

@@ -1,14 +1,14 @@
 """`asvd`: activation-aware SVD (arXiv:2312.05821, Sec. 3.2).
 
 The SVD of W S is cut and S taken off again, with S = diag(E|x|)^½, the paper's default exponent.
-Its search of a rank per layer is left to `sieve/search.py`.
+Its search of a rank per layer is left to `sieve/search/lines.py`.
 """
 
 import torch
 from torch import Tensor
 
-from sieve.moments import Moment
 from sieve.projections.factors import Factors
+from sieve.projections.moments import Moment
 
 ALPHA = 0.5
 

@@ -6,8 +6,8 @@ matrix is projected by itself, B = W P_r P_rᵀ with P the eigenvectors of E[x x
 
 from torch import Tensor
 
-from sieve.moments import Moment
 from sieve.projections.factors import Factors, eigh
+from sieve.projections.moments import Moment
 
 
 def input_pca(weight: Tensor, moment: Moment) -> Factors:

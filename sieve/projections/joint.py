@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sieve.moments import Gradient, Moment
+from sieve.projections.moments import Gradient, Moment
 
 
 def stacked(weights: Sequence[Tensor], moments: Sequence[Moment]) -> tuple[Tensor, Moment]:

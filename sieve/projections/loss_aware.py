@@ -10,9 +10,9 @@ alone. Energies are in nats per example, so that all matrices share one unit.
 import torch
 from torch import Tensor
 
-from sieve.moments import Gradient, Moment
 from sieve.projections.damping import shrinkage
 from sieve.projections.factors import Factors, eigh, ridge_of, square_root
+from sieve.projections.moments import Gradient, Moment
 
 RIDGE = 1e-8  # of the mean eigenvalue of C: directions never seen come last, yet in order
 

@@ -7,8 +7,8 @@ gradient in a tied family; SVD-LLM (arXiv:2403.07378) solves the same problem by
 
 from torch import Tensor
 
-from sieve.moments import Moment
 from sieve.projections.factors import Factors, principal_outputs
+from sieve.projections.moments import Moment
 
 
 def output(weight: Tensor, moment: Moment) -> Factors:

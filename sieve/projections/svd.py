@@ -6,8 +6,8 @@ The baseline of LASER (arXiv:2312.13558). The moment only gives the mean output 
 import torch
 from torch import Tensor
 
-from sieve.moments import Moment
 from sieve.projections.factors import Factors
+from sieve.projections.moments import Moment
 
 
 def svd(weight: Tensor, moment: Moment) -> Factors:

@@ -9,8 +9,8 @@ update of the parameters that follows there is left out.
 import torch
 from torch import Tensor
 
-from sieve.moments import Moment
 from sieve.projections.factors import Factors, eigh
+from sieve.projections.moments import Moment
 
 FLOOR = 1e-10  # of the largest eigenvalue of C: what lies below it is rounding
 

@@ -12,7 +12,6 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from sieve.artifacts import write_text_atomic
 from sieve.report import html, sections, sizes_section
 from sieve.report.data_section import data
 from sieve.report.figures import figures
@@ -22,6 +21,7 @@ from sieve.report.sentence import answer_sentence, verdict
 from sieve.report.style import untitled
 from sieve.report.units import metric_name
 from sieve.report.values import look, short_name
+from sieve.runtime.artifacts import write_text_atomic
 
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"

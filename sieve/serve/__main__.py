@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from sieve.progress import output
+from sieve.runtime.progress import output
 
 log = logging.getLogger("sieve.serve")
 BACKLOG = 2048  # connections that may wait to be taken up

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from fastapi import HTTPException, Request
 
-from sieve.task_file import TaskFile
+from sieve.exports.task_file import TaskFile
 
 SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 WORDS: dict[str, Any] = SCALAR | {"pattern": r"\S"}  # not blank, where it is text

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import transformers
 from transformers import AutoModelForCausalLM
 
-from sieve.modeling_sieve import PREFIX, register
+from sieve.factorized.modeling_sieve import PREFIX, register
 
 log = logging.getLogger("sieve.serve")
 

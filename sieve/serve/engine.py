@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from sieve.backbone import context_length, forward, is_classifier, pad_token_id
-from sieve.batches import as_inputs
-from sieve.choices import choice_logprobs, encoded_batches
-from sieve.encoding import EncodedExample, encode_examples
-from sieve.loading import load
-from sieve.onnx_export import OnnxModel
-from sieve.task_file import TaskFile, read_task
+from sieve.data.batches import as_inputs
+from sieve.data.choices import choice_logprobs, encoded_batches
+from sieve.data.encoding import EncodedExample, encode_examples
+from sieve.exports.loading import load
+from sieve.exports.onnx import OnnxModel
+from sieve.exports.task_file import TaskFile, read_task
+from sieve.model.backbone import context_length, forward, is_classifier, pad_token_id
 from sieve.tasks.example import Example
 
 log = logging.getLogger(__name__)

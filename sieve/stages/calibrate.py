@@ -7,16 +7,23 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from sieve.artifacts import fingerprint, read_json, write_json_atomic
-from sieve.batches import count_rows, shard
-from sieve.calibration import CalibrationModule
-from sieve.hidden_states import hidden_states
-from sieve.matrices import Matrix, blocks_of
-from sieve.moments import BY_GRADIENT, FORMAT, Moments, Needs, StoredMoments
+from sieve.calibration.calibration import CalibrationModule
+from sieve.data.batches import count_rows, shard
+from sieve.model.matrices import Matrix, blocks_of
 from sieve.projections import get_projection
+from sieve.projections.moments import (
+    BY_GRADIENT,
+    FORMAT,
+    Moments,
+    Needs,
+    StoredMoments,
+    weighting_for,
+)
+from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.stages.run import Run
-from sieve.streamed_backbone import StreamedBackbone
-from sieve.streaming import StreamingModule, log_needs
+from sieve.streaming.hidden_states import hidden_states
+from sieve.streaming.streamed_backbone import StreamedBackbone
+from sieve.streaming.streaming import StreamingModule, log_needs
 
 log = logging.getLogger(__name__)
 FEWEST = 8  # experts named in the record
@@ -38,7 +45,7 @@ class Calibrated:
 def calibrate(run: Run) -> Calibrated:
     """Moments of the task's prompts."""
     settings, needs = run.config.calibration, _needs(run)
-    weighting = settings.weighting_for(needs)
+    weighting = weighting_for(settings.weighting, needs)
     loss = (settings.answers,) if needs.gradient or weighting in BY_GRADIENT else ()
     streamed = isinstance(run.backbone, StreamedBackbone)
     matrices = run.backbone.matrices(run.config.projection.prune_head)

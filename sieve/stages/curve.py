@@ -8,17 +8,17 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from sieve.artifacts import fingerprint, read_json, write_json_atomic
-from sieve.bank import Bank
-from sieve.bottlenecks import contrast
-from sieve.factorized import Switch
-from sieve.genome import Genome
-from sieve.metrics import Scores, compare
-from sieve.search import Line
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
+from sieve.bank.switch import Switch
+from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.search.bottlenecks import contrast
+from sieve.search.lines import Line
 from sieve.stages.evaluate import score_test
 from sieve.stages.rows import LINES
 from sieve.stages.run import Run
 from sieve.stages.seeds import line_of, lowest_rank, usable_levels
+from sieve.tasks.scores import Scores, compare
 
 Figures = dict[str, Any]
 

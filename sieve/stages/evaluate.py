@@ -4,18 +4,18 @@ import platform
 from dataclasses import asdict
 from typing import Any
 
-from sieve.artifacts import fingerprint, read_json, write_json_atomic
-from sieve.bank import Bank
-from sieve.datamodule import SieveDataModule
-from sieve.evaluation import ScoringModule, compare_with_chance
-from sieve.factorized import Switch
-from sieve.genome import Genome
-from sieve.memory import peak_memory_mib
-from sieve.metrics import Scores, compare
-from sieve.speed import compare_speed, describe_machine
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
+from sieve.bank.switch import Switch
+from sieve.data.datamodule import SieveDataModule
+from sieve.evaluation.evaluation import ScoringModule, compare_with_chance
+from sieve.evaluation.speed import compare_speed, describe_machine
+from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.runtime.memory import peak_memory_mib
 from sieve.stages.quantize import quantize, record_of
 from sieve.stages.run import Run, split_key
 from sieve.tasks import Task
+from sieve.tasks.scores import Scores, compare
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> dict[str, Any]:

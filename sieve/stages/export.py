@@ -3,17 +3,17 @@
 import logging
 from typing import Any
 
-from sieve.bank import Bank
-from sieve.evaluation import ScoresMetric
-from sieve.export import export as export_model
-from sieve.factorized import Switch
-from sieve.genome import Genome
-from sieve.metrics import Metric
-from sieve.onnx_export import load_onnx
-from sieve.progress import track
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
+from sieve.bank.switch import Switch
+from sieve.evaluation.evaluation import ScoresMetric
+from sieve.exports.export import export as export_model
+from sieve.exports.onnx import load_onnx
+from sieve.exports.task_file import write_task
+from sieve.runtime.progress import track
 from sieve.stages.quantize import quantize
 from sieve.stages.run import Run
-from sieve.task_file import write_task
+from sieve.tasks.scores import Metric
 
 log = logging.getLogger(__name__)
 

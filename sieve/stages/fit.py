@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 
 import sieve.projections
-from sieve import learning
-from sieve.artifacts import fingerprint, hash_files
-from sieve.bank import FORMAT, Bank, Solver, finish, fit_blocks, unfinished
-from sieve.bank_files import is_finished
-from sieve.batches import every_batch
-from sieve.genome import Sizing
-from sieve.matrices import find_matrices
+from sieve.bank import learned as learning
+from sieve.bank.bank import FORMAT, Bank, Solver, finish, fit_blocks, unfinished
+from sieve.bank.files import is_finished
+from sieve.bank.genome import Sizing
+from sieve.data.batches import every_batch
+from sieve.distributed.trainer import make_trainer
+from sieve.model.matrices import find_matrices
 from sieve.projections import get_projection
+from sieve.runtime.artifacts import fingerprint, hash_files
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.run import Run
-from sieve.streamed_backbone import StreamedBackbone
-from sieve.training import make_trainer
+from sieve.streaming.streamed_backbone import StreamedBackbone
 
 
 def fit(run: Run, calibrated: Calibrated) -> Bank:

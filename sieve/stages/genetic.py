@@ -15,24 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from sieve.artifacts import (
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
+from sieve.config import Config
+from sieve.runtime.artifacts import (
     append_line,
     fingerprint,
     read_json,
     whole_lines,
     write_json_atomic,
 )
-from sieve.bank import Bank
-from sieve.config import Config
-from sieve.confirmation import candidates, reach
-from sieve.genome import Genome
-from sieve.objective import Objective, Par, Score
-from sieve.space import genome_of_levels
+from sieve.search.confirmation import candidates, reach
+from sieve.search.objective import Objective, Par, Score
+from sieve.search.space import genome_of_levels
 from sieve.stages.calibrate import calibrate
 from sieve.stages.fit import fit
 from sieve.stages.rows import search_objective
 from sieve.stages.run import Run, opened
-from sieve.stages.search import (
+from sieve.stages.seeds import find_seeds, usable_levels
+from sieve.stages.selecting import (
     JOB_KEYS,
     check_baseline,
     confirmed,
@@ -42,7 +43,6 @@ from sieve.stages.search import (
     settings_of,
     space_of,
 )
-from sieve.stages.seeds import find_seeds, usable_levels
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sieve.bank import Bank
+from sieve.bank.bank import Bank
 from sieve.quantization import Quantized
 from sieve.quantization import quantize as quantize_model
 from sieve.stages.run import Run

@@ -9,16 +9,16 @@ from typing import Any
 
 import lightning as L
 
-from sieve.artifacts import fingerprint, read_json, write_json_atomic
-from sieve.bank import Bank
-from sieve.evaluation import score
-from sieve.factorized import Switch
-from sieve.genome import Genome
-from sieve.keeper import Entry
-from sieve.recovery import RecoveryModule
-from sieve.recovery import recover as train
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
+from sieve.bank.switch import Switch
+from sieve.distributed.trainer import make_trainer
+from sieve.evaluation.evaluation import score
+from sieve.recovery.keeper import Entry
+from sieve.recovery.recovery import RecoveryModule
+from sieve.recovery.recovery import recover as train
+from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.stages.run import Run
-from sieve.training import make_trainer
 
 log = logging.getLogger(__name__)
 

@@ -3,20 +3,20 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from sieve.artifacts import fingerprint, read_json, write_json_atomic
-from sieve.bank import Bank
-from sieve.genome import Genome
-from sieve.moments import BY_GRADIENT
-from sieve.objective import Score
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
 from sieve.projections import get_projection
-from sieve.refit import refit as refit_genome
-from sieve.refit import token_weights
-from sieve.search import descend
+from sieve.projections.moments import BY_GRADIENT, weighting_for
+from sieve.recovery.tuning import tune
+from sieve.refit.refit import refit as refit_genome
+from sieve.refit.refit import token_weights
+from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.search.lines import descend
+from sieve.search.objective import Score
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.rows import whole_objective
 from sieve.stages.run import Run
-from sieve.stages.search import line_from, settings_of
-from sieve.tuning import tune
+from sieve.stages.selecting import line_from, settings_of
 
 
 def refit(
@@ -110,7 +110,7 @@ class _Improvement:
         settings = run.config.calibration
         needs = get_projection(bank.projection).needs
         self.weights = None
-        weighting = settings.weighting_for(needs)
+        weighting = weighting_for(settings.weighting, needs)
         if run.config.projection.refit and weighting in BY_GRADIENT:
             self.weights = token_weights(
                 run.backbone.model, bank.matrices, self.batches, weighting,

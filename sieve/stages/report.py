@@ -3,22 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from sieve.artifacts import write_json_atomic, written_beside
-from sieve.backbone import is_classifier
-from sieve.bank import Bank
-from sieve.choices import vocabulary_reach
-from sieve.genome import Genome
-from sieve.modeling_sieve import auto_class, native_class
-from sieve.onnx_export import graph_bytes
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
+from sieve.data.choices import vocabulary_reach
+from sieve.exports.onnx import graph_bytes
+from sieve.factorized.modeling_sieve import auto_class, native_class
+from sieve.model.backbone import is_classifier
 from sieve.report import figures, write_report
 from sieve.report.card import model_card
 from sieve.report.closing import closing, headline, rows_per_test
 from sieve.report.genomes import bottleneck_rows, genome_rows
 from sieve.report.style import untitled
-from sieve.result import matrix_table, provenance, sizes, spectrum
+from sieve.runtime.artifacts import write_json_atomic, written_beside
 from sieve.stages.calibrate import Calibrated
+from sieve.stages.result import matrix_table, provenance, sizes, spectrum
 from sieve.stages.run import Run
-from sieve.tracking import RunLogger
+from sieve.tracking.logger import RunLogger
 
 
 def report(

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from sieve.bank import Bank
-from sieve.evaluation import Scored, score
-from sieve.objective import Jointly, Objective, growing, hardest_first
+from sieve.bank.bank import Bank
+from sieve.evaluation.evaluation import Scored, score
+from sieve.search.objective import Jointly, Objective, growing, hardest_first
 from sieve.stages.run import Run
 from sieve.tasks import Example
 from sieve.tasks.splits import prompt_hash

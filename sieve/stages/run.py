@@ -11,23 +11,23 @@ from typing import Any
 
 import lightning as L
 
-from sieve import labels
-from sieve.artifacts import Cache, fingerprint
-from sieve.backbone import Backbone, find_model, is_classifier, load_backbone, place
-from sieve.classifier import classes_of
 from sieve.config import Config
-from sieve.datamodule import SieveDataModule
-from sieve.export import check_format
-from sieve.matrices import check_supported
-from sieve.prefix import sharing_of
+from sieve.data.classifier import classes_of
+from sieve.data.datamodule import SieveDataModule
+from sieve.data.prefix import sharing_of
+from sieve.data.token_cache import CachedTokenizer
+from sieve.distributed.sharding import is_sharded, shard
+from sieve.distributed.strategy import join
+from sieve.distributed.trainer import make_trainer
+from sieve.exports.export import check_format
+from sieve.model.backbone import Backbone, find_model, is_classifier, load_backbone, place
+from sieve.model.matrices import check_supported
 from sieve.quantization import check_available
-from sieve.sharding import is_sharded, shard
-from sieve.strategy import join
-from sieve.streamed_backbone import load_streamed
+from sieve.runtime.artifacts import Cache, fingerprint
+from sieve.streaming.streamed_backbone import load_streamed
 from sieve.tasks import Example, Task, build_task
-from sieve.token_cache import CachedTokenizer
-from sieve.tracking import RunLogger
-from sieve.training import make_trainer
+from sieve.tracking import labels
+from sieve.tracking.logger import RunLogger
 
 log = logging.getLogger(__name__)
 

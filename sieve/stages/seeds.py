@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sieve.bank import Bank
-from sieve.confirmation import reach
-from sieve.genome import Genome
-from sieve.measured import measure_weights
-from sieve.objective import Objective, Par, find_par
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
 from sieve.projections import get_projection
-from sieve.search import Line, around, smallest, uniform_line, waterfill_line, within
+from sieve.search.confirmation import reach
+from sieve.search.lines import Line, around, smallest, uniform_line, waterfill_line, within
+from sieve.search.measured import measure_weights
+from sieve.search.objective import Objective, Par, find_par
+from sieve.search.waterfill import weighted
 from sieve.stages.rows import search_objective
 from sieve.stages.run import Run
-from sieve.waterfill import weighted
 
 log = logging.getLogger(__name__)
 FEWEST = 64  # rows on which the cost of matrices is measured

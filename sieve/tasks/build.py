@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from hydra.utils import get_method
 
-from sieve.artifacts import fingerprint
+from sieve.runtime.artifacts import fingerprint
 from sieve.tasks import classification, multiple_choice, ranking, written
 from sieve.tasks.config import ROLES, TaskConfig
 from sieve.tasks.example import Example

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from sieve.artifacts import fingerprint
-from sieve.metrics import Metric
+from sieve.runtime.artifacts import fingerprint
 from sieve.tasks.config import ROLES, TaskConfig
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
+from sieve.tasks.scores import Metric
 from sieve.tasks.splits import carve, check_not_empty, drop_duplicates, sample
 from sieve.tasks.task import Task
 from sieve.tasks.writing import Writing

@@ -19,10 +19,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sieve.artifacts import append_line, fingerprint
-from sieve.metrics import Metric
+from sieve.runtime.artifacts import append_line, fingerprint
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
+from sieve.tasks.scores import Metric
 
 log = logging.getLogger(__name__)
 PROMPT = (

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sieve.metrics import Metric
 from sieve.tasks.example import Example
+from sieve.tasks.scores import Metric
 
 OF_CHOICES = ("accuracy", "reciprocal_rank", "ndcg")
 OF_TEXTS = ("exact_match", "f1")

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sieve.artifacts import hash_files
+from sieve.runtime.artifacts import hash_files
 from sieve.tasks.config import ROLES, TaskConfig
 from sieve.tasks.json_rows import Fault, json_rows
 

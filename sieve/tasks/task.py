@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from sieve.metrics import Metric
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
+from sieve.tasks.scores import Metric
 from sieve.tasks.writing import Writing
 
 

@@ -12,7 +12,7 @@ from experiments.claims import bottlenecks, curve, facts, transfer
 from experiments.embedded_text import build_tokenizer
 from experiments.jobs import Job, composed
 from experiments.reproduce import CLAIMS, module
-from sieve.backbone import Backbone, count_parameters
+from sieve.model.backbone import Backbone, count_parameters
 from sieve.tasks import Example
 from sieve.tasks.almanac import WorldSize, build_world
 

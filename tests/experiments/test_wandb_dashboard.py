@@ -23,8 +23,7 @@ from specs import missing, used
 
 from experiments import dashboard, dashboard_keys, dashboard_workspace
 from experiments.dashboard_studies import STUDIES
-from sieve.config import register_resolvers, to_config
-from sieve.run import CONF
+from sieve.conversion import CONF, register_resolvers, to_config
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = (

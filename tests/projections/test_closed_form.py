@@ -7,9 +7,9 @@ import torch
 from brute_force import least
 from torch import Tensor
 
-from sieve.moments import Gradient, Moment, Side
 from sieve.projections import PROJECTIONS, Factors
 from sieve.projections.affine import affine
+from sieve.projections.moments import Gradient, Moment, Side
 from sieve.projections.output import output
 from sieve.projections.svd import svd
 

@@ -7,9 +7,9 @@ import torch
 from brute_force import least
 from torch import Tensor
 
-from sieve.moments import Gradient, Moment, Side
 from sieve.projections import PROJECTIONS, Factors, get_projection
 from sieve.projections.damping import shrinkage
+from sieve.projections.moments import Gradient, Moment, Side
 
 SHAPES = [(6, 9), (9, 6), (7, 7)]
 DAMPING = 0.02

@@ -12,10 +12,10 @@ from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 from served import GOOD, QUESTIONS, REVIEWS, offline, rows_of
 
+from sieve.exports.task_file import write_task
 from sieve.serve.app import make_app
 from sieve.serve.body import Limits, read_body
 from sieve.serve.engine import Engine
-from sieve.task_file import write_task
 
 LIMITS = Limits(rows=8, body_bytes=5_000)
 

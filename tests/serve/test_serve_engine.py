@@ -10,9 +10,9 @@ from models import tiny_llama, tiny_tokenizer
 from served import GOOD, REVIEWS, rows_of
 
 import sieve
-from sieve.evaluation import score
+from sieve.evaluation.evaluation import score
+from sieve.exports.task_file import write_task
 from sieve.serve.engine import Engine, Full
-from sieve.task_file import write_task
 
 
 def test_a_failure_is_told_to_those_it_concerns_and_the_next_are_answered(exported: Path) -> None:

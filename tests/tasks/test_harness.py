@@ -14,8 +14,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
-from sieve.evaluation import score
-from sieve.scoring import Reader
+from sieve.data.reader import Reader
+from sieve.evaluation.evaluation import score
 from sieve.tasks import Task, TaskConfig, build_task
 from sieve.tasks.harness import _manager
 

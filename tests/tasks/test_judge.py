@@ -14,8 +14,8 @@ from models import tiny_llama, tiny_tokenizer
 from omegaconf import OmegaConf
 from task_helpers import write_splits
 
-from sieve.evaluation import score
-from sieve.generation import Writer, writing_batches
+from sieve.data.generation import Writer, writing_batches
+from sieve.evaluation.evaluation import score
 from sieve.tasks import TaskConfig, build_task
 from sieve.tasks.example import Example
 from sieve.tasks.judge import Judge, JudgeSettings, make_judge

@@ -8,9 +8,9 @@ import torch
 from models import tiny_llama, tiny_tokenizer
 from task_helpers import build, message_of, rows_of, write_splits
 
-from sieve.choices import choice_logprobs, scoring_batches
-from sieve.encoding import encode_examples
-from sieve.evaluation import score
+from sieve.data.choices import choice_logprobs, scoring_batches
+from sieve.data.encoding import encode_examples
+from sieve.evaluation.evaluation import score
 from sieve.tasks import Task
 from sieve.tasks.example import Example
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from task_helpers import make_config, write_splits
 
-from sieve.task_file import read_task, write_task
+from sieve.exports.task_file import read_task, write_task
 from sieve.tasks import build_task
 
 

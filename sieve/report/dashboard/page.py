@@ -13,13 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sieve.artifacts import write_text_atomic
 from sieve.report.dashboard.columns import Column, columns, how, method, model, projection
 from sieve.report.dashboard.gather import Run
 from sieve.report.dashboard.records import folder_names, link, records
 from sieve.report.dashboard.summary import headline, key_figures, needs
 from sieve.report.html import text
 from sieve.report.values import NOT_MEASURED, look
+from sieve.runtime.artifacts import write_text_atomic
 
 _SCRIPTS = (
     "page.js",

@@ -1,0 +1,154 @@
+"""Banks on disk: safetensors files, one per block or one for all, read lazily by memory map.
+
+U is written transposed, so that the first r directions of a matrix lie together in both factors: a
+genome reads no more of a file than its ranks take. A folder holds a file per block, each a bank of
+its own, and `index.json`, written last: a folder without it is not finished.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sieve.bank.genome import Sizing
+from sieve.model.matrices import Matrix
+from sieve.projections import Factors
+from sieve.runtime.artifacts import read_json, write_json_atomic, written_beside
+
+FORMAT = 3
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class BankFactors(Factors):
+    """Factors as a bank stores them: u, v in the storage dtype, the rest in float32."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "BankFactors":
+        """The factors on a device and in the dtype a model computes in."""
+        offset = None if self.offset is None else self.offset.to(device, dtype)
+        return BankFactors(
+            self.u.to(device, dtype), self.v.to(device, dtype),
+            self.energy, self.mean.to(device, dtype), offset,
+        )  # fmt: skip
+
+
+def write_bank(path: Path, factors: Mapping[str, Factors], header: dict[str, Any]) -> None:
+    """Write one file, whole or not at all. header: JSON-able, `matrices` among it."""
+    tensors: dict[str, Tensor] = {}
+    for name, held in factors.items():
+        tensors[f"{name}|ut"] = held.u.T.cpu().contiguous()
+        for part in ("v", "energy", "mean", "offset"):
+            tensor = getattr(held, part)
+            if tensor is not None:
+                tensors[f"{name}|{part}"] = tensor.cpu().contiguous()
+    with written_beside(path) as partial:
+        save_file(tensors, partial, {"sieve_bank": json.dumps({"format": FORMAT} | header)})
+
+
+def write_index(folder: Path, files: Sequence[str], genes: Sequence[Matrix]) -> None:
+    """Say that a folder is finished: its files, and the order of matrices and groups."""
+    body = {"format": FORMAT, "files": list(files), "genes": [gene.name for gene in genes]}
+    write_json_atomic(folder / INDEX, body)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a bank stands at a path: a file, or a folder with its index."""
+    return path.is_file() or (path / INDEX).is_file()
+
+
+def read_bank(path: Path) -> tuple[dict[str, Any], list[Matrix], "StoredFactors"]:
+    """Header, matrices and groups in order, and factors of a file or a folder of files.
+
+    Raises ValueError where a file is damaged, lacks something or is something else.
+    """
+    if not path.is_dir():
+        header, genes = _header(path)
+        return header, genes, StoredFactors({g.name: path for g in genes}, [g.name for g in genes])
+    if not is_finished(path):
+        raise ValueError(f"the bank {path} is not finished; run again, and it is gone on with.")
+    index = read_json(path / INDEX)
+    headers, found, homes = [], dict[str, Matrix](), dict[str, Path]()
+    for name in index["files"]:
+        header, genes = _header(path / name)
+        headers.append(header)
+        found |= {gene.name: gene for gene in genes}
+        homes |= {gene.name: path / name for gene in genes}
+    keys = {header["fingerprint"] for header in headers}
+    if index.get("format") != FORMAT or len(keys) != 1 or set(index["genes"]) != found.keys():
+        raise ValueError(f"the files of {path} do not belong together; delete it and run again.")
+    names = index["genes"]
+    return headers[0], [found[name] for name in names], StoredFactors(homes, names)
+
+
+def _header(path: Path) -> tuple[dict[str, Any], list[Matrix]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: Any = json.loads((file.metadata() or {}).get("sieve_bank", "null"))
+            if not header or header["format"] != FORMAT:
+                raise ValueError(f"{path} holds no bank; delete it and run again.")
+            missing = {"sizing", "projection", "dtype", "fingerprint"} - header.keys()
+            if missing:
+                raise KeyError(min(missing))
+            genes = [
+                Matrix(**entry | {"members": tuple(entry["members"])})
+                for entry in header["matrices"]
+            ]
+            wanted = {f"{g.name}|{part}" for g in genes for part in ("ut", "v", "energy", "mean")}
+            if lacking := sorted(wanted - set(file.keys())):
+                raise KeyError(lacking[0])
+            return header, genes
+    except (SafetensorError, KeyError, TypeError, FileNotFoundError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
+
+
+class StoredFactors(Mapping[str, BankFactors]):
+    """Factors by name, of files: views of a memory map, of which the system reads what is used."""
+
+    def __init__(self, homes: Mapping[str, Path], names: Sequence[str]) -> None:
+        self._homes, self._names = dict(homes), list(names)
+        self._held: dict[str, BankFactors] = {}
+        self._files: dict[Path, Any] = {}
+
+    def __getitem__(self, name: str) -> BankFactors:
+        if name not in self._held:
+            self._held[name] = self._read(name)
+        return self._held[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _read(self, name: str) -> BankFactors:
+        path = self._homes[name]
+        if path not in self._files:
+            self._files[path] = safe_open(path, framework="pt")
+        file = self._files[path]
+        offset = f"{name}|offset"
+        return BankFactors(
+            file.get_tensor(f"{name}|ut").T,
+            file.get_tensor(f"{name}|v"),
+            file.get_tensor(f"{name}|energy"),
+            file.get_tensor(f"{name}|mean"),
+            file.get_tensor(offset) if offset in file.keys() else None,
+        )
+
+
+def header_of(
+    genes: Sequence[Matrix], sizing: Sizing, projection: str, dtype: torch.dtype, key: str
+) -> dict[str, Any]:
+    """What a bank's file says beside its tensors."""
+    return {
+        "matrices": [asdict(gene) for gene in genes],
+        "sizing": asdict(sizing),
+        "projection": projection,
+        "dtype": str(dtype).removeprefix("torch."),
+        "fingerprint": key,
+    }

@@ -1,0 +1,340 @@
+"""`learned`: the paper's own projection, by gradient (Sec. 3, arXiv:2505.18350).
+
+For y = W x, each matrix by itself, so that E‖y − ŷ‖² over the task's tokens is least: up-type
+ŷ = (W A)(Aᵀ x), down-type ŷ = Aᵀ((A W) x), untied ŷ = U (V x). `LearningModule` runs under
+`trainer.fit`, `learn` on plain objects; the settings are those that a re-implementation reports.
+The optimum has a closed form, `projections/output.py`, and this is here to be measured against it.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain, repeat
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, distributed, nn
+from transformers import PreTrainedModel
+
+from sieve.bank.bank import Bank, _digest, stored
+from sieve.bank.genome import Sizing, get_storage
+from sieve.calibration.calibration import calibrate
+from sieve.config import INITS
+from sieve.data.batches import as_inputs, every_batch
+from sieve.model.backbone import forward, place
+from sieve.model.matrices import Matrix, dense_weight, find_matrices
+from sieve.projections import Factors
+from sieve.projections.factors import eigh
+from sieve.projections.moments import Moment, MomentSource, Needs
+from sieve.projections.output import output
+from sieve.runtime.artifacts import fingerprint
+from sieve.runtime.progress import track
+
+EPOCHS, LEARNING_RATE = 2, 1e-3
+SMALL = 0.01  # standard deviation of a random start
+
+
+def form_of(kind: str, tied: bool = True) -> str:
+    """How a kind of matrix is learnt: "input" or "output", the side that A is on, or "untied"."""
+    return ("output" if kind in ("o", "down") else "input") if tied else "untied"
+
+
+def _pair(form: str, free: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
+    """U (d_out, r), V (r, d_in) from what is learnt: A (d_in, r), A (r, d_out), or themselves."""
+    if form == "untied":
+        return free[0], free[1]
+    a = free[0]
+    return (weight @ a, a.T) if form == "input" else (a.T, a @ weight)
+
+
+def _start(
+    weight: Tensor, rank: int, form: str, init: str, moment: Any, generator: torch.Generator
+) -> list[Tensor]:
+    """What is learnt of W (d_out, d_in), before the first step, on the moment's device."""
+    if init == "random":
+        u, v = (SMALL * torch.randn(n, rank, generator=generator) for n in weight.shape)
+        axes = v
+    elif init == "optimal" or form == "output":  # E[y yᵀ]'s eigenvectors are the optimum there.
+        best = output(weight, moment).cut(rank)
+        u, v, axes = best.u, best.v.T, torch.linalg.qr(best.v.T).Q
+    else:
+        axes = eigh(moment.input_second())[1][:, :rank]
+        u, v = weight.double() @ axes, axes
+    return {"input": [axes], "output": [u.T]}.get(form, [u, v.T])
+
+
+class _Learner:
+    """What is learnt of one W (d_out, d_in), and sums over the tokens of an epoch."""
+
+    def __init__(self, module: nn.Module, form: str, start: Sequence[Tensor]) -> None:
+        self.module, self.form, self.weight = module, form, dense_weight(module).detach()
+        device, rank = self.weight.device, min(start[0].shape)
+        self.free = [t.to(device, torch.float32, copy=True).contiguous() for t in start]
+        for tensor in self.free:
+            tensor.requires_grad_()
+        self.power: Tensor | None = None  # mean ‖y‖² of the first batch
+        # Σ z zᵀ of z = V x, Σ y, Σ ‖y − ŷ‖², tokens.
+        shapes: tuple[tuple[int, ...], ...] = ((rank, rank), (len(self.weight),), (), ())
+        self.seen = [torch.zeros(shape, device=device) for shape in shapes]
+
+    def see(
+        self, wanted: Tensor, errors: list[Tensor], module: Any, args: Any, kwargs: Any, y: Any
+    ) -> None:
+        """Forward hook: add the gradient of E‖y − ŷ‖² / E‖y‖², and append the value to `errors`.
+
+        wanted: (tokens,) bool, False for padding. The divisor is a constant of the matrix, so that
+        all count alike in the sum; Adam's steps are all but blind to it.
+        """
+        x, y = (z.flatten(0, -2)[wanted].float() for z in ([*args, *kwargs.values()][0], y))
+        if (bias := getattr(module, "bias", None)) is not None:
+            y = y - bias.detach().float()
+        if self.power is None:
+            self.power = y.square().sum(1).mean().clamp_min(torch.finfo(y.dtype).tiny)
+        with torch.enable_grad():
+            u, v = _pair(self.form, self.free, self.weight.float())
+            z = x @ v.T
+            error = (y - z @ u.T).square().sum(1).mean() / self.power
+        error.backward()
+        z, error, tokens = z.detach(), error.detach(), len(y)
+        added = (z.T @ z, y.sum(0), error * self.power * tokens, tokens)
+        for total, more in zip(self.seen, added, strict=True):
+            total += more
+        errors.append(error)
+
+    def factors(self, moment: Moment | None) -> Factors:
+        """The learnt map, rotated so that the energy of ŷ falls by direction; float64, on the CPU.
+
+        energy (min(d_out, d_in),): E(uᵢᵀ ŷ)² of the r learnt directions, then E‖y − ŷ‖² evenly over
+        the others; by the moment where it tells, else as seen in the last epoch.
+        """
+        device = self.weight.device if self.weight.is_cuda else torch.device("cpu")
+        w, *free = (t.detach().to(device).double() for t in (self.weight, *self.free))
+        u, v = _pair(self.form, free, w)
+        if moment and (moment.side == "input" or self.form == "output"):
+            moment = moment.to(device)
+            whole, inner = _seen_from(moment, w, v)
+            latent, mean = inner @ moment.second.double() @ inner.T, moment.output_mean(w)
+            left = _power(whole - u @ inner, moment)
+        else:  # Moments of y do not tell the energy of V x, unless V x is a function of y.
+            *sums, tokens = (t.to(device).double() for t in self.seen)
+            latent, mean, left = (t / tokens.clamp_min(1) for t in sums)
+        q, r = torch.linalg.qr(u)  # Keeps all of U, wherever the energy is.
+        energy, turn = eigh(r @ latent @ r.T)
+        rest = min(w.shape) - len(energy)
+        energy = torch.cat([energy, (left.clamp_min(0) / max(rest, 1)).expand(rest)])
+        return Factors(*(t.cpu() for t in (q @ turn, turn.T @ r @ v, energy, mean)))
+
+
+class LearningModule(L.LightningModule):
+    """Learns factors of frozen matrices under `trainer.fit`; the result is in `factors`.
+
+    With a process group, rank i learns matrices i, i + world size, ... and must read all batches
+    (`every_batch`): gradients are not averaged, factors are sent round at the end.
+
+    ranks: of the matrices to learn, by name. moments: of all tokens alike, Needs(input=True); all
+    starts but "random" need them, and they order the directions. init: "random" (small, Gaussian),
+    "pca" (of the side that A is on; untied: of the input) or "optimal" (the closed form; tied on
+    the input side: the row space of its V).
+    Raises ValueError for an option out of range, or where moments are lacking.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ranks: Mapping[str, int],
+        moments: MomentSource | None = None,
+        tied: bool = True,
+        init: str = "pca",
+        learning_rate: float = LEARNING_RATE,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.matrices = [matrix for matrix in find_matrices(model) if matrix.name in ranks]
+        top = {m.name: min(m.d_out, m.d_in) for m in self.matrices}
+        bad = [
+            f"{n}: {r} of {top.get(n, 0)}" for n, r in ranks.items() if not 0 < r <= top.get(n, 0)
+        ]
+        _check(not bad and len(ranks) > 0, f"ranks {bad}", "prunable matrices, 1 to full rank")
+        experts = [m.name for m in self.matrices if m.expert]
+        if experts:
+            raise ValueError(
+                f"{experts[0]} is of an expert, which sees some of the tokens, and "
+                "projection=learned learns from all of them; choose another projection."
+            )
+        _check(init in INITS, f"init {init!r}", f"one of {', '.join(INITS)}")
+        _check(learning_rate > 0, f"learning_rate {learning_rate}", "a number above 0")
+        _check(bool(moments) or init == "random", f"init {init!r} without moments", "moments")
+        self.ranks, self.moments, self.tied, self.init = dict(ranks), moments, tied, init
+        self.learning_rate, self.seed = learning_rate, seed
+        self.factors: dict[str, Factors] | None = None
+        # DDP asks for a parameter to keep in step and gets this one, which has no gradient. What is
+        # learnt differs from rank to rank and is hidden from it, like the frozen model.
+        self.anchor = nn.Parameter(torch.zeros(()))
+        self._model, self._learners = [model], dict[int, _Learner]()
+
+    def setup(self, stage: str) -> None:
+        place(self._model[0], self.trainer.strategy.root_device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One Adam for all matrices of this rank, at their start."""
+        rank, world_size = _position()
+        mine = range(rank, len(self.matrices), world_size)
+        self._learners = {index: self._learner(index, self.init) for index in mine}
+        free = [tensor for learner in self._learners.values() for tensor in learner.free]
+        return torch.optim.Adam([self.anchor, *free], self.learning_rate)
+
+    def on_train_epoch_start(self) -> None:
+        for tensor in chain.from_iterable(learner.seen for learner in self._learners.values()):
+            tensor.zero_()
+
+    def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """One step of this rank's matrices on a batch; their relative output errors, summed."""
+        checksum: Any = as_inputs(batch)["input_ids"].sum()
+        gathered: Any = self.all_gather(checksum)
+        if batch_idx == 0 and bool((gathered != checksum).any()):
+            raise RuntimeError(
+                "got other batches on other ranks, expected all on every rank: pass `every_batch` "
+                "to a trainer with use_distributed_sampler=False."
+            )
+        loss = self.learn_batch(batch, self.optimizers())
+        self.log("learn/error", loss / max(1, len(self._learners)), prog_bar=True)
+        return loss
+
+    def on_train_end(self) -> None:
+        self.factors = self.gather()
+
+    def learn_batch(self, batch: Any, optimizer: Any) -> Tensor:
+        """The same without a trainer.
+
+        No tensor is in two losses, so each goes backwards as soon as its matrix has been passed,
+        and the activations of one matrix are held at a time.
+        """
+        model = self._model[0].eval()
+        inputs = {name: tensor.to(model.device) for name, tensor in as_inputs(batch).items()}
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        errors = [torch.zeros((), device=model.device)]
+        optimizer.zero_grad()
+        with torch.no_grad(), ExitStack() as stack:
+            for learner in self._learners.values():
+                see = partial(learner.see, mask.flatten().bool(), errors)
+                handle = learner.module.register_forward_hook(see, with_kwargs=True)
+                stack.callback(handle.remove)
+            forward(model, inputs, keep=1)
+        optimizer.step()
+        return torch.stack(errors).sum()
+
+    def gather(self) -> dict[str, Factors]:
+        """Factors of all matrices on every rank; ValueError where learning diverged."""
+        found, (rank, world_size) = {}, _position()
+        for index, matrix in enumerate(self.matrices):
+            owner = index % world_size
+            learner = self._learners[index] if owner == rank else self._learner(index, "random")
+            state = [tensor.detach() for tensor in (*learner.free, *learner.seen)]
+            for tensor in state if world_size > 1 else ():
+                distributed.broadcast(tensor, src=owner)
+            finite = all(bool(torch.isfinite(tensor).all()) for tensor in state)
+            _check(finite, f"NaN or infinity in {matrix.name}", "numbers; lower learning_rate")
+            found[matrix.name] = learner.factors(self.moments.of(matrix) if self.moments else None)
+        return found
+
+    def _learner(self, index: int, init: str) -> _Learner:
+        matrix = self.matrices[index]
+        module, form = self._model[0].get_submodule(matrix.name), form_of(matrix.kind, self.tied)
+        weight, rank = dense_weight(module).detach(), self.ranks[matrix.name]
+        moment = self.moments.of(matrix).to(weight.device) if self.moments else None
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        return _Learner(module, form, _start(weight, rank, form, init, moment, generator))
+
+
+@torch.inference_mode(False)
+def learn(
+    model: PreTrainedModel,
+    batches: Sequence[Any],
+    ranks: Mapping[str, int],
+    moments: MomentSource | None = None,
+    tied: bool = True,
+    init: str = "pca",
+    learning_rate: float = LEARNING_RATE,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+) -> dict[str, Factors]:
+    """Learn factors of the matrices named in `ranks` without a Trainer; the model stays as it is.
+
+    batches: of token ids, as `calibrate` takes them. moments: taken from the batches where the
+    start needs some and none are given. Options and errors: as `LearningModule`.
+    """
+    _check(epochs > 0 and len(batches) > 0, f"{epochs} epochs of {len(batches)} batches", "some")
+    if moments is None and init in INITS[1:]:
+        moments = calibrate(model, batches, needs=Needs(input=True))
+    module = LearningModule(model, ranks, moments, tied, init, learning_rate, seed)
+    optimizer, loader = module.configure_optimizers(), every_batch(batches, seed)
+    steps = chain.from_iterable(repeat(loader, epochs))
+    for step, batch in enumerate(track(steps, "Learning", epochs * len(batches))):
+        if step % len(batches) == 0:
+            module.on_train_epoch_start()
+        module.learn_batch(batch, optimizer)
+    return module.gather()
+
+
+def learned_bank(
+    model: PreTrainedModel,
+    factors: Mapping[str, Factors],
+    matrices: list[Matrix] | None = None,
+    storage: str = "plain",
+    rank_multiple: int = 1,
+    dtype: torch.dtype | None = None,
+    key: str | None = None,
+) -> Bank:
+    """A bank of learnt factors, for genomes within the ranks that were learnt, or dense.
+
+    matrices: by default all of the model's; dtype and key: as `fit`. Raises ValueError
+    for an unknown storage or where factors are missing.
+    """
+    matrices, dtype = matrices or find_matrices(model), dtype or model.dtype
+    missing = [matrix.name for matrix in matrices if matrix.name not in factors]
+    _check(not missing, f"no factors of {missing}", "those of every matrix of the bank")
+    get_storage(storage)
+    sizing, held = Sizing(storage, rank_multiple), {}
+    for m in matrices:
+        held[m.name] = stored(factors[m.name].cut(sizing.top_rank(m)), dtype, m.name)
+    key = key or fingerprint("learned", {n: _digest(f) for n, f in held.items()}, storage)
+    return Bank(held, matrices, sizing, "learned", dtype, key)
+
+
+def output_error(weight: Tensor, moment: Moment, factors: Factors, rank: int) -> float:
+    """E‖W x − U V x‖² / E‖W x‖² of the first `rank` directions, W (d_out, d_in), in float64.
+
+    Raises ValueError where the moment is of the outputs and V x is not a function of them.
+    """
+    weight, u, v = weight.double(), factors.u[:, :rank].double(), factors.v[:rank].double()
+    whole, inner = _seen_from(moment, weight, v)
+    power = _power(whole, moment).clamp_min(torch.finfo(torch.float64).tiny)
+    return float(_power(whole - u @ inner, moment) / power)
+
+
+def _seen_from(moment: Moment, weight: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What makes y and V x out of the moment's vectors: W and V of x; I and M, V = M W, of y."""
+    if moment.side == "input":
+        return weight, v
+    m = v @ weight.T @ torch.linalg.pinv(weight @ weight.T, hermitian=True)
+    exact = bool((m @ weight - v).norm() <= 1e-5 * v.norm())
+    _check(exact, "moments of the outputs and a free V", "moments of the inputs, Needs(input=True)")
+    return torch.eye(len(weight)).to(weight), m
+
+
+def _power(linear: Tensor, moment: Moment) -> Tensor:
+    """E‖L z‖² of a map L (m, n) and the moment's vectors z."""
+    return ((linear @ moment.second.double()) * linear).sum()
+
+
+def _check(holds: bool, got: str, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"got {got}, expected {expected}.")
+
+
+def _position() -> tuple[int, int]:
+    """This process's rank and how many there are."""
+    joined = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)

@@ -1,0 +1,51 @@
+"""Hydra's composed configuration to checked dataclasses, once, at the edge."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sieve.checks import check
+from sieve.config import Config
+
+PACKAGE = Path(__file__).parent
+ASSETS = PACKAGE / "assets"
+CONF = next(conf for conf in (PACKAGE / "conf", PACKAGE.parent / "conf") if conf.is_dir())
+
+
+def register_resolvers() -> None:
+    """What YAML may ask for.
+
+    `${asset:name}` is the path of something shipped in `sieve/assets`; `${sweep_unless:a,b}` is
+    Hydra's mode of what is a sweep, but a single run where any of the arguments is true.
+    """
+    OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+    OmegaConf.register_new_resolver(
+        "sweep_unless", lambda *flags: "RUN" if any(flags) else "MULTIRUN", replace=True
+    )
+
+
+def to_config(raw: DictConfig) -> Config:
+    """Convert Hydra's composed configuration to plain dataclasses and check it.
+
+    Raises:
+        ValueError: a key is unknown, of the wrong type, missing, or out of range.
+    """
+    if OmegaConf.is_missing(raw, "task"):
+        raise ValueError(
+            "no task was chosen; add one, such as +task=almanac_medicine or +task=jsonl."
+        )
+    if OmegaConf.is_missing(raw.task, "name"):
+        raise ValueError("task.name is missing; set it, as task.name=arc_easy for +task=lm_eval.")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
+        OmegaConf.resolve(merged)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        message = str(error).splitlines()[0]
+        raise ValueError(f"the configuration does not hold: {message}") from error
+    assert isinstance(config, Config)
+    for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
+        task.preamble = task.preamble.replace("\\n", "\n")
+    check(config)
+    return config

@@ -1,0 +1,1 @@
+"""Lightning trainers, sharded models, and what happens when a rank dies."""

@@ -1,0 +1,1 @@
+"""Scores per example, divergence from the dense model, and speed."""

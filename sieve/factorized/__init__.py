@@ -1,0 +1,1 @@
+"""Layers and models that travel with exports; they need torch and transformers alone."""

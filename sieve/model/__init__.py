@@ -1,0 +1,1 @@
+"""The model to be pruned: loading it, its blocks and its matrices."""

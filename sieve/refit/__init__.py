@@ -1,0 +1,1 @@
+"""The chosen ranks, solved again on what the pruned model sees."""

@@ -1,0 +1,1 @@
+"""Whole-or-absent files, the cache, progress, memory and threads."""

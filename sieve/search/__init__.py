@@ -1,0 +1,1 @@
+"""Which rank where: lines, water-filling and evolution, scored and confirmed."""

@@ -1,0 +1,1 @@
+"""Calibrate and fit with one decoder block in memory at a time."""

@@ -1,0 +1,151 @@
+"""`trainer=fsdp`: runs whose model is shared out over gloo ranks find what one process finds."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import ENVIRONMENT, arguments, finished, make_world, read_result, run_sieve
+from safetensors.torch import load_file
+
+from sieve.bank.bank import Bank
+from sieve.projections.moments import Moments
+
+RANKS = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
+RECOVERY = (
+    "batch_tokens=128", "recovery=lora", "recovery.steps=4", "recovery.check_every=2",
+    "recovery.batch_tokens=128", "recovery.learning_rate=3e-2", "search=uniform",
+    "search.levels=[1,.6]", "tolerance=.3", "projection.refit=false",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def started(world: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
+    """A run of two ranks; Lightning starts the second from the command line of the first."""
+    line = arguments(world, world / name, *RANKS, *overrides, cache=name)
+    return subprocess.Popen(
+        [sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def artifact(world: Path, cache: str, kind: str) -> Path:
+    return next((world / cache).glob(f"{kind}-*"))
+
+
+def test_two_ranks_find_train_and_export_what_one_process_does(world: Path) -> None:
+    alone = finished(world, "alone", *RECOVERY, "recovery.accumulate=2", cache="alone")
+    run = started(world, "shared", *RECOVERY)
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
+    shared = read_result(world / "shared")
+    one, two = (Moments.load(artifact(world, name, "moments")) for name in ("alone", "shared"))
+    for name, entry in one.entries.items():
+        other = two.entries[name]
+        assert entry.count == other.count
+        assert torch.dist(entry.second, other.second) <= 1e-6 * entry.second.norm()
+    one, two = (Bank.load(artifact(world, name, "bank")) for name in ("alone", "shared"))
+    assert one.fingerprint == two.fingerprint
+    for name, held in one.factors.items():
+        product = held.u @ held.v
+        other = two.factors[name].u @ two.factors[name].v
+        assert torch.dist(product, other) <= 1e-5 * product.norm(), name
+    for key in ("baseline", "kept_fraction", "bytes", "matrices"):
+        assert alone[key] == shared[key], key
+    history, other = (result["recovery"]["history"] for result in (alone, shared))
+    assert [entry["step"] for entry in history] == [entry["step"] for entry in other] == [0, 2, 4]
+    for before, after in zip(history, other, strict=True):
+        assert before["loss"] == pytest.approx(after["loss"], abs=1e-3)
+    weights, others = (
+        load_file(world / name / "export/model.safetensors") for name in ("alone", "shared")
+    )
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], rtol=1e-2, atol=1e-2)
+    assert shared["speed"] is None  # Of ranks it would be that of what connects them.
+    assert not list((world / "shared").glob("training-*"))
+
+
+def wait_for(found: Callable[[], Any], run: subprocess.Popen[str]) -> None:
+    while not found():
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.05)
+
+
+def running() -> dict[int, int]:
+    """The parent of every process that has not ended."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+            if not lines["State"].startswith("Z"):
+                found[int(lines["Pid"])] = int(lines["PPid"])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_rank_ends_the_other_and_a_rerun_goes_on(world: Path, rank: int) -> None:
+    more = (*RECOVERY, "recovery.steps=16", "recovery.patience=16", "export=none")
+    name = f"lost-{rank}"
+    run = started(world, name, *more)
+    wait_for(lambda: list((world / name).glob("training-*.parts")), run)
+    (other,) = (child for child, parent in running().items() if parent == run.pid)
+    lost, left = (run.pid, other) if rank == 0 else (other, run.pid)
+    before = {path.name for path in (world / name).glob("[a-z]*-*")}
+    os.kill(lost, signal.SIGKILL)
+    _, errors = run.communicate()
+    while left in running():
+        time.sleep(0.05)
+    assert "run the same command again: what was finished is kept" in errors
+    assert "Traceback" not in errors
+    assert before <= {path.name for path in (world / name).glob("[a-z]*-*")}
+    if rank == 0:
+        return  # Once is enough of what takes long.
+    run = started(world, name, *more)
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
+    assert "goes on after step" in errors
+    result = read_result(world / name)
+    assert result["cached"]["fit"] and result["cached"]["search"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("quantization=int8", "choose quantization=none"),
+        ("projection=learned", "choose another projection"),
+        ("export=onnx", "choose export=factorized or dense"),
+    ],
+)
+def test_what_takes_one_device_is_refused_before_anything_is_loaded(
+    world: Path, asked: str, said: str
+) -> None:
+    done = run_sieve(world, world / "refused", *RANKS, asked)
+    assert done.status == 1 and said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.gpu
+def test_one_gpu_alone_runs_as_a_rank(world: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    more = ("trainer.accelerator=gpu", "trainer.devices=1", "export=factorized")
+    finished(world, "nccl", *RECOVERY, "trainer=fsdp", *more, cache="nccl")
+    finished(world, "plain", *RECOVERY, "trainer=gpu", cache="plain")
+    one, two = (Moments.load(artifact(world, name, "moments")) for name in ("nccl", "plain"))
+    for name, entry in one.entries.items():
+        other = two.entries[name].second
+        assert torch.dist(entry.second, other) <= 1e-5 * other.norm()
+    assert (world / "nccl/export/model.safetensors").is_file()

@@ -1,0 +1,105 @@
+"""lm-evaluation-harness scores an export as Sieve does, to the row."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from models import tiny_llama, tiny_tokenizer
+from runs import make_world
+from sieved import banked, mixed
+
+import sieve
+from sieve.evaluation.evaluation import score
+from sieve.exports.lm_eval_task import main, write_lm_eval_task
+from sieve.tasks import Example, Task
+from sieve.tasks.scores import ACCURACY
+
+
+def task_of(rows: list[Example], **options: Any) -> Task:
+    return Task("odd name/1", "general", ACCURACY, {"test": rows}, {}, **options)
+
+
+def some_rows() -> list[Example]:
+    """Answers of several tokens, of one that begins another, and more or fewer of them; prompts
+    that templates and readers of files would take for something else."""
+    words = ("good movie", "bad film", "question 7", "{{ doc }}", "true or false?", "né à 3 %")
+    choices = [(" yes", " no"), (" positive", " negative", " positively bad"), (" A", " B", " C")]
+    prompts = [f"{word}, {number}\nAnswer:" for number in range(4) for word in words]
+    prompts += ["007", "2026-11-25", "2026-11-25 10:00:00", "1e3", "answer"]
+    return [Example(text, choices[i % 3], i % 2) for i, text in enumerate(prompts)]
+
+
+@pytest.mark.slow
+def test_the_harness_predicts_what_sieve_predicts_row_by_row(tmp_path: Path) -> None:
+    model = tiny_llama()
+    bank = banked(model, storage="pivoted")
+    sieve.apply(model, bank, mixed(bank))
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
+    rows = some_rows()
+    name = write_lm_eval_task(task_of(rows), tmp_path / "tasks")
+    ours = score(model, sieve.scoring_batches(rows, tiny_tokenizer()))
+    assert len(set(ours.predicted.tolist())) > 1
+    environment = {
+        "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+        "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args",
+            f"pretrained={folder},trust_remote_code=True,dtype=float32", "--include_path",
+            str(tmp_path / "tasks"), "--tasks", name, "--device", "cpu", "--batch_size", "8",
+            "--log_samples", "--output_path", str(tmp_path / "out"),
+        ],
+        env=os.environ | environment, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    [path] = (tmp_path / "out").rglob("samples_*.jsonl")
+    samples = sorted(map(json.loads, path.read_text().splitlines()), key=lambda s: s["doc_id"])
+    for sample, predicted, row in zip(samples, ours.predicted, rows, strict=True):
+        likelihoods = [float(pair[0]) for pair in sample["filtered_resps"]]
+        assert len(likelihoods) == len(row.choices)
+        assert likelihoods.index(max(likelihoods)) == predicted
+        assert -likelihoods[row.answer] == pytest.approx(
+            float(ours.losses[sample["doc_id"]]), abs=1e-3
+        )
+    accuracy = sum(sample["acc"] for sample in samples) / len(samples)
+    assert accuracy == pytest.approx(ours.accuracy)
+
+
+def test_the_command_writes_the_test_rows_of_a_run(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    overrides = ["+task=jsonl", f"task.data_dir={world / 'data'}", f"model.path={world / 'model'}"]
+    main([str(tmp_path / "tasks"), *overrides])
+    rows = pd.read_parquet(tmp_path / "tasks/sieve_jsonl.parquet").to_dict("records")
+    assert len(rows) == 60 and list(rows[0]["choices"]) == ["no", "yes"]
+    assert {row["answer"] for row in rows} == {0, 1}
+    written = json.loads((tmp_path / "tasks/sieve_jsonl.yaml").read_text())
+    assert written["dataset_kwargs"]["data_files"]["test"].endswith("sieve_jsonl.parquet")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["+task=nothing"], "nothing"),
+        (["+task=jsonl", "task.data_dir=/nowhere", "model.path=x"], "/nowhere"),
+        (["seed=1"], "no task was chosen"),
+    ],
+)
+def test_what_is_no_task_gets_one_sentence(
+    overrides: list[str], sentence: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "tasks"), *overrides])
+    [record] = caplog.records
+    assert sentence in record.getMessage() and "\n" not in record.getMessage()
+
+
+def test_a_score_that_the_harness_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="set task.normalize=none"):
+        write_lm_eval_task(task_of(some_rows(), normalize="tokens"), tmp_path)
+    assert not list(tmp_path.iterdir())

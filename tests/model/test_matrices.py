@@ -1,0 +1,283 @@
+"""Matrices are found by structure, and siblings by the tensor they read."""
+
+import logging
+
+import pytest
+import torch
+from models import (
+    FAMILIES,
+    OddBlock,
+    OddConfig,
+    OddForCausalLM,
+    build,
+    randomized,
+    tiny_gemma2,
+    tiny_gpt2,
+    tiny_gpt_neox,
+    tiny_llama,
+    tiny_mixtral,
+    tiny_odd,
+    tiny_opt,
+    tiny_phi3,
+    tiny_qwen2,
+)
+from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.pytorch_utils import Conv1D
+
+from sieve.model.matrices import (
+    dense_like,
+    dense_weight,
+    find_matrices,
+    kind_of,
+    layer_of,
+    unsupported,
+)
+
+
+def by_kind(model):
+    """The matrices of the first block by kind."""
+    return {m.kind: m for m in find_matrices(model) if m.layer == 0}
+
+
+EXPECTED_KINDS = {
+    "llama": "q k v o gate up down",
+    "llama_tied": "q k v o gate up down",
+    "mistral": "q k v o gate up down",
+    "qwen2": "q k v o gate up down",
+    "qwen3": "q k v o gate up down",
+    "gemma2": "q k v o gate up down",
+    "gemma3": "q k v o gate up down",
+    "phi3": "qkv o gate_up down",
+    "gpt2": "qkv o up down",
+    "gpt_neox": "qkv o up down",
+    "opt": "q k v o up down",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_matrix_of_every_block_is_found_under_its_kind(family):
+    matrices = find_matrices(FAMILIES[family]())
+    for layer in (0, 1):
+        kinds = sorted(m.kind for m in matrices if m.layer == layer)
+        assert kinds == sorted(EXPECTED_KINDS[family].split())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_embeddings_head_norms_and_biases_are_not_listed(family):
+    model = FAMILIES[family]()
+    listed = {id(model.get_submodule(m.name).weight) for m in find_matrices(model)}
+    outside = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    rest = [n for n, p in model.named_parameters() if p.ndim == 2 and id(p) not in listed | outside]
+    assert not listed & outside
+    assert all("wpe" in name or "embed_positions" in name for name in rest)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shape_and_bias_are_those_of_the_map_y_is_w_x(family):
+    model = FAMILIES[family]()
+    for matrix in find_matrices(model):
+        module = model.get_submodule(matrix.name)
+        y = module(torch.zeros(3, matrix.d_in))
+        assert y.shape == (3, matrix.d_out)
+        assert matrix.size == matrix.d_out * matrix.d_in == module.weight.numel()
+        assert matrix.has_bias == bool(y.abs().sum() > 0)
+
+
+def test_qwen2_has_biases_in_q_k_v_alone():
+    assert {m.kind for m in find_matrices(tiny_qwen2()) if m.has_bias} == {"q", "k", "v"}
+
+
+def test_grouped_query_attention_has_narrower_keys_and_values():
+    kinds = by_kind(tiny_llama())
+    assert (kinds["q"].d_out, kinds["k"].d_out, kinds["v"].d_out) == (32, 16, 16)
+
+
+@pytest.mark.parametrize("build_model", [tiny_llama, tiny_qwen2, tiny_gemma2])
+def test_q_k_v_share_a_source_and_so_do_gate_and_up(build_model):
+    kinds = by_kind(build_model())
+    assert kinds["k"].source == kinds["v"].source == kinds["q"].source == kinds["q"].name
+    assert kinds["up"].source == kinds["gate"].source == kinds["gate"].name
+    assert kinds["o"].source == kinds["o"].name
+    assert kinds["down"].source == kinds["down"].name
+
+
+def test_the_first_matrix_in_module_order_names_the_source():
+    kinds = by_kind(tiny_opt())  # OPT lists k, v, q.
+    assert kinds["q"].source == kinds["v"].source == kinds["k"].name
+
+
+@pytest.mark.parametrize("build_model", [tiny_phi3, tiny_gpt2, tiny_gpt_neox])
+def test_fused_matrices_read_alone(build_model):
+    assert all(m.source == m.name for m in find_matrices(build_model()))
+
+
+def test_parallel_blocks_share_one_source_between_attention_and_mlp():
+    model = build("GPTJ", n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4)
+    kinds = by_kind(model)
+    assert kinds["up"].source == kinds["q"].source
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_architecture_that_no_list_names_is_found_by_structure(tied):
+    matrices = find_matrices(tiny_odd(tied))
+    assert [m.name for m in matrices] == [
+        f"rungs.{i}.{leaf}" for i in (0, 1) for leaf in ("alpha", "beta", "squash", "stretch")
+    ]
+    assert [m.kind for m in matrices[:4]] == ["alpha", "beta", "squash", "stretch"]
+    assert matrices[1].source == "rungs.0.alpha"
+    assert [m.has_bias for m in matrices[:4]] == [True, False, True, True]
+
+
+class HeadInAList(OddForCausalLM):
+    """A second head stands under a number, shares the embedding's weight, and nobody names it."""
+
+    def forward(self, input_ids, attention_mask=None, **_):
+        x = super().forward(input_ids)
+        return CausalLMOutput(logits=x.logits + self.heads[0](self.table(input_ids)))
+
+
+def test_a_tied_head_under_a_number_is_not_listed():
+    model = randomized(HeadInAList, OddConfig())
+    model.heads = nn.ModuleList([nn.Linear(32, 384, bias=False)])
+    model.heads[0].weight = model.table.weight
+    assert {m.name.split(".")[0] for m in find_matrices(model)} == {"rungs"}
+
+
+class RewrittenInPlace(OddBlock):
+    """The second reader sees the same tensor object after it was changed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.alpha(x)
+        x = x.mul_(2)
+        return self.stretch(torch.tanh(self.squash(y + self.beta(x))))
+
+
+def test_a_tensor_changed_in_place_is_another_input():
+    model = tiny_odd()
+    model.rungs[0] = RewrittenInPlace(32)
+    names = {m.name: m.source for m in find_matrices(model)}
+    assert names["rungs.0.beta"] == "rungs.0.beta"
+
+
+class ByKeyword(OddBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.stretch(input=self.squash(input=self.alpha(input=self.beta(input=x))))
+
+
+def test_layers_called_with_a_keyword_are_found():
+    model = tiny_odd()
+    model.rungs[0] = ByKeyword(32)
+    assert len(find_matrices(model)) == 8
+
+
+class SkipsAndRepeats(OddBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.alpha(self.alpha(x)) + self.stretch(self.squash(x))
+
+
+def test_layers_not_called_exactly_once_stay_dense_and_one_warning_names_them(caplog):
+    model = tiny_odd()
+    model.rungs[0] = SkipsAndRepeats(32)
+    with caplog.at_level(logging.WARNING, "sieve"):
+        names = {m.name for m in find_matrices(model)}
+        find_matrices(model)
+    assert names & {"rungs.0.alpha", "rungs.0.beta"} == set()
+    assert {"rungs.0.squash", "rungs.0.stretch"} < names
+    assert len(caplog.records) == 1
+    assert "rungs.0.alpha stays dense (it is called 2 times" in caplog.text
+    assert "and so do rungs.0.beta" in caplog.text
+    assert unsupported(model)["rungs.0.beta"].startswith("it is called 0 times")
+
+
+def test_the_router_of_stacked_experts_stays_dense_and_is_no_fault(caplog):
+    model = tiny_mixtral()
+    with caplog.at_level(logging.WARNING, "sieve"):
+        kinds = {m.kind for m in find_matrices(model)}
+    assert kinds == {"q", "k", "v", "o", "expert_gate_up", "expert_down"}
+    assert not caplog.records and not unsupported(model)
+
+
+class ListedExperts(OddBlock):
+    """Each token goes to one expert of a list, chosen by a linear router."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.router = nn.Linear(width, 3, bias=False)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(width, width)) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        chosen, y = self.router(x).argmax(-1), torch.zeros_like(x)
+        for index, expert in enumerate(self.experts):
+            y[chosen == index] = expert(x[chosen == index])
+        return x + y
+
+
+def test_listed_experts_and_their_router_stay_dense_whatever_the_tokens_chose(caplog):
+    model = tiny_odd()
+    model.rungs[1] = ListedExperts(32)
+    for favourite in range(3):  # This expert sees every token.
+        weight = torch.zeros(3, 32)
+        model.rungs[1].router.weight = nn.Parameter(weight)
+        model.rungs[1].router.bias = nn.Parameter(torch.eye(3)[favourite])
+        names = [m.name for m in find_matrices(model)]
+        assert len(names) == 8
+        assert not any("expert" in name or "router" in name for name in names)
+    assert "rungs.1.experts.0.0" in caplog.text
+
+
+def test_a_vector_is_no_matrix():
+    model = tiny_odd()
+    model.rungs[0].alpha = nn.Linear(32, 1)
+    assert "rungs.0.alpha" not in {m.name for m in find_matrices(model)}
+
+
+def test_a_model_without_prunable_matrix_is_refused_in_one_sentence():
+    model = randomized(OddForCausalLM, OddConfig(depth=0))
+    with pytest.raises(ValueError, match="OddForCausalLM has no prunable matrix.*choose") as error:
+        find_matrices(model)
+    assert str(error.value).count(". ") == 0
+
+
+def test_looking_changes_neither_mode_nor_logits_and_leaves_no_hook():
+    model = tiny_llama().train()
+    find_matrices(model)
+    assert model.training and model.model.layers[0].training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_dense_weight_is_a_view_and_dense_like_brings_the_same_map_back():
+    x = torch.randn(4, 6, dtype=torch.float64)
+    for layer in (Conv1D(5, 6).double(), nn.Linear(6, 5).double(), nn.Linear(6, 5, bias=False)):
+        layer = layer.double()
+        weight = dense_weight(layer)
+        assert weight.shape == (5, 6) and weight.data_ptr() == layer.weight.data_ptr()
+        copy = dense_like(layer, weight.clone(), layer.bias)
+        assert type(copy) is type(layer)
+        assert torch.equal(copy(x), layer(x))
+
+
+def test_dense_weight_of_another_layer_is_refused():
+    with pytest.raises(ValueError, match="got a Embedding, expected a Linear or Conv1D"):
+        dense_weight(nn.Embedding(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "layer"),
+    [
+        ("model.layers.11.self_attn.q_proj", "q", 11),
+        ("transformer.h.3.attn.c_proj", "o", 3),
+        ("transformer.h.3.mlp.c_proj", "down", 3),
+        ("transformer.h.0.self_attention.dense", "o", 0),
+        ("encoder.layer.1.attention.self.query", "q", 1),
+        ("encoder.layer.1.attention.output.dense", "o", 1),
+        ("encoder.layer.1.intermediate.dense", "up", 1),
+        ("encoder.layer.1.output.dense", "down", 1),
+        ("blocks.2.mlp.0", "mlp.0", 2),
+        ("blocks.2.mixer.swirl", "swirl", 2),
+        ("lm_head", "lm_head", None),
+    ],
+)
+def test_kind_and_layer_are_read_from_the_path(name, kind, layer):
+    assert (kind_of(name), layer_of(name)) == (kind, layer)

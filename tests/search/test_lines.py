@@ -1,0 +1,65 @@
+"""Uniform search against every level evaluated one by one."""
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sieve.bank.genome import Genome
+from sieve.search.lines import LEVELS, search_uniform
+from sieve.search.objective import Score
+
+BANK: Any = SimpleNamespace(groups=[], matrices=["a", "b"], names=("a", "b"), fingerprint="bank")
+
+
+class Margins:
+    """A scorer that reads margins from a table and counts evaluations."""
+
+    def __init__(self, margins: dict[float, float]) -> None:
+        self.margins = margins
+        self.seen: list[float] = []
+
+    def score(self, genome: Genome) -> Score:
+        (level,) = set(genome.levels.values())
+        self.seen.append(level)
+        return Score(level, 0.5, self.margins[level], 10)
+
+
+@pytest.mark.parametrize("cliff", range(len(LEVELS)))
+def test_the_smallest_feasible_level_is_found_in_a_handful_of_evaluations(cliff: int) -> None:
+    scorer = Margins({level: 0.1 if i <= cliff else -0.1 for i, level in enumerate(LEVELS)})
+    found = search_uniform(BANK, scorer)
+    assert set(found.levels.values()) == {LEVELS[cliff]}
+    assert len(scorer.seen) == len(set(scorer.seen)) <= 7
+
+
+def test_without_monotonicity_the_accepted_level_was_evaluated_and_feasible() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        margins = {level: rng.uniform(-1, 1) for level in LEVELS} | {1: 0.02}
+        scorer = Margins(margins)
+        (level,) = set(search_uniform(BANK, scorer).levels.values())
+        assert margins[level] >= 0
+        assert level == 1 or level in scorer.seen
+
+
+def test_a_single_dip_does_not_end_the_search() -> None:
+    margins = {level: 0.1 if i <= 20 else -0.1 for i, level in enumerate(LEVELS)}
+    margins[LEVELS[19]] = -0.1
+    assert set(search_uniform(BANK, Margins(margins)).levels.values()) == {LEVELS[20]}
+
+
+def test_beyond_a_dip_every_level_is_tried() -> None:
+    margins = {level: 0.1 if i <= 21 and i != 19 else -0.1 for i, level in enumerate(LEVELS)}
+    assert set(search_uniform(BANK, Margins(margins)).levels.values()) == {LEVELS[21]}
+
+
+def test_the_dense_model_is_the_answer_when_nothing_else_is_feasible() -> None:
+    found = search_uniform(BANK, Margins({level: -0.1 for level in LEVELS} | {1: 0.02}))
+    assert set(found.levels.values()) == {1}
+
+
+def test_a_grid_without_the_dense_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected fractions with 1 among them"):
+        search_uniform(BANK, Margins({}), [0.5, 0.25])

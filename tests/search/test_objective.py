@@ -1,0 +1,373 @@
+"""The objective: margins by hand, every genome scored once, the model left as it was."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_llama, tiny_tokenizer
+from sieved import banked, logits, mixed, uniform
+from transformers import PreTrainedModel
+
+import sieve
+from sieve.data.choices import scoring_batches
+from sieve.data.text import text_batches
+from sieve.evaluation.evaluation import score
+from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.search import objective as module
+from sieve.search.objective import Jointly, Objective
+from sieve.tasks.example import Example
+from sieve.tasks.metrics import metric_of
+from sieve.tasks.scores import Scores, paired_drop
+
+EXAMPLES = [
+    Example(f"{word} film, {i} of five stars:", (" good", " bad", " positive review"), i % 3)
+    for i, word in enumerate(("a", "the", "no", "that", "one", "some", "my", "your", "this", "any"))
+]
+MODEL = tiny_llama()
+BANK = banked(MODEL)
+BATCHES = scoring_batches(EXAMPLES, tiny_tokenizer(), batch_tokens=64)
+
+
+@pytest.fixture
+def model() -> Iterator[PreTrainedModel]:
+    """The dense model, which every test must leave as it found it."""
+    state, layers = copy.deepcopy(MODEL.state_dict()), dict(MODEL.named_modules())
+    before = logits(MODEL)
+    yield MODEL
+    assert dict(MODEL.named_modules()) == layers
+    assert not any(isinstance(layer, FactorizedLinear) for layer in layers.values())
+    assert list(MODEL.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in MODEL.state_dict().items())
+    assert torch.equal(logits(MODEL), before)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Every scoring of a split, as it is asked for."""
+    made: list[tuple[Any, ...]] = []
+
+    def counted(*args: Any) -> Scores:
+        made.append(args)
+        return score(*args)
+
+    monkeypatch.setattr(module, "score", counted)
+    return made
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., module.Score]:
+    """Score one pruned genome, given which examples the dense and the pruned model get right."""
+
+    def run(baseline: np.ndarray, pruned: np.ndarray, **options: Any) -> module.Score:
+        answers = iter([baseline, pruned])
+
+        def scripted(*_: Any) -> Scores:
+            correct = next(answers)
+            return Scores(correct.astype(np.int64), correct, np.zeros(len(correct)))
+
+        monkeypatch.setattr(module, "score", scripted)
+        return Objective(MODEL, BANK, BATCHES, **options).score(uniform(BANK, 0.6))
+
+    return run
+
+
+def pair(total: int, lost: int, won: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Right or wrong on `total` rows: `lost` by pruning, `won` by it, half of the rest right."""
+    rest = total - lost - won
+    counts = [lost, won, rest // 2, rest - rest // 2]
+    return (
+        np.repeat([True, False, True, False], counts),
+        np.repeat([False, True, True, False], counts),
+    )
+
+
+# .07 * 100 and .29 * 100 are not 7 and 29 in floating point; 1 % of 150 rows is one and a half.
+@pytest.mark.parametrize(
+    ("total", "tolerance", "allowed"),
+    [
+        (50, 0.02, 1), (100, 0.07, 7), (100, 0.29, 29), (150, 0.02, 3), (150, 0.01, 1),
+        (300, 0.1, 30), (1000, 0.001, 1), (49, 0.02, 0), (10, 0.0, 0),
+    ],
+)  # fmt: skip
+def test_a_drop_of_exactly_the_tolerance_is_feasible_and_one_example_more_is_not(
+    judge: Callable[..., module.Score], total: int, tolerance: float, allowed: int
+) -> None:
+    within = judge(*pair(total, allowed), tolerance=tolerance)
+    beyond = judge(*pair(total, allowed + 1), tolerance=tolerance)
+    assert within.feasible and within.margin >= 0
+    assert not beyond.feasible and beyond.margin < 0
+    assert within.margin == pytest.approx(tolerance - allowed / total, abs=1e-12)
+    assert within.margin - beyond.margin == pytest.approx(1 / total)
+    if math.isclose(tolerance * total, allowed):
+        assert within.margin == 0
+
+
+def test_the_margin_is_accuracy_over_what_must_be_reached(
+    judge: Callable[..., module.Score],
+) -> None:
+    baseline, pruned = pair(40, lost=3, won=5)
+    found = judge(baseline, pruned, tolerance=0.1)
+    assert found.accuracy == (5 + 16) / 40 == pruned.mean()
+    # Two more right than dense, of 40: .525 - (.475 - .1).
+    assert found.margin == pytest.approx(0.15)
+    assert found.examples_used == 40
+
+
+def test_without_a_guarantee_only_the_point_counts_and_with_one_the_upper_end(
+    judge: Callable[..., module.Score],
+) -> None:
+    baseline, pruned = pair(200, lost=10, won=10)
+    assert judge(baseline, pruned, tolerance=0.02).margin == pytest.approx(0.02)
+    guaranteed = judge(baseline, pruned, tolerance=0.02, guarantee=True)
+    # 20 of 200 rows differ: a standard error of √20 / 200, 1.96 of which are .044.
+    assert guaranteed.margin == pytest.approx(0.02 - 1.96 * math.sqrt(20) / 200, abs=0.004)
+    assert not guaranteed.feasible
+    assert guaranteed.accuracy == pruned.mean()
+
+
+def test_with_a_guarantee_an_upper_end_of_exactly_the_tolerance_is_feasible(
+    judge: Callable[..., module.Score],
+) -> None:
+    rows = pair(200, lost=6, won=2)
+    high = paired_drop(*rows).high
+    assert judge(*rows, tolerance=high, guarantee=True).margin == 0
+    assert judge(*rows, tolerance=high, guarantee=True).feasible
+    assert not judge(*rows, tolerance=math.nextafter(high, 0), guarantee=True).feasible
+
+
+def test_with_a_guarantee_few_rows_without_a_difference_are_not_enough(
+    judge: Callable[..., module.Score],
+) -> None:
+    found = judge(*pair(30, lost=0), tolerance=0.01, guarantee=True)
+    # None lost of 30: 95 % of Clopper and Pearson reach to 1 - .025 ** (1 / 30).
+    assert found.margin == pytest.approx(0.01 - (1 - 0.025 ** (1 / 30)))
+    assert not found.feasible
+
+
+def test_equal_genomes_are_scored_once(
+    model: PreTrainedModel, calls: list[tuple[Any, ...]]
+) -> None:
+    objective = Objective(model, BANK, BATCHES)
+    assert (len(calls), objective.examples_scored) == (1, 10)  # the baseline
+    first = objective.score(mixed(BANK))
+    assert (len(calls), objective.examples_scored) == (2, 20)
+    assert objective.score(mixed(BANK)) is first
+    assert (len(calls), objective.examples_scored) == (2, 20)
+    objective.score(uniform(BANK, 0.3))
+    assert (len(calls), objective.examples_scored) == (3, 30)
+    assert list(objective.evaluated) == [mixed(BANK), uniform(BANK, 0.3)]
+
+
+@pytest.mark.parametrize("guarantee", [False, True])
+def test_the_dense_genome_costs_nothing_and_is_within_any_tolerance(
+    model: PreTrainedModel, calls: list[tuple[Any, ...]], guarantee: bool
+) -> None:
+    objective = Objective(model, BANK, BATCHES, tolerance=0.0, guarantee=guarantee)
+    dense = objective.score(uniform(BANK, 1.0))
+    assert (len(calls), objective.examples_scored) == (1, 10)
+    assert (dense.kept_fraction, dense.margin, dense.examples_used) == (1, 0, 10)
+    assert dense.accuracy == objective.baseline.accuracy and dense.feasible
+
+
+def test_the_score_is_that_of_the_factorized_model(model: PreTrainedModel) -> None:
+    genomes = [mixed(BANK), *(uniform(BANK, level) for level in (0.6, 0.3, 0.0))]
+    objective = Objective(model, BANK, BATCHES, tolerance=0.1)
+    found = [objective.score(genome) for genome in genomes]
+    for genome, ours in zip(genomes, found, strict=True):
+        other = copy.deepcopy(model)
+        sieve.apply(other, BANK, genome)
+        correct = score(other, BATCHES).correct
+        lost = objective.baseline.correct.sum() - correct.sum()
+        assert ours.accuracy == correct.mean()
+        assert ours.margin == pytest.approx(0.1 - lost / 10)
+        assert ours.kept_fraction == BANK.kept_fraction(genome)
+        assert ours.examples_used == len(EXAMPLES)
+    assert len({ours.accuracy for ours in found} | {objective.baseline.accuracy}) > 1
+
+
+def test_the_dense_and_the_pruned_model_are_scored_alike(
+    model: PreTrainedModel, calls: list[tuple[Any, ...]]
+) -> None:
+    Objective(model, BANK, BATCHES).score(mixed(BANK))
+    assert [call[1] for call in calls] == [BATCHES] * 2
+
+
+def test_the_model_is_dense_again_when_scoring_fails_and_nothing_is_remembered(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = Objective(model, BANK, BATCHES)
+
+    def broken(pruned: PreTrainedModel, *_: Any) -> Scores:
+        assert any(isinstance(layer, FactorizedLinear) for layer in pruned.modules())
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module, "score", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        objective.score(mixed(BANK))
+    assert objective.evaluated == {}
+
+
+@pytest.mark.parametrize("level", [1.0, 0.3])
+@pytest.mark.parametrize("stray", [{"bank": "another"}, {"names": ("a", "b")}])
+def test_a_genome_of_another_bank_is_refused(
+    model: PreTrainedModel, stray: dict[str, Any], level: float
+) -> None:
+    changed = stray | ({"indexes": (0, 0)} if "names" in stray else {})
+    genome = dataclasses.replace(uniform(BANK, level), **changed)
+    with pytest.raises(ValueError, match="belongs to bank"):
+        Objective(model, BANK, BATCHES).score(genome)
+
+
+def scripted(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: dict[str, np.ndarray],
+    ends: list[int],
+    judge: str = "margin",
+) -> Any:
+    """An objective whose dense and pruned model are right where `rows` says, in stages.
+
+    The pruned model is as far from the dense one as `rows["far"]` says.
+    """
+
+    def scored(_: Any, stage: Any, *__: Any) -> Scores:
+        first, last = stage[0].span
+        correct = rows["pruned" if switched[0] else "dense"][first:last]
+        nothing = np.zeros(len(correct))
+        far = rows.get("far", np.zeros(100))[first:last] if switched[0] else nothing
+        return Scores(correct.astype(np.int64), correct, nothing, far)
+
+    switched = [False]
+    monkeypatch.setattr(module, "score", scored)
+    monkeypatch.setattr(module, "_staged", list)
+    stages = [[SimpleNamespace(span=(a, b))] for a, b in zip([0, *ends], ends, strict=False)]
+    objective = Objective(MODEL, BANK, stages, tolerance=0.1, judge=judge)  # type: ignore[arg-type]
+    switched[0] = True
+    return objective
+
+
+def test_stages_refuse_what_all_rows_refuse_and_score_the_rest_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random, stopped = np.random.default_rng(0), 0
+    for _ in range(60):
+        dense = np.arange(100) >= 10  # what can be won comes first
+        rows = {"dense": dense, "pruned": dense ^ (random.random(100) < random.uniform(0, 0.4))}
+        whole = scripted(monkeypatch, rows, [100]).score(uniform(BANK, 0.6))
+        staged = scripted(monkeypatch, rows, [40, 80, 100]).score(uniform(BANK, 0.6))
+        assert staged.feasible == whole.feasible
+        assert staged.margin >= whole.margin and staged.accuracy >= whole.accuracy
+        if staged.examples_used == 100:
+            assert staged == whole
+        else:
+            stopped += 1
+            assert not staged.feasible and staged.examples_used in (40, 80)
+    assert stopped > 5
+
+
+def test_what_is_too_far_is_dropped_early_and_the_rest_scored_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random, dropped, genome = np.random.default_rng(0), 0, uniform(BANK, 0.6)
+    for _ in range(60):
+        right = random.random(100) < random.uniform(0.7, 1)
+        far = np.sort(random.exponential(0.1, 100))[::-1]
+        rows = {"dense": np.ones(100, bool), "pruned": right, "far": far}
+        whole = scripted(monkeypatch, rows, [100]).score(genome)
+        objective = scripted(monkeypatch, rows, [20, 50, 100], "divergence")
+        staged = objective.score(genome, 0.09)
+        if staged.whole:
+            assert staged == whole and staged.divergence == pytest.approx(far.mean())
+        else:
+            dropped += 1
+            assert 0.09 < staged.divergence <= whole.divergence and not staged.feasible
+            assert staged.examples_used in (20, 50)
+            assert objective.score(genome, 0.05) is staged  # It is too far for that as well.
+            assert objective.score(genome) == whole  # Asked without a limit it is scored whole.
+            assert objective.score(genome, 0.09) == whole
+    assert 5 < dropped < 55
+
+
+def test_what_is_as_far_as_a_limit_costs_as_much_at_par() -> None:
+    par = module.Par(0.1, 0.02, 0.3)
+    for kept, cost in ((0.08, 0.1), (0.12, 0.1), (0.1, 0.09), (0.02, 0.1)):
+        far = par.farthest(kept, cost)
+        score = module.Score(kept, 0.9, 0.0, 10, divergence=far)
+        assert par.cost(score) == pytest.approx(cost)
+    # However near, it costs more.
+    assert par.farthest(0.3, 0.1) == -np.inf
+    assert par.cost(module.Score(0.3, 0.9, 0.0, 10, divergence=0.0)) > 0.1
+
+
+def test_a_model_that_gives_one_answer_to_all_gains_nothing_by_being_small() -> None:
+    par = module.Par(0.0114, 0.383, 0.22, tolerance=0.02)
+    answers = module.Score(0.0117, 0.79, 0.014, 523, divergence=0.382)
+    collapsed = module.Score(0.0042, 0.5, -0.2725, 523, divergence=0.47)
+    assert par.cost(answers) < 0.012 and par.cost(collapsed) == 1
+    # A few rows more than the tolerance may be chance.
+    worse = module.Score(0.0090, 0.77, -0.01, 523, divergence=0.42)
+    assert par.cost(worse) < par.cost(answers)
+    # Of a genome that was not scored to the end the margin is not known.
+    part = module.Score(0.0042, 0.5, -0.2725, 65, divergence=0.47, whole=False)
+    assert par.cost(part) < 0.012
+
+
+def test_a_genome_that_keeps_nothing_can_be_the_one_of_reference() -> None:
+    nothing = module.Score(0.0, 0.9, 0.01, 10, divergence=0.02)
+    par = module.find_par(nothing, [nothing, module.Score(0.1, 0.9, 0.01, 10, divergence=0.01)])
+    assert par.kept_fraction > 0 and not np.isnan(par.farthest(0.1, 0.05))
+    assert par.cost(module.Score(0.1, 0.9, 0.01, 10, divergence=0.02)) > par.cost(nothing) > 0
+
+
+def test_the_divergence_of_every_row_is_known(model: PreTrainedModel) -> None:
+    objective = Objective(model, BANK, BATCHES)
+    far = objective.divergences(mixed(BANK))
+    assert far.shape == (10,) and (far >= 0).all()
+    assert far.mean() == pytest.approx(objective.score(mixed(BANK)).divergence)
+
+
+def test_stages_double_and_the_rows_that_decide_come_first() -> None:
+    assert module.growing(100, 32) == [32, 64, 100]
+    assert module.growing(20, 32) == [20]
+    correct, losses = np.array([True, False, True, True]), np.array([0.1, 0.9, 0.6, 0.3])
+    order = module.hardest_first(Scores(np.zeros(4, np.int64), correct, losses))
+    assert order.tolist() == [1, 2, 3, 0]
+
+
+def test_all_parts_must_agree_and_rows_weigh_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = module.Jointly([Objective(MODEL, BANK, BATCHES), Objective(MODEL, BANK, BATCHES)])
+    answers = [module.Score(0.5, 0.9, 0.02, 10, 0.1), module.Score(0.5, 0.8, -0.1, 10, 0.3)]
+    for part, answer in zip(both.parts, answers, strict=True):
+        monkeypatch.setattr(part, "score", lambda *_, answer=answer: answer)
+    score = both.score(uniform(BANK, 0.6))
+    assert (score.margin, score.examples_used) == (-0.1, 20)
+    assert score.accuracy == pytest.approx(0.85) and score.loss == pytest.approx(0.2)
+    together = module.Jointly(both.parts, together=True).score(uniform(BANK, 0.6))
+    assert together.margin == pytest.approx(-0.04) and not together.feasible
+    assert together.accuracy == pytest.approx(0.85) and together.examples_used == 20
+    both.parts.reverse()
+    assert both.score(uniform(BANK, 0.6)).examples_used == 10
+    # Together all parts are asked, whatever the first says.
+    again = module.Jointly(both.parts, together=True).score(uniform(BANK, 0.6))
+    assert (again.margin, again.examples_used) == (together.margin, 20)
+    assert len(both.baseline.correct) == 2 * len(EXAMPLES)
+
+
+@pytest.mark.parametrize("form", ["perplexity", "bits"])
+def test_parts_of_a_text_are_taken_together_as_one_text(form: str) -> None:
+    metric = metric_of("perplexity", form)
+    texts = [Example("", (" the good movie" * (1 + i % 4) + f" {i}",), 0) for i in range(9)]
+
+    def objective(some: list[Example]) -> Objective:
+        return Objective(MODEL, BANK, text_batches(some, tiny_tokenizer(), metric), tolerance=0.3)
+
+    genome = uniform(BANK, 0.6)
+    whole = objective(texts).score(genome)
+    joint = Jointly([objective(texts[:2]), objective(texts[2:])], together=True).score(genome)
+    assert joint.accuracy == pytest.approx(whole.accuracy, rel=1e-5)
+    assert joint.margin == pytest.approx(whole.margin, rel=1e-4)

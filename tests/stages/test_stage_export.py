@@ -1,0 +1,75 @@
+"""What a graph on the disk scores stands in the result; one that has lost too much is warned of."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from models import VOCAB_SIZE, tiny_tokenizer
+from runs import finished, make_world
+from transformers.modeling_outputs import CausalLMOutput
+
+import sieve
+from sieve.stages.export import graph_accuracy, warn_of_loss
+from sieve.tasks import Example
+from sieve.tasks.scores import ACCURACY, Metric
+
+CHOICES = (" negative", " positive")
+ROWS = [Example(f"{'a ' * index}film", CHOICES, int(index < 3)) for index in range(5)]
+
+
+class Graph:
+    """A model that likes " negative" by some value over all else."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int) -> CausalLMOutput:
+        made = torch.zeros(len(input_ids), logits_to_keep, VOCAB_SIZE)
+        [token] = tiny_tokenizer()(CHOICES[0]).input_ids
+        made[:, :, token] = self.value
+        return CausalLMOutput(logits=made)
+
+    def __call__(self, use_cache: bool = False, **inputs: Any) -> CausalLMOutput:
+        return self.forward(**inputs)
+
+
+@pytest.mark.parametrize(("value", "accuracy"), [(1.0, 2 / 5), (-1.0, 3 / 5), (float("nan"), 0.0)])
+def test_the_graph_is_scored_on_every_test_row(value: float, accuracy: float) -> None:
+    batches = sieve.scoring_batches(ROWS, tiny_tokenizer(), batch_tokens=16)
+    assert len(batches) > 1
+    run: Any = SimpleNamespace(
+        data=SimpleNamespace(scoring={"test": batches}.__getitem__),
+        task=SimpleNamespace(writing=None, metric=ACCURACY, splits={"test": ROWS}),
+    )
+    assert graph_accuracy(Graph(value), run) == accuracy
+
+
+def test_a_graph_that_lost_more_than_the_tolerance_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "sieve"):
+        warn_of_loss(0.875, 0.9375, 0.0625, ACCURACY)
+        assert not caplog.records
+        warn_of_loss(0.875, 0.9375, 0.03125, ACCURACY)
+        assert "accuracy 0.875 on the test rows" in caplog.text and "6.2 points" in caplog.text
+        caplog.clear()
+        perplexity = Metric("perplexity", "perplexity", 0.0)
+        warn_of_loss(20.0, 19.5, 0.05, perplexity)
+        assert not caplog.records
+        warn_of_loss(21.0, 19.5, 0.05, perplexity)
+    assert "7.7 %" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_run_says_what_its_graph_scores_and_none_of_other_formats(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    settings = ("projection.refit=false", "tolerance=.5", "speed.enabled=false")
+    found = finished(world, "int8", "export=onnx_int8", *settings)
+    assert found["export"]["format"] == "onnx_int8"
+    assert abs(found["export"]["accuracy"] - found["pruned"]["accuracy"]) <= 0.1
+    for form in ("factorized", "none"):
+        said = finished(world, form, f"export={form}", *settings)["export"]
+        assert said == {"format": form, "accuracy": None}
