@@ -34,7 +34,7 @@ import sieve
 from experiments.running import FOLDER
 from experiments.sharing import compare_sharing
 from sieve.bank.switch import Switch
-from sieve.config import Config, DeviceSettings
+from sieve.config import Config, DeviceConfig
 from sieve.costs.devices import Device
 from sieve.costs.dry_run import shape_of
 from sieve.costs.plan import KEPT, Lengths, Plan, Stage
@@ -174,7 +174,7 @@ def prepared(name: str, tokens: int) -> tuple[Any, Plan, int]:
     with torch.enable_grad():
         sieve.calibrate(warm, calibration(LENGTH), projection="loss_aware")
     before = anonymous()
-    device = find_device(DeviceSettings("cpu"), "cpu", {"float32", "float64"})
+    device = find_device(DeviceConfig("cpu"), "cpu", {"float32", "float64"})
     model = build(name)
     return model, plan_of(model, tokens, device), before
 

@@ -34,7 +34,7 @@ from experiments.speed_summary import RECORDS, write
 from sieve.bank.genome import Sizing, get_storage
 from sieve.bank.pivoting import Pivoted
 from sieve.bank.switch import pivoted_layer
-from sieve.config import ProjectionConfig, QuantizationSettings
+from sieve.config import ProjectionConfig, QuantizationConfig
 from sieve.evaluation.speed import describe_machine
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.model.matrices import Matrix, find_matrices
@@ -132,7 +132,7 @@ def measure(
     if engine == "int8":
         for setting in settings:
             names = [matrix.name for matrix in matrices]
-            quantize(models[setting], names, QuantizationSettings("int8"), torch.float32)
+            quantize(models[setting], names, QuantizationConfig("int8"), torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         if engine == "compile":
             models = {name: torch.compile(each) for name, each in models.items()}

@@ -140,7 +140,7 @@ class SearchConfig:
 
 
 @dataclass
-class RecoverySettings:
+class RecoveryConfig:
     """How a pruned model is trained; mirrors `conf/recovery`."""
 
     method: str = "none"  # none, lora, full
@@ -159,7 +159,7 @@ class RecoverySettings:
 
 
 @dataclass
-class QuantizationSettings:
+class QuantizationConfig:
     """How weights are stored: as they are, or in 8 or 4 bits."""
 
     method: str = "none"
@@ -167,7 +167,7 @@ class QuantizationSettings:
 
 
 @dataclass
-class DeviceSettings:
+class DeviceConfig:
     """What one device can do. What is null is measured on the machine at hand.
 
     tflops: per dtype, at its best; utilization: the share of it that a model's passes reach, and
@@ -242,8 +242,8 @@ class Config:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    recovery: RecoverySettings = field(default_factory=RecoverySettings)
-    quantization: QuantizationSettings = field(default_factory=QuantizationSettings)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     trainer: dict[str, Any] = field(default_factory=dict)  # keywords of lightning.Trainer
@@ -259,7 +259,7 @@ class Config:
     until: str | None = None  # fit: end once the bank stands
     inspect: bool = False  # show the model's matrices, and do no more
     dry_run: bool = False  # show what the run will cost, and do no more
-    device: DeviceSettings = field(default_factory=DeviceSettings)  # that a dry run reckons with
+    device: DeviceConfig = field(default_factory=DeviceConfig)  # that a dry run reckons with
     batch_tokens: int = 8_192  # of a forward pass, padding counted
     share_prefix: float = 0.25  # least part of a typical row that is worth being shared; 2: never
     seed: int = 0

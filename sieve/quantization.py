@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import is_torchao_available
 
-from sieve.config import QuantizationSettings
+from sieve.config import QuantizationConfig
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.model.matrices import dense_like
 from sieve.model.quantized import bytes_of, is_quantized
@@ -36,7 +36,7 @@ class Quantized:
 
 
 def check_available(
-    settings: QuantizationSettings, device: torch.device, dtype: torch.dtype | None = None
+    settings: QuantizationConfig, device: torch.device, dtype: torch.dtype | None = None
 ) -> None:
     """ValueError in one sentence where a method is not to be had on a device, or in a dtype."""
     if settings.method == "none":
@@ -60,7 +60,7 @@ def check_available(
 def quantize(
     model: PreTrainedModel,
     names: Sequence[str],
-    settings: QuantizationSettings,
+    settings: QuantizationConfig,
     dtype: torch.dtype,
 ) -> Quantized:
     """Quantize the named matrices of a model in place, factors or dense.
@@ -133,7 +133,7 @@ def _layers(model: PreTrainedModel, names: Sequence[str]) -> list[nn.Module]:
     return list(found)
 
 
-def _quantize_one(layer: nn.Module, settings: QuantizationSettings, dtype: torch.dtype) -> bool:
+def _quantize_one(layer: nn.Module, settings: QuantizationConfig, dtype: torch.dtype) -> bool:
     """Quantize one layer in place; False where that is not possible or makes it no smaller."""
     if not isinstance(layer, nn.Linear):
         return False
@@ -151,9 +151,7 @@ def _quantize_one(layer: nn.Module, settings: QuantizationSettings, dtype: torch
     return True
 
 
-def smallest_form(
-    rows: int, columns: int, settings: QuantizationSettings, dtype: torch.dtype
-) -> str:
+def smallest_form(rows: int, columns: int, settings: QuantizationConfig, dtype: torch.dtype) -> str:
     """The form that a weight (rows, columns) takes the fewest bytes in: "none", "int8", "int4".
 
     int4 is offered where it is asked for and its groups come out even; its kernels fill columns up

@@ -21,7 +21,7 @@ from sieve.bank.bank import BankFactors
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import calibrate
 from sieve.calibration.faults import find_fault
-from sieve.config import LoggerConfig, RecoverySettings
+from sieve.config import LoggerConfig, RecoveryConfig
 from sieve.data.choices import scoring_batches
 from sieve.distributed.trainer import make_trainer
 from sieve.recovery.recovery import RecoveryModule, recover
@@ -201,7 +201,7 @@ def test_a_training_that_is_not_finite_ends_with_the_best_state_so_far(
     model = tiny_llama()
     bank = banked(model)
     genome = uniform(bank, 0.6)
-    settings = RecoverySettings("full", steps=8, check_every=1, patience=8, learning_rate=1e-2)
+    settings = RecoveryConfig("full", steps=8, check_every=1, patience=8, learning_rate=1e-2)
     trained = RecoveryModule(Switch(model, bank, as_stored=False), genome, settings)
     loss, steps, states = trained.loss, [0], list[dict[str, Tensor]]()
 

@@ -15,12 +15,12 @@ from torch import nn
 
 import sieve
 from sieve.bank.switch import Switch
-from sieve.config import QuantizationSettings
+from sieve.config import QuantizationConfig
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.model.quantized import is_quantized, parts
 from sieve.quantization import Quantized, quantize, smallest_form, stored_bytes
 
-INT8 = QuantizationSettings("int8")
+INT8 = QuantizationConfig("int8")
 STRANGER = """
 import sys
 sys.modules["sieve"] = None
@@ -185,7 +185,7 @@ def test_four_bits_are_refused_on_a_processor_in_one_sentence() -> None:
     model = tiny_llama()
     _, names = switched(model)
     with pytest.raises(ValueError, match="has kernels for GPUs alone, got a cpu; set quantization"):
-        quantize(model, names, QuantizationSettings("int4"), torch.float16)
+        quantize(model, names, QuantizationConfig("int4"), torch.float16)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_weight_takes_the_form_of_the_fewest_bytes(
     forms = ("none", "int8", "int4")
     for method, offered in (("int8", 2), ("int4", 3)):
         known = [size for size in sizes[:offered] if size is not None]
-        form = smallest_form(rows, columns, QuantizationSettings(method), torch.bfloat16)
+        form = smallest_form(rows, columns, QuantizationConfig(method), torch.bfloat16)
         assert form == forms[known.index(min(known))]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sieve.config import DeviceSettings
+from sieve.config import DeviceConfig
 from sieve.costs.devices import Device
 from sieve.costs.solving import EIGH
 from sieve.runtime.memory import peak_memory_mib
@@ -24,7 +24,7 @@ REACHED = 0.5  # share of a product's speed that passes through a model reach on
 LAYER_SECONDS = 3e-4  # of a block at least, on a processor
 
 
-def find_device(settings: DeviceSettings, accelerator: str, dtypes: set[str]) -> Device:
+def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> Device:
     """The device of a run. accelerator: the trainer's; dtypes: that the run computes in.
 
     Raises ValueError where it is to be measured and is not there, or is stated in part only.
@@ -48,7 +48,7 @@ def find_device(settings: DeviceSettings, accelerator: str, dtypes: set[str]) ->
     return _measured(settings, kind, dtypes)
 
 
-def _stated(settings: DeviceSettings, kind: str, **measured: Any) -> Device:
+def _stated(settings: DeviceConfig, kind: str, **measured: Any) -> Device:
     values: dict[str, Any] = {
         "name": settings.name,
         "memory": (settings.memory_gib or 0) * GIB,
@@ -66,7 +66,7 @@ def _stated(settings: DeviceSettings, kind: str, **measured: Any) -> Device:
     return Device(**(values | measured))
 
 
-def _measured(settings: DeviceSettings, kind: str, dtypes: set[str]) -> Device:
+def _measured(settings: DeviceConfig, kind: str, dtypes: set[str]) -> Device:
     if kind == "gpu" and not torch.cuda.is_available():
         raise ValueError(
             "the run asks for a GPU and none is at hand to be measured; say which is meant, as "

@@ -17,7 +17,7 @@ from sieve.checks import check
 from sieve.config import Config
 from sieve.conversion import CONF, register_resolvers, to_config
 from sieve.docs import comments
-from sieve.tasks.judge import JudgeSettings
+from sieve.tasks.judge import JudgeConfig
 
 SWEEPER = (
     CONF.parent / "plugins/hydra_genetic_sweeper/hydra_plugins/hydra_genetic_sweeper/config.py"
@@ -119,13 +119,13 @@ def _collect(
 
 def _of_judge() -> list[Entry]:
     """Entries of a judge, whose settings have no file of their own."""
-    described = comments.of_class(JudgeSettings)
+    described = comments.of_class(JudgeConfig)
     return [
         Entry(
             f"task.judge.{one.name}", _readable(described[one.name].annotation),
             _default(one, None), described[one.name].comment,
         )
-        for one in fields(JudgeSettings)
+        for one in fields(JudgeConfig)
     ]  # fmt: skip
 
 

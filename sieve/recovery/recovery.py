@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from sieve.bank.bank import Bank, stored
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch, set_factors
-from sieve.config import RecoverySettings
+from sieve.config import RecoveryConfig
 from sieve.data.batches import as_inputs, as_targets, trailing_positions
 from sieve.distributed.sharding import average_gradients, is_sharded
 from sieve.distributed.trainer import schedule
@@ -43,7 +43,7 @@ class RecoveryModule(L.LightningModule):
     """
 
     def __init__(
-        self, switch: Switch, genome: Genome, settings: RecoverySettings, seed: int = 0
+        self, switch: Switch, genome: Genome, settings: RecoveryConfig, seed: int = 0
     ) -> None:
         super().__init__()
         self.settings, self.start = settings, 0
@@ -139,7 +139,7 @@ class StepBatches(Dataset[Any]):
     """
 
     def __init__(
-        self, batches: Sequence[Any], settings: RecoverySettings, start: int = 0, rank: int = 0,
+        self, batches: Sequence[Any], settings: RecoveryConfig, start: int = 0, rank: int = 0,
         world: int = 1, seed: int = 0,
     ) -> None:  # fmt: skip
         self.batches, self.rank, self.world, self.seed = batches, rank, world, seed
@@ -188,7 +188,7 @@ def _balanced(layer: nn.Module) -> FactorizedLinear:
     return copied
 
 
-def _add_lora(layers: nn.ModuleList, settings: RecoverySettings) -> None:
+def _add_lora(layers: nn.ModuleList, settings: RecoveryConfig) -> None:
     """Wrap the factors in PEFT's LoRA layers, in float32."""
     try:
         from peft import LoraConfig, inject_adapter_in_model

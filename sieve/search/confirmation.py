@@ -70,11 +70,11 @@ def steady(found: Mapping[Genome, Score]) -> list[Genome]:
     must not be negative either. Where a divergence is unknown, all that are feasible.
     """
     feasible = [genome for genome, score in found.items() if score.feasible]
-    limit = reach(found.values())
+    limit = divergence_limit(found.values())
     return [genome for genome in feasible if not found[genome].divergence > limit]
 
 
-def reach(scores: Iterable[Score]) -> float:
+def divergence_limit(scores: Iterable[Score]) -> float:
     """How far from the dense model genomes may be before their margins are negative on the mean.
 
     A divergence in nats; infinite where divergences are unknown, or too few to tell.

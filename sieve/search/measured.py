@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 STEP = 1.35  # ratio of sizes of the genomes between which a matrix is moved
 DAMPING = 0.5  # part of the way that weights go in a round, on a logarithmic scale
 NOISE = 0.1  # of the mean cost of a step: what a measurement may be off by
-FARTHEST = 8.0  # what a weight changes by in a round before damping, at most
+LARGEST_CHANGE = 8.0  # what a weight changes by in a round before damping, at most
 
 
 def measure_weights(
@@ -88,6 +88,8 @@ def _measured(
     unit = spent / sum(estimate for estimate, _ in found.values())
     noise = NOISE * spent / len(found)
     return {
-        name: float(np.clip((cost + noise) / (estimate * unit + noise), 1 / FARTHEST, FARTHEST))
+        name: float(
+            np.clip((cost + noise) / (estimate * unit + noise), 1 / LARGEST_CHANGE, LARGEST_CHANGE)
+        )
         for name, (estimate, cost) in found.items()
     }

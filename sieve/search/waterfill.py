@@ -20,7 +20,7 @@ from sieve.bank.genome import Genome
 from sieve.model.matrices import Matrix
 
 NORMALIZATIONS = ("none", "relative")
-FARTHEST = 64.0  # what a weight differs from 1 by, at most
+LARGEST_WEIGHT = 64.0  # what a weight differs from 1 by, at most
 Ranks = dict[str, int | None]
 
 
@@ -147,7 +147,7 @@ def through(bank: Bank, genome: Genome) -> dict[str, float]:
     logs = {name: float(np.log(max(slope, floor))) for name, slope in slopes.items()}
     level = float(np.median(list(logs.values())))
     weights = {
-        name: float(np.exp(np.clip(level - log, -np.log(FARTHEST), np.log(FARTHEST))))
+        name: float(np.exp(np.clip(level - log, -np.log(LARGEST_WEIGHT), np.log(LARGEST_WEIGHT))))
         for name, log in logs.items()
     }
     for group in bank.groups:

@@ -25,7 +25,7 @@ from sieve.runtime.artifacts import (
     whole_lines,
     write_json_atomic,
 )
-from sieve.search.confirmation import candidates, reach
+from sieve.search.confirmation import candidates, divergence_limit
 from sieve.search.objective import Objective, Par, Score
 from sieve.search.space import genome_of_levels
 from sieve.stages.calibrate import calibrate
@@ -134,7 +134,7 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     if prepared["par"] is not None:
         par = Par(**prepared["par"])
         evolved = min(searched or found, key=lambda g: par.cost(found[g]))
-        line = resize(run, bank, objective, evolved, reach(found.values()))
+        line = resize(run, bank, objective, evolved, divergence_limit(found.values()))
         found |= objective.evaluated
         spent += objective.examples_scored - len(objective.baseline.values)
     genome, confirmation = confirmed(run, bank, found, candidates(found, 1)[0], line)

@@ -10,7 +10,7 @@ import numpy as np
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.projections import get_projection
-from sieve.search.confirmation import reach
+from sieve.search.confirmation import divergence_limit
 from sieve.search.lines import Line, around, smallest, uniform_line, waterfill_line, within
 from sieve.search.measured import measure_weights
 from sieve.search.objective import Objective, Par, find_par
@@ -112,7 +112,7 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
         order = _decisive_first(objective, lines[-1])
     near = [around(line, _reached(objective, line), BEFORE, AFTER) for line in lines]
     scored = [(objective.score(genome), genome) for genomes in near for genome in genomes]
-    limit = reach(objective.evaluated.values())
+    limit = divergence_limit(objective.evaluated.values())
     reached = min(
         (score for score, _ in scored if score.divergence <= limit),
         key=lambda score: score.kept_fraction,
@@ -134,7 +134,7 @@ def _decisive_first(objective: Objective, line: Line) -> list[int]:
 
 def _reached(objective: Objective, line: Line) -> int:
     """Where a line is as far from the dense model as genomes may be on the mean."""
-    return within(objective, line, reach(objective.evaluated.values()))
+    return within(objective, line, divergence_limit(objective.evaluated.values()))
 
 
 def _nearest(bank: Bank, objective: Objective, lines: Sequence[Line]) -> list[Genome]:

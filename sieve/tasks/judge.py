@@ -35,7 +35,7 @@ CHARACTERS_PER_TOKEN = 4  # about; for the cost that is shown beforehand
 
 
 @dataclass(frozen=True)
-class JudgeSettings:
+class JudgeConfig:
     """Where a judge is and how it is asked; key_variable: the environment variable with its key."""
 
     url: str = ""  # of the endpoint, as http://localhost:8000/v1
@@ -59,9 +59,9 @@ def make_judge(given: dict[str, Any] | None) -> RowMetric:
         ValueError: the package openai is not there, or settings are missing or unknown.
     """
     held = dict(given or {})
-    if stray := sorted(set(held) - {field.name for field in fields(JudgeSettings)}):
+    if stray := sorted(set(held) - {field.name for field in fields(JudgeConfig)}):
         raise ValueError(f"task.judge.{stray[0]} is no setting of a judge; remove it.")
-    settings = JudgeSettings(**held)
+    settings = JudgeConfig(**held)
     if not settings.url or not settings.model:
         raise ValueError(
             "task.metric=judge takes ++task.judge.url, of an OpenAI-compatible endpoint, and "
@@ -78,7 +78,7 @@ def make_judge(given: dict[str, Any] | None) -> RowMetric:
 class Judge:
     """Grades answers from 0 to 1; equal questions are asked once, ever."""
 
-    def __init__(self, settings: JudgeSettings) -> None:
+    def __init__(self, settings: JudgeConfig) -> None:
         try:
             import openai
         except ImportError as error:

@@ -111,12 +111,12 @@ def test_siblings_of_one_factor_share_its_adapter(tmp_path: Path) -> None:
 
 
 def test_an_adapter_goes_on_quantized_factors(tmp_path: Path) -> None:
-    from sieve.config import QuantizationSettings
+    from sieve.config import QuantizationConfig
     from sieve.quantization import quantize
 
     model, tokenizer = sieve.load(export(tmp_path / "export", storage="pivoted"))
     names = [n for n, m in model.named_modules() if isinstance(m, FactorizedLinear)]
-    quantize(model.requires_grad_(False), names, QuantizationSettings("int8"), torch.float32)
+    quantize(model.requires_grad_(False), names, QuantizationConfig("int8"), torch.float32)
     folder = sieve.export(model, tokenizer, tmp_path / "small")
     base, _ = sieve.load(folder)
     assert any(is_quantized(p) for p in base.parameters())

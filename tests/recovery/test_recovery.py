@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.config import RecoverySettings
+from sieve.config import RecoveryConfig
 from sieve.distributed.trainer import make_trainer, schedule
 from sieve.recovery.recovery import RecoveryModule, StepBatches, recover
 
 BATCHES = [{"input_ids": tokens(4, 16, seed)} for seed in range(6)]
-QUICK = RecoverySettings("lora", steps=6, check_every=2, learning_rate=1e-2)
+QUICK = RecoveryConfig("lora", steps=6, check_every=2, learning_rate=1e-2)
 
 
 def trainer(callbacks: list[L.Callback], steps: int, **settings: Any) -> L.Trainer:
@@ -30,7 +30,7 @@ def trainer(callbacks: list[L.Callback], steps: int, **settings: Any) -> L.Train
 
 
 def module_of(
-    model: PreTrainedModel, bank: Bank, genome: Genome, settings: RecoverySettings = QUICK
+    model: PreTrainedModel, bank: Bank, genome: Genome, settings: RecoveryConfig = QUICK
 ) -> RecoveryModule:
     return RecoveryModule(Switch(model, bank, as_stored=False), genome, settings)
 

@@ -11,7 +11,7 @@ from models import tiny_llama
 from sieved import banked
 
 from sieve.bank.genome import Genome
-from sieve.search.confirmation import candidates, confirm, narrow, reach, steady
+from sieve.search.confirmation import candidates, confirm, divergence_limit, narrow, steady
 from sieve.search.lines import uniform_line
 from sieve.search.objective import Score
 from sieve.tasks.scores import ACCURACY
@@ -97,7 +97,7 @@ def test_what_is_feasible_by_luck_is_left_out() -> None:
     found = far_and_feasible()
     assert found[GENOMES[7]].feasible
     assert steady(found) == GENOMES[:4] and candidates(found, 12) == GENOMES[3::-1]
-    assert reach(found.values()) == pytest.approx(0.04)
+    assert divergence_limit(found.values()) == pytest.approx(0.04)
 
 
 def test_genomes_that_were_dropped_early_say_nothing_of_the_reach() -> None:
@@ -105,14 +105,14 @@ def test_genomes_that_were_dropped_early_say_nothing_of_the_reach() -> None:
     part = Score(0.2, 1.0, 0.02, 3, divergence=0.3, whole=False)
     assert not part.feasible
     with_part = found | {GENOMES[20]: part}
-    assert reach(with_part.values()) == reach(found.values())
+    assert divergence_limit(with_part.values()) == divergence_limit(found.values())
     assert steady(with_part) == steady(found)
 
 
 def test_without_divergences_or_with_few_genomes_there_is_no_reach() -> None:
     found = list(far_and_feasible().values())
-    assert reach(found[:3]) == math.inf
-    assert reach([*found, Score(0.5, 0.9, 0.01, 10)]) == math.inf
+    assert divergence_limit(found[:3]) == math.inf
+    assert divergence_limit([*found, Score(0.5, 0.9, 0.01, 10)]) == math.inf
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.03, 0.15, 0.31, 0.5, 0.76, 1.0])

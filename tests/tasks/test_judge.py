@@ -18,7 +18,7 @@ from sieve.data.generation import Writer, writing_batches
 from sieve.evaluation.evaluation import score
 from sieve.tasks import TaskConfig, build_task
 from sieve.tasks.example import Example
-from sieve.tasks.judge import Judge, JudgeSettings, make_judge
+from sieve.tasks.judge import Judge, JudgeConfig, make_judge
 from sieve.tasks.writing import Writing
 
 EXAMPLES = [Example(f"question {i}?", (" yes",), 0, references=("yes", "aye")) for i in range(6)]
@@ -79,7 +79,7 @@ def server() -> Iterator[Server]:
 
 def judge(server: Server, folder: Path, **settings: Any) -> Judge:
     held = {"url": server.url, "model": "judge", "retries": 0, "cache_dir": str(folder)}
-    return Judge(JudgeSettings(**(held | settings)))
+    return Judge(JudgeConfig(**(held | settings)))
 
 
 def test_grades_come_in_order_and_the_question_names_what_it_should(

@@ -10,8 +10,8 @@ from sieve.config import (
     Config,
     LoggerConfig,
     ModelConfig,
-    QuantizationSettings,
-    RecoverySettings,
+    QuantizationConfig,
+    RecoveryConfig,
     SearchConfig,
 )
 from sieve.tasks import TaskConfig
@@ -22,9 +22,7 @@ CONFIG = Config(TaskConfig("sst2"), ModelConfig("models/reader-6m"), seed=3)
 
 def test_a_title_tells_runs_apart() -> None:
     assert labels.title(CONFIG, "reader-6m") == "sst2-reader-6m-loss_aware-waterfill-seed3"
-    more = replace(
-        CONFIG, recovery=RecoverySettings("lora"), quantization=QuantizationSettings("int8")
-    )
+    more = replace(CONFIG, recovery=RecoveryConfig("lora"), quantization=QuantizationConfig("int8"))
     assert labels.title(more, "m") == "sst2-m-loss_aware-waterfill-lora-int8-seed3"
 
 
@@ -39,7 +37,7 @@ def test_tags_are_short_and_stand_once() -> None:
     [
         ({}, "sieve"),
         ({"search": SearchConfig("evopress")}, "search"),
-        ({"search": SearchConfig("genetic"), "recovery": RecoverySettings("full")}, "recover"),
+        ({"search": SearchConfig("genetic"), "recovery": RecoveryConfig("full")}, "recover"),
     ],
 )
 def test_the_kind_of_job_is_what_takes_its_time(parts: dict[str, Any], kind: str) -> None:
