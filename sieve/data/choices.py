@@ -20,7 +20,7 @@ from sieve.tasks.metrics import RowMetric
 from sieve.tasks.scores import ACCURACY, Metric, Outcome
 
 NOT_FINITE = -1
-FARTHEST = 100.0  # nats, what a divergence that is not finite counts as
+LARGEST_DIVERGENCE = 100.0  # nats, what a divergence that is not finite counts as
 
 
 @dataclass
@@ -96,7 +96,11 @@ def choice_divergence(dense: Tensor, pruned: Tensor) -> Tensor:
     """
     p, q = torch.log_softmax(dense, 1), torch.log_softmax(pruned, 1)
     terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))
-    return terms.sum(1).nan_to_num(FARTHEST, FARTHEST).clamp(0.0, FARTHEST)
+    return (
+        terms.sum(1)
+        .nan_to_num(LARGEST_DIVERGENCE, LARGEST_DIVERGENCE)
+        .clamp(0.0, LARGEST_DIVERGENCE)
+    )
 
 
 def choice_logprobs(logits: Tensor, batch: ScoringBatch) -> Tensor:

@@ -20,7 +20,7 @@ from transformers import (
 
 from sieve.data.batches import TensorBatch, as_inputs, bucket, pad_left
 from sieve.data.choices import (
-    FARTHEST,
+    LARGEST_DIVERGENCE,
     NOT_FINITE,
     ScoringBatch,
     choice_logprobs,
@@ -205,7 +205,7 @@ class WritingBatch(TensorBatch):
             reference[key] = batch, _in_order(model, batch, shared)
         batch, dense = reference[key]
         far = dense - _in_order(model, batch, shared)
-        return far.nan_to_num(FARTHEST, FARTHEST).clamp(0.0, FARTHEST)
+        return far.nan_to_num(LARGEST_DIVERGENCE, LARGEST_DIVERGENCE).clamp(0.0, LARGEST_DIVERGENCE)
 
 
 def _in_order(model: PreTrainedModel, batch: ScoringBatch, shared: Shared) -> Tensor:

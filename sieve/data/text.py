@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sieve.data.batches import IGNORED, TensorBatch, as_inputs, bucket, pad_left
-from sieve.data.choices import FARTHEST
+from sieve.data.choices import LARGEST_DIVERGENCE
 from sieve.data.encoding import encode_examples
 from sieve.data.prefix import Shared
 from sieve.model.backbone import pad_token_id
@@ -57,8 +57,12 @@ class TextBatch(TensorBatch):
         values, far = -losses.double() / self.units, None
         if reference is not None:
             dense = reference.setdefault(int(self.examples[0]), values)
-            far = (dense - values).nan_to_num(FARTHEST, FARTHEST).clamp(0.0, FARTHEST)
-        values = values.nan_to_num(-FARTHEST, neginf=-FARTHEST)
+            far = (
+                (dense - values)
+                .nan_to_num(LARGEST_DIVERGENCE, LARGEST_DIVERGENCE)
+                .clamp(0.0, LARGEST_DIVERGENCE)
+            )
+        values = values.nan_to_num(-LARGEST_DIVERGENCE, neginf=-LARGEST_DIVERGENCE)
         return Outcome(torch.zeros_like(self.examples), values, losses, far, self.units)
 
 

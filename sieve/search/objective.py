@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.data.choices import FARTHEST
+from sieve.data.choices import LARGEST_DIVERGENCE
 from sieve.data.prefix import Shared
 from sieve.evaluation.evaluation import Scored, score, together
 from sieve.tasks.scores import Scores, compare, lost
@@ -154,7 +154,7 @@ class Objective:
             used, loss = len(scores.values), scores.loss
             if broken := int(np.isnan(scores.losses).sum()):
                 self._tell(kept, broken, used)
-                margin, loss = min(margin, -1.0), FARTHEST
+                margin, loss = min(margin, -1.0), LARGEST_DIVERGENCE
             self.evaluated[genome] = Score(
                 kept, best.accuracy, margin, used, loss, self._least(scores),
                 used == len(self.baseline.values),
