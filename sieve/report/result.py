@@ -1,0 +1,386 @@
+"""`result.json` as typed objects, so that the report reads `result.drop.point`.
+
+`read` accepts any mapping: a missing key, a null, a number that is not finite and a value of the
+wrong type become None, an empty text or an empty list. Files of older versions render as well.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from types import NoneType, UnionType
+from typing import TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+Number = float | None  # None: not measured
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much worse the pruned model is on the test rows, and the 95 % paired interval."""
+
+    point: Number
+    low: Number
+    high: Number
+    mcnemar_p: Number
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The dense model on the test rows."""
+
+    accuracy: Number
+    chance: Number
+    beats_chance: bool | None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The pruned model on the test rows."""
+
+    accuracy: Number
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both models on the test rows of one task."""
+
+    metric: str
+    relative: bool  # smaller is better, and a drop is a fraction of the dense model's value
+    domain: str
+    baseline: Baseline
+    pruned: Pruned
+    examples: Number
+    drop: Drop
+
+
+@dataclass(frozen=True)
+class KeptFraction:
+    """Kept parameters as a fraction of the dense ones."""
+
+    prunable: Number
+    model: Number
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of parameters."""
+
+    prunable_dense: Number
+    prunable_kept: Number
+    model_dense: Number
+    model_kept: Number
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of weights on disk."""
+
+    dense: Number
+    pruned: Number
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of the whole run."""
+
+    peak_mib: Number
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second; a ratio is pruned over dense."""
+
+    prefill_ratio: Number
+    decode_ratio: Number
+    prefill_dense: Number
+    prefill_pruned: Number
+    decode_dense: Number
+    decode_pruned: Number
+
+
+@dataclass(frozen=True)
+class EvaluatedGenome:
+    """A genome that was scored on selection rows."""
+
+    kept_fraction: Number
+    accuracy: Number
+    margin: Number
+    divergence: Number
+    examples_used: Number
+    whole: bool | None  # False: dropped before it was scored on all rows
+    feasible: bool | None
+    chosen: bool
+    refitted: bool
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation of a genetic search: kept fractions of its genomes, and counts."""
+
+    generation: Number
+    best: Number
+    median: Number
+    low: Number
+    high: Number
+    feasible: Number
+    evaluated: Number
+    memo: Number  # genomes that had been evaluated before
+    seconds: Number
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The best genomes scored on rows that the search has not used."""
+
+    rows: Number
+    together: bool  # with the rows of the search
+    kept_before: Number
+    kept: Number
+    tried: list[EvaluatedGenome]
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """The least that one matrix can keep while all others are dense."""
+
+    name: str
+    level: Number
+    kept_fraction: Number
+    evaluations: Number
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What solving the chosen ranks again changed."""
+
+    taken: bool
+    kept_before: Number
+    matrices_changed: Number
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the search evaluated, and what it found."""
+
+    method: str
+    evaluations: Number
+    examples: Number
+    baseline_accuracy: Number
+    curve: list[EvaluatedGenome]
+    generations: list[Generation]
+    confirmation: Confirmation | None
+    kept_high: dict[str, Number]
+    bottlenecks: list[Bottleneck]
+    refit: Refit | None
+
+
+@dataclass(frozen=True)
+class TestPoint:
+    """A genome on the test rows that the search did not choose."""
+
+    kept_fraction: Number
+    accuracy: Number
+    drop: Drop
+    matrices: Number  # how many matrices were removed
+    removed: Number  # the fraction of the prunable parameters in them
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The dense model without the matrices that need the most, and without the neediest's rest."""
+
+    bottlenecks: TestPoint | None
+    others: TestPoint | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of the model during recovery, on the selection rows."""
+
+    step: Number
+    accuracy: Number
+    loss: Number
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Training after pruning."""
+
+    method: str
+    taken: bool
+    history: list[Check]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Bytes of the prunable matrices and accuracy on the test rows, before and after."""
+
+    method: str
+    quantized: Number
+    left: Number
+    saved: Number
+    bytes_dense: Number
+    bytes_before: Number
+    bytes_after: Number
+    accuracy_before: Number
+    accuracy_after: Number
+
+
+@dataclass(frozen=True)
+class Export:
+    """The exported model; `accuracy` is measured for ONNX graphs only."""
+
+    format: str
+    accuracy: Number
+
+
+@dataclass(frozen=True)
+class Carved:
+    """A split that was taken out of another one."""
+
+    taken_from: str  # "from" in the file, which Python reserves
+    fraction: Number
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """How many of the model's tokens the task uses."""
+
+    size: Number
+    answers: Number
+    prompts: Number
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the rows came from and what was done to them, by split."""
+
+    source: str
+    read: dict[str, Number]
+    split_names: dict[str, str]
+    rows: dict[str, Number]
+    carved: dict[str, Carved]
+    duplicates: dict[str, Number]
+    truncated: dict[str, Number]
+    answers: dict[str, dict[str, Number]]
+    vocabulary: Vocabulary
+    others: dict[str, object]  # the keys without a field of their own
+
+
+@dataclass(frozen=True)
+class Experts:
+    """How many experts of a mixture saw too few tokens."""
+
+    experts: Number
+    few: Number
+    unseen: Number
+    fewest: dict[str, Number]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How much text calibrated the projection."""
+
+    rows: Number
+    tokens: Number
+    experts: Experts | None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What one matrix kept."""
+
+    name: str
+    kind: str
+    layer: int | None
+    d_out: Number
+    d_in: Number
+    level: Number
+    rank: Number  # None: dense
+    kept_fraction: Number
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The share of output energy lost at each fraction of full rank."""
+
+    rank_fraction: list[Number]
+    energy_left: list[Number]
+
+
+@dataclass(frozen=True)
+class Result(Comparison):
+    """A finished run."""
+
+    task: str
+    model: str
+    seed: int | None
+    tolerance: Number
+    guarantee: bool
+    projection: str
+    storage: str
+    kept_fraction: KeptFraction
+    parameters: Parameters
+    bytes: Bytes
+    memory: Memory
+    speed: Speed
+    search: Search
+    also: dict[str, Comparison]
+    curve: list[TestPoint]
+    contrast: Contrast
+    recovery: Recovery | None
+    quantization: Quantization | None
+    export: Export
+    data: Data
+    calibration: Calibration
+    seconds: dict[str, Number]
+    cached: dict[str, bool]
+    matrices: list[Matrix]
+    spectrum: dict[str, Spectrum]
+    sieve_version: str
+    command: str
+    date: str
+    device: str
+    versions: dict[str, str]
+
+
+def read(record: Mapping[str, object]) -> Result:
+    """The result that a `result.json` holds."""
+    return build(Result, record)
+
+
+def build(kind: type[T], record: Mapping[str, object]) -> T:
+    """An object of a dataclass of this file from a part of `result.json`."""
+    hints = get_type_hints(kind)
+    keys = {name: "from" if name == "taken_from" else name for name in hints}
+    values = {name: _convert(hints[name], record.get(key)) for name, key in keys.items()}
+    if kind is Data:
+        values["others"] = {k: v for k, v in record.items() if k not in keys}
+    return kind(**values)
+
+
+def _convert(kind: object, value: object) -> object:
+    """The value as `kind`, or what stands for a missing value of that kind."""
+    if isinstance(kind, UnionType):
+        [kind] = (option for option in get_args(kind) if option is not NoneType)
+        needed = Mapping if is_dataclass(kind) else bool if kind is bool else object
+        if not isinstance(value, needed):
+            return None
+    if isinstance(kind, type) and is_dataclass(kind):
+        return build(kind, value if isinstance(value, Mapping) else {})
+    if get_origin(kind) is list:
+        return [_convert(get_args(kind)[0], v) for v in value] if isinstance(value, list) else []
+    if get_origin(kind) is dict:
+        items = value.items() if isinstance(value, Mapping) else ()
+        return {str(key): _convert(get_args(kind)[1], item) for key, item in items}
+    if kind is bool:
+        return value is True
+    if kind is str:
+        return "" if value is None else str(value)
+    return value if kind is object else _finite(kind, value)
+
+
+def _finite(kind: object, value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if kind is int else float(value)
