@@ -1,1 +1,1 @@
-"""The documentation site: pages, and what `make docs` makes of the code to stand in them."""
+"""The documentation site: its pages, and the code that `make docs` uses to build them."""

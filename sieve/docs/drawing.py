@@ -1,7 +1,7 @@
-"""How figures of the documentation look: SVG that takes its colours and its font from the page.
+"""The look of the figures: SVG that takes its colors and its font from the page.
 
-Drawn in placeholder colours, which are then replaced by the custom properties of `site.css`, so
-that one file is read on light and on dark ground.
+Figures are drawn in placeholder colors. `to_svg` replaces these with the custom properties of
+`site.css`, so that the same file suits a light and a dark page.
 """
 
 import io
@@ -15,32 +15,24 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # write files, never look for a screen
 
-# Placeholders: name of the custom property -> a colour that nothing else has.
-COLOURS = {
-    name: f"#0102{number:02x}"
-    for number, name in enumerate(
-        ("ink", "muted", "line", "accent", "amber", "green", "pink", "warning", "ground"), start=3
-    )
-}
-INK, MUTED, LINE, ACCENT, AMBER, GREEN, PINK, WARNING, GROUND = COLOURS.values()
-WIDTH = 4.6  # inches; small, so that text is large enough on a telephone
-STYLE: Any = {
+NAMES = ("ink", "muted", "line", "accent", "amber", "green", "warning", "ground")
+# Custom property of site.css -> its placeholder, a color that nothing else uses.
+COLORS = {name: f"#0102{number:02x}" for number, name in enumerate(NAMES, start=3)}
+INK, MUTED, LINE, ACCENT, AMBER, GREEN, WARNING, GROUND = COLORS.values()
+WIDTH = 4.6  # inches; small, so that the text is large enough on a phone
+STYLE: dict[Any, object] = {
     "axes.edgecolor": MUTED,
     "axes.grid": True,
     "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.6,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
-    "axes.titlesize": 10,
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
     "font.size": 10,
     "grid.color": LINE,
-    "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
@@ -54,38 +46,36 @@ STYLE: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The look of the site, for as long as something is drawn."""
+    """Draw in the look of the site within this context."""
     with plt.rc_context(STYLE):
         yield
 
 
-def axes(height: float = 2.9, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure, `height` in inches, and its axes in reading order."""
-    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False)
-    return figure, list(grid.flat)
+def new_figure(height: float = 2.9, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """An empty figure of `height` inches, and its panels from left to right."""
+    figure, panels = plt.subplots(1, columns, figsize=(WIDTH, height), squeeze=False)
+    return figure, list(panels.flat)
 
 
-def without_frame(one: Axes) -> None:
-    """Leave an axes' frame, grid and ticks out."""
-    one.grid(False)
-    one.spines[:].set_visible(False)
-    one.tick_params(length=0)
+def hide_frame(panel: Axes) -> None:
+    """Remove the frame, the grid and the ticks of a panel."""
+    panel.grid(False)
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0)
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The figure as SVG to stand within a page: no size, own ids, the page's colours and font."""
-    held = io.StringIO()
-    figure.savefig(held, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    """The figure as SVG for use inside a page; `name` is the prefix of all its ids."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    svg = held.getvalue()
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', svg)
+    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg)
     svg = re.sub(r"<defs>\s*<style.*?</defs>\s*", "", svg, count=1, flags=re.DOTALL)
     svg = svg.replace("'DejaVu Sans'", "inherit")
-    for colour, value in COLOURS.items():
-        svg = svg.replace(value, f"var(--figure-{colour})")
-    return re.sub(r"\n\s*\n", "\n", svg)  # An empty line would end the HTML block of Markdown.
+    for color, placeholder in COLORS.items():
+        svg = svg.replace(placeholder, f"var(--figure-{color})")
+    return re.sub(r"\n\s*\n", "\n", svg)  # in Markdown an empty line would end the HTML block

@@ -1,4 +1,4 @@
-"""Pages that stand elsewhere in the repository, brought to the form and the links of the site."""
+"""Pages of the site that stand elsewhere in the repository, with lists and links adapted."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# File or folder of the repository -> page of the site.
+# File of the repository -> page of the site.
 PAGES = {
     "experiments/README.md": "results.md",
     "experiments/longer.md": "longer.md",
@@ -14,81 +14,80 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "plugins/hydra_genetic_sweeper/README.md": "sweeper.md",
 }
+# Target of a link -> page of the site.
 ALIASES = {
     "README.md": "index.md",
     "experiments": "results.md",
     "plugins/hydra_genetic_sweeper": "sweeper.md",
 } | PAGES
-_MARK = re.compile(r"^( *)(\d+\.|[-*+])( +)\S")
+_LIST_MARK = re.compile(r"^( *)(\d+\.|[-*+])( +)\S")
 _LINK = re.compile(r'(\]\(|\b(?:src|href)=")([^)\s"]+)')
 
 
 @dataclass(frozen=True)
 class Included:
-    """A page, and files of the repository that it shows or links to: place on the site -> file."""
+    """A page in Markdown, and the files that it needs: path on the site -> file."""
 
     text: str
     files: dict[str, Path]
 
 
 def include(source: str) -> Included:
-    """The page that a Markdown file of the repository makes."""
+    """A Markdown file of the repository as a page of the site."""
     files: dict[str, Path] = {}
 
-    def moved(match: re.Match[str]) -> str:
-        return match[1] + _target(match[2], source, files)
+    def redirect(match: re.Match[str]) -> str:
+        return match[1] + link_target(match[2], source, files)
 
     text = (ROOT / source).read_text("utf-8")
-    return Included(_LINK.sub(moved, nested_by_four(text)), files)
+    return Included(_LINK.sub(redirect, nest_by_four(text)), files)
 
 
-def _target(target: str, source: str, files: dict[str, Path]) -> str:
-    """Where a link of a file leads to on the site."""
+def link_target(target: str, source: str, files: dict[str, Path]) -> str:
+    """The target on the site of a link in the file `source`; adds a linked file to `files`."""
     if re.match(r"[a-z]+:|#|//", target):
         return target
-    path, sharp, anchor = target.partition("#")
-    place = os.path.normpath(os.path.join(os.path.dirname(source), path))
-    if place in ALIASES:
-        return ALIASES[place] + sharp + anchor
-    if (ROOT / place).is_file():
-        files[f"files/{place}"] = ROOT / place
-        return f"files/{place}"
-    return target  # The strict build names what leads nowhere.
+    path, hash_sign, anchor = target.partition("#")
+    path = os.path.normpath(os.path.join(os.path.dirname(source), path))
+    if path in ALIASES:
+        return ALIASES[path] + hash_sign + anchor
+    if (ROOT / path).is_file():
+        files[f"files/{path}"] = ROOT / path
+        return f"files/{path}"
+    return target  # the strict build reports a broken link
 
 
-def nested_by_four(text: str) -> str:
-    """Items of lists with what belongs to them four blanks in, as Python-Markdown wants them.
+def nest_by_four(text: str) -> str:
+    """Indent the content of list items by four spaces, and put an empty line before each list.
 
-    Elsewhere the width of the item's mark does; and a list needs no empty line before it.
+    Python-Markdown needs both; GitHub needs only the width of the item's mark.
     """
     lines: list[str] = []
-    widths: list[int] = []
+    widths: list[int] = []  # of the marks of the open items, outermost first
     fenced = False
     for line in text.splitlines():
-        depth, listed = len(line) - len(line.lstrip()), bool(widths)
-        if line.strip():
-            while widths and depth < widths[-1]:
-                widths.pop()
-        mark = None if fenced else _MARK.match(line)
-        if mark and not listed and lines and lines[-1].strip():
+        indent, in_list = len(line) - len(line.lstrip()), bool(widths)
+        while line.strip() and widths and indent < widths[-1]:
+            widths.pop()
+        mark = None if fenced else _LIST_MARK.match(line)
+        if mark and not in_list and lines and lines[-1].strip():
             lines.append("")
-        inside = sum(widths[-1:])
-        lines.append((" " * 4 * len(widths) + line[inside:]) if line.strip() else "")
+        lines.append(" " * 4 * len(widths) + line[sum(widths[-1:]) :] if line.strip() else "")
         if mark:
             widths.append(len(mark[1] + mark[2] + mark[3]))
-        if line.lstrip().startswith("```"):
-            fenced = not fenced
+        fenced ^= line.lstrip().startswith("```")
     return "\n".join(lines) + "\n"
 
 
 def answer() -> str:
-    """What the README shows a run to end with."""
+    """The example answer of a run, as the README shows it."""
     text = (ROOT / "README.md").read_text("utf-8")
     blocks = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", text, re.MULTILINE)
-    shown = [block for block in blocks if re.search(r"^ +accuracy on test ", block, re.MULTILINE)]
-    if len(shown) != 1:
+    answers = [block for block in blocks if re.search(r"^ +accuracy on test ", block, re.MULTILINE)]
+    if len(answers) != 1:
         raise ValueError(
-            f"README.md has {len(shown)} blocks with a line 'accuracy on test', expected one."
+            f"README.md has {len(answers)} indented blocks with a line 'accuracy on test', "
+            "expected one."
         )
-    lines = [line[4:] for line in shown[0].strip("\n").splitlines()]
-    return "```text\n" + "\n".join(lines) + "\n```"
+    lines = [line[4:] for line in answers[0].strip("\n").splitlines()]
+    return "\n".join(["```text", *lines, "```"])

@@ -1,4 +1,4 @@
-"""The page of settings, from `conf/`, the dataclasses that mirror it, and the comments of both."""
+"""The page of settings, made from `conf/`, the dataclasses that mirror it, and their comments."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from sieve.checks import check
 from sieve.config import Config
@@ -22,8 +22,11 @@ from sieve.tasks.judge import JudgeConfig
 SWEEPER = (
     CONF.parent / "plugins/hydra_genetic_sweeper/hydra_plugins/hydra_genetic_sweeper/config.py"
 )
-# Where a group's keys are explained: its first file that is there.
+# The genetic sweeper sets these for its jobs; a user never does.
+INTERNAL = ("search.job", "search.shard", "search.ledger")
+# Files that explain the keys of a group; the first one that exists counts.
 BASES = ("_base.yaml", "default.yaml", "wandb.yaml", "factorized.yaml", "cpu.yaml")
+LAUNCHERS = ("slurm", "submitit_local", "ray", "joblib")  # the one with the most keys first
 TITLES = {
     "": "One run",
     "task": "Task",
@@ -45,13 +48,23 @@ TITLES = {
     "domain": "Domains",
     "subject": "Subjects of the experiments",
     "method": "Methods of the experiments",
-    "source": "What the experiments calibrate on",
+    "source": "Calibration text of the experiments",
+}
+TYPES = {
+    "bool": "true or false",
+    "int": "whole number",
+    "float": "number",
+    "str": "text",
+    "Any": "text or mapping",
+    "None": "null",
+    "list[str]": "list of texts",
+    "list[float]": "list of numbers",
 }
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A setting as the page shows it."""
+    """A setting."""
 
     key: str
     type: str
@@ -71,22 +84,22 @@ class Option:
 
 @cache
 def entries() -> dict[str, list[Entry]]:
-    """The settings of every group, by the group's name; "" are those of no group."""
-    found: dict[str, list[Entry]] = {name: [] for name in TITLES}
-    defaults = _composed()
-    _collect(Config, "", defaults, found)
+    """Group -> its settings; "" is the group of the keys without a group."""
+    groups: dict[str, list[Entry]] = {name: [] for name in TITLES}
+    defaults: Any = OmegaConf.to_container(_composed("_base"), resolve=False)
+    _collect(Config, "", defaults, groups)
     for key, value in defaults["trainer"].items():
-        said = _of_conf("trainer").get(key, "")
-        found["trainer"].append(Entry(f"trainer.{key}", "", _shown(value), said))
-    found["task"] += _of_judge()
-    found["launcher"] += _of_launchers()
-    found["hydra.sweeper"] = _of_sweeper()
-    return found
+        meaning = _comments_of("trainer").get(key, "")
+        groups["trainer"].append(Entry(f"trainer.{key}", "", _shown(value), meaning))
+    groups["task"] += _judge_entries()
+    groups["launcher"] += _launcher_entries()
+    groups["hydra.sweeper"] = _sweeper_entries()
+    return groups
 
 
 @cache
 def options() -> list[Option]:
-    """Every file of every group that can be chosen."""
+    """Every file of every group that a user can choose."""
     return [
         Option(path.parent.name, path.stem, comments.first_sentence(comments.head_of(path)))
         for path in sorted(CONF.glob("*/[!_]*.yaml"))
@@ -95,164 +108,138 @@ def options() -> list[Option]:
 
 
 def keys() -> set[str]:
-    """All keys that have an entry."""
+    """The keys of all settings."""
     return {entry.key for group in entries().values() for entry in group}
 
 
-def _collect(
-    settings: type, prefix: str, defaults: dict[str, Any], found: dict[str, list[Entry]]
-) -> None:
-    """Entries of a dataclass's fields, and of those of the dataclasses in it."""
+def _collect(settings: type, prefix: str, defaults: Any, groups: dict[str, list[Entry]]) -> None:
+    """Add an entry for every field of a dataclass and of the dataclasses in it."""
     described, hints = comments.of_class(settings), get_type_hints(settings)
-    for one in fields(settings):
-        key, kind, source = prefix + one.name, hints[one.name], described[one.name]
+    for field in fields(settings):
+        key, kind, source = prefix + field.name, hints[field.name], described[field.name]
         if isinstance(kind, type) and is_dataclass(kind):
-            _collect(kind, f"{key}.", defaults[one.name], found)
-        elif key != "trainer":
+            _collect(kind, f"{key}.", defaults[field.name], groups)
+        elif key != "trainer" and key not in INTERNAL:
             group = key.partition(".")[0] if "." in key else ""
-            said = _of_conf(group).get(key.removeprefix(f"{group}."), "")
-            meaning = max((said, source.comment), key=len)
-            default = _default(one, defaults.get(one.name))
-            kind_said = _readable(source.annotation)
-            found[group].append(Entry(key, kind_said, default, meaning, allowed(key)))
+            in_conf = _comments_of(group).get(key.removeprefix(f"{group}."), "")
+            meaning = max(in_conf, source.comment, key=len)
+            default = _default(field, defaults.get(field.name))
+            groups[group].append(
+                Entry(key, _type(source.annotation), default, meaning, allowed(key))
+            )
 
 
-def _of_judge() -> list[Entry]:
-    """Entries of a judge, whose settings have no file of their own."""
+def _judge_entries() -> list[Entry]:
+    """The settings of a judge, which have no file in `conf/`."""
     described = comments.of_class(JudgeConfig)
     return [
-        Entry(
-            f"task.judge.{one.name}", _readable(described[one.name].annotation),
-            _default(one, None), described[one.name].comment,
-        )
-        for one in fields(JudgeConfig)
-    ]  # fmt: skip
+        Entry(f"task.judge.{field.name}", _type(source.annotation), _default(field), source.comment)
+        for field in fields(JudgeConfig)
+        for source in [described[field.name]]
+    ]
 
 
-def _of_launchers() -> list[Entry]:
-    """Entries of what the presets of launchers set of Hydra's; the preset with most says it."""
+def _launcher_entries() -> list[Entry]:
+    """The settings of Hydra's launchers that the presets of `conf/launcher` explain."""
     found: dict[str, Entry] = {}
-    for name in ("slurm", "submitit_local", "ray", "joblib"):
+    for name in LAUNCHERS:
         path = CONF / "launcher" / f"{name}.yaml"
         raw = OmegaConf.load(path)
         for key, meaning in comments.of_yaml(path).items():
             if meaning and key.startswith("hydra.launcher.") and key not in found:
                 node, _, last = key.rpartition(".")
-                held = OmegaConf.to_container(OmegaConf.select(raw, node), resolve=False)
-                assert isinstance(held, dict)
-                said = f"With `launcher={name}`: {meaning}"
-                found[key] = Entry(key, "", _shown(held[last]), said)
+                values: Any = OmegaConf.to_container(OmegaConf.select(raw, node), resolve=False)
+                meaning = f"With `launcher={name}`: {meaning}"
+                found[key] = Entry(key, "", _shown(values[last]), meaning)
     return list(found.values())
 
 
-def _of_sweeper() -> list[Entry]:
-    """Entries of the sweeper, from its source alone; none where it is not beside Sieve."""
-    if not SWEEPER.is_file():
-        return []
+def _sweeper_entries() -> list[Entry]:
+    """The settings of the sweeper, read from its source, which need not be installed."""
     source = SWEEPER.read_text("utf-8")
-    body = source[source.index("@dataclass") : source.index("\n\nConfigStore")]
+    source = source[source.index("@dataclass") : source.index("\n\nConfigStore")]
     empty = {"field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}
-    return [
-        Entry(
-            f"hydra.sweeper.{name}", _readable(one.annotation),
-            _shown(ast.literal_eval(empty.get(one.default, one.default))), one.comment,
-        )
-        for name, one in comments.of_source(body).items()
-        if not name.startswith("_")
-    ]  # fmt: skip
+    found = []
+    for name, field in comments.of_source(source).items():
+        if not name.startswith("_"):
+            default = _shown(ast.literal_eval(empty.get(field.default, field.default)))
+            entry = Entry(f"hydra.sweeper.{name}", _type(field.annotation), default, field.comment)
+            found.append(entry)
+    return found
 
 
-@cache
-def _composed() -> dict[str, Any]:
-    """The defaults of `conf/`, with what every task may set."""
+def _composed(task: str) -> DictConfig:
     register_resolvers()
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        held = OmegaConf.to_container(compose("config", ["+task=_base"]), resolve=False)
-    assert isinstance(held, dict)
-    return {str(key): value for key, value in held.items()}
+        return compose("config", [f"+task={task}"])
 
 
 @cache
-def _of_conf(group: str) -> dict[str, str]:
-    """Key -> comment of the file that explains a group."""
+def _comments_of(group: str) -> dict[str, str]:
+    """Key -> its comment in the file of `conf/` that explains a group."""
     if group in ("", "speed"):
-        said = comments.of_yaml(CONF / "config.yaml")
-        return {key.removeprefix("speed."): meaning for key, meaning in said.items()}
+        found = comments.of_yaml(CONF / "config.yaml")
+        return {key.removeprefix("speed."): meaning for key, meaning in found.items()}
     paths = [CONF / group / name for name in BASES]
     return next((comments.of_yaml(path) for path in paths if path.is_file()), {})
 
 
-def _default(one: "Field[Any]", composed: Any) -> str:
-    """What a setting is when nothing is said."""
-    if composed is None and one.default is not MISSING:
-        composed = one.default
-    elif composed is None and one.default_factory is not MISSING:
-        composed = one.default_factory()
-    if isinstance(composed, str) and composed.startswith("${"):
-        composed = one.default
-    return "" if composed == "???" or composed is MISSING else _shown(composed)
+def _default(field: "Field[Any]", composed: object = None) -> str:
+    """The default of a setting: what `conf/` composes, else what the dataclass says."""
+    value = composed
+    if value is None or (isinstance(value, str) and value.startswith("${")):
+        value = field.default
+        if value is MISSING and field.default_factory is not MISSING:
+            value = field.default_factory()
+    return "" if value == "???" or value is MISSING else _shown(value)
 
 
-def _shown(value: Any) -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, str) and (value != value.strip() or not value):
-        return repr(value)
+def _shown(value: object) -> str:
+    """A value in the form that the command line takes."""
     if isinstance(value, str):
-        return value
+        return value if value and value == value.strip() else repr(value)
     return json.dumps(value, ensure_ascii=False)
 
 
-def _readable(annotation: str) -> str:
+def _type(annotation: str) -> str:
     """A type in words."""
-    words = {
-        "bool": "true or false", "int": "whole number", "float": "number", "str": "text",
-        "Any": "text or mapping", "None": "null", "list[str]": "list of texts",
-        "list[float]": "list of numbers",
-    }  # fmt: skip
     if annotation.startswith("dict"):
         return "mapping" + " or null" * annotation.endswith("] | None")
-    return " or ".join(words.get(part, part) for part in annotation.split(" | "))
+    return " or ".join(TYPES.get(part, part) for part in annotation.split(" | "))
 
 
 @cache
-def _some_run() -> Config:
-    """Settings that hold."""
-    register_resolvers()
-    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return to_config(compose("config", ["+task=sst2"]))
+def _valid_config() -> Config:
+    return to_config(_composed("sst2"))
 
 
 @cache
 def allowed(key: str) -> tuple[str, ...]:
-    """The values that a setting may have, as the check of settings names them; () where any."""
-    config = deepcopy(_some_run())
-    *path, last = key.split(".")
-    held: Any = config
+    """The values that a setting may have; () if any. The error of a wrong value lists them."""
+    config = deepcopy(_valid_config())
+    *path, name = key.split(".")
+    section: Any = config
     for part in path:
-        held = getattr(held, part)
-    if not isinstance(getattr(held, last), str) or last == "name" and path == ["task"]:
+        section = getattr(section, part)
+    if not isinstance(getattr(section, name), str) or key == "task.name":
         return ()
-    setattr(held, last, "?")
+    setattr(section, name, "?")
     try:
         check(config)
     except ValueError as error:
-        said = re.search(r"expected one of ([\w, ]+)", str(error))
-        return tuple(said[1].split(", ")) if said else ()
+        listed = re.search(r"expected one of ([\w, ]+)", str(error))
+        return tuple(listed[1].split(", ")) if listed else ()
     return ()
 
 
 def page() -> str:
     """The page in Markdown."""
-    intro = (Path(__file__).parent / "settings_head.md").read_text("utf-8")
-    parts = [intro]
+    parts = [(Path(__file__).parent / "settings_head.md").read_text("utf-8")]
     for group, title in TITLES.items():
-        chosen = [option for option in options() if option.group == group]
-        if not entries()[group] and not chosen:
-            continue
         parts.append(f"## {title} {{: #{group or 'run'} }}\n")
+        chosen = [option for option in options() if option.group == group]
         if chosen:
-            sign = "+" if group in ("task", "experiment") else ""
-            parts.append(_table(sign, chosen))
+            parts.append(_table("+" if group in ("task", "experiment") else "", chosen))
         parts += [_section(entry) for entry in entries()[group]]
     return "\n".join(parts)
 
@@ -267,28 +254,23 @@ def _table(sign: str, chosen: list[Option]) -> str:
 
 def _section(entry: Entry) -> str:
     values = [f"<code>{escape(_shown(value))}</code>" for value in entry.allowed]
-    told = [" · ".join(values) or escape(entry.type)]
-    if entry.default:
-        told.append(f"default <code>{escape(entry.default)}</code>")
-    else:
-        told.append("must be given")
+    default = f"default <code>{escape(entry.default)}</code>" if entry.default else "must be set"
+    facts = [" · ".join(values) or escape(entry.type), default]
     return (
         f"### `{entry.key}` {{: #{entry.key} .setting }}\n\n"
-        f'<p class="setting-facts">{"<span>, </span>".join(filter(None, told))}</p>\n'
+        f'<p class="setting-facts">{"<span>, </span>".join(filter(None, facts))}</p>\n'
         f"<p>{as_html(sentence(entry.meaning))}</p>\n"
     )
 
 
 def sentence(text: str) -> str:
-    """With a capital, unless it begins with a name of a value, and a full stop."""
-    if not text:
-        return ""
-    first = text.split(" ", maxsplit=1)[0].rstrip(":;,")
-    begins = first.isalpha() and first not in ("null",) and not text[len(first) :].startswith(":")
-    text = text[0].upper() + text[1:] if begins else text
-    return text if text.endswith((".", "!", "?")) else text + "."
+    """A text with a full stop, and with a capital unless it starts with the name of a value."""
+    first = re.split(r"[\s:;,]", text, maxsplit=1)[0]
+    if first.isalpha() and first != "null" and not text.startswith(f"{first}:"):
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def as_html(text: str) -> str:
-    """Text with `code` as HTML."""
+    """Escaped text, with `code` as code elements."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))

@@ -1,4 +1,4 @@
-"""The documentation: every setting is explained, what it shows runs, the site stands alone."""
+"""The documentation: every setting is explained, its examples run, and the site works offline."""
 
 import json
 import os
@@ -26,35 +26,41 @@ COMMANDS = [(page.name, overrides) for page in PAGES for overrides in commands(p
 IDS = [" ".join(overrides) for _, overrides in COMMANDS]
 
 
-def leaves(held: Any, prefix: str = "") -> set[str]:
-    if not isinstance(held, dict) or not held:
+def leaves(node: object, prefix: str = "") -> set[str]:
+    """The dotted keys of a composed configuration."""
+    if not isinstance(node, dict) or not node:
         return {prefix.rstrip(".")}
-    return set().union(*(leaves(value, f"{prefix}{key}.") for key, value in held.items()))
+    return set().union(*(leaves(value, f"{prefix}{key}.") for key, value in node.items()))
 
 
-def declared(of: type, prefix: str = "") -> set[str]:
-    found = set()
-    for one in fields(of):
-        kind = get_type_hints(of)[one.name]
+def declared(settings_class: type, prefix: str = "") -> set[str]:
+    """The dotted keys of a dataclass of settings."""
+    keys = set()
+    for field in fields(settings_class):
+        kind = get_type_hints(settings_class)[field.name]
         nested = isinstance(kind, type) and is_dataclass(kind)
-        found |= declared(kind, f"{prefix}{one.name}.") if nested else {prefix + one.name}
-    return found
+        keys |= declared(kind, f"{prefix}{field.name}.") if nested else {prefix + field.name}
+    return keys
 
 
 def test_every_setting_has_a_meaning() -> None:
-    known = {e.key: e.meaning for group in settings.entries().values() for e in group}
-    assert [key for key, meaning in known.items() if not meaning.strip()] == []
-    assert declared(Config) - {"trainer"} - known.keys() == set()
+    meanings = {e.key: e.meaning for group in settings.entries().values() for e in group}
+    documented = meanings.keys() | set(settings.INTERNAL)
+    assert [key for key, meaning in meanings.items() if not meaning.strip()] == []
+    assert declared(Config) - {"trainer"} - documented == set()
     for trainer in ("cpu", "gpu"):
         raw = compose_raw("+task=sst2", f"trainer={trainer}")
-        composed = leaves(OmegaConf.to_container(raw))
-        strays = [
-            key for key in composed
-            if not any(key == one or key.startswith(f"{one}.") for one in known if "." in one)
-            and key not in known
-        ]  # fmt: skip
-        # What stands in a mapping, such as task.hub, is explained as a whole.
-        assert strays == []
+        # An entry for a mapping, such as task.hub, covers the keys in it.
+        assert [
+            key
+            for key in leaves(OmegaConf.to_container(raw))
+            if key not in documented
+            and not any(key.startswith(f"{name}.") for name in documented if "." in name)
+        ] == []
+
+
+def test_the_page_of_settings_has_no_settings_of_the_sweeper_alone() -> None:
+    assert not set(settings.INTERNAL) & settings.keys()
 
 
 def test_every_option_of_every_group_has_its_line() -> None:
@@ -68,13 +74,13 @@ def test_every_option_of_every_group_has_its_line() -> None:
 
 
 def test_the_page_of_settings_has_types_defaults_and_values() -> None:
-    held = {e.key: e for group in settings.entries().values() for e in group}
-    assert (held["tolerance"].type, held["tolerance"].default) == ("number", "0.02")
-    assert held["search.judge"].allowed == ("divergence", "margin")
-    assert "loss_aware" in held["projection.name"].allowed
-    assert held["calibration.layers_at_once"].type == "whole number or null"
-    assert held["task.prompt"].default == "" and held["task.delimiter"].default == "' '"
-    assert held["hydra.sweeper.population"].default == "100"
+    entries = {e.key: e for group in settings.entries().values() for e in group}
+    assert (entries["tolerance"].type, entries["tolerance"].default) == ("number", "0.02")
+    assert entries["search.judge"].allowed == ("divergence", "margin")
+    assert "loss_aware" in entries["projection.name"].allowed
+    assert entries["calibration.layers_at_once"].type == "whole number or null"
+    assert entries["task.prompt"].default == "" and entries["task.delimiter"].default == "' '"
+    assert entries["hydra.sweeper.population"].default == "100"
     assert "{: #search.judge .setting }" in settings.page()
 
 
@@ -103,7 +109,7 @@ def test_settings_that_the_pages_name_are_settings() -> None:
     text = "\n".join(page.read_text("utf-8") for page in PAGES)
     named = set(re.findall(rf"`\+*((?:{groups})\.\w[\w.]*)[`= ]", text))
     assert len(named) > 20
-    # What stands in a mapping, such as task.hub.rows, is explained as a whole.
+    # An entry for a mapping, such as task.hub, covers task.hub.rows.
     assert {n for n in named if n not in known and n.rpartition(".")[0] not in known} == set()
 
 
@@ -123,22 +129,24 @@ def test_the_examples_in_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert scope["bank"].kept_fraction(scope["genome"]) <= 0.25
 
 
-def test_lists_are_nested_as_the_site_wants_them() -> None:
+def test_list_items_are_indented_by_four_with_an_empty_line_before_the_list() -> None:
     text = "Some:\n- one\n  more\n\n  ```sh\n  - no item\n  ```\n- two\n\nAfter.\n\n1. a\n\n   b\n"
-    assert included.nested_by_four(text) == (
+    assert included.nest_by_four(text) == (
         "Some:\n\n- one\n    more\n\n    ```sh\n    - no item\n    ```\n- two\n\nAfter.\n\n"
         "1. a\n\n    b\n"
     )
 
 
-def test_links_of_included_pages_lead_to_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = included.include("experiments/longer.md")
-    assert "](files/experiments/projections.svg)" in one.text
-    assert all(path.is_file() for path in one.files.values())
+def test_links_of_included_pages_lead_to_the_site() -> None:
+    page = included.include("experiments/longer.md")
+    assert "](files/experiments/projections.svg)" in page.text
+    assert all(path.is_file() for path in page.files.values())
     files: dict[str, Path] = {}
-    assert included._target("../README.md#here", "experiments/README.md", files) == "index.md#here"
-    assert included._target("https://a.b", "README.md", files) == "https://a.b"
-    assert included._target("no.svg", "README.md", files) == "no.svg" and files == {}
+    assert (
+        included.link_target("../README.md#here", "experiments/README.md", files) == "index.md#here"
+    )
+    assert included.link_target("https://a.b", "README.md", files) == "https://a.b"
+    assert included.link_target("no.svg", "README.md", files) == "no.svg" and files == {}
 
 
 def test_the_answer_is_the_one_of_the_readme() -> None:
@@ -149,60 +157,57 @@ def test_the_answer_is_the_one_of_the_readme() -> None:
     assert any("accuracy on test" in line for line in shown)
 
 
-def test_a_drawing_takes_its_colours_and_its_font_from_the_page() -> None:
+def test_a_figure_takes_its_colors_and_its_font_from_the_page() -> None:
     pytest.importorskip("matplotlib")
-    from sieve.docs.drawing import COLOURS, axes, styled, to_svg
-    from sieve.docs.plots import interval, splits
+    from sieve.docs.drawing import COLORS, styled, to_svg
+    from sieve.docs.plots import interval
     from sieve.docs.subject import Subject
 
     with styled():
-        for draw in (interval, splits):
-            svg = to_svg(draw(Subject()), "one")
-            assert not [colour for colour in COLOURS.values() if colour in svg]
-            assert "var(--figure-ink)" in svg and "DejaVu" not in svg and "<style" not in svg
-            assert 'id="one-' in svg and "width=" not in svg.split(">", 1)[0]
-        figure, panels = axes()
-        assert len(panels) == 1 and to_svg(figure, "two").startswith("<svg")
+        svg = to_svg(interval(Subject()), "one")
+    assert not [color for color in COLORS.values() if color in svg]
+    assert "var(--figure-ink)" in svg and "DejaVu" not in svg and "<style" not in svg
+    assert svg.startswith("<svg") and "width=" not in svg.split(">", 1)[0]
+    assert 'id="one-' in svg and "#one-" in svg
 
 
 class Links(HTMLParser):
-    """What a page shows, links to and is linked by."""
+    """The files that a page loads, the targets of its links, and its anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.loaded: list[str] = []  # fetched when the page is opened
+        self.loaded: list[str] = []
         self.links: list[str] = []
         self.ids: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        held = {name: value or "" for name, value in attrs}
-        self.ids |= {held["id"]} if "id" in held else set()
+        values = {name: value or "" for name, value in attrs}
+        self.ids |= {values["id"]} if "id" in values else set()
         if tag == "a":
-            self.links += [held["href"]] if "href" in held else []
-        elif tag == "link" or tag == "use" or tag == "image":
-            self.loaded += [v for k, v in held.items() if k in ("href", "xlink:href")]
-        self.loaded += [held[key] for key in ("src", "srcset", "data", "poster") if key in held]
-        self.loaded += re.findall(r"url\(['\"]?([^)'\"]+)", held.get("style", ""))
+            self.links += [values["href"]] if "href" in values else []
+        elif tag in ("link", "use", "image"):
+            self.loaded += [v for k, v in values.items() if k in ("href", "xlink:href")]
+        self.loaded += [values[key] for key in ("src", "srcset", "data", "poster") if key in values]
+        self.loaded += re.findall(r"url\(['\"]?([^)'\"]+)", values.get("style", ""))
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("mkdocs", "material", "mkdocstrings", "matplotlib"):
-        pytest.importorskip(name, reason=f"{name} is not there; pip install 'sieve-llm[docs]'")
+        pytest.importorskip(name, reason=f"{name} is missing; pip install 'sieve-llm[docs]'")
     folder = tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable, "-W", "error::UserWarning", "-m", "mkdocs", "build", "--strict",
-        "--config-file", str(ROOT / "sieve/docs/mkdocs.yml"), "--site-dir", str(folder),
-    ]  # fmt: skip
+    command = [sys.executable, "-W", "error::UserWarning", "-m", "mkdocs", "build", "--strict"]
+    command += ["--config-file", str(ROOT / "sieve/docs/mkdocs.yml"), "--site-dir", str(folder)]
     paths = [str(ROOT), str(ROOT / "plugins/hydra_genetic_sweeper"), os.environ.get("PYTHONPATH")]
-    environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "NO_MKDOCS_2_WARNING": "1", "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "WARNING" not in done.stdout + done.stderr
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "NO_MKDOCS_2_WARNING": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    build = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
+    assert build.returncode == 0, build.stdout + build.stderr
+    assert "WARNING" not in build.stdout + build.stderr
     return folder
 
 
@@ -211,40 +216,40 @@ def test_every_link_within_the_site_leads_somewhere(site: Path) -> None:
     pages = {page: Links(page.read_text("utf-8")) for page in site.rglob("*.html")}
     assert len(pages) > len(PAGES)
     broken = []
-    for page, held in pages.items():
-        for link in held.links + held.loaded:
+    for page, parsed in pages.items():
+        for link in parsed.links + parsed.loaded:
             if re.match(r"[a-z]+:", link) or page.name == "404.html":
                 continue
             path, _, anchor = unquote(link).partition("#")
             target = (page.parent / path).resolve() if path else page
-            found = target.is_file() and (not anchor or target.suffix != ".html")
-            if not found and not (target in pages and anchor in {*pages[target].ids, "__top"}):
+            is_file = target.is_file() and (not anchor or target.suffix != ".html")
+            if not is_file and not (target in pages and anchor in {*pages[target].ids, "__top"}):
                 broken.append(f"{page.name}: {link}")
     assert broken == []
 
 
 @pytest.mark.slow
-def test_no_page_asks_for_anything_from_elsewhere(site: Path) -> None:
-    asked = []
+def test_no_page_loads_anything_from_another_site(site: Path) -> None:
+    requested = []
     for page in site.rglob("*.html"):
         text = page.read_text("utf-8")
-        asked += [u for u in Links(text).loaded if re.match(r"(?:[a-z]+:)?//", u)]
-        asked += re.findall(r"@import[^;]+;", text)
+        requested += [u for u in Links(text).loaded if re.match(r"(?:[a-z]+:)?//", u)]
+        requested += re.findall(r"@import[^;]+;", text)
         assert "mermaid" not in text and "api.github.com" not in text
     for sheet in site.rglob("*.css"):
         inside = re.findall(r"(?:url\(|@import\s+)['\"]?([^)'\";]+)", sheet.read_text("utf-8"))
-        asked += [u for u in inside if re.match(r"(?:https?:)?//", u)]
-    assert asked == []
+        requested += [u for u in inside if re.match(r"(?:https?:)?//", u)]
+    assert requested == []
 
 
 @pytest.mark.slow
-def test_the_site_has_every_figure_and_can_be_searched_from_the_disk(site: Path) -> None:
-    from sieve.docs.figures import FIGURES
+def test_the_site_has_every_figure_and_can_be_searched_offline(site: Path) -> None:
+    from sieve.docs.plots import FIGURES
 
     text = "".join(page.read_text("utf-8") for page in site.glob("*.html"))
-    assert [name for name in FIGURES if f'id="figure-{name}"' not in text] == []
+    assert [f for f in FIGURES if f'id="figure-{f.__name__}"' not in text] == []
     assert "<!-- figure" not in text and "<!-- answer" not in text
-    found = json.loads((site / "search/search_index.json").read_text("utf-8"))["docs"]
-    assert any(entry["location"] == "settings.html#search.judge" for entry in found)
+    entries = json.loads((site / "search/search_index.json").read_text("utf-8"))["docs"]
+    assert any(entry["location"] == "settings.html#search.judge" for entry in entries)
     assert (site / "search/search_index.js").is_file()
     assert "assets/iframe-worker.js" in (site / "index.html").read_text("utf-8")
