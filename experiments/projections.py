@@ -30,7 +30,7 @@ from sieve.data.batches import as_inputs
 from sieve.model.matrices import find_matrices
 from sieve.projections import get_projection
 from sieve.projections.moments import BY_GRADIENT, Moments, Needs
-from sieve.recovery.tuning import tune
+from sieve.recovery.recovery import tune
 from sieve.refit.refit import refit, token_weights
 from sieve.search.lines import uniform_genome
 from sieve.search.waterfill import estimated_rise, waterfill

@@ -24,7 +24,8 @@ from sieve.calibration.faults import find_fault
 from sieve.config import LoggerConfig, RecoveryConfig
 from sieve.data.choices import scoring_batches
 from sieve.distributed.trainer import make_trainer
-from sieve.recovery.recovery import RecoveryModule, recover
+from sieve.recovery.module import RecoveryModule
+from sieve.recovery.recovery import recover
 from sieve.runtime.artifacts import append_line, whole_lines
 from sieve.search import objective as module
 from sieve.search.objective import Objective

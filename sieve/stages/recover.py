@@ -14,8 +14,8 @@ from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.distributed.trainer import make_trainer
 from sieve.evaluation.evaluation import score
-from sieve.recovery.keeper import Entry
-from sieve.recovery.recovery import RecoveryModule
+from sieve.recovery.keeper import Check, log_check
+from sieve.recovery.module import RecoveryModule
 from sieve.recovery.recovery import recover as train
 from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.stages.run import Run
@@ -73,8 +73,10 @@ def _forget(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _note(run: Run, *entries: Entry) -> None:
-    run.logger.log_series("recovery", entries, step="step")
+def _note(run: Run, *checks: Check) -> None:
+    for check in checks:
+        log_check(check)
+    run.logger.log_series("recovery", checks, step="step")
 
 
 def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Genome, dict[str, Any]]:
@@ -84,7 +86,8 @@ def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Bank, Geno
     rows = run.data.scoring("selection")
 
     def look() -> tuple[float, float]:
-        found = score(model, rows, "Looking at selection rows")
+        with module.installed():
+            found = score(model, rows, "Looking at selection rows")
         return found.mean, -found.loss
 
     def trainer(callbacks: list[L.Callback], steps: int) -> L.Trainer:

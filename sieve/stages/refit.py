@@ -7,7 +7,7 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.projections import get_projection
 from sieve.projections.moments import BY_GRADIENT, weighting_for
-from sieve.recovery.tuning import tune
+from sieve.recovery.recovery import tune
 from sieve.refit.refit import refit as refit_genome
 from sieve.refit.refit import token_weights
 from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic

@@ -116,7 +116,7 @@ def test_a_lost_rank_ends_the_other_and_a_rerun_goes_on(world: Path, rank: int) 
     run = started(world, name, *more)
     _, errors = run.communicate()
     assert run.returncode == 0, errors
-    assert "goes on after step" in errors
+    assert "resumes after step" in errors
     result = read_result(world / name)
     assert result["cached"]["fit"] and result["cached"]["search"]
 

@@ -1,8 +1,7 @@
-"""Training after pruning keeps ranks, merges exactly, keeps the best state, goes on when killed."""
+"""Training after pruning keeps ranks, merges exactly, keeps the best state and resumes."""
 
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,11 @@ from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.config import RecoveryConfig
 from sieve.distributed.trainer import make_trainer, schedule
-from sieve.recovery.recovery import RecoveryModule, StepBatches, recover
+from sieve.evaluation.divergence import divergences
+from sieve.recovery.batches import StepBatches
+from sieve.recovery.keeper import Evaluate
+from sieve.recovery.module import RecoveryModule
+from sieve.recovery.recovery import recover, tune
 
 BATCHES = [{"input_ids": tokens(4, 16, seed)} for seed in range(6)]
 QUICK = RecoveryConfig("lora", steps=6, check_every=2, learning_rate=1e-2)
@@ -35,15 +38,16 @@ def module_of(
     return RecoveryModule(Switch(model, bank, as_stored=False), genome, settings)
 
 
-def looking(module: RecoveryModule) -> Callable[[], tuple[float, float]]:
-    """The model's own loss over all batches, with an accuracy that says nothing."""
+def evaluated(module: RecoveryModule) -> Evaluate:
+    """Scores the model by its loss over all batches; the accuracy is constant."""
 
     @torch.no_grad()
-    def look() -> tuple[float, float]:
-        losses = [float(module.switch.model(**b, labels=b["input_ids"]).loss) for b in BATCHES]
+    def evaluate() -> tuple[float, float]:
+        with module.installed():
+            losses = [float(module.switch.model(**b, labels=b["input_ids"]).loss) for b in BATCHES]
         return 0.5, -sum(losses) / len(losses)
 
-    return look
+    return evaluate
 
 
 def logits_of(model: PreTrainedModel, bank: Bank, genome: Genome) -> torch.Tensor:
@@ -58,40 +62,41 @@ def test_an_untrained_module_gives_the_same_model_back(build, projection: str, m
     model = build()
     bank = banked(model, projection, storage="pivoted")
     genome = mixed(bank)
-    wanted, dense = logits_of(model, bank, genome), logits(model)
-    found, chosen = module_of(model, bank, genome, replace(QUICK, method=method)).bank()
-    torch.testing.assert_close(logits_of(model, found, chosen), wanted, rtol=0, atol=1e-4)
+    pruned, dense = logits_of(model, bank, genome), logits(model)
+    merged, its_genome = module_of(model, bank, genome, replace(QUICK, method=method)).bank()
+    torch.testing.assert_close(logits_of(model, merged, its_genome), pruned, rtol=0, atol=1e-4)
     assert torch.equal(logits(model), dense)
-    assert found.kept_parameters(chosen) == bank.kept_parameters(genome)
+    assert merged.kept_parameters(its_genome) == bank.kept_parameters(genome)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("factors", ["in", "out", "both"])
-def test_what_is_merged_computes_what_was_trained(method: str, factors: str) -> None:
+def test_the_merged_factors_compute_what_was_trained(method: str, factors: str) -> None:
     model = tiny_llama()
     bank = banked(model, "affine", storage="pivoted")
     genome = mixed(bank)
     module = module_of(model, bank, genome, replace(QUICK, method=method, factors=factors))
-    result = recover(module, BATCHES, looking(module), trainer)
+    result = recover(module, BATCHES, evaluated(module), trainer)
     assert result.taken and result.bank.fingerprint != bank.fingerprint
     assert [entry["step"] for entry in result.history] == [0, 2, 4, 6]
     assert result.bank.kept_parameters(result.genome) == bank.kept_parameters(genome)
-    with module.placed():
-        wanted = logits(model)
-    found = logits_of(model, result.bank, result.genome)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
-    assert not torch.allclose(found, logits_of(model, bank, genome), atol=1e-3)
+    with module.installed():
+        trained = logits(model)
+    merged = logits_of(model, result.bank, result.genome)
+    torch.testing.assert_close(merged, trained, rtol=0, atol=1e-4)
+    assert not torch.allclose(merged, logits_of(model, bank, genome), atol=1e-3)
     losses = [entry["loss"] for entry in result.history]
     assert min(losses) < losses[0]
 
 
-def test_only_what_was_asked_for_is_trained() -> None:
+def test_only_the_chosen_factors_are_trained() -> None:
     model = tiny_llama()
     bank = banked(model, "affine", storage="pivoted")
     for method, factors, words in (
-        ("lora", "in", "factor_in.lora_"), ("lora", "out", "factor_out.lora_"),
+        ("lora", "in", "factor_in.lora_"),
+        ("lora", "out", "factor_out.lora_"),
         ("full", "both", "weight"),
-    ):  # fmt: skip
+    ):
         module = module_of(
             model, bank, uniform(bank, 0.3), replace(QUICK, method=method, factors=factors)
         )
@@ -112,9 +117,13 @@ def test_the_loss_is_that_of_the_answers_the_divergence_or_their_sum(kind: str) 
     with Switch(model, bank, as_stored=False).to(uniform(bank, 0.3)):
         pruned = torch.log_softmax(model(**batch).logits[:, :-1].double(), -1)
     task = -pruned.gather(-1, ids[:, 1:, None]).mean()
-    far = (dense.exp() * (dense - pruned)).sum(-1).mean()
-    wanted = {"task": task, "kl": far, "both": task + far}[kind]
-    assert module.loss(batch).item() == pytest.approx(wanted.item(), rel=1e-4)
+    divergence = (dense.exp() * (dense - pruned)).sum(-1).mean()
+    expected = {"task": task, "kl": divergence, "both": task + divergence}[kind]
+    assert module.loss(batch).item() == pytest.approx(expected.item(), rel=1e-4)
+    if kind == "kl":
+        assert module.mean_divergence([batch]) == pytest.approx(divergence.item(), rel=1e-4)
+        whole = module_of(model, bank, uniform(bank, 1.0), replace(QUICK, method="full"))
+        assert not whole.trained() and whole.mean_divergence([batch]) == pytest.approx(0, abs=1e-6)
 
 
 def test_training_that_does_not_help_is_rolled_back() -> None:
@@ -123,8 +132,8 @@ def test_training_that_does_not_help_is_rolled_back() -> None:
     genome = uniform(bank, 0.6)
     settings = replace(QUICK, check_every=1, patience=2)
     module = module_of(model, bank, genome, settings)
-    looks = iter([(0.5, -1.0), (0.4, -0.5), (0.5, -1.0)])  # Worse, and no better.
-    result = recover(module, BATCHES, lambda: next(looks), trainer)
+    scores = iter([(0.5, -1.0), (0.4, -0.5), (0.5, -1.0)])  # Worse, then equal.
+    result = recover(module, BATCHES, lambda: next(scores), trainer)
     assert not result.taken and result.bank is bank and result.genome is genome
     assert [entry["step"] for entry in result.history] == [0, 1, 2]  # Patience ended it.
 
@@ -133,15 +142,15 @@ def test_the_best_state_is_kept_not_the_last() -> None:
     model = tiny_llama()
     bank = banked(model)
     genome = uniform(bank, 0.6)
-    scripted = iter([0.5, 0.6, 0.8, 0.7])
+    accuracies = iter([0.5, 0.6, 0.8, 0.7])
     module = module_of(model, bank, genome)
     states: list[dict[str, torch.Tensor]] = []
 
-    def look() -> tuple[float, float]:
+    def evaluate() -> tuple[float, float]:
         states.append({n: p.detach().clone() for n, p in module.trained().items()})
-        return next(scripted), 0.0
+        return next(accuracies), 0.0
 
-    result = recover(module, BATCHES, look, trainer)
+    result = recover(module, BATCHES, evaluate, trainer)
     assert result.taken and [entry["accuracy"] for entry in result.history] == [0.5, 0.6, 0.8, 0.7]
     for name, parameter in module.trained().items():
         assert torch.equal(parameter, states[2][name])
@@ -149,7 +158,7 @@ def test_the_best_state_is_kept_not_the_last() -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_training_cut_short_goes_on_to_the_same_end(tmp_path: Path, method: str) -> None:
+def test_a_killed_training_resumes_to_the_same_end(tmp_path: Path, method: str) -> None:
     model = tiny_llama()
     bank = banked(model)
     genome, settings = mixed(bank), replace(QUICK, method=method, accumulate=2)
@@ -158,35 +167,37 @@ def test_a_training_cut_short_goes_on_to_the_same_end(tmp_path: Path, method: st
     def run(path: Path, cap: int) -> Any:
         module = module_of(model, bank, genome, settings)
         return recover(
-            module, BATCHES, looking(module),
+            module,
+            BATCHES,
+            evaluated(module),
             lambda callbacks, steps: trainer(callbacks, min(steps, cap), **accumulated),
             path=path,
-        )  # fmt: skip
+        )
 
     whole = run(tmp_path / "whole", 6)
     run(tmp_path / "cut", 4)
-    gone_on = run(tmp_path / "cut", 6)
-    assert gone_on.history == whole.history and len(whole.history) == 4
+    resumed = run(tmp_path / "cut", 6)
+    assert resumed.history == whole.history and len(whole.history) == 4
     for name, factors in whole.bank.factors.items():
-        torch.testing.assert_close(gone_on.bank.factors[name].v, factors.v, rtol=0, atol=1e-6)
+        torch.testing.assert_close(resumed.bank.factors[name].v, factors.v, rtol=0, atol=1e-6)
     other = module_of(model, bank, genome, replace(settings, learning_rate=5e-3))
-    with pytest.raises(ValueError, match="of another training"):
-        recover(other, BATCHES, looking(other), trainer, path=tmp_path / "cut")
+    with pytest.raises(ValueError, match="belongs to another training"):
+        recover(other, BATCHES, evaluated(other), trainer, path=tmp_path / "cut")
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:100])
     module = module_of(model, bank, genome, settings)
     with pytest.raises(ValueError, match="is damaged"):
-        recover(module, BATCHES, looking(module), trainer, path=tmp_path / "cut")
+        recover(module, BATCHES, evaluated(module), trainer, path=tmp_path / "cut")
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_what_stands_before_a_matrix_that_is_gone_does_not_stop_it(
+def test_factors_that_feed_a_removed_matrix_do_not_stop_a_training(
     method: str, tmp_path: Path
 ) -> None:
     model = tiny_llama()
     bank = banked(model)
-    gone = [0.0 if name.endswith(("o_proj", "down_proj")) else 0.6 for name in bank.names]
-    module = module_of(model, bank, mixed(bank, gone), replace(QUICK, method=method))
-    result = recover(module, BATCHES, looking(module), trainer, path=tmp_path / "training")
+    levels = [0.0 if name.endswith(("o_proj", "down_proj")) else 0.6 for name in bank.names]
+    module = module_of(model, bank, mixed(bank, levels), replace(QUICK, method=method))
+    result = recover(module, BATCHES, evaluated(module), trainer, path=tmp_path / "training")
     assert len(result.history) == 4
 
 
@@ -194,12 +205,12 @@ def test_ranks_share_the_batches_that_one_process_accumulates() -> None:
     batches, settings = list(range(7)), replace(QUICK, steps=10)
     alone = StepBatches(batches, replace(settings, accumulate=2), seed=3)
     ranks = [StepBatches(batches, settings, rank=rank, world=2, seed=3) for rank in range(2)]
-    shared = [batch for pair in zip(*ranks, strict=True) for batch in pair]
-    assert list(alone) == shared and len(alone) == 20
-    for epoch in (shared[:7], shared[7:14]):
+    together = [batch for pair in zip(*ranks, strict=True) for batch in pair]
+    assert list(alone) == together and len(alone) == 20
+    for epoch in (together[:7], together[7:14]):
         assert sorted(epoch) == batches
     later = StepBatches(batches, replace(settings, accumulate=2), start=4, seed=3)
-    assert list(later) == shared[8:]
+    assert list(later) == together[8:]
 
 
 def test_the_rate_rises_for_a_tenth_and_falls_to_nothing() -> None:
@@ -217,3 +228,26 @@ def test_without_peft_lora_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RuntimeError, match=r"pip install 'sieve-llm\[recovery\]'"):
         module_of(model, bank, uniform(bank, 0.3))
     module_of(model, bank, uniform(bank, 0.3), replace(QUICK, method="full"))
+
+
+@pytest.mark.parametrize("projection", ["output", "affine"])
+def test_tuning_lowers_the_divergence_and_keeps_the_size(projection: str) -> None:
+    model = tiny_gpt2()
+    bank = banked(model, projection, storage="pivoted")
+    genome = mixed(bank)
+    dense = logits(model)
+    tuned = tune(model, bank, genome, BATCHES, steps=15, learning_rate=3e-3)
+    assert torch.equal(logits(model), dense)
+    assert tuned[0].kept_parameters(tuned[1]) == bank.kept_parameters(genome)
+    before, after = divergences(model, [(bank, genome), tuned], BATCHES)
+    assert after < before
+
+
+def test_tuning_that_held_out_rows_do_not_confirm_changes_nothing() -> None:
+    model = tiny_llama()
+    bank = banked(model, storage="pivoted")
+    genome = uniform(bank, 0.6)
+    same, its_genome = tune(model, bank, genome, BATCHES, steps=2, learning_rate=10.0)
+    assert same is bank and its_genome is genome
+    dense = uniform(bank, 1.0)
+    assert tune(model, bank, dense, BATCHES, steps=2)[1] is dense

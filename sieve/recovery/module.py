@@ -1,0 +1,214 @@
+"""The Lightning module that trains the factors of a pruned model, directly or through LoRA.
+
+LoRA (Hu et al., arXiv:2106.09685; the layers are PEFT's) adds a product of two thin matrices to
+`factor_in`, `factor_out` or both. After training the product is merged into the factors, so ranks
+and size do not change.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from sieve.bank.bank import Bank, stored
+from sieve.bank.genome import Genome
+from sieve.bank.switch import Switch, set_factors
+from sieve.config import RecoveryConfig
+from sieve.data.batches import as_inputs, as_targets, trailing_positions
+from sieve.distributed.sharding import average_gradients, is_sharded
+from sieve.distributed.trainer import schedule
+from sieve.evaluation.divergence import answer_logprobs, divergence
+from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.model.backbone import forward
+from sieve.projections import Factors
+from sieve.runtime.artifacts import fingerprint
+
+LORA_TARGETS = {
+    "in": ["factor_in"],
+    "out": ["factor_out"],
+    "both": ["factor_in", "factor_out"],
+}
+
+
+class RecoveryModule(L.LightningModule):
+    """Trains the factors of a genome under `trainer.fit` on calibration batches.
+
+    The frozen model is not a submodule, so this module's state is the trained layers alone.
+
+    Args:
+        switch: of a bank without factors that siblings share, with `as_stored=False`.
+        genome: its matrices of rank 0 have no factors and are not trained.
+        config: method, loss, steps and learning rate.
+        seed: of the random start of LoRA.
+
+    Raises:
+        RuntimeError: for `method=lora` where PEFT is not installed.
+    """
+
+    def __init__(
+        self, switch: Switch, genome: Genome, config: RecoveryConfig, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.config, self.genome = config, genome
+        self.start = 0  # the first step, above 0 when a training resumes
+        self._switch = [switch]  # In a list, so that the model does not become a submodule.
+        self.ranks = {name: r for name, r in switch.bank.ranks(genome).items() if r}
+        with switch.to(genome):
+            layers = [_balanced(switch.model.get_submodule(name)) for name in self.ranks]
+        self.layers = nn.ModuleList(layers)
+        for name, parameter in self.layers.named_parameters():
+            parameter.requires_grad_(config.method == "full" and name.endswith("weight"))
+        if config.method == "lora":
+            device = switch.model.device
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(seed)  # PEFT draws the first of the two thin matrices.
+                _add_lora(self.layers, config)
+
+    @property
+    def switch(self) -> Switch:
+        """The switch of the model whose factors are trained."""
+        return self._switch[0]
+
+    def trained(self) -> dict[str, Tensor]:
+        """The trained parameters by name."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """Mean loss per answer token of one batch, nats."""
+        loss = self.loss(batch)
+        self.log("recover/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def loss(self, batch: Any) -> Tensor:
+        """The loss that `config.loss` names, mean per answer token, nats."""
+        kind, model = self.config.loss, self.switch.model
+        dense = None
+        if kind != "task":
+            with torch.no_grad():
+                dense = answer_logprobs(model, batch)
+        with self.installed():
+            logprobs, targets = _answers(model, batch)
+        total = logprobs.new_zeros(())
+        if kind != "kl":
+            total = total - logprobs.gather(1, targets[:, None]).sum()
+        if dense is not None:
+            total = total + divergence(dense, logprobs)
+        return total / max(1, len(targets))
+
+    @torch.no_grad()
+    def mean_divergence(self, batches: list[Any]) -> float:
+        """Mean KL(dense ‖ pruned) per answer token over batches, nats."""
+        model, total, tokens = self.switch.model, 0.0, 0
+        for batch in batches:
+            dense = answer_logprobs(model, batch)
+            with self.installed():
+                total += float(divergence(dense, answer_logprobs(model, batch)))
+            tokens += len(dense)
+        return total / max(1, tokens)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let the model compute with the trained layers inside the block, and densely after it."""
+        model = self.switch.model
+        reduced = model.dtype != torch.float32
+        mixed = torch.autocast(model.device.type, model.dtype) if reduced else nullcontext()
+        with self.switch.to(self.genome), mixed:
+            for name, layer in zip(self.ranks, self.layers, strict=True):
+                model.set_submodule(name, layer)
+            yield
+
+    def configure_model(self) -> None:
+        """Nothing: a model that ranks share is already sharded here."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam. `on_before_optimizer_step` sets the rate, so a resumed training continues it."""
+        return torch.optim.Adam(list(self.trained().values()), self.config.learning_rate)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient, averaged over ranks, and set the learning rate."""
+        if is_sharded(self.switch.model):  # Otherwise there is one rank, or DDP averages.
+            average_gradients(list(self.trained().values()))
+        nn.utils.clip_grad_norm_(self.trained().values(), self.config.max_norm)
+        step = self.start + self.global_step
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * schedule(step, self.config.steps)
+
+    def bank(self) -> tuple[Bank, Genome]:
+        """A bank with the trained factors, valid for this genome alone, and the genome for it."""
+        bank = self.switch.bank
+        factors = dict(bank.factors)
+        for name, layer in zip(self.ranks, self.layers, strict=True):
+            merged = _merged(layer, bank.factors[name])
+            factors[name] = stored(merged, bank.dtype, name)
+        sums = [float(factors[name].v.double().abs().sum()) for name in self.ranks]
+        key = fingerprint(
+            "recovery", bank.fingerprint, self.genome.levels, asdict(self.config), sums
+        )
+        return replace(bank, factors=factors, fingerprint=key), replace(self.genome, bank=key)
+
+
+def _answers(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (tokens, V) at the answer tokens of a batch, and those tokens (tokens,)."""
+    targets = as_targets(batch)
+    keep = trailing_positions(targets >= 0)
+    trailing = targets[:, -keep:]
+    logits = forward(model, as_inputs(batch), keep)[trailing >= 0]
+    return torch.log_softmax(logits.float(), -1), trailing[trailing >= 0]
+
+
+def _balanced(layer: nn.Module) -> FactorizedLinear:
+    """A float32 copy whose two factors share the scale of their product evenly.
+
+    Column i of u (d_out, r) and row i of v (r, d_in) get the same norm; in a bank u has unit
+    columns, so one learning rate would not suit both.
+    """
+    assert isinstance(layer, FactorizedLinear)
+    u, v = layer.factor_out.weight.detach().float(), layer.factor_in.weight.detach().float()
+    balance = (v.norm(dim=1) / u.norm(dim=0).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
+    bias = None if layer.factor_out.bias is None else layer.factor_out.bias.detach().float()
+    copied = FactorizedLinear(v.shape[1], u.shape[0], len(v), bias is not None)
+    set_factors(copied, u * balance, v / balance[:, None], bias)
+    return copied
+
+
+def _add_lora(layers: nn.ModuleList, config: RecoveryConfig) -> None:
+    """Wrap the factors in PEFT's LoRA layers, in float32."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise RuntimeError(
+            "recovery=lora needs PEFT; install it with pip install 'sieve-llm[recovery]'."
+        ) from error
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=LORA_TARGETS[config.factors],
+        lora_dropout=0.0,
+        bias="none",
+    )
+    inject_adapter_in_model(lora, layers)
+    for name, parameter in layers.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def _merged(layer: nn.Module, before: Factors) -> Factors:
+    """The factors of a trained layer as a bank stores them: u with unit columns."""
+    u, v = (_weight(factor).double() for factor in (layer.factor_out, layer.factor_in))
+    norm = u.norm(dim=0).clamp_min(1e-30)
+    mean, offset = before.mean, before.offset
+    if (bias := before.bias(len(v))) is not None:  # Fitted with the untrained u, so kept whole.
+        mean, offset = bias.float().cpu(), torch.zeros(len(norm))
+    return Factors((u / norm).cpu(), (v * norm[:, None]).cpu(), before.energy, mean, offset)
+
+
+def _weight(factor: Any) -> Tensor:
+    """The weight of a Linear; of a LoRA layer, its base weight plus the product it adds."""
+    base = getattr(factor, "base_layer", factor)
+    weight: Tensor = base.weight.detach()
+    if base is not factor:
+        weight = weight + factor.get_delta_weight("default").detach()
+    return weight
