@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from experiments.running import FOLDER
 from sieve.data.choices import ScoringBatch, encoded_batches
 from sieve.data.encoding import EncodedExample
-from sieve.data.prefix import sharing_of
+from sieve.data.prefix import prefix_sharing_of
 from sieve.evaluation.evaluation import score
 
 EMBEDDED = FOLDER.parent / "sieve/assets/embedded"
@@ -44,7 +44,7 @@ def compare_sharing(model: Any, repeats: int, rows: int = ROWS) -> dict[str, dic
     for part in PARTS:
         drawn = made_up(model.config.vocab_size, round(OWN * part / (1 - part)), rows)
         plain = encoded_batches(drawn, 0)
-        shared = encoded_batches(drawn, 0, sharing=sharing_of(model, 0.01))
+        shared = encoded_batches(drawn, 0, sharing=prefix_sharing_of(model, 0.01))
         ratios = [seconds(model, shared) / seconds(model, plain) for _ in range(repeats + 1)][1:]
         own = sum(b.input_ids.numel() - len(b.input_ids) * len(b.prefix) for b in shared)
         whole = sum(batch.input_ids.numel() for batch in plain)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from sieve.calibration.answer_loss import answer_loss, generator_for
 from sieve.calibration.collector import MomentCollector
 from sieve.calibration.faults import find_fault
-from sieve.data.batches import as_inputs, as_targets, held, trailing_positions
+from sieve.data.batches import as_inputs, as_targets, present_tensors, trailing_positions
 from sieve.distributed.sharding import Turns
 from sieve.model.backbone import forward, with_input_gradients
 from sieve.model.matrices import Matrix, find_matrices
@@ -150,5 +150,7 @@ def calibrate(
         module = CalibrationModule(model, matrices, needs, **options).to(model.device)
     for index, batch in enumerate(track(batches, "Calibrating")):
         names = ("input_ids", "attention_mask", "position_ids", "targets")
-        module.predict_step({k: v.to(model.device) for k, v in held(batch, names).items()}, index)
+        module.predict_step(
+            {k: v.to(model.device) for k, v in present_tensors(batch, names).items()}, index
+        )
     return module.collector.moments(release=True)

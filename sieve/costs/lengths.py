@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from sieve.config import ModelConfig
 from sieve.costs.plan import Lengths
 from sieve.data.encoding import encode_examples
-from sieve.data.prefix import Sharing
+from sieve.data.prefix import PrefixSharing
 from sieve.tasks import Example, Task, TaskConfig, build_task
 from sieve.tasks.splits import CARVED_FRACTION
 
@@ -126,7 +126,9 @@ def _measured(
     learnt = _encoded(task, tokenizer, context, calibration)
     asked = _encoded(task, tokenizer, context, scored)
     fed = [row for one in asked for row in one.rows()]
-    begun = () if task.kind == "perplexity" else Sharing(share, lambda: math.inf).prefix(asked)[0]
+    begun = (
+        () if task.kind == "perplexity" else PrefixSharing(share, lambda: math.inf).prefix(asked)[0]
+    )
     kept = sum(len(one.choices[one.answer]) for one in asked) / len(asked)
     written = config.max_new_tokens if config.kind == "generation" else 0
     return Lengths(

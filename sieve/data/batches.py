@@ -1,96 +1,96 @@
-"""Batches of tokens: padded, of like length, dealt out to ranks; and those of calibration.
+"""Batches of padded tokens: rows of similar length, split over ranks, and the calibration rows.
 
-Batches are built once and sorted by length, so that no row is counted twice.
+Batches are built once and sorted by length, so no row is counted twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Self, TypeVar, Unpack, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from sieve.data.encoding import EncodedExample, encode_examples
+from sieve.data.encoding import EncodedExample, EncodingOptions, encode_examples
 from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
 
-_B = TypeVar("_B", bound="TensorBatch")
-_T = TypeVar("_T")
-IGNORED = -100  # the target of a position where nothing is predicted
-HELD_OUT = 4  # one of so many batches
-FIRST_ROWS = 256  # that are encoded to see whether they are enough
+Batch = TypeVar("Batch")
+IGNORED = -100  # target of a position where nothing is predicted
+HELD_OUT = 4  # one batch of four is held out
+FIRST_ROWS = 256  # rows that are encoded before the number of tokens is checked
 
 
 @dataclass
 class TensorBatch:
-    """A dataclass of tensors that moves to a device as one."""
+    """A dataclass whose tensors move to a device together."""
 
-    def to(self: _B, device: torch.device | str, **kwargs: Any) -> _B:
+    def to(self, device: torch.device | str) -> Self:
         """The same batch with its tensors on `device`."""
-        return self._mapped(lambda tensor: tensor.to(device, **kwargs))
+        return self._mapped(lambda tensor: tensor.to(device))
 
-    def pin_memory(self: _B) -> _B:
+    def pin_memory(self) -> Self:
         """The same batch in page-locked memory."""
         return self._mapped(Tensor.pin_memory)
 
-    def _mapped(self: _B, change: Callable[[Tensor], Tensor]) -> _B:
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {
-            name: change(one) if isinstance(one, Tensor) else one._mapped(change)
-            for name, one in held.items()
-            if isinstance(one, Tensor | TensorBatch)
-        }
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, object] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = change(value)
+            elif isinstance(value, TensorBatch):
+                changed[field.name] = value._mapped(change)
         return replace(self, **changed)
 
 
 @dataclass
 class TokenBatch(TensorBatch):
-    """Left-padded rows of prompt and right answer, without the answer's last token: (B, T) all."""
+    """Padded rows (B, T) of prompt and right answer, without the last token of the answer."""
 
     input_ids: Tensor  # int64
-    attention_mask: Tensor  # int64; padding is 0 and must not be counted
-    position_ids: Tensor | None  # int64; None leaves them to the model
+    attention_mask: Tensor  # int64; 0 for padding, which must not be counted
+    position_ids: Tensor | None  # int64; None: the model counts positions itself
     answer_mask: Tensor  # bool: True where an answer token is predicted
     targets: Tensor  # int64: the token to predict where answer_mask, else -100
 
     @property
     def tokens(self) -> int:
-        """Tokens that are not padding."""
+        """Number of tokens without padding."""
         return int(self.attention_mask.sum())
 
 
-def as_inputs(batch: Any) -> dict[str, Tensor]:
-    """The tensors a model reads, from a mapping or an object with those attributes."""
-    return held(batch, ("input_ids", "attention_mask", "position_ids"))
+def as_inputs(batch: object) -> dict[str, Tensor]:
+    """The tensors that a model reads, from a mapping or an object with such attributes."""
+    return present_tensors(batch, ("input_ids", "attention_mask", "position_ids"))
 
 
-def held(batch: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Those of some tensors that a mapping or an object has."""
-    get = batch.get if isinstance(batch, Mapping) else lambda name: getattr(batch, name, None)
-    return {name: value for name in names if (value := get(name)) is not None}
-
-
-def as_targets(batch: Any) -> Tensor:
-    """Tokens to predict (B, T), −100 where none is: the batch's `targets`, or every next one."""
+def present_tensors(batch: object, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors of a mapping or an object that have one of the names and are not None."""
     get = batch.get if isinstance(batch, Mapping) else partial(getattr, batch)
-    if (targets := get("targets", None)) is not None:
-        return targets
-    ids, mask = get("input_ids", None), get("attention_mask", None)
+    return {name: tensor for name in names if (tensor := get(name, None)) is not None}
+
+
+def as_targets(batch: object) -> Tensor:
+    """Tokens to predict (B, T), −100 for none: the batch's `targets`, or else every next token."""
+    tensors = present_tensors(batch, ("targets", "input_ids", "attention_mask"))
+    if "targets" in tensors:
+        return tensors["targets"]
+    ids = tensors["input_ids"]
     targets = torch.full_like(ids, IGNORED)
     targets[:, :-1] = ids[:, 1:]
-    if mask is not None:
-        seen = mask.bool()
-        targets[:, :-1].masked_fill_(~(seen[:, :-1] & seen[:, 1:]), IGNORED)
+    if "attention_mask" in tensors:
+        mask = tensors["attention_mask"].bool()
+        targets[:, :-1].masked_fill_(~(mask[:, :-1] & mask[:, 1:]), IGNORED)
     return targets
 
 
 def trailing_positions(wanted: Tensor) -> int:
-    """How many of the last positions reach back to the first wanted one (B, T); at least 1."""
-    found = wanted.any(0).nonzero()
-    return wanted.shape[1] - int(found[0]) if len(found) else 1
+    """The fewest last positions that include all wanted ones (B, T) of every row; at least 1."""
+    columns = wanted.any(0).nonzero()
+    return wanted.shape[1] - int(columns[0]) if len(columns) else 1
 
 
 def calibration_batches(
@@ -99,62 +99,77 @@ def calibration_batches(
     max_tokens: int | None = None,
     batch_tokens: int = 8192,
     seed: int = 0,
-    *,
-    chat: str = "auto",
-    delimiter: str = " ",
-    context_length: int | None = None,
-    cut: Callable[[int], None] | None = None,
-    rolling: bool = False,
-    harness: bool = False,
+    **options: Unpack[EncodingOptions],
 ) -> list[TokenBatch]:
-    """Shuffled rows until `max_tokens` tokens are reached, in batches of like length.
+    """Shuffled rows until `max_tokens` tokens are reached, in batches of similar length.
 
     A row is the prompt and the right answer without its last token: the positions that the task
     computes. The row that reaches `max_tokens` (padding not counted) is the last; None takes all.
 
-    rolling: text that is longer than the context becomes several rows. cut: as of
-    `encode_examples`.
+    Args:
+        options: as for `encode_examples`; with rolling=True, a text that is longer than the context
+            becomes several rows.
 
     Raises:
         ValueError: as `scoring_batches`.
     """
+    window = options.get("context_length") if options.get("rolling") else None
+    if options.get("rolling"):
+        options["context_length"] = None
+
+    def encode(some: Sequence[Example]) -> list[EncodedExample]:
+        encoded = encode_examples(some, tokenizer, **options)
+        return [row for example in encoded for row in example.windows(window)]
+
+    rows = draw_rows(examples, encode, max_tokens, seed)
+    return token_batches(rows, pad_token_id(tokenizer), batch_tokens)
+
+
+def draw_rows(
+    examples: Sequence[Example],
+    encode: Callable[[Sequence[Example]], list[EncodedExample]],
+    max_tokens: int | None,
+    seed: int,
+) -> list[EncodedExample]:
+    """Encoded rows in an order drawn from the seed, until `max_tokens` tokens are reached."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(examples), generator=generator).tolist()
-    chosen, total, begin, step = list[EncodedExample](), 0, 0, FIRST_ROWS
-    while begin < len(order) and (max_tokens is None or total < max_tokens):
-        drawn_now = [examples[index] for index in order[begin : begin + step]]
-        begin, step = begin + step, 2 * step  # No more are encoded than it takes.
-        encoded = encode_examples(
-            drawn_now, tokenizer, chat=chat, delimiter=delimiter, cut=cut, harness=harness,
-            rolling=rolling, context_length=None if rolling else context_length,
-        )  # fmt: skip
-        for one in encoded:
-            for part in one.windows(context_length) if rolling else [one]:
-                if max_tokens is None or total < max_tokens:
-                    chosen.append(part)
-                    total += len(part.answer_row())
-    pad = pad_token_id(tokenizer)
-    groups = bucket([(1, len(example.answer_row())) for example in chosen], batch_tokens)
-    return [_token_batch([chosen[i] for i in group], pad) for group in groups]
+    rows, tokens, start, count = list[EncodedExample](), 0, 0, FIRST_ROWS
+    while start < len(order) and (max_tokens is None or tokens < max_tokens):
+        for row in encode([examples[index] for index in order[start : start + count]]):
+            if max_tokens is None or tokens < max_tokens:
+                rows.append(row)
+                tokens += len(row.answer_row())
+        start, count = start + count, 2 * count
+    return rows
 
 
-def drawn(lengths: Sequence[int], max_tokens: int | None, seed: int) -> list[int]:
-    """Indexes of rows in an order drawn from the seed, until `max_tokens` tokens are reached."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen, total = list[int](), 0
-    for index in torch.randperm(len(lengths), generator=generator).tolist():
-        if max_tokens is not None and total >= max_tokens:
-            break
-        chosen.append(index)
-        total += lengths[index]
-    return chosen
+def token_batches(
+    rows: Sequence[EncodedExample], pad: int, batch_tokens: int, pad_right: bool = False
+) -> list[TokenBatch]:
+    """Rows in batches of at most `batch_tokens` padded tokens."""
+    groups = bucket([(1, len(row.answer_row())) for row in rows], batch_tokens)
+    return [token_batch([rows[index] for index in group], pad, pad_right) for group in groups]
+
+
+def token_batch(rows: Sequence[EncodedExample], pad: int, pad_right: bool = False) -> TokenBatch:
+    """One batch of rows, with the targets in the last columns.
+
+    Also with padding on the right: a classifier has one prediction per row, wherever the row ends.
+    """
+    inputs = pad_rows([row.answer_row() for row in rows], pad, pad_right)
+    targets = torch.full_like(inputs[0], IGNORED)
+    for index, row in enumerate(rows):
+        answer = row.scored(row.answer)
+        targets[index, -len(answer) :] = torch.tensor(answer)
+    return TokenBatch(*inputs, targets != IGNORED, targets)
 
 
 def bucket(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> list[list[int]]:
     """Group items of (rows, longest row) so that rows x longest stays within `batch_tokens`.
 
-    Longest first, so that what does not fit in memory shows at once; ties keep their order. A group
-    that is a quarter full closes where the next row would be a fifth padding.
+    The longest come first, so that running out of memory shows at once; ties keep their order. A
+    group that is a quarter full is closed where one fifth of the next row would be padding.
     """
     order = sorted(range(len(sizes)), key=lambda index: (-sizes[index][1], index))
     groups: list[list[int]] = []
@@ -172,7 +187,7 @@ def bucket(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> list[list[int
     return groups
 
 
-def shard(batches: Sequence[_T], rank: int, world_size: int) -> list[_T]:
+def batches_of_rank(batches: Sequence[Batch], rank: int, world_size: int) -> list[Batch]:
     """The batches of one rank; over all ranks every batch occurs once."""
     return list(batches[rank::world_size])
 
@@ -182,28 +197,25 @@ def count_rows(batches: Sequence[TokenBatch]) -> int:
     return sum(len(batch.input_ids) for batch in batches)
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Input ids, attention mask and position ids of rows, (B, T) each."""
+def pad_rows(
+    rows: Sequence[Sequence[int]], pad: int, right: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input ids, attention mask and position ids (B, T) of rows that are padded on the left.
+
+    right: pad on the right, as encoders are trained, without position ids.
+    """
     width = max(map(len, rows))
     input_ids = torch.full((len(rows), width), pad)
     mask = torch.zeros((len(rows), width), dtype=torch.int64)
     for index, row in enumerate(rows):
-        input_ids[index, width - len(row) :] = torch.tensor(row)
-        mask[index, width - len(row) :] = 1
-    return input_ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def _token_batch(encoded: Sequence[EncodedExample], pad: int) -> TokenBatch:
-    input_ids, mask, position_ids = pad_left([example.answer_row() for example in encoded], pad)
-    targets = torch.full_like(input_ids, -100)
-    for index, example in enumerate(encoded):
-        answer = example.scored(example.answer)
-        targets[index, -len(answer) :] = torch.tensor(answer)
-    return TokenBatch(input_ids, mask, position_ids, targets != -100, targets)
+        columns = slice(len(row)) if right else slice(width - len(row), width)
+        input_ids[index, columns] = torch.tensor(row)
+        mask[index, columns] = 1
+    return input_ids, mask, None if right else (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def held_out_batches(count: int) -> list[bool]:
-    """Which of `count` batches are not fitted on: one of four, at least one.
+    """Which of `count` batches are held out from a fit: every fourth, at least one.
 
     Raises ValueError with fewer than two batches.
     """
@@ -216,15 +228,14 @@ def held_out_batches(count: int) -> list[bool]:
     return held_out if any(held_out) else [False] * (count - 1) + [True]
 
 
-def split_batches(batches: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Batches to fit on, and those held out."""
-    held_out = held_out_batches(len(batches))
-    pairs = list(zip(batches, held_out, strict=True))
-    return [b for b, held in pairs if not held], [b for b, held in pairs if held]
+def split_batches(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Batches to fit on, and held-out batches."""
+    pairs = list(zip(batches, held_out_batches(len(batches)), strict=True))
+    return [b for b, held_out in pairs if not held_out], [b for b, held_out in pairs if held_out]
 
 
-def every_batch(batches: Sequence[Any], seed: int = 0) -> DataLoader[Any]:
-    """All batches on every rank, in an order drawn anew each epoch, the same on all ranks."""
+def every_batch(batches: Sequence[Batch], seed: int = 0) -> DataLoader[Batch]:
+    """All batches on every rank, reshuffled each epoch, in the same order on all ranks."""
     generator = torch.Generator().manual_seed(seed)
-    held: Any = batches  # A sequence is all the data set that a loader needs.
-    return DataLoader(held, batch_size=None, shuffle=True, generator=generator)
+    dataset = cast("Dataset[Batch]", batches)  # A loader needs only a sequence.
+    return DataLoader(dataset, batch_size=None, shuffle=True, generator=generator)

@@ -1,31 +1,28 @@
-"""Batches for a sequence classifier, whose classes stand in the place of a vocabulary.
+"""Batches for a sequence classifier, whose classes take the place of a vocabulary.
 
-Rows are padded on the right, as encoders are trained; the one position that is scored is the
-pooled one. So a class is a token that is predicted, and all else is as for a language model.
+A row is padded on the right, as encoders are trained, and has one prediction. Each class is a token
+that may be predicted; everything else is as for a language model.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sieve.data.batches import IGNORED, TokenBatch, bucket, drawn
-from sieve.data.choices import ScoringBatch
-from sieve.data.encoding import Tokens
-from sieve.data.encoding import shortened as cut_to
+from sieve.data.batches import TokenBatch, draw_rows, token_batches
+from sieve.data.choices import ScoringBatch, encoded_batches
+from sieve.data.encoding import EncodedExample, fit_context
 from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
 from sieve.tasks.task import Task
 
 
 def classes_of(model: PreTrainedModel, task: Task) -> tuple[int, ...]:
-    """The class of a classifier that stands for each label of a task.
+    """The classes of a classifier that stand for the labels of a task.
 
-    By the names in its configuration where these are the labels, else by position.
+    Labels are matched by the names in the model's configuration, or else by position.
 
     Raises:
-        ValueError: the task has no labels, or not as many as the model has classes.
+        ValueError: the task has no labels, or the model has a different number of classes.
     """
     if task.kind != "classification":
         raise ValueError(
@@ -39,47 +36,32 @@ def classes_of(model: PreTrainedModel, task: Task) -> tuple[int, ...]:
     if len(labels) != model.config.num_labels or len(labels) < 2:
         raise ValueError(
             f"the model has {model.config.num_labels} classes ({', '.join(names)}) and task "
-            f"'{task.name}' the labels {', '.join(task.labels)}, expected as many, or the same "
-            "names; set task.labels."
+            f"'{task.name}' has the labels {', '.join(task.labels)}, expected as many labels as "
+            "classes, or the same names; set task.labels."
         )
     return tuple(range(len(labels)))
 
 
-def classifying_batches(
+def classifier_batches(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     classes: Sequence[int],
     batch_tokens: int = 8192,
     context_length: int | None = None,
-    shortened: Callable[[int], None] | None = None,
+    cut: Callable[[int], None] | None = None,
 ) -> list[ScoringBatch]:
-    """All examples in batches of at most `batch_tokens` padded tokens, longest first."""
-    rows = _encode(examples, tokenizer, context_length, shortened)
-    batches = []
-    for group in bucket([(1, len(row)) for row in rows], batch_tokens):
-        held = _padded([rows[index] for index in group], tokenizer)
-        count = len(group)
-        places = torch.arange(count)[:, None, None].expand(count, len(classes), 1)
-        batches.append(
-            ScoringBatch(
-                held.input_ids,
-                held.attention_mask,
-                None,
-                1,
-                torch.arange(count),
-                places,
-                torch.tensor(classes)[None, :, None].expand(count, -1, 1),
-                torch.ones(count, len(classes), 1, dtype=torch.bool),
-                torch.ones(count, len(classes), dtype=torch.int64),
-                torch.tensor(group),
-                torch.tensor([examples[index].answer for index in group]),
-                torch.ones(count, len(classes)),
-            )  # fmt: skip
-        )
-    return batches
+    """All examples in batches of at most `batch_tokens` padded tokens, longest first.
+
+    Args:
+        classes: the class of each choice.
+        cut: called with the number of prompts whose field was shortened.
+    """
+    encode = _encoder(tokenizer, classes, context_length, cut)
+    pad = pad_token_id(tokenizer)
+    return encoded_batches(encode(examples), pad, batch_tokens, pad_right=True)
 
 
-def learning_batches(
+def classifier_calibration_batches(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     classes: Sequence[int],
@@ -87,62 +69,33 @@ def learning_batches(
     batch_tokens: int,
     seed: int,
     context_length: int | None = None,
-    shortened: Callable[[int], None] | None = None,
+    cut: Callable[[int], None] | None = None,
 ) -> list[TokenBatch]:
-    """Shuffled rows until `max_tokens` tokens are reached; the target is the row's class.
+    """Shuffled rows until `max_tokens` tokens are reached; the target is the class of the row.
 
-    It stands in the last column, wherever the row ends: a classifier has one prediction.
+    The target is in the last column, wherever the row ends. classes, cut: as `classifier_batches`.
     """
-    rows = _encode(examples, tokenizer, context_length, shortened)
-    chosen = drawn([len(row) for row in rows], max_tokens, seed)
-    batches = []
-    for group in bucket([(1, len(rows[index])) for index in chosen], batch_tokens):
-        own = [chosen[place] for place in group]
-        held = _padded([rows[index] for index in own], tokenizer)
-        held.targets[:, -1] = torch.tensor([classes[examples[index].answer] for index in own])
-        batches.append(replace(held, answer_mask=held.targets != IGNORED))
-    return batches
+    encode = _encoder(tokenizer, classes, context_length, cut)
+    rows = draw_rows(examples, encode, max_tokens, seed)
+    return token_batches(rows, pad_token_id(tokenizer), batch_tokens, pad_right=True)
 
 
-def _encode(
-    examples: Sequence[Example],
+def _encoder(
     tokenizer: PreTrainedTokenizerBase,
+    classes: Sequence[int],
     limit: int | None,
-    shortened: Callable[[int], None] | None,
-) -> list[Tokens]:
-    """Prompts with the special tokens that the model was trained with, cut where that is asked."""
-    if not examples:
-        return []
-    texts = [example.prompt for example in examples]
-    rows = [tuple(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
-    changed = set[int]()
-    for index, example in enumerate(examples):
-        while limit is not None and len(rows[index]) > limit:
-            shorter = cut_to(example, len(rows[index]), limit)
-            if shorter is None:
-                break
-            changed.add(index)
-            example = shorter
-            rows[index] = tuple(tokenizer(example.prompt, verbose=False)["input_ids"])
-    long = [len(row) for row in rows if limit is not None and len(row) > limit]
-    if long:
-        raise ValueError(
-            f"{len(long)} of {len(rows)} prompts are longer than the model's context, the longest "
-            f"has {max(long)} tokens, expected at most {limit}; shorten a field that the prompt "
-            "names, as task.truncate=FIELD or ++task.max_words.FIELD=100."
-        )
-    if changed and shortened is not None:
-        shortened(len(changed))
-    return rows
+    cut: Callable[[int], None] | None,
+) -> Callable[[Sequence[Example]], list[EncodedExample]]:
+    """Returns a function that encodes prompts with the special tokens that the model expects."""
+    choices = tuple((label,) for label in classes)
 
+    def encode(examples: Sequence[Example]) -> list[EncodedExample]:
+        if not examples:
+            return []
+        rows = tokenizer([example.prompt for example in examples], verbose=False)["input_ids"]
+        return [
+            EncodedExample(tuple(row), choices, example.answer)
+            for row, example in zip(rows, examples, strict=True)
+        ]
 
-def _padded(rows: Sequence[Tokens], tokenizer: PreTrainedTokenizerBase) -> TokenBatch:
-    """Rows padded on the right, nothing to be predicted yet; positions are the model's business."""
-    width = max(map(len, rows))
-    input_ids = torch.full((len(rows), width), pad_token_id(tokenizer))
-    mask = torch.zeros((len(rows), width), dtype=torch.int64)
-    for index, row in enumerate(rows):
-        input_ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-    targets = torch.full_like(input_ids, IGNORED)
-    return TokenBatch(input_ids, mask, None, targets != IGNORED, targets)
+    return lambda examples: fit_context(encode, examples, limit, cut)

@@ -1,12 +1,14 @@
-"""From an example to token ids: prompt and answers encoded together, split at the boundary.
+"""Encode examples as token ids: prompt and choices together, split at the boundary.
 
-As in lm-evaluation-harness an answer's tokens are those of prompt + answer that follow the
-prompt's. Where the tokenizer merges across the boundary, all choices are scored from the last
-token boundary that the prompt and all of them share, which is exact for each whole string.
+As in lm-evaluation-harness, the tokens of an answer are the tokens of prompt + answer after the
+tokens of the prompt. Where the tokenizer merges across the boundary, all choices are scored from
+the last token boundary that they share, which is exact for each whole text.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
+from typing import TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,61 +20,61 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """A prompt's tokens and those of each continuation."""
+    """The tokens of a prompt and of each choice."""
 
-    prefix: Tokens  # at least one token, special tokens included, but where each choice skips some
-    choices: tuple[Tokens, ...]  # at least one token each, all different
-    answer: int
-    sizes: tuple[float, ...] = ()  # what a choice's log-likelihood is divided by; () is nothing
-    skipped: tuple[int, ...] = ()  # tokens at a choice's begin that are not scored; () is none
+    prefix: Tokens  # the prompt with special tokens; empty only if each choice skips some tokens
+    choices: tuple[Tokens, ...]  # at least one token each
+    answer: int  # index of the right choice
+    sizes: tuple[float, ...] = ()  # divisors of the log-likelihoods of the choices; () means 1
+    skipped: tuple[int, ...] = ()  # tokens at the start of each choice that are not scored
 
     def scored(self, choice: int) -> Tokens:
-        """The tokens of a choice that count."""
+        """The tokens of a choice that are scored."""
         return self.choices[choice][self.skipped[choice] if self.skipped else 0 :]
-
-    @property
-    def start(self) -> int:
-        """Tokens before the first scored one."""
-        return len(self.prefix)
 
     def rows(self) -> list[Tokens]:
         """The fewest rows whose logits predict every token of every choice.
 
-        A choice feeds its tokens but the last; what begins another choice's feed needs no row.
+        The model reads all tokens of a choice except the last. A choice whose read tokens begin
+        another row needs no row of its own.
         """
-        feeds = {choice[:-1] for choice in self.choices}
-        needed: list[Tokens] = []
-        for feed in sorted(feeds, key=lambda feed: (-len(feed), feed)):
-            if not any(other[: len(feed)] == feed for other in needed):
-                needed.append(feed)
-        return [self.prefix + feed for feed in needed]
+        read = {choice[:-1] for choice in self.choices}
+        longest: list[Tokens] = []
+        for tokens in sorted(read, key=lambda tokens: (-len(tokens), tokens)):
+            if not any(row[: len(tokens)] == tokens for row in longest):
+                longest.append(tokens)
+        return [self.prefix + tokens for tokens in longest]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return max(map(len, self.rows()))
 
     def windows(self, length: int | None) -> list["EncodedExample"]:
-        """Text as rows of at most `length` tokens, in which each of its tokens is predicted once.
+        """A text as rows of at most `length` tokens that together predict each token once.
 
-        As in lm-evaluation-harness: the last row is filled up with what stands before it.
+        As in lm-evaluation-harness, the last row repeats earlier tokens until it is full.
         """
-        whole, begin = self.prefix + self.choices[0], len(self.prefix)
-        if length is None or len(whole) - 1 <= length:
+        text, first = self.prefix + self.choices[0], len(self.prefix)
+        if length is None or len(text) - 1 <= length:
             return [self]
-        parts = []
-        for start in range(begin, len(whole), length):
-            end = min(start + length, len(whole))
-            first = max(0, end - 1 - length)
-            parts.append(EncodedExample(whole[first:start], (whole[start:end],), 0))
-        return parts
+        windows = []
+        for start in range(first, len(text), length):
+            end = min(start + length, len(text))
+            context = text[max(0, end - 1 - length) : start]
+            windows.append(EncodedExample(context, (text[start:end],), 0))
+        return windows
 
-    def behind(self, length: int) -> "EncodedExample":
-        """The same with rows of at most `length` tokens: each choice's prompt loses its first ones.
+    def truncated_left(self, length: int) -> "EncodedExample":
+        """The same example in rows of at most `length` tokens: prompts lose their first tokens.
 
-        Choices that are shorter than others then follow more of the prompt.
+        Each choice loses only as many as it must, so shorter choices follow more of the prompt.
         """
-        wholes = [self.prefix + choice for choice in self.choices]
-        if max(map(len, wholes)) - 1 <= length:
+        texts = [self.prefix + choice for choice in self.choices]
+        if max(map(len, texts)) - 1 <= length:
             return self
-        rows = tuple(whole[-(length + 1) :] for whole in wholes)
-        scored = [len(self.scored(index)) for index in range(len(rows))]
-        skipped = tuple(len(row) - count for row, count in zip(rows, scored, strict=True))
+        rows = tuple(text[-(length + 1) :] for text in texts)
+        skipped = tuple(len(row) - len(self.scored(index)) for index, row in enumerate(rows))
         return replace(self, prefix=(), choices=rows, skipped=skipped)
 
     def answer_row(self) -> Tokens:
@@ -80,23 +82,21 @@ class EncodedExample:
         return self.prefix + self.choices[self.answer][:-1]
 
 
-def special_prefix(tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """The special tokens that the tokenizer sets before a text; what it appends is left out.
+class EncodingOptions(TypedDict, total=False):
+    """The keyword arguments of `encode_examples`."""
 
-    Raises:
-        ValueError: the tokenizer does not simply set tokens around a text.
-    """
-    probe = "a"
-    plain = _encode(tokenizer, [probe])[0]
-    framed = _encode(tokenizer, [probe], add_special_tokens=True)[0]
-    for begin in range(len(framed) - len(plain) + 1):
-        if framed[begin : begin + len(plain)] == plain:
-            return framed[:begin]
-    raise ValueError(
-        f"the tokenizer {type(tokenizer).__name__} encodes '{probe}' as {list(framed)} with and "
-        f"{list(plain)} without special tokens, expected the same tokens within; use another "
-        "tokenizer."
-    )
+    chat: str
+    delimiter: str
+    context_length: int | None
+    normalize: str
+    cut: Callable[[int], None] | None
+    harness: bool
+    rolling: bool
+
+
+def common_tokens(rows: Sequence[Tokens]) -> Tokens:
+    """The tokens that all rows begin with."""
+    return tuple(commonprefix(list(rows)))
 
 
 def encode_examples(
@@ -111,27 +111,31 @@ def encode_examples(
     harness: bool = False,
     rolling: bool = False,
 ) -> list[EncodedExample]:
-    """Encode prompts and choices; no end-of-text token is appended.
+    """Encode prompts and choices, without an end-of-text token.
 
-    cut: is told how many prompts were too long and had a field shortened, those whose example says
-    which (`Example.cut`). normalize: what log-likelihoods are to be divided by, see
-    `scoring_batches`. harness: as lm-evaluation-harness does it: an answer begins behind as many
-    tokens as its context has alone; too long a context loses its beginning; rolling: of text, which
-    the harness lets a begin token of its own precede.
+    Args:
+        chat: whether to apply the chat template: "auto", "always" or "never".
+        delimiter: what separates a prompt from its choices; dropped behind a chat template.
+        context_length: the most tokens of a row; None does not check.
+        normalize: what log-likelihoods are divided by: "none", "tokens", "characters" or "bytes".
+        cut: called with the number of prompts whose field was shortened (see `Example.cut`).
+        harness: split and truncate as lm-evaluation-harness does: a prompt has as many tokens as
+            it has alone, and loses its first ones if it is too long.
+        rolling: the examples are texts that follow a single begin token, used with `harness`.
 
     Raises:
-        ValueError: rows are longer than `context_length`, or two choices encode alike, or one to
-            nothing.
+        ValueError: a row is longer than `context_length`, two choices have the same tokens, or a
+            choice has none.
     """
     if not examples:
         return []
-    renderer = _Renderer(tokenizer, chat, delimiter, harness, rolling)
-    encoded = renderer.encode(examples)
-    if harness and context_length is not None and not rolling:
-        encoded = [one.behind(context_length) for one in encoded]
-    if context_length is not None:
-        encoded = _fitted(renderer, examples, encoded, context_length, cut)
-        _check_lengths(encoded, context_length)
+    encoder = _Encoder(tokenizer, chat, delimiter, harness, rolling)
+    if context_length is None:
+        encoded = encoder.encode(examples)
+    elif harness:
+        encoded = [one.truncated_left(context_length) for one in encoder.encode(examples)]
+    else:
+        encoded = fit_context(encoder.encode, examples, context_length, cut)
     if normalize == "none":
         return encoded
     return [
@@ -140,196 +144,191 @@ def encode_examples(
     ]
 
 
-class _Renderer:
-    """Encodes examples for a tokenizer, with its chat template where it is to be used."""
+def fit_context(
+    encode: Callable[[Sequence[Example]], list[EncodedExample]],
+    examples: Sequence[Example],
+    limit: int | None,
+    cut: Callable[[int], None] | None,
+) -> list[EncodedExample]:
+    """Encode examples; where a row is too long, shorten the field that the example names.
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        chat: str,
-        delimiter: str,
-        harness: bool = False,
-        rolling: bool = False,
-    ) -> None:
-        self.tokenizer, self.chat, self.delimiter = tokenizer, chat, delimiter
-        self.harness, self.rolling = harness, rolling
+    Raises:
+        ValueError: a row is still longer than `limit`.
+    """
+    encoded = encode(examples)
+    if limit is None:
+        return encoded
+    shortened = 0
+    for index, example in enumerate(examples):
+        before = encoded[index]
+        while (length := encoded[index].length) > limit:
+            shorter = _shorten(example, length, limit)
+            if shorter is None:
+                break
+            example = shorter
+            (encoded[index],) = encode([example])
+        shortened += encoded[index] is not before
+    if shortened and cut is not None:
+        cut(shortened)
+    too_long = [example.length for example in encoded if example.length > limit]
+    if too_long:
+        raise ValueError(
+            f"{len(too_long)} of {len(encoded)} prompts are longer than the model's context: the "
+            f"longest has {max(too_long)} tokens, expected at most {limit}; shorten a field of the "
+            "prompt with task.truncate=FIELD or ++task.max_words.FIELD=100, or use a model with a "
+            "longer context."
+        )
+    return encoded
+
+
+def _shorten(example: Example, length: int, limit: int) -> Example | None:
+    """An example of `length` tokens with a shorter field; None if nothing of it would be left."""
+    if example.cut is None:
+        return None
+    start, end = example.cut
+    # Cut characters in proportion to tokens, and 5 % more, to need few iterations.
+    characters = int((end - start) * max(0.0, 1 - 1.05 * (length - limit) / length)) - 1
+    if characters < 1:
+        return None
+    prompt = example.prompt[: start + characters] + example.prompt[end:]
+    return replace(example, prompt=prompt, cut=(start, start + characters))
+
+
+def special_prefix(tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """The special tokens that the tokenizer sets before a text, without the ones it appends.
+
+    Raises:
+        ValueError: the tokenizer does more than set tokens around a text.
+    """
+    probe = "a"
+    plain = _tokenize(tokenizer, [probe])[0]
+    framed = _tokenize(tokenizer, [probe], add_special_tokens=True)[0]
+    for start in range(len(framed) - len(plain) + 1):
+        if framed[start : start + len(plain)] == plain:
+            return framed[:start]
+    raise ValueError(
+        f"the tokenizer {type(tokenizer).__name__} encodes '{probe}' as {list(framed)} with and "
+        f"{list(plain)} without special tokens, expected the same tokens within; use another "
+        "tokenizer."
+    )
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes examples; the fields are arguments of `encode_examples`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    chat: str
+    delimiter: str
+    harness: bool
+    rolling: bool
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         """Prompts and choices, split at the boundary."""
-        contexts, wholes, templated = list[str](), list[str](), False
+        contexts, texts, templated = list[str](), list[str](), False
         for example in examples:
             for index, choice in enumerate(example.choices):
-                text = example.contexts[index] if example.contexts else example.prompt
-                context, templated = apply_chat(text, self.tokenizer, self.chat)
-                if self.harness:  # Spaces at its end belong to the answer.
+                prompt = example.contexts[index] if example.contexts else example.prompt
+                context, templated = apply_chat(prompt, self.tokenizer, self.chat)
+                if self.harness:  # Spaces at the end of a prompt belong to the answer.
                     choice = context[len(context.rstrip()) :] + choice
                     context = context.rstrip()
                 contexts.append(context)
-                bare = choice.removeprefix(self.delimiter) if templated else choice
-                wholes.append(context + bare)
+                texts.append(
+                    context + (choice.removeprefix(self.delimiter) if templated else choice)
+                )
         # A chat template writes the special tokens itself.
         special = () if templated else special_prefix(self.tokenizer)
-        context_ids = _each(self.tokenizer, contexts)
-        whole_ids = iter(_encode(self.tokenizer, wholes))
+        distinct = list(dict.fromkeys(contexts))
+        context_tokens = dict(zip(distinct, _tokenize(self.tokenizer, distinct), strict=True))
+        text_tokens = _tokenize(self.tokenizer, texts)
         encoded, start = list[EncodedExample](), 0
         for example in examples:
-            count = len(example.choices)
-            own = [special + context_ids[text] for text in contexts[start : start + count]]
-            whole = [special + next(whole_ids) for _ in range(count)]
-            start += count
-            if self.harness:
-                own, whole = self._as_harness(own, whole, len(special))
-            elif not any(own):
-                first = self._first()
-                own, whole = [first], [first + ids for ids in whole]
-            encoded.append(_split(example, own, whole, self.harness))
+            end = start + len(example.choices)
+            context_rows = [special + context_tokens[text] for text in contexts[start:end]]
+            text_rows = [special + tokens for tokens in text_tokens[start:end]]
+            encoded.append(self._split(example, *self._begun(context_rows, text_rows, special)))
+            start = end
         return encoded
 
-    def _as_harness(
-        self, contexts: list[Tokens], wholes: list[Tokens], special: int
+    def _begun(
+        self, contexts: list[Tokens], texts: list[Tokens], special: Tokens
     ) -> tuple[list[Tokens], list[Tokens]]:
-        """What is fed, and what of it is context, as the harness cuts it."""
-        first = self._first()
-        if self.rolling:
-            return [first] * len(wholes), [first + whole for whole in wholes]
-        if all(len(context) == special for context in contexts):
-            return [first] * len(wholes), [first + whole[special:] for whole in wholes]
-        fed = [c + whole[len(c) :] for c, whole in zip(contexts, wholes, strict=True)]
-        return contexts, fed
+        """Contexts and texts that start with at least one token that is not scored."""
+        begin = self._begin_token()
+        if self.harness and self.rolling:
+            return [begin] * len(texts), [begin + text for text in texts]
+        if self.harness and all(context == special for context in contexts):
+            bare = [text[len(special) :] for text in texts]
+            return [begin] * len(texts), [begin + text for text in bare]
+        if self.harness:
+            pairs = zip(contexts, texts, strict=True)
+            return contexts, [context + text[len(context) :] for context, text in pairs]
+        if not any(contexts):
+            return [begin] * len(texts), [begin + text for text in texts]
+        return contexts, texts
 
-    def _first(self) -> Tokens:
-        """What stands before a text that follows nothing, as in lm-evaluation-harness."""
+    def _begin_token(self) -> Tokens:
+        """The token before a text that follows nothing, as in lm-evaluation-harness."""
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return (token,)
         return ()
 
+    def _split(
+        self, example: Example, contexts: Sequence[Tokens], texts: Sequence[Tokens]
+    ) -> EncodedExample:
+        """Cut the texts after the tokens that all of them share with all contexts.
 
-def _each(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, Tokens]:
-    """The tokens of every text; those that stand there often are encoded once."""
-    distinct = list(dict.fromkeys(texts))
-    return dict(zip(distinct, _encode(tokenizer, distinct), strict=True))
-
-
-def _fitted(
-    renderer: _Renderer,
-    examples: Sequence[Example],
-    encoded: list[EncodedExample],
-    limit: int,
-    cut: Callable[[int], None] | None,
-) -> list[EncodedExample]:
-    """Shorten the field that an example names until it fits; others stay as they are."""
-    result, changed = list(encoded), 0
-    for index, example in enumerate(examples):
-        while (length := _length(result[index])) > limit:
-            shorter = shortened(example, length, limit)
-            if shorter is None:
-                break
-            changed += result[index] is encoded[index]
-            example = shorter
-            (result[index],) = renderer.encode([example])
-    if changed and cut is not None:
-        cut(changed)
-    return result
-
-
-def shortened(example: Example, length: int, limit: int) -> Example | None:
-    """An example of `length` tokens with its field cut towards `limit`; None where none is left."""
-    if example.cut is None:
-        return None
-    start, end = example.cut
-    # Characters go in proportion to tokens, and some more, so that few steps are taken.
-    keep = int((end - start) * max(0.0, 1 - 1.05 * (length - limit) / length)) - 1
-    if keep < 1:
-        return None
-    prompt = example.prompt[: start + keep] + example.prompt[end:]
-    return replace(example, prompt=prompt, cut=(start, start + keep))
-
-
-def _length(encoded: EncodedExample) -> int:
-    return max(map(len, encoded.rows()))
+        Where choices have contexts of their own, the rest of each context is read but not scored.
+        """
+        shared = [common_tokens(pair) for pair in zip(contexts, texts, strict=True)]
+        ends = [len(tokens) for tokens in shared]
+        start = len(common_tokens(shared))
+        # With contexts of their own, the scored tokens follow a context even if start is 0.
+        if start == 0 and not (example.contexts and min(ends) > 0):
+            raise ValueError(
+                f"the prompt {example.prompt[:60]!r} encodes to no token before the answer, "
+                "expected at least one; write words in task.prompt."
+            )
+        choices = tuple(text[start:] for text in texts)
+        first_text: dict[Tokens, str] = {}
+        for text, tokens in zip(example.choices, choices, strict=True):
+            if not tokens:
+                raise ValueError(
+                    f"the answer {text!r} encodes to no tokens, expected at least one; change "
+                    "task.labels."
+                )
+            if tokens in first_text and not example.contexts and not self.harness:
+                raise ValueError(
+                    f"the answers {first_text[tokens]!r} and {text!r} encode to the same tokens "
+                    f"{list(tokens)}, expected different ones; choose other task.labels or another "
+                    "tokenizer."
+                )
+            first_text[tokens] = text
+        skipped = tuple(end - start for end in ends) if example.contexts else ()
+        return EncodedExample(texts[0][:start], choices, example.answer, skipped=skipped)
 
 
 def _sizes(
     encoded: EncodedExample, example: Example, normalize: str, delimiter: str
 ) -> tuple[float, ...]:
-    """Tokens, characters or bytes of the choices, a delimiter not counted."""
+    """Tokens, characters or bytes of the choices, without the delimiter."""
     if normalize == "tokens":
-        skipped = encoded.skipped or (0,) * len(encoded.choices)
-        return tuple(len(c) - s for c, s in zip(encoded.choices, skipped, strict=True))
+        return tuple(len(encoded.scored(index)) for index in range(len(encoded.choices)))
     texts = [choice.removeprefix(delimiter) for choice in example.choices]
-    lengths = [len(t if normalize == "characters" else t.encode()) for t in texts]
+    lengths = [len(text if normalize == "characters" else text.encode()) for text in texts]
     return tuple(float(max(1, length)) for length in lengths)
 
 
-def _encode(
+def _tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool = False
 ) -> list[Tokens]:
-    ids = tokenizer(
+    rows = tokenizer(
         texts,
         add_special_tokens=add_special_tokens,
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
     )["input_ids"]
-    return [tuple(row) for row in ids]
-
-
-def _split(
-    example: Example, contexts: Sequence[Tokens], wholes: Sequence[Tokens], alike: bool = False
-) -> EncodedExample:
-    """Cut context + choice after the tokens that all contexts and every whole text share.
-
-    Where choices have contexts of their own, the rest of these is fed but not scored. alike: two
-    choices may be the same.
-    """
-    ends = [_shared(c, whole) for c, whole in zip(_cycled(contexts, wholes), wholes, strict=True)]
-    start = min(_shared(wholes[0][: ends[0]], w[:end]) for w, end in zip(wholes, ends, strict=True))
-    alone = example.contexts and min(ends) > 0  # What is scored follows a context of its own.
-    if start == 0 and not alone:
-        raise ValueError(
-            f"the prompt {example.prompt[:60]!r} encodes to no token that stands before the "
-            "answer, expected at least one; write words in task.prompt."
-        )
-    choices = tuple(whole[start:] for whole in wholes)
-    skipped = tuple(end - start for end in ends) if example.contexts else ()
-    seen: dict[Tokens, str] = {}
-    for text, tokens in zip(example.choices, choices, strict=True):
-        if not tokens:
-            raise ValueError(
-                f"the answer {text!r} encodes to no tokens, expected at least one; mend "
-                "task.labels."
-            )
-        if tokens in seen and not example.contexts and not alike:
-            raise ValueError(
-                f"the answers {seen[tokens]!r} and {text!r} encode to the same tokens "
-                f"{list(tokens)}, expected different ones; choose other task.labels or another "
-                "tokenizer."
-            )
-        seen[tokens] = text
-    return EncodedExample(wholes[0][:start], choices, example.answer, skipped=skipped)
-
-
-def _cycled(contexts: Sequence[Tokens], wholes: Sequence[Tokens]) -> list[Tokens]:
-    return [contexts[index % len(contexts)] for index in range(len(wholes))]
-
-
-def _shared(left: Tokens, right: Tokens) -> int:
-    """Length of the common beginning."""
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))
-
-
-def _check_lengths(encoded: Sequence[EncodedExample], limit: int) -> None:
-    lengths = [_length(example) for example in encoded]
-    longest = max(lengths)
-    if longest > limit:
-        count = sum(length > limit for length in lengths)
-        raise ValueError(
-            f"{count} of {len(encoded)} prompts are longer than the model's context, the longest "
-            f"has {longest} tokens, expected at most {limit}; shorten a field that the prompt "
-            "names, as task.truncate=FIELD or ++task.max_words.FIELD=100, or use a model with a "
-            "longer context."
-        )
+    return [tuple(row) for row in rows]

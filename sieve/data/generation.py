@@ -1,224 +1,205 @@
-"""Answers that a model writes: greedy, in batches, stopped and cut as the task says.
+"""Batches of prompts that a model answers in writing: greedily, stopped and cut as the task says.
 
-How far a pruned model is from the dense one is told without writing: by how much less likely it
-finds what the dense one wrote.
+The divergence of a pruned model needs no writing: it is by how much less likely the pruned model
+finds the answers of the dense model.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from sieve.data.batches import TensorBatch, as_inputs, bucket, pad_left
-from sieve.data.choices import (
-    LARGEST_DIVERGENCE,
-    NOT_FINITE,
-    ScoringBatch,
-    choice_logprobs,
-    one_batch,
-)
-from sieve.data.encoding import EncodedExample, Tokens, encode_examples
-from sieve.data.prefix import Shared, Sharing
+from sieve.data.batches import as_inputs, bucket, pad_rows
+from sieve.data.choices import ScoringBatch, choice_logprobs, one_batch
+from sieve.data.encoding import EncodedExample, EncodingOptions, Tokens, encode_examples
+from sieve.data.prefix import PrefixCache, PrefixSharing, prefix_first
+from sieve.data.scored import NOT_FINITE, Reference, ScoredBatch, clamped_divergence
 from sieve.distributed.sharding import without_gradients
 from sieve.model.backbone import cache_name, pad_token_id
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
-from sieve.tasks.scores import Metric, Outcome
+from sieve.tasks.scores import Outcome
 from sieve.tasks.writing import Writing
 
 
 @dataclass(frozen=True)
 class Writer:
-    """How answers are written and read: a tokenizer, what ends them, what is taken from them."""
+    """How answers are written and read: the tokenizer, what ends an answer, and its value."""
 
     tokenizer: PreTrainedTokenizerBase
     writing: Writing
     row_metric: RowMetric
+
+    @property
+    def pad(self) -> int:
+        """The padding token."""
+        return pad_token_id(self.tokenizer)
 
     def write(
         self,
         model: PreTrainedModel,
         input_ids: Tensor,
         mask: Tensor,
-        shared: Shared | None = None,
+        prefix_cache: PrefixCache | None = None,
         prefix: Tokens = (),
     ) -> list[Tokens]:
-        """Greedy continuations of left-padded rows (B, T), without what stands after an end.
+        """Greedy continuations of left-padded rows (B, T), without end tokens and what follows.
 
-        prefix: what all rows begin with, to be run once for all that `shared` sees.
+        prefix: the tokens that all rows begin with, which `prefix_cache` runs once.
         """
+        own_config = model.generation_config
         config = GenerationConfig(
-            max_new_tokens=self.writing.max_new_tokens, do_sample=False, num_beams=1,
-            pad_token_id=pad_token_id(self.tokenizer), eos_token_id=self._ends(model),
-            bos_token_id=model.generation_config.bos_token_id,
-        )  # fmt: skip
-        stopped = StoppingCriteriaList([_Stopped(self, input_ids.shape[1])])
-        generate: Any = model.generate
-        shared, options = shared or Shared(lends=False), dict[str, Any]()
-        cache = shared.growing(model, prefix, len(input_ids))
+            max_new_tokens=self.writing.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=self.pad,
+            eos_token_id=self._end_tokens(own_config),
+            bos_token_id=own_config.bos_token_id,
+        )
+        prefix_cache = prefix_cache or PrefixCache(lends=False)
+        cache = prefix_cache.growing(model, prefix, len(input_ids))
         if cache is not None:
-            input_ids, mask = _after(input_ids, mask, prefix)
-            options[cache_name(model)] = cache
-        own = model.generation_config
-        model.generation_config = config  # Its penalties would stand in for what is not set.
+            input_ids, mask = prefix_first(input_ids, mask, prefix)
+        prompt_tokens = input_ids.shape[1]
+        # Otherwise the model's own penalties would fill in for settings that are not given.
+        model.generation_config = config
         try:
             with without_gradients(model):
-                out = generate(
-                    input_ids=input_ids, attention_mask=mask, generation_config=config,
-                    stopping_criteria=stopped,
-                    synced_gpus=False,  # Ranks that share out a model keep in step by `Turns`.
-                    **options,
-                )  # fmt: skip
+                rows = cast("GenerationMixin", model).generate(
+                    input_ids=input_ids,
+                    attention_mask=mask,
+                    generation_config=config,
+                    stopping_criteria=StoppingCriteriaList([_StopStrings(self, prompt_tokens)]),
+                    synced_gpus=False,  # Ranks that split a model keep in step by `Turns`.
+                    **({} if cache is None else {cache_name(model): cache}),
+                )
         finally:
-            model.generation_config = own
-        shared.count(out.numel())
+            model.generation_config = own_config
+        prefix_cache.count(rows.numel())
         ends = set(config.eos_token_id or [])
-        return [_until(row, ends) for row in out[:, input_ids.shape[1] :].tolist()]
+        return [_before_end(row, ends) for row in rows[:, prompt_tokens:].tolist()]
 
     def read(self, tokens: Sequence[int]) -> str:
-        """What was written, up to a stop string."""
+        """The text of written tokens, up to a stop string."""
         return self.writing.cut(str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)))
 
-    def values(self, texts: Sequence[str | None], examples: Sequence[Example]) -> list[float]:
-        """What answers are worth; None is one in which nothing was found."""
-        metric, said = self.row_metric, [text or "" for text in texts]
+    def values(self, answers: Sequence[str | None], examples: Sequence[Example]) -> list[float]:
+        """The values of answers; None is a text in which no answer was found."""
+        metric, texts = self.row_metric, [answer or "" for answer in answers]
         if metric.of_writings is not None:
-            return metric.of_writings(said, examples)
+            return metric.of_writings(texts, examples)
         if metric.of_writing is not None:
-            found = [metric.of_writing(t, one) for t, one in zip(said, examples, strict=True)]
-            return [metric.checked(value, t) for value, t in zip(found, said, strict=True)]
-        right = [self.writing.targets(example.references) for example in examples]
+            return [
+                metric.checked(metric.of_writing(text, example), text)
+                for text, example in zip(texts, examples, strict=True)
+            ]
         return [
-            0.0 if text is None else metric.text(text, targets)
-            for text, targets in zip(texts, right, strict=True)
+            0.0 if answer is None else metric.text(answer, self.writing.targets(example.references))
+            for answer, example in zip(answers, examples, strict=True)
         ]
 
-    def _ends(self, model: PreTrainedModel) -> list[int] | None:
-        """Tokens that end an answer: the tokenizer's, and those that the model was made with."""
-        told = model.generation_config.eos_token_id
-        ends = {self.tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])}
+    def _end_tokens(self, config: GenerationConfig) -> list[int] | None:
+        """Tokens that end an answer: the tokenizer's and the model's own."""
+        own = config.eos_token_id
+        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
         return sorted(end for end in ends if end is not None) or None
 
 
-class _Stopped(StoppingCriteria):
-    """Says of every row whether a stop string stands in what was written; looks at the end only."""
+class _StopStrings(StoppingCriteria):
+    """Tells which rows have a stop string in their last tokens."""
 
-    def __init__(self, writer: Writer, start: int) -> None:
-        self.writer, self.start = writer, start
+    def __init__(self, writer: Writer, prompt_tokens: int) -> None:
+        self.tokenizer, self.stops = writer.tokenizer, writer.writing.stop
+        self.prompt_tokens = prompt_tokens
         self.done: Tensor | None = None
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        written = input_ids[:, self.start :]
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
+        written = input_ids[:, self.prompt_tokens :]
         if self.done is None:
             self.done = torch.zeros(len(written), dtype=torch.bool, device=written.device)
-        stops, tokenizer = self.writer.writing.stop, self.writer.tokenizer
-        for index in (~self.done).nonzero().flatten().tolist() if stops else ():
-            # A stop string of n characters is made of at most n bytes' tokens and one before.
-            reach = 1 + max(len(stop.encode()) for stop in stops)
-            text = tokenizer.decode(written[index, -reach:], skip_special_tokens=True)
-            self.done[index] = any(stop in text for stop in stops)
+        for index in (~self.done).nonzero().flatten().tolist() if self.stops else ():
+            # A stop string of n bytes is within the last n tokens and the one before.
+            count = 1 + max(len(stop.encode()) for stop in self.stops)
+            text = self.tokenizer.decode(written[index, -count:], skip_special_tokens=True)
+            self.done[index] = any(stop in text for stop in self.stops)
         return self.done
 
 
-def _after(input_ids: Tensor, mask: Tensor, prefix: Tokens) -> tuple[Tensor, Tensor]:
-    """Rows and mask (B, T) with the prefix first, which stood behind the padding of each."""
-    ids = torch.tensor(prefix, device=input_ids.device).expand(len(input_ids), -1)
-    return (
-        torch.cat([ids, input_ids[:, len(prefix) :]], 1),
-        torch.cat([torch.ones_like(ids), mask[:, : mask.shape[1] - len(prefix)]], 1),
-    )
-
-
-def _until(row: list[int], ends: set[int]) -> Tokens:
+def _before_end(row: list[int], ends: set[int]) -> Tokens:
     first = next((index for index, token in enumerate(row) if token in ends), len(row))
     return tuple(row[:first])
 
 
-@dataclass
-class WritingBatch(TensorBatch):
-    """Left-padded prompts of N examples, and their right answers for the loss."""
+@dataclass(kw_only=True)
+class WritingBatch(ScoredBatch):
+    """Left-padded prompts of N examples, one row each, and the right answers for the loss."""
 
-    input_ids: Tensor  # (N, T)
-    attention_mask: Tensor  # (N, T), int64
-    examples: Tensor  # (N,): index into the list of examples
     prompts: tuple[Tokens, ...]
     rows: tuple[Example, ...]
     right: ScoringBatch
     writer: Writer
-    prefix: Tokens = ()  # that all rows begin with and that is run once, see `sieve.data.prefix`
+    prefix: Tokens = ()  # the tokens that all rows share and that run once, see `sieve.data.prefix`
 
-    @property
-    def metric(self) -> Metric:
-        """What the values of rows make."""
-        return self.writer.row_metric.metric
-
-    def outcome(
-        self,
-        model: PreTrainedModel,
-        reference: dict[int, Any] | None = None,
-        shared: Shared | None = None,
+    def _outcome(
+        self, model: PreTrainedModel, reference: Reference | None, prefix_cache: PrefixCache
     ) -> Outcome:
-        """Write the answers and score them; as `sieve.evaluation.evaluation.Scored`.
-
-        `predicted` is 0, or −1 where nothing was taken from what was written.
-        """
-        shared = shared or Shared(lends=False)
+        """`predicted` is 0, or −1 where no answer was found in the written text."""
         written = self.writer.write(
-            model, self.input_ids, self.attention_mask, shared, self.prefix
-        )  # fmt: skip
-        writing = self.writer.writing
-        found = [writing.extract_from(self.writer.read(tokens)) for tokens in written]
-        values = self.writer.values(found, self.rows)
+            model, self.input_ids, self.attention_mask, prefix_cache, self.prefix
+        )
+        extract = self.writer.writing.extract_from
+        answers = [extract(self.writer.read(tokens)) for tokens in written]
+        values = self.writer.values(answers, self.rows)
         device = self.input_ids.device
-        predicted = torch.tensor([NOT_FINITE if text is None else 0 for text in found])
+        predicted = torch.tensor([NOT_FINITE if answer is None else 0 for answer in answers])
         return Outcome(
             predicted.to(device),
             torch.tensor(values, dtype=torch.double, device=device),
-            -_in_order(model, self.right, shared),
-            self._divergence(model, written, reference, shared),
+            -_answer_logprobs(model, self.right, prefix_cache),
+            self._divergence(model, written, reference, prefix_cache),
         )
 
     def _divergence(
         self,
         model: PreTrainedModel,
         written: Sequence[Tokens],
-        reference: dict[int, Any] | None,
-        shared: Shared,
+        reference: Reference | None,
+        prefix_cache: PrefixCache,
     ) -> Tensor | None:
-        """How much less likely the dense model's answers are (N,), nats; 0 where they are more."""
+        """How much less likely the dense model's answers are (N,), nats; 0 if more likely."""
         if reference is None:
             return None
-        key = int(self.examples[0])
-        if key not in reference:
-            pad = pad_token_id(self.writer.tokenizer)
-            batch = _answers(self.prompts, written, pad, self.prefix)
+        if self.key not in reference:
+            batch = _answer_batch(self.prompts, written, self.writer.pad, self.prefix)
             batch = batch.to(self.input_ids.device)
-            reference[key] = batch, _in_order(model, batch, shared)
-        batch, dense = reference[key]
-        far = dense - _in_order(model, batch, shared)
-        return far.nan_to_num(LARGEST_DIVERGENCE, LARGEST_DIVERGENCE).clamp(0.0, LARGEST_DIVERGENCE)
+            reference[self.key] = batch, _answer_logprobs(model, batch, prefix_cache)
+        batch, dense_logprobs = reference[self.key]
+        return clamped_divergence(dense_logprobs - _answer_logprobs(model, batch, prefix_cache))
 
 
-def _in_order(model: PreTrainedModel, batch: ScoringBatch, shared: Shared) -> Tensor:
-    """Log-likelihoods of single answers (N,), in the order of the prompts."""
-    logits = shared.forward(model, as_inputs(batch), batch.keep, batch.prefix)
+def _answer_logprobs(
+    model: PreTrainedModel, batch: ScoringBatch, prefix_cache: PrefixCache
+) -> Tensor:
+    """Log-likelihoods of one answer per prompt (N,), in the order of the prompts."""
+    logits = prefix_cache.forward(model, as_inputs(batch), batch.keep, batch.prefix)
     logprobs = choice_logprobs(logits, batch)[:, 0]
     return torch.empty_like(logprobs).index_copy_(0, batch.examples, logprobs)
 
 
-def _answers(
+def _answer_batch(
     prompts: Sequence[Tokens], answers: Sequence[Tokens], pad: int, prefix: Tokens
 ) -> ScoringBatch:
-    """One batch of prompts with an answer each; an empty one is a token to pad with."""
+    """One batch of prompts with an answer each; an empty answer becomes one padding token."""
     encoded = [
         EncodedExample(prompt, (answer or (pad,),), 0)
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -231,46 +212,62 @@ def writing_batches(
     examples: Sequence[Example],
     writer: Writer,
     batch_tokens: int = 8192,
-    sharing: Sharing | None = None,
-    **options: Any,
+    sharing: PrefixSharing | None = None,
+    **options: Unpack[EncodingOptions],
 ) -> list[WritingBatch]:
-    """All examples in batches of at most `batch_tokens` tokens, those to be written counted.
+    """All examples in batches of at most `batch_tokens` tokens, counting the tokens to write.
 
-    sharing: as of `scoring_batches`; options: as of `encode_examples`. Raises ValueError where
-    prompt and answer are longer than the context.
+    Args:
+        sharing: as for `scoring_batches`.
+        options: as for `encode_examples`.
+
+    Raises:
+        ValueError: prompt and answer are longer than the context.
     """
-    room, limit = writer.writing.max_new_tokens, options.pop("context_length", None)
-    if limit is not None and limit <= room:
-        raise ValueError(
-            f"task.max_new_tokens is {room}, expected less than the model's context of {limit}."
-        )
-    asked = None if limit is None else limit - room
-    left = options.get("harness", False)  # lm-evaluation-harness cuts prompts on their left.
-    encoded = encode_examples(
-        examples, writer.tokenizer, context_length=None if left else asked, **options
-    )
-    if left and asked is not None:
-        encoded = [replace(one, prefix=one.prefix[-asked:]) for one in encoded]
-    pad = pad_token_id(writer.tokenizer)
-    widths = [len(e.prefix) + max(room, len(e.choices[0])) for e in encoded]
-    prefix, longest = sharing.prefix(encoded, room) if sharing else ((), 0)
+    new_tokens = writer.writing.max_new_tokens
+    encoded = _encode_prompts(examples, writer, options)
+    widths = [len(one.prefix) + max(new_tokens, len(one.choices[0])) for one in encoded]
+    prefix, longest = sharing.prefix(encoded, new_tokens) if sharing else ((), 0)
     if max(widths) > longest:
         prefix = ()
+    sizes = [(1, len(one.prefix) - len(prefix) + new_tokens) for one in encoded]
     batches = []
-    for group in bucket([(1, len(e.prefix) - len(prefix) + room) for e in encoded], batch_tokens):
+    for group in bucket(sizes, batch_tokens):
         prompts = tuple(encoded[index].prefix for index in group)
-        input_ids, mask, _ = pad_left(prompts, pad)
         answers = [encoded[index].choices[0] for index in group]
+        input_ids, mask, _ = pad_rows(prompts, writer.pad)
         batches.append(
             WritingBatch(
-                input_ids,
-                mask,
-                torch.tensor(group),
-                prompts,
-                tuple(examples[index] for index in group),
-                _answers(prompts, answers, pad, prefix),
-                writer,
-                prefix,
-            )  # fmt: skip
+                input_ids=input_ids,
+                attention_mask=mask,
+                examples=torch.tensor(group),
+                metric=writer.row_metric.metric,
+                prompts=prompts,
+                rows=tuple(examples[index] for index in group),
+                right=_answer_batch(prompts, answers, writer.pad, prefix),
+                writer=writer,
+                prefix=prefix,
+            )
         )
     return batches
+
+
+def _encode_prompts(
+    examples: Sequence[Example], writer: Writer, options: EncodingOptions
+) -> list[EncodedExample]:
+    """Encoded examples whose prompts leave room for the answer in the context."""
+    new_tokens, limit = writer.writing.max_new_tokens, options.get("context_length")
+    if limit is None:
+        return encode_examples(examples, writer.tokenizer, **options)
+    if limit <= new_tokens:
+        raise ValueError(
+            f"task.max_new_tokens is {new_tokens}, expected less than the model's context of "
+            f"{limit}."
+        )
+    if not options.get("harness"):
+        options["context_length"] = limit - new_tokens
+        return encode_examples(examples, writer.tokenizer, **options)
+    # lm-evaluation-harness cuts the first tokens of a prompt.
+    options["context_length"] = None
+    encoded = encode_examples(examples, writer.tokenizer, **options)
+    return [replace(one, prefix=one.prefix[new_tokens - limit :]) for one in encoded]

@@ -1,7 +1,7 @@
-"""Tokens that all rows of a role begin with are run once per genome, and lent to every row.
+"""The common prefix of all rows of a split runs once per genome, and every row reuses it.
 
-Few-shot examples, an instruction, the head of a chat template: their keys and values are computed
-for one row, and every batch runs only what is each row's own. The scores are the same.
+Few-shot examples, an instruction or the start of a chat template: their keys and values are
+computed for one row, and each batch runs only the rest of its rows. The scores are the same.
 """
 
 import logging
@@ -9,240 +9,264 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from sieve.data.encoding import EncodedExample, Tokens
+from sieve.data.encoding import EncodedExample, Tokens, common_tokens
 from sieve.distributed.sharding import is_sharded
 from sieve.model.backbone import cache_name, forward, input_names, is_classifier
 
 log = logging.getLogger(__name__)
-LEAST = 0.25  # of a typical row
-# How a model says that attention does not reach back for ever, or that positions change with length
+LEAST_FRACTION = 0.25  # of a typical row that a prefix must cover to be shared
+# Configuration fields that limit how far attention looks back.
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
-STRETCHED = ("dynamic", "longrope")
-PROBE, OWN = 5, (6, 3)  # tokens of the prefix, and of two rows behind it, that show what is exact
-CLOSE = {torch.float32: 1e-4, torch.float64: 1e-6}  # of the largest logit; by rounding alone
+LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary positions that change with the row's length
+PROBE_PREFIX, PROBE_ROWS = 5, (6, 3)  # tokens of a trial prefix, and of two rows after it
+# Largest difference of two logits by rounding alone, as a fraction of the largest logit.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
+PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
+KeysValues = tuple[Tensor, Tensor]  # (1, heads, P, d) each
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """When a common prefix is worth its while, and up to how many tokens of a row it is exact.
+class PrefixSharing:
+    """Decides whether rows share their common prefix.
 
-    least: of a typical row's tokens that must be common, from above 0 to 1; longest: gives the most
-    tokens of a row with which a model can share, 0 where it cannot; asked only where it pays.
+    Args:
+        least: the fraction (0, 1] of a typical row's tokens that the prefix must cover.
+        longest: returns the most tokens of a row for which sharing is exact, 0 if the model cannot
+            share; called only if sharing would pay.
     """
 
     least: float
     longest: Callable[[], float]
 
-    def prefix(self, encoded: Sequence[EncodedExample], written: int = 0) -> tuple[Tokens, float]:
-        """The tokens to share among rows, none where that does not pay, and the longest such row.
+    def prefix(
+        self, encoded: Sequence[EncodedExample], new_tokens: int = 0
+    ) -> tuple[Tokens, float]:
+        """The prefix to share, () for none, and the most tokens of a row that may share it.
 
-        written: tokens that are written after each.
+        new_tokens: tokens that are generated after each row.
         """
         common = common_prefix(encoded)
         lengths = [len(row) for example in encoded for row in example.rows()] if common else []
         if not common or len(common) < self.least * statistics.median(lengths):
             return (), 0
-        longest = self.longest() - written
+        longest = self.longest() - new_tokens
         if min(lengths) > longest:
-            log.info("a prefix of %d tokens is run with every row: the model cannot share it at "
-                     "this length.", len(common))  # fmt: skip
+            log.info(
+                "All rows begin with %d common tokens, but the model cannot share a prefix in rows "
+                "of this length; every row runs whole.",
+                len(common),
+            )
             return (), 0
         return common, longest
 
 
-def sharing_of(model: PreTrainedModel, least: float = LEAST) -> Sharing | None:
-    """How a model shares prefixes; None where it never does."""
+def prefix_sharing_of(
+    model: PreTrainedModel, least: float = LEAST_FRACTION
+) -> PrefixSharing | None:
+    """How the rows of a model share a prefix; None if they never do."""
     if least > 1 or is_classifier(model):
         return None
-    known: list[float] = []
-
-    def longest() -> float:
-        if not known:
-            known.append(longest_shared(model))
-        return known[0]
-
-    return Sharing(least, longest)
+    return PrefixSharing(least, cache(partial(longest_exact_row, model)))
 
 
 def common_prefix(encoded: Sequence[EncodedExample]) -> Tokens:
-    """What all prompts begin with, but for the last token of the shortest: it predicts an answer.
+    """The tokens that all prompts begin with, without the last token of the shortest prompt.
 
-    Where one example has nothing before its choices, nothing is common.
+    That token predicts an answer. () where an example has no prompt tokens.
     """
-    if not encoded:
-        return ()
-    first = min(example.prefix for example in encoded)
-    last = max(example.prefix for example in encoded)  # No other differs sooner.
-    room = min(example.start for example in encoded) - 1
-    for index in range(max(0, room)):
-        if first[index] != last[index]:
-            return first[:index]
-    return first[: max(0, room)]
+    prompts = [example.prefix for example in encoded]
+    return common_tokens(prompts)[: max(0, min(map(len, prompts), default=0) - 1)]
 
 
 @torch.inference_mode()
-def longest_shared(model: PreTrainedModel) -> float:
-    """The most tokens of a row with which a lent prefix is exact: 0 none, inf any.
+def longest_exact_row(model: PreTrainedModel) -> float:
+    """The most tokens of a row for which a shared prefix gives the same logits: 0 none, inf any.
 
-    Looked for by trying a few tokens both ways; what shows only in long rows is read from the
+    A few tokens are run with and without sharing; limits that only long rows show are read from the
     configuration.
     """
     if not (cache_name(model) and "use_cache" in input_names(model)):
         return 0
     if is_sharded(model) or any(parameter.is_meta for parameter in model.parameters()):
         return 0
-    width = PROBE + max(OWN)
-    count = int(model.config.get_text_config().vocab_size)
-    ids = torch.arange(2 * width, device=model.device).view(2, width) * 7 % count
+    width, padding = PROBE_PREFIX + max(PROBE_ROWS), max(PROBE_ROWS) - min(PROBE_ROWS)
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    ids = torch.arange(2 * width, device=model.device).view(2, width) * 7 % vocabulary
     mask = torch.ones_like(ids)
-    mask[1, : max(OWN) - min(OWN)] = 0
-    ids[1, max(OWN) - min(OWN) :][:PROBE] = ids[0, :PROBE]
-    places = (mask.cumsum(1) - 1).clamp(min=0)
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
+    mask[1, :padding] = 0
+    ids[1, padding:][:PROBE_PREFIX] = ids[0, :PROBE_PREFIX]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    prefix = tuple(ids[0, :PROBE_PREFIX].tolist())
     try:
         whole = forward(model, inputs, 2)
-        shared = Shared().forward(model, inputs, 2, tuple(ids[0, :PROBE].tolist()))
+        shared = PrefixCache().forward(model, inputs, 2, prefix)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        log.debug("%s shares no prefix: %s", type(model).__name__, error)
+        log.debug("%s cannot share a prefix: %s", type(model).__name__, error)
         return 0
-    far = (whole.float() - shared.float()).abs().max() / whole.float().abs().max()
-    return _reach(model) if float(far) <= CLOSE.get(whole.dtype, 0.05) else 0
+    difference = (whole.float() - shared.float()).abs().max() / whole.float().abs().max()
+    exact = float(difference) <= TOLERANCE.get(whole.dtype, 0.05)
+    return _attention_window(model) if exact else 0
 
 
-def _reach(model: PreTrainedModel) -> float:
-    """Tokens of a row up to which attention and positions are the same wherever padding stands."""
+def _attention_window(model: PreTrainedModel) -> float:
+    """The most tokens of a row for which attention and positions do not depend on the padding."""
     text = model.config.get_text_config()
-    reaches = [getattr(text, name, None) for name in WINDOWS]
-    scaled: Any = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
-    if scaled and any(kind in str(scaled) for kind in STRETCHED):
-        limits = (scaled, vars(text))
-        names = ("original_max_position_embeddings", "max_position_embeddings")
-        reaches.append(next(h[name] for name in names for h in limits if h.get(name)))
-    found = [reach for reach in reaches if isinstance(reach, int) and reach > 0]
-    return min(found, default=math.inf)
+    limits = [getattr(text, name, None) for name in WINDOWS]
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
+    if rope and any(kind in str(rope) for kind in LENGTH_DEPENDENT):
+        fields = vars(text) | {name: value for name, value in rope.items() if value}
+        original = fields.get("original_max_position_embeddings")
+        limits.append(original or fields["max_position_embeddings"])
+    return min((n for n in limits if isinstance(n, int) and n > 0), default=math.inf)
 
 
-class _Lent(DynamicLayer):
-    """Keys and values (1, heads, P, d) of a prefix, set before those of every row; kept as is."""
+class _PrefixLayer(DynamicLayer):
+    """Keys and values (1, heads, P, d) of a prefix, which go before the rows' own."""
 
-    def __init__(self, layer: Any, length: int) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.keys, self.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+        self.keys, self.values = keys, values
         self.is_initialized = True
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Those of the prefix and the rows' own, (B, heads, P + T, d)."""
-        pairs = ((self.keys, key_states), (self.values, value_states))
-        keys, values = (
-            torch.cat([held.expand(len(own), -1, -1, -1), own], -2)
-            for held, own in pairs
-            if held is not None
+        """The prefix and the rows' own, (B, heads, P + T, d); the layer itself does not change."""
+        rows = len(key_states)
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], -2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], -2),
         )
-        return keys, values
 
 
 @dataclass
-class Shared:
-    """What one state of a model computes once: make another when its weights change.
+class PrefixCache:
+    """Keys and values of prefixes for one state of a model; make a new one when weights change.
 
-    lends: false runs every row whole; tokens: that were run so far, padding counted; unshared: that
-    would have been.
+    Args:
+        lends: False runs every row whole.
+        tokens: tokens that have run so far, padding included.
+        unshared: tokens that would have run without sharing.
     """
 
     lends: bool = True
     tokens: int = 0
     unshared: int = 0
-    _lent: dict[Tokens, DynamicCache] = field(default_factory=dict)
+    _pairs: dict[Tokens, list[KeysValues]] = field(default_factory=dict)
 
     def forward(
         self, model: PreTrainedModel, inputs: dict[str, Tensor], keep: int, prefix: Tokens = ()
     ) -> Tensor:
-        """As `backbone.forward`, of left-padded rows (B, T) that all begin with `prefix`.
+        """As `backbone.forward`, for left-padded rows (B, T) that all begin with `prefix`.
 
-        With hooks on a layer, which see every token, the rows are run whole.
+        A model with hooks on a layer runs the rows whole, since hooks must see every token.
         """
         rows, width = inputs["input_ids"].shape
-        own = width - len(prefix)
         self.count(rows * width)
         if not prefix:
             return forward(model, inputs, keep)
-        if not self.lends or _watched(model):
-            step = max(1, rows * own // width)  # The batch was made for rows without the prefix.
+        if not self._shares(model, prefix):
+            # The batch was sized for rows without the prefix.
+            step = max(1, rows * (width - len(prefix)) // width)
             parts = [{k: v[i : i + step] for k, v in inputs.items()} for i in range(0, rows, step)]
             return torch.cat([forward(model, part, keep) for part in parts])
         self.tokens -= rows * len(prefix)
-        cache = self._prefix(model, prefix, inputs["input_ids"].device)
-        # Own tokens end where the rows do, so they are as many columns from the left as before.
-        mask = inputs["attention_mask"]
-        mask = torch.cat([mask.new_ones(rows, len(prefix)), mask[:, :own]], 1)
-        cut = {k: v[:, len(prefix) :] for k, v in inputs.items() if k != "attention_mask"}
-        return forward(model, cut | {"attention_mask": mask}, keep, cache)
+        own = {name: tensor[:, len(prefix) :] for name, tensor in inputs.items()}
+        own["attention_mask"] = _mask_prefix_first(inputs["attention_mask"], len(prefix))
+        pairs = self._keys_values(model, prefix)
+        return forward(model, own, keep, _cache_of([_PrefixLayer(*pair) for pair in pairs]))
 
     def count(self, tokens: int) -> None:
-        """Tokens that are run without sharing."""
+        """Count tokens that run without sharing."""
         self.tokens += tokens
         self.unshared += tokens
 
     def growing(self, model: PreTrainedModel, prefix: Tokens, rows: int) -> DynamicCache | None:
-        """A prefix's keys and values for so many rows, to which others may be added as they come.
+        """A prefix's keys and values for `rows` rows, which generation appends to.
 
-        None where the rows are to be run whole.
+        None if the rows must run whole.
         """
-        if not (prefix and self.lends and not _watched(model)):
+        if not self._shares(model, prefix):
             return None
         self.tokens -= rows * len(prefix)
-        held, cache = self._prefix(model, prefix, model.device), DynamicCache()
-        cache.layers = [_grown(layer, rows) for layer in held.layers]
-        return cache
+        layers = []
+        for keys, values in self._keys_values(model, prefix):
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys = keys.expand(rows, -1, -1, -1)
+            layer.values = values.expand(rows, -1, -1, -1)
+            layers.append(layer)
+        return _cache_of(layers)
 
-    def _prefix(self, model: PreTrainedModel, prefix: Tokens, device: torch.device) -> DynamicCache:
-        """The keys and values of a prefix; ValueError where the model's cache is not plain."""
-        if prefix not in self._lent:
-            longer = next((p for p in self._lent if p[: len(prefix)] == prefix), None)
-            if longer is not None:  # Of fewer rows, those of a stage before, more was common.
-                self._lent[prefix] = _cut(self._lent[longer], len(prefix))
-                return self._lent[prefix]
-            ids = torch.tensor([prefix], device=device)
-            places = torch.arange(len(prefix), device=device)[None]
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            cache = DynamicCache(config=model.config)
-            forward(model, inputs | {"position_ids": places}, 1, cache)
-            if not all(_plain(layer, len(prefix)) for layer in cache.layers):
-                raise ValueError("the model's cache holds more than keys and values.")
-            self._lent[prefix] = _cut(cache, len(prefix))
-            self.tokens += len(prefix)
-        return self._lent[prefix]
+    def _shares(self, model: PreTrainedModel, prefix: Tokens) -> bool:
+        return bool(prefix) and self.lends and not _has_hooks(model)
+
+    def _keys_values(self, model: PreTrainedModel, prefix: Tokens) -> list[KeysValues]:
+        """The keys and values of a prefix by layer; ValueError if the model caches more."""
+        if prefix not in self._pairs:
+            length = len(prefix)
+            # An earlier batch of fewer rows may have had a longer common prefix.
+            longer = next((other for other in self._pairs if other[:length] == prefix), None)
+            pairs = self._pairs[longer] if longer else self._run(model, prefix)
+            self._pairs[prefix] = [(k[:, :, :length], v[:, :, :length]) for k, v in pairs]
+        return self._pairs[prefix]
+
+    def _run(self, model: PreTrainedModel, prefix: Tokens) -> list[KeysValues]:
+        """Run one row of a prefix."""
+        ids = torch.tensor([prefix], device=model.device)
+        positions = torch.arange(len(prefix), device=model.device)[None]
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        computed = DynamicCache(config=model.config)
+        forward(model, inputs | {"position_ids": positions}, 1, computed)
+        self.tokens += len(prefix)
+        pairs = []
+        for layer in computed.layers:
+            if (
+                not isinstance(layer, DynamicLayer)
+                or type(layer) not in PLAIN_LAYERS
+                or layer.keys is None
+                or layer.values is None
+                or layer.keys.shape[-2] != len(prefix)
+            ):
+                raise ValueError("the model caches more than keys and values.")
+            pairs.append((layer.keys, layer.values))
+        return pairs
 
 
-def _cut(cache: DynamicCache, length: int) -> DynamicCache:
-    """The first tokens of a cache, to be lent."""
-    lent = DynamicCache()
-    lent.layers = [_Lent(layer, length) for layer in cache.layers]
-    return lent
+def _cache_of(layers: Sequence[DynamicLayer]) -> DynamicCache:
+    cache = DynamicCache()
+    cache.layers = list(layers)
+    return cache
 
 
-def _grown(lent: Any, rows: int) -> DynamicLayer:
-    layer = DynamicLayer()
-    layer.lazy_initialization(lent.keys, lent.values)
-    layer.keys = lent.keys.expand(rows, -1, -1, -1)
-    layer.values = lent.values.expand(rows, -1, -1, -1)
-    return layer
+def prefix_first(ids: Tensor, mask: Tensor, prefix: Tokens) -> tuple[Tensor, Tensor]:
+    """Left-padded rows and mask (B, T) with the padding after the prefix instead of before it."""
+    tokens = torch.tensor(prefix, device=ids.device).expand(len(ids), -1)
+    return (
+        torch.cat([tokens, ids[:, len(prefix) :]], 1),
+        _mask_prefix_first(mask, len(prefix)),
+    )
 
 
-def _plain(layer: Any, length: int) -> bool:
-    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-    return type(layer) in kinds and layer.keys is not None and layer.keys.shape[-2] == length
+def _mask_prefix_first(mask: Tensor, tokens: int) -> Tensor:
+    """The mask (B, T) of rows with `tokens` prefix tokens before their padding.
+
+    The rows' own tokens stay in the same columns, since they end where the rows end.
+    """
+    return torch.cat([torch.ones_like(mask[:, :tokens]), mask[:, : mask.shape[1] - tokens]], 1)
 
 
-def _watched(model: PreTrainedModel) -> bool:
-    """Whether hooks stand on any layer of a model, as those that collect moments do."""
+def _has_hooks(model: PreTrainedModel) -> bool:
+    """Whether any layer of a model has forward hooks, for example to collect moments."""
     return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -13,42 +13,15 @@ from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 from transformers import PreTrainedModel
 
-from sieve.data.batches import shard
-from sieve.data.prefix import Shared
+from sieve.data.batches import batches_of_rank
+from sieve.data.prefix import PrefixCache
+from sieve.data.scored import ScoredBatch
 from sieve.distributed.sharding import Turns, without_gradients
 from sieve.runtime.progress import track
 from sieve.tasks.example import Example
 from sieve.tasks.scores import ACCURACY, Metric, Outcome, Scores
 
 UNSEEN = -2  # a predicted choice that no rank has told
-
-
-class Scored(Protocol):
-    """A batch that can be scored: choices, answers to be written, or text."""
-
-    examples: Tensor  # (N,) indexes into the list of examples
-
-    @property
-    def metric(self) -> Metric:
-        """What the values of rows make."""
-        ...
-
-    def outcome(
-        self,
-        model: PreTrainedModel,
-        reference: dict[int, Any] | None,
-        shared: Shared | None = None,
-    ) -> Outcome:
-        """Score a model; reference: what the dense one did, by a batch's first example.
-
-        What is not there is put there, and compared with itself. shared: what batches before have
-        computed on the same model.
-        """
-        ...
-
-    def to(self, device: Any) -> Any:
-        """The same batch with its tensors on a device."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +96,7 @@ class ScoresMetric(TorchMetric):
 class ScoringModule(L.LightningModule):
     """Scores a split under `trainer.validate` or `trainer.test`; the result is in `scores`.
 
-    reference, shared: as of `Scored.outcome`.
+    reference, shared: as of `ScoredBatch.outcome`.
     """
 
     def __init__(
@@ -132,12 +105,12 @@ class ScoringModule(L.LightningModule):
         examples: int,
         metric: Metric = ACCURACY,
         reference: dict[int, Any] | None = None,
-        shared: Shared | None = None,
+        shared: PrefixCache | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.reference = reference
-        self.shared = shared or Shared()
+        self.shared = shared or PrefixCache()
         self.metric = ScoresMetric(examples, reference is not None, metric)
         self.scores: Scores | None = None
         self.turns = Turns(model)
@@ -145,7 +118,7 @@ class ScoringModule(L.LightningModule):
     def configure_model(self) -> None:
         """A model that is to be sharded is so before it comes here."""
 
-    def test_step(self, batch: Scored, batch_idx: int = 0) -> None:
+    def test_step(self, batch: ScoredBatch, batch_idx: int = 0) -> None:
         """One batch of the test split."""
         with without_gradients(self.model):
             outcome = batch.outcome(self.model, self.reference, self.shared)
@@ -160,21 +133,21 @@ class ScoringModule(L.LightningModule):
         self.scores = self.metric.scores()
 
 
-def count_examples(batches: Sequence[Scored]) -> int:
+def count_examples(batches: Sequence[ScoredBatch]) -> int:
     """Number of examples in all batches of a split."""
     return sum(len(batch.examples) for batch in batches)
 
 
 def score(
     model: PreTrainedModel,
-    batches: Sequence[Scored],
+    batches: Sequence[ScoredBatch],
     description: str = "Scoring",
     reference: dict[int, Any] | None = None,
-    shared: Shared | None = None,
+    shared: PrefixCache | None = None,
 ) -> Scores:
     """Score all batches of a split; with a process group every rank takes its share.
 
-    reference: as of `Scored.outcome`; filled by the dense model, compared with by the others.
+    reference: as of `ScoredBatch.outcome`; filled by the dense model, compared with by the others.
     shared: of the model as it stands, where other batches of its rows were scored before.
     """
     metric = batches[0].metric if batches else ACCURACY
@@ -184,7 +157,7 @@ def score(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     with module.turns:
-        for batch in track(shard(batches, rank, world_size), description):
+        for batch in track(batches_of_rank(batches, rank, world_size), description):
             module.test_step(batch.to(model.device))
     return module.metric.scores()
 

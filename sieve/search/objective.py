@@ -20,9 +20,9 @@ from transformers import PreTrainedModel
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.data.choices import LARGEST_DIVERGENCE
-from sieve.data.prefix import Shared
-from sieve.evaluation.evaluation import Scored, score, together
+from sieve.data.prefix import PrefixCache
+from sieve.data.scored import LARGEST_DIVERGENCE, ScoredBatch
+from sieve.evaluation.evaluation import score, together
 from sieve.tasks.scores import Scores, compare, lost
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Objective:
         self,
         model: PreTrainedModel,
         bank: Bank,
-        batches: Sequence[Scored] | Sequence[Sequence[Scored]],
+        batches: Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]],
         tolerance: float = 0.02,
         guarantee: bool = False,
         judge: str = "margin",
@@ -164,7 +164,7 @@ class Objective:
     def divergences(self, genome: Genome) -> np.ndarray:
         """KL(dense ‖ pruned) of every example (N,), nats, in the order of the stages."""
         with self.switch.to(genome):
-            return self._run_all("Comparing answers", Shared()).divergences
+            return self._run_all("Comparing answers", PrefixCache()).divergences
 
     def on(self, bank: Bank) -> Self:
         """The same objective for another bank of this model; the baseline is not scored again."""
@@ -175,7 +175,7 @@ class Objective:
         return other
 
     def _score_dense(self) -> Scores:
-        shared = Shared()
+        shared = PrefixCache()
         scores = self._run_all("Scoring the dense model", shared)
         self.tokens_per_genome = {"run": shared.tokens, "unshared": shared.unshared}
         if broken := int(np.isnan(scores.losses).sum()):
@@ -196,13 +196,13 @@ class Objective:
             )  # fmt: skip
         self._told = True
 
-    def _run_all(self, description: str, shared: Shared) -> Scores:
+    def _run_all(self, description: str, shared: PrefixCache) -> Scores:
         stages = range(len(self.stages))
         return together([self._run(stage, description, shared) for stage in stages])
 
     def _score_pruned(self, description: str, farthest: float) -> tuple[Scores, Scores, float]:
         """Scores of all rows at best, of the rows that were scored, and the margin at best."""
-        parts, shared = list[Scores](), Shared()
+        parts, shared = list[Scores](), PrefixCache()
         for stage in range(len(self.stages)):
             parts.append(self._run(stage, description, shared))
             scored = together(parts)
@@ -241,7 +241,7 @@ class Objective:
         # Counts, so that a drop of exactly ε is not lost to rounding.
         return (round(self.tolerance * rows, 9) - wrong) / rows
 
-    def _run(self, stage: int, description: str, shared: Shared) -> Scores:
+    def _run(self, stage: int, description: str, shared: PrefixCache) -> Scores:
         scores = score(
             self.switch.model, self.stages[stage], description, self._reference[stage], shared
         )  # fmt: skip
@@ -309,8 +309,8 @@ class Jointly:
 
 
 def _staged(
-    batches: Sequence[Scored] | Sequence[Sequence[Scored]],
-) -> list[list[Scored]]:
+    batches: Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]],
+) -> list[list[ScoredBatch]]:
     """Batches by stage; plain ones are one stage."""
     staged = [list(stage) for stage in batches if isinstance(stage, Sequence)]
     return staged or [[batch for batch in batches if not isinstance(batch, Sequence)]]

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from sieve.calibration.calibration import CalibrationModule
-from sieve.data.batches import count_rows, shard
+from sieve.data.batches import batches_of_rank, count_rows
 from sieve.model.matrices import Matrix, blocks_of
 from sieve.projections import get_projection
 from sieve.projections.moments import (
@@ -146,7 +146,7 @@ def _stream(
         if run.leads:
             replace(moments, fingerprint=key).save(path)
 
-    batches = shard(run.data.calibration(), trainer.global_rank, trainer.world_size)
+    batches = batches_of_rank(run.data.calibration(), trainer.global_rank, trainer.world_size)
     log_needs(blocks, batches, _needs(run), weighting, settings.hidden)
     with hidden_states(None if settings.hidden == "memory" else run.cache.root) as hidden:
         module = StreamingModule(

@@ -5,7 +5,7 @@ from typing import Any
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
-from sieve.data.choices import vocabulary_reach
+from sieve.data.choices import count_vocabulary
 from sieve.exports.onnx import graph_bytes
 from sieve.factorized.modeling_sieve import auto_class, native_class
 from sieve.model.backbone import is_classifier
@@ -95,7 +95,7 @@ def _vocabulary(run: Run) -> dict[str, int]:
     rows = [batch for role in ("selection", "test") for batch in run.data.scoring(role)]
     if is_classifier(run.backbone.model):
         return {}
-    return {"size": size, **vocabulary_reach(rows)}
+    return {"size": size, **count_vocabulary(rows)}
 
 
 def _result(

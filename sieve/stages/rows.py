@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from sieve.bank.bank import Bank
-from sieve.evaluation.evaluation import Scored, score
+from sieve.data.scored import ScoredBatch
+from sieve.evaluation.evaluation import score
 from sieve.search.objective import Jointly, Objective, growing, hardest_first
 from sieve.stages.run import Run
 from sieve.tasks import Example
@@ -79,7 +80,7 @@ def fitted(run: Run) -> bool:
 
 
 def _objective(
-    run: Run, bank: Bank, stages: Sequence[Sequence[Scored]], judge: str = "margin"
+    run: Run, bank: Bank, stages: Sequence[Sequence[ScoredBatch]], judge: str = "margin"
 ) -> Objective:
     config = run.config
     return Objective(

@@ -14,7 +14,7 @@ import lightning as L
 from sieve.config import Config
 from sieve.data.classifier import classes_of
 from sieve.data.datamodule import SieveDataModule
-from sieve.data.prefix import sharing_of
+from sieve.data.prefix import prefix_sharing_of
 from sieve.data.token_cache import CachedTokenizer
 from sieve.distributed.sharding import is_sharded, shard
 from sieve.distributed.strategy import join
@@ -87,10 +87,16 @@ class Run:
         classes = partial(classes_of, model) if is_classifier(model) else None
         tokenizer: Any = CachedTokenizer(backbone.tokenizer, self.cache, backbone.fingerprint)
         return SieveDataModule(
-            task, tokenizer, config.batch_tokens, tokens, config.seed,
-            backbone.context_length, classes, mix,
-            sharing_of(backbone.model, config.share_prefix),
-        )  # fmt: skip
+            task,
+            tokenizer,
+            batch_tokens=config.batch_tokens,
+            calibration_tokens=tokens,
+            seed=config.seed,
+            context_length=backbone.context_length,
+            classes=classes,
+            mix=mix,
+            sharing=prefix_sharing_of(backbone.model, config.share_prefix),
+        )
 
     @property
     def leads(self) -> bool:

@@ -14,12 +14,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sieve.data.batches import bucket, calibration_batches, shard
+from sieve.data.batches import batches_of_rank, bucket, calibration_batches
 from sieve.data.choices import (
     ScoringBatch,
     choice_logprobs,
+    count_vocabulary,
     scoring_batches,
-    vocabulary_reach,
 )
 from sieve.data.encoding import encode_examples
 from sieve.tasks import Example, TaskConfig, build_task
@@ -145,10 +145,10 @@ def test_buckets_keep_padding_small() -> None:
 def test_ranks_share_the_batches_without_overlap() -> None:
     batches = scoring_batches(CASES["multiple"], make_tokenizer(), 60)
     assert len(batches) >= 4
-    shares = [shard(batches, rank, 3) for rank in range(3)]
+    shares = [batches_of_rank(batches, rank, 3) for rank in range(3)]
     dealt = [index for share in shares for batch in share for index in batch.examples.tolist()]
     assert sorted(dealt) == list(range(len(CASES["multiple"])))
-    assert shard(batches, 0, 1) == batches
+    assert batches_of_rank(batches, 0, 1) == batches
 
 
 def test_calibration_rows_are_prompt_and_right_answer_without_its_last_token() -> None:
@@ -223,8 +223,8 @@ def test_the_reach_of_a_task_counts_the_tokens_of_choices_and_of_prompts(case: s
     encoded = encode_examples(examples, tokenizer)
     answers = {token for e in encoded for choice in e.choices for token in choice}
     prompts = {token for e in encoded for token in e.prefix}
-    found = vocabulary_reach(scoring_batches(examples, tokenizer, 64))
+    found = count_vocabulary(scoring_batches(examples, tokenizer, 64))
     assert found["answers"] == len(answers)
     # Rows hold what precedes an answer's last token as well.
     assert len(prompts) <= found["prompts"] <= len(prompts | answers)
-    assert vocabulary_reach([]) == {"answers": 0, "prompts": 0}
+    assert count_vocabulary([]) == {"answers": 0, "prompts": 0}

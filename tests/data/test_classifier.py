@@ -18,7 +18,7 @@ import sieve
 from sieve.calibration.calibration import calibrate
 from sieve.config import ModelConfig
 from sieve.data.batches import as_inputs
-from sieve.data.classifier import classes_of, classifying_batches, learning_batches
+from sieve.data.classifier import classes_of, classifier_batches, classifier_calibration_batches
 from sieve.data.reader import Reader
 from sieve.evaluation.evaluation import score
 from sieve.model.backbone import load_backbone
@@ -62,7 +62,7 @@ def alone(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("name", KINDS)
 def test_padded_rows_are_scored_as_each_by_itself(name: str) -> None:
     model = tiny_classifier(name)
-    batches = classifying_batches(EXAMPLES, tiny_tokenizer(), CLASSES, batch_tokens=60)
+    batches = classifier_batches(EXAMPLES, tiny_tokenizer(), CLASSES, batch_tokens=60)
     assert len(batches) > 1
     found, expected = score(model, batches), alone(model)
     assert found.predicted.tolist() == expected.argmax(1).tolist()
@@ -89,10 +89,10 @@ def test_a_classifier_is_pruned_searched_exported_and_loaded_again(
     model, tokenizer = tiny_classifier(name), tiny_tokenizer()
     labelled = alone(model).argmax(1).tolist()
     examples = [Example(e.prompt, e.choices, a) for e, a in zip(EXAMPLES, labelled, strict=True)]
-    batches = learning_batches(examples, tokenizer, CLASSES, None, 60, 0)
+    batches = classifier_calibration_batches(examples, tokenizer, CLASSES, None, 60, 0)
     moments = calibrate(model, batches, projection=projection)
     bank = sieve.fit(model, moments, projection, "pivoted")
-    rows = classifying_batches(examples, tokenizer, CLASSES, 60)
+    rows = classifier_batches(examples, tokenizer, CLASSES, 60)
     objective = Objective(model, bank, rows, tolerance=0.25)
     assert objective.baseline.accuracy == 1
     genome = search_waterfill(bank, objective)
@@ -109,8 +109,8 @@ def test_a_classifier_is_pruned_searched_exported_and_loaded_again(
 
 def test_gradients_are_those_of_the_classes_whatever_the_padding() -> None:
     model, tokenizer = tiny_classifier(), tiny_tokenizer()
-    together = learning_batches(EXAMPLES, tokenizer, CLASSES, None, 10_000, 0)
-    apart = learning_batches(EXAMPLES, tokenizer, CLASSES, None, 1, 0)
+    together = classifier_calibration_batches(EXAMPLES, tokenizer, CLASSES, None, 10_000, 0)
+    apart = classifier_calibration_batches(EXAMPLES, tokenizer, CLASSES, None, 1, 0)
     assert len(together) == 1 and len(apart) == len(EXAMPLES)
     first, second = (calibrate(model, b, projection="loss_aware") for b in (together, apart))
     for matrix in find_matrices(model):
@@ -124,7 +124,9 @@ def test_gradients_are_those_of_the_classes_whatever_the_padding() -> None:
 
 def test_a_dense_export_is_a_plain_classifier(tmp_path: Path) -> None:
     model, tokenizer = tiny_classifier(), tiny_tokenizer()
-    moments = calibrate(model, learning_batches(EXAMPLES, tokenizer, CLASSES, None, 60, 0))
+    moments = calibrate(
+        model, classifier_calibration_batches(EXAMPLES, tokenizer, CLASSES, None, 60, 0)
+    )
     bank = sieve.fit(model, moments)
     sieve.apply(model, bank, uniform(bank, 0.5))
     folder = sieve.export(model, tokenizer, tmp_path / "dense", "dense")
@@ -154,9 +156,9 @@ def test_a_decoder_that_classifies_finds_its_last_token_whatever_its_padding(
     tiny_classifier("Llama", pad_token_id=pad).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     backbone = load_backbone(ModelConfig(path=str(tmp_path)), torch.device("cpu"))
-    batches = classifying_batches(EXAMPLES, backbone.tokenizer, CLASSES, batch_tokens=200)
+    batches = classifier_batches(EXAMPLES, backbone.tokenizer, CLASSES, batch_tokens=200)
     found = score(backbone.model, batches).losses
-    each = classifying_batches(EXAMPLES, backbone.tokenizer, CLASSES, batch_tokens=1)
+    each = classifier_batches(EXAMPLES, backbone.tokenizer, CLASSES, batch_tokens=1)
     assert len(batches) < len(each) == len(EXAMPLES)
     np.testing.assert_allclose(found, score(backbone.model, each).losses, atol=1e-4)
 
@@ -177,12 +179,12 @@ def test_a_field_is_shortened_and_the_prompt_keeps_its_end() -> None:
     prompt = "Review: " + "the movie " * 40 + "\nSentiment:"
     example = Example(prompt, (" a", " b", " c"), 0, cut=(8, len(prompt) - 11))
     told: list[int] = []
-    [batch] = classifying_batches([example], tiny_tokenizer(), CLASSES, 900, 60, told.append)
+    [batch] = classifier_batches([example], tiny_tokenizer(), CLASSES, 900, 60, told.append)
     text = tiny_tokenizer().decode(batch.input_ids[0])
     assert told == [1] and len(batch.input_ids[0]) <= 60
     assert text.startswith("Review: the") and text.endswith("\nSentiment:")
     with pytest.raises(ValueError, match="1 of 1 prompts are longer"):
-        classifying_batches([example], tiny_tokenizer(), CLASSES, 900, 5)
+        classifier_batches([example], tiny_tokenizer(), CLASSES, 900, 5)
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def test_a_boundary_that_merges_is_moved_back_for_all_choices(choices: tuple[str
     merged = tokenizer(example.prompt + " yes")["input_ids"]
     assert merged[: len(prompt)] != prompt, "the corpus must make the boundary merge"
     (encoded,) = encode_examples([example], tokenizer)
-    assert encoded.start < len(prompt)
+    assert len(encoded.prefix) < len(prompt)
     for index, choice in enumerate(example.choices):
         assert whole(encoded, index) == tokenizer(example.prompt + choice)["input_ids"]
 
@@ -87,7 +87,7 @@ def test_an_empty_prompt_is_a_begin_token_or_an_end_token_or_refused() -> None:
     (encoded,) = encode_examples([example], tokenizer)
     assert encoded.prefix == (tokenizer.bos_token_id,)
     tokenizer.bos_token = tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="no token that stands before the answer"):
+    with pytest.raises(ValueError, match="encodes to no token before the answer"):
         encode_examples([example], tokenizer)
 
 

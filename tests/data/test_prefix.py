@@ -18,7 +18,13 @@ from sieve.data import prefix as module
 from sieve.data.choices import scoring_batches
 from sieve.data.encoding import EncodedExample
 from sieve.data.generation import Writer, writing_batches
-from sieve.data.prefix import Shared, Sharing, common_prefix, longest_shared, sharing_of
+from sieve.data.prefix import (
+    PrefixCache,
+    PrefixSharing,
+    common_prefix,
+    longest_exact_row,
+    prefix_sharing_of,
+)
 from sieve.evaluation.evaluation import score
 from sieve.search.objective import Objective
 from sieve.tasks.example import Example
@@ -38,7 +44,7 @@ ALL = FAMILIES | {"mixtral": tiny_mixtral}
 
 def pair(model: PreTrainedModel, least: float = 0.25, batch_tokens: int = 120) -> tuple:
     """Batches that share and batches that do not."""
-    tokenizer, sharing = tiny_tokenizer(), sharing_of(model, least)
+    tokenizer, sharing = tiny_tokenizer(), prefix_sharing_of(model, least)
     shared = scoring_batches(EXAMPLES, tokenizer, batch_tokens, sharing=sharing)
     return shared, scoring_batches(EXAMPLES, tokenizer, batch_tokens)
 
@@ -48,7 +54,7 @@ def test_choices_are_scored_as_without_sharing(name: str) -> None:
     model = ALL[name](**({"sliding_window": 120} if name in WINDOWED else {}))
     shared, plain = pair(model)
     assert all(len(batch.prefix) > 20 for batch in shared) and len(shared) < len(plain)
-    spent = Shared()
+    spent = PrefixCache()
     ours, theirs = score(model, shared, shared=spent), score(model, plain)
     assert (ours.predicted == theirs.predicted).all()
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5, atol=1e-5)
@@ -57,13 +63,13 @@ def test_choices_are_scored_as_without_sharing(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in WINDOWED])
 def test_full_attention_with_a_plain_cache_shares_at_any_length(name: str) -> None:
-    assert longest_shared(ALL[name]()) == math.inf
+    assert longest_exact_row(ALL[name]()) == math.inf
 
 
 @pytest.mark.parametrize("name", sorted(WINDOWED))
 def test_rows_beyond_a_sliding_window_are_run_whole(name: str) -> None:
     model = ALL[name]()
-    assert longest_shared(model) <= 8
+    assert longest_exact_row(model) <= 8
     shared, plain = pair(model)
     assert not any(batch.prefix for batch in shared)
     assert (score(model, shared).losses == score(model, plain).losses).all()
@@ -82,14 +88,14 @@ def test_only_the_rows_that_fit_a_window_share() -> None:
 
 def test_a_state_space_model_and_an_unknown_one_share_nothing() -> None:
     mamba = build("Mamba", hidden_size=32, state_size=4, num_hidden_layers=2)
-    assert longest_shared(mamba) == 0 and longest_shared(tiny_odd()) == 0
+    assert longest_exact_row(mamba) == 0 and longest_exact_row(tiny_odd()) == 0
 
 
 def test_distances_counted_by_column_are_not_exact_behind_a_prefix() -> None:
-    assert longest_shared(build("Mpt", d_model=32, n_heads=4, n_layers=2, max_seq_len=128)) == 0
+    assert longest_exact_row(build("Mpt", d_model=32, n_heads=4, n_layers=2, max_seq_len=128)) == 0
     neo = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 40}
     model = build("GPTNeo", **neo, attention_types=[[["global", "local"], 1]])
-    assert longest_shared(model) == 40
+    assert longest_exact_row(model) == 40
 
 
 def test_positions_that_change_with_the_length_share_up_to_where_they_do() -> None:
@@ -97,7 +103,7 @@ def test_positions_that_change_with_the_length_share_up_to_where_they_do() -> No
         "rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4,
         "original_max_position_embeddings": 64,
     }  # fmt: skip
-    assert longest_shared(tiny_llama(rope_parameters=rope)) == 64
+    assert longest_exact_row(tiny_llama(rope_parameters=rope)) == 64
 
 
 def test_the_prefix_is_run_once_for_a_genome_and_anew_for_the_next(
@@ -105,7 +111,7 @@ def test_the_prefix_is_run_once_for_a_genome_and_anew_for_the_next(
 ) -> None:
     model = tiny_llama()
     bank = banked(model)
-    tokenizer, sharing, widths = tiny_tokenizer(), sharing_of(model), list[tuple[int, ...]]()
+    tokenizer, sharing, widths = tiny_tokenizer(), prefix_sharing_of(model), list[tuple[int, ...]]()
     parts = (EXAMPLES[1:4], EXAMPLES[:1] + EXAMPLES[4:])
     shared = [scoring_batches(part, tokenizer, 120, sharing=sharing) for part in parts]
     plain = [scoring_batches(part, tokenizer, 120) for part in parts]
@@ -143,7 +149,7 @@ def test_hooks_see_every_token_of_every_row() -> None:
 
     without = score(model, shared)
     handle = model.model.layers[0].self_attn.q_proj.register_forward_pre_hook(note)
-    spent = Shared()
+    spent = PrefixCache()
     watched = score(model, shared, shared=spent)
     handle.remove()
     assert sum(seen) == sum(batch.input_ids.numel() for batch in shared) == spent.tokens
@@ -159,11 +165,11 @@ def test_answers_are_written_as_without_sharing(name: str) -> None:
         RowMetric(Metric("exact_match"), of_text=exact_match),
     )  # fmt: skip
     rows = [Example(e.prompt, (" yes",), 0, references=("yes",)) for e in EXAMPLES]
-    shared = writing_batches(rows, writer, 300, sharing_of(model))
+    shared = writing_batches(rows, writer, 300, prefix_sharing_of(model))
     plain = writing_batches(rows, writer, 300)
     assert all(len(batch.prefix) > 20 for batch in shared)
     written: list[dict] = []
-    for batches, spent in ((shared, Shared()), (plain, Shared())):
+    for batches, spent in ((shared, PrefixCache()), (plain, PrefixCache())):
         found = {}
         for b in batches:
             texts = b.writer.write(model, b.input_ids, b.attention_mask, spent, b.prefix)
@@ -198,8 +204,8 @@ def test_the_prefix_leaves_every_prompt_its_last_token() -> None:
     assert common_prefix(encoded(((), (1, 9)), ((), (1, 8)))) == () == common_prefix([])
 
 
-def sharing(least: float, longest: Callable[[], float]) -> Sharing:
-    return Sharing(least, longest)
+def sharing(least: float, longest: Callable[[], float]) -> PrefixSharing:
+    return PrefixSharing(least, longest)
 
 
 def test_a_prefix_is_shared_where_it_is_a_large_part_of_a_typical_row() -> None:
@@ -208,12 +214,12 @@ def test_a_prefix_is_shared_where_it_is_a_large_part_of_a_typical_row() -> None:
     assert sharing(8 / 9, lambda: math.inf).prefix(rows)[0] == common_prefix(rows)
     assert sharing(0.9, lambda: pytest.fail("the model need not be asked")).prefix(rows)[0] == ()
     assert sharing(0.1, lambda: 8).prefix(rows)[0] == ()
-    assert sharing(0.1, lambda: 9).prefix(rows, written=1)[0] == ()
-    assert sharing_of(tiny_llama(), 2) is None
+    assert sharing(0.1, lambda: 9).prefix(rows, new_tokens=1)[0] == ()
+    assert prefix_sharing_of(tiny_llama(), 2) is None
 
 
 def test_a_probe_leaves_no_trace_in_the_model() -> None:
     model = tiny_llama()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    longest_shared(model)
+    longest_exact_row(model)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from sieve.bank.bank import fit
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import CalibrationModule, calibrate
-from sieve.data.batches import shard as dealt
+from sieve.data.batches import batches_of_rank as dealt
 from sieve.data.generation import writing_batches
 from sieve.distributed.sharding import average_gradients, held_fraction, whole, whole_layer
 from sieve.evaluation.evaluation import score

@@ -45,7 +45,13 @@ def test_tokens_are_shared_out_by_weight(tmp_path: Path, weights, expected) -> N
     own = build_task(found.task)
     parts = mixed(found, own)
     assert {task.name: share for task, share in parts} == pytest.approx(expected)
-    data = SieveDataModule(own, tiny_tokenizer(), 10_000, 1200, mix=lambda: parts)
+    data = SieveDataModule(
+        own,
+        tiny_tokenizer(),
+        batch_tokens=10_000,
+        calibration_tokens=1200,
+        mix=lambda: parts,
+    )
     seen = {name: 0 for name in ("own", "other", "third")}
     for batch in data.calibration():
         for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
