@@ -71,7 +71,7 @@ class ScoringBatch(ScoredBatch):
     ) -> list[float]:
         """The value of each example; 0 where its log-likelihoods are not finite."""
         greedy: list[list[bool]] = [[]] * len(self.rows)
-        if metric.of_pairs:
+        if metric.from_pairs:
             greedy = self._greedy(logits).tolist()
         values = []
         for index, (example, row) in enumerate(zip(self.rows, logprobs.tolist(), strict=True)):

@@ -96,13 +96,8 @@ class Writer:
     def values(self, answers: Sequence[str | None], examples: Sequence[Example]) -> list[float]:
         """The values of answers; None is a text in which no answer was found."""
         metric, texts = self.row_metric, [answer or "" for answer in answers]
-        if metric.of_writings is not None:
-            return metric.of_writings(texts, examples)
-        if metric.of_writing is not None:
-            return [
-                metric.checked(metric.of_writing(text, example), text)
-                for text, example in zip(texts, examples, strict=True)
-            ]
+        if metric.from_outputs is not None:
+            return metric.outputs(texts, examples)
         return [
             0.0 if answer is None else metric.text(answer, self.writing.targets(example.references))
             for answer, example in zip(answers, examples, strict=True)

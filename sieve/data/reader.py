@@ -14,7 +14,8 @@ from sieve.data.prefix import PrefixSharing
 from sieve.data.scored import ScoredBatch
 from sieve.data.text import text_batches
 from sieve.tasks.example import Example
-from sieve.tasks.metrics import RowMetric, exact_match
+from sieve.tasks.metrics import RowMetric
+from sieve.tasks.row_values import exact_match
 from sieve.tasks.task import Task
 
 
@@ -51,7 +52,7 @@ class Reader:
             )
         if task.kind == "generation":
             assert task.writing is not None
-            row_metric = task.row_metric or RowMetric(task.metric, of_text=exact_match)
+            row_metric = task.row_metric or RowMetric(task.metric, from_text=exact_match)
             writer = Writer(tokenizer, task.writing, row_metric)
             return writing_batches(examples, writer, batch_tokens, self.sharing, **options)
         if task.kind == "perplexity":

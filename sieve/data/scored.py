@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from sieve.data.batches import TensorBatch
 from sieve.data.prefix import PrefixCache
-from sieve.tasks.scores import ACCURACY, Metric, Outcome
+from sieve.tasks.metrics import ACCURACY, Metric
+from sieve.tasks.scores import Outcome
 
 LARGEST_DIVERGENCE = 100.0  # nats; also stands for a divergence that is infinite or NaN
 NOT_FINITE = -1  # the predicted choice where no log-likelihood is finite

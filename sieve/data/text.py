@@ -14,7 +14,8 @@ from sieve.data.prefix import PrefixCache
 from sieve.data.scored import LARGEST_DIVERGENCE, Reference, ScoredBatch, clamped_divergence
 from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
-from sieve.tasks.scores import Metric, Outcome
+from sieve.tasks.metrics import Metric
+from sieve.tasks.scores import Outcome
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,8 @@ from sieve.data.scored import ScoredBatch
 from sieve.distributed.sharding import Turns, without_gradients
 from sieve.runtime.progress import track
 from sieve.tasks.example import Example
-from sieve.tasks.scores import ACCURACY, Metric, Outcome, Scores
+from sieve.tasks.metrics import ACCURACY, Metric
+from sieve.tasks.scores import Outcome, Scores
 
 UNSEEN = -2  # a predicted choice that no rank has told
 
@@ -38,7 +39,7 @@ def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance |
     examples: the same split.
     """
     n = len(examples)
-    if not scores.countable or any(len(example.choices) < 2 for example in examples):
+    if not scores.binary or any(len(example.choices) < 2 for example in examples):
         return None
     commonest = max(Counter(example.answer for example in examples).values()) / n
     accuracy = max(commonest, sum(1 / len(example.choices) for example in examples) / n)

@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from sieve.conversion import CONF, register_resolvers, to_config
 from sieve.runtime.artifacts import write_json_atomic, written_beside
 from sieve.tasks import Task, build_task
-from sieve.tasks.build import COUNTED
+from sieve.tasks.build import CHOICE_KINDS
 
 log = logging.getLogger(__name__)
 # The harness's metrics by what log-likelihoods are divided by.
@@ -59,7 +59,7 @@ def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
     for tasks without answers to choose from. Prompts are written without a chat template:
     `--apply_chat_template` adds the tokenizer's.
     """
-    if task.kind not in COUNTED or task.normalize not in METRICS or task.row_metric:
+    if task.kind not in CHOICE_KINDS or task.normalize not in METRICS or task.row_metric:
         raise ValueError(
             f"task '{task.name}' is of kind '{task.kind}', by {task.metric.name} of "
             f"log-likelihoods divided by {task.normalize}, expected the accuracy of a choice, "

@@ -23,7 +23,7 @@ from sieve.bank.switch import Switch
 from sieve.data.prefix import PrefixCache
 from sieve.data.scored import LARGEST_DIVERGENCE, ScoredBatch
 from sieve.evaluation.evaluation import score, together
-from sieve.tasks.scores import Scores, compare, lost
+from sieve.tasks.scores import Scores, compare, drop_of
 
 log = logging.getLogger(__name__)
 EXCHANGE = 0.25  # of log divergence for log kept fraction, as on most frontiers
@@ -235,8 +235,8 @@ class Objective:
         return self._point_margin(scores)
 
     def _point_margin(self, scores: Scores) -> float:
-        if not (self.baseline.countable and scores.countable):
-            return self.tolerance - lost(self.baseline, scores)
+        if not (self.baseline.binary and scores.binary):
+            return self.tolerance - drop_of(self.baseline, scores)
         rows, wrong = len(scores.values), int(self.baseline.values.sum() - scores.values.sum())
         # Counts, so that a drop of exactly ε is not lost to rounding.
         return (round(self.tolerance * rows, 9) - wrong) / rows
@@ -289,7 +289,7 @@ class Jointly:
     def _combined(self, scores: Sequence[Score]) -> tuple[float, float]:
         """The metric over the rows of those parts, and the margin of its drop."""
         parts = self.parts[: len(scores)]
-        metric, masses = parts[0].baseline.metric, [part.baseline.mass for part in parts]
+        metric, masses = parts[0].baseline.metric, [part.baseline.total_weight for part in parts]
         if not metric.relative:
             accuracy, margin = (
                 float(np.average([getattr(s, name) for s in scores], weights=masses))

@@ -13,7 +13,7 @@ from sieve.exports.task_file import write_task
 from sieve.runtime.progress import track
 from sieve.stages.quantize import quantize
 from sieve.stages.run import Run
-from sieve.tasks.scores import Metric
+from sieve.tasks.metrics import Metric
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 LISTED_ANSWERS = 12  # more are counted together
 LARGEST = 100_000  # calibration rows of large data, chosen by the hash of their prompts
 GRADING = ("url", "model", "prompt", "max_tokens")  # of a judge, what its grades depend on
-COUNTED = ("classification", "multiple_choice")  # kinds of which answers are counted
+CHOICE_KINDS = ("classification", "multiple_choice")  # kinds of which answers are counted
 
 
 def build_task(config: TaskConfig, seed: int = 0) -> Task:
@@ -200,7 +200,7 @@ def _report(
         },
         "duplicates": dict(duplicates),
         "truncated": dict(rendered.reader.truncated),
-        "answers": count_answers(splits) if config.kind in COUNTED else {},
+        "answers": count_answers(splits) if config.kind in CHOICE_KINDS else {},
     }
 
 

@@ -13,8 +13,7 @@ from typing import Any
 from sieve.runtime.artifacts import fingerprint
 from sieve.tasks.config import ROLES, TaskConfig
 from sieve.tasks.example import Example
-from sieve.tasks.metrics import RowMetric
-from sieve.tasks.scores import Metric
+from sieve.tasks.metrics import Metric, RowMetric
 from sieve.tasks.splits import carve, check_not_empty, drop_duplicates, sample
 from sieve.tasks.task import Task
 from sieve.tasks.writing import Writing
@@ -232,12 +231,15 @@ def _row_metric(
 ) -> RowMetric:
     """A row's value, as the harness makes it of log-likelihoods or of a text."""
 
-    def of_pairs(logprobs: Sequence[float], greedy: Sequence[bool], example: Example) -> float:
+    def from_pairs(logprobs: Sequence[float], greedy: Sequence[bool], example: Example) -> float:
         _, doc = held[example.key]
         pairs = list(zip(logprobs, greedy, strict=True))
         return float(harness.process_results(doc, pairs)[name])
 
-    def of_writing(text: str, example: Example) -> float:
+    def from_outputs(texts: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        return [from_output(text, example) for text, example in zip(texts, examples, strict=True)]
+
+    def from_output(text: str, example: Example) -> float:
         request, doc = held[example.key]
         one = replace_responses(request, text)
         for ensemble in harness._filters:
@@ -245,7 +247,7 @@ def _row_metric(
                 ensemble.apply([one])
         return float(harness.process_results(doc, [one.filtered_resps[chosen]])[name])
 
-    return RowMetric(metric, of_pairs=of_pairs, of_writing=of_writing)
+    return RowMetric(metric, from_pairs=from_pairs, from_outputs=from_outputs)
 
 
 def replace_responses(request: Any, text: str) -> Any:

@@ -21,8 +21,7 @@ from typing import Any
 
 from sieve.runtime.artifacts import append_line, fingerprint
 from sieve.tasks.example import Example
-from sieve.tasks.metrics import RowMetric
-from sieve.tasks.scores import Metric
+from sieve.tasks.metrics import Metric, RowMetric
 
 log = logging.getLogger(__name__)
 PROMPT = (
@@ -72,7 +71,7 @@ def make_judge(given: dict[str, Any] | None) -> RowMetric:
             f"task.judge has max_calls={settings.max_calls}, workers={settings.workers} and "
             f"timeout_s={settings.timeout_s}, expected numbers above 0."
         )
-    return RowMetric(Metric("judge"), of_writings=Judge(settings))
+    return RowMetric(Metric("judge"), from_outputs=Judge(settings))
 
 
 class Judge:

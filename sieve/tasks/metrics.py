@@ -1,222 +1,196 @@
-"""What one row is worth: right or wrong, an overlap of words, a rank, or a function of the user's.
+"""What a task is scored by: the value of one row, and the number that the mean of values becomes.
 
-Answers that are written are compared as in SQuAD (arXiv:1606.05250): without case, punctuation and
-articles, against the reference that fits best.
+`RowMetric` gives a row its value: right or wrong, an F1 of words, a rank, a function of the user's.
+`Metric` names the result and turns the mean of the values into it: an accuracy, a perplexity.
+The values of a whole split, with intervals and tests on them, are `sieve.tasks.scores`.
 """
 
 import math
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sieve.tasks.example import Example
-from sieve.tasks.scores import Metric
+import numpy as np
 
-OF_CHOICES = ("accuracy", "reciprocal_rank", "ndcg")
-OF_TEXTS = ("exact_match", "f1")
+from sieve.tasks.example import Example
+from sieve.tasks.row_values import (
+    exact_match,
+    f1,
+    hit,
+    likeliest,
+    ndcg,
+    reciprocal_rank,
+    relevant,
+)
+
 JUDGE = "judge"  # see `sieve.tasks.judge`
-DEFAULTS = {
-    "classification": "accuracy",
-    "multiple_choice": "accuracy",
-    "ranking": "reciprocal_rank",
-    "generation": "exact_match",
-    "perplexity": "perplexity",
+CHOICE_METRICS = ("accuracy", "reciprocal_rank", "ndcg")
+# The metrics of each kind of task; the first one is the default.
+METRICS = {
+    "classification": CHOICE_METRICS,
+    "multiple_choice": CHOICE_METRICS,
+    "ranking": ("reciprocal_rank", "accuracy", "ndcg"),
+    "generation": ("exact_match", "f1", JUDGE),
+    "perplexity": ("perplexity", "bits"),
 }
-UNITS = ("token", "word", "byte")  # of a perplexity
-OF_TEXT = ("perplexity", "bits")
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+UNITS = ("token", "word", "byte")  # a perplexity is per one of these
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How the mean of the rows' values becomes the number in a result.
+
+    A row's value is larger where the answer is better. For text it is the log-likelihood per unit.
+    The tolerance of an ordinary metric is a difference. A perplexity or bits is relative: smaller
+    is better, and the tolerance is the fraction by which it may rise.
+
+    Args:
+        form: "mean"; "perplexity", exp of the mean loss; "bits", the mean loss in bits.
+        best: the largest value that a row can have.
+    """
+
+    name: str = "accuracy"
+    form: str = "mean"
+    best: float = 1.0
+
+    @property
+    def relative(self) -> bool:
+        """Whether smaller is better and the tolerance is a fraction of the dense model's metric."""
+        return self.form != "mean"
+
+    def total(self, mean: np.ndarray | float) -> np.ndarray | float:
+        """The metric, from the weighted mean of values."""
+        if self.form == "perplexity":
+            return np.exp(-np.asarray(mean, dtype=float))
+        return -np.asarray(mean) / np.log(2) if self.form == "bits" else mean
+
+    def mean(self, total: float) -> float:
+        """The weighted mean of values, from the metric: the inverse of `total`."""
+        if self.form == "perplexity":
+            return -float(np.log(total))
+        return -total * float(np.log(2)) if self.form == "bits" else total
+
+    def drop(self, baseline: np.ndarray | float, pruned: np.ndarray | float) -> np.ndarray | float:
+        """The loss in quality between two weighted means, in the tolerance's unit."""
+        if not self.relative:
+            return baseline - pruned
+        return self.total(pruned) / np.maximum(self.total(baseline), 1e-12) - 1
+
+
+ACCURACY = Metric()
 
 
 @dataclass(frozen=True)
 class RowMetric:
-    """The value of a row, and the metric that the values make.
+    """The value of a row, and the metric that all values make. One function is enough.
 
-    of_choice: from the log-likelihoods of the choices; of_text: from a prediction in words and the
-    answers that count as right; of_pairs: from log-likelihoods and whether each choice is what the
-    model would write; of_writing: from all that was written; of_writings: of many rows at once.
+    Args:
+        from_logprobs: from the log-likelihoods of the choices.
+        from_text: from a predicted answer and the answers that count as right.
+        from_pairs: from the log-likelihoods, and whether greedy decoding would write each choice.
+        from_outputs: from all generated texts of some rows, before an answer is extracted.
     """
 
     metric: Metric
-    of_choice: Callable[[Sequence[float], Example], float] | None = None
-    of_text: Callable[[str, Sequence[str]], float] | None = None
-    of_pairs: Callable[[Sequence[float], Sequence[bool], Example], float] | None = None
-    of_writing: Callable[[str, Example], float] | None = None
-    of_writings: Callable[[Sequence[str], Sequence[Example]], list[float]] | None = None
+    from_logprobs: Callable[[Sequence[float], Example], float] | None = None
+    from_text: Callable[[str, Sequence[str]], object] | None = None
+    from_pairs: Callable[[Sequence[float], Sequence[bool], Example], float] | None = None
+    from_outputs: Callable[[Sequence[str], Sequence[Example]], Sequence[float]] | None = None
 
     def choice(
         self, logprobs: Sequence[float], example: Example, greedy: Sequence[bool] = ()
     ) -> float:
         """The value of a row whose choices have these log-likelihoods.
 
-        greedy: whether a choice is what the model would write, where `of_pairs` asks for it.
+        greedy: for each choice, whether greedy decoding would write it; `from_pairs` needs it.
         """
-        if self.of_pairs is not None:
-            return self.checked(self.of_pairs(logprobs, greedy, example), example.prompt)
-        if self.of_choice is not None:
-            return self.of_choice(logprobs, example)
-        best = max(range(len(logprobs)), key=lambda index: logprobs[index])
+        if self.from_pairs is not None:
+            return self._checked(self.from_pairs(logprobs, greedy, example), example.prompt)
+        if self.from_logprobs is not None:
+            return self.from_logprobs(logprobs, example)
         right = [example.choices[index].strip() for index in relevant(example)]
-        return self.text(example.choices[best].strip(), right)
+        return self.text(example.choices[likeliest(logprobs)].strip(), right)
 
     def text(self, prediction: str, references: Sequence[str]) -> float:
-        """The value of a prediction; ValueError where it is not a number, or above the best."""
-        assert self.of_text is not None
-        return self.checked(self.of_text(prediction, references), prediction)
+        """The value of a predicted answer; ValueError unless it is a number up to the best."""
+        assert self.from_text is not None
+        return self._checked(self.from_text(prediction, references), prediction)
 
-    def checked(self, value: Any, of: str) -> float:
-        """A value as a number; ValueError where it is none, or above the best."""
+    def outputs(self, texts: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        """The values of generated texts by `from_outputs`; ValueError as for `text`."""
+        assert self.from_outputs is not None
+        values = self.from_outputs(texts, examples)
+        return [self._checked(value, text) for value, text in zip(values, texts, strict=True)]
+
+    def _checked(self, value: object, text: str) -> float:
         if not isinstance(value, int | float) or not -math.inf < value <= self.metric.best:
             raise ValueError(
-                f"the metric {self.metric.name} gave {value!r} for {of[:60]!r}, expected a number "
-                f"of at most {self.metric.best}; mend it, set ++task.metric.best to the largest "
-                "value that a row can have, or choose another."
+                f"the metric {self.metric.name} returned {value!r} for {text[:60]!r}, expected a "
+                f"number of at most {self.metric.best}; correct the function, set "
+                "++task.metric.best to the largest value it returns, or choose another metric."
             )
         return float(value)
 
 
-def make_row_metric(kind: str, setting: Any) -> RowMetric | None:
-    """The metric of a task: its name, or a mapping with `_target_`; None is the kind's own.
+def metric_of(kind: str, setting: object) -> Metric:
+    """The metric of a task of this kind.
 
-    None is returned for plain accuracy and for text, which need no rows. Raises ValueError where
-    there is no such metric or it is not of this kind of task.
+    Args:
+        setting: `task.metric`: a name, a mapping with `_target_`, or None for the default.
+
+    Raises:
+        ValueError: there is no such metric for this kind of task.
     """
     if isinstance(setting, Mapping):
-        return _of_user(kind, dict(setting))
-    name = setting or DEFAULTS[kind]
-    known = _names(kind)
-    if name not in known:
+        return _user_metric(kind, setting).metric
+    name = setting or METRICS[kind][0]
+    if name not in METRICS[kind]:
         raise ValueError(
-            f"task.metric is {name!r}, expected one of {', '.join(known)} for task.kind={kind}, or "
-            "a function, as task.metric._target_=my_module.my_function."
+            f"task.metric is {name!r}, expected one of {', '.join(METRICS[kind])} for task.kind="
+            f"{kind}, or a function; set for example task.metric._target_=my_module.my_function."
         )
-    if name == "accuracy" and kind == "ranking":
-        return RowMetric(Metric(name), of_choice=hit)
-    if name in OF_TEXT or name == "accuracy":
+    return Metric(str(name), str(name), 0.0) if kind == "perplexity" else Metric(str(name))
+
+
+def make_row_metric(kind: str, setting: object) -> RowMetric | None:
+    """The metric of a row, by the same setting as `metric_of`.
+
+    None for what needs no function of a row: plain accuracy, text, and a judge's grades.
+    """
+    if isinstance(setting, Mapping):
+        return _user_metric(kind, setting)
+    metric = metric_of(kind, setting)
+    if metric.name == "accuracy" and kind != "ranking" or metric.name == JUDGE or metric.relative:
         return None
-    metric = Metric(name)
-    if name == JUDGE:
-        return RowMetric(metric, of_text=exact_match)  # Until the judge takes its place.
-    if name in OF_TEXTS:
-        return RowMetric(metric, of_text=exact_match if name == "exact_match" else f1)
-    return RowMetric(metric, of_choice=reciprocal_rank if name == "reciprocal_rank" else ndcg)
+    if kind == "generation":
+        return RowMetric(metric, from_text=exact_match if metric.name == "exact_match" else f1)
+    functions = {"accuracy": hit, "reciprocal_rank": reciprocal_rank, "ndcg": ndcg}
+    return RowMetric(metric, from_logprobs=functions[metric.name])
 
 
-def metric_of(kind: str, setting: Any) -> Metric:
-    """The metric that values of rows make for a task."""
-    if row_metric := make_row_metric(kind, setting):
-        return row_metric.metric
-    name = setting or DEFAULTS[kind]
-    return Metric(name, name, 0.0) if name in OF_TEXT else Metric(name)
-
-
-def _names(kind: str) -> tuple[str, ...]:
-    if kind == "perplexity":
-        return OF_TEXT
-    return (*OF_TEXTS, JUDGE) if kind == "generation" else OF_CHOICES
-
-
-def _of_user(kind: str, setting: dict[str, Any]) -> RowMetric:
-    """A function of the user's, called as f(prediction, references, **the other keys)."""
+def _user_metric(kind: str, setting: Mapping[str, Any]) -> RowMetric:
+    """A function of the user's, called as f(prediction, references, **other keys of setting)."""
     from hydra.utils import get_method
 
-    path = setting.pop("_target_", None)
-    best, name = float(setting.pop("best", 1.0)), setting.pop("name", None)
+    options = dict(setting)
+    path = options.pop("_target_", None)
+    best, name = float(options.pop("best", 1.0)), options.pop("name", None)
     if not path or kind == "perplexity":
         raise ValueError(
-            f"task.metric is a mapping {setting} for task.kind={kind}, expected "
-            "task.metric._target_ to name a function of a prediction and its references, for "
-            "answers in words."
+            f"task.metric is the mapping {dict(setting)} for task.kind={kind}, expected a function "
+            "of a predicted answer and the right answers, and a kind of task that has answers; set "
+            "task.metric._target_ to the function, or task.metric to a name."
         )
     try:
         function = get_method(path)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"task.metric._target_ is {path!r}, which cannot be had ({reason}); name a function "
-            "that can be imported, as my_module.my_function."
+            f"task.metric._target_ is {path!r}, which cannot be imported ({reason}), expected a "
+            "function; set it to an importable name such as my_module.my_function."
         ) from error
 
-    def of_text(prediction: str, references: Sequence[str]) -> float:
-        found: float = function(prediction, list(references), **setting)
-        return float(found) if isinstance(found, bool) else found
+    def from_text(prediction: str, references: Sequence[str]) -> object:
+        return function(prediction, list(references), **options)
 
-    return RowMetric(Metric(name or path.rpartition(".")[2], best=best), of_text=of_text)
-
-
-def relevant(example: Example) -> list[int]:
-    """The choices that count as right: those with a relevance, else the answer."""
-    found = [index for index, grade in enumerate(example.relevance) if grade > 0]
-    return found or [example.answer]
-
-
-def hit(logprobs: Sequence[float], example: Example) -> float:
-    """1 where the likeliest choice is a relevant one."""
-    best = max(range(len(logprobs)), key=lambda index: logprobs[index])
-    return float(best in relevant(example))
-
-
-def reciprocal_rank(logprobs: Sequence[float], example: Example) -> float:
-    """1 / the rank of the first relevant choice, the likeliest being first."""
-    order = sorted(range(len(logprobs)), key=lambda index: (-logprobs[index], index))
-    wanted = set(relevant(example))
-    return 1.0 / next(rank for rank, index in enumerate(order, start=1) if index in wanted)
-
-
-def ndcg(logprobs: Sequence[float], example: Example) -> float:
-    """Normalized discounted cumulative gain of all choices, gains 2^relevance − 1."""
-    wanted = set(relevant(example))
-    grades = list(example.relevance) or [float(i in wanted) for i in range(len(logprobs))]
-    order = sorted(range(len(logprobs)), key=lambda index: (-logprobs[index], index))
-    return _gain([grades[index] for index in order]) / _gain(sorted(grades, reverse=True))
-
-
-def _gain(grades: Sequence[float]) -> float:
-    return sum((2**grade - 1) / math.log2(rank + 1) for rank, grade in enumerate(grades, start=1))
-
-
-def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 where the prediction is one of the references but for case, punctuation and articles.
-
-    Numbers are compared as numbers, and what has nothing but articles and punctuation as it is.
-    """
-    return float(any(_same(prediction, reference) for reference in references))
-
-
-def _same(prediction: str, reference: str) -> bool:
-    ours, theirs = _number(prediction), _number(reference)
-    if theirs is not None:
-        return ours == theirs
-    plain = normalize_answer(reference)
-    if not plain:
-        return prediction.strip().casefold() == reference.strip().casefold()
-    return normalize_answer(prediction) == plain
-
-
-def _number(text: str) -> float | None:
-    """A number as it is written in a text that holds nothing else: "-1,234.5", "$3", "4."."""
-    try:
-        return float(text.strip().strip("$%").rstrip(".").replace(",", ""))
-    except ValueError:
-        return None
-
-
-def f1(prediction: str, references: Sequence[str]) -> float:
-    """The best harmonic mean of precision and recall of words, over the references."""
-    return max((_overlap(prediction, reference) for reference in references), default=0.0)
-
-
-def _overlap(prediction: str, reference: str) -> float:
-    ours, theirs = normalize_answer(prediction).split(), normalize_answer(reference).split()
-    if not ours or not theirs or _number(reference) is not None:
-        return float(_same(prediction, reference))
-    shared = (Counter(ours) & Counter(theirs)).total()
-    return 2 * shared / (len(ours) + len(theirs))
-
-
-def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation and articles, single spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return RowMetric(Metric(name or path.rpartition(".")[2], best=best), from_text=from_text)

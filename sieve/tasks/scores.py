@@ -1,8 +1,7 @@
-"""What a task is measured by, from values per row: their mean, or a perplexity of it.
+"""The values of all rows of a split, and how the values of two models are compared.
 
-A row's value is always the larger the better and never above `best`: 1 or 0 for right or wrong, an
-F1, or for text its log-likelihood per token. A tolerance is of the metric: a difference of it, or
-where the metric is relative (a perplexity, the smaller the better) a fraction by which it may rise.
+`Scores` holds the values of one model, `compare` gives the drop between two with its interval and
+p-value. What one value means is the `Metric` of the task, see `sieve.tasks.metrics`.
 """
 
 from dataclasses import dataclass, field
@@ -11,102 +10,16 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
+from sieve.tasks.metrics import ACCURACY, Metric
+
 RESAMPLES = 10_000
 CHUNK = 500  # resamples drawn at once
-FEW = 10  # rows that differ; a bootstrap of fewer is too narrow, and of none has no width
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How values of rows become the number that a result gives.
-
-    form: "mean"; "perplexity", exp of the mean loss; "bits", the mean loss in bits. best: what no
-    row's value is above.
-    """
-
-    name: str = "accuracy"
-    form: str = "mean"
-    best: float = 1.0
-
-    @property
-    def relative(self) -> bool:
-        """Whether smaller is better and the tolerance a fraction of the dense model's."""
-        return self.form != "mean"
-
-    def total(self, mean: np.ndarray | float) -> np.ndarray | float:
-        """The metric, from the weighted mean of values."""
-        if self.form == "perplexity":
-            return np.exp(-np.asarray(mean, dtype=float))
-        return -np.asarray(mean) / np.log(2) if self.form == "bits" else mean
-
-    def mean(self, total: float) -> float:
-        """The weighted mean of values that makes the metric `total`."""
-        if self.form == "perplexity":
-            return -float(np.log(total))
-        return -total * float(np.log(2)) if self.form == "bits" else total
-
-    def drop(self, baseline: np.ndarray | float, pruned: np.ndarray | float) -> np.ndarray | float:
-        """What was lost between two weighted means, in the tolerance's unit; positive is worse."""
-        if not self.relative:
-            return baseline - pruned
-        return self.total(pruned) / np.maximum(self.total(baseline), 1e-12) - 1
-
-
-ACCURACY = Metric()
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a model did on every example, in the order of the split."""
-
-    predicted: np.ndarray  # (N,) int64, a choice; −1 where there is none that is finite, or fits
-    values: np.ndarray  # (N,) float64, of the metric; 1 and 0, or bool, for right and wrong
-    losses: np.ndarray  # (N,) negative log-likelihood of the right answer, nats
-    # (N,) how far from the dense model, nats; empty where there was no dense model to compare
-    divergences: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    weights: np.ndarray | None = None  # (N,) how much each row counts; None is all alike
-    metric: Metric = ACCURACY
-
-    @property
-    def correct(self) -> np.ndarray:
-        """(N,) bool, which rows have the best value there is."""
-        return self.values >= self.metric.best
-
-    @property
-    def mean(self) -> float:
-        """Weighted mean of the values."""
-        return float(np.average(self.values, weights=self.weights))
-
-    @property
-    def mass(self) -> float:
-        """Sum of the weights."""
-        return float(len(self.values) if self.weights is None else self.weights.sum())
-
-    @property
-    def accuracy(self) -> float:
-        """The metric, whatever it is: for accuracy the fraction of rows that are right."""
-        return float(self.metric.total(self.mean))
-
-    @property
-    def loss(self) -> float:
-        """Mean negative log-likelihood of the right answer, nats per example."""
-        return float(self.losses.mean())
-
-    @property
-    def divergence(self) -> float:
-        """Mean divergence, nats per example; nan where it is unknown."""
-        return float(self.divergences.mean()) if len(self.divergences) else float("nan")
-
-    @property
-    def countable(self) -> bool:
-        """Whether it is rows that are right or wrong, all alike, that are counted."""
-        alike = self.weights is None and not self.metric.relative
-        return alike and bool(np.isin(self.values, (0, 1)).all())
+FEW = 10  # a bootstrap over fewer rows that differ is too narrow; over none it has no width
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model did on the N examples of one batch, (N,) each, as `Scores` has them."""
+    """What a model did on the N examples of one batch, (N,) each; fields as in `Scores`."""
 
     predicted: Tensor
     values: Tensor
@@ -116,65 +29,130 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What a model did on all N examples of a split, in their order."""
+
+    predicted: np.ndarray  # (N,) int64, a choice; −1 where no log-likelihood is finite
+    values: np.ndarray  # (N,) float64 in the metric's unit, or bool for right and wrong
+    losses: np.ndarray  # (N,) negative log-likelihood of the right answer, nats
+    # (N,) divergence from the dense model, nats; empty where there was no dense model to compare
+    divergences: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    weights: np.ndarray | None = None  # (N,) how much each row counts; None counts all alike
+    metric: Metric = ACCURACY
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N,) bool, whether each row has the best possible value."""
+        return self.values >= self.metric.best
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights."""
+        return float(len(self.values) if self.weights is None else self.weights.sum())
+
+    @property
+    def mean(self) -> float:
+        """Weighted mean of the values."""
+        return float(np.average(self.values, weights=self.weights))
+
+    @property
+    def accuracy(self) -> float:
+        """The task's metric, whatever it is: for accuracy the fraction of right rows."""
+        return float(self.metric.total(self.mean))
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood of the right answer, nats per example."""
+        return float(self.losses.mean())
+
+    @property
+    def divergence(self) -> float:
+        """Mean divergence from the dense model, nats per example; nan where it is unknown."""
+        return float(self.divergences.mean()) if len(self.divergences) else float("nan")
+
+    @property
+    def binary(self) -> bool:
+        """Whether every row is right or wrong and all rows count alike."""
+        if self.weights is not None or self.metric.relative:
+            return False
+        return bool(np.isin(self.values, (0, 1)).all())
+
+
+@dataclass(frozen=True)
 class Drop:
-    """What pruning lost on the same rows, in the tolerance's unit, with its uncertainty."""
+    """The loss in quality by pruning on the same rows, in the tolerance's unit."""
 
     point: float
     low: float  # 95 % paired percentile bootstrap interval
     high: float
-    mcnemar_p: float  # exact, two-sided: of as many rows worse and better
+    mcnemar_p: float  # exact and two-sided, of the hypothesis "as many rows worse as better"
 
 
-def lost(baseline: Scores, pruned: Scores) -> float:
-    """What was lost between two models on the same rows; ValueError unless they are as many."""
-    if baseline.values.shape != pruned.values.shape or baseline.values.size == 0:
-        shapes = f"{baseline.values.shape} and {pruned.values.shape}"
-        raise ValueError(f"got scores of {shapes} rows, expected equal.")
+def drop_of(baseline: Scores, pruned: Scores) -> float:
+    """The drop between two models on the same rows; ValueError unless they have equally many."""
+    _check_same_rows(baseline.values, pruned.values)
     return float(baseline.metric.drop(baseline.mean, pruned.mean))
 
 
 def compare(baseline: Scores, pruned: Scores, seed: int = 0) -> Drop:
-    """The drop between two models on the same rows, with its interval.
+    """The drop between two models on the same rows, with its interval and p-value.
 
-    The p-value is of the exact sign test on the rows that differ, McNemar's where rows are right or
-    wrong. Raises ValueError unless there are as many of both.
+    The p-value is from the exact sign test on the rows that differ. Where rows are right or wrong
+    this is McNemar's test. Raises ValueError unless both have equally many rows.
     """
-    point = lost(baseline, pruned)
-    if baseline.countable and pruned.countable:
+    point = drop_of(baseline, pruned)
+    if baseline.binary and pruned.binary:
         return paired_drop(baseline.values, pruned.values, seed)
     before, after = baseline.values.astype(float), pruned.values.astype(float)
     weights = np.ones(len(before)) if baseline.weights is None else baseline.weights
-    low, high = _bootstrap_drop(before, after, weights, baseline.metric, seed)
-    worse, better = int((before > after).sum()), int((before < after).sum())
-    if worse + better < FEW:  # As of rows that are right or wrong, each of which may lose so much.
+    low, high = _bootstrap_rows(before, after, weights, baseline.metric, seed)
+    worse, better = _count_changes(before, after)
+    if worse + better < FEW:
+        # Bounds as for right and wrong rows, where one row can lose `most`.
         most = 1.0 if not baseline.metric.relative else float(np.abs(before - after).max())
         high = max(high, most * _exact_upper(worse, len(before)) - max(0.0, -point))
         low = min(low, min(0.0, point) - most * _exact_upper(better, len(before)))
-    return Drop(point, low, high, _sign_test(before, after))
+    return Drop(point, low, high, _sign_test(worse, better))
 
 
 def paired_drop(baseline: np.ndarray, pruned: np.ndarray, seed: int = 0) -> Drop:
-    """Drop in accuracy between two models on the same rows.
+    """The drop in accuracy between two models on the same rows.
 
-    baseline, pruned: (N,), right or wrong. The interval is the percentile bootstrap over
-    examples; where fewer than 10 differ it is too narrow, and is widened to the exact bounds of
-    the rows lost and won. The p-value is McNemar's exact test on the examples that differ.
-    Raises ValueError unless the shapes agree.
+    The interval is the percentile bootstrap over rows. Where fewer than 10 rows differ, this is
+    too narrow, and it is widened to the exact bounds on the rows that became worse and better.
+
+    Args:
+        baseline, pruned: (N,), 1 or True for right.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    _check_same_rows(baseline, pruned)
+    worse, better = _count_changes(baseline, pruned)
+    rows = len(baseline)
+    low, high = _bootstrap_counts(worse, better, rows, seed)
+    if worse + better < FEW:
+        high = max(high, _exact_upper(worse, rows) - better / rows)
+        low = min(low, worse / rows - _exact_upper(better, rows))
+    point = float((baseline.astype(float) - pruned.astype(float)).mean())
+    return Drop(point, low, high, _sign_test(worse, better))
+
+
+def _check_same_rows(baseline: np.ndarray, pruned: np.ndarray) -> None:
     if baseline.shape != pruned.shape or baseline.size == 0:
-        raise ValueError(f"got scores of {baseline.shape} and {pruned.shape} rows, expected equal.")
-    difference = baseline.astype(float) - pruned.astype(float)
-    lost, won = int((difference > 0).sum()), int((difference < 0).sum())
-    low, high = _bootstrap_mean(lost, won, len(difference), seed)
-    if lost + won < FEW:
-        high = max(high, _exact_upper(lost, len(difference)) - won / len(difference))
-        low = min(low, lost / len(difference) - _exact_upper(won, len(difference)))
-    return Drop(float(difference.mean()), low, high, _sign_test(baseline, pruned))
+        raise ValueError(
+            f"got scores of {baseline.shape} and {pruned.shape} rows, expected equally many and at "
+            "least one; score both models on the same split."
+        )
 
 
-def _sign_test(before: np.ndarray, after: np.ndarray) -> float:
-    """Two-sided exact p-value of as many rows worse as better."""
-    worse, better = int((before > after).sum()), int((before < after).sum())
+def _count_changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+    """Numbers of rows that became worse, and better."""
+    return int((before > after).sum()), int((before < after).sum())
+
+
+def _sign_test(worse: int, better: int) -> float:
+    """Two-sided exact p-value of the hypothesis that rows become worse as often as better."""
     return float(stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0
 
 
@@ -183,29 +161,32 @@ def _exact_upper(count: int, total: int) -> float:
     return float(stats.binomtest(count, total).proportion_ci(0.95, method="exact").high)
 
 
-def _bootstrap_mean(lost: int, won: int, total: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean of +1 (lost), −1 (won) and 0, resampled.
+def _bootstrap_counts(worse: int, better: int, total: int, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean of +1 (worse), −1 (better) and 0 (same).
 
-    Resampling N rows of three values is a multinomial draw of their counts.
+    Resampling rows that have only three values is a multinomial draw of their counts.
     """
     generator = np.random.default_rng(seed)
-    shares = [lost / total, won / total, (total - lost - won) / total]
+    shares = [worse / total, better / total, (total - worse - better) / total]
     draws = generator.multinomial(total, shares, size=RESAMPLES)
-    means = (draws[:, 0] - draws[:, 1]) / total
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return _percentiles((draws[:, 0] - draws[:, 1]) / total)
 
 
-def _bootstrap_drop(
+def _bootstrap_rows(
     before: np.ndarray, after: np.ndarray, weights: np.ndarray, metric: Metric, seed: int
 ) -> tuple[float, float]:
     """95 % percentile interval of the drop over rows resampled in pairs."""
     generator = np.random.default_rng(seed)
     columns = np.stack([weights, weights * before, weights * after], axis=1)  # (N, 3)
+    shares = np.full(len(before), 1 / len(before))
     drops = []
     for _ in range(RESAMPLES // CHUNK):
-        drawn = generator.multinomial(len(before), np.full(len(before), 1 / len(before)), CHUNK)
-        mass, first, second = (drawn @ columns).T
-        drops.append(metric.drop(first / mass, second / mass))
-    low, high = np.percentile(np.concatenate(drops), [2.5, 97.5])
+        counts = generator.multinomial(len(before), shares, CHUNK)
+        total, first, second = (counts @ columns).T
+        drops.append(metric.drop(first / total, second / total))
+    return _percentiles(np.concatenate(drops))
+
+
+def _percentiles(drops: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(drops, [2.5, 97.5])
     return float(low), float(high)

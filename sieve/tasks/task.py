@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sieve.tasks.example import Example
-from sieve.tasks.metrics import RowMetric
-from sieve.tasks.scores import Metric
+from sieve.tasks.metrics import Metric, RowMetric
 from sieve.tasks.writing import Writing
 
 

@@ -27,7 +27,7 @@ from sieve.search.lines import search_waterfill
 from sieve.search.objective import Objective
 from sieve.tasks import Task
 from sieve.tasks.example import Example
-from sieve.tasks.scores import ACCURACY
+from sieve.tasks.metrics import ACCURACY
 
 ENCODER = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,

@@ -12,7 +12,7 @@ from sieve.data.batches import TokenBatch
 from sieve.data.choices import ScoringBatch
 from sieve.data.datamodule import SieveDataModule
 from sieve.tasks import Task
-from sieve.tasks.scores import ACCURACY
+from sieve.tasks.metrics import ACCURACY
 
 
 def make_task(**settings: Any) -> Task:

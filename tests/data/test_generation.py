@@ -9,11 +9,11 @@ import sieve
 from sieve.data.generation import Writer, writing_batches
 from sieve.evaluation.evaluation import score
 from sieve.tasks.example import Example
-from sieve.tasks.metrics import RowMetric, exact_match
-from sieve.tasks.scores import Metric
+from sieve.tasks.metrics import Metric, RowMetric
+from sieve.tasks.row_values import exact_match
 from sieve.tasks.writing import Writing
 
-MATCH = RowMetric(Metric("exact_match"), of_text=exact_match)
+MATCH = RowMetric(Metric("exact_match"), from_text=exact_match)
 EXAMPLES = [
     Example("a good movie" + " the" * (3 * i) + f" {i}", (" yes",), 0, references=("yes", "no"))
     for i in range(9)

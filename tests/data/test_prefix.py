@@ -28,8 +28,8 @@ from sieve.data.prefix import (
 from sieve.evaluation.evaluation import score
 from sieve.search.objective import Objective
 from sieve.tasks.example import Example
-from sieve.tasks.metrics import RowMetric, exact_match
-from sieve.tasks.scores import Metric
+from sieve.tasks.metrics import Metric, RowMetric
+from sieve.tasks.row_values import exact_match
 from sieve.tasks.writing import Writing
 
 SHOTS = "question: is the movie good? answer: yes question: is a film bad? answer: no "
@@ -162,7 +162,7 @@ def test_answers_are_written_as_without_sharing(name: str) -> None:
     model = ALL[name](**({"sliding_window": 120} if name in WINDOWED else {}))
     writer = Writer(
         tiny_tokenizer(), Writing(stop=(), max_new_tokens=6),
-        RowMetric(Metric("exact_match"), of_text=exact_match),
+        RowMetric(Metric("exact_match"), from_text=exact_match),
     )  # fmt: skip
     rows = [Example(e.prompt, (" yes",), 0, references=("yes",)) for e in EXAMPLES]
     shared = writing_batches(rows, writer, 300, prefix_sharing_of(model))

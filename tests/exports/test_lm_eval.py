@@ -17,7 +17,7 @@ import sieve
 from sieve.evaluation.evaluation import score
 from sieve.exports.lm_eval_task import main, write_lm_eval_task
 from sieve.tasks import Example, Task
-from sieve.tasks.scores import ACCURACY
+from sieve.tasks.metrics import ACCURACY
 
 
 def task_of(rows: list[Example], **options: Any) -> Task:

@@ -14,7 +14,7 @@ from sieve.bank.genome import Genome
 from sieve.search.confirmation import candidates, confirm, divergence_limit, narrow, steady
 from sieve.search.lines import uniform_line
 from sieve.search.objective import Score
-from sieve.tasks.scores import ACCURACY
+from sieve.tasks.metrics import ACCURACY
 
 BANK = banked(tiny_llama())
 LINE = uniform_line(BANK)

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput
 import sieve
 from sieve.stages.export import graph_accuracy, warn_of_loss
 from sieve.tasks import Example
-from sieve.tasks.scores import ACCURACY, Metric
+from sieve.tasks.metrics import ACCURACY, Metric
 
 CHOICES = (" negative", " positive")
 ROWS = [Example(f"{'a ' * index}film", CHOICES, int(index < 3)) for index in range(5)]

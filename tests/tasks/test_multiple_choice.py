@@ -7,9 +7,9 @@ import pytest
 from task_helpers import build, make_config, message_of, write_splits
 
 from sieve.tasks import Example
+from sieve.tasks.metrics import ACCURACY
 from sieve.tasks.multiple_choice import to_example
 from sieve.tasks.prompts import RowReader
-from sieve.tasks.scores import ACCURACY
 
 PROMPT = "Q: {question}\n{options}\nA:"
 

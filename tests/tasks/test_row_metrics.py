@@ -5,7 +5,8 @@ import math
 import pytest
 
 from sieve.tasks.example import Example
-from sieve.tasks.metrics import exact_match, f1, make_row_metric, metric_of, ndcg, reciprocal_rank
+from sieve.tasks.metrics import make_row_metric, metric_of
+from sieve.tasks.row_values import exact_match, f1, ndcg, reciprocal_rank
 
 QUESTION = Example("q", (" a", " b", " c"), 1)
 GRADED = Example("q", (" a", " b", " c"), 2, relevance=(0.0, 1.0, 2.0))
@@ -82,9 +83,9 @@ def test_a_function_of_the_users_is_found_by_its_name_and_given_its_keywords() -
     [
         ("classification", "f1", "task.metric is 'f1', expected one of accuracy"),
         ("perplexity", "accuracy", "expected one of perplexity, bits"),
-        ("generation", {"_target_": "no.such.thing"}, "cannot be had.*name a function"),
-        ("generation", {"name": "x"}, "task.metric._target_ to name a function"),
-        ("perplexity", {"_target_": "math.exp"}, "for answers in words"),
+        ("generation", {"_target_": "no.such.thing"}, "cannot be imported.*set it to"),
+        ("generation", {"name": "x"}, "task.metric._target_ to the function"),
+        ("perplexity", {"_target_": "math.exp"}, "a kind of task that has answers"),
     ],
 )
 def test_what_is_no_metric_of_a_kind_is_refused(kind: str, setting: object, message: str) -> None:
@@ -97,7 +98,7 @@ def test_a_value_above_the_best_is_refused_and_the_best_can_be_told() -> None:
     setting = {"_target_": f"{__name__}.too_good"}
     metric = make_row_metric("generation", setting)
     assert metric is not None
-    with pytest.raises(ValueError, match="gave 7.0 .* set ..task.metric.best"):
+    with pytest.raises(ValueError, match="returned 7.0 .* set ..task.metric.best"):
         metric.text("a", ["b"])
     better = make_row_metric("generation", setting | {"best": 10})
     assert better is not None and better.text("a", ["b"]) == 7

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sieve.tasks.scores import ACCURACY, Metric, Scores, compare, lost, paired_drop
+from sieve.tasks.metrics import ACCURACY, Metric
+from sieve.tasks.scores import Scores, compare, drop_of, paired_drop
 
 PERPLEXITY = Metric("perplexity", "perplexity", 0.0)
 
@@ -22,7 +23,7 @@ def test_a_perplexity_is_that_of_all_tokens_together():
 
 def test_what_a_perplexity_lost_is_a_fraction_of_it():
     dense, pruned = scores([-2, -1], [3, 1], PERPLEXITY), scores([-2.1, -1], [3, 1], PERPLEXITY)
-    assert lost(dense, pruned) == pytest.approx(pruned.accuracy / dense.accuracy - 1)
+    assert drop_of(dense, pruned) == pytest.approx(pruned.accuracy / dense.accuracy - 1)
     assert compare(dense, pruned).point == pytest.approx(np.exp(0.3 / 4) - 1)
 
 
@@ -63,7 +64,7 @@ def test_the_p_value_is_of_as_many_rows_worse_as_better():
 
 def test_scores_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="expected equal"):
-        lost(scores([1, 0]), scores([1]))
+        drop_of(scores([1, 0]), scores([1]))
 
 
 @pytest.mark.parametrize("half", [False, True])
