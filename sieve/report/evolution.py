@@ -1,87 +1,78 @@
-"""A genetic search in figures: sizes over the generations, and the bottleneck map."""
+"""Figures of a genetic search: sizes over the generations, and the bottleneck map."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
 
 import plotly.graph_objects as go
 
 from sieve.report.heatmap import heatmaps
+from sieve.report.result import Generation, Matrix, Result, build
 from sieve.report.style import ACCENT, MUTED, base_figure, empty_figure
-from sieve.report.values import look, number
 
 
-def generations(result: Mapping[str, Any]) -> go.Figure:
-    """Kept prunable parameters (percent) by generation: the best so far, and where most lie."""
+def generations(result: Result) -> go.Figure:
+    """Kept prunable parameters (percent) by generation: the smallest so far, and the spread."""
     title = "Size by generation"
-    rows = look(result, "search.generations") or []
+    rows = result.search.generations
     if not rows:
         return empty_figure(title, "The search had no generations.")
     figure = base_figure(title, height=340)
-    x = [row.get("generation") for row in rows]
     for key, fill in (("high", None), ("low", "tonexty")):
-        figure.add_trace(
-            go.Scatter(
-                x=x, y=[_percent(row.get(key)) for row in rows], mode="lines",
-                line={"width": 0}, fill=fill, fillcolor="rgba(0,114,178,0.15)",
-                name="middle 80 % of the genomes", showlegend=fill is not None, hoverinfo="skip",
-            )
-        )  # fmt: skip
-    for key, name, colour, dash in (
+        band = _line(rows, key, "middle 80 % of the genomes", mode="lines", hoverinfo="skip")
+        band.update(line={"width": 0}, fill=fill, fillcolor="rgba(0,114,178,0.15)")
+        figure.add_trace(band.update(showlegend=fill is not None))
+    for key, name, color, dash in (
         ("median", "median", MUTED, "dot"),
         ("best", "smallest feasible so far", ACCENT, "solid"),
     ):
-        figure.add_trace(
-            go.Scatter(
-                x=x, y=[_percent(row.get(key)) for row in rows], mode="lines+markers",
-                line={"color": colour, "dash": dash}, name=name,
-                hovertemplate="generation %{x}: %{y:.2f} %<extra></extra>",
-            )
-        )  # fmt: skip
+        line = _line(rows, key, name, mode="lines+markers", line={"color": color, "dash": dash})
+        hover = "generation %{x}: %{y:.2f} %<extra></extra>"
+        figure.add_trace(line.update(hovertemplate=hover))
     figure.update_xaxes(title_text="Generation", dtick=1 if len(rows) <= 12 else None)
     figure.update_yaxes(title_text="Prunable parameters kept, %", rangemode="nonnegative")
     return figure
 
 
-def bottleneck_map(result: Mapping[str, Any]) -> go.Figure:
-    """How little (percent) each matrix alone can keep, and how much the search left it.
+def _line(rows: list[Generation], key: str, name: str, **style: object) -> go.Scatter:
+    fractions = [getattr(row, key) for row in rows]
+    return go.Scatter(
+        x=[row.generation for row in rows],
+        y=[None if fraction is None else 100 * fraction for fraction in fractions],
+        name=name,
+        **style,
+    )
 
-    The first with all other matrices dense; the second is the mean level among the smallest tenth
-    of the feasible genomes. Per layer and kind; a map that was not made is left out.
+
+def bottleneck_map(result: Result) -> go.Figure:
+    """The least (percent) that each matrix alone can keep, and what the search left of it.
+
+    All other matrices are dense in the first map. The second shows the mean level in the smallest
+    tenth of the feasible genomes. A map without values is left out.
     """
-    alone = {row["name"]: _least(row) for row in look(result, "search.bottlenecks") or []}
-    high = look(result, "search.kept_high") or {}
-    maps = {"alone must keep, %": alone, "kept by the smallest<br>feasible genomes, %": high}
-    places = _places(result, [*alone, *high])
+    least = {
+        row.name: 0.0 if row.level == 0 else row.kept_fraction for row in result.search.bottlenecks
+    }
+    high = result.search.kept_high
+    matrices = _matrices(result, [*least, *high])
+    maps = {"alone must keep, %": least, "kept by the smallest<br>feasible genomes, %": high}
     rows = {
-        heading: [places[name] | {"kept_fraction": kept} for name, kept in found.items()]
-        for heading, found in maps.items()
-        if found
+        heading: [replace(matrices[name], kept_fraction=kept) for name, kept in fractions.items()]
+        for heading, fractions in maps.items()
+        if fractions
     }
     return heatmaps("The bottleneck map", rows)
 
 
-def _least(row: Mapping[str, Any]) -> float | None:
-    """Kept fraction that a matrix needs; at level 0 nothing of it, though its mean output stays."""
-    return 0.0 if row.get("level") == 0 else number(row.get("kept_fraction"))
-
-
-def _places(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Layer, kind and shape by name, also of matrices that share factors ("a.q_proj+k_proj")."""
-    matrices = {matrix.get("name"): matrix for matrix in look(result, "matrices") or []}
-    places = {}
+def _matrices(result: Result, names: Iterable[str]) -> dict[str, Matrix]:
+    """The matrices by name; matrices with a shared factor ("a.q_proj+k_proj") count as one."""
+    matrices = {matrix.name: matrix for matrix in result.matrices}
+    unknown = build(Matrix, {})
+    combined = {}
     for name in names:
         first, *others = name.split("+")
         parent = first.rpartition(".")[0]
-        members = [matrices.get(n, {}) for n in (first, *(f"{parent}.{n}" for n in others))]
-        places[name] = {
-            "layer": members[0].get("layer"),
-            "kind": "+".join(str(member.get("kind") or "other") for member in members),
-            "d_out": sum(number(member.get("d_out")) or 0 for member in members),
-            "d_in": members[0].get("d_in"),
-        }
-    return places
-
-
-def _percent(value: Any) -> float | None:
-    found = number(value)
-    return None if found is None else 100 * found
+        members = [matrices.get(n, unknown) for n in (first, *(f"{parent}.{n}" for n in others))]
+        kind = "+".join(member.kind or "other" for member in members)
+        d_out = sum(member.d_out or 0 for member in members)
+        combined[name] = replace(members[0], kind=kind, d_out=d_out)
+    return combined

@@ -1,50 +1,44 @@
-"""Figures of a result: pure functions from the dictionary of `result.json` to plotly figures.
-
-`figures(result)` gives all that have something to show, by name; each works on a result with
-missing parts and never invents a value.
-"""
+"""Plotly figures of a result. `figures` returns all that have something to show, by name."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import plotly.graph_objects as go
 
 from sieve.report.curve import accuracy_curve
 from sieve.report.evolution import bottleneck_map, generations
-from sieve.report.genomes import genomes, walks_a_line
+from sieve.report.genomes import is_line
 from sieve.report.heatmap import kept_heatmap, kind_key
 from sieve.report.pareto import accuracy_front, divergence_front
+from sieve.report.result import Result, read
 from sieve.report.style import ACCENT, DASHES, MUTED, PALETTE, base_figure, empty_figure, label
-from sieve.report.values import look, measure, number, percent, ratio
+from sieve.report.values import percent, ratio
 
 __all__ = ["accuracy_curve", "figures", "kept_heatmap", "sizes_and_speeds", "spectrum"]
 
-_ENERGY_FLOOR_PERCENT = 1e-4  # below this a spectrum shows rounding, not the model
+_ENERGY_FLOOR_PERCENT = 1e-4  # below this a spectrum shows rounding errors
 
 
-def figures(result: Mapping[str, Any]) -> dict[str, go.Figure]:
-    """Every figure with something to show, by name."""
-    line, known = walks_a_line(result), genomes(result)
-    distances = [point for point in genomes(result, "divergence") if point["divergence"] > 0]
-    made = {
-        "accuracy_curve": accuracy_curve(result) if known and line else None,
-        "accuracy_front": accuracy_front(result) if known and not line else None,
-        "divergence_front": divergence_front(result) if distances and not line else None,
-        "generations": generations(result) if look(result, "search.generations") else None,
-        "kept_heatmap": kept_heatmap(result) if look(result, "matrices") else None,
-        "bottlenecks": bottleneck_map(result) if _is_mapped(result) else None,
-        "spectrum": spectrum(result) if _spectra(result) else None,
-        "sizes_and_speeds": sizes_and_speeds(result) if _ratios(result) else None,
+def figures(record: Mapping[str, object]) -> dict[str, go.Figure]:
+    """Every figure of a `result.json` with something to show, by name."""
+    result = read(record)
+    line = is_line(result)
+    candidates = {
+        "accuracy_curve": accuracy_curve(result) if line else None,
+        "accuracy_front": None if line else accuracy_front(result),
+        "divergence_front": None if line else divergence_front(result),
+        "generations": generations(result),
+        "kept_heatmap": kept_heatmap(result),
+        "bottlenecks": bottleneck_map(result),
+        "spectrum": spectrum(result),
+        "sizes_and_speeds": sizes_and_speeds(result),
     }
-    return {name: figure for name, figure in made.items() if figure is not None}
+    return {
+        name: figure for name, figure in candidates.items() if figure is not None and figure.data
+    }
 
 
-def _is_mapped(result: Mapping[str, Any]) -> bool:
-    return bool(look(result, "search.bottlenecks") or look(result, "search.kept_high"))
-
-
-def spectrum(result: Mapping[str, Any]) -> go.Figure:
+def spectrum(result: Result) -> go.Figure:
     """Output energy left out (percent, log) against kept rank (percent), a line per kind."""
     title = "Output energy lost at each rank, mean over layers"
     spectra = _spectra(result)
@@ -79,25 +73,22 @@ def spectrum(result: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def _spectra(result: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
-    """Per kind (rank percent, energy percent), without the points a logarithm cannot show."""
+def _spectra(result: Result) -> dict[str, tuple[list[float], list[float]]]:
+    """By kind, ranks and energies in percent that a logarithmic axis can show."""
     spectra = {}
-    recorded = look(result, "spectrum") or {}
-    for kind in sorted(recorded, key=kind_key):
-        ranks = look(recorded[kind], "rank_fraction") or []
-        energies = look(recorded[kind], "energy_left") or []
-        pairs = [(number(r), number(e)) for r, e in zip(ranks, energies, strict=False)]
+    for kind in sorted(result.spectrum, key=kind_key):
+        recorded = result.spectrum[kind]
         shown = [
-            (100 * r, 100 * e)
-            for r, e in pairs
-            if r is not None and e is not None and 100 * e >= _ENERGY_FLOOR_PERCENT
+            (100 * rank, 100 * energy)
+            for rank, energy in zip(recorded.rank_fraction, recorded.energy_left, strict=False)
+            if rank is not None and energy is not None and 100 * energy >= _ENERGY_FLOOR_PERCENT
         ]
         if shown:
             spectra[kind] = ([r for r, _ in shown], [e for _, e in shown])
     return spectra
 
 
-def sizes_and_speeds(result: Mapping[str, Any]) -> go.Figure:
+def sizes_and_speeds(result: Result) -> go.Figure:
     """The pruned model in percent of the dense one: sizes (less is better), speeds (more is)."""
     title = "The pruned model against the dense one"
     bars = _ratios(result)
@@ -105,7 +96,7 @@ def sizes_and_speeds(result: Mapping[str, Any]) -> go.Figure:
         return empty_figure(title, "Neither sizes nor speeds were measured.")
     figure = base_figure(title, height=110 + 44 * len(bars))
     longest = max(1.0, *(value for _, value, _ in bars))
-    for name, is_size, colour in (
+    for name, is_size, color in (
         ("size: less is better", True, ACCENT),
         ("speed: more is better", False, PALETTE[2]),
     ):
@@ -123,7 +114,7 @@ def sizes_and_speeds(result: Mapping[str, Any]) -> go.Figure:
                     insidetextfont={"color": "white"},
                     constraintext="none",
                     cliponaxis=False,
-                    marker={"color": colour},
+                    marker={"color": color},
                     hovertemplate="%{y}: %{text} of the dense model<extra></extra>",
                 )
             )
@@ -134,14 +125,13 @@ def sizes_and_speeds(result: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def _ratios(result: Mapping[str, Any]) -> list[tuple[str, float, bool]]:
-    """(name, pruned over dense, is a size) of everything that was measured."""
-    n_bytes = ratio(measure(result, "bytes.pruned"), measure(result, "bytes.dense"))
-    found = [
-        ("Prunable parameters", measure(result, "kept_fraction.prunable"), True),
-        ("All parameters", measure(result, "kept_fraction.model"), True),
-        ("Bytes on disk", n_bytes, True),
-        ("Prefill speed", measure(result, "speed.prefill_ratio"), False),
-        ("Decode speed", measure(result, "speed.decode_ratio"), False),
+def _ratios(result: Result) -> list[tuple[str, float, bool]]:
+    """(name, pruned over dense, is a size) of every measured ratio."""
+    ratios = [
+        ("Prunable parameters", result.kept_fraction.prunable, True),
+        ("All parameters", result.kept_fraction.model, True),
+        ("Bytes on disk", ratio(result.bytes.pruned, result.bytes.dense), True),
+        ("Prefill speed", result.speed.prefill_ratio, False),
+        ("Decode speed", result.speed.decode_ratio, False),
     ]
-    return [(name, value, is_size) for name, value, is_size in found if value is not None]
+    return [(name, value, is_size) for name, value, is_size in ratios if value is not None]

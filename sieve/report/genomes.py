@@ -1,89 +1,103 @@
-"""What a search says of its genomes: which were scored to the end, and which no other one beats.
+"""The evaluated genomes of a search: which were scored on all rows, and the Pareto front.
 
-A genome that was dropped early has an accuracy and a margin that are upper bounds and a divergence
-that is a lower one: it is never taken for feasible, and stands on no front.
+A genome that was dropped early has upper bounds as accuracy and margin, and a lower bound as
+divergence. It therefore never counts as feasible and is never on the front.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sieve.report.values import look, number
+from sieve.report.result import EvaluatedGenome, Result, build
 
-LINES = ("uniform", "waterfill")  # searches that walk one line of genomes
-Point = Mapping[str, Any]
-
-
-def genomes(result: Mapping[str, Any], key: str = "accuracy") -> list[dict[str, Any]]:
-    """The evaluated genomes that have a size and a number under `key`, the smallest first."""
-    points = look(result, "search.curve") or []
-    drawable = [
-        point
-        for point in points
-        if number(point.get("kept_fraction")) is not None and number(point.get(key)) is not None
-    ]
-    return sorted(drawable, key=lambda point: point["kept_fraction"])
+LINES = ("uniform", "waterfill")  # searches along one line of genomes
+Row = Mapping[str, object]
 
 
-def walks_a_line(result: Mapping[str, Any]) -> bool:
-    """Whether the search went along one line of genomes, or is not named."""
-    method = look(result, "search.method")
-    return method is None or method in LINES
+def genomes(result: Result, key: str = "accuracy") -> list[EvaluatedGenome]:
+    """The evaluated genomes with a kept fraction and a value of `key`, smallest first."""
+    measured = [genome for genome in result.search.curve if value(genome, key) is not None]
+    return sorted((g for g in measured if g.kept_fraction is not None), key=kept)
 
 
-def most_examples(points: Sequence[Point]) -> float:
-    """Rows that a genome of the search was scored on at most; refitted ones saw others as well."""
-    return max((number(p.get("examples_used")) or 0 for p in points if not p.get("refitted")),
-               default=0)  # fmt: skip
+def kept(genome: EvaluatedGenome) -> float:
+    """The kept fraction, 1 if it was not measured."""
+    return 1.0 if genome.kept_fraction is None else genome.kept_fraction
 
 
-def is_whole(point: Point, full: float) -> bool:
-    """Whether a genome was scored to the end: as the record says, or on `full` rows."""
-    if point.get("whole") is not None:
-        return bool(point["whole"])
-    used = number(point.get("examples_used"))
-    return used is None or used >= full
+def sizes(points: Sequence[EvaluatedGenome]) -> list[float]:
+    """Kept fractions in percent."""
+    return [100 * kept(genome) for genome in points]
 
 
-def is_feasible(point: Point) -> bool:
+def value(genome: EvaluatedGenome, key: str) -> float | None:
+    """The genome's `accuracy` or `divergence`."""
+    return genome.divergence if key == "divergence" else genome.accuracy
+
+
+def is_line(result: Result) -> bool:
+    """Whether the search went along one line of genomes, or has no name."""
+    return not result.search.method or result.search.method in LINES
+
+
+def most_examples(points: Sequence[EvaluatedGenome]) -> float:
+    """The largest number of rows that a genome was scored on; refits use additional rows."""
+    return max((g.examples_used or 0 for g in points if not g.refitted), default=0)
+
+
+def is_whole(genome: EvaluatedGenome, all_examples: float) -> bool:
+    """Whether a genome was scored on all rows: as recorded, else by their number."""
+    if genome.whole is not None:
+        return genome.whole
+    return genome.examples_used is None or genome.examples_used >= all_examples
+
+
+def is_feasible(genome: EvaluatedGenome) -> bool:
     """Whether a genome is known to be within the tolerance."""
-    return bool(point.get("feasible")) and is_whole(point, 0)
+    return bool(genome.feasible) and is_whole(genome, 0)
 
 
-def front(points: Sequence[Point], key: str, larger_is_better: bool) -> list[Point]:
-    """The genomes that no other one beats in size and in `key` at once, the smallest first.
+def pareto_front(
+    points: Sequence[EvaluatedGenome], key: str, larger_is_better: bool
+) -> list[EvaluatedGenome]:
+    """The genomes that no other genome beats in size and in `key` at once, smallest first.
 
-    Only those scored to the end on the rows of the search are compared; of equals the first stands.
+    Compares genomes that were scored on all rows of the search. Of equal genomes the first counts.
     """
-    full, sign = most_examples(points), -1 if larger_is_better else 1
-    compared = [
-        point
-        for point in points
-        if is_whole(point, full)
-        and not point.get("refitted")
-        and number(point.get(key)) is not None
+    everything, sign = most_examples(points), -1 if larger_is_better else 1
+    scored = [
+        (kept(genome), sign * score, genome)
+        for genome in points
+        if is_whole(genome, everything) and not genome.refitted
+        if (score := value(genome, key)) is not None
     ]
-    best, found = float("inf"), list[Point]()
-    for point in sorted(compared, key=lambda p: (p["kept_fraction"], sign * p[key])):
-        if sign * point[key] < best:
-            best = sign * point[key]
-            found.append(point)
-    return found
+    best, front = float("inf"), list[EvaluatedGenome]()
+    for _, score, genome in sorted(scored, key=lambda entry: entry[:2]):
+        if score < best:
+            best = score
+            front.append(genome)
+    return front
 
 
-def genome_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """A flat row per genome for a table: the level of each matrix, where known, has a column."""
-    rows = []
-    for point in points:
-        levels = point.get("levels")
-        row = {key: value for key, value in point.items() if key != "levels"}
-        if isinstance(levels, Mapping):
-            row |= {f"level/{name}": level for name, level in levels.items()}
-        rows.append(row)
-    return rows
+def front(rows: Sequence[Row], key: str, larger_is_better: bool) -> list[Row]:
+    """`pareto_front` of the rows of `search.curve` in `result.json`."""
+    typed = [build(EvaluatedGenome, row) for row in rows]
+    best = {id(genome) for genome in pareto_front(typed, key, larger_is_better)}
+    return [row for row, genome in zip(rows, typed, strict=True) if id(genome) in best]
+
+
+def genome_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """The rows of `search.curve` for a table, with a column for the level of each matrix."""
+    table = []
+    for row in rows:
+        levels = row.get("levels")
+        columns = levels.items() if isinstance(levels, Mapping) else ()
+        flat = {key: entry for key, entry in row.items() if key != "levels"}
+        table.append(flat | {f"level/{name}": level for name, level in columns})
+    return table
 
 
 def bottleneck_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per matrix: what it alone must keep, and how high the search kept it."""
+    """A row per matrix: the least that it alone can keep, and its level in the best genomes."""
     alone = {row["name"]: row for row in search.get("bottlenecks") or []}
     high = search.get("kept_high") or {}
     return [

@@ -2,37 +2,32 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 
+from sieve.report.result import Matrix, Result
 from sieve.report.style import base_figure, empty_figure, label, sequential_scale
-from sieve.report.values import look, number
 
-KIND_ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down",
-              "expert_gate_up", "expert_up", "expert_down")  # fmt: skip
+KIND_ORDER = "q k v qkv o gate up gate_up down expert_gate_up expert_up expert_down".split()
 NO_LAYER = "none"
 _SPARSE_CELLS = 40  # rows that still leave room for numbers
 _GAP = 0.05  # between two heat maps, as a share of the width
 
 
-def kept_heatmap(result: Mapping[str, Any]) -> go.Figure:
+def kept_heatmap(result: Result) -> go.Figure:
     """Kept parameters (percent) per layer (row, the first on top) and kind of matrix (column).
 
-    Several matrices in one cell (experts) show their parameter-weighted mean. Cells show their
-    numbers while there is room for them; a colour bar stands below.
+    A cell with several matrices (experts) shows their mean, weighted by parameters. Cells show
+    their numbers if the layers are few enough.
     """
     title = "Parameters kept per layer and kind of matrix"
-    return heatmaps(title, {"": look(result, "matrices") or []})
+    return heatmaps(title, {"": result.matrices})
 
 
-def heatmaps(title: str, maps: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
-    """Heat maps side by side, by heading, of the same layers and kinds, so that they compare.
-
-    maps: rows with `layer`, `kind` and `kept_fraction`, and `d_out` and `d_in` for the weights.
-    """
+def heatmaps(title: str, maps: Mapping[str, Sequence[Matrix]]) -> go.Figure:
+    """Heat maps side by side, by heading, with the same layers and kinds of matrices."""
     cells = {heading: _cells(rows) for heading, rows in maps.items()}
-    places = {place for found in cells.values() for place in found}
+    places = {place for fractions in cells.values() for place in fractions}
     if not places:
         return empty_figure(title, "No matrix is listed in the result.")
     layers = sorted({layer for layer, _ in places}, key=layer_key)
@@ -40,8 +35,8 @@ def heatmaps(title: str, maps: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.
     roomy = len(layers) <= _SPARSE_CELLS
     figure = base_figure(title, height=160 + len(layers) * (26 if roomy else 12))
     figure.update_layout(margin_b=100)
-    for column, found in enumerate(cells.values(), 1):
-        table = [[found.get((layer, kind)) for kind in kinds] for layer in layers]
+    for column, fractions in enumerate(cells.values(), 1):
+        table = [[fractions.get((layer, kind)) for kind in kinds] for layer in layers]
         trace = _heatmap([label(kind) for kind in kinds], layers, table, roomy)
         axes = "" if column == 1 else str(column)
         figure.add_trace(trace.update(xaxis=f"x{axes}", showscale=column == 1))
@@ -62,9 +57,16 @@ def _place_side_by_side(figure: go.Figure, headings: Sequence[str]) -> None:
         figure.layout[f"xaxis{place + 1 if place else ''}"] = axis
         if heading:
             figure.add_annotation(
-                text=heading, showarrow=False, x=start, y=1, xref="paper", yref="paper",
-                xanchor="left", yanchor="bottom", yshift=4,
-            )  # fmt: skip
+                text=heading,
+                showarrow=False,
+                x=start,
+                y=1,
+                xref="paper",
+                yref="paper",
+                xanchor="left",
+                yanchor="bottom",
+                yshift=4,
+            )
 
 
 def _heatmap(
@@ -103,19 +105,17 @@ def _heatmap(
     )
 
 
-def _cells(matrices: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+def _cells(matrices: Sequence[Matrix]) -> dict[tuple[str, str], float]:
     """Kept percent by (layer, kind), weighted by the matrices' dense parameters."""
     kept: dict[tuple[str, str], float] = defaultdict(float)
     dense: dict[tuple[str, str], float] = defaultdict(float)
     for matrix in matrices:
-        fraction = number(matrix.get("kept_fraction"))
-        if fraction is None:
+        if matrix.kept_fraction is None:
             continue
-        layer, kind = matrix.get("layer"), matrix.get("kind")
-        cell = (NO_LAYER if layer is None else str(layer), str(kind or "other"))
-        weight = (number(matrix.get("d_out")) or 1.0) * (number(matrix.get("d_in")) or 1.0)
-        kept[cell] += 100 * fraction * weight
-        dense[cell] += weight
+        cell = (NO_LAYER if matrix.layer is None else str(matrix.layer), matrix.kind or "other")
+        size = (matrix.d_out or 1.0) * (matrix.d_in or 1.0)
+        kept[cell] += 100 * matrix.kept_fraction * size
+        dense[cell] += size
     return {cell: kept[cell] / dense[cell] for cell in kept}
 
 
@@ -126,12 +126,12 @@ def _cell_text(value: float | None) -> str:
 
 
 def layer_key(layer: str) -> tuple[int, int, str]:
-    """Numbered layers first, in order; the rest below them."""
+    """Sort key: numbered layers first, in order."""
     return (0, int(layer), "") if layer.isdigit() else (1, 0, layer)
 
 
 def kind_key(kind: str) -> tuple[int, int, str]:
-    """Kinds as they come in a block; those that share factors ("q+k+v") after their last one."""
+    """Sort key: the order of computation in a block; "q+k+v", a shared factor, comes after "v"."""
     last = kind.rpartition("+")[2]
-    known = KIND_ORDER.index(last) if last in KIND_ORDER else len(KIND_ORDER)
-    return (known, kind.count("+"), kind)
+    position = KIND_ORDER.index(last) if last in KIND_ORDER else len(KIND_ORDER)
+    return (position, kind.count("+"), kind)

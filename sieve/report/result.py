@@ -5,12 +5,16 @@ wrong type become None, an empty text or an empty list. Files of older versions 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
+from functools import wraps
 from types import NoneType, UnionType
-from typing import TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+C = TypeVar("C")
+P = ParamSpec("P")
+R = TypeVar("R")
 Number = float | None  # None: not measured
 
 
@@ -384,3 +388,16 @@ def _finite(kind: object, value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return int(value) if kind is int else float(value)
+
+
+def accepts_records(
+    function: Callable[Concatenate[C, P], R],
+) -> Callable[Concatenate[Comparison | Mapping[str, Any], P], R]:
+    """Transitional: let a function of a Result take the mapping of `result.json` as well."""
+
+    @wraps(function)
+    def wrapper(result: Comparison | Mapping[str, Any], *args: P.args, **kwargs: P.kwargs) -> R:
+        typed = read(result) if isinstance(result, Mapping) else result
+        return function(cast(C, typed), *args, **kwargs)
+
+    return wrapper

@@ -5,7 +5,8 @@ from typing import Any
 
 from sieve.report import html
 from sieve.report.html import text
-from sieve.report.spent import confirmation, confirmation_rows, spent
+from sieve.report.result import read
+from sieve.report.spent import confirmation, spent
 from sieve.report.units import metric_name, metric_value, unit
 from sieve.report.values import (
     NOT_MEASURED,
@@ -23,10 +24,10 @@ Result = Mapping[str, Any]
 def search(result: Result, plot: str = "") -> str:
     """The whole section around the plot of the generations; "" where there is nothing but a line
     of genomes, which the curve shows."""
-    tried = confirmation_rows(result)
+    tried = look(result, "search.confirmation.tried")
     if not (look(result, "search.generations") or tried):
         return ""
-    sentences = [words for words in (spent(result), confirmation(result)) if words]
+    sentences = [words for words in (spent(read(result)), confirmation(read(result))) if words]
     return html.section(
         "generations",
         "How the search went",
@@ -47,7 +48,7 @@ def _candidates(result: Result) -> str:
             points(row.get("margin")),
             "yes" if row.get("feasible") else "no",
         ]
-        for place, row in enumerate(confirmation_rows(result), 1)
+        for place, row in enumerate(look(result, "search.confirmation.tried") or [], 1)
     ]
     if not rows:
         return ""

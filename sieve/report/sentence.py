@@ -1,211 +1,180 @@
-"""The answer in one sentence, and the verdict on the tolerance, in words that never flatter.
+"""The answer in one sentence, and whether the pruned model meets the tolerance.
 
-"Within the tolerance" means the upper end of the 95 % paired interval when a guarantee was asked
-for, else the point estimate; both are judged on the test split, and the words say which.
+With guarantee=true the upper end of the 95 % paired interval must be within the tolerance, else the
+point estimate. Both are measured on the test split.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sieve.report.result import Drop, Result, accepts_records, read
 from sieve.report.units import lost, metric_name, metric_value, word
-from sieve.report.values import count, look, measure, percent, points, short_name
+from sieve.report.values import count, percent, points, short_name
 
 Kind = Literal["met", "uncertain", "missed", "unknown"]
 _ROUNDING = 1e-9
 _MISSED = (
-    "Not within the tolerance: this model is a candidate, not a result. "
-    "More selection rows make such a miss less likely."
+    "This model does not meet the tolerance. More selection rows make such a miss less likely."
 )
-_IGNORANT = (
-    "Nothing follows for the pruned model. Check the prompt and the labels, or bring a model that "
+_CHANCE = (
+    "The pruned model's score says nothing. Check the prompt and the labels, or use a model that "
     "can do the task."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the drop on the test split stayed within the tolerance, and the words for it.
+    """Whether the drop on the test split is within the tolerance, in one word and in a sentence.
 
     `uncertain`: the point estimate is within the tolerance, the interval's upper end is not (or
-    was not measured), and no guarantee was asked for.
+    was not measured), and the run had no guarantee=true.
     """
 
     kind: Kind
     text: str
 
 
-def answer_sentence(result: Mapping[str, Any]) -> str:
-    """One sentence: task, kept fractions, both accuracies, the drop with its interval, the rows."""
-    if _is_ignorant(result):
-        dense, chance = look(result, "baseline.accuracy"), look(result, "baseline.chance")
+@accepts_records
+def answer_sentence(result: Result) -> str:
+    """One sentence: task, kept fractions, both accuracies, drop and interval, number of rows."""
+    task = _task(result)
+    if result.baseline.beats_chance is False:
+        dense = metric_value(result, result.baseline.accuracy)
         return (
-            f"{_model(result)} does not do {_task(result)}: the dense model's "
-            f"{metric_name(result)} on {_rows(result)}, {metric_value(result, dense)}, is no "
-            f"better than chance ({percent(chance)})."
+            f"{short_name(result.model)} does not do {task}: the dense model's "
+            f"{metric_name(result)} on {_rows(result)}, {dense}, is no better than chance "
+            f"({percent(result.baseline.chance)})."
         )
     if is_dense(result):
         return _dense_sentence(result)
+    whole = result.kept_fraction.model
     kept = (
-        f"{percent(look(result, 'kept_fraction.prunable'))} of "
-        f"{_model(result)}'s prunable parameters{_whole_model(result)}"
+        f"{percent(result.kept_fraction.prunable)} of {short_name(result.model)}'s prunable "
+        f"parameters{'' if whole is None else f' ({percent(whole)} of the whole model)'}"
     )
-    found = verdict(result)
-    if found.kind == "missed":
-        return f"At {kept}, {_task(result)} has {_scores(result)}; {_shortfall(result)}."
-    if found.kind == "uncertain":
-        return f"{_task(result)} needs {kept}: {_scores(result)}; {_reservation(result)}."
-    return f"{_task(result)} needs {kept}: {_scores(result)}."
+    kind = verdict(result).kind
+    if kind == "missed":
+        return f"At {kept}, {task} has {_scores(result)}; {_shortfall(result)}."
+    open_question = f"; {_reservation(result)}" if kind == "uncertain" else ""
+    return f"{task} needs {kept}: {_scores(result)}{open_question}."
 
 
-def verdict(result: Mapping[str, Any]) -> Verdict:
-    """Judge the drop on the test split against the tolerance."""
-    drop, tolerance = measure(result, "drop.point"), measure(result, "tolerance")
-    if drop is None or tolerance is None:
+@accepts_records
+def verdict(result: Result) -> Verdict:
+    """Compare the drop on the test split with the tolerance."""
+    drop, tolerance = result.drop, result.tolerance
+    if drop.point is None or tolerance is None:
         return Verdict("unknown", "The drop on the test split was not measured.")
-    if _is_ignorant(result):
-        return Verdict("missed", _IGNORANT)
-    if _fails(result):
+    if result.baseline.beats_chance is False:
+        return Verdict("missed", _CHANCE)
+    decisive = drop.high if result.guarantee else drop.point
+    if not _is_within(decisive, tolerance) or _feasible_on_selection(result) is False:
         return Verdict("missed", _MISSED)
-    high, within = measure(result, "drop.high"), f"the tolerance of {lost(result, tolerance)}"
-    if high is None or high > tolerance + _ROUNDING:
-        judged = (
-            f"Judged by the point estimate, the {word(result)} is within {within} on the test split"
+    noun, limit = word(result), f"the tolerance of {lost(result, tolerance)} on the test split"
+    if not _is_within(drop.high, tolerance):
+        return Verdict(
+            "uncertain",
+            f"The point estimate of the {noun} is within {limit}. "
+            "Set guarantee=true to require this of the whole 95 % interval.",
         )
-        return Verdict("uncertain", f"{judged}; guarantee=true holds the whole interval to it.")
-    if look(result, "guarantee"):
-        text = f"The guarantee holds: the whole 95 % interval is within {within} on the test split."
-    else:
-        text = (
-            f"The {word(result)} is within {within} on the test split, and so is its whole 95 % "
-            "interval."
-        )
-    return Verdict("met", text)
+    if result.guarantee:
+        return Verdict("met", f"The guarantee holds: the whole 95 % interval is within {limit}.")
+    return Verdict("met", f"The {noun} is within {limit}, and so is its whole 95 % interval.")
 
 
-def is_dense(result: Mapping[str, Any]) -> bool:
-    """True when every prunable matrix kept all its parameters."""
-    kept = measure(result, "kept_fraction.prunable")
+def is_dense(result: Result) -> bool:
+    """Whether every prunable matrix kept all its parameters."""
+    kept = result.kept_fraction.prunable
     return kept is not None and kept >= 1 - _ROUNDING
 
 
-def _is_ignorant(result: Mapping[str, Any]) -> bool:
-    """Whether the dense model itself is no better than guessing."""
-    return look(result, "baseline.beats_chance") is False
+def _is_within(drop: float | None, tolerance: float) -> bool:
+    return drop is not None and drop <= tolerance + _ROUNDING
 
 
-def _fails(result: Mapping[str, Any]) -> bool:
-    """The test split, or the selection split before it, refused the chosen genome."""
-    judged = measure(result, "drop.high" if look(result, "guarantee") else "drop.point")
-    tolerance = measure(result, "tolerance")
-    too_large = judged is None or tolerance is None or judged > tolerance + _ROUNDING
-    return too_large or _met_on_selection(result) is False
+def _feasible_on_selection(result: Result) -> bool | None:
+    """What the search measured for the chosen genome; None if no genome is marked as chosen."""
+    return next((genome.feasible for genome in result.search.curve if genome.chosen), None)
 
 
-def _met_on_selection(result: Mapping[str, Any]) -> bool | None:
-    """What the search said of the chosen genome; None when it left no chosen point."""
-    for point in look(result, "search.curve") or []:
-        if point.get("chosen"):
-            feasible = point.get("feasible")
-            return None if feasible is None else bool(feasible)
-    return None
-
-
-def _shortfall(result: Mapping[str, Any]) -> str:
-    """Why the tolerance was missed: a clause without its full stop."""
-    tolerance = measure(result, "tolerance")
-    limit = f"the tolerance of {lost(result, tolerance)}"
-    drop, high = measure(result, "drop.point"), measure(result, "drop.high")
-    on_selection = _met_on_selection(result)
-    if drop is not None and tolerance is not None and drop <= tolerance + _ROUNDING:
-        if on_selection is False:
+def _shortfall(result: Result) -> str:
+    """Why the verdict is `missed`: a clause without its full stop."""
+    limit = f"the tolerance of {lost(result, result.tolerance)}"
+    drop, feasible = result.drop, _feasible_on_selection(result)
+    if _is_within(drop.point, result.tolerance or 0.0):
+        if feasible is False:
             return f"{limit} was not met on the selection split, though it was on the test split"
-        if high is None:
+        if drop.high is None:
             return f"the guarantee of {limit} cannot be judged without an interval"
         return (
-            f"the guarantee was not kept: the interval's upper end on the test split, "
-            f"{lost(result, high)}, exceeds {limit}"
+            "the guarantee was not kept: the interval's upper end on the test split, "
+            f"{lost(result, drop.high)}, exceeds {limit}"
         )
-    if on_selection is None:
+    if feasible is None:
         return f"{limit} was not met on the test split"
-    if on_selection:
+    if feasible:
         return f"{limit} was met on the selection split but not on the test split"
     return f"{limit} was met neither on the selection split nor on the test split"
 
 
-def _reservation(result: Mapping[str, Any]) -> str:
-    """What a good point estimate leaves open: a clause without its full stop."""
-    high, tolerance = measure(result, "drop.high"), measure(result, "tolerance")
-    if high is None:
+def _reservation(result: Result) -> str:
+    """Why the verdict is `uncertain`: a clause without its full stop."""
+    if result.drop.high is None:
         return "no interval was measured"
-    return f"the interval's upper end exceeds the tolerance of {lost(result, tolerance)}"
+    return f"the interval's upper end exceeds the tolerance of {lost(result, result.tolerance)}"
 
 
-def _dense_sentence(result: Mapping[str, Any]) -> str:
-    """The honest sentence when nothing was pruned."""
-    tried = [p for p in look(result, "search.curve") or [] if (p.get("kept_fraction") or 0) < 1]
-    if tried and not any(point.get("feasible") for point in tried):
-        limit = lost(result, measure(result, "tolerance"))
+def _dense_sentence(result: Result) -> str:
+    """The answer when nothing was pruned."""
+    model, task = short_name(result.model), _task(result)
+    pruned = [genome for genome in result.search.curve if (genome.kept_fraction or 0) < 1]
+    start = f"Nothing of {model} was pruned for {task}"
+    if pruned and not any(genome.feasible for genome in pruned):
         start = (
-            f"Nothing of {_model(result)} could be pruned for {_task(result)} within the tolerance "
-            f"of {limit} on the selection split"
+            f"Nothing of {model} could be pruned for {task} within the tolerance of "
+            f"{lost(result, result.tolerance)} on the selection split"
         )
-    else:
-        start = f"Nothing of {_model(result)} was pruned for {_task(result)}"
     end = f"; {_shortfall(result)}" if verdict(result).kind == "missed" else ""
     scores = _scores(result)
-    if measure(result, "drop.point") == 0 == measure(result, "drop.high"):
-        scores = (
-            f"{metric_name(result)} stays {metric_value(result, look(result, 'pruned.accuracy'))} "
-            f"on {_rows(result)}"
-        )
+    if result.drop.point == 0 == result.drop.high:
+        value = metric_value(result, result.pruned.accuracy)
+        scores = f"{metric_name(result)} stays {value} on {_rows(result)}"
     return f"{start}, so all its parameters stay: {scores}{end}."
 
 
-def _scores(result: Mapping[str, Any]) -> str:
+def _scores(result: Result) -> str:
     """Both accuracies, the drop with its interval and the number of test rows, as a clause."""
-    metric = metric_name(result)
-    pruned, dense = look(result, "pruned.accuracy"), look(result, "baseline.accuracy")
-    if measure(result, "pruned.accuracy") is None:
+    metric, dense, pruned = metric_name(result), result.baseline.accuracy, result.pruned.accuracy
+    if pruned is None:
         return f"{metric} not measured on the test split"
-    compared = (
-        ""
-        if measure(result, "baseline.accuracy") is None
-        else f" instead of {metric_value(result, dense)}"
-    )
+    compared = "" if dense is None else f" instead of {metric_value(result, dense)}"
     return f"{metric} {metric_value(result, pruned)}{compared}{_drop(result)} on {_rows(result)}"
 
 
-def _drop(result: Mapping[str, Any]) -> str:
-    point = measure(result, "drop.point")
+def _drop(result: Result) -> str:
+    point = result.drop.point
     if point is None:
         return ""
     gained = points(point) != points(abs(point))
-    bounds = drop_interval(result)
     of_what = f" of the {word(result)}" if gained else ""
+    bounds = drop_interval(result.drop)
     interval = f" (95 % interval{of_what} {bounds})" if bounds else ""
     return f", a {word(result, gained)} of {lost(result, abs(point))}{interval}"
 
 
-def drop_interval(result: Mapping[str, Any]) -> str:
-    """ "−0.4 to 1.6": the interval of the drop in points, positive is worse; "" if not measured."""
-    low, high = measure(result, "drop.low"), measure(result, "drop.high")
-    return "" if low is None or high is None else f"{points(low)} to {points(high)}"
+def drop_interval(drop: Drop | Mapping[str, Any]) -> str:
+    """The interval of the drop, "−0.4 to 1.6", where positive is worse; "" if not measured."""
+    if isinstance(drop, Mapping):  # Transitional: a whole result.json.
+        drop = read(drop).drop
+    measured = drop.low is not None and drop.high is not None
+    return f"{points(drop.low)} to {points(drop.high)}" if measured else ""
 
 
-def _whole_model(result: Mapping[str, Any]) -> str:
-    kept = measure(result, "kept_fraction.model")
-    return "" if kept is None else f" ({percent(kept)} of the whole model)"
-
-
-def _rows(result: Mapping[str, Any]) -> str:
-    rows = measure(result, "examples")
+def _rows(result: Result) -> str:
+    rows = result.examples
     return "the test split" if rows is None else f"{count(rows)} test row{'s' * (rows != 1)}"
 
 
-def _model(result: Mapping[str, Any]) -> str:
-    return short_name(look(result, "model"))
-
-
-def _task(result: Mapping[str, Any]) -> str:
-    return str(look(result, "task") or "the task")
+def _task(result: Result) -> str:
+    return result.task or "the task"

@@ -1,114 +1,82 @@
-"""The closing table of a run for the terminal, 80 columns wide or more."""
+"""The closing table of a run for a terminal of 80 columns or more."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sieve.report.result import Result, read
 from sieve.report.sentence import answer_sentence, drop_interval, verdict
 from sieve.report.spent import confirmation, spent
 from sieve.report.units import metric_name, metric_value, unit, word
-from sieve.report.values import (
-    NOT_MEASURED,
-    look,
-    measure,
-    percent,
-    points,
-    short_name,
-    size,
-    times,
-)
+from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, times
 
 _STYLES = {"met": "green", "uncertain": "yellow", "missed": "bold red", "unknown": "dim"}
 
 
-def closing_table(result: Mapping[str, Any], paths: Mapping[str, Path]) -> RenderableType:
-    """What a run found and wrote: a table, the paths, the answer in one sentence, the verdict, and
-    what the search has spent.
+def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> RenderableType:
+    """A table of results and written files, then the answer, the verdict and the search's cost.
 
     Args:
-        result: the dictionary of `result.json`.
-        paths: what was written, by a short name such as "report".
+        record: `result.json`.
+        paths: the written files by a short name such as "report".
     """
-    found = verdict(result)
-    told = " ".join(filter(None, (spent(result), confirmation(result))))
+    result = read(record)
+    judged = verdict(result)
+    search = " ".join(filter(None, (spent(result), confirmation(result))))
     return Group(
-        _numbers(result),
-        *([_written(paths)] if paths else []),
+        _table(_numbers(result)),
+        *([_table({name: str(path) for name, path in paths.items()})] if paths else []),
         Padding(Text(answer_sentence(result), style="bold"), (1, 1, 0, 1)),
-        Padding(Text(found.text, style=_STYLES[found.kind]), (0, 1)),
-        *([Padding(Text(told, style="dim"), (1, 1, 0, 1))] if told else []),
+        Padding(Text(judged.text, style=_STYLES[judged.kind]), (0, 1)),
+        *([Padding(Text(search, style="dim"), (1, 1, 0, 1))] if search else []),
     )
 
 
-def _numbers(result: Mapping[str, Any]) -> Table:
-    table = _two_columns()
-    metric, written = metric_name(result), partial(metric_value, result)
-    for name, value in (
-        ("task", str(look(result, "task") or NOT_MEASURED)),
-        ("model", short_name(look(result, "model"))),
-        ("kept", _kept(result)),
-        (f"{metric} on test", _change(result, "baseline.accuracy", "pruned.accuracy", written)),
-        (word(result), _drop(result)),
-        ("on disk", _change(result, "bytes.dense", "bytes.pruned", size)),
-        ("speed", _speed(result)),
-        *_graph(result),
-    ):
+def _numbers(result: Result) -> dict[str, str]:
+    dense, pruned = (
+        metric_value(result, accuracy)
+        for accuracy in (result.baseline.accuracy, result.pruned.accuracy)
+    )
+    prunable, model = percent(result.kept_fraction.prunable), percent(result.kept_fraction.model)
+    numbers = {
+        "task": result.task or NOT_MEASURED,
+        "model": short_name(result.model),
+        "kept": f"{prunable} of prunable, {model} of all parameters",
+        f"{metric_name(result)} on test": f"{dense} → {pruned}",
+        word(result): _drop(result),
+        "on disk": f"{size(result.bytes.dense)} → {size(result.bytes.pruned)}",
+        "speed": _speed(result),
+    }
+    if result.export.accuracy is not None:
+        numbers["exported graph"] = f"{metric_value(result, result.export.accuracy)} on test"
+    return numbers
+
+
+def _table(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
+    table.add_column(style="dim", no_wrap=True, min_width=17)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
         table.add_row(Text(name), Text(value))
     return table
 
 
-def _written(paths: Mapping[str, Path]) -> Table:
-    table = _two_columns()
-    for name, path in paths.items():
-        table.add_row(Text(name), Text(str(path)))
-    return table
-
-
-def _two_columns() -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
-    table.add_column(style="dim", no_wrap=True, min_width=17)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _kept(result: Mapping[str, Any]) -> str:
-    prunable = percent(look(result, "kept_fraction.prunable"))
-    return (
-        f"{prunable} of prunable, {percent(look(result, 'kept_fraction.model'))} of all parameters"
-    )
-
-
-def _drop(result: Mapping[str, Any]) -> str:
-    if measure(result, "drop.point") is None:
+def _drop(result: Result) -> str:
+    if result.drop.point is None:
         return NOT_MEASURED
-    bounds = drop_interval(result)
+    bounds = drop_interval(result.drop)
     interval = f" (95 % interval {bounds})" if bounds else ""
-    limit = points(look(result, "tolerance"))
-    return f"{points(look(result, 'drop.point'))} {unit(result)}{interval}; tolerance {limit}"
+    drop = f"{points(result.drop.point)} {unit(result)}{interval}"
+    return f"{drop}; tolerance {points(result.tolerance)}"
 
 
-def _speed(result: Mapping[str, Any]) -> str:
-    prefill, decode = (look(result, f"speed.{key}_ratio") for key in ("prefill", "decode"))
-    if (
-        measure(result, "speed.prefill_ratio") is None
-        and measure(result, "speed.decode_ratio") is None
-    ):
+def _speed(result: Result) -> str:
+    prefill, decode = result.speed.prefill_ratio, result.speed.decode_ratio
+    if prefill is None and decode is None:
         return "not measured"
-    decoded = "" if measure(result, "speed.decode_ratio") is None else f", decode {times(decode)}"
+    decoded = "" if decode is None else f", decode {times(decode)}"
     return f"prefill {times(prefill)}{decoded} of the dense model"
-
-
-def _graph(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if measure(result, "export.accuracy") is None:
-        return []
-    return [("exported graph", f"{metric_value(result, look(result, 'export.accuracy'))} on test")]
-
-
-def _change(result: Mapping[str, Any], dense: str, pruned: str, written: Any) -> str:
-    return f"{written(look(result, dense))} → {written(look(result, pruned))}"

@@ -1,61 +1,63 @@
-"""A result's metric in words: a share, lost in points; a perplexity, risen in percent."""
+"""The task's metric in words: a share drops by points, a perplexity rises by percent."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from sieve.report.values import NOT_MEASURED, decimal, look, number, percent, points
+from sieve.report.result import Comparison, accepts_records
+from sieve.report.values import NOT_MEASURED, decimal, percent, points
 
 
-def is_relative(result: Mapping[str, Any]) -> bool:
-    """Whether the metric is the smaller the better, and what is lost a fraction of it."""
-    return look(result, "relative") is True
+@accepts_records
+def is_relative(result: Comparison) -> bool:
+    """Whether smaller is better; a drop is then a fraction of the dense model's value."""
+    return result.relative
 
 
-def metric_name(result: Mapping[str, Any]) -> str:
-    """What the metric is called, in words."""
-    return str(look(result, "metric") or "accuracy").replace("_", " ")
+@accepts_records
+def metric_name(result: Comparison) -> str:
+    """The metric's name with spaces for underscores."""
+    return (result.metric or "accuracy").replace("_", " ")
 
 
-def metric_value(result: Mapping[str, Any], value: Any) -> str:
+@accepts_records
+def metric_value(result: Comparison, value: float | None) -> str:
     """A value of the metric: "81.2 %", or "23.41" for a perplexity."""
-    found = number(value)
-    if found is None or not is_relative(result):
+    if value is None or not result.relative:
         return percent(value)
-    return f"{found:.3g}" if abs(found) >= 1e6 else decimal(found, 2 if abs(found) < 1000 else 0)
+    return f"{value:.3g}" if abs(value) >= 1e6 else decimal(value, 2 if abs(value) < 1000 else 0)
 
 
-def lost(result: Mapping[str, Any], value: Any) -> str:
-    """What was lost, with its unit: "1.0 point", "1.6 points", or "1.6 %" of a perplexity."""
+@accepts_records
+def lost(result: Comparison, value: float | None) -> str:
+    """A drop with its unit: "1.0 point", "1.6 points", or "1.6 %" of a perplexity."""
     text = points(value)
     if text == NOT_MEASURED:
         return text
-    if is_relative(result):
-        return f"{text} %"
-    return f"{text} point" if text == "1.0" else f"{text} points"
+    return f"{text} point" if text == "1.0" and not result.relative else f"{text} {unit(result)}"
 
 
-def unit(result: Mapping[str, Any]) -> str:
-    """The unit of what was lost."""
-    return "%" if is_relative(result) else "points"
+@accepts_records
+def unit(result: Comparison) -> str:
+    """The unit of a drop."""
+    return "%" if result.relative else "points"
 
 
-def word(result: Mapping[str, Any], gained: bool = False) -> str:
-    """What a loss, or a gain, of the metric is called."""
-    if is_relative(result):
+@accepts_records
+def word(result: Comparison, gained: bool = False) -> str:
+    """The noun for a change of the metric for the worse, or for the better if `gained`."""
+    if result.relative:
         return "fall" if gained else "rise"
     return "gain" if gained else "drop"
 
 
-def scale(result: Mapping[str, Any]) -> float:
-    """What a value of the metric is multiplied by on an axis."""
-    return 1.0 if is_relative(result) else 100.0
+def scale(result: Comparison) -> float:
+    """The factor from a value of the metric to its place on an axis."""
+    return 1.0 if result.relative else 100.0
 
 
-def axis(result: Mapping[str, Any]) -> str:
-    """The unit of the metric on an axis, behind a comma."""
-    return "" if is_relative(result) else ", %"
+def axis(result: Comparison) -> str:
+    """The end of an axis title: the metric's unit, if it has one."""
+    return "" if result.relative else ", %"
 
 
-def limit(result: Mapping[str, Any], baseline: float, tolerance: float) -> float:
-    """The worst value that is within the tolerance of the dense model's."""
-    return baseline * (1 + tolerance) if is_relative(result) else baseline - tolerance
+@accepts_records
+def limit(result: Comparison, baseline: float, tolerance: float) -> float:
+    """The worst value of the metric within the tolerance."""
+    return baseline * (1 + tolerance) if result.relative else baseline - tolerance

@@ -9,6 +9,7 @@ from sieve.report import figures
 from sieve.report.curve import accuracy_curve
 from sieve.report.figures import sizes_and_speeds, spectrum
 from sieve.report.heatmap import kept_heatmap
+from sieve.report.result import read
 
 Result = dict[str, Any]
 
@@ -27,7 +28,7 @@ def test_all_four_figures_have_a_title_and_titled_axes(result: Result) -> None:
 
 
 def test_the_curve_holds_exactly_the_evaluated_points(result: Result) -> None:
-    figure = accuracy_curve(result)
+    figure = accuracy_curve(read(result))
     drawn = {
         (x, y)
         for trace in figure.data
@@ -39,7 +40,7 @@ def test_the_curve_holds_exactly_the_evaluated_points(result: Result) -> None:
 
 
 def test_the_curve_marks_the_chosen_point_and_the_infeasible_ones(result: Result) -> None:
-    figure = accuracy_curve(result)
+    figure = accuracy_curve(read(result))
     chosen = named(figure, "chosen")
     assert (list(chosen.x), list(chosen.y)) == ([35.0], [80.0])
     assert chosen.name == "chosen, 35.0 % kept"
@@ -50,13 +51,13 @@ def test_the_curve_marks_the_chosen_point_and_the_infeasible_ones(result: Result
 def test_the_curve_draws_the_dense_and_the_tolerance_line_of_the_selection_split(
     result: Result,
 ) -> None:
-    figure = accuracy_curve(result)
+    figure = accuracy_curve(read(result))
     assert set(named(figure, "dense model, 81.0 %").y) == {81.0}
     assert set(named(figure, "tolerance, 79.0 %").y) == {79.0}
 
 
 def test_points_stopped_early_are_open(result: Result) -> None:
-    beyond = named(accuracy_curve(result), "beyond")
+    beyond = named(accuracy_curve(read(result)), "beyond")
     by_size = dict(zip(beyond.x, beyond.marker.symbol, strict=True))
     assert by_size[5.0] == "triangle-down-open"
     assert by_size[10.0] == "triangle-down"
@@ -64,26 +65,26 @@ def test_points_stopped_early_are_open(result: Result) -> None:
 
 
 def test_a_search_far_down_gets_a_logarithmic_axis_and_a_zero_a_linear_one(result: Result) -> None:
-    assert accuracy_curve(result).layout.xaxis.type == "log"
+    assert accuracy_curve(read(result)).layout.xaxis.type == "log"
     result["search"]["curve"][-1]["kept_fraction"] = 0.0
-    assert accuracy_curve(result).layout.xaxis.type != "log"
+    assert accuracy_curve(read(result)).layout.xaxis.type != "log"
 
 
 def test_genomes_that_stand_on_no_line_are_not_joined_by_one(result: Result) -> None:
-    joined = len(accuracy_curve(result).data)
+    joined = len(accuracy_curve(read(result)).data)
     result["search"]["method"] = "genetic"
-    assert len(accuracy_curve(result).data) == joined - 1
+    assert len(accuracy_curve(read(result)).data) == joined - 1
 
 
 def test_a_curve_of_one_point_is_drawn(result: Result) -> None:
     result["search"]["curve"] = result["search"]["curve"][:1]
-    assert list(named(accuracy_curve(result), "within").x) == [100.0]
+    assert list(named(accuracy_curve(read(result)), "within").x) == [100.0]
 
 
 def test_the_heat_map_places_a_matrix_at_its_layer_and_kind(result: Result) -> None:
     result["matrices"][0]["layer"], result["matrices"][0]["kind"] = 4, "expert"
     result["matrices"][0]["kept_fraction"] = 0.125
-    heatmap = kept_heatmap(result).data[0]
+    heatmap = kept_heatmap(read(result)).data[0]
     assert heatmap.z[heatmap.y.index("4")][heatmap.x.index("expert")] == pytest.approx(12.5)
     assert heatmap.z[heatmap.y.index("0")][heatmap.x.index("q")] is None
     assert heatmap.z[heatmap.y.index("1")][heatmap.x.index("q")] == pytest.approx(34.4)
@@ -94,7 +95,7 @@ def test_layers_are_ordered_by_number_and_kinds_as_in_a_block() -> None:
         return {"layer": layer, "kind": kind, "kept_fraction": 0.5}
 
     pairs = ((10, "down"), (2, "q"), (None, None), (0, "strange"))
-    heatmap = kept_heatmap({"matrices": [matrix(*pair) for pair in pairs]}).data[0]
+    heatmap = kept_heatmap(read({"matrices": [matrix(*pair) for pair in pairs]})).data[0]
     assert heatmap.y == ("0", "2", "10", "none")
     assert heatmap.x == ("q", "down", "other", "strange")
     assert heatmap.z[3][2] == 50.0
@@ -106,16 +107,16 @@ def test_matrices_in_one_cell_show_their_mean_weighted_by_parameters() -> None:
         {**shared, "d_out": 30, "kept_fraction": 0.2},
         {**shared, "d_out": 10, "kept_fraction": 1.0},
     ]
-    heatmap = kept_heatmap({"matrices": matrices}).data[0]
+    heatmap = kept_heatmap(read({"matrices": matrices})).data[0]
     assert heatmap.z[0][0] == pytest.approx(40.0)
 
 
 def test_cells_show_numbers_while_there_is_room(result: Result) -> None:
-    heatmap = kept_heatmap(result).data[0]
+    heatmap = kept_heatmap(read(result)).data[0]
     assert heatmap.text[0][0] == "34"
     assert heatmap.texttemplate and heatmap.showscale
     result["matrices"] = [dict(result["matrices"][0], layer=layer) for layer in range(80)]
-    heatmap = kept_heatmap(result).data[0]
+    heatmap = kept_heatmap(read(result)).data[0]
     assert not heatmap.texttemplate and heatmap.showscale
 
 
@@ -124,19 +125,19 @@ def test_cells_show_numbers_while_there_is_room(result: Result) -> None:
 )
 def test_small_numbers_of_a_cell_have_one_decimal(result: Result, kept: float, text: str) -> None:
     result["matrices"] = [dict(result["matrices"][0], kept_fraction=kept)]
-    assert kept_heatmap(result).data[0].text[0][0] == text
+    assert kept_heatmap(read(result)).data[0].text[0][0] == text
 
 
 def test_the_spectrum_has_a_line_per_kind_without_the_zero_at_full_rank(result: Result) -> None:
     result["spectrum"] = {"q": {"rank_fraction": [0.0, 0.5, 1.0], "energy_left": [1.0, 0.25, 0.0]}}
-    figure = spectrum(result)
+    figure = spectrum(read(result))
     (line,) = figure.data
     assert (list(line.x), list(line.y)) == ([0.0, 50.0], [100.0, 25.0])
     assert figure.layout.yaxis.type == "log"
 
 
 def test_bars_hold_the_ratios_in_percent(result: Result) -> None:
-    figure = sizes_and_speeds(result)
+    figure = sizes_and_speeds(read(result))
     drawn = {name: x for bar in figure.data for name, x in zip(bar.y, bar.x, strict=True)}
     assert drawn == {
         "Prunable parameters": pytest.approx(35.0),
@@ -149,13 +150,13 @@ def test_bars_hold_the_ratios_in_percent(result: Result) -> None:
 
 def test_skipped_speeds_leave_the_sizes(result: Result) -> None:
     result["speed"] = None
-    assert [bar.name for bar in sizes_and_speeds(result).data] == ["size: less is better"]
+    assert [bar.name for bar in sizes_and_speeds(read(result)).data] == ["size: less is better"]
 
 
 @pytest.mark.parametrize("make", [accuracy_curve, kept_heatmap, spectrum, sizes_and_speeds])
 def test_a_figure_of_nothing_says_so(make: Any) -> None:
-    assert len(make({}).layout.annotations) == 1
-    assert not make({}).data
+    assert len(make(read({})).layout.annotations) == 1
+    assert not make(read({})).data
 
 
 def test_figures_with_nothing_to_show_are_left_out(result: Result) -> None:
@@ -166,7 +167,7 @@ def test_figures_with_nothing_to_show_are_left_out(result: Result) -> None:
 
 def test_names_cannot_smuggle_markup_into_a_figure(result: Result) -> None:
     result["matrices"][0]["kind"] = '<a href="https://example.org">'
-    assert not any("<" in kind for kind in kept_heatmap(result).data[0].x)
+    assert not any("<" in kind for kind in kept_heatmap(read(result)).data[0].x)
 
 
 def test_refitted_genomes_are_points_of_their_own(result: Result) -> None:
@@ -175,7 +176,7 @@ def test_refitted_genomes_are_points_of_their_own(result: Result) -> None:
         point["chosen"] = False
     curve.append(curve[-1] | {"kept_fraction": 0.04, "refitted": True, "feasible": True,
                               "chosen": True})  # fmt: skip
-    figure = accuracy_curve(result)
+    figure = accuracy_curve(read(result))
     (refitted,) = (trace for trace in figure.data if (trace.name or "").startswith("refitted"))
     assert list(refitted.x) == [4.0]
     assert "chosen, 4.0" in next(t.name for t in figure.data if "chosen" in (t.name or ""))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sieve.report import answer_sentence
+from sieve.report.result import read
 from sieve.report.sentence import verdict
 
 Result = dict[str, Any]
@@ -13,71 +14,73 @@ Result = dict[str, Any]
 def test_the_sentence_states_kept_fractions_accuracies_drop_interval_and_rows(
     result: Result,
 ) -> None:
-    assert answer_sentence(result) == (
+    assert answer_sentence(read(result)) == (
         "sst2 needs 35.0 % of reader-6m's prunable parameters (55.0 % of the whole model): "
         "accuracy 80.1 % instead of 80.7 %, a drop of 0.6 points (95 % interval −0.4 to 1.6) on "
         "1,821 test rows."
     )
-    assert verdict(result).kind == "met"
-    assert "interval" in verdict(result).text
+    assert verdict(read(result)).kind == "met"
+    assert "interval" in verdict(read(result)).text
 
 
 def test_a_model_path_is_named_by_its_last_part(result: Result) -> None:
     result["model"] = "meta-llama/Llama-3.1-8B/"
-    assert "35.0 % of Llama-3.1-8B's prunable parameters" in answer_sentence(result)
+    assert "35.0 % of Llama-3.1-8B's prunable parameters" in answer_sentence(read(result))
 
 
 def test_a_negative_drop_is_called_a_gain_and_its_interval_is_that_of_the_drop(
     result: Result,
 ) -> None:
     result["drop"] |= {"point": -0.004, "low": -0.012, "high": 0.003}
-    assert "a gain of 0.4 points (95 % interval of the drop −1.2 to 0.3)" in answer_sentence(result)
+    assert "a gain of 0.4 points (95 % interval of the drop −1.2 to 0.3)" in answer_sentence(
+        read(result)
+    )
 
 
 def test_a_drop_that_rounds_to_nothing_has_no_sign(result: Result) -> None:
     result["drop"] |= {"point": -0.0001}
-    assert "a drop of 0.0 points" in answer_sentence(result)
+    assert "a drop of 0.0 points" in answer_sentence(read(result))
 
 
 def test_an_interval_beyond_the_tolerance_is_said_without_a_guarantee(result: Result) -> None:
     result["drop"]["high"] = 0.026
-    assert answer_sentence(result).endswith(
+    assert answer_sentence(read(result)).endswith(
         "; the interval's upper end exceeds the tolerance of 2.0 points."
     )
-    assert verdict(result).kind == "uncertain"
-    assert "point estimate" in verdict(result).text
+    assert verdict(read(result)).kind == "uncertain"
+    assert "point estimate" in verdict(read(result)).text
 
 
 def test_an_interval_beyond_the_tolerance_breaks_a_guarantee(result: Result) -> None:
     result["guarantee"] = True
     result["drop"]["high"] = 0.026
-    sentence = answer_sentence(result)
+    sentence = answer_sentence(read(result))
     assert "the guarantee was not kept" in sentence
     assert "2.6 points, exceeds the tolerance of 2.0 points" in sentence
     assert "needs" not in sentence
-    assert verdict(result).kind == "missed"
+    assert verdict(read(result)).kind == "missed"
 
 
 def test_a_dense_model_at_chance_is_no_result(result: Result) -> None:
     result["baseline"] = {"accuracy": 0.51, "chance": 0.5, "beats_chance": False}
-    sentence = answer_sentence(result)
+    sentence = answer_sentence(read(result))
     assert "reader-6m does not do sst2" in sentence
     assert "51.0 %, is no better than chance (50.0 %)" in sentence
     assert "needs" not in sentence
-    assert verdict(result).kind == "missed"
+    assert verdict(read(result)).kind == "missed"
 
 
 def test_a_kept_guarantee_is_said(result: Result) -> None:
     result["guarantee"] = True
-    assert verdict(result).kind == "met"
-    assert verdict(result).text.startswith("The guarantee holds")
+    assert verdict(read(result)).kind == "met"
+    assert verdict(read(result)).text.startswith("The guarantee holds")
 
 
 def test_a_guarantee_without_an_interval_is_not_kept(result: Result) -> None:
     result["guarantee"] = True
     result["drop"] |= {"low": None, "high": None}
-    assert verdict(result).kind == "missed"
-    assert "cannot be judged without an interval" in answer_sentence(result)
+    assert verdict(read(result)).kind == "missed"
+    assert "cannot be judged without an interval" in answer_sentence(read(result))
 
 
 @pytest.mark.parametrize(
@@ -94,11 +97,11 @@ def test_a_drop_beyond_the_tolerance_on_test_is_said_plainly(
     result["drop"] |= {"point": 0.037, "low": 0.021, "high": 0.053}
     chosen = next(point for point in result["search"]["curve"] if point["chosen"])
     chosen["feasible"] = feasible
-    sentence = answer_sentence(result)
+    sentence = answer_sentence(read(result))
     assert sentence.endswith(f"; the tolerance of 2.0 points {words}.")
     assert "needs" not in sentence
     assert "a drop of 3.7 points" in sentence
-    assert verdict(result).kind == "missed"
+    assert verdict(read(result)).kind == "missed"
 
 
 def test_a_winner_that_missed_on_the_selection_split_is_said(result: Result) -> None:
@@ -110,7 +113,7 @@ def test_a_winner_that_missed_on_the_selection_split_is_said(result: Result) -> 
 
 def test_a_drop_of_exactly_the_tolerance_is_within_it(result: Result) -> None:
     result["drop"] |= {"point": 0.807 - 0.787, "high": 0.0200000000001}
-    assert verdict(result).kind == "met"
+    assert verdict(read(result)).kind == "met"
 
 
 def test_a_search_that_could_prune_nothing_says_so(result: Result) -> None:
@@ -119,7 +122,7 @@ def test_a_search_that_could_prune_nothing_says_so(result: Result) -> None:
     result["drop"] = {"point": 0.0, "low": 0.0, "high": 0.0, "mcnemar_p": 1.0}
     for point in result["search"]["curve"]:
         point["feasible"] = point["chosen"] = point["level"] == 1.0
-    assert answer_sentence(result) == (
+    assert answer_sentence(read(result)) == (
         "Nothing of reader-6m could be pruned for sst2 within the tolerance of 2.0 points on the "
         "selection split, so all its parameters stay: accuracy stays 80.7 % on 1,821 test rows."
     )
@@ -128,18 +131,18 @@ def test_a_search_that_could_prune_nothing_says_so(result: Result) -> None:
 def test_a_dense_result_of_no_search_does_not_blame_the_tolerance(result: Result) -> None:
     result["kept_fraction"]["prunable"] = 1.0
     result["search"]["curve"] = []
-    assert answer_sentence(result).startswith("Nothing of reader-6m was pruned for sst2")
+    assert answer_sentence(read(result)).startswith("Nothing of reader-6m was pruned for sst2")
 
 
 @pytest.mark.parametrize("missing", ["drop", "baseline", "pruned", "examples", "search", "model"])
 def test_a_missing_part_leaves_one_sentence(result: Result, missing: str) -> None:
     result[missing] = None
-    sentence = answer_sentence(result)
+    sentence = answer_sentence(read(result))
     assert sentence.startswith("sst2 needs 35.0 % of ")
     assert sentence.endswith(".")
-    assert "None" not in sentence + verdict(result).text
+    assert "None" not in sentence + verdict(read(result)).text
 
 
 def test_nothing_measured_is_not_taken_for_success() -> None:
-    assert verdict({}).kind == "unknown"
-    assert "not measured" in answer_sentence({})
+    assert verdict(read({})).kind == "unknown"
+    assert "not measured" in answer_sentence(read({}))

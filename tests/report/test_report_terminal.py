@@ -8,6 +8,7 @@ from report.results import genetic_result
 from rich.console import Console
 
 from sieve.report import answer_sentence, closing_table
+from sieve.report.result import read
 from sieve.report.spent import confirmation, spent
 
 Result = dict[str, Any]
@@ -28,7 +29,7 @@ def test_the_table_fits_eighty_columns_and_holds_the_answer(result: Result) -> N
     result["model"] = "someone/" + "a-model-with-a-very-long-name-" * 4
     found = lines(result, {"report": Path("/home/someone") / ("deep/" * 30) / "report.html"})
     assert max(len(line) for line in found) <= 80
-    assert "".join(answer_sentence(result).split()) in "".join("".join(found).split())
+    assert "".join(answer_sentence(read(result)).split()) in "".join("".join(found).split())
 
 
 def test_the_table_states_what_was_found(result: Result) -> None:
@@ -50,7 +51,7 @@ def test_what_the_search_spent_and_unseen_rows_said_ends_the_table(result: Resul
         "The search evaluated 8 genomes and scored 6,376 rows; 1 was dropped early."
     )
     found = genetic_result()
-    assert words(lines(found)).endswith(f"{spent(found)} {confirmation(found)}")
+    assert words(lines(found)).endswith(f"{spent(read(found))} {confirmation(read(found))}")
     assert max(len(line) for line in lines(found)) <= 80
 
 
