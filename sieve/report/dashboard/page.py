@@ -52,7 +52,9 @@ def render_dashboard(runs: Sequence[Run], out: Path) -> str:
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    style = "\n".join([_asset("sieve.report", "page.css"), _asset(__package__, "dashboard.css")])
+    style = "\n".join(
+        [_asset("sieve.report", "templates/page.css"), _asset(__package__, "dashboard.css")]
+    )
     title = headline(runs)
     return f"""<!DOCTYPE html>
 <html lang="en">
