@@ -1,7 +1,7 @@
-"""Projections: from a weight and its moment to factors of every rank, one file each.
+"""Projections: pure functions from a weight and its moment to factors of every rank.
 
-A projection is a pure function `(weight, moment) -> Factors`. To add one, write its file and name
-it in `PROJECTIONS`, with what it needs of calibration.
+Each file holds one solver, `(weight, moment) -> Factors`. To add a projection, write its file and
+register it in `PROJECTIONS` with the statistics that it needs from calibration.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,15 @@ from sieve.projections.whitened import whitened
 
 @dataclass(frozen=True)
 class Projection:
-    """A solver and the statistics it asks for."""
+    """A solver and the statistics that it needs."""
 
     solve: Callable[..., Factors]
     needs: Needs = PLAIN
-    learned: bool = False  # by gradient: `solve` is the optimum that learning looks for
-    cuts: bool = False  # whether `solve` takes a rank, and spares what is beyond it
+    learned: bool = False  # by gradient: `solve` is the optimum that learning approaches
+    cuts: bool = False  # `solve` takes a rank and computes no direction beyond it
 
     def __call__(self, weight: Tensor, moment: Moment, rank: int | None = None) -> Factors:
-        """Factors of every rank, or of those up to `rank`, in float64; energies of all."""
+        """Factors of all ranks, or of those up to `rank`, in float64; energies of all ranks."""
         if rank is None:
             return self.solve(weight, moment)
         if self.cuts:
@@ -40,7 +40,7 @@ class Projection:
 
     @property
     def in_loss(self) -> bool:
-        """Whether energies are in units of the loss, the same for all matrices."""
+        """Whether energies are in units of the loss, comparable between matrices."""
         return self.needs.gradient
 
 
@@ -60,13 +60,13 @@ __all__ = ["PROJECTIONS", "Factors", "Projection", "get_projection"]
 
 
 def get_projection(name: str, damping: float | None = None) -> Projection:
-    """Look a projection up by name; ValueError lists the known ones.
+    """Look up a projection by name; ValueError lists the names.
 
-    damping: of the loss-aware ones, in place of the rule they follow.
+    damping: replaces the default damping of the loss-aware projections; others ignore it.
     """
     if name not in PROJECTIONS:
         raise ValueError(f"got projection {name!r}, expected one of {', '.join(PROJECTIONS)}.")
-    found = PROJECTIONS[name]
-    if damping is None or not found.needs.gradient:
-        return found
-    return replace(found, solve=partial(found.solve, damping=damping))
+    projection = PROJECTIONS[name]
+    if damping is None or not projection.needs.gradient:
+        return projection
+    return replace(projection, solve=partial(projection.solve, damping=damping))

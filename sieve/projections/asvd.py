@@ -1,7 +1,7 @@
-"""`asvd`: activation-aware SVD (arXiv:2312.05821, Sec. 3.2).
+"""`asvd`: activation-aware SVD (Sec. 3.2, arXiv:2312.05821).
 
-The SVD of W S is cut and S taken off again, with S = diag(E|x|)^½, the paper's default exponent.
-Its search of a rank per layer is left to `sieve/search/lines.py`.
+Truncates the SVD of W S and divides by S again, where S = diag(E|x|)^½ scales each input; ½ is the
+paper's default exponent. The paper's search for a rank per layer is not part of this file.
 """
 
 import torch
@@ -14,7 +14,7 @@ ALPHA = 0.5
 
 
 def asvd(weight: Tensor, moment: Moment) -> Factors:
-    """Factors of W (d_out, d_in) with least ‖(W − U V) S‖ (Frobenius), in float64."""
+    """Factors of W (d_out, d_in) with the least ‖(W − U V) S‖ (Frobenius), in float64."""
     if moment.magnitude is None:
         raise ValueError("asvd needs the magnitudes of the inputs; calibrate for it again.")
     magnitude = moment.magnitude.double()

@@ -1,20 +1,23 @@
-"""How far to trust a second moment that was estimated from few examples."""
+"""How much damping a second moment needs that few examples estimate."""
 
 from torch import Tensor
 
 
 def shrinkage(second: Tensor, examples: int) -> float:
-    """Damping δ of S + δ · tr(S)/p · I by oracle approximating shrinkage.
+    """The damping δ, at most 1, of S + δ · tr(S)/p · I by oracle approximating shrinkage.
 
-    second: S (p, p), estimated from `examples` independent vectors. Chen, Wiesel, Eldar and Hero
-    2010 (arXiv:0907.4698), eq. 23, give the weight ρ of the scaled identity beside 1 − ρ of S;
-    here δ = ρ / (1 − ρ), at most 1. An example's tokens are not independent: examples are counted.
+    Chen, Wiesel, Eldar and Hero 2010 (arXiv:0907.4698), eq. 23, estimate a covariance by
+    (1 − ρ) S + ρ · tr(S)/p · I; dividing by 1 − ρ gives δ = ρ / (1 − ρ).
+
+    Args:
+        second: S (p, p), estimated from `examples` independent vectors.
+        examples: rows, not tokens: the tokens of one row are not independent.
     """
     p = len(second)
     trace = float(second.diagonal().double().sum())
     if trace <= 0 or p < 2:
         return 1.0
-    concentration = float(second.double().square().sum()) / trace**2  # 1/p (even) to 1
+    concentration = float(second.double().square().sum()) / trace**2  # from 1/p (even) to 1
     numerator = (1 - 2 / p) * concentration + 1
     denominator = (examples + 1 - 2 / p) * (concentration - 1 / p)
     rho = 1.0 if denominator <= numerator else numerator / denominator

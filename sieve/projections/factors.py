@@ -1,4 +1,4 @@
-"""Factors of one matrix, nested by rank, and the eigenproblem that orders them."""
+"""Factors of one matrix, nested by rank, and the eigenproblem that orders their directions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,41 +7,37 @@ import torch
 from torch import Tensor
 
 RIDGE = 1e-12  # of the mean eigenvalue of C
-PIVOT = 1e-11  # of its diagonal: below that a pivot of a Cholesky factor is rounding
+PIVOT = 1e-11  # of the matrix's diagonal; a smaller pivot of a Cholesky factor is a rounding error
 
 
 @dataclass(frozen=True)
 class Factors:
-    """W ≈ U_r V_r for every rank r ≤ k: the best factors of rank r are the first r directions.
+    """W ≈ U_r V_r for every rank r ≤ k: the best factors of rank r are the first r directions."""
 
-    u: (d_out, k); v: (k, d_in); energy: (n,) error left to pay for each direction, falling, of all
-    directions (n ≥ k); mean: (d_out,) mean output, the bias of rank 0; offset: (k,) coordinates of
-    the mean along u when the projection fits a bias (then bias_r = mean − u_r offset_r), else None.
-    """
-
-    u: Tensor
-    v: Tensor
-    energy: Tensor
-    mean: Tensor
+    u: Tensor  # (d_out, k)
+    v: Tensor  # (k, d_in)
+    energy: Tensor  # (n,), n ≥ k, falling: the error that leaving out each direction adds
+    mean: Tensor  # (d_out,) mean output, the bias of rank 0
+    # (k,) U⁻¹ mean where the projection fits a bias; the bias of rank r is mean − u_r offset_r.
     offset: Tensor | None = None
 
     @property
     def rank(self) -> int:
-        """The largest rank k held."""
+        """The largest rank k."""
         return self.v.shape[0]
 
     @property
     def fits_bias(self) -> bool:
-        """Whether every rank carries a bias of its own; rank 0 always does."""
+        """Whether every rank has a bias of its own; rank 0 always has one."""
         return self.offset is not None
 
     def cut(self, rank: int) -> "Factors":
-        """The factors of the first `rank` directions; the spectrum stays whole."""
+        """The factors of the first `rank` directions, with all energies."""
         offset = None if self.offset is None else self.offset[:rank]
         return Factors(self.u[:, :rank], self.v[:rank], self.energy, self.mean, offset)
 
     def bias(self, rank: int) -> Tensor | None:
-        """What to add to U_r V_r x (d_out,), or None when nothing is to be added."""
+        """The bias (d_out,) to add to U_r V_r x, or None."""
         if rank == 0:
             return self.mean
         if self.offset is None:
@@ -50,11 +46,15 @@ class Factors:
 
 
 def principal_outputs(weight: Tensor, second: Tensor, side: str) -> tuple[Tensor, Tensor]:
-    """Directions of W x by falling energy: orthonormal U (d_out, k) and energies (k,), float64.
+    """Directions of y = W x by falling energy: orthonormal U (d_out, k) and energies, float64.
 
-    The columns of U are the eigenvectors of W C Wᵀ with C = E[x xᵀ] = second (side "input"), or of
-    second = E[y yᵀ] itself (side "output"); k = min(d_out, d_in). A tall W is solved on its small
-    side, C^½ Wᵀ W C^½ (d_in, d_in); QR then completes U where energies vanish.
+    The columns of U are the k = min(d_out, d_in) leading eigenvectors of E[y yᵀ] = W C Wᵀ. A tall W
+    is solved in the smaller space of inputs, C^½ Wᵀ W C^½ (d_in, d_in).
+
+    Args:
+        weight: W (d_out, d_in).
+        second: C = E[x xᵀ] for side "input", E[y yᵀ] for side "output".
+        side: "input" or "output".
     """
     weight, second = weight.double(), _finite(second.double())
     d_out, d_in = weight.shape
@@ -64,7 +64,7 @@ def principal_outputs(weight: Tensor, second: Tensor, side: str) -> tuple[Tensor
     elif d_out <= d_in:
         energy, u = eigh(weight @ second @ weight.T)
     else:
-        # Inputs never seen come last, yet U spans what W makes of them.
+        # The ridge gives inputs that never occurred the least energy; QR then completes U.
         root = weight @ square_root(second, ridge_of(second, RIDGE))[0]  # W C^½ up to a rotation
         energy, rotation = eigh(root.T @ root)
         u = torch.linalg.qr(root @ rotation).Q
@@ -78,10 +78,10 @@ def ridge_of(second: Tensor, share: float) -> float:
 
 
 def square_root(second: Tensor, ridge: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """R (n, n) with R Rᵀ = S + ridge · I, and what multiplies by R⁻ᵀ; S in float64.
+    """R (n, n) with R Rᵀ = S + ridge · I for S in float64, and a function that multiplies by R⁻ᵀ.
 
-    R is a Cholesky factor, some twenty times as fast as eigenvectors; where S is so close to
-    singular that a pivot is lost to rounding, it is eigenvectors times roots of eigenvalues.
+    R is a Cholesky factor, which is about twenty times as fast as eigenvectors. Where rounding
+    would destroy a pivot of a nearly singular S, R is eigenvectors times roots of eigenvalues.
     """
     raised = second + ridge * torch.eye(len(second), dtype=second.dtype, device=second.device)
     root, failed = torch.linalg.cholesky_ex(raised)
@@ -93,8 +93,8 @@ def square_root(second: Tensor, ridge: float) -> tuple[Tensor, Callable[[Tensor]
 
 
 def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, falling and not negative, and their eigenvectors as columns."""
-    symmetric = symmetric + symmetric.T  # The argument's memory is free where nobody else has it.
+    """Eigenvalues, falling and at least 0, and their eigenvectors as columns."""
+    symmetric = symmetric + symmetric.T  # A new tensor, so the argument's memory can be freed.
     symmetric /= 2
     values, vectors = torch.linalg.eigh(symmetric)
     return values.flip(0).clamp_min(0), vectors.flip(1)

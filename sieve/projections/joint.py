@@ -1,9 +1,12 @@
-"""Matrices that read one input, stacked into one: the statistics of a shared V.
+"""The weight and the moment of sibling matrices that share one V.
 
-q, k, v (and gate, up) are rows of one taller matrix W = [W₁; W₂; …]. A rank-r map of it has one V
-(r, d_in) for all, r(d_in + Σ d_out − r) numbers pivoted in place of each matrix's own. H of the
-stack is taken block by block, so that its input side is the sum Σ WᵢᵀHᵢWᵢ; where each weights the
-tokens its own way, C is their mean weighted by what the loss cares for each.
+q, k, v (and gate, up) read the same input x, so they are rows of one taller matrix
+W = [W₁; W₂; …]. A map of rank r for it has one V (r, d_in) for all siblings. Stored pivoted it
+takes r(d_in + Σ d_out − r) numbers.
+
+Two approximations: H of the stack, the second moment of the loss's gradients, is block-diagonal,
+so on the input side it is Σ WᵢᵀHᵢWᵢ; and C = E[x xᵀ] is the mean of the siblings' Cᵢ weighted by
+the power of their gradients, since each weights the tokens in its own way.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from sieve.projections.moments import Gradient, Moment
 
 
 def stacked(weights: Sequence[Tensor], moments: Sequence[Moment]) -> tuple[Tensor, Moment]:
-    """W (Σ d_out, d_in) and the moment that serves it, from those of its parts.
+    """W (Σ d_out, d_in) and its moment, from the weights and moments of siblings.
 
     Raises ValueError where a moment is of the outputs: a shared V needs E[x xᵀ].
     """
@@ -29,13 +32,13 @@ def stacked(weights: Sequence[Tensor], moments: Sequence[Moment]) -> tuple[Tenso
     means = [moment.mean.double() * share for moment, share in zip(moments, shares, strict=True)]
     gradient = None
     if gradients:
-        inner = [_inner(w.double(), g) for w, g in zip(weights, gradients, strict=True)]
+        inner = [_on_inputs(w.double(), g) for w, g in zip(weights, gradients, strict=True)]
         gradient = Gradient("input", torch.stack(inner).sum(0), total, gradients[0].examples)
     moment = replace(moments[0], second=second, mean=torch.stack(means).sum(0), gradient=gradient)
     return torch.cat([weight.double() for weight in weights]), moment
 
 
-def _inner(weight: Tensor, gradient: Gradient) -> Tensor:
+def _on_inputs(weight: Tensor, gradient: Gradient) -> Tensor:
     """WᵀHW (d_in, d_in)."""
     second = gradient.second.double()
     return weight.T @ second @ weight if gradient.side == "output" else second

@@ -1,10 +1,10 @@
-"""`loss_aware`: output errors weighted by what the task's loss cares for, in closed form.
+"""`loss_aware`: output errors weighted by their effect on the task's loss, in closed form.
 
-min over rank-r B of tr((W − B) C (W − B)ᵀ H), with C = E[x xᵀ] and H = Σ E[g gᵀ] of the gradient g
-of the task's loss at y = W x: to second order the rise of the loss, Kronecker-factored as in K-FAC
-(arXiv:1503.05671). FWSVD (arXiv:2207.00112) takes a diagonal H of the weights' gradients, GFWSVD
-(arXiv:2505.17974) Kronecker factors of them; here the gradients are those of the task's answer
-alone. Energies are in nats per example, so that all matrices share one unit.
+min tr((W − B) C (W − B)ᵀ H) over maps B of rank r, where C = E[x xᵀ], H = Σ E[g gᵀ], and g is the
+gradient of the task's loss at y = W x. To second order this is the rise of the loss,
+Kronecker-factored as in K-FAC (arXiv:1503.05671). FWSVD (arXiv:2207.00112) uses a diagonal H of the
+weights' gradients and GFWSVD (arXiv:2505.17974) Kronecker factors of them; here the gradients come
+from the loss of the task's answers. Energies are in nats per example, one unit for all matrices.
 """
 
 import torch
@@ -14,47 +14,49 @@ from sieve.projections.damping import shrinkage
 from sieve.projections.factors import Factors, eigh, ridge_of, square_root
 from sieve.projections.moments import Gradient, Moment
 
-RIDGE = 1e-8  # of the mean eigenvalue of C: directions never seen come last, yet in order
+RIDGE = 1e-8  # of the mean eigenvalue of C; orders the directions that never occurred, last
 
 
 def loss_aware(
     weight: Tensor, moment: Moment, damping: float | None = None, rank: int | None = None
 ) -> Factors:
-    """Factors of W (d_out, d_in) that keep the estimated rise of the loss least, in float64.
+    """Factors of W (d_out, d_in) with the least estimated rise of the loss, in float64.
 
-    damping: H + damping · tr(H)/d_out · I takes the place of H; by default as much as the number of
-    examples calls for (`projections/damping.py`). rank: directions wanted, by default all. Raises
-    ValueError without gradients.
+    Args:
+        weight: W.
+        moment: with `gradient`; ValueError without it.
+        damping: H + damping · tr(H)/d_out · I replaces H. None derives it from the number of
+            examples (`projections/damping.py`).
+        rank: compute only so many directions. None computes all.
     """
-    return _solve(weight, moment, damping, rank, centred=False)
+    return _solve(weight, moment, damping, rank, centered=False)
 
 
 def loss_aware_affine(
     weight: Tensor, moment: Moment, damping: float | None = None, rank: int | None = None
 ) -> Factors:
-    """The same with a bias fitted beside the factors: the covariance takes the place of C."""
-    return _solve(weight, moment, damping, rank, centred=True)
+    """`loss_aware` with a bias fitted beside the factors: the covariance replaces C."""
+    return _solve(weight, moment, damping, rank, centered=True)
 
 
 def _solve(
-    weight: Tensor, moment: Moment, damping: float | None, rank: int | None, centred: bool
+    weight: Tensor, moment: Moment, damping: float | None, rank: int | None, centered: bool
 ) -> Factors:
     gradient, weight = moment.gradient, weight.double()
     if gradient is None:
         raise ValueError("loss_aware needs moments of the gradients; calibrate for it again.")
     ridge = _ridge(gradient, len(weight), damping)
     solve = _from_outputs if gradient.side == "output" else _from_inputs
-    u, v, energy, offset = solve(weight, moment, gradient.second.double(), ridge, rank, centred)
+    u, v, energy, offset = solve(weight, moment, gradient.second.double(), ridge, rank, centered)
     norm = torch.linalg.vector_norm(u, dim=0).clamp_min(torch.finfo(u.dtype).tiny)
-    u /= norm  # In place: one of the two weighs as much as the matrix in float64.
+    u /= norm  # In place: each of the two is as large as the matrix in float64.
     v *= norm[:, None]
-    return Factors(
-        u, v, energy / 2, moment.output_mean(weight), offset * norm if centred else None
-    )  # fmt: skip
+    mean = moment.output_mean(weight)
+    return Factors(u, v, energy / 2, mean, offset * norm if centered else None)
 
 
 def _ridge(gradient: Gradient, d_out: int, damping: float | None) -> float:
-    """What to add to the diagonal of H; 1 where no gradient was ever seen."""
+    """The number to add to the diagonal of H; 1 where no gradient ever occurred."""
     if gradient.power <= 0:
         return 1.0
     if damping is None:
@@ -63,32 +65,31 @@ def _ridge(gradient: Gradient, d_out: int, damping: float | None) -> float:
 
 
 def _from_outputs(
-    weight: Tensor, moment: Moment, second: Tensor, ridge: float, rank: int | None, centred: bool
+    weight: Tensor, moment: Moment, second: Tensor, ridge: float, rank: int | None, centered: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """With H = L Lᵀ: eigenvectors Q of Lᵀ W C Wᵀ L give U = L⁻ᵀ Q and V = Qᵀ Lᵀ W."""
+    """U, V, energies and offsets from H (d_out, d_out) = `second`.
+
+    With H = L Lᵀ and the eigenvectors Q of Lᵀ W C Wᵀ L: U = L⁻ᵀ Q, V = Qᵀ Lᵀ W.
+    """
     root, inverse = square_root(second, ridge)
-    energy, q = eigh(root.T @ moment.output_second(weight, centred) @ root)
+    energy, q = eigh(root.T @ moment.output_second(weight, centered) @ root)
     q = q[:, :rank]
     down = (root @ q).T
     return inverse(q), down @ weight, energy, down @ moment.output_mean(weight)
 
 
 def _from_inputs(
-    weight: Tensor, moment: Moment, second: Tensor, ridge: float, rank: int | None, centred: bool
+    weight: Tensor, moment: Moment, second: Tensor, ridge: float, rank: int | None, centered: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same for a tall W from G = Wᵀ H W (d_in, d_in), without H itself.
+    """The same for a tall W from G = Wᵀ H W (d_in, d_in) = `second`, without H itself.
 
-    With C = R Rᵀ: eigenvectors Q of Rᵀ G R with eigenvalues e give U = W R Q and V = e⁻¹ Qᵀ Rᵀ G.
+    With C = R Rᵀ and the eigenvectors Q, eigenvalues e of Rᵀ G R: U = W R Q, V = e⁻¹ Qᵀ Rᵀ G.
     """
-    root = _root_of_inputs(moment, centred)
+    c = moment.covariance if centered else moment.input_second()
+    root = square_root(c, ridge_of(c, RIDGE))[0]
     g = second + ridge * (weight.T @ weight)
     energy, q = eigh(root.T @ g @ root)
     floor = energy[:1].clamp_min(torch.finfo(g.dtype).tiny) * 1e-15
     up = root @ q[:, :rank]
     v = up.T @ g / energy.clamp_min(floor)[:rank, None]
     return weight @ up, v, energy, v @ moment.mean.double()
-
-
-def _root_of_inputs(moment: Moment, centred: bool) -> Tensor:
-    c = moment.covariance if centred else moment.input_second()
-    return square_root(c, ridge_of(c, RIDGE))[0]

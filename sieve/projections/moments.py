@@ -1,12 +1,13 @@
-"""Moments: what calibration keeps of activations and of the loss's gradients.
+"""Moments: the statistics that calibration collects, and that projections solve with.
 
-For y = W x either E[x xᵀ] (side "input") or E[y yᵀ] (side "output", the bias left out) is enough
-to solve for every rank; the smaller side is kept, and always the mean and the token count. The
-same holds for the gradient g of the loss at y: E[g gᵀ] or E[Wᵀg gᵀW], the smaller side.
+For a matrix y = W x, one second moment is enough to solve for every rank: E[x xᵀ] (d_in, d_in), or
+E[y yᵀ] (d_out, d_out) with y taken without the layer's bias. The smaller one is kept, with the mean
+and the number of tokens. Of the loss's gradient g at y likewise: E[g gᵀ] or E[(Wᵀg)(Wᵀg)ᵀ].
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,23 +22,24 @@ from sieve.runtime.artifacts import written_beside
 
 FORMAT = 2
 FLOAT32 = 4  # bytes
-# How a token counts in moments of activations; the last two ask for its gradient.
+# How much a token counts in the moments of activations; the last two need its gradient.
 WEIGHTINGS = ("none", "answer", "gradient", "position")
 BY_GRADIENT = WEIGHTINGS[2:]
-Side = Literal["input", "output"]
+Side = Literal["input", "output"]  # of a matrix: moments of x, or of y
+Header = dict[str, Any]  # of a file of moments: what is not a tensor
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Which statistics a projection asks of calibration beside the least that `output` needs."""
+    """The statistics that a projection needs beside those of `output`."""
 
-    input: bool = False  # E[x xᵀ] even where the outputs are fewer
+    input: bool = False  # E[x xᵀ] even where E[y yᵀ] is smaller
     magnitude: bool = False  # E|x|
     gradient: bool = False  # second moments of the loss's gradient at the outputs
 
     @property
     def weighting(self) -> str:
-        """How tokens count by default: by their gradients where those are taken anyway."""
+        """The default weighting of tokens: by gradient where gradients are computed anyway."""
         return "gradient" if self.gradient else "none"
 
 
@@ -45,39 +47,34 @@ PLAIN = Needs()
 
 
 def weighting_for(weighting: str, needs: Needs) -> str:
-    """How tokens count: as `calibration.weighting` says, or as the projection needs for "auto"."""
+    """The weighting of tokens: `calibration.weighting`, or the projection's default for "auto"."""
     return needs.weighting if weighting == "auto" else weighting
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Second moment of the gradient g of an example's loss at y, summed over its tokens.
+    """Second moment of the loss's gradient g at y, summed over the tokens t of an example.
 
-    second: Σ_t E[g gᵀ] (d_out, d_out) for side "output"; that of Wᵀ g (d_in, d_in) for "input".
-    power: Σ_t E‖g‖², which side "input" does not tell; examples: how many E averages over. Its
-    product with a squared error of y has the unit of the loss: nats per example.
+    E is the mean over examples. Times a squared error of y, it has the loss's unit: nats per
+    example.
     """
 
     side: Side
-    second: Tensor
-    power: float
-    examples: int
+    second: Tensor  # "output": Σ_t E[g gᵀ] (d_out, d_out); "input": the same of Wᵀg (d_in, d_in)
+    power: float  # Σ_t E‖g‖², the trace of the "output" side
+    examples: int  # that E averages over
 
 
 @dataclass(frozen=True)
 class Moment:
-    """First and second moment of one stream of vectors z, averaged over `count` tokens.
-
-    second: E[z zᵀ] (n, n); mean: E[z] (n,); z is x for side "input", W x for side "output".
-    magnitude: E|x| (d_in,) and gradient: of the loss at y, where a projection asked for them.
-    """
+    """First and second moment of a matrix's vectors z: x for side "input", W x for "output"."""
 
     side: Side
-    second: Tensor
-    mean: Tensor
-    count: int
-    magnitude: Tensor | None = None
-    gradient: Gradient | None = None
+    second: Tensor  # E[z zᵀ] (n, n)
+    mean: Tensor  # E[z] (n,)
+    count: int  # tokens
+    magnitude: Tensor | None = None  # E|x| (d_in,), where the projection needs it
+    gradient: Gradient | None = None  # of the loss at y, where the projection needs it
 
     @property
     def covariance(self) -> Tensor:
@@ -101,14 +98,14 @@ class Moment:
         mean = self.mean.double()
         return weight.double() @ mean if self.side == "input" else mean
 
-    def output_second(self, weight: Tensor, centred: bool = False) -> Tensor:
-        """E[y yᵀ] of y = W x (d_out, d_out), or its covariance, in float64."""
-        second = self.covariance if centred else self.second.double()
+    def output_second(self, weight: Tensor, centered: bool = False) -> Tensor:
+        """E[y yᵀ] of y = W x (d_out, d_out), or its covariance if centered, in float64."""
+        second = self.covariance if centered else self.second.double()
         weight = weight.double()
         return weight @ second @ weight.T if self.side == "input" else second
 
     def input_second(self) -> Tensor:
-        """E[x xᵀ] (d_in, d_in) in float64; ValueError where only the outputs' was kept."""
+        """E[x xᵀ] (d_in, d_in) in float64; ValueError where E[y yᵀ] was kept instead."""
         if self.side != "input":
             raise ValueError("the projection needs moments of the inputs; calibrate for it again.")
         return self.second.double()
@@ -116,33 +113,33 @@ class Moment:
 
 @dataclass(frozen=True)
 class Moments:
-    """The moments of a model's matrices, by the name of the stream they belong to.
+    """The moments of a model's matrices.
 
-    A stream is named after the matrix that reads it (input side) or writes it (output side).
-    gradients: by matrix; magnitudes: of inputs, by stream.
+    Matrices that read one input share its moment, which is named after the first of them. A moment
+    of outputs is named after its matrix.
     """
 
     entries: dict[str, Moment]
     fingerprint: str = ""
-    gradients: dict[str, Gradient] = field(default_factory=dict)
-    magnitudes: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Gradient] = field(default_factory=dict)  # by matrix
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)  # E|x|, by input
 
     def of(self, matrix: Matrix) -> Moment:
-        """The moment that serves a matrix: its own, else the input it shares.
+        """The moment of a matrix: its own, or that of the input it shares.
 
-        Raises ValueError when there is none, or none of the matrix's size.
+        Raises ValueError where there is none, or its size differs from the matrix's.
         """
         moment = self.entries.get(matrix.name) or self.entries.get(matrix.source)
         if moment is None:
             raise ValueError(
-                f"the moments hold nothing for {matrix.name}: they were taken from another model; "
+                f"the moments have no entry for {matrix.name}: they belong to another model; "
                 "calibrate this model first."
             )
         size = matrix.d_in if moment.side == "input" else matrix.d_out
         if moment.second.shape != (size, size):
             raise ValueError(
-                f"the moments of {matrix.name} are of {tuple(moment.second.shape)}, expected "
-                f"({size}, {size}): they were taken from another model; calibrate this model first."
+                f"the moment of {matrix.name} has shape {tuple(moment.second.shape)}, expected "
+                f"({size}, {size}): it belongs to another model; calibrate this model first."
             )
         return replace(
             moment,
@@ -152,11 +149,11 @@ class Moments:
 
     @property
     def tokens(self) -> int:
-        """Tokens seen (the same for every stream of a dense model)."""
+        """Tokens seen: the same for every matrix, except in experts."""
         return max(moment.count for moment in self.entries.values())
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, whole or not at all."""
+        """Write one safetensors file, completely or not at all."""
         tensors = {}
         for name, moment in self.entries.items():
             tensors[f"{name}|second"] = moment.second.cpu().contiguous()
@@ -180,93 +177,83 @@ class Moments:
 
     @classmethod
     def load(cls, path: Path, only: tuple[str, ...] | None = None) -> "Moments":
-        """Read what `save` wrote; ValueError when the file is something else.
+        """Read a file that `save` wrote; ValueError where it is damaged or another kind of file.
 
-        only: names of the streams and matrices to read, in place of all.
+        only: names of the entries to read; None reads all.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                return cls._read(file, _header(file, path), only)
-        except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
+        with _opened(path) as (file, header):
+            read = file.get_tensor
 
-    @classmethod
-    def _read(
-        cls, file: Any, header: dict[str, Any], only: tuple[str, ...] | None = None
-    ) -> "Moments":
-        read = file.get_tensor
-        if only is not None:
-            header = header | {
-                part: {name: header[part][name] for name in only if name in header[part]}
-                for part in ("entries", "gradients")
+            def wanted(part: str) -> dict[str, Header]:
+                return {n: e for n, e in header[part].items() if only is None or n in only}
+
+            entries = {
+                n: Moment(e["side"], read(f"{n}|second"), read(f"{n}|mean"), e["count"])
+                for n, e in wanted("entries").items()
             }
-            header["magnitudes"] = [name for name in only if name in header["magnitudes"]]
-        entries = {
-            name: Moment(
-                entry["side"], read(f"{name}|second"), read(f"{name}|mean"), entry["count"]
-            )
-            for name, entry in header["entries"].items()
-        }
-        gradients = {
-            name: Gradient(
-                entry["side"], read(f"{name}|gradient"), entry["power"], entry["examples"]
-            )
-            for name, entry in header["gradients"].items()
-        }
-        magnitudes = {name: read(f"{name}|magnitude") for name in header["magnitudes"]}
-        return cls(entries, header["fingerprint"], gradients, magnitudes)
+            gradients = {
+                n: Gradient(e["side"], read(f"{n}|gradient"), e["power"], e["examples"])
+                for n, e in wanted("gradients").items()
+            }
+            names = [n for n in header["magnitudes"] if only is None or n in only]
+            magnitudes = {name: read(f"{name}|magnitude") for name in names}
+            return cls(entries, header["fingerprint"], gradients, magnitudes)
 
 
 class MomentSource(Protocol):
-    """Where a matrix's moments come from: memory, or files."""
+    """Moments by matrix, in memory or in files."""
 
     @property
     def fingerprint(self) -> str:
-        """The key that banks are made under."""
+        """The key of the moments, from which a bank's key is made."""
         ...
 
     def of(self, matrix: Matrix) -> Moment:
-        """The moment that serves a matrix."""
+        """The moment of a matrix."""
         ...
 
 
 class StoredMoments:
-    """Moments in one or more files, read from the disk for one matrix at a time."""
+    """Moments in one or more files, read from disk one matrix at a time."""
 
     def __init__(self, paths: Sequence[Path], fingerprint: str = "") -> None:
         self.fingerprint = fingerprint
         self._path_of: dict[str, Path] = {}
         for path in paths:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    self._path_of |= dict.fromkeys(_header(file, path)["entries"], path)
-            except (SafetensorError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path} is damaged ({error}); delete it and run again."
-                ) from error
+            with _opened(path) as (_, header):
+                self._path_of |= dict.fromkeys(header["entries"], path)
 
     def of(self, matrix: Matrix) -> Moment:
-        """The moment that serves a matrix; errors as `Moments.of` and `Moments.load`."""
+        """The moment of a matrix; errors as in `Moments.of` and `Moments.load`."""
         names = (matrix.name, matrix.source)
         path = next((self._path_of[name] for name in names if name in self._path_of), None)
         return (Moments({}) if path is None else Moments.load(path, names)).of(matrix)
 
 
-def _header(file: Any, path: Path) -> dict[str, Any]:
-    header: dict[str, Any] | None = json.loads((file.metadata() or {}).get("sieve_moments", "null"))
-    if not header or header["format"] != FORMAT:
-        raise ValueError(f"{path} holds no moments; delete it and run again.")
-    return header
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[safe_open, Header]]:
+    """A file of moments and its header; ValueError where it is damaged or another kind of file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("sieve_moments", "null"))
+            if not header or header["format"] != FORMAT:
+                raise ValueError(f"{path} is not a file of moments; delete it and run again.")
+            yield file, header
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
 
 
 def plan_streams(
     matrices: list[Matrix], needs: Needs = PLAIN, shared: bool = True
 ) -> dict[str, tuple[Side, int]]:
-    """Which second moments to keep: stream name -> (side, n), at least memory.
+    """The second moments (n, n) to keep, with the least memory: name -> (side, n).
 
-    An input is kept when it costs less than the outputs of all its readers; else each reader's own
-    outputs are, which of two equals say more directly what is solved for.
-    shared: false where every reader weights the tokens of a common input its own way.
+    An input's moment is kept where it is smaller than the moments of its readers' outputs together.
+
+    Args:
+        matrices: to be projected.
+        needs: with `input`, all moments are of inputs.
+        shared: False where every matrix weights the tokens of a common input in its own way.
     """
     readers: dict[str, list[Matrix]] = {}
     for matrix in matrices:
@@ -283,7 +270,7 @@ def plan_streams(
 
 
 def gradient_side(matrix: Matrix) -> tuple[Side, int]:
-    """The smaller side for gradients: (side, n)."""
+    """The side of a matrix whose gradients have the smaller moment (n, n): (side, n)."""
     if matrix.d_out <= matrix.d_in:
         return "output", matrix.d_out
     return "input", matrix.d_in
@@ -291,21 +278,21 @@ def gradient_side(matrix: Matrix) -> tuple[Side, int]:
 
 @dataclass(frozen=True)
 class MomentBytes:
-    """Bytes of what calibration keeps: of activations, and of gradients."""
+    """Bytes of the moments of activations and of gradients."""
 
     activations: int
     gradients: int
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Bytes of all moments."""
         return self.activations + self.gradients
 
 
 def moment_bytes(matrices: list[Matrix], needs: Needs, by_gradient: bool) -> MomentBytes:
-    """What `Moments` of some matrices weigh, in memory and on disk.
+    """The size of the moments of some matrices, in memory and on disk.
 
-    by_gradient: whether tokens are weighted by gradients, so that no two matrices share a stream.
+    by_gradient: whether gradients weight the tokens, so that no two matrices share a moment.
     """
     streams = plan_streams(matrices, needs, shared=not by_gradient).values()
     activations = sum(n * n + n for _, n in streams)

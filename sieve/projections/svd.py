@@ -1,6 +1,6 @@
-"""`svd`: truncated singular value decomposition of the weights, blind to the task.
+"""`svd`: truncated singular value decomposition of the weights, which ignores the task.
 
-The baseline of LASER (arXiv:2312.13558). The moment only gives the mean output of rank 0.
+The baseline of LASER (arXiv:2312.13558). The moment gives only the mean output, for rank 0.
 """
 
 import torch
@@ -11,6 +11,6 @@ from sieve.projections.moments import Moment
 
 
 def svd(weight: Tensor, moment: Moment) -> Factors:
-    """Factors of W (d_out, d_in) with least ‖W − U V‖ (Frobenius) at every rank, in float64."""
+    """Factors of W (d_out, d_in) with the least ‖W − U V‖ (Frobenius) at every rank, in float64."""
     u, values, vt = torch.linalg.svd(weight.double(), full_matrices=False)
     return Factors(u, values[:, None] * vt, values**2, moment.output_mean(weight))

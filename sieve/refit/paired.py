@@ -78,23 +78,23 @@ def solve(
     moment: Moment,
     pair: Paired,
     project: Callable[[Tensor, Moment], Factors],
-    centred: bool = False,
+    centered: bool = False,
 ) -> Factors:
     """Factors, nested, of the best map from x̃ to W x under a projection's own weighting.
 
     weight: W (d_out, d_in) in float64; moment: of the dense model, for its gradient; pair: averages
-    over the tokens to fit; centred: whether the projection fits a bias.
+    over the tokens to fit; centered: whether the projection fits a bias.
     T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) E[x̃ x̃ᵀ]⁻¹, damped; with e lost by the residual stream
     T + E[e x̃ᵀ] E[x̃ x̃ᵀ]⁻¹, but for matrices whose gradients are of the input side.
     """
     inner, cross = pair.inner, pair.cross
-    if centred:
+    if centered:
         inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
         cross = cross - torch.outer(pair.own_mean, pair.inner_mean)
     eye = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
     size = float(inner.diagonal().mean())
     ridge = max(DAMPING * size, torch.finfo(inner.dtype).tiny ** 0.5)
-    if centred:
+    if centered:
         ridge = max(ridge, NOISE * float(pair.inner.diagonal().mean()))
     mix = eye + torch.linalg.solve(inner + ridge * eye, (cross - inner).T).T
     gradient, target, mean = moment.gradient, weight @ mix, weight @ pair.own_mean
@@ -102,7 +102,7 @@ def solve(
         gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
     elif pair.lost is not None and pair.lost_mean is not None:
         lost = pair.lost
-        if centred:
+        if centered:
             lost = lost - torch.outer(pair.lost_mean, pair.inner_mean)
         target = target + torch.linalg.solve(inner + ridge * eye, lost.T).T
         mean = mean + pair.lost_mean

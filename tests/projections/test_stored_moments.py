@@ -37,7 +37,7 @@ def test_other_models_and_damaged_files_are_refused(tmp_path: Path) -> None:
     matrices = find_matrices(model)
     path = tmp_path / "moments.safetensors"
     calibrate(model, [{"input_ids": tokens()}], matrices[:1]).save(path)
-    with pytest.raises(ValueError, match="hold nothing for"):
+    with pytest.raises(ValueError, match="have no entry for"):
         StoredMoments([path]).of(matrices[-1])
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="damaged"):

@@ -199,14 +199,14 @@ def test_the_residual_target_makes_up_for_what_the_stream_has_lost(
     root = (w.double() / w.sum()).sqrt()[:, None]
     wanted = (x @ weight.T + lost).double()
 
-    def centred(z: Tensor) -> Tensor:
+    def centered(z: Tensor) -> Tensor:
         return root * (z - (root.square() * z).sum(0) * (projection == "affine"))
 
     # Reduced-rank regression, by least squares and then the fit's principal directions.
-    fitted = centred(seen.double())
-    fitted = fitted @ torch.linalg.lstsq(fitted, centred(wanted)).solution
+    fitted = centered(seen.double())
+    fitted = fitted @ torch.linalg.lstsq(fitted, centered(wanted)).solution
     top = torch.linalg.svd(fitted, full_matrices=False).Vh[:3]
-    best = (centred(wanted) - fitted @ top.T @ top).square().sum()
+    best = (centered(wanted) - fitted @ top.T @ top).square().sum()
 
     def error(factors) -> Tensor:
         bias = factors.bias(3)
