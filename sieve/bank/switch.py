@@ -16,7 +16,7 @@ from sieve.bank.pivoting import Pivoted, part_of, pivot
 from sieve.bank.placed import SPARE, Placed
 from sieve.distributed.sharding import is_sharded, whole
 from sieve.factorized.modeling_experts import unfold
-from sieve.factorized.modeling_layers import FactorizedLinear, SharedLinear
+from sieve.factorized.modeling_layers import FactorizedLinear, share_factor_in
 from sieve.factorized.modeling_sieve import native_class
 from sieve.model.matrices import dense_like
 
@@ -141,7 +141,7 @@ class Switch:
                 layers[member] = empty_factorized(b is not None)
                 set_factors(layers[member], u, factors.v[:rank], b)
         if self.as_stored:
-            share_factor_in(list(layers.values()))
+            share_factor_in(*layers.values())
         return layers
 
     def _factorize(self, name: str, rank: int) -> FactorizedLinear:
@@ -211,18 +211,6 @@ def pivoted_layer(pivoted: Pivoted, dtype: torch.dtype) -> FactorizedLinear:
             linear.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
     layer.order = pivoted.order
     return layer
-
-
-def share_factor_in(layers: Sequence[FactorizedLinear]) -> None:
-    """Give all layers the first one's factor_in, computed once for all of them."""
-    first = layers[0].factor_in
-    with torch.device("meta"):
-        shared = SharedLinear(1, 1, first.bias is not None, len(layers)).eval()
-    shared.weight, shared.bias = first.weight, first.bias
-    shared.out_features, shared.in_features = first.weight.shape
-    layers[0].factor_in = shared
-    for layer in layers[1:]:
-        layer.read_from(layers[0])
 
 
 def add_biases(dense: Tensor | None, fitted: Tensor | None, dtype: torch.dtype) -> Tensor | None:
