@@ -7,17 +7,19 @@ For every shape all forms run in turn, many times; a figure is the median over t
 form's seconds over the dense layer's seconds, so below 1 is faster than dense. The clock counts the
 processor time of this thread alone. Writes `layer_forms.json`.
 
-A layer of rank r in pivoted storage has P (r, d_in), T (d_out - r, r) and an index `order` (d_out,):
+A layer of rank r in pivoted storage has P (r, d_in), T (d_out - r, r) and an index, `order`:
 
     plain      U (V x): two products, plain storage
     ordered    p = P x, then cat([p, T p]) put in order by `order`
     unfolded   cat([I, T]) put in order by `order` at every call, then times P x
-    kept       the same weight, put in order once and kept beside the factors: r * d_out numbers more
+    kept       the same weight, put in order once: r * d_out numbers beside the factors
     buffered   as `ordered`, 256 tokens at a time, into a buffer that is allocated once per call
-    merged     one dense product, kept beside the factors: d_in * d_out numbers more
+    merged     one dense product, computed once: d_in * d_out numbers beside the factors
     layer      `sieve.FactorizedLinear` in pivoted storage, with all that it checks
 
-The layer computes as `ordered` for few tokens or large ranks, and as `unfolded` otherwise.
+The layer computes as `ordered` for few tokens or large ranks, and as `unfolded` otherwise. The
+record also has `layer before`: the layer of version 0.1, which chose among the five forms by a
+model of their costs and watched its weights for changes. It is no longer in the code.
 """
 
 import json
