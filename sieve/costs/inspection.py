@@ -18,8 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sieve.bank.genome import Sizing
 from sieve.config import Config, ModelConfig
-from sieve.model.backbone import count_parameters
-from sieve.model.checkpoint_files import auto_class, find_model, load_config
+from sieve.model.backbone import auto_class, count_parameters, find_model, loaded_config
 from sieve.model.matrices import Matrix, find_matrices, unsupported
 from sieve.runtime.artifacts import write_json_atomic
 
@@ -91,7 +90,7 @@ def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
             ) from error
         return made, f"as model.architecture of {model.label} states them"
     try:
-        return load_config(model, find_model(model.path, weights=False)), "by its config.json"
+        return loaded_config(model, find_model(model.path, weights=False)), "by its config.json"
     except ValueError as error:
         raise ValueError(
             f"{str(error).removesuffix('.')}, or state its shapes as model.architecture, as "

@@ -1,7 +1,7 @@
-"""Gather runs and sweeps into one page: `python -m sieve.report runs/`.
+"""The dashboard: gather runs and sweeps into one page that works offline.
 
-Every folder is looked through for `result.json`; the page, `dashboard.html` in the first of them
-unless --out says otherwise, shows them all, needs no network, and is written anew by each call.
+python -m sieve.report runs/                          # writes runs/dashboard.html
+python -m sieve.report runs/ other/ --out all.html
 """
 
 import argparse
@@ -13,30 +13,27 @@ from pathlib import Path
 from rich.console import Console
 
 from sieve.report.dashboard import gather, write_dashboard
-from sieve.report.dashboard.gather import named
+from sieve.report.dashboard.gather import listed
 
 log = logging.getLogger("sieve.report")
 output = Console()
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; argparse itself says what is wrong with it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sieve.report", description="Gather runs and sweeps into one page."
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
-                        help="looked through for runs, as runs/")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FILE",
-                        help="the page to write (dashboard.html in the first folder)")  # fmt: skip
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page; status 1 and one sentence where that cannot be."""
-    asked = parse(arguments)
+    """Write the page, or exit with status 1 and one sentence."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sieve.report", description="Gather runs and sweeps into one offline page."
+    )
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="folders of runs, such as runs/"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (dashboard.html in the first folder)"
+    )
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        dashboard(asked.folders, asked.out or asked.folders[0] / "dashboard.html")
+        dashboard(options.folders, options.out or options.folders[0] / "dashboard.html")
     except (ValueError, OSError) as error:
         log.debug("failed", exc_info=True)
         log.error("%s", str(error).splitlines()[0])
@@ -44,23 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def dashboard(folders: Sequence[Path], out: Path) -> None:
-    """Gather, write, and say where.
+    """Gather the runs, write the page to `out`, and print where it is.
 
-    Raises ValueError or OSError with one sentence where there is nothing, or it cannot be written.
+    Raises ValueError with one sentence if there is no run or the page cannot be written.
     """
     if out.is_dir():
-        raise ValueError(f"--out is {out}, a folder, expected a file, as {out / 'dashboard.html'}.")
-    found = gather(folders)
-    if found.skipped:
-        files = "1 file" if len(found.skipped) == 1 else f"{len(found.skipped)} files"
-        log.warning("skipped %s: %s.", files, named(found.skipped))
+        raise ValueError(
+            f"--out is the folder {out}, expected a file, such as {out / 'dashboard.html'}."
+        )
+    gathered = gather(folders)
+    if gathered.skipped:
+        log.warning("skipped %s: %s.", _plural(gathered.skipped, "file"), listed(gathered.skipped))
     try:
-        write_dashboard(found.runs, out)
+        write_dashboard(gathered.runs, out)
     except OSError as error:
         reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
         raise ValueError(f"{out} could not be written ({reason}); choose another --out.") from error
-    runs = "1 run" if len(found.runs) == 1 else f"{len(found.runs)} runs"
-    output.print(f"{runs} in {out}", highlight=False, markup=False, soft_wrap=True)
+    message = f"{_plural(gathered.runs, 'run')} in {out}"
+    output.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def _plural(items: Sequence[object], noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def kept_heatmap(result: Result) -> go.Figure:
 
 def heatmaps(title: str, maps: Mapping[str, Sequence[Matrix]]) -> go.Figure:
     """Heat maps side by side, by heading, with the same layers and kinds of matrices."""
-    cells = {heading: _cells(rows) for heading, rows in maps.items()}
+    cells = {heading: kept_by_cell(rows) for heading, rows in maps.items()}
     places = {place for fractions in cells.values() for place in fractions}
     if not places:
         return empty_figure(title, "No matrix is listed in the result.")
@@ -105,7 +105,7 @@ def _heatmap(
     )
 
 
-def _cells(matrices: Sequence[Matrix]) -> dict[tuple[str, str], float]:
+def kept_by_cell(matrices: Sequence[Matrix]) -> dict[tuple[str, str], float]:
     """Kept percent by (layer, kind), weighted by the matrices' dense parameters."""
     kept: dict[tuple[str, str], float] = defaultdict(float)
     dense: dict[tuple[str, str], float] = defaultdict(float)

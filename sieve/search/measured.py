@@ -1,10 +1,10 @@
-"""Water-filling by the measured cost of each matrix, where energies only estimate it.
+"""Water-filling by what matrices are measured to cost, where energies only estimate it.
 
-Energies are a second-order estimate at the dense model, one matrix at a time. At useful sizes other
-matrices are pruned too, and the loss is far from a parabola. So each matrix of a frontier genome is
-moved one step down and one step up on its own, the divergence from the dense model is measured, and
-the matrix's energies are weighted by measured over estimated cost. A round moves the weights half
-of the way on a logarithmic scale, as in damped fixed-point iteration.
+Energies are a second-order estimate at the dense model, one matrix at a time. Near the sizes that
+matter other matrices are pruned too, and the loss is far from a parabola. So at a genome of the
+frontier each matrix alone is moved a step down and a step up, the divergence from the dense model
+is measured, and its energies are weighted by what it cost over what they foretold. Half of the way,
+on a logarithmic scale, and again: the same idea as damped fixed-point iteration.
 """
 
 import logging
@@ -17,13 +17,13 @@ import numpy as np
 from sieve.bank.bank import Bank
 from sieve.runtime.progress import track
 from sieve.search.lines import Scorer
-from sieve.search.waterfill import estimated_loss, genome_of_ranks, scale_energies, waterfill
+from sieve.search.waterfill import estimated_loss, genome_of_ranks, waterfill, weighted
 
 log = logging.getLogger(__name__)
-STEP = 1.35  # ratio of kept fractions of the genomes between which a matrix is moved
-DAMPING = 0.5  # share of the way that log weights move in a round
-NOISE = 0.1  # assumed error of a measurement, as a share of the mean cost of a step
-LARGEST_CHANGE = 8.0  # of a weight in one round, before damping
+STEP = 1.35  # ratio of sizes of the genomes between which a matrix is moved
+DAMPING = 0.5  # part of the way that weights go in a round, on a logarithmic scale
+NOISE = 0.1  # of the mean cost of a step: what a measurement may be off by
+LARGEST_CHANGE = 8.0  # what a weight changes by in a round before damping, at most
 
 
 def measure_weights(
@@ -34,27 +34,26 @@ def measure_weights(
     lowest_rank: int = 0,
     rounds: int = 2,
 ) -> dict[str, float]:
-    """Measured over estimated cost of every matrix near one size.
+    """How much more a matrix costs than its energies say, of all matrices near one size.
 
-    Each round takes two evaluations per matrix. Siblings are measured one by one; a group gets the
-    geometric mean of its members. Raises ValueError if the objective measures no divergence.
-
-    Args:
-        kept_fraction: the size to measure at, a fraction of the prunable parameters.
+    objective: its scores have divergences; kept_fraction: of the prunable parameters, the size to
+    measure at; rounds: each takes two evaluations per matrix. Siblings are measured apart;
+    a group gets the geometric mean of its members.
+    Raises ValueError where the objective measures no divergence.
     """
     weights = dict.fromkeys(bank.names, 1.0)
-    for round_index in range(rounds):
-        changes = _measure(bank, weights, objective, kept_fraction, normalize, lowest_rank)
+    for turn in range(rounds):
+        changes = _measured(bank, weights, objective, kept_fraction, normalize, lowest_rank)
         for name, change in changes.items():
             weights[name] *= change**DAMPING
         for group in bank.groups:
             logs = [math.log(weights[name]) for name in group.members]
             weights[group.name] = math.exp(sum(logs) / len(logs))
-        log.info("  measured     round %d of %d", round_index + 1, rounds)
+        log.info("  measured     round %d of %d", turn + 1, rounds)
     return weights
 
 
-def _measure(
+def _measured(
     bank: Bank,
     weights: Mapping[str, float],
     objective: Scorer,
@@ -62,44 +61,35 @@ def _measure(
     normalize: str,
     lowest_rank: int,
 ) -> dict[str, float]:
-    """Measured over estimated cost of each matrix whose rank a step changes; about 1 on average."""
-    estimated = scale_energies(bank, weights, normalize)
-    no_groups = dict.fromkeys(group.name for group in bank.groups)
+    """Measured over estimated cost of every matrix that a step moves, 1 on the mean."""
+    estimated = weighted(bank, weights, normalize)
+    apart = dict.fromkeys(group.name for group in bank.groups)
     frontier = waterfill(replace(estimated, groups=[]), lowest_rank=lowest_rank)
-    center, smaller, larger = (
-        frontier.ranks(frontier.steps_to(min(1.0, size))) | no_groups
+    here, down, up = (
+        frontier.ranks(frontier.within(min(1.0, size))) | apart
         for size in (kept_fraction, kept_fraction / STEP, kept_fraction * STEP)
     )
-    base = objective.score(genome_of_ranks(bank, center)).divergence
+    base = objective.score(genome_of_ranks(bank, here)).divergence
     if not np.isfinite(base):
-        raise ValueError(
-            "search.seeds=measured needs an objective that measures divergences; remove "
-            "'measured' from search.seeds."
-        )
-    estimates: dict[str, float] = {}
-    costs: dict[str, float] = {}
+        raise ValueError("the objective measures no divergence, which search.seeds=measured needs.")
+    found: dict[str, tuple[float, float]] = {}
     for name in track([m.name for m in bank.matrices], "Measuring matrices"):
         estimate = cost = 0.0
-        for ranks, sign in ((smaller, 1), (larger, -1)):
-            if ranks[name] != center[name]:
-                genome = genome_of_ranks(bank, center | {name: ranks[name]})
+        for other, sign in ((down, 1), (up, -1)):
+            if other[name] != here[name]:
+                genome = genome_of_ranks(bank, here | {name: other[name]})
                 cost += sign * (objective.score(genome).divergence - base)
-                moved, unmoved = (estimated_loss(estimated, name, r[name]) for r in (ranks, center))
-                estimate += sign * (moved - unmoved)
+                losses = [estimated_loss(estimated, name, r[name]) for r in (other, here)]
+                estimate += sign * (losses[0] - losses[1])
         if estimate > 0:
-            estimates[name], costs[name] = estimate, max(cost, 0.0)
-    total = sum(costs.values())
-    if total <= 0:
+            found[name] = estimate, max(cost, 0.0)
+    if not found or (spent := sum(cost for _, cost in found.values())) <= 0:
         return {}
-    unit = total / sum(estimates.values())
-    noise = NOISE * total / len(costs)
+    unit = spent / sum(estimate for estimate, _ in found.values())
+    noise = NOISE * spent / len(found)
     return {
         name: float(
-            np.clip(
-                (costs[name] + noise) / (estimates[name] * unit + noise),
-                1 / LARGEST_CHANGE,
-                LARGEST_CHANGE,
-            )
+            np.clip((cost + noise) / (estimate * unit + noise), 1 / LARGEST_CHANGE, LARGEST_CHANGE)
         )
-        for name in costs
+        for name, (estimate, cost) in found.items()
     }

@@ -9,13 +9,12 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.evaluation.evaluation import Scores, compare_with_chance
 from sieve.projections import get_projection
-from sieve.search.bottlenecks import Bottleneck, find_bottlenecks
+from sieve.search.bottlenecks import find_bottlenecks
 from sieve.search.confirmation import candidates, confirm, narrow
-from sieve.search.lines import Line, last_within, neighbors, waterfill_line
-from sieve.search.objective import JointObjective, Objective
-from sieve.search.score import Score
+from sieve.search.lines import Line, around, waterfill_line, within
+from sieve.search.objective import Jointly, Objective, Score
 from sieve.search.space import GenomeSpace, make_space
-from sieve.search.waterfill import estimated_rise, scale_energies, weights_toward
+from sieve.search.waterfill import estimated_rise, through, weighted
 from sieve.stages.rows import (
     LINES,
     confirmation_objective,
@@ -49,8 +48,8 @@ def line_from(run: Run, bank: Bank, genome: Genome) -> tuple[Line, int]:
 
 def _led_through(run: Run, bank: Bank, genome: Genome) -> Bank:
     """The bank with energies whose frontier passes near a genome."""
-    alike = scale_energies(bank, {}, run.config.search.normalize)
-    return scale_energies(alike, weights_toward(alike, genome))
+    alike = weighted(bank, {}, run.config.search.normalize)
+    return weighted(alike, through(alike, genome))
 
 
 def space_of(run: Run, bank: Bank) -> GenomeSpace:
@@ -91,13 +90,13 @@ def confirmed(
     if not confirmation_rows(run):
         return genome, None
     unseen = confirmation_objective(run, bank)
-    objective: Objective | JointObjective = unseen
+    objective: Objective | Jointly = unseen
     again = 0
     if together := not fitted(run):
         seen = search_objective(run, bank)
         seen.evaluated = dict(found)
         again = seen.examples_scored
-        objective = JointObjective([seen, unseen], together=True)
+        objective = Jointly([seen, unseen], together=True)
     result = confirm(objective, candidates(found, config.search.candidates), config.guarantee)
     if line is not None and not config.guarantee:
         floor = min(s.kept_fraction for s in found.values() if s.feasible)
@@ -115,9 +114,8 @@ def confirmed(
         "kept": kept[1],
         "examples": unseen.examples_scored + again,
         "tried": [
-            asdict(score)
-            | {"feasible": score.feasible, "unseen_margin": unseen.evaluated[genome].margin}
-            for genome, score in result.tried.items()
+            row | {"unseen_margin": unseen.evaluated[genome].margin}
+            for row, genome in zip(result.tried, result.genomes, strict=True)
         ],
     }
 
@@ -142,14 +140,14 @@ def resize(run: Run, bank: Bank, objective: Objective, genome: Genome, far: floa
     And some that are larger, for the confirmation to fall back upon. Returns the frontier.
     """
     line = waterfill_line(_led_through(run, bank, genome), "none", lowest_rank(run, bank))
-    place = last_within(objective, line, far)
+    place = within(objective, line, far)
     larger = [line.genome(max(0, place - step)) for step in LARGER]
-    for genome in [*neighbors(line, place, 2 * BEFORE, AFTER), *larger]:
+    for genome in [*around(line, place, 2 * BEFORE, AFTER), *larger]:
         objective.score(genome)
     return line
 
 
-def map_bottlenecks(run: Run, bank: Bank) -> list[Bottleneck]:
+def map_bottlenecks(run: Run, bank: Bank) -> list[dict[str, Any]]:
     """How far each matrix alone can be pruned, on the rows that the search sees."""
     staged = search_objective(run, bank, "margin")
     return find_bottlenecks(bank, staged, lowest_rank=lowest_rank(run, bank))

@@ -1,7 +1,7 @@
-"""The dashboard: all runs and sweeps under some folders in one page that needs no network.
+"""The dashboard: all runs and sweeps under some folders in one page that works offline.
 
-Read with `python -m sieve.report runs/`. It reads `result.json` files and the settings beside them,
-and nothing here imports torch.
+`python -m sieve.report runs/` writes it from `result.json` files and the settings beside them,
+without importing torch.
 """
 
 from sieve.report.dashboard.gather import Gathered, Run, gather

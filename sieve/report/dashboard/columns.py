@@ -1,21 +1,18 @@
-"""The columns of the table of runs: what each says, and what it is sorted by."""
+"""The columns of the table of runs: the text of each cell, and the value it is sorted by."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
-from typing import Any
 
 from sieve.report.dashboard.gather import Run
-from sieve.report.html import text
+from sieve.report.result import Number, Result
 from sieve.report.sentence import Kind, drop_interval, verdict
-from sieve.report.units import lost, metric_name, metric_value, unit
+from sieve.report.units import is_relative, lost, metric_name, metric_value, unit
 from sieve.report.values import (
     NOT_MEASURED,
+    count,
     duration,
-    look,
-    measure,
-    number,
+    memory,
     percent,
     points,
     short_name,
@@ -23,194 +20,156 @@ from sieve.report.values import (
     times,
 )
 
-Value = float | str | None
-VERDICTS: dict[Kind, tuple[str, str]] = {
-    "met": ("●", "within"),
-    "uncertain": ("○", "within, its interval not"),
-    "missed": ("×", "not within"),
-    "unknown": ("", NOT_MEASURED),
+# Kind of verdict -> its mark in tables, its symbol in figures, and its words, in order of merit.
+VERDICTS: dict[Kind, tuple[str, str, str]] = {
+    "met": ("●", "circle", "within the tolerance"),
+    "uncertain": ("○", "circle-open", "within, but not its whole interval"),
+    "missed": ("×", "x-thin-open", "not within the tolerance"),
+    "unknown": ("", "diamond-open", NOT_MEASURED),
 }
-_ORDER: tuple[Kind, ...] = ("met", "uncertain", "missed", "unknown")
-_RECOVERIES = {"lora": "LoRA", "full": "all factors"}
+
+POINTS, SCORE, RATIO = "points", "score", "ratio"  # see Column.change
+_SPEED = "Tokens per second, pruned over dense"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table; `value` is what it is sorted by, None if nothing was measured."""
+
+    value: float | str | None
+    text: str
+    note: str = ""  # a second, smaller line
+    mark: str = ""
+    css: str = ""
+    title: str = ""
+
+
+Cells = Callable[[Run], Cell]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, what a run is sorted by (None: nothing there), and its cell (HTML)."""
+    """A column of the table, which is a line when runs are compared.
+
+    `change` says how two runs compare: by their difference in points, the same if they have one
+    task ("score"), by their ratio, or not at all ("").
+    """
 
     key: str
     heading: str
-    value: Callable[[Run], Value]
-    cell: Callable[[Run], str]
+    cell: Cells
+    change: str = ""
     numeric: bool = True
     hint: str = ""
 
 
 def columns(runs: Sequence[Run]) -> list[Column]:
-    """The columns in which any of the runs has something to say."""
-    known = [*_IDENTITY, _metric(runs), *_MEASURED]
-    return [column for column in known if any(column.value(run) is not None for run in runs)]
+    """The columns in which at least one run has a value."""
+    metrics = {metric_name(run.result) for run in runs}
+    metric = metrics.pop().capitalize() if len(metrics) == 1 else "Metric"
+
+    def scores_cell(run: Run) -> Cell:
+        note = metric_name(run.result) if metric == "Metric" else ""
+        return Cell(run.result.pruned.accuracy, scores(run.result), note)
+
+    heading = f"{metric}, dense → pruned"
+    change = SCORE if not any(is_relative(run.result) for run in runs) else ""
+    scored = Column("metric", heading, scores_cell, change, hint="On the test split")
+    every = [*_TASK, scored, *_MEASURED]
+    return [column for column in every if any(column.cell(run).value is not None for run in runs)]
 
 
-def method(run: Run) -> str | None:
-    """The search that chose the genome."""
-    found = look(run.result, "search.method")
-    return str(found) if found else None
+def scores(result: Result) -> str:
+    """The metric of the dense and of the pruned model."""
+    both = (result.baseline.accuracy, result.pruned.accuracy)
+    return " → ".join(metric_value(result, value) for value in both)
 
 
-def projection(run: Run) -> str | None:
-    """The projection that made the factors."""
-    found = look(run.result, "projection")
-    return str(found) if found else None
+def tolerance(result: Result) -> str:
+    """The tolerance, in the unit of the metric."""
+    if result.tolerance is None:
+        return NOT_MEASURED
+    return f"{points(result.tolerance)} {unit(result)}"
 
 
-def model(run: Run) -> str:
-    """The model's name without the folders before it."""
-    return short_name(look(run.result, "model"))
+def seconds(result: Result) -> float | None:
+    """The time of all stages together."""
+    stages = [value for value in result.seconds.values() if value is not None]
+    return sum(stages) if stages else None
 
 
-def how(run: Run) -> str:
-    """Model, projection and search in one phrase (HTML)."""
-    return text(", ".join(filter(None, [model(run), projection(run), method(run)])))
-
-
-def after(run: Run) -> str | None:
-    """What came after pruning: what was trained, and whether it was kept; how it is quantized."""
-    trained, stored = (look(run.result, f"{what}.method") for what in ("recovery", "quantization"))
-    parts = []
-    if trained:
-        kept = "" if look(run.result, "recovery.taken") else " (rolled back)"
-        parts.append(f"{_RECOVERIES.get(str(trained), str(trained))}{kept}")
-    if stored:
-        parts.append(str(stored))
-    return ", ".join(parts) or None
-
-
-def seconds(run: Run) -> float | None:
-    """Wall time of all stages together."""
-    spent = look(run.result, "seconds")
-    known = [number(value) for value in spent.values()] if isinstance(spent, dict) else []
-    found = [value for value in known if value is not None]
-    return sum(found) if found else None
-
-
-def date(run: Run) -> str:
-    """ "2026-11-23T23:00:00Z" → "23 Nov 2026, 23:00"; anything else stays as it is."""
-    stamp = str(look(run.result, "date") or "")
+def date(result: Result) -> str:
+    """ "2026-11-23T23:00:00Z" → "23 Nov 2026, 23:00"; text that is no date stays as it is."""
     try:
-        moment = datetime.fromisoformat(stamp)
+        moment = datetime.fromisoformat(result.date)
     except ValueError:
-        return stamp
+        return result.date
     return f"{moment.day} {moment:%b %Y, %H:%M}"
 
 
-def scores(run: Run) -> str:
-    """The metric of the dense and of the pruned model."""
-    both = (look(run.result, f"{which}.accuracy") for which in ("baseline", "pruned"))
-    return " → ".join(metric_value(run.result, value) for value in both)
+def _after_pruning(run: Run) -> Cell:
+    """Recovery and quantization."""
+    recovery, quantization = run.result.recovery, run.result.quantization
+    steps = []
+    if recovery and recovery.method:
+        name = {"lora": "LoRA", "full": "all factors"}.get(recovery.method, recovery.method)
+        steps.append(name if recovery.taken else f"{name} (rolled back)")
+    if quantization and quantization.method:
+        steps.append(quantization.method)
+    return _words(", ".join(steps))
 
 
-def drop(run: Run) -> str:
-    """What was lost, with its unit."""
-    return lost(run.result, look(run.result, "drop.point"))
+def _verdict(run: Run) -> Cell:
+    judged = verdict(run.result)
+    mark, _, words = VERDICTS[judged.kind]
+    short, _, note = words.removesuffix(" the tolerance").partition(", ")
+    rank = None if judged.kind == "unknown" else float(list(VERDICTS).index(judged.kind))
+    return Cell(rank, short, note, mark, judged.kind, judged.text)
 
 
-def _metric(runs: Sequence[Run]) -> Column:
-    """The metric has the heading where all runs share one, else each cell names its own."""
-    names = {metric_name(run.result) for run in runs}
-    alone = len(names) == 1
-
-    def cell(run: Run) -> str:
-        return text(scores(run)) + ("" if alone else _beside(metric_name(run.result)))
-
-    heading = names.pop().capitalize() if alone else "Metric"
-    return Column(
-        "metric", f"{heading}, dense → pruned", _at("pruned.accuracy"), cell, hint="Test split"
-    )
+def _words(text: str) -> Cell:
+    return Cell(text or None, text or NOT_MEASURED)
 
 
-def _date_cell(run: Run) -> str:
-    day, _, time = date(run).partition(", ")
-    return f"{text(day)}{_beside(time) if time else ''}"
+def _drop(run: Run) -> Cell:
+    drop = run.result.drop.point
+    return Cell(drop, lost(run.result, drop), drop_interval(run.result.drop))
 
 
-def _drop_cell(run: Run) -> str:
-    bounds = drop_interval(run.result)
-    return text(drop(run)) + (_beside(bounds) if bounds else "")
+def _date(run: Run) -> Cell:
+    day, _, time = date(run.result).partition(", ")
+    return Cell(run.result.date or None, day or NOT_MEASURED, time)
 
 
-def _beside(words: str) -> str:
-    return f" <small>{text(words)}</small>"
+def _number(value: Callable[[Result], Number], text: Callable[[Number], str]) -> Cells:
+    return lambda run: Cell(value(run.result), text(value(run.result)))
 
 
-def _verdict_cell(run: Run) -> str:
-    found = verdict(run.result)
-    sign, words = VERDICTS[found.kind]
-    judged, _, of_interval = words.partition(", ")
-    mark = f'<span class="mark" aria-hidden="true">{sign}</span>' if sign else ""
-    shown = f"{mark}{text(judged)}{_beside(of_interval) if of_interval else ''}"
-    return f'<span class="{found.kind}" title="{escape(found.text)}">{shown}</span>'
-
-
-def _verdict_rank(run: Run) -> Value:
-    kind = verdict(run.result).kind
-    return None if kind == "unknown" else float(_ORDER.index(kind))
-
-
-def tolerance(run: Run) -> str:
-    """ε in the unit of the metric, as HTML."""
-    found = points(look(run.result, "tolerance"))
-    return text(found if found == NOT_MEASURED else f"{found} {unit(run.result)}")
-
-
-def _at(path: str) -> Callable[[Run], Value]:
-    return lambda run: measure(run.result, path)
-
-
-def _shown(path: str, written: Callable[[Any], str]) -> Callable[[Run], str]:
-    return lambda run: text(written(look(run.result, path)))
-
-
-def _number(
-    key: str, heading: str, path: str, written: Callable[[Any], str], hint: str = ""
-) -> Column:
-    return Column(key, heading, _at(path), _shown(path, written), hint=hint)
-
-
-def _words(key: str, heading: str, value: Callable[[Run], str | None]) -> Column:
-    return Column(key, heading, value, lambda run: text(value(run) or NOT_MEASURED), numeric=False)
-
-
-def _seed(value: Any) -> str:
-    return NOT_MEASURED if number(value) is None else f"{value:.0f}"
-
-
-_IDENTITY = [
-    Column(
-        "task",
-        "Task",
-        lambda run: str(look(run.result, "task")),
-        lambda run: text(look(run.result, "task")),
-        numeric=False,
-    ),
-    _words("model", "Model", model),
-    _words("projection", "Projection", projection),
-    _words("search", "Search", method),
-    _number("kept", "Kept\u00a0of prunable", "kept_fraction.prunable", percent),
-    _number("kept_model", "Kept\u00a0of model", "kept_fraction.model", percent),
+_prunable = _number(lambda result: result.kept_fraction.prunable, percent)
+_model = _number(lambda result: result.kept_fraction.model, percent)
+_prefill = _number(lambda result: result.speed.prefill_ratio, times)
+_decode = _number(lambda result: result.speed.decode_ratio, times)
+_memory = _number(lambda result: result.memory.peak_mib, memory)
+_TASK = [
+    Column("task", "Task", lambda run: _words(run.result.task), numeric=False),
+    Column("model", "Model", lambda run: _words(short_name(run.result.model)), numeric=False),
+    Column("projection", "Projection", lambda run: _words(run.result.projection), numeric=False),
+    Column("search", "Search", lambda run: _words(run.result.search.method), numeric=False),
+    Column("kept", "Kept of prunable", _prunable, POINTS),
+    Column("kept_model", "Kept of model", _model, POINTS),
 ]
 _MEASURED = [
-    Column("drop", "Drop, 95 % interval", _at("drop.point"), _drop_cell,
-           hint="Dense minus pruned, in points; of a perplexity its rise in percent"),
-    Column("tolerance", "Tolerance", _at("tolerance"), tolerance),
-    Column("verdict", "Verdict", _verdict_rank, _verdict_cell, numeric=False,
-           hint="The drop on the test split against the tolerance"),
-    _number("prefill", "Prefill speed", "speed.prefill_ratio", times, "Pruned over dense"),
-    _number("decode", "Decode speed", "speed.decode_ratio", times, "Pruned over dense"),
-    _number("bytes", "On disk", "bytes.pruned", size, "The pruned model's weights"),
-    _words("after", "After pruning", after),
-    _number("seed", "Seed", "seed", _seed),
-    Column("date", "Date, UTC", lambda run: str(look(run.result, "date") or "") or None,
-           _date_cell, numeric=False),
-    Column("seconds", "Time", seconds, lambda run: text(duration(seconds(run)))),
-]  # fmt: skip
+    Column("drop", "Drop, 95 % interval", _drop, SCORE, hint="A perplexity's rise is in percent"),
+    Column("tolerance", "Tolerance", lambda run: Cell(run.result.tolerance, tolerance(run.result))),
+    Column("verdict", "Verdict", _verdict, numeric=False, hint="On the test split"),
+    Column("examples", "Test rows", _number(lambda r: r.examples, count)),
+    Column("prefill", "Prefill", _prefill, RATIO, hint=_SPEED),
+    Column("decode", "Decode", _decode, RATIO, hint=_SPEED),
+    Column("bytes", "On disk", _number(lambda r: r.bytes.pruned, size), RATIO),
+    Column("memory", "Peak memory", _memory, RATIO),
+    Column("after", "After pruning", _after_pruning, numeric=False),
+    Column("seed", "Seed", _number(lambda r: r.seed, count)),
+    Column("date", "Date, UTC", _date, numeric=False),
+    Column("evaluations", "Genomes scored", _number(lambda r: r.search.evaluations, count), RATIO),
+    Column("seconds", "Time", _number(seconds, duration), RATIO),
+]

@@ -1,151 +1,108 @@
-"""What the page's script knows of each run: numbers to draw, and texts that are written here.
-
-Units and signs are written in one place, `sieve.report.values`; the script only subtracts.
-"""
+"""The data of the page's script: for each run the numbers to draw and the texts to show."""
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from sieve.report.dashboard import columns as cells
+from sieve.report.dashboard.columns import VERDICTS, scores
+from sieve.report.dashboard.figures import front_layouts, map_layout, series, themes
 from sieve.report.dashboard.gather import Run
-from sieve.report.dashboard.levels import kept_by_layout
 from sieve.report.dashboard.settings import varying_settings
+from sieve.report.heatmap import kept_by_cell, kind_key, layer_key
+from sieve.report.result import Matrix, Number, Result
 from sieve.report.sentence import drop_interval, verdict
-from sieve.report.units import is_relative, metric_name, metric_value, unit
-from sieve.report.values import (
-    NOT_MEASURED,
-    count,
-    duration,
-    look,
-    measure,
-    memory,
-    percent,
-    points,
-    size,
-    times,
-)
+from sieve.report.style import label
+from sieve.report.units import is_relative, lost, metric_name, scale, word
+from sieve.report.values import NOT_MEASURED, percent, short_name
 
-# What a fact's difference is: points of a share, a number of the metric itself, or a ratio.
-POINTS, PLAIN, RATIO = "points", "plain", "ratio"
+Record = dict[str, object]
 
 
-def records(runs: Sequence[Run], out: Path) -> dict[str, Any]:
-    """All that the script needs, for a page that is written to `out`: layouts and runs."""
-    layouts, kept = kept_by_layout(runs)
-    settings, names = varying_settings(runs), folder_names(runs)
-    several = _several_metrics(runs)
+def page_data(runs: Sequence[Run]) -> Record:
+    """All data of the script."""
+    columns = zip(runs, folder_names(runs), varying_settings(runs), strict=True)
     return {
-        "layouts": layouts,
+        "themes": themes(),
+        "fronts": front_layouts(runs),
+        "map": map_layout(),
         "runs": [
-            _record(run, out)
-            | {"folder": name, "series": series(run, several), "settings": found}
-            | {"layout": layout, "levels": levels}
-            for run, name, found, (layout, levels) in zip(runs, names, settings, kept, strict=True)
+            _record(run, folder) | {"settings": settings} for run, folder, settings in columns
         ],
     }
 
 
 def folder_names(runs: Sequence[Run]) -> list[str]:
-    """Each run's folder below the one that holds them all; the last part of it for a lone run."""
+    """The folder of each run, relative to the folder that contains them all."""
     folders = [os.path.abspath(run.folder) for run in runs]
     common = os.path.commonpath(folders) if len(set(folders)) > 1 else os.path.dirname(folders[0])
     return [Path(os.path.relpath(folder, common)).as_posix() for folder in folders]
 
 
 def link(path: Path | None, out: Path) -> str | None:
-    """A file's address as seen from the page's folder, which holds when both are moved at once."""
+    """The address of a file relative to the page's folder, so that both can move together."""
     if path is None:
         return None
     try:
         relative = os.path.relpath(os.path.abspath(path), os.path.abspath(out.parent))
-    except ValueError:  # another drive
+    except ValueError:  # on another drive of Windows
         return path.absolute().as_uri()
     return quote(Path(relative).as_posix())
 
 
-def series(run: Run, several: set[str]) -> str:
-    """The task, with its metric where runs of the task have several, as these do not compare."""
-    task = str(look(run.result, "task"))
-    return f"{task} ({metric_name(run.result)})" if task in several else task
-
-
-def _several_metrics(runs: Sequence[Run]) -> set[str]:
-    pairs = {(str(look(run.result, "task")), metric_name(run.result)) for run in runs}
-    return {task for task, count in Counter(task for task, _ in pairs).items() if count > 1}
-
-
-def _record(run: Run, out: Path) -> dict[str, Any]:
-    result = run.result
-    found = verdict(result)
+def _record(run: Run, folder: str) -> Record:
+    result, (_, symbol, words) = run.result, VERDICTS[verdict(run.result).kind]
+    projection, search = (n or NOT_MEASURED for n in (result.projection, result.search.method))
+    hover = [
+        f"{label(projection)}, {label(search)}",
+        label(short_name(result.model)),
+        f"{percent(result.kept_fraction.prunable)} of prunable parameters kept",
+        f"{label(metric_name(result))} {scores(result)}",
+        f"{word(result)} {lost(result, result.drop.point)} ({drop_interval(result.drop) or '–'})",
+        words,
+        label(folder),
+    ]
     return {
-        "task": str(look(result, "task")),
-        "model": cells.model(run),
-        "projection": cells.projection(run) or NOT_MEASURED,
-        "search": cells.method(run) or NOT_MEASURED,
-        "date": cells.date(run),
-        "href": link(run.report, out),
-        "metric": metric_name(result),
-        "relative": is_relative(result),
-        "kept": _rounded(measure(result, "kept_fraction.prunable")),
-        "kept_model": _rounded(measure(result, "kept_fraction.model")),
-        "dense": _rounded(measure(result, "baseline.accuracy")),
-        "pruned": _rounded(measure(result, "pruned.accuracy")),
-        "drop": _rounded(measure(result, "drop.point")),
-        "low": _rounded(measure(result, "drop.low")),
-        "high": _rounded(measure(result, "drop.high")),
-        "tolerance": _rounded(measure(result, "tolerance")),
-        "verdict": found.kind,
-        "verdict_text": cells.VERDICTS[found.kind][1],
-        "facts": facts(run),
-        "text": {
-            "kept": percent(look(result, "kept_fraction.prunable")),
-            "scores": cells.scores(run),
-            "drop": _drop(run),
-        },
+        "task": result.task,
+        "model": short_name(result.model),
+        "projection": projection,
+        "search": search,
+        "series": series(run),
+        "folder": folder,
+        "symbol": symbol,
+        "hover": "<br>".join(hover),
+        "kept": _rounded(result.kept_fraction.prunable, 100),
+        "kept_model": _rounded(result.kept_fraction.model, 100),
+        "measures": _measures(result),
+        "map": _level_map(result.matrices),
     }
 
 
-def facts(run: Run) -> list[list[Any]]:
-    """What a comparison shows: name, number, its text, and what a difference of two of them is."""
-    result, metric = run.result, metric_name(run.result)
-    score = PLAIN if is_relative(result) else POINTS
-    lines = [
-        (f"{metric.capitalize()}, dense", "baseline.accuracy", _metric_text(result), score),
-        (f"{metric.capitalize()}, pruned", "pruned.accuracy", _metric_text(result), score),
-        ("Drop on test", "drop.point", lambda value: _drop(run), POINTS),
-        ("Tolerance", "tolerance", lambda value: f"{points(value)} {unit(result)}", POINTS),
-        ("Test rows", "examples", count, RATIO),
-        ("Kept of prunable", "kept_fraction.prunable", percent, POINTS),
-        ("Kept of model", "kept_fraction.model", percent, POINTS),
-        ("Parameters kept", "parameters.model_kept", count, RATIO),
-        ("On disk", "bytes.pruned", size, RATIO),
-        ("On disk, dense", "bytes.dense", size, RATIO),
-        ("Prefill, over dense", "speed.prefill_ratio", times, RATIO),
-        ("Decode, over dense", "speed.decode_ratio", times, RATIO),
-        ("Peak memory of the run", "memory.peak_mib", memory, RATIO),
-        ("Genomes evaluated", "search.evaluations", count, RATIO),
-    ]
-    found = [[name, measure(result, path), written, kind] for name, path, written, kind in lines]
-    found.append(["Time of all stages", cells.seconds(run), duration, RATIO])
-    return [
-        [name, _rounded(value), NOT_MEASURED if value is None else written(value), kind]
-        for name, value, written, kind in found
-    ]
+def _measures(result: Result) -> dict[str, list[Number]]:
+    """For each measure its value, and how far its 95 % interval extends above and below."""
+    drop, dense = result.drop, result.baseline.accuracy
+    if drop.point is None or drop.low is None or drop.high is None:
+        above, below = 0.0, 0.0
+    else:
+        above, below = drop.high - drop.point, drop.point - drop.low
+    ends = [above, below] if is_relative(result) else [below, above]
+    factor = (dense or 0.0) if is_relative(result) else 100
+    return {
+        "metric": [_rounded(result.pruned.accuracy, scale(result)), *(factor * e for e in ends)],
+        "drop": [_rounded(drop.point, 100), 100 * above, 100 * below],
+    }
 
 
-def _metric_text(result: Mapping[str, Any]) -> Any:
-    return lambda value: metric_value(result, value)
+def _level_map(matrices: Sequence[Matrix]) -> Record | None:
+    """Kept percents by layer and kind, None if no matrix is known."""
+    cells = kept_by_cell(matrices)
+    layers = sorted({layer for layer, _ in cells}, key=layer_key)
+    kinds = sorted({kind for _, kind in cells}, key=kind_key)
+    levels = [[_rounded(cells.get((layer, kind))) for kind in kinds] for layer in layers]
+    names = {"layers": [label(layer) for layer in layers], "kinds": [label(kind) for kind in kinds]}
+    return names | {"levels": levels} if cells else None
 
 
-def _drop(run: Run) -> str:
-    bounds = drop_interval(run.result)
-    return f"{cells.drop(run)} ({bounds})" if bounds else cells.drop(run)
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six figures: more than is shown, less than would weigh."""
-    return None if value is None else float(f"{value:.6g}")
+def _rounded(value: Number, factor: float = 1) -> Number:
+    """Four digits, to keep the page small."""
+    return None if value is None else float(f"{factor * value:.4g}")

@@ -1,55 +1,48 @@
-"""The settings of runs that are not the same in all of them: what a comparison has to tell."""
+"""The settings in which the runs differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from sieve.report.dashboard.gather import Run
-from sieve.report.values import look
+from sieve.report.result import Result
 
-# What says nothing of how a run was made: where it ran, and what it told.
-_BESIDE = ("hydra", "paths", "logger", "inspect", "search.job", "search.shard", "search.ledger")
-# From the result, for runs without their settings beside them.
-_STATED = {
-    "tolerance": "tolerance",
-    "guarantee": "guarantee",
-    "seed": "seed",
-    "projection.name": "projection",
-    "projection.storage": "storage",
-    "search.method": "search.method",
-    "recovery.method": "recovery.method",
-    "quantization.method": "quantization.method",
-    "export.format": "export.format",
-    "device": "device",
-    "sieve": "sieve_version",
-}
+# Settings that do not change what a run computes.
+_IGNORED = ("hydra", "paths", "logger", "inspect", "search.job", "search.shard", "search.ledger")
 _LONGEST = 200  # characters of one setting
 ABSENT = "none"
 
 
 def varying_settings(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """For each run its settings as text, without those that are alike in all runs."""
-    all_settings = [_settings(run) for run in runs]
-    names = list(dict.fromkeys(name for found in all_settings for name in found))
-    differing = [
-        name for name in names if len({found.get(name, ABSENT) for found in all_settings}) > 1
-    ]
-    return [{name: found.get(name, ABSENT) for name in differing} for found in all_settings]
+    """For each run, the text of every setting that is not the same in all runs."""
+    settings = [_from_result(run.result) | dict(_flat(run.settings)) for run in runs]
+    names = dict.fromkeys(name for found in settings for name in found)
+    varying = [n for n in names if len({found.get(n, ABSENT) for found in settings}) > 1]
+    return [{name: found.get(name, ABSENT) for name in varying} for found in settings]
 
 
-def _settings(run: Run) -> dict[str, str]:
-    written = dict(_flat(run.config))
-    stated = {name: _text(look(run.result, path)) for name, path in _STATED.items()}
-    versions = look(run.result, "versions")
-    if isinstance(versions, Mapping):
-        stated |= {f"version of {name}": _text(value) for name, value in versions.items()}
-    return {**stated, **written}
+def _from_result(result: Result) -> dict[str, str]:
+    """What the result says of its settings, for runs without a settings file."""
+    values: dict[str, object] = {
+        "tolerance": result.tolerance,
+        "guarantee": result.guarantee,
+        "seed": result.seed,
+        "projection.name": result.projection,
+        "projection.storage": result.storage,
+        "search.method": result.search.method,
+        "recovery.method": result.recovery and result.recovery.method,
+        "quantization.method": result.quantization and result.quantization.method,
+        "export.format": result.export.format,
+        "device": result.device,
+        "sieve": result.sieve_version,
+    }
+    values |= {f"version of {name}": version for name, version in result.versions.items()}
+    return {name: _text(value) for name, value in values.items()}
 
 
-def _flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The settings under dotted names, lists as one text."""
-    for key, value in config.items():
+def _flat(settings: Mapping[object, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Settings under dotted names; a list is one text."""
+    for key, value in settings.items():
         name = f"{prefix}{key}"
-        if name in _BESIDE:
+        if name in _IGNORED:
             continue
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{name}.")
@@ -57,13 +50,13 @@ def _flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield name, _text(value)
 
 
-def _text(value: Any) -> str:
-    """One setting as YAML would have it, on one line and not too long."""
+def _text(value: object) -> str:
+    """A setting as YAML writes it, on one line and not too long."""
     if value in (None, "", {}, []):
         return ABSENT
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        value = f"[{', '.join(_text(item) for item in value)}]"
+        value = f"[{', '.join(map(_text, value))}]"
     line = str(value).replace("\n", "⏎")
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
