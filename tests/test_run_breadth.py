@@ -159,7 +159,7 @@ def test_a_model_that_can_be_handled_in_part_goes_on_only_where_that_is_allowed(
         check_supported(model, allow_partial=False)
     said = str(caught.value)
     assert said.startswith("rungs.0.own of OddForCausalLM cannot be factorized: its 3,072 weights")
-    assert said.endswith("set model.allow_partial=true to leave such parts dense and go on.")
+    assert said.endswith("set model.allow_partial=true to leave such layers dense.")
     check_supported(model, allow_partial=True)
     assert len(find_matrices(model)) == 8
 

@@ -29,21 +29,13 @@ class TensorBatch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch with its tensors on `device`."""
-        return self._mapped(lambda tensor: tensor.to(device))
-
-    def pin_memory(self) -> Self:
-        """The same batch in page-locked memory."""
-        return self._mapped(Tensor.pin_memory)
-
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
-        changed: dict[str, object] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                changed[field.name] = change(value)
-            elif isinstance(value, TensorBatch):
-                changed[field.name] = value._mapped(change)
-        return replace(self, **changed)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            name: value.to(device)
+            for name, value in values.items()
+            if isinstance(value, Tensor | TensorBatch)
+        }
+        return replace(self, **moved)
 
 
 @dataclass

@@ -1,17 +1,15 @@
-"""Batches for a sequence classifier, whose classes take the place of a vocabulary.
+"""Prompts for a sequence classifier, whose classes take the place of a vocabulary.
 
-A row is padded on the right, as encoders are trained, and has one prediction. Each class is a token
-that may be predicted; everything else is as for a language model.
+Each class is a token that may be predicted after the whole row. Rows are padded on the right, as
+encoders are trained; everything else is as for a language model.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sieve.data.batches import TokenBatch, draw_rows, token_batches
-from sieve.data.choices import ScoringBatch, encoded_batches
 from sieve.data.encoding import EncodedExample, fit_context
-from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
 from sieve.tasks.task import Task
 
@@ -42,60 +40,31 @@ def classes_of(model: PreTrainedModel, task: Task) -> tuple[int, ...]:
     return tuple(range(len(labels)))
 
 
-def classifier_batches(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    classes: Sequence[int],
-    batch_tokens: int = 8192,
-    context_length: int | None = None,
-    cut: Callable[[int], None] | None = None,
-) -> list[ScoringBatch]:
-    """All examples in batches of at most `batch_tokens` padded tokens, longest first.
+@dataclass(frozen=True)
+class ClassifierEncoder:
+    """Encodes prompts with the special tokens that a classifier expects.
 
     Args:
         classes: the class of each choice.
+        context_length: the most tokens of a row; None does not check.
         cut: called with the number of prompts whose field was shortened.
     """
-    encode = _encoder(tokenizer, classes, context_length, cut)
-    pad = pad_token_id(tokenizer)
-    return encoded_batches(encode(examples), pad, batch_tokens, pad_right=True)
 
+    tokenizer: PreTrainedTokenizerBase
+    classes: Sequence[int]
+    context_length: int | None = None
+    cut: Callable[[int], None] | None = None
 
-def classifier_calibration_batches(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    classes: Sequence[int],
-    max_tokens: int | None,
-    batch_tokens: int,
-    seed: int,
-    context_length: int | None = None,
-    cut: Callable[[int], None] | None = None,
-) -> list[TokenBatch]:
-    """Shuffled rows until `max_tokens` tokens are reached; the target is the class of the row.
+    def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        """Examples with their classes as choices; ValueError if a prompt is too long."""
+        return fit_context(self._encode, examples, self.context_length, self.cut)
 
-    The target is in the last column, wherever the row ends. classes, cut: as `classifier_batches`.
-    """
-    encode = _encoder(tokenizer, classes, context_length, cut)
-    rows = draw_rows(examples, encode, max_tokens, seed)
-    return token_batches(rows, pad_token_id(tokenizer), batch_tokens, pad_right=True)
-
-
-def _encoder(
-    tokenizer: PreTrainedTokenizerBase,
-    classes: Sequence[int],
-    limit: int | None,
-    cut: Callable[[int], None] | None,
-) -> Callable[[Sequence[Example]], list[EncodedExample]]:
-    """Returns a function that encodes prompts with the special tokens that the model expects."""
-    choices = tuple((label,) for label in classes)
-
-    def encode(examples: Sequence[Example]) -> list[EncodedExample]:
+    def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         if not examples:
             return []
-        rows = tokenizer([example.prompt for example in examples], verbose=False)["input_ids"]
+        rows = self.tokenizer([example.prompt for example in examples], verbose=False)["input_ids"]
+        choices = tuple((label,) for label in self.classes)
         return [
             EncodedExample(tuple(row), choices, example.answer)
             for row, example in zip(rows, examples, strict=True)
         ]
-
-    return lambda examples: fit_context(encode, examples, limit, cut)

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from sieve.data.batches import TokenBatch, calibration_batches
-from sieve.data.choices import scoring_batches
-from sieve.data.classifier import classifier_batches, classifier_calibration_batches
+from sieve.data.batches import TokenBatch, calibration_batches, draw_rows, token_batches
+from sieve.data.choices import encoded_batches, scoring_batches
+from sieve.data.classifier import ClassifierEncoder
 from sieve.data.encoding import EncodingOptions
 from sieve.data.generation import Writer, writing_batches
 from sieve.data.prefix import PrefixSharing
 from sieve.data.scored import ScoredBatch
 from sieve.data.text import text_batches
+from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
 from sieve.tasks.row_values import exact_match
@@ -42,16 +43,9 @@ class Reader:
         """Scoring batches of some examples of a task, which are counted from 0."""
         tokenizer, options = self.tokenizer, self._options(task)
         if self.classes is not None:
-            return classifier_batches(
-                examples,
-                tokenizer,
-                self.classes(task),
-                batch_tokens,
-                self.context_length,
-                self.cut,
-            )
-        if task.kind == "generation":
-            assert task.writing is not None
+            encoded = self._classifier_encoder(task).encode(examples)
+            return encoded_batches(encoded, pad_token_id(tokenizer), batch_tokens, pad_right=True)
+        if task.writing is not None:
             row_metric = task.row_metric or RowMetric(task.metric, from_text=exact_match)
             writer = Writer(tokenizer, task.writing, row_metric)
             return writing_batches(examples, writer, batch_tokens, self.sharing, **options)
@@ -59,37 +53,27 @@ class Reader:
             return text_batches(
                 examples, tokenizer, task.metric, batch_tokens, task.unit, **options
             )
-        options["normalize"] = task.normalize
+        options["normalize"], metric, sharing = task.normalize, task.row_metric, self.sharing
         return scoring_batches(
-            examples,
-            tokenizer,
-            batch_tokens,
-            row_metric=task.row_metric,
-            sharing=self.sharing,
-            **options,
+            examples, tokenizer, batch_tokens, row_metric=metric, sharing=sharing, **options
         )
 
     def calibration(
         self, task: Task, tokens: int | None, batch_tokens: int, seed: int
     ) -> list[TokenBatch]:
         """Calibration batches of a task: shuffled rows until `tokens` tokens are reached."""
-        examples = task.splits["calibration"]
-        if self.classes is None:
-            options = self._options(task)
-            options["rolling"] = task.kind == "perplexity"
-            return calibration_batches(
-                examples, self.tokenizer, tokens, batch_tokens, seed, **options
-            )
-        return classifier_calibration_batches(
-            examples,
-            self.tokenizer,
-            self.classes(task),
-            tokens,
-            batch_tokens,
-            seed,
-            self.context_length,
-            self.cut,
-        )
+        tokenizer, examples = self.tokenizer, task.splits["calibration"]
+        if self.classes is not None:
+            encode = self._classifier_encoder(task).encode
+            rows = draw_rows(examples, encode, tokens, seed)
+            return token_batches(rows, pad_token_id(tokenizer), batch_tokens, pad_right=True)
+        options = self._options(task)
+        options["rolling"] = task.kind == "perplexity"
+        return calibration_batches(examples, tokenizer, tokens, batch_tokens, seed, **options)
+
+    def _classifier_encoder(self, task: Task) -> ClassifierEncoder:
+        assert self.classes is not None
+        return ClassifierEncoder(self.tokenizer, self.classes(task), self.context_length, self.cut)
 
     def _options(self, task: Task) -> EncodingOptions:
         is_text = task.kind == "perplexity"

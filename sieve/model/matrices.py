@@ -1,15 +1,14 @@
-"""What can be factorized in an architecture: Linear, Conv1D, fused projections.
+"""The prunable matrices of a model: Linear, Conv1D and fused projections in its decoder blocks.
 
-The only file, beside `backbone.py`, that knows how architectures are built. Matrices are found by
-structure (weight-holding layers inside the repeated decoder blocks), never by model names.
+This folder alone knows how architectures are built, and it finds matrices by structure (layers with
+weights inside repeated decoder blocks), never by model names.
 """
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -18,44 +17,42 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sieve.factorized.modeling_experts import unfold
-from sieve.model.structure import TOKENS, Read, expert_of, faults_of, meant_dense, stacked_faults
+from sieve.model.structure import TOKENS, Layer, Read, expert_of, faults_of, meant_dense
 
 log = logging.getLogger(__name__)
 
-# Leaf module names in use across architectures -> kind. An unknown leaf is its own kind.
+# The last part of a layer's path -> kind. A name that is not listed is its own kind.
 KINDS = {
-    "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "out_proj": "o",
-    "query": "q", "key": "k", "value": "v", "q_lin": "q", "k_lin": "k", "v_lin": "v",
-    "gate_proj": "gate", "up_proj": "up", "down_proj": "down",
-    "qkv_proj": "qkv", "c_attn": "qkv", "query_key_value": "qkv", "Wqkv": "qkv",
-    "gate_up_proj": "gate_up",
-    "wq": "q", "wk": "k", "wv": "v", "wo": "o", "wqkv": "qkv",
-    "c_fc": "up", "fc1": "up", "fc_in": "up", "dense_h_to_4h": "up", "w1": "gate", "w3": "up",
-    "fc2": "down", "fc_out": "down", "dense_4h_to_h": "down", "w2": "down",
-}  # fmt: skip
+    leaf: kind
+    for kind, leaves in {
+        "q": "q_proj query q_lin wq",
+        "k": "k_proj key k_lin wk",
+        "v": "v_proj value v_lin wv",
+        "qkv": "qkv_proj c_attn query_key_value Wqkv wqkv",
+        "o": "o_proj out_proj wo",
+        "gate": "gate_proj w1",
+        "up": "up_proj c_fc fc1 fc_in dense_h_to_4h w3",
+        "gate_up": "gate_up_proj",
+        "down": "down_proj fc2 fc_out dense_4h_to_h w2",
+    }.items()
+    for leaf in leaves.split()
+}
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One prunable weight, y = W x with W of shape (d_out, d_in).
+    """One prunable weight, y = W x with W of shape (d_out, d_in)."""
 
-    `source` names the first matrix that reads the same input (itself when it reads alone): moments
-    of an input are kept once, under that name. `tied`: the weight is the embedding table's, which
-    stays, so that factors come on top of it. `members`: of a group of siblings (`siblings`), the
-    matrices whose outputs follow each other in its own. `expert`: the path of the expert that it
-    is part of, which sees no tokens but those routed to it.
-    """
-
-    name: str
+    name: str  # path of its module
     d_out: int
     d_in: int
     kind: str
-    layer: int | None
+    layer: int | None  # index of its decoder block; None for the output head
     has_bias: bool
-    source: str
-    tied: bool = False
-    members: tuple[str, ...] = ()
-    expert: str | None = None
+    source: str  # the first matrix that reads the same input; moments are kept under this name
+    tied: bool = False  # the weight is also the embedding, which stays, so factors are additional
+    members: tuple[str, ...] = ()  # matrices whose rows are stacked in this one, see `siblings`
+    expert: str | None = None  # path of its expert, which sees only the tokens routed to it
 
     @property
     def size(self) -> int:
@@ -88,13 +85,13 @@ def dense_like(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Mod
 
 
 def kind_of(name: str) -> str:
-    """Kind of a matrix from its module path: `q k v o gate up down qkv gate_up`, or the leaf."""
+    """Kind of a matrix by its module path: `q k v o gate up down qkv gate_up`, or the last part."""
     *parents, leaf = name.split(".")
     if leaf in KINDS:
         return KINDS[leaf]
     block = parents[-1].lower() if parents else ""
-    if leaf in ("c_proj", "dense"):  # GPT-2 and others name both output projections alike.
-        if block == "intermediate":  # BERT's, whose attention ends in a block of its own.
+    if leaf in ("c_proj", "dense"):  # GPT-2 and others give both output projections one name.
+        if block == "intermediate":  # In BERT this is the first layer of the feed-forward network.
             return "up"
         return "o" if any("att" in part.lower() for part in parents[-2:]) else "down"
     return leaf if not leaf.isdigit() else f"{block}.{leaf}".lstrip(".")
@@ -106,14 +103,14 @@ def layer_of(name: str) -> int | None:
 
 
 def block_of(name: str) -> str:
-    """Module path of the decoder block that holds a matrix: up to its first number, or itself."""
+    """Path of the decoder block in a module path: up to its first number, or the whole path."""
     parts = name.split(".")
     end = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
     return ".".join(parts[: end + 1])
 
 
 def blocks_of(matrices: list[Matrix]) -> dict[str, list[Matrix]]:
-    """Matrices by the decoder block that holds them, in order; the output head is in none."""
+    """Matrices by the path of their decoder block, in order, without the output head."""
     blocks: dict[str, list[Matrix]] = {}
     for matrix in matrices:
         if matrix.layer is not None:
@@ -122,25 +119,25 @@ def blocks_of(matrices: list[Matrix]) -> dict[str, list[Matrix]]:
 
 
 def block_paths(model: PreTrainedModel) -> list[str]:
-    """Module paths of the decoder blocks, in order, found without a forward pass."""
+    """Paths of the decoder blocks, in order, found without a forward pass."""
     unfold(model)
     return list(dict.fromkeys(block_of(name) for name in _layers_in_blocks(model)))
 
 
 def siblings(matrices: list[Matrix]) -> list[Matrix]:
-    """Groups of matrices that read one input, each as the one matrix of all their rows."""
+    """For each group of matrices that read the same input, one matrix with all their rows."""
     readers: dict[str, list[Matrix]] = {}
     for matrix in matrices:
         readers.setdefault(matrix.source, []).append(matrix)
     return [
         Matrix(
-            "+".join([group[0].name, *(m.name.split(".")[-1] for m in group[1:])]),
-            sum(m.d_out for m in group),
-            group[0].d_in,
-            "+".join(m.kind for m in group),
-            group[0].layer,
-            group[0].has_bias,
-            source,
+            name="+".join([group[0].name, *(m.name.split(".")[-1] for m in group[1:])]),
+            d_out=sum(m.d_out for m in group),
+            d_in=group[0].d_in,
+            kind="+".join(m.kind for m in group),
+            layer=group[0].layer,
+            has_bias=group[0].has_bias,
+            source=source,
             members=tuple(m.name for m in group),
         )
         for source, group in readers.items()
@@ -149,53 +146,53 @@ def siblings(matrices: list[Matrix]) -> list[Matrix]:
 
 
 def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
-    """List the prunable matrices in module order, siblings tied to a common input.
+    """List the prunable matrices in module order.
 
-    head: the output head too, as the last, with `layer` None.
+    Prunable is every Linear or Conv1D inside a repeated block that reads each token exactly once in
+    a forward pass, and every matrix of an expert: stacked experts are unfolded in place
+    (`modeling_experts.py`). Embeddings, routers and, without `head`, the output head are not. One
+    warning per model names the layers that cannot be factorized (see `unsupported`).
 
-    Prunable is every Linear or Conv1D inside a repeated block that reads every token exactly once
-    per forward pass, and those of experts, which are unfolded in place where transformers stacks
-    them (`modeling_experts.py`); embeddings, the output head and routers are not. What cannot be
-    factorized is named in one warning per model (`unsupported`). Raises ValueError when nothing
-    can.
+    Args:
+        head: list the output head too, as the last matrix, with `layer` None.
+
+    Raises:
+        ValueError: the model has no prunable matrix.
     """
     unfold(model)
     heads = _head(model) if head else {}
-    candidates = _layers_in_blocks(model) | heads
-    inputs = _observe_inputs(model, candidates)
-    faults = faults_of(model, candidates, inputs)
+    layers = _layers_in_blocks(model) | heads
+    reads = _observe_reads(model, layers)
+    faults = faults_of(model, layers, reads)
     if model not in _warned:
         _warned.add(model)
-        _warn(faults | stacked_faults(model))
-    aside = faults.keys() | meant_dense(model, candidates)
+        _warn(faults)
+    dense = faults.keys() | meant_dense(model, layers)
     sources: dict[tuple[int, int], str] = {}
     matrices = []
-    for name, module in candidates.items():
-        if name in aside:
+    for name, layer in layers.items():
+        if name in dense:
             continue
-        d_out, d_in = dense_weight(module).shape
+        d_out, d_in = dense_weight(layer).shape
         expert = expert_of(model, name)
-        source = name if expert else sources.setdefault(inputs[name][0].tensor, name)
-        bias = getattr(module, "bias", None) is not None
         kind = "head" if name in heads else kind_of(name)
-        tied = name in heads and shares_embedding(model)
         matrices.append(
             Matrix(
-                name,
-                d_out,
-                d_in,
-                f"expert_{kind}" if expert else kind,
-                layer_of(name),
-                bias,
-                source,
-                tied,
+                name=name,
+                d_out=d_out,
+                d_in=d_in,
+                kind=f"expert_{kind}" if expert else kind,
+                layer=layer_of(name),
+                has_bias=getattr(layer, "bias", None) is not None,
+                source=name if expert else sources.setdefault(reads[name][0].tensor, name),
+                tied=name in heads and shares_embedding(model),
                 expert=expert,
-            )  # fmt: skip
+            )
         )
     if not matrices:
         raise ValueError(
-            f"{type(model).__name__} has no prunable matrix: no Linear or Conv1D layer inside a "
-            "repeated block was found; choose a model that is made of such blocks."
+            f"{type(model).__name__} has no prunable matrix: it has no Linear or Conv1D layer in a "
+            "repeated block; choose a model with such blocks."
         )
     return matrices
 
@@ -204,27 +201,26 @@ _warned: WeakSet[nn.Module] = WeakSet()
 
 
 def unsupported(model: PreTrainedModel) -> dict[str, str]:
-    """What of a model's blocks cannot be factorized: path of the module -> why."""
+    """Layers of the blocks that cannot be factorized: path -> reason."""
     unfold(model)
-    candidates = _layers_in_blocks(model)
-    faults = faults_of(model, candidates, _observe_inputs(model, candidates))
-    return faults | stacked_faults(model)
+    layers = _layers_in_blocks(model)
+    return faults_of(model, layers, _observe_reads(model, layers))
 
 
 def check_supported(model: PreTrainedModel, allow_partial: bool) -> None:
-    """ValueError where a part of the blocks cannot be factorized, unless that is allowed."""
+    """ValueError if a layer of the blocks cannot be factorized, unless `allow_partial`."""
     faults = {} if allow_partial else unsupported(model)
     if faults:
         name = next(iter(faults))
         others = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise ValueError(
             f"{name}{others} of {type(model).__name__} cannot be factorized: {faults[name]}; set "
-            "model.allow_partial=true to leave such parts dense and go on."
+            "model.allow_partial=true to leave such layers dense."
         )
 
 
-def _layers_in_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Linear and Conv1D layers under a number in their path, but neither embedding nor head."""
+def _layers_in_blocks(model: PreTrainedModel) -> dict[str, Layer]:
+    """Linear and Conv1D layers with a number in their path, except the embedding and the head."""
     outside = [model.get_output_embeddings()]
     with suppress(NotImplementedError):  # A custom model may not say where its embedding is.
         outside.append(model.get_input_embeddings())
@@ -232,67 +228,67 @@ def _layers_in_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
+        if isinstance(module, Layer)
         and layer_of(name) is not None
         and id(module.weight) not in weights
     }
 
 
 def shares_embedding(model: PreTrainedModel) -> bool:
-    """Whether the output head, as it stands, is the table of the input embedding."""
+    """Whether the weight of the output head is the input embedding."""
     head = getattr(model.get_output_embeddings(), "weight", None)
     with suppress(NotImplementedError):
         return head is not None and head is model.get_input_embeddings().weight
     return False
 
 
-def _head(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The output head by name; ValueError where there is none that can be factorized."""
-    found = model.get_output_embeddings()
-    if not isinstance(found, nn.Linear | Conv1D):
+def _head(model: PreTrainedModel) -> dict[str, Layer]:
+    """The output head by name; ValueError if there is none that can be factorized."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, Layer):
         raise ValueError(
             f"{type(model).__name__} has no linear output head to factorize; set "
             "projection.prune_head=false."
         )
-    return {name: module for name, module in model.named_modules() if module is found}
+    return {name: head for name, module in model.named_modules() if module is head}
 
 
 @torch.inference_mode(False)  # Inference tensors have no versions.
 @torch.no_grad()
-def _observe_inputs(model: PreTrainedModel, modules: dict[str, nn.Module]) -> dict[str, list[Read]]:
-    """Run a few tokens and note what each module reads: equal `tensor`, same values."""
-    seen: dict[str, list[Read]] = {name: [] for name in modules}
+def _observe_reads(model: PreTrainedModel, layers: Mapping[str, Layer]) -> dict[str, list[Read]]:
+    """Run a few tokens and record the calls of each layer; equal `tensor` means equal values."""
+    reads: dict[str, list[Read]] = {name: [] for name in layers}
     keep_alive: list[Tensor] = []  # An id is unique only while its tensor lives.
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
             keep_alive.append(x)
-            seen[name].append(Read((id(x), x._version), x.numel() // x.shape[-1]))
+            reads[name].append(Read((id(x), x._version), x.numel() // x.shape[-1]))
 
         return hook
 
     handles = [
-        module.register_forward_pre_hook(watch(name), with_kwargs=True)
-        for name, module in modules.items()
+        layer.register_forward_pre_hook(watch(name), with_kwargs=True)
+        for name, layer in layers.items()
     ]
     training = model.training
     try:
         vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
         tokens = (torch.arange(TOKENS, device=model.device) % vocabulary)[None]
-        known = inspect.signature(model.forward).parameters
-        options = {"use_cache": False} if "use_cache" in known else {}
+        takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+        options = {"use_cache": False} if takes_cache else {}
         model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens), **options)
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
-    return seen
+    return reads
 
 
 def _warn(faults: dict[str, str]) -> None:
-    """Say which modules inside the blocks stay dense, and why the first does."""
+    """Name the layers inside the blocks that stay dense, with the reason of the first."""
     if faults:
-        names = sorted(faults)
-        more = f", and so do {', '.join(names[1:4])}{', ...' * (len(names) > 4)}" * (len(names) > 1)
-        log.warning("%s stays dense (%s)%s.", names[0], faults[names[0]], more)
+        first, *others = sorted(faults)
+        more = f", and so do {', '.join(others[:3])}{', ...' * (len(others) > 3)}" if others else ""
+        log.warning("%s stays dense (%s)%s.", first, faults[first], more)

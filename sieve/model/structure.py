@@ -1,25 +1,25 @@
-"""What of a model's repeated blocks can be factorized, and why other parts cannot.
+"""Which layers of the repeated blocks can be factorized, and why the others cannot.
 
-By structure alone: how often a layer is called in a pass and with how many vectors, what stands
-beside experts, and how these are held.
+Decided by structure alone: how often a layer is called in a forward pass and with how many vectors,
+and what experts it stands beside.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from sieve.factorized.modeling_experts import Expert, Unfolded
 
-# Length of the sequence that shows which layers share an input.
-TOKENS = 8
+Layer = nn.Linear | Conv1D
+TOKENS = 8  # length of the sequence that shows which layers share an input
 
 
 @dataclass(frozen=True)
 class Read:
-    """One call of a layer: which tensor it read (identity and version) and how many vectors."""
+    """One call of a layer: the tensor it read (identity and version) and its number of vectors."""
 
     tensor: tuple[int, int]
     vectors: int
@@ -32,67 +32,65 @@ def expert_of(model: nn.Module, name: str) -> str | None:
 
 
 def faults_of(
-    model: nn.Module, modules: Mapping[str, nn.Module], inputs: Mapping[str, list[Read]]
+    model: nn.Module, layers: Mapping[str, Layer], reads: Mapping[str, list[Read]]
 ) -> dict[str, str]:
-    """Layers that are not read by every token once, and how they are read."""
+    """Modules that cannot be factorized -> why.
+
+    These are layers that do not read every token exactly once, and modules that stack experts in a
+    form that transformers does not describe.
+    """
     faults = {}
-    for name, reads in inputs.items():
-        seen = [read.vectors for read in reads]
-        if seen != [TOKENS] and not expert_of(model, name):
-            times = f"called {len(seen)} times" if len(seen) != 1 else f"given {seen[0]} vectors"
-            faults[name] = f"it is {times} in a pass of {TOKENS} tokens, expected once with each"
-    # Which experts of a list the tokens reach is chance: when one is left out, its fellows are.
-    fellows = {_fellowship(name) for name in faults if _fellowship(name) != name}
-    for name in modules:
-        if _fellowship(name) in fellows:
-            faults.setdefault(name, "its fellows in a list are not given every token once")
-    return {name: why for name, why in faults.items() if not _is_small(modules[name])}
+    for name, calls in reads.items():
+        vectors = [call.vectors for call in calls]
+        if vectors != [TOKENS] and not expert_of(model, name):
+            called = f"called {len(vectors)} times"
+            if len(vectors) == 1:
+                called = f"given {vectors[0]} vectors"
+            faults[name] = f"it is {called} in a pass of {TOKENS} tokens, expected once with each"
+    # Which experts of a list the tokens reach is chance: one fault excludes the whole list.
+    faulty_lists = {_list_path(name) for name in faults if _list_path(name) != name}
+    for name in layers:
+        if _list_path(name) in faulty_lists:
+            faults.setdefault(name, "other entries of its list are not given every token once")
+    faults = {name: reason for name, reason in faults.items() if not _is_small(layers[name])}
+    for name, module in model.named_modules():
+        if count := sum(weight.numel() for weight in _stacked_weights(module)):
+            form = "stacked in a form that transformers does not describe"
+            faults[name] = f"its {count:,} weights are {form}"
+    return faults
 
 
-def meant_dense(model: nn.Module, modules: Mapping[str, nn.Module]) -> set[str]:
-    """Layers that are not meant to be factorized: routers, and vectors in disguise."""
-    return {n for n, module in modules.items() if _is_small(module) or _is_router(model, n, module)}
+def meant_dense(model: nn.Module, layers: Mapping[str, Layer]) -> set[str]:
+    """Layers that are never factorized: routers, and matrices with a single row or column."""
+    return {n for n, layer in layers.items() if _is_small(layer) or _is_router(model, n, layer)}
 
 
-def _is_small(module: Any) -> bool:
-    return min(module.weight.shape) < 2
+def _is_small(layer: Layer) -> bool:
+    return min(layer.weight.shape) < 2
 
 
-def _fellowship(name: str) -> str:
-    """The path with the numbers below the decoder block's own blanked: equal for list fellows."""
+def _list_path(name: str) -> str:
+    """The path with "*" for numbers below the decoder block's: equal for entries of one list."""
     head, *rest = re.split(r"(?<=\.)(?=\d+\.)", name)
     return head + "".join(rest[:1] + [re.sub(r"^\d+", "*", part) for part in rest[1:]])
 
 
-def _is_router(model: nn.Module, name: str, module: Any) -> bool:
+def _is_router(model: nn.Module, name: str, layer: Layer) -> bool:
     """Whether a layer stands beside experts and has one output for each of them."""
-    d_out = module.weight.shape[0]
+    d_out = layer.weight.shape[0]
     *parents, _ = name.split(".")
     for block in (parents, parents[:-1]):
         for sibling in model.get_submodule(".".join(block)).children():
-            listed = isinstance(sibling, nn.ModuleList | Unfolded)
-            count = sum(1 for path, _ in sibling.named_children() if path.isdigit())
-            stacked = any(p.shape[0] == d_out for p in _stacked(sibling))
-            if (listed and d_out == count) or stacked:
+            is_list = isinstance(sibling, nn.ModuleList | Unfolded)
+            entries = sum(1 for path, _ in sibling.named_children() if path.isdigit())
+            stacked = any(weight.shape[0] == d_out for weight in _stacked_weights(sibling))
+            if (is_list and d_out == entries) or stacked:
                 return True
     return False
 
 
-def _stacked(module: nn.Module) -> list[Tensor]:
-    """Expert weights in one 3-D tensor, held by this very module."""
+def _stacked_weights(module: nn.Module) -> list[Tensor]:
+    """The module's own 3-D parameters, which stack the weights of experts."""
     if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
         return []
     return [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3]
-
-
-def stacked_faults(model: nn.Module) -> dict[str, str]:
-    """Modules that hold experts in a way of their own."""
-    held = {
-        name: sum(tensor.numel() for tensor in tensors)
-        for name, module in model.named_modules()
-        if (tensors := _stacked(module))
-    }
-    return {
-        name: f"its {count:,} weights are stacked in a way that transformers does not describe"
-        for name, count in held.items()
-    }

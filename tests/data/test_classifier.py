@@ -1,9 +1,8 @@
 """Encoder classifiers: pruned, searched, exported and loaded again."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +11,15 @@ import transformers
 from models import VOCAB_SIZE, randomized, tiny_tokenizer
 from runs import finished, make_world, run_sieve
 from sieved import uniform
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 import sieve
 from sieve.calibration.calibration import calibrate
 from sieve.config import ModelConfig
-from sieve.data.batches import as_inputs
-from sieve.data.classifier import classes_of, classifier_batches, classifier_calibration_batches
+from sieve.data.batches import TokenBatch
+from sieve.data.classifier import classes_of
 from sieve.data.reader import Reader
+from sieve.data.scored import ScoredBatch
 from sieve.evaluation.evaluation import score
 from sieve.model.backbone import load_backbone
 from sieve.model.matrices import find_matrices
@@ -30,21 +30,28 @@ from sieve.tasks.example import Example
 from sieve.tasks.metrics import ACCURACY
 
 ENCODER = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 130, "vocab_size": VOCAB_SIZE, "pad_token_id": 0, "num_labels": 3,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 130,
+    "vocab_size": VOCAB_SIZE,
+    "pad_token_id": 0,
+    "num_labels": 3,
+}
 KINDS = {
-    "Bert": "q k v o up down", "Roberta": "q k v o up down",
-    "ModernBert": "qkv Wo Wi Wo", "Llama": "q k v o gate up down",
-}  # fmt: skip
+    "Bert": "q k v o up down",
+    "Roberta": "q k v o up down",
+    "ModernBert": "qkv Wo Wi Wo",
+    "Llama": "q k v o gate up down",
+}
 EXAMPLES = [
     Example("a good movie" + " the" * (2 * i % 7) + f" {i}", (" a", " b", " c"), i % 3)
     for i in range(12)
 ]
-CLASSES = (0, 1, 2)
 
 
-def tiny_classifier(name: str = "Bert", **options: Any) -> Any:
+def tiny_classifier(name: str = "Bert", **options: object) -> PreTrainedModel:
     """A random classifier of three classes."""
     model_class = getattr(transformers, f"{name}ForSequenceClassification")
     if name == "ModernBert":
@@ -52,48 +59,74 @@ def tiny_classifier(name: str = "Bert", **options: Any) -> Any:
     return randomized(model_class, model_class.config_class(**(ENCODER | options)))
 
 
-def alone(model: Any) -> torch.Tensor:
-    """Logits of every example by itself, without padding."""
+def task_of(
+    rows: list[Example], labels: tuple[str, ...] = ("x", "y", "z"), kind: str = "classification"
+) -> Task:
+    return Task("toy", kind, ACCURACY, {"calibration": rows}, {}, labels=labels, kind=kind)
+
+
+def reader_of(model: PreTrainedModel, **options: object) -> Reader:
+    return Reader(tiny_tokenizer(), classes=partial(classes_of, model), **options)
+
+
+def scoring_batches(
+    model: PreTrainedModel, rows: list[Example] = EXAMPLES, tokens: int = 60
+) -> Sequence[ScoredBatch]:
+    return reader_of(model).scoring(task_of(rows), rows, tokens)
+
+
+def calibration_batches(
+    model: PreTrainedModel, rows: list[Example] = EXAMPLES, tokens: int = 60
+) -> list[TokenBatch]:
+    return reader_of(model).calibration(task_of(rows), None, tokens, seed=0)
+
+
+def logits_of_single_rows(model: PreTrainedModel) -> torch.Tensor:
+    """Logits of each example in a batch of its own, without padding."""
     with torch.no_grad():
         rows = [torch.tensor([tiny_tokenizer()(e.prompt).input_ids]) for e in EXAMPLES]
         return torch.cat([model(input_ids=row).logits for row in rows])
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_padded_rows_are_scored_as_each_by_itself(name: str) -> None:
+def test_padded_rows_have_the_scores_of_single_rows(name: str) -> None:
     model = tiny_classifier(name)
-    batches = classifier_batches(EXAMPLES, tiny_tokenizer(), CLASSES, batch_tokens=60)
+    batches = scoring_batches(model)
     assert len(batches) > 1
-    found, expected = score(model, batches), alone(model)
-    assert found.predicted.tolist() == expected.argmax(1).tolist()
+    scores, expected = score(model, batches), logits_of_single_rows(model)
+    assert scores.predicted.tolist() == expected.argmax(1).tolist()
     answers = torch.tensor([e.answer for e in EXAMPLES])
     losses = torch.nn.functional.cross_entropy(expected, answers, reduction="none")
-    np.testing.assert_allclose(found.losses, losses.numpy(), atol=1e-4)
+    np.testing.assert_allclose(scores.losses, losses.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_matrices_are_found_and_level_one_is_the_identity(name: str) -> None:
-    model = tiny_classifier(name)
-    matrices = find_matrices(model)
+def test_every_matrix_of_a_block_is_found_and_the_classifier_head_is_not(name: str) -> None:
+    matrices = find_matrices(tiny_classifier(name))
     for layer in (0, 1):
-        found = [m.kind for m in matrices if m.layer == layer]
-        assert sorted(found) == sorted(KINDS[name].split())
+        kinds = [m.kind for m in matrices if m.layer == layer]
+        assert sorted(kinds) == sorted(KINDS[name].split())
     assert not any("classifier" in m.name or "score" in m.name for m in matrices)
 
 
-@pytest.mark.parametrize("projection", ["output", "loss_aware"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("name", "projection"),
+    [
+        ("Bert", "output"),
+        ("Roberta", "output"),
+        ("ModernBert", "loss_aware"),
+        ("Llama", "loss_aware"),
+    ],
+)
 def test_a_classifier_is_pruned_searched_exported_and_loaded_again(
     name: str, projection: str, tmp_path: Path
 ) -> None:
     model, tokenizer = tiny_classifier(name), tiny_tokenizer()
-    labelled = alone(model).argmax(1).tolist()
-    examples = [Example(e.prompt, e.choices, a) for e, a in zip(EXAMPLES, labelled, strict=True)]
-    batches = classifier_calibration_batches(examples, tokenizer, CLASSES, None, 60, 0)
-    moments = calibrate(model, batches, projection=projection)
+    predicted = logits_of_single_rows(model).argmax(1).tolist()
+    examples = [Example(e.prompt, e.choices, a) for e, a in zip(EXAMPLES, predicted, strict=True)]
+    moments = calibrate(model, calibration_batches(model, examples), projection=projection)
     bank = sieve.fit(model, moments, projection, "pivoted")
-    rows = classifier_batches(examples, tokenizer, CLASSES, 60)
-    objective = Objective(model, bank, rows, tolerance=0.25)
+    objective = Objective(model, bank, scoring_batches(model, examples), tolerance=0.25)
     assert objective.baseline.accuracy == 1
     genome = search_waterfill(bank, objective)
     assert bank.kept_fraction(genome) < 0.9
@@ -103,88 +136,82 @@ def test_a_classifier_is_pruned_searched_exported_and_loaded_again(
         folder, output_loading_info=True
     )
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    torch.testing.assert_close(alone(loaded), alone(model), rtol=0, atol=1e-4)
+    expected = logits_of_single_rows(model)
+    torch.testing.assert_close(logits_of_single_rows(loaded), expected, rtol=0, atol=1e-4)
     assert sieve.load(folder)[0](input_ids=torch.ones(1, 3).long()).logits.shape == (1, 3)
 
 
-def test_gradients_are_those_of_the_classes_whatever_the_padding() -> None:
-    model, tokenizer = tiny_classifier(), tiny_tokenizer()
-    together = classifier_calibration_batches(EXAMPLES, tokenizer, CLASSES, None, 10_000, 0)
-    apart = classifier_calibration_batches(EXAMPLES, tokenizer, CLASSES, None, 1, 0)
+def test_gradients_do_not_depend_on_padding() -> None:
+    model = tiny_classifier()
+    together = calibration_batches(model, tokens=10_000)
+    apart = calibration_batches(model, tokens=1)
     assert len(together) == 1 and len(apart) == len(EXAMPLES)
     first, second = (calibrate(model, b, projection="loss_aware") for b in (together, apart))
     for matrix in find_matrices(model):
         for part in ("second", "power"):
-            one, two = (getattr(m.of(matrix).gradient, part) for m in (first, second))
-            torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(two), rtol=1e-3,
-                                       atol=1e-6)  # fmt: skip
-    tokens = sum(int(as_inputs(batch)["attention_mask"].sum()) for batch in apart)
-    assert first.tokens == tokens
+            left, right = (getattr(m.of(matrix).gradient, part) for m in (first, second))
+            torch.testing.assert_close(
+                torch.as_tensor(left), torch.as_tensor(right), rtol=1e-3, atol=1e-6
+            )
+    assert first.tokens == sum(int(batch.attention_mask.sum()) for batch in apart)
 
 
 def test_a_dense_export_is_a_plain_classifier(tmp_path: Path) -> None:
-    model, tokenizer = tiny_classifier(), tiny_tokenizer()
-    moments = calibrate(
-        model, classifier_calibration_batches(EXAMPLES, tokenizer, CLASSES, None, 60, 0)
-    )
-    bank = sieve.fit(model, moments)
+    model = tiny_classifier()
+    bank = sieve.fit(model, calibrate(model, calibration_batches(model)))
     sieve.apply(model, bank, uniform(bank, 0.5))
-    folder = sieve.export(model, tokenizer, tmp_path / "dense", "dense")
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "dense", "dense")
     loaded = AutoModelForSequenceClassification.from_pretrained(folder)
     assert type(loaded).__name__ == "BertForSequenceClassification"
-    torch.testing.assert_close(alone(loaded), alone(model), rtol=0, atol=1e-4)
-
-
-def task_of(*labels: str, kind: str = "classification") -> Any:
-    return SimpleNamespace(labels=labels, kind=kind, name="toy")
+    expected = logits_of_single_rows(model)
+    torch.testing.assert_close(logits_of_single_rows(loaded), expected, rtol=0, atol=1e-4)
 
 
 def test_labels_are_classes_by_name_or_else_by_position() -> None:
     named = tiny_classifier(id2label={0: "Bad", 1: "Good", 2: "Fair"})
-    assert classes_of(named, task_of("good", "fair")) == (1, 2)
-    assert classes_of(named, task_of("x", "y", "z")) == (0, 1, 2)
+    assert classes_of(named, task_of([], ("good", "fair"))) == (1, 2)
+    assert classes_of(named, task_of([], ("x", "y", "z"))) == (0, 1, 2)
     with pytest.raises(ValueError, match="3 classes .* labels x, y, expected as many"):
-        classes_of(named, task_of("x", "y"))
+        classes_of(named, task_of([], ("x", "y")))
     with pytest.raises(ValueError, match="is a classifier .* expected task.kind=classification"):
-        classes_of(named, task_of("x", "y", "z", kind="generation"))
+        classes_of(named, task_of([], kind="generation"))
 
 
 @pytest.mark.parametrize("pad", [1, None])
-def test_a_decoder_that_classifies_finds_its_last_token_whatever_its_padding(
+def test_a_decoder_classifier_finds_the_last_token_of_padded_rows(
     pad: int | None, tmp_path: Path
 ) -> None:
     tiny_classifier("Llama", pad_token_id=pad).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     backbone = load_backbone(ModelConfig(path=str(tmp_path)), torch.device("cpu"))
-    batches = classifier_batches(EXAMPLES, backbone.tokenizer, CLASSES, batch_tokens=200)
-    found = score(backbone.model, batches).losses
-    each = classifier_batches(EXAMPLES, backbone.tokenizer, CLASSES, batch_tokens=1)
-    assert len(batches) < len(each) == len(EXAMPLES)
-    np.testing.assert_allclose(found, score(backbone.model, each).losses, atol=1e-4)
+    reader = Reader(backbone.tokenizer, classes=partial(classes_of, backbone.model))
+    padded, single = (reader.scoring(task_of([]), EXAMPLES, tokens) for tokens in (200, 1))
+    assert len(padded) < len(single) == len(EXAMPLES)
+    losses = score(backbone.model, padded).losses
+    np.testing.assert_allclose(losses, score(backbone.model, single).losses, atol=1e-4)
 
 
-def test_mixed_tasks_have_classes_of_their_own() -> None:
-    model = tiny_classifier(id2label={0: "no", 1: "yes", 2: "so"})
-    reader = Reader(tiny_tokenizer(), classes=partial(classes_of, model))
-    found = []
+def test_mixed_tasks_use_their_own_classes() -> None:
+    reader = reader_of(tiny_classifier(id2label={0: "no", 1: "yes", 2: "so"}))
+    targets = []
     for labels in (("no", "yes", "so"), ("so", "no", "yes")):
         rows = [Example("text", tuple(f" {label}" for label in labels), 0)]
-        task = Task("toy", "d", ACCURACY, {"calibration": rows}, {}, labels=labels)
-        [batch] = reader.calibration(task, None, 100, 0)
-        found.append(int(batch.targets.max()))
-    assert found == [0, 2]
+        [batch] = reader.calibration(task_of(rows, labels), None, 100, seed=0)
+        targets.append(int(batch.targets.max()))
+    assert targets == [0, 2]
 
 
 def test_a_field_is_shortened_and_the_prompt_keeps_its_end() -> None:
     prompt = "Review: " + "the movie " * 40 + "\nSentiment:"
     example = Example(prompt, (" a", " b", " c"), 0, cut=(8, len(prompt) - 11))
-    told: list[int] = []
-    [batch] = classifier_batches([example], tiny_tokenizer(), CLASSES, 900, 60, told.append)
+    shortened: list[int] = []
+    reader = reader_of(tiny_classifier(), context_length=60, cut=shortened.append)
+    [batch] = reader.scoring(task_of([]), [example], 900)
     text = tiny_tokenizer().decode(batch.input_ids[0])
-    assert told == [1] and len(batch.input_ids[0]) <= 60
+    assert shortened == [1] and len(batch.input_ids[0]) <= 60
     assert text.startswith("Review: the") and text.endswith("\nSentiment:")
     with pytest.raises(ValueError, match="1 of 1 prompts are longer"):
-        classifier_batches([example], tiny_tokenizer(), CLASSES, 900, 5)
+        reader_of(tiny_classifier(), context_length=5).scoring(task_of([]), [example], 900)
 
 
 @pytest.mark.slow
@@ -192,14 +219,12 @@ def test_a_run_takes_a_classifier_from_the_directory_to_the_export(tmp_path: Pat
     world = make_world(tmp_path)
     tiny_classifier(num_labels=2).save_pretrained(world / "bert")
     tiny_tokenizer().save_pretrained(world / "bert")
-    result = finished(
-        world, "run", f"model.path={world / 'bert'}", "tolerance=.5", "recovery=lora",
-        "recovery.steps=4", "projection.refit_tries=1",
-    )  # fmt: skip
+    settings = "tolerance=.5 recovery=lora recovery.steps=4 projection.refit_tries=1".split()
+    result = finished(world, "run", f"model.path={world / 'bert'}", *settings)
     assert result["speed"]["decode_ratio"] is None and result["speed"]["prefill_ratio"] > 0
     refused = run_sieve(
         world, world / "no", f"model.path={world / 'bert'}", "calibration.weighting=answer"
     )
-    assert refused.status == 1 and "of which a classifier has none" in refused.stderr
+    assert refused.status == 1 and "calibration.weighting=answer" in refused.stderr
     loaded = AutoModelForSequenceClassification.from_pretrained(world / "run" / "export")
     assert type(loaded).__name__ == "SieveBertForSequenceClassification"

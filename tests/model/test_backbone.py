@@ -131,7 +131,7 @@ def test_a_hub_model_of_safetensors_is_loaded_from_its_download(tmp_path, monkey
 def test_the_revisions_of_a_hub_model_have_fingerprints_of_their_own(tmp_path, monkeypatch):
     first = saved(hub_model(monkeypatch, tmp_path, "org/revised"))
     shutil.copytree(first, first.with_name("f" * 40))
-    (first.parents[2] / "refs" / "later").write_text("f" * 40)
+    (first.parents[1] / "refs" / "later").write_text("f" * 40)
     assert load("org/revised").fingerprint == load("org/revised", revision=COMMIT).fingerprint
     later = load("org/revised", revision="later").fingerprint
     assert later == load("org/revised", revision="f" * 40).fingerprint
