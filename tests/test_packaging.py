@@ -105,8 +105,10 @@ def test_the_wheel_holds_all_that_git_holds_of_the_package_and_its_conf(wheel: P
     wanted = {
         "sieve/conf/config.yaml",
         "sieve/factorized/modeling_sieve.py",
-        "sieve/report/page.css",
-        "sieve/report/templates/macros.html",
+        *(
+            path.relative_to(ROOT).as_posix()
+            for path in (ROOT / "sieve/report/templates").iterdir()
+        ),
         "sieve/serve/page.html",
         *(path.relative_to(ROOT).as_posix() for path in (ROOT / "sieve").rglob("*.py")),
         *(f"sieve/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")),

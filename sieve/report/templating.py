@@ -1,6 +1,6 @@
-"""Jinja2 templates of the report and the dashboard, with autoescape.
+"""Jinja2 templates of the report, the dashboard and the model card.
 
-A template gets plain values. Only Markup, such as a plot's HTML, enters a page unescaped.
+HTML escapes every value except Markup, such as a plot. Markdown takes text as it is.
 """
 
 import re
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_eval_context
+from jinja2.nodes import EvalContext
 from markupsafe import Markup
 
 _NUMBER_AND_UNIT = re.compile(r"(?<=\S) (%|×|s|kB|MB|GB|bytes|points?)(?=[ ,.;:)]|$)")
@@ -31,16 +32,18 @@ def environment() -> Environment:
     """The templates of `sieve/report/templates`; a missing variable is an error."""
     return Environment(
         loader=PackageLoader("sieve.report"),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md"),
         undefined=StrictUndefined,
         finalize=keep_with_unit,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
 
 
-def keep_with_unit(value: object) -> object:
-    """Text whose numbers stay on one line with their units; anything else unchanged."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+@pass_eval_context
+def keep_with_unit(context: EvalContext, value: object) -> object:
+    """HTML text whose numbers stay on one line with their units; anything else unchanged."""
+    if not context.autoescape or not isinstance(value, str) or isinstance(value, Markup):
         return value
     return _NUMBER_AND_UNIT.sub("\N{NO-BREAK SPACE}\\1", value)

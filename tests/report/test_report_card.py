@@ -20,7 +20,7 @@ def result() -> dict[str, Any]:
 def test_the_card_holds_the_answer_the_prompt_and_the_command(result: dict[str, Any]) -> None:
     card = model_card(result, "owner/model", PROMPT)
     assert card.startswith("---\n") and "base_model: owner/model" in card.split("---")[1]
-    for words in (answer_sentence(read(result)), PROMPT, result["command"], "## Licence"):
+    for words in (answer_sentence(read(result)), PROMPT, result["command"], "## License"):
         assert words in card
 
 
