@@ -1,4 +1,4 @@
-"""A task is examples, a prompt, a way to score, and three splits that share no prompt."""
+"""A task: examples with a prompt and a metric, in three splits that share no prompt."""
 
 from sieve.tasks.build import build_task
 from sieve.tasks.config import TaskConfig

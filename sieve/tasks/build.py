@@ -3,49 +3,39 @@
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
-from typing import Any, cast
 
 from hydra.utils import get_method
 
 from sieve.runtime.artifacts import fingerprint
-from sieve.tasks import classification, multiple_choice, ranking, written
+from sieve.tasks.classification import check_classes
 from sieve.tasks.config import ROLES, TaskConfig
 from sieve.tasks.example import Example
 from sieve.tasks.judge import make_judge
 from sieve.tasks.metrics import JUDGE, make_row_metric, metric_of
-from sieve.tasks.prompts import RowReader
-from sieve.tasks.rows import Rows, describe_source, read_rows
+from sieve.tasks.rendering import RenderedRows
+from sieve.tasks.rows import describe_source, read_rows
 from sieve.tasks.shots import add_shots
-from sieve.tasks.sketch import Sketch
-from sieve.tasks.splits import (
-    CARVED_FRACTION,
-    Splits,
-    carve,
-    check_not_empty,
-    drop_duplicates,
-    sample,
-)
+from sieve.tasks.splits import CARVED_FRACTION, Division, divide
 from sieve.tasks.task import Task
 from sieve.tasks.writing import Writing
 
 log = logging.getLogger(__name__)
-LISTED_ANSWERS = 12  # more are counted together
-LARGEST = 100_000  # calibration rows of large data, chosen by the hash of their prompts
-GRADING = ("url", "model", "prompt", "max_tokens")  # of a judge, what its grades depend on
-CHOICE_KINDS = ("classification", "multiple_choice")  # kinds of which answers are counted
+LARGEST_CALIBRATION = 100_000  # rows of large data, unless `max_rows` is set
+LISTED_ANSWERS = 12  # rarer answers are counted together
+GRADING_KEYS = ("url", "model", "prompt", "max_tokens")  # settings that a judge's grade depends on
+CHOICE_KINDS = ("classification", "multiple_choice")  # tasks with one right choice of several
 
 
 def build_task(config: TaskConfig, seed: int = 0) -> Task:
     """Read, render, split and check a task; needs no model.
 
     Args:
-        seed: chooses the rows where `max_rows` is smaller than a split; nothing else.
+        seed: chooses the rows where `max_rows` is smaller than a split, and the shots.
 
     Raises:
-        ValueError: settings or data are unusable; the message says what to do.
+        ValueError: settings or data are unusable.
         RuntimeError: the Hub cannot be reached.
     """
     config.validate()
@@ -53,39 +43,27 @@ def build_task(config: TaskConfig, seed: int = 0) -> Task:
         from sieve.tasks.harness import build_harness_task
 
         return build_harness_task(config, seed)
-    source = read_rows(config)
-    reader = RowReader(config)
-    labels: tuple[str, ...] = ()
+    rows = RenderedRows(config, read_rows(config))
+    division = _divide(rows, config, seed)
     if config.kind == "classification":
-        every_row = (row for _, rows in source.values() for row in rows)
-        labels = classification.find_labels(config, every_row)
-    rendered = _Rendered(source, reader, labels)
-    distinct, duplicates = drop_duplicates(rendered.examples())
-    check_not_empty(config.name, distinct, duplicates)
-    splits, carved = carve(distinct)
-    check_not_empty(config.name, splits, duplicates)
-    limits = rendered.limits(config)
-    splits = {role: sample(splits[role], limits.get(role), seed) for role in ROLES}
-    splits = rendered.whole(splits)
-    if labels:
         for role in ("selection", "test"):
-            classification.check_classes(config.name, role, splits[role])
-    splits, preamble = add_shots(splits, config, seed)
-    report = _report(config, rendered, splits, carved, duplicates)
+            check_classes(config.name, role, division.splits[role])
+    splits, preamble = add_shots(division.splits, config, seed)
+    row_metric = make_row_metric(config.kind, config.metric)
+    if config.metric == JUDGE:
+        row_metric = make_judge(config.judge or {})
     return Task(
         name=config.name,
         domain=config.domain,
         metric=metric_of(config.kind, config.metric),
         splits=splits,
-        report=report,
+        report=_report(config, rows, splits, division),
         chat=config.chat,
         delimiter=config.delimiter,
         normalize=config.normalize,
-        labels=labels,
+        labels=rows.labels,
         kind=config.kind,
-        row_metric=make_judge(config.judge)
-        if config.metric == JUDGE
-        else make_row_metric(config.kind, config.metric),
+        row_metric=row_metric,
         writing=_writing(config) if config.kind == "generation" else None,
         unit=config.unit,
         preamble=preamble,
@@ -94,13 +72,23 @@ def build_task(config: TaskConfig, seed: int = 0) -> Task:
 
 
 def scoring_key(config: TaskConfig) -> str:
-    """Fingerprint of the settings that say what a row is worth, a function's text included."""
-    judge = {k: v for k, v in (config.judge or {}).items() if k in GRADING}
+    """Fingerprint of the settings that decide what a row is worth, a function's source included."""
+    judge = {k: v for k, v in (config.judge or {}).items() if k in GRADING_KEYS}
     source = ""
     if isinstance(config.metric, Mapping) and (path := config.metric.get("_target_")):
-        with suppress(Exception):  # Of compiled code there is no text.
+        with suppress(Exception):  # A compiled function has no source.
             source = inspect.getsource(get_method(path))
     return fingerprint(config.metric, source, judge, config.lm_eval)
+
+
+def _divide(rows: RenderedRows, config: TaskConfig, seed: int) -> Division[Example]:
+    if not rows.large:
+        return divide(config.name, rows.examples(), config.max_rows, seed)
+    limits = dict(config.max_rows)
+    if limits.get("calibration") is None:
+        limits["calibration"] = LARGEST_CALIBRATION
+    digests = divide(config.name, rows.digests(), limits, seed)
+    return Division(rows.of_digests(digests.splits), digests.carved, digests.duplicates)
 
 
 def _writing(config: TaskConfig) -> Writing:
@@ -108,104 +96,36 @@ def _writing(config: TaskConfig) -> Writing:
     return Writing(config.max_new_tokens, stop, config.extract, config.extract_last)
 
 
-class _Rendered:
-    """The rows of all roles as examples; of large data, first as sketches that stand for them.
-
-    Rows are counted from 1 in messages, as the lines of a file are.
-    """
-
-    def __init__(
-        self, source: Mapping[str, tuple[str, Rows]], reader: RowReader, labels: tuple[str, ...]
-    ) -> None:
-        makers: dict[str, Callable[..., Example | None]] = {
-            "classification": partial(classification.to_example, labels=labels),
-            "multiple_choice": multiple_choice.to_example,
-            "ranking": ranking.to_example,
-            "generation": written.to_answer,
-            "perplexity": written.to_text,
-        }
-        self.source, self.reader = source, reader
-        self.make = makers[reader.config.kind]
-        self.large = any(not isinstance(rows, list) for _, rows in source.values())
-        self.read = dict.fromkeys(source, 0)
-
-    def examples(self) -> dict[str, list[Any]]:
-        """Role -> examples, or sketches of them."""
-        return {
-            role: [
-                Sketch.of(example, role, number) if self.large else example
-                for number, example in self._each(role)
-            ]
-            for role in self.source
-        }
-
-    def limits(self, config: TaskConfig) -> dict[str, int | None]:
-        """Role -> how many rows are taken at most; of large data not all can be calibrated on."""
-        limits = dict(config.max_rows)
-        if self.large and limits.get("calibration") is None:
-            limits["calibration"] = LARGEST
-        return limits
-
-    def whole(self, splits: Splits) -> Splits:
-        """The examples that sketches stand for, by another pass over the rows."""
-        if not self.large:
-            return splits
-        wanted: dict[str, dict[int, tuple[str, int]]] = {role: {} for role in self.source}
-        for role, sketches in splits.items():
-            for place, sketch in enumerate(cast(list[Sketch], sketches)):
-                wanted[sketch.role][sketch.number] = role, place
-        found: dict[str, list[Any]] = {role: [None] * len(held) for role, held in splits.items()}
-        self.reader.truncated.clear()
-        for source_role, numbers in wanted.items():
-            for number, example in self._each(source_role, numbers):
-                role, place = numbers[number]
-                found[role][place] = example
-        return found
-
-    def _each(
-        self, role: str, numbers: Collection[int] | None = None
-    ) -> Iterator[tuple[int, Example]]:
-        """Examples of a role with the numbers of their rows, all or those that are asked for."""
-        name, rows = self.source[role]
-        for number, row in enumerate(rows, start=1):
-            self.read[role] = max(self.read[role], number)
-            if numbers is None or number in numbers:
-                example = self.make(row, self.reader, where=f"row {number} of {name}")
-                if example is not None:
-                    yield number, example
-
-
 def _report(
     config: TaskConfig,
-    rendered: _Rendered,
+    rows: RenderedRows,
     splits: Mapping[str, list[Example]],
-    carved: Mapping[str, int],
-    duplicates: Mapping[str, int],
-) -> dict[str, Any]:
-    """What a reader of the result needs to know about the data; JSON-able."""
-    source, calibration = rendered.source, rendered.source["calibration"][0]
-    for role, rows in carved.items():
+    division: Division[Example],
+) -> dict[str, object]:
+    """What a reader of the result needs to know about the data, for JSON."""
+    calibration = rows.source["calibration"].name
+    for role, count in division.carved.items():
         log.info(
-            "task '%s': no %s split; %d rows carved out of '%s' by the hash of their prompts",
-            config.name, role, rows, calibration,
-        )  # fmt: skip
+            f"task '{config.name}' has no {role} split: {count} rows are carved from "
+            f"'{calibration}' by the hash of their prompts"
+        )
     return {
         "source": describe_source(config),
-        "read": rendered.read,
-        "split_names": {role: name for role, (name, _) in source.items()},
+        "read": rows.rows_read,
+        "split_names": {role: split.name for role, split in rows.source.items()},
         "rows": {role: len(splits[role]) for role in ROLES},
         "carved": {
-            role: {"from": calibration, "fraction": CARVED_FRACTION[role], "rows": rows}
-            for role, rows in carved.items()
+            role: {"from": calibration, "fraction": CARVED_FRACTION[role], "rows": count}
+            for role, count in division.carved.items()
         },
-        "duplicates": dict(duplicates),
-        "truncated": dict(rendered.reader.truncated),
+        "duplicates": division.duplicates,
+        "truncated": dict(rows.reader.truncated),
         "answers": count_answers(splits) if config.kind in CHOICE_KINDS else {},
     }
 
 
 def count_answers(splits: Mapping[str, list[Example]]) -> dict[str, dict[str, int]]:
-    """Role -> answer -> rows, most frequent first over all splits; rare answers are one entry."""
+    """Role -> answer -> rows, the most frequent answer first; rare answers are one entry."""
     counts = {
         role: Counter(example.choices[example.answer].strip() for example in examples)
         for role, examples in splits.items()

@@ -1,40 +1,40 @@
-"""Classification: the answer is one of the same few label words for every row."""
+"""Classification: the answer to every row is one of the same few label words."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from sieve.tasks.config import TaskConfig
-from sieve.tasks.example import Example
+from sieve.tasks.example import Example, Row
 from sieve.tasks.prompts import RowReader
 
 
-def find_labels(config: TaskConfig, rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The label words: those of the settings, else the sorted distinct string labels of `rows`.
+def find_labels(config: TaskConfig, rows: Iterable[Row]) -> tuple[str, ...]:
+    """The label words: `task.labels`, or else the sorted distinct string labels of `rows`.
 
     Raises:
-        ValueError: no labels are set and those of the data are not strings, or fewer than two.
+        ValueError: `task.labels` is empty and the labels in the rows are not strings, or fewer
+            than two.
     """
     if config.labels:
         return tuple(config.labels)
     reader = RowReader(config)
-    found = {reader.get(row, config.label_field) for row in rows} - {None}
-    other = next((value for value in found if not isinstance(value, str)), None)
+    labels = {reader.get(row, config.label_field) for row in rows} - {None}
+    other = next((label for label in labels if not isinstance(label, str)), None)
     if other is not None:
         raise ValueError(
-            f"task '{config.name}': the labels are not words but values like {other!r}, and "
-            "task.labels is empty, expected one word per value; set task.labels, as [no,yes]."
+            f"task '{config.name}': the data has labels such as {other!r} and task.labels is "
+            "empty, expected a word for each label; set task.labels, for example to [no,yes]."
         )
-    if len(found) < 2:
+    if len(labels) < 2:
         raise ValueError(
-            f"task '{config.name}': found {len(found)} distinct labels in the field "
+            f"task '{config.name}': the data has {len(labels)} distinct labels in the field "
             f"'{config.label_field}', expected at least two; set task.label_field or task.labels."
         )
-    return tuple(sorted(str(value).strip() for value in found))
+    return tuple(sorted(str(label).strip() for label in labels))
 
 
-def label_index(value: Any, labels: Sequence[str], values: Sequence[str] = ()) -> int | None:
-    """Position of a label: by the data's own names, by the words (any case), else an integer."""
+def label_index(value: object, labels: Sequence[str], values: Sequence[str] = ()) -> int | None:
+    """The index of a label: by its name in the data, by its word in any case, or by its number."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     # Words first, whatever the type: ratings 1 to 5 from a CSV file arrive as integers.
@@ -48,18 +48,14 @@ def label_index(value: Any, labels: Sequence[str], values: Sequence[str] = ()) -
             return folded.index(text.casefold())
     if isinstance(value, str):
         value = int(text) if text.isdecimal() else None
-    if isinstance(value, int) and 0 <= value < len(labels):
-        return int(value)
-    return None
+    return int(value) if isinstance(value, int) and 0 <= value < len(labels) else None
 
 
-def to_example(
-    row: Mapping[str, Any], reader: RowReader, labels: Sequence[str], where: str
-) -> Example:
-    """One row as an example whose choices are all the label words.
+def to_example(row: Row, reader: RowReader, labels: Sequence[str], where: str) -> Example:
+    """An example whose choices are all label words.
 
     Raises:
-        ValueError: a field is missing, or the label is none of `labels`.
+        ValueError: the row lacks a field, or its label is not one of `labels`.
     """
     config = reader.config
     value = reader.require(row, config.label_field, where, "holds the label")
@@ -68,28 +64,21 @@ def to_example(
         raise ValueError(
             f"task '{config.name}': {where} has the label {value!r}, expected "
             f"0 to {len(labels) - 1} or one of {', '.join(config.label_values or labels)}; "
-            "mend the row or task.labels."
+            "correct the row or task.labels."
         )
     return replace(to_question(row, reader, labels, where), answer=answer)
 
 
-def to_question(
-    row: Mapping[str, Any], reader: RowReader, labels: Sequence[str], where: str
-) -> Example:
-    """As `to_example`, of a row whose label is not known; its answer is given as 0."""
+def to_question(row: Row, reader: RowReader, labels: Sequence[str], where: str) -> Example:
+    """As `to_example` for a row without a label; `answer` is 0."""
     choices = tuple(reader.config.delimiter + label for label in labels)
     prompt, cut = reader.render_with_cut(row, where)
     return Example(prompt, choices, 0, cut=cut)
 
 
 def check_classes(name: str, role: str, examples: Sequence[Example]) -> None:
-    """A split whose answers are all the same measures nothing.
-
-    Raises:
-        ValueError: it is so.
-    """
-    answers = {example.answer for example in examples}
-    if len(answers) < 2:
+    """ValueError where all answers of a split are the same, so that it measures nothing."""
+    if len({example.answer for example in examples}) < 2:
         only = examples[0].choices[examples[0].answer].strip()
         raise ValueError(
             f"task '{name}': all {len(examples)} rows of the {role} split have the label '{only}', "

@@ -1,20 +1,20 @@
-"""Settings of a task, mirroring `conf/task/*.yaml`.
+"""Settings of a task; `conf/task/*.yaml` has the same keys.
 
-Only simple types, so that `OmegaConf.structured(TaskConfig)` can hold and check them.
+All types are simple, so that `OmegaConf.structured(TaskConfig)` can check them.
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from sieve.tasks.metrics import UNITS, metric_of
+from sieve.tasks.metrics import METRICS, UNITS, metric_of
 
 ROLES = ("calibration", "selection", "test")
-KINDS = ("classification", "multiple_choice", "ranking", "generation", "perplexity")
-TYPICAL = ("rows", "tokens", "answer", "passes")
-NORMALIZATIONS = ("none", "tokens", "characters", "bytes")
+KINDS = tuple(METRICS)
 ANSWER_STYLES = ("letter", "text")
 CHAT_MODES = ("auto", "always", "never")
+NORMALIZATIONS = ("none", "tokens", "characters", "bytes")
+TYPICAL = ("rows", "tokens", "answer", "passes")
 
 
 def _default_splits() -> dict[str, str | None]:
@@ -23,7 +23,7 @@ def _default_splits() -> dict[str, str | None]:
 
 @dataclass
 class TaskConfig:
-    """What a task is: where its rows come from and how a row becomes a prompt and answers.
+    """What a task is: where its rows come from, and how a row becomes a prompt and answers.
 
     Rows come from `data_dir` if it is set, else from `almanac`, else from `hub`.
     """
@@ -31,165 +31,155 @@ class TaskConfig:
     name: str
     domain: str = "general"
     kind: str = "classification"  # multiple_choice, ranking, generation, perplexity
-    # Accuracy, or what the kind has else: reciprocal_rank, ndcg; exact_match, f1; perplexity, bits.
-    # A function of yours: {_target_: my_module.my_function}, called with an answer and a list of
-    # those that count as right; `best` is the largest value that it gives, 1 by default.
+    # accuracy, reciprocal_rank, ndcg; for generation exact_match, f1, judge; for perplexity
+    # perplexity, bits. Null is the default of the kind. A function of yours:
+    # {_target_: my_module.my_function}, called with a predicted answer and the list of right
+    # answers; set `best` if it can return more than 1.
     metric: Any = None
-    # The two characters \n mean a line break; {field} is replaced, {{ and }} are literal braces.
+    # {field} is replaced, {{ and }} are literal braces, the two characters \n are a line break.
     prompt: str = "{text}\nAnswer:"
-    delimiter: str = " "  # stands between prompt and answer; left out after a chat template
+    delimiter: str = " "  # between prompt and answer; omitted after a chat template
     chat: str = "auto"  # the tokenizer's chat template: auto (if it has one), always, never
     normalize: str = "none"  # divide an answer's log-likelihood by its tokens, characters, bytes
-    preamble: str = ""  # stands before every prompt
+    preamble: str = ""  # precedes every prompt
     shots: int = 0  # calibration rows shown with their answers before every prompt
     shot_separator: str = "\n\n"
-    truncate: str | None = None  # the field that is shortened where a prompt is too long
+    truncate: str | None = None  # field that is shortened where a prompt exceeds the context
 
     # Classification.
-    # Answer words, by integer label; empty: the distinct string labels of the data, sorted.
+    # The answer of each integer label; empty: the sorted distinct string labels of the data.
     labels: list[str] = field(default_factory=list)
-    label_values: list[str] = field(default_factory=list)  # the data's names, if not the words
+    label_values: list[str] = field(default_factory=list)  # how the data names the labels
     label_field: str = "label"
 
     # Multiple choice.
     options_field: str = "options"  # a dict letter -> text, or a list of texts
-    option_columns: list[str] = field(default_factory=list)  # used when options_field is absent
-    # A letter, an index from 0, or an option's text; of generation a text, or a list of those that
-    # count as right, the first one to be learnt. Null: answer_idx, and answer for generation.
+    option_columns: list[str] = field(default_factory=list)  # used if options_field is absent
+    # A letter, an index, or an option's text. For generation a text or a list of right answers,
+    # of which calibration uses the first. Null: answer_idx, and answer for generation.
     answer_field: str | None = None
-    answer_from: int = 0  # what an index counts from
-    answer_style: str = "letter"  # what is scored: " A", or with "text" the option itself
-    option_template: str = "{letter}. {text}"  # one option within {options} of the prompt
+    answer_from: int = 0  # the lowest index
+    answer_style: str = "letter"  # score " A", or with "text" the option itself
+    option_template: str = "{letter}. {text}"  # an option within {options} of the prompt
     option_separator: str = "\n"
 
-    # Ranking: as multiple choice, with a grade for every option, or the one that is relevant. A
-    # prompt that names {option} is rendered for each, and scored by how likely `positive` follows.
-    relevance_field: str | None = None  # a list of grades, 0 for what is not relevant
+    # Ranking: multiple choice with a grade for each option, or one relevant option. A prompt that
+    # names {option} is rendered for each, and scored by how likely `positive` is to follow.
+    relevance_field: str | None = None  # a list of grades, 0 for irrelevant options
     positive: str = "yes"
 
     # Generation.
     max_new_tokens: int = 32
-    stop: list[str] = field(default_factory=lambda: ["\n"])  # end an answer and are cut off
-    extract: str | None = None  # regular expression whose first group, or match, is the answer
-    extract_last: bool = False  # of several matches the last one
+    stop: list[str] = field(default_factory=lambda: ["\n"])  # strings that end an answer, cut off
+    extract: str | None = None  # regular expression; its first group or its match is the answer
+    extract_last: bool = False  # use the last match instead of the first
+    judge: dict[str, Any] | None = None  # for metric: judge; see sieve/tasks/judge.py
 
-    judge: dict[str, Any] | None = None  # of metric: judge; see sieve/tasks/judge.py
+    # Perplexity. The prompt renders the whole text.
+    unit: str = "token"  # perplexity per token, word or byte
 
-    # Perplexity: what it is per; the prompt renders the whole text.
-    unit: str = "token"  # word, byte
-
-    # Reading a field: prompt field -> candidate columns, the first present one wins; a dot
-    # enters a nested column, and the items of a list are joined by line breaks.
+    # Field of the prompt -> columns; the first one that the row has is used. A dot enters a nested
+    # column; the items of a list are joined by line breaks.
     fields: dict[str, list[str]] = field(default_factory=dict)
     max_words: dict[str, int] = field(default_factory=dict)  # field -> words kept, from the start
 
     # Where the rows come from.
-    hub: dict[str, Any] | None = None  # path, name, revision, splits
+    hub: dict[str, Any] | None = None  # path, name, revision, splits, streaming, rows
     data_dir: str | None = None  # train / validation / test files
     almanac: dict[str, Any] | None = None  # domain, dataset
-    # The task of lm-evaluation-harness that `name` names: include_path, num_fewshot, filter.
+    # The task `name` of lm-evaluation-harness: include_path, num_fewshot, filter.
     lm_eval: dict[str, Any] | None = None
-    cache_dir: str | None = None  # for `datasets`; null is its own default
+    cache_dir: str | None = None  # of the package `datasets`; null is its default
 
-    # What a dry run goes by where there are no rows to count: {rows: {role: rows}, tokens: of a row
-    # of prompt and answer, answer: of the answer, passes: rows of tokens that a row is scored by}.
+    # For a dry run without rows: {rows: {role: rows}, tokens: of a prompt with its answer, answer:
+    # tokens of the answer, passes: sequences that scoring one row takes}.
     typical: dict[str, Any] = field(default_factory=dict)
 
-    # role -> split of the data set; null, or a split that is not there: carved from calibration.
+    # role -> split of the data set; null or a missing split: carved from calibration.
     splits: dict[str, str | None] = field(default_factory=_default_splits)
     max_rows: dict[str, int | None] = field(default_factory=dict)  # role -> rows
 
     def __post_init__(self) -> None:
         if self.answer_field is None:
             self.answer_field = "answer" if self.kind == "generation" else "answer_idx"
-        # What it was called when tokens were all there was.
-        old = {"true": "tokens", "false": "none"}
-        self.normalize = old.get(str(self.normalize).lower(), self.normalize)
 
     def validate(self) -> None:
-        """Check what can be checked without data.
-
-        Raises:
-            ValueError: a setting is outside what is known.
-        """
-        _check_choice(self.name, "kind", self.kind, KINDS)
-        _check_choice(self.name, "answer_style", self.answer_style, ANSWER_STYLES)
-        _check_choice(self.name, "chat", self.chat, CHAT_MODES)
-        _check_choice(self.name, "normalize", self.normalize, NORMALIZATIONS)
-        _check_choice(self.name, "unit", self.unit, UNITS)
+        """ValueError for a setting that is wrong whatever the data."""
+        self._check_choices()
         if self.lm_eval is None:
             metric_of(self.kind, self.metric)
-        self._validate_numbers()
-        for key in ("splits", "max_rows"):
-            for role in getattr(self, key):
-                _check_choice(self.name, f"{key} (a role)", role, ROLES)
-        for role, rows in self.max_rows.items():
-            if rows is not None and rows < 1:
-                raise ValueError(
-                    f"task '{self.name}': task.max_rows.{role} is {rows}, expected at least 1 "
-                    "or null; set it so."
-                )
-        self._validate_typical()
-        self._validate_labels()
-
-    def _validate_numbers(self) -> None:
-        for name, words in self.max_words.items():
-            if words < 1:
-                raise ValueError(
-                    f"task '{self.name}': task.max_words.{name} is {words}, expected at least 1; "
-                    "raise it or remove it."
-                )
-        if self.shots < 0 or self.max_new_tokens < 1:
-            raise ValueError(
-                f"task '{self.name}': task.shots is {self.shots} and task.max_new_tokens "
-                f"{self.max_new_tokens}, expected at least 0 and 1."
-            )
+        self._check_numbers()
         if self.shots and self.kind == "perplexity":
-            raise ValueError(f"task '{self.name}': text has no answers to show; set task.shots=0.")
-        if self.extract is not None:
-            try:
-                re.compile(self.extract)
-            except re.error as error:
-                raise ValueError(
-                    f"task '{self.name}': task.extract is {self.extract!r}, which is no regular "
-                    f"expression ({error}); mend it."
-                ) from error
+            raise self._error(
+                f"task.shots is {self.shots}, expected 0 because texts have no answers to show; "
+                "set task.shots=0."
+            )
+        try:
+            re.compile(self.extract or "")
+        except re.error as error:
+            raise self._error(
+                f"task.extract is {self.extract!r}, which is not a regular expression ({error}); "
+                "correct it."
+            ) from error
+        self._check_labels()
 
-    def _validate_typical(self) -> None:
-        rows = self.typical.get("rows") or {}
+    def _check_choices(self) -> None:
+        for key, allowed in (
+            ("kind", KINDS),
+            ("answer_style", ANSWER_STYLES),
+            ("chat", CHAT_MODES),
+            ("normalize", NORMALIZATIONS),
+            ("unit", UNITS),
+        ):
+            self._check_choice(key, getattr(self, key), allowed)
+        for key, roles in (
+            ("splits", self.splits),
+            ("max_rows", self.max_rows),
+            ("typical.rows", self.typical.get("rows") or {}),
+        ):
+            for role in roles:
+                self._check_choice(f"{key} (a role)", role, ROLES)
         for key in self.typical:
-            _check_choice(self.name, "typical (a key)", key, TYPICAL)
-        for role in rows:
-            _check_choice(self.name, "typical.rows (a role)", role, ROLES)
+            self._check_choice("typical (a key)", key, TYPICAL)
+
+    def _check_numbers(self) -> None:
+        lowest: dict[str, tuple[int | None, int]] = {
+            "shots": (self.shots, 0),
+            "max_new_tokens": (self.max_new_tokens, 1),
+            **{f"max_words.{name}": (words, 1) for name, words in self.max_words.items()},
+            **{f"max_rows.{role}": (rows, 1) for role, rows in self.max_rows.items()},
+        }
+        for key, (number, low) in lowest.items():
+            if number is not None and number < low:
+                raise self._error(f"task.{key} is {number}, expected at least {low}; raise it.")
+        rows = self.typical.get("rows") or {}
         numbers = [*rows.values(), *(v for k, v in self.typical.items() if k != "rows")]
         if any(not isinstance(number, int | float) or number <= 0 for number in numbers):
-            raise ValueError(
-                f"task '{self.name}': task.typical is {self.typical}, expected numbers above 0; "
-                "set them so."
+            raise self._error(
+                f"task.typical is {self.typical}, expected only numbers above 0; correct it."
             )
 
-    def _validate_labels(self) -> None:
+    def _check_labels(self) -> None:
         words = [label.strip() for label in self.labels]
         if len(set(words)) < len(words) or "" in words:
-            raise ValueError(
-                f"task '{self.name}': the labels are {self.labels}, expected distinct words; "
-                "mend task.labels."
+            raise self._error(
+                f"the labels are {self.labels}, expected distinct words; correct task.labels."
             )
         if self.kind == "classification" and len(words) == 1:
-            raise ValueError(
-                f"task '{self.name}': got one label {self.labels}, expected at least two; "
-                "mend task.labels."
+            raise self._error(
+                f"got one label {self.labels}, expected at least two; correct task.labels."
             )
         if self.label_values and len(self.label_values) != len(self.labels):
-            raise ValueError(
-                f"task '{self.name}': got {len(self.label_values)} label_values for "
-                f"{len(self.labels)} labels, expected as many; mend task.label_values."
+            raise self._error(
+                f"got {len(self.label_values)} label_values for {len(self.labels)} labels, "
+                "expected equally many; correct task.label_values."
             )
 
+    def _check_choice(self, key: str, value: str, allowed: tuple[str, ...]) -> None:
+        if value not in allowed:
+            raise self._error(
+                f"task.{key} is '{value}', expected one of {', '.join(allowed)}; choose one."
+            )
 
-def _check_choice(task: str, key: str, got: str, allowed: tuple[str, ...]) -> None:
-    if got not in allowed:
-        raise ValueError(
-            f"task '{task}': task.{key} is '{got}', expected one of {', '.join(allowed)}; "
-            "choose one of them."
-        )
+    def _error(self, message: str) -> ValueError:
+        return ValueError(f"task '{self.name}': {message}")

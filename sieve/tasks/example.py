@@ -1,37 +1,37 @@
-"""An example: what a model is asked, and what is right."""
+"""An example: a prompt, the possible answers, and which of them is right."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+# A row of a data set as its file has it: column -> value, nested or not.
+Row = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered prompt, the continuations to choose from, and which one is right."""
+    """A rendered prompt, the possible answers, and which of them is right."""
 
-    prompt: str  # without any chat template
-    choices: tuple[str, ...]  # whole continuations with their leading delimiter, as " positive"
-    answer: int  # index into choices
-    references: tuple[str, ...] = ()  # written answers that count as right, without a delimiter
-    relevance: tuple[float, ...] = ()  # of the choices, where more than the answer is right
-    # Contexts of their own, one for each choice, which `prompt` begins; else all follow `prompt`.
-    contexts: tuple[str, ...] = ()
-    cut: tuple[int, int] | None = None  # begin and end in `prompt` of what may be shortened
-    bare: str = ""  # the prompt without what precedes that of every row, such as shots
-    size: tuple[int, ...] = ()  # words and bytes of a text, where another counted them
+    prompt: str  # without a chat template
+    choices: tuple[str, ...]  # each answer with its leading delimiter, as " positive"
+    answer: int  # index of the right choice
+    references: tuple[str, ...] = ()  # generation: all right answers, without the delimiter
+    relevance: tuple[float, ...] = ()  # ranking: a grade of each choice, 0 for wrong ones
+    contexts: tuple[str, ...] = ()  # a prompt for each choice; empty: `prompt` precedes them all
+    cut: tuple[int, int] | None = None  # begin and end in `prompt` of the text to shorten
+    bare: str = ""  # the prompt without the preamble and shots that precede every prompt
+    size: tuple[int, ...] = ()  # numbers of words and bytes of a text, if counted elsewhere
 
     @property
     def content(self) -> str:
-        """What tells examples apart: the prompt, or what follows where nothing precedes it."""
+        """What tells examples apart: the prompt itself, or the text where there is no prompt."""
         return self.bare or self.prompt or "\n".join(self.choices)
 
     @property
     def key(self) -> str:
-        """Stable hash of prompt and choices: 16 hexadecimal characters."""
-        parts: list[Any] = [self.prompt, list(self.choices)]
-        for more in (self.references, self.relevance, self.contexts):
-            if more:
-                parts.append(list(more))
+        """Stable hash of the prompt and all that is scored: 16 hexadecimal characters."""
+        parts: list[object] = [self.prompt, list(self.choices)]
+        parts += [list(x) for x in (self.references, self.relevance, self.contexts) if x]
         text = json.dumps(parts, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

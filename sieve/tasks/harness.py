@@ -1,22 +1,31 @@
-"""Any task of lm-evaluation-harness as a task: its documents, prompts, targets and metric.
+"""Any task of lm-evaluation-harness as a task: its documents, prompts, answers and metric.
 
-`+task=lm_eval task.name=arc_easy`. Prompts and answers are encoded as the harness does it, and a
-row's value is what the harness makes of it, so that the dense model's score is the harness's own.
+    python -m sieve.run +task=lm_eval task.name=arc_easy
+
+Prompts and answers are encoded as the harness encodes them, and the harness gives each row its
+value, so the dense model's score is the harness's own.
 """
+
+from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sieve.runtime.artifacts import fingerprint
 from sieve.tasks.config import ROLES, TaskConfig
-from sieve.tasks.example import Example
+from sieve.tasks.example import Example, Row
 from sieve.tasks.metrics import Metric, RowMetric
-from sieve.tasks.splits import carve, check_not_empty, drop_duplicates, sample
+from sieve.tasks.splits import divide
 from sieve.tasks.task import Task
 from sieve.tasks.writing import Writing
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks import TaskManager
 
 log = logging.getLogger(__name__)
 KINDS = {
@@ -25,94 +34,103 @@ KINDS = {
     "generate_until": "generation",
     "loglikelihood_rolling": "perplexity",
 }
-# Metrics of values that are not simply averaged: Sieve's form, and what a text is divided by.
+# Metrics that are not a mean over rows: our form, and the unit of the text.
 FORMS = {
-    "perplexity": ("perplexity", None),
-    "word_perplexity": ("perplexity", "words"),
-    "byte_perplexity": ("perplexity", "bytes"),
-    "bits_per_byte": ("bits", "bytes"),
+    "perplexity": ("perplexity", "token"),
+    "word_perplexity": ("perplexity", "word"),
+    "byte_perplexity": ("perplexity", "byte"),
+    "bits_per_byte": ("bits", "byte"),
 }
-SEED = 1234  # of the harness for few-shot examples
-MAX_NEW_TOKENS = 256  # of the harness, where a task does not say
+SEED = 1234  # the harness's seed for few-shot examples
+MAX_NEW_TOKENS = 256  # the harness's default
 
 
-@dataclass(frozen=True)
-class _Document:
-    """A document of the harness, and the request it makes."""
+class _Request(NamedTuple):
+    """A document, and what the harness asks a model about it."""
 
-    content: Any
-    request: Any  # one instance, or a list of them
+    document: Row
+    instances: list[Instance]  # one, or one per choice
 
 
 def build_harness_task(config: TaskConfig, seed: int = 0) -> Task:
-    """Build `config.name` of the harness; needs no model.
+    """Build the harness's task `config.name`; needs no model.
 
     Raises:
-        ValueError: the package is not there, there is no such task, or it is of a kind or has a
-            metric that Sieve does not know.
-        RuntimeError: its data cannot be had.
+        ValueError: lm-eval is not installed, there is no such task, or it has a type or a metric
+            that is not supported.
+        RuntimeError: the task's data cannot be loaded.
     """
     settings = dict(config.lm_eval or {})
-    harness = _load(config, settings)
+    harness = _load(config, settings.get("include_path"))
     kind = KINDS.get(harness.OUTPUT_TYPE)
     if kind is None:
         raise ValueError(
-            f"task '{config.name}' of lm-evaluation-harness is of type {harness.OUTPUT_TYPE}, "
-            f"expected one of {', '.join(KINDS)}."
+            f"task '{config.name}' of lm-evaluation-harness has the type {harness.OUTPUT_TYPE}, "
+            f"expected one of {', '.join(KINDS)}; choose another task."
         )
-    shots = settings.get("num_fewshot")
-    if shots is not None:
-        harness.set_config(key="num_fewshot", value=int(shots))
+    if settings.get("num_fewshot") is not None:
+        harness.set_config(key="num_fewshot", value=int(settings["num_fewshot"]))
     harness.set_fewshot_seed(SEED)
-    documents = _documents(harness)  # Those of the test first, as the harness draws shots in order.
-    metric, name, chosen = _metric(config, harness)
+    requests = _requests(harness)
+    metric, unit = _metric(config, harness)
+    by_key: dict[str, _Request] = {}
+    examples: dict[str, list[Example]] = {}
+    for role, asked in requests.items():
+        examples[role] = [_to_example(harness, request) for request in asked]
+        by_key |= {e.key: r for e, r in zip(examples[role], asked, strict=True)}
+    division = divide(config.name, examples, config.max_rows, seed)
+    filter_name, row_metric = None, None
     if kind == "generation":
-        chosen = settings.get("filter") or harness._filters[0].name
-    held: dict[str, Any] = {}
-    splits = {
-        role: [_example(harness, one, held) for one in found] for role, found in documents.items()
-    }
-    distinct, duplicates = drop_duplicates(splits)
-    check_not_empty(config.name, distinct, duplicates)
-    parts, carved = carve(distinct)
-    check_not_empty(config.name, parts, duplicates)
-    of_text = kind == "perplexity"
-    parts = {role: sample(parts[role], config.max_rows.get(role), seed) for role in ROLES}
-    return Task(
-        name=config.name, domain=config.domain, metric=metric, splits=parts,
-        report={
-            "source": f"lm-evaluation-harness {config.name}",
-            "read": {role: len(found) for role, found in documents.items()},
-            "rows": {role: len(found) for role, found in parts.items()},
-            "carved": {role: {"from": "calibration", "rows": n} for role, n in carved.items()},
-            "duplicates": duplicates, "truncated": {},
-            "harness": {"metric": name, "filter": chosen, "shots": harness.config.num_fewshot},
+        filter_name = settings.get("filter") or harness._filters[0].name
+    if kind != "perplexity":
+        row_metric = _row_metric(harness, metric, filter_name, by_key)
+    report: dict[str, object] = {
+        "source": f"lm-evaluation-harness {config.name}",
+        "read": {role: len(asked) for role, asked in requests.items()},
+        "rows": {role: len(rows) for role, rows in division.splits.items()},
+        "carved": {r: {"from": "calibration", "rows": n} for r, n in division.carved.items()},
+        "duplicates": division.duplicates,
+        "truncated": {},
+        "harness": {
+            "metric": metric.name,
+            "filter": filter_name,
+            "shots": harness.config.num_fewshot,
         },
-        chat="never", delimiter=str(harness.config.target_delimiter or ""), kind=kind,
-        row_metric=None if of_text else _row_metric(harness, metric, name, chosen, held),
+    }
+    return Task(
+        name=config.name,
+        domain=config.domain,
+        metric=metric,
+        splits=division.splits,
+        report=report,
+        chat="never",
+        delimiter=str(harness.config.target_delimiter or ""),
+        kind=kind,
+        row_metric=row_metric,
         writing=_writing(harness) if kind == "generation" else None,
-        unit={"words": "word", "bytes": "byte"}.get(str(chosen), "token") if of_text else "token",
-        scoring=fingerprint(name, chosen, settings), harness=True,
-    )  # fmt: skip
+        unit=unit,
+        scoring=fingerprint(metric.name, filter_name or unit, settings),
+        harness=True,
+    )
 
 
-def _load(config: TaskConfig, settings: dict[str, Any]) -> Any:
+def _load(config: TaskConfig, include_path: str | None) -> ConfigurableTask:
     """The task object of the harness."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise ValueError(
-            "+task=lm_eval takes the package lm-eval, which is not installed; "
+            "+task=lm_eval needs the package lm-eval, which is not installed; "
             "pip install 'sieve-llm[lm_eval]'."
         ) from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = _manager(TaskManager, settings.get("include_path"))
+    manager = _manager(TaskManager, include_path)
     if config.name not in manager.all_subtasks:
-        near = [name for name in manager.all_subtasks if config.name.lower() in name.lower()]
-        hint = f", such as {', '.join(near[:4])}" if near else ""
+        similar = [name for name in manager.all_subtasks if config.name.lower() in name.lower()]
+        hint = f", such as {', '.join(similar[:4])}" if similar else ""
         raise ValueError(
-            f"lm-evaluation-harness has no task '{config.name}' (a group is not one), expected one "
-            f"of its {len(manager.all_subtasks)}{hint}; set task.name, or for a task of yours "
+            f"lm-evaluation-harness has no task '{config.name}' (a group is not a task), expected "
+            f"one of its {len(manager.all_subtasks)}{hint}; set task.name, or for a task of yours "
             "++task.lm_eval.include_path=folder."
         )
     try:
@@ -126,141 +144,135 @@ def _load(config: TaskConfig, settings: dict[str, Any]) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _manager(make: Any, include_path: str | None) -> Any:
+def _manager(manager: type[TaskManager], include_path: str | None) -> TaskManager:
     """The harness's index of its tasks, which takes seconds to make."""
-    return make(include_path=include_path)
+    return manager(include_path=include_path)
 
 
-def _documents(harness: Any) -> dict[str, list[_Document]]:
-    """Role -> documents with their requests; roles without any are absent."""
-    found: dict[str, Iterable[Any]] = {}
-    if harness.has_training_docs():
-        found["calibration"] = harness.training_docs()
+def _requests(harness: ConfigurableTask) -> dict[str, list[_Request]]:
+    """Role -> documents with their requests; a role without documents is absent."""
+    documents: dict[str, Iterable[Row]] = {"test": harness.eval_docs}
     if harness.has_test_docs() and harness.has_validation_docs():
-        found["selection"] = harness.validation_docs()
-    found["test"] = harness.eval_docs
-    if "calibration" not in found:  # Else all come from what there is, by the hash of prompts.
-        only = "selection" if "selection" in found else "test"
-        found["calibration"] = found.pop(only)
-    order = [role for role in ("test", *ROLES[:2]) if role in found]
+        documents["selection"] = harness.validation_docs()
+    if harness.has_training_docs():
+        documents["calibration"] = harness.training_docs()
+    else:  # Missing splits are carved from calibration.
+        only = "selection" if "selection" in documents else "test"
+        documents["calibration"] = documents.pop(only)
     shots = harness.config.num_fewshot or 0
-    documents = {}
-    for role in order:
-        documents[role] = [
-            _Document(doc, _request(harness, doc, shots, index))
-            for index, doc in enumerate(found[role])
-        ]
-    return {role: documents[role] for role in ROLES if role in documents}
+    requests: dict[str, list[_Request]] = {role: [] for role in ROLES if role in documents}
+    # Test first, because the harness draws the shots of its prompts in this order.
+    for role in ("test", "calibration", "selection"):
+        for index, document in enumerate(documents.get(role, ())):
+            made = harness.construct_requests(
+                doc=document,
+                ctx=_context(harness, document, shots),
+                metadata=(harness.config["task"], index, 1),
+            )
+            instances = made if isinstance(made, list) else [made]
+            requests[role].append(_Request(document, instances))
+    return requests
 
 
-def _context(harness: Any, doc: Any, shots: int) -> Any:
-    return harness.fewshot_context(doc, num_fewshot=shots, gen_prefix=harness.doc_to_prefix(doc))
-
-
-def _request(harness: Any, doc: Any, shots: int, index: int) -> Any:
-    context = _context(harness, doc, shots)
-    return harness.construct_requests(
-        doc=doc, ctx=context, metadata=(harness.config["task"], index, 1)
+def _context(harness: ConfigurableTask, document: Row, shots: int) -> str | list[str]:
+    """The prompt of a document, or one per choice."""
+    return harness.fewshot_context(
+        document, num_fewshot=shots, gen_prefix=harness.doc_to_prefix(document)
     )
 
 
-def _example(harness: Any, document: _Document, held: dict[str, Any]) -> Example:
-    """A document as an example; `held` keeps it by the example's key."""
-    doc, request = document.content, document.request
-    requests = request if isinstance(request, list) else [request]
-    arguments = [one.args for one in requests]
+def _to_example(harness: ConfigurableTask, request: _Request) -> Example:
+    document, arguments = request.document, [one.args for one in request.instances]
     if harness.OUTPUT_TYPE == "loglikelihood_rolling":
         (text,) = arguments[0]
-        count = {"words": harness.count_words(text), "bytes": harness.count_bytes(text)}
-        return Example("", (text,), 0, size=tuple(count.values()))
+        return Example("", (text,), 0, size=(harness.count_words(text), harness.count_bytes(text)))
+    contexts = tuple(context for context, *_ in arguments)
     if harness.OUTPUT_TYPE == "generate_until":
-        context, target = arguments[0][0], harness.doc_to_target(doc)
+        target = harness.doc_to_target(document)
         if harness.config.doc_to_choice is not None:
-            target = harness.doc_to_choice(doc)[target]
-        targets = [str(one) for one in (target if isinstance(target, list) else [target])]
+            target = harness.doc_to_choice(document)[target]
+        targets = tuple(str(one) for one in (target if isinstance(target, list) else [target]))
         delimiter = str(harness.config.target_delimiter or "")
-        example = Example(context, (delimiter + targets[0],), 0, references=tuple(targets))
-    elif harness.OUTPUT_TYPE == "multiple_choice":
-        contexts = [context for context, *_ in arguments]
-        choices = tuple(continuation for _, continuation, *_ in arguments)
-        answer = _gold(harness, doc, len(choices))
-        own = tuple(contexts) if len(set(contexts)) > 1 else ()
-        example = Example(contexts[0], choices, answer, contexts=own)
+        example = Example(contexts[0], (delimiter + targets[0],), 0, references=targets)
     else:
-        context, continuation = arguments[0][:2]
-        example = Example(context, (continuation,), 0)
-    held[example.key] = request, doc
-    if harness.config.num_fewshot:
-        bare = _context(harness, doc, 0)
-        bare = bare if isinstance(bare, str) else bare[0]
-        return replace(example, bare=bare or "\n".join(example.choices))
-    return example
+        choices = tuple(continuation for _, continuation, *_ in arguments)
+        right = 0 if len(choices) == 1 else _answer(harness, document, len(choices))
+        own = contexts if len(set(contexts)) > 1 else ()
+        example = Example(contexts[0], choices, right, contexts=own)
+    if not harness.config.num_fewshot:
+        return example
+    bare = _context(harness, document, 0)
+    bare = bare if isinstance(bare, str) else bare[0]
+    return replace(example, bare=bare or "\n".join(example.choices))
 
 
-def _gold(harness: Any, doc: Any, count: int) -> int:
-    """The index of the right choice, of several the first; 0 where the document tells none."""
-    gold = harness.doc_to_text(doc) if harness.multiple_input else harness.doc_to_target(doc)
+def _answer(harness: ConfigurableTask, document: Row, count: int) -> int:
+    """The index of the right choice, or of the first of several; 0 if the document has none."""
+    multiple = harness.multiple_input
+    gold = harness.doc_to_text(document) if multiple else harness.doc_to_target(document)
     if isinstance(gold, list):
         gold = gold[0] if gold else 0
     if isinstance(gold, str):
-        choices = harness.doc_to_choice(doc)
+        choices = harness.doc_to_choice(document)
         gold = choices.index(gold) if gold in choices else 0
     return int(gold) if isinstance(gold, int) and 0 <= gold < count else 0
 
 
-def _metric(config: TaskConfig, harness: Any) -> tuple[Metric, str, str | None]:
-    """The metric that is asked for, or the task's first that Sieve knows, in Sieve's terms."""
-    known = list(harness._metric_fn_list)
-    wanted = [config.metric] if config.metric else known
-    for name in wanted:
-        if name in FORMS and name in known:
-            return Metric(name, FORMS[name][0], 0.0), name, FORMS[name][1]
-        averaged = harness.aggregation().get(name)
-        is_mean = getattr(averaged, "__name__", "") == "mean"
-        if name in known and is_mean and harness.higher_is_better().get(name, True):
-            return Metric(name), name, None
+def _metric(config: TaskConfig, harness: ConfigurableTask) -> tuple[Metric, str]:
+    """The metric `task.metric`, or the task's first supported one, and the unit of a perplexity."""
+    names = list(harness._metric_fn_list)
+    for name in [config.metric] if config.metric else names:
+        if name not in names:
+            continue
+        if name in FORMS:
+            form, unit = FORMS[name]
+            return Metric(name, form, 0.0), unit
+        is_mean = getattr(harness.aggregation().get(name), "__name__", "") == "mean"
+        if is_mean and harness.higher_is_better().get(name, True):
+            return Metric(name), "token"
     raise ValueError(
-        f"task '{config.name}' of lm-evaluation-harness has the metrics {', '.join(known)}"
+        f"task '{config.name}' of lm-evaluation-harness has the metrics {', '.join(names)}"
         f"{f', not {config.metric!r}' if config.metric else ''}, expected one that is a mean over "
-        f"rows, the larger the better, or one of {', '.join(FORMS)}; set task.metric."
+        f"rows and larger for better answers, or one of {', '.join(FORMS)}; set task.metric."
     )
 
 
 def _row_metric(
-    harness: Any, metric: Metric, name: str, chosen: str | None, held: dict[str, Any]
+    harness: ConfigurableTask,
+    metric: Metric,
+    filter_name: str | None,
+    requests: dict[str, _Request],
 ) -> RowMetric:
-    """A row's value, as the harness makes it of log-likelihoods or of a text."""
+    """The harness's own value of a row; `requests` has the request of each example's key."""
+
+    def value(example: Example, results: Sequence[Any]) -> float:
+        document = requests[example.key].document
+        return float(harness.process_results(document, list(results))[metric.name])
 
     def from_pairs(logprobs: Sequence[float], greedy: Sequence[bool], example: Example) -> float:
-        _, doc = held[example.key]
-        pairs = list(zip(logprobs, greedy, strict=True))
-        return float(harness.process_results(doc, pairs)[name])
+        return value(example, list(zip(logprobs, greedy, strict=True)))
 
     def from_outputs(texts: Sequence[str], examples: Sequence[Example]) -> list[float]:
-        return [from_output(text, example) for text, example in zip(texts, examples, strict=True)]
+        return [value(e, [extract(text, e)]) for text, e in zip(texts, examples, strict=True)]
 
-    def from_output(text: str, example: Example) -> float:
-        request, doc = held[example.key]
-        one = replace_responses(request, text)
+    def extract(text: str, example: Example) -> object:
+        """The answer that the harness's filter finds in a text."""
+        (instance,) = requests[example.key].instances
+        answered = replace(instance, resps=[text], filtered_resps={})
         for ensemble in harness._filters:
-            if ensemble.name == chosen:
-                ensemble.apply([one])
-        return float(harness.process_results(doc, [one.filtered_resps[chosen]])[name])
+            if ensemble.name == filter_name:
+                ensemble.apply([answered])
+        return answered.filtered_resps[filter_name]
 
     return RowMetric(metric, from_pairs=from_pairs, from_outputs=from_outputs)
 
 
-def replace_responses(request: Any, text: str) -> Any:
-    """A request of the harness as if a model had answered it so."""
-    return replace(request, resps=[text], filtered_resps={})
-
-
-def _writing(harness: Any) -> Writing:
-    """Length and stop strings as a task of the harness asks for them."""
-    asked = dict(harness.config.generation_kwargs or {})
-    until = asked.get("until") or []
+def _writing(harness: ConfigurableTask) -> Writing:
+    """The length and stop strings that the task sets."""
+    settings = dict(harness.config.generation_kwargs or {})
+    until = settings.get("until") or []
     stop = tuple(until if isinstance(until, list) else [until])
-    length = int(asked.get("max_gen_toks") or asked.get("max_new_tokens") or MAX_NEW_TOKENS)
-    if asked.get("do_sample") or asked.get("temperature", 0) not in (0, 0.0, None):
-        log.warning("the harness samples answers of this task; here they are greedy.")
+    length = int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or MAX_NEW_TOKENS)
+    if settings.get("do_sample") or settings.get("temperature", 0) not in (0, 0.0, None):
+        log.warning("lm-evaluation-harness samples answers for this task; Sieve decodes greedily.")
     return Writing(length, tuple(text for text in stop if text), strip=False)

@@ -1,10 +1,10 @@
-"""A language model behind an OpenAI-compatible endpoint as a judge of written answers.
+"""A language model behind an OpenAI-compatible endpoint grades generated answers.
 
     python -m sieve.run +task=squad task.metric=judge ++task.judge.url=http://localhost:8000/v1 \\
         ++task.judge.model=my_judge
 
-Never on by default. What it said is kept on disk, so that no answer is judged twice; a run says
-what the calls may cost, and ends at `max_calls`.
+Never on by default. Grades are kept on disk, so no answer is graded twice. A warning gives the cost
+before the first call, and a run ends at `max_calls`.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,157 +28,166 @@ PROMPT = (
     "Question:\n{question}\n\nRight answers: {references}\n\nGiven answer: {answer}\n\n"
     "Is the given answer right? Reply with one number from 0 (wrong) to 1 (right) and nothing else."
 )
+CHARACTERS_PER_TOKEN = 4  # roughly, to estimate the cost
 _NUMBER = re.compile(r"(?<![\d.])(?:0(?:\.\d+)?|1(?:\.0+)?|\.\d+)(?!\d|\.\d)")
-_PLACES = re.compile(r"\{(question|references|answer)\}")
-CHARACTERS_PER_TOKEN = 4  # about; for the cost that is shown beforehand
+_PLACEHOLDER = re.compile(r"\{(question|references|answer)\}")
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Where a judge is and how it is asked; key_variable: the environment variable with its key."""
+    """Where the judge is, and how it is asked."""
 
     url: str = ""  # of the endpoint, as http://localhost:8000/v1
-    model: str = ""  # its name there
+    model: str = ""  # its name at the endpoint
     key_variable: str = "OPENAI_API_KEY"  # environment variable with the key
     prompt: str = PROMPT  # names {question}, {references}, {answer}
-    max_tokens: int = 16  # of a reply
-    timeout_s: float = 60.0  # of a question
+    max_tokens: int = 16  # in a reply
+    timeout_s: float = 60.0  # per question
     retries: int = 2  # of a question that failed
-    workers: int = 8  # questions that are open at a time
-    max_calls: int = 10_000  # questions, after which the run ends
-    price_in: float = 0.0  # per million tokens, for the cost that is shown
-    price_out: float = 0.0  # per million tokens of replies
-    cache_dir: str = "~/.cache/sieve/judge"  # where replies are kept
+    workers: int = 8  # questions at a time
+    max_calls: int = 10_000  # a run that needs more questions ends
+    price_in: float = 0.0  # per million prompt tokens, to estimate the cost
+    price_out: float = 0.0  # per million reply tokens
+    cache_dir: str = "~/.cache/sieve/judge"  # where grades are kept
 
 
-def make_judge(given: dict[str, Any] | None) -> RowMetric:
-    """The metric of a task that is judged.
+def make_judge(settings: Mapping[str, Any]) -> RowMetric:
+    """The metric of a task with `task.metric=judge`, from `task.judge`.
 
     Raises:
-        ValueError: the package openai is not there, or settings are missing or unknown.
+        ValueError: the package openai is not installed, or a setting is missing or wrong.
     """
-    held = dict(given or {})
-    if stray := sorted(set(held) - {field.name for field in fields(JudgeConfig)}):
-        raise ValueError(f"task.judge.{stray[0]} is no setting of a judge; remove it.")
-    settings = JudgeConfig(**held)
-    if not settings.url or not settings.model:
+    names = [field.name for field in fields(JudgeConfig)]
+    if unknown := sorted(set(settings) - set(names)):
         raise ValueError(
-            "task.metric=judge takes ++task.judge.url, of an OpenAI-compatible endpoint, and "
+            f"task.judge has the unknown setting {unknown[0]}, expected {', '.join(names)}; "
+            "remove it."
+        )
+    config = JudgeConfig(**settings)
+    if not config.url or not config.model:
+        raise ValueError(
+            "task.metric=judge needs ++task.judge.url of an OpenAI-compatible endpoint and "
             "++task.judge.model; set both."
         )
-    if settings.max_calls < 1 or settings.workers < 1 or settings.timeout_s <= 0:
+    if config.max_calls < 1 or config.workers < 1 or config.timeout_s <= 0:
         raise ValueError(
-            f"task.judge has max_calls={settings.max_calls}, workers={settings.workers} and "
-            f"timeout_s={settings.timeout_s}, expected numbers above 0."
+            f"task.judge has max_calls={config.max_calls}, workers={config.workers} and "
+            f"timeout_s={config.timeout_s}, expected numbers above 0; raise them."
         )
-    return RowMetric(Metric("judge"), from_outputs=Judge(settings))
+    return RowMetric(Metric("judge"), from_outputs=Judge(config))
 
 
 class Judge:
-    """Grades answers from 0 to 1; equal questions are asked once, ever."""
+    """Grades answers from 0 to 1; never asks the same question twice."""
 
-    def __init__(self, settings: JudgeConfig) -> None:
+    def __init__(self, config: JudgeConfig) -> None:
         try:
             import openai
         except ImportError as error:
             raise ValueError(
-                "task.metric=judge takes the package openai, which is not installed; "
+                "task.metric=judge needs the package openai, which is not installed; "
                 "pip install 'sieve-llm[judge]'."
             ) from error
-        self._openai, self.settings = openai, settings
+        self.config = config
         self.calls = 0
         self._lock = threading.Lock()
-        self._told = False
-        key = fingerprint(settings.url, settings.model, settings.prompt, settings.max_tokens)
-        self.path = Path(settings.cache_dir).expanduser() / f"{key}.jsonl"
-        self._known = _read(self.path)
-        # A local endpoint takes any key.
+        self._warned = False
+        key = fingerprint(config.url, config.model, config.prompt, config.max_tokens)
+        self.path = Path(config.cache_dir).expanduser() / f"{key}.jsonl"
+        self._grades = _read_grades(self.path)
+        self._openai = openai
         self._client = openai.OpenAI(
-            base_url=settings.url, api_key=os.environ.get(settings.key_variable) or "none",
-            timeout=settings.timeout_s, max_retries=settings.retries,
-        )  # fmt: skip
+            base_url=config.url,
+            # A local endpoint accepts any key.
+            api_key=os.environ.get(config.key_variable) or "none",
+            timeout=config.timeout_s,
+            max_retries=config.retries,
+        )
 
     def __call__(self, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
-        """Grades of answers to examples, in order.
+        """The grades of answers to examples, in order.
 
         Raises:
-            RuntimeError: the judge cannot be reached, does not answer in time or says no number, or
-                would be asked more than `max_calls` times.
+            RuntimeError: the judge cannot be reached, does not answer in time, does not reply with
+                a number, or would be asked more than `max_calls` times.
         """
-        asked = [self._question(answer, one) for answer, one in zip(answers, examples, strict=True)]
-        new = [text for text in dict.fromkeys(asked) if _key(text) not in self._known]
-        self._tell(new)
-        if self.calls + len(new) > self.settings.max_calls:
+        questions = [self._question(a, e) for a, e in zip(answers, examples, strict=True)]
+        new = [text for text in dict.fromkeys(questions) if _key(text) not in self._grades]
+        self._warn_of_cost(new)
+        if self.calls + len(new) > self.config.max_calls:
             raise RuntimeError(
-                f"the judge {self.settings.model} was asked {self.calls} times and {len(new)} more "
-                f"would exceed task.judge.max_calls={self.settings.max_calls}; raise it, or lower "
-                "task.max_rows.selection. What it said so far is kept."
+                f"the judge {self.config.model} was asked {self.calls} times and {len(new)} more "
+                f"would exceed task.judge.max_calls={self.config.max_calls}; raise it, or lower "
+                "task.max_rows.selection. All grades so far are kept."
             )
-        with ThreadPoolExecutor(self.settings.workers) as pool:
-            for _ in pool.map(self._ask, new):
-                pass
-        return [self._known[_key(text)] for text in asked]
+        with ThreadPoolExecutor(self.config.workers) as pool:
+            list(pool.map(self._ask, new))
+        return [self._grades[_key(text)] for text in questions]
 
     def _question(self, answer: str, example: Example) -> str:
         references = "; ".join(example.references)
         values = {"question": example.prompt, "references": references, "answer": answer.strip()}
-        return _PLACES.sub(lambda place: values[place.group(1)], self.settings.prompt)
+        return _PLACEHOLDER.sub(lambda match: values[match.group(1)], self.config.prompt)
 
-    def _tell(self, new: Sequence[str]) -> None:
-        """Before the first call, what a pass over so many rows may cost."""
-        if self._told or not new:
+    def _warn_of_cost(self, questions: Sequence[str]) -> None:
+        """Before the first call, warn of the cost of these questions."""
+        if self._warned or not questions:
             return
-        self._told, held = True, self.settings
-        tokens_in = sum(map(len, new)) / CHARACTERS_PER_TOKEN
-        cost = (tokens_in * held.price_in + len(new) * held.max_tokens * held.price_out) / 1e6
+        self._warned, config, count = True, self.config, len(questions)
+        tokens_in = sum(map(len, questions)) / CHARACTERS_PER_TOKEN
+        cost = (tokens_in * config.price_in + count * config.max_tokens * config.price_out) / 1e6
         log.warning(
-            "the judge %s is asked %d questions for these rows, about %d tokens (%.2f by "
-            "task.judge.price_in and price_out), and again for each genome that answers otherwise; "
-            "at most %d calls.",
-            held.model, len(new), tokens_in, cost, held.max_calls,
-        )  # fmt: skip
+            f"the judge {config.model} is asked {count} questions for these rows, about "
+            f"{tokens_in:.0f} tokens (cost {cost:.2f} by task.judge.price_in and price_out), and "
+            "again for each genome whose answers differ; at most "
+            f"{config.max_calls} calls."
+        )
 
     def _ask(self, question: str) -> None:
-        held = self.settings
+        config = self.config
         try:
             reply = self._client.chat.completions.create(
-                model=held.model, messages=[{"role": "user", "content": question}],
-                temperature=0, max_tokens=held.max_tokens,
-            )  # fmt: skip
-            said = reply.choices[0].message.content or ""
+                model=config.model,
+                messages=[{"role": "user", "content": question}],
+                temperature=0,
+                max_tokens=config.max_tokens,
+            )
+            text = reply.choices[0].message.content or ""
         except self._openai.APITimeoutError as error:
             raise RuntimeError(
-                f"the judge {held.model} at {held.url} did not answer within {held.timeout_s:g} s; "
-                "raise ++task.judge.timeout_s or check the endpoint. What it said so far is kept."
+                f"the judge {config.model} at {config.url} did not answer within "
+                f"{config.timeout_s:g} s; raise ++task.judge.timeout_s or check the endpoint. All "
+                "grades so far are kept."
             ) from error
         except (self._openai.OpenAIError, IndexError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RuntimeError(
-                f"the judge {held.model} at {held.url} could not be asked ({reason}); check "
-                f"task.judge.url, task.judge.model and the key in ${held.key_variable}."
+                f"the judge {config.model} at {config.url} could not be asked ({reason}); check "
+                f"task.judge.url, task.judge.model and the key in ${config.key_variable}."
             ) from error
-        if (found := _NUMBER.search(said)) is None:
+        if (number := _NUMBER.search(text)) is None:
             raise RuntimeError(
-                f"the judge {held.model} said {said[:60]!r}, expected a number from 0 to 1; mend "
-                "task.judge.prompt, or raise task.judge.max_tokens."
+                f"the judge {config.model} replied {text[:60]!r}, expected a number from 0 to 1; "
+                "change task.judge.prompt, or raise task.judge.max_tokens."
             )
+        grade = float(number.group())
         with self._lock:
             self.calls += 1
-            self._known[_key(question)] = float(found.group())
-            append_line(self.path, json.dumps([_key(question), float(found.group())]))
+            self._grades[_key(question)] = grade
+            append_line(self.path, json.dumps([_key(question), grade]))
 
 
 def _key(question: str) -> str:
     return hashlib.sha256(question.encode()).hexdigest()[:32]
 
 
-def _read(path: Path) -> dict[str, float]:
-    """What was said before; the last line of a killed run may be half a line."""
-    known = {}
+def _read_grades(path: Path) -> dict[str, float]:
+    """The grades of earlier runs; a killed run may have left half a line."""
+    grades = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            key, value = json.loads(line)
+            key, grade = json.loads(line)
         except ValueError:
             continue
-        known[key] = float(value)
-    return known
+        grades[key] = float(grade)
+    return grades

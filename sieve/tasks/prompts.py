@@ -1,18 +1,21 @@
-"""From a row to a prompt: field aliases, truncation, templates, chat templates."""
+"""From a row to a prompt: columns of a field, truncation, templates, chat templates."""
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from sieve.tasks.config import TaskConfig
+from sieve.tasks.example import Row
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.\-]*)\}")
 
 
 class RowReader:
-    """Reads fields of the rows of one task, counting the texts that it truncates."""
+    """Reads the fields of a task's rows, and counts the texts that `max_words` truncates.
+
+    In all methods `where` names the row in messages, as "row 3 of train".
+    """
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -21,99 +24,86 @@ class RowReader:
 
     @property
     def names(self) -> list[str]:
-        """The fields that the prompt names, in order, each once."""
-        found = (match.group(1) for match in _PLACEHOLDER.finditer(self.template))
-        return list(dict.fromkeys(name for name in found if name is not None))
+        """The fields that the prompt names, each once, in order."""
+        names = (match.group(1) for match in _PLACEHOLDER.finditer(self.template))
+        return list(dict.fromkeys(name for name in names if name is not None))
 
-    def get(self, row: Mapping[str, Any], name: str) -> Any:
-        """The value of a field, or None: the first candidate column that is present."""
-        for path in self.config.fields.get(name, [name]):
-            value = lookup(row, path)
-            if value is not None:
-                return value
-        return None
+    def get(self, row: Row, name: str) -> object:
+        """The value of a field from the first of its columns that the row has, or None."""
+        values = (lookup(row, path) for path in self.config.fields.get(name, [name]))
+        return next((value for value in values if value is not None), None)
 
-    def require(self, row: Mapping[str, Any], name: str, where: str, purpose: str) -> Any:
-        """As `get`, but a missing field is a ValueError that says where and what there is.
+    def require(self, row: Row, name: str, where: str, purpose: str) -> object:
+        """The value of a field.
 
-        `purpose` completes "no field 'x' that ...", `where` is like "row 3 of train".
+        Args:
+            purpose: completes the message "no field 'x' that ...".
+
+        Raises:
+            ValueError: the row does not have the field.
         """
         value = self.get(row, name)
         if value is None:
-            present = ", ".join(k for k, v in row.items() if v is not None) or "nothing"
+            present = ", ".join(k for k, v in row.items() if v is not None) or "no field"
             tried = self.config.fields.get(name, [name])
             also = f" (tried {', '.join(tried)})" if tried != [name] else ""
+            keys = ("label_field", "options_field", "answer_field")
+            setting = next((key for key in keys if getattr(self.config, key) == name), "prompt")
             raise ValueError(
                 f"task '{self.config.name}': {where} has no field '{name}'{also} that {purpose}; "
-                f"it has {present}; set {_remedy(self.config, name)} or "
-                f"++task.fields.{name}=[column]."
+                f"it has {present}; set task.{setting} or ++task.fields.{name}=[column]."
             )
         return value
 
-    def render(self, row: Mapping[str, Any], where: str, options: str | None = None) -> str:
-        """The prompt of one row.
+    def render(self, row: Row, where: str, options: str | None = None) -> str:
+        """The prompt of a row, see `render_with_cut`."""
+        return self.render_with_cut(row, where, options)[0]
+
+    def render_with_cut(
+        self, row: Row, where: str, options: str | None = None
+    ) -> tuple[str, tuple[int, int] | None]:
+        """The prompt of a row, and begin and end in it of the text to shorten (`task.truncate`).
 
         Args:
-            options: text for `{options}`; None where the task has no option list.
+            options: the text for `{options}`; None if the task has no list of options.
 
         Raises:
             ValueError: the row lacks a field that the prompt names.
         """
-        return self.render_with_cut(row, where, options)[0]
-
-    def render_with_cut(
-        self, row: Mapping[str, Any], where: str, options: str | None = None
-    ) -> tuple[str, tuple[int, int] | None]:
-        """As `render`, and where the field stands that may be shortened (`task.truncate`)."""
-        parts, end = [self.config.preamble], 0
-        cut: tuple[int, int] | None = None
+        prompt, end, cut = self.config.preamble, 0, None
         for match in _PLACEHOLDER.finditer(self.template):
-            parts.append(self.template[end : match.start()])
-            start = sum(map(len, parts))
-            parts.append(self._replace(match, row, where, options))
-            if match.group(1) is not None and match.group(1) == self.config.truncate:
-                cut = start, start + len(parts[-1])
+            prompt += self.template[end : match.start()]
+            start, name = len(prompt), match.group(1)
+            if name is None:  # {{ or }}
+                prompt += match.group()[0]
+            else:
+                prompt += self._text(row, name, where, options)
+                if name == self.config.truncate:
+                    cut = start, len(prompt)
             end = match.end()
-        return "".join([*parts, self.template[end:]]), cut
+        return prompt + self.template[end:], cut
 
-    def _replace(
-        self, match: re.Match[str], row: Mapping[str, Any], where: str, options: str | None
-    ) -> str:
-        """What stands in the place of {field}, {{ or }}."""
-        name = match.group(1)
-        if name is None:
-            return match.group(0)[0]
+    def _text(self, row: Row, name: str, where: str, options: str | None) -> str:
+        """The text that replaces {name} in a prompt."""
         if name == "options" and options is not None:
             return options
         value = self.require(row, name, where, "the prompt names")
         if isinstance(value, Mapping):
             raise ValueError(
                 f"task '{self.config.name}': the field '{name}' of {where} is a struct of "
-                f"{', '.join(value)}, expected text; name a part of it, "
-                f"as ++task.fields.{name}=[{name}.{next(iter(value), 'text')}]."
+                f"{', '.join(value)}, expected text; select a part of it with "
+                f"++task.fields.{name}=[{name}.{next(iter(value), 'text')}]."
             )
-        return self._truncate(name, as_text(value))
-
-    def _truncate(self, name: str, text: str) -> str:
-        limit = self.config.max_words.get(name)
-        if limit is None:
-            return text
-        words = text.split()
-        if len(words) <= limit:
+        text, limit = as_text(value), self.config.max_words.get(name)
+        words = text.split() if limit is not None else []
+        if limit is None or len(words) <= limit:
             return text
         self.truncated[name] = self.truncated.get(name, 0) + 1
         return " ".join(words[:limit])
 
 
-def _remedy(config: TaskConfig, name: str) -> str:
-    for key in ("label_field", "options_field", "answer_field"):
-        if getattr(config, key) == name:
-            return f"task.{key}"
-    return "task.prompt"
-
-
-def lookup(row: Any, path: str) -> Any:
-    """The value at a column name or dotted path, or None; a list of structs maps over its items."""
+def lookup(row: object, path: str) -> object:
+    """The value at a column name or dotted path, or None; a list of structs gives a list."""
     if isinstance(row, Mapping) and path in row:
         return row[path]
     head, dot, rest = path.partition(".")
@@ -121,12 +111,12 @@ def lookup(row: Any, path: str) -> Any:
         return None
     inner = row.get(head) if isinstance(row, Mapping) else None
     if isinstance(inner, list):
-        found = [lookup(item, rest) for item in inner]
-        return None if any(value is None for value in found) else found
+        values = [lookup(item, rest) for item in inner]
+        return None if any(value is None for value in values) else values
     return lookup(inner, rest)
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """A field's value as text; the items of a list are joined by line breaks."""
     if isinstance(value, list | tuple):
         return "\n".join(as_text(item) for item in value)
@@ -136,9 +126,9 @@ def as_text(value: Any) -> str:
 def apply_chat(
     prompt: str, tokenizer: PreTrainedTokenizerBase, chat: str = "auto"
 ) -> tuple[str, bool]:
-    """The prompt as one user message of the tokenizer's chat template, and whether it was applied.
+    """The prompt as one user message of the chat template, and whether a template was applied.
 
-    Where it was applied the text already holds the special tokens, and a continuation loses its
+    If it was, the text already contains the special tokens, and an answer follows without its
     leading delimiter.
 
     Raises:

@@ -1,39 +1,39 @@
-"""Ranking: options of a row in the order of their likelihood, and how relevant each is."""
+"""Ranking: the options of a row are ordered by likelihood, and each has a grade of relevance."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 from sieve.tasks import multiple_choice
-from sieve.tasks.example import Example
+from sieve.tasks.example import Example, Row
 from sieve.tasks.prompts import RowReader
 
 
-def to_example(row: Mapping[str, Any], reader: RowReader, where: str) -> Example:
-    """One row as an example whose choices are its options, graded.
+def to_example(row: Row, reader: RowReader, where: str) -> Example:
+    """An example whose choices are the row's options, with their grades.
 
-    Where the prompt names {option} every option has a context of its own, and what is scored is the
-    word that says it is relevant.
+    If the prompt names {option}, each option is rendered into a prompt of its own, and what is
+    scored is the word that says that it is relevant (`task.positive`).
 
     Raises:
-        ValueError: a field is missing, grades are not as many as options, or none is above 0.
+        ValueError: the row lacks a field, or does not have a grade for each option and one above 0.
     """
     config = reader.config
     options = multiple_choice.read_options(row, reader, where)
     if config.relevance_field is None:
         value = reader.require(row, config.answer_field or "", where, "holds the answer")
-        found = [
-            multiple_choice.answer_index(one, options, config.answer_from) for one in _listed(value)
+        right = [
+            multiple_choice.answer_index(one, options, config.answer_from)
+            for one in _as_list(value)
         ]
-        grades = tuple(float(index in found) for index in range(len(options)))
+        grades = tuple(float(index in right) for index in range(len(options)))
     else:
         value = reader.require(row, config.relevance_field, where, "holds the grades")
-        grades = _grades(value, len(options))
-    if len(grades) != len(options) or not any(grade > 0 for grade in grades):
+        grades = _as_grades(value)
+    if len(grades) != len(options) or max(grades) <= 0:
         raise ValueError(
-            f"task '{config.name}': {where} has {len(options)} options and {value!r} for what is "
-            "relevant, expected a grade for each, one of them above 0, or the option that is; mend "
-            "the row, task.relevance_field or task.answer_field."
+            f"task '{config.name}': {where} has {len(options)} options, graded {value!r}, "
+            "expected a grade for each option, at least one above 0, or the relevant option; "
+            "correct the row, task.relevance_field or task.answer_field."
         )
     answer = grades.index(max(grades))
     texts = list(options.values())
@@ -43,18 +43,18 @@ def to_example(row: Mapping[str, Any], reader: RowReader, where: str) -> Example
         return replace(question, choices=choices, answer=answer, relevance=grades)
     listed = multiple_choice.list_options(options, reader)
     contexts = tuple(reader.render({**row, "option": t}, where, listed) for t in texts)
-    choice = config.delimiter + config.positive
-    shared = reader.render({**row, "option": "\n".join(texts)}, where, listed)
-    return Example(shared, (choice,) * len(texts), answer, relevance=grades, contexts=contexts)
+    choices = (config.delimiter + config.positive,) * len(texts)
+    prompt = reader.render({**row, "option": "\n".join(texts)}, where, listed)
+    return Example(prompt, choices, answer, relevance=grades, contexts=contexts)
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _grades(value: Any, count: int) -> tuple[float, ...]:
-    """One grade per option; () where they are not numbers."""
+def _as_grades(value: object) -> tuple[float, ...]:
+    """The grades as numbers of at least 0; () where they are not numbers."""
     try:
-        return tuple(max(0.0, float(grade)) for grade in _listed(value))
+        return tuple(max(0.0, float(cast(str, grade))) for grade in _as_list(value))
     except (TypeError, ValueError):
         return ()

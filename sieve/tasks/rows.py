@@ -1,24 +1,34 @@
 """Where rows come from: the Hub, a folder of files, or the embedded world.
 
-Nothing here runs code from a data set.
+No code of a data set is run.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from sieve.runtime.artifacts import hash_files
 from sieve.tasks.config import ROLES, TaskConfig
-from sieve.tasks.json_rows import Fault, json_rows
+from sieve.tasks.example import Row
+from sieve.tasks.json_rows import InvalidJson, is_json_list, json_lines, json_list
 
-Rows = Iterable[dict[str, Any]]  # as often as asked for
-MANY = 200_000  # rows of a table that are not held in memory together
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
-_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-# One split, several customary names.
+MANY_ROWS = 200_000  # a larger table is not held in memory
+LARGE_BYTES = 2**25  # nor is a larger file of JSON lines
+
+_EXPECTED = {
+    ".jsonl": "one JSON object per line",
+    ".json": "a list of JSON objects",
+    ".csv": "a table as csv",
+    ".parquet": "a table as parquet",
+}
 _SYNONYMS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -26,37 +36,54 @@ _SYNONYMS = {
 }
 
 
+class SourceSplit(NamedTuple):
+    """A split of the data set: a list of rows if it is small, else rows read on each iteration."""
+
+    name: str
+    rows: Iterable[Row]
+
+
+class RereadRows:
+    """Rows that are read anew on each iteration, so that few are in memory."""
+
+    def __init__(self, read: Callable[[], Iterator[Row]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._read()
+
+
 def describe_source(config: TaskConfig) -> str:
-    """Where the rows come from, in words fit for a report."""
+    """Where the rows come from, for a report."""
     if config.data_dir is not None:
         return config.data_dir
     if config.almanac is not None:
-        kind = config.almanac.get("dataset", "primary")
-        return f"almanac/{config.almanac.get('domain')}/{kind}"
+        return f"almanac/{config.almanac.get('domain')}/{config.almanac.get('dataset', 'primary')}"
     hub = config.hub or {}
-    parts = [str(hub.get("path")), hub.get("name"), hub.get("revision")]
-    return "@".join(str(part) for part in parts if part)
+    return "@".join(str(hub[key]) for key in ("path", "name", "revision") if hub.get(key))
 
 
-def read_rows(config: TaskConfig) -> dict[str, tuple[str, Rows]]:
-    """Role -> (name of the data set's split, its rows); a role without a split is absent.
+def read_rows(config: TaskConfig) -> dict[str, SourceSplit]:
+    """Role -> split; a role without a split is absent.
 
     Raises:
         ValueError: no source is set, two roles name one split, or a split is empty or unreadable.
-        RuntimeError: the Hub cannot be reached, or refuses.
+        RuntimeError: the Hub cannot be reached, or refuses access.
     """
     if config.data_dir is not None:
         files = _split_files(config, Path(config.data_dir).expanduser())
         names = _resolve_roles(config, config.splits, files)
         splits = {name: _read_file(config, files[name]) for name in names.values()}
     elif config.almanac is not None:
+        from sieve.tasks.almanac import almanac_rows
+
         names = {role: role for role in ROLES}
-        splits = {role: _read_almanac(config.almanac, role) for role in ROLES}
+        splits = {role: list(almanac_rows(**config.almanac, split=role)) for role in ROLES}
     elif config.hub is not None:
         loaded = _load_hub(config)
         wanted = {**config.splits, **(config.hub.get("splits") or {})}
         names = _resolve_roles(config, wanted, loaded)
-        splits = {name: _of_hub(config, loaded[name]) for name in names.values()}
+        splits = {name: _hub_rows(config, loaded[name]) for name in names.values()}
     else:
         raise ValueError(
             f"task '{config.name}' has no source of rows, expected one; set task.data_dir to a "
@@ -66,25 +93,22 @@ def read_rows(config: TaskConfig) -> dict[str, tuple[str, Rows]]:
         if not any(True for _ in splits[name]):
             raise ValueError(
                 f"task '{config.name}': the split '{name}' ({role}) of {describe_source(config)} "
-                "is empty, expected rows; mend the data or set "
-                f"task.splits.{role}."
+                f"is empty, expected rows; add rows or set task.splits.{role}."
             )
-    return {role: (name, splits[name]) for role, name in names.items()}
+    return {role: SourceSplit(name, splits[name]) for role, name in names.items()}
 
 
 def resolve_split(wanted: str, available: Iterable[str]) -> str | None:
-    """The available split that is meant by a name, or None; "dev" stands for "validation"."""
+    """The available split of this name or a synonym ("dev" for "validation"), or None."""
     present = list(available)
-    if wanted in present:
-        return wanted
-    group = next((names for names in _SYNONYMS.values() if wanted in names), ())
-    return next((name for name in group if name in present), None)
+    synonyms = next((names for names in _SYNONYMS.values() if wanted in names), ())
+    return next((name for name in (wanted, *synonyms) if name in present), None)
 
 
 def _resolve_roles(
     config: TaskConfig, wanted: Mapping[str, str | None], available: Iterable[str]
 ) -> dict[str, str]:
-    """Role -> split name for the roles that have one; never one split for two roles."""
+    """Role -> split name for the roles that have one; two roles never have the same split."""
     present = list(available)
     names: dict[str, str] = {}
     for role in ROLES:
@@ -92,7 +116,7 @@ def _resolve_roles(
         name = None if split is None else resolve_split(split, present)
         if name is None:
             continue
-        other = next((known for known, taken in names.items() if taken == name), None)
+        other = next((other for other, taken in names.items() if taken == name), None)
         if other is not None:
             raise ValueError(
                 f"task '{config.name}': the roles {other} and {role} both name the split '{name}', "
@@ -118,89 +142,80 @@ def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix not in _BUILDERS or not path.is_file():
+        if path.suffix not in _EXPECTED or not path.is_file():
             continue
         if path.stem in files:
             raise ValueError(
-                f"task '{config.name}': {folder} holds both {files[path.stem].name} and "
+                f"task '{config.name}': {folder} has both {files[path.stem].name} and "
                 f"{path.name}, expected one file per split; remove one."
             )
         files[path.stem] = path
     if not files:
         raise ValueError(
-            f"task '{config.name}': {folder} holds no .jsonl, .json, .csv or .parquet file, "
+            f"task '{config.name}': {folder} has no .jsonl, .json, .csv or .parquet file, "
             "expected train, validation and test; put them there or set task.data_dir."
         )
     return files
 
 
-def _read_file(config: TaskConfig, path: Path) -> Rows:
-    """The rows of one file; tables through `datasets` and its cache. Large ones are read later."""
-    with _readable(config, path):
+def _read_file(config: TaskConfig, path: Path) -> Iterable[Row]:
+    with _explain_errors(config, path):
         with path.open("rb") as file:
-            if not any(not line.isspace() for line in file):
+            if all(line.isspace() for line in file):
                 return []
-        if _BUILDERS[path.suffix] != "json":
-            return held(_table(path, config.cache_dir))
-        rows = json_rows(path)
-        if not isinstance(rows, list) and rows.large:
-            return Reread(rows, partial(_readable, config, path))
-        return _filled(list(rows))
+        if path.suffix in (".csv", ".parquet"):
+            return _table_rows(_load_table(path, config.cache_dir))
+        if is_json_list(path):
+            return _with_all_columns(json_list(path))
+        if path.stat().st_size > LARGE_BYTES:
+            return RereadRows(partial(_reread_lines, config, path))
+        return _with_all_columns(list(json_lines(path)))
+
+
+def _reread_lines(config: TaskConfig, path: Path) -> Iterator[Row]:
+    with _explain_errors(config, path):
+        yield from json_lines(path)
 
 
 @contextmanager
-def _readable(config: TaskConfig, path: Path) -> Iterator[None]:
-    """Turn what goes wrong within the block into a sentence about the file."""
+def _explain_errors(config: TaskConfig, path: Path) -> Iterator[None]:
+    """Turn any error of the block into one sentence about the file."""
     try:
         yield
     except Exception as error:
         cause = error.__cause__ or error
-        fault = str(cause).splitlines()[0] if str(cause) else "no message"
-        if not isinstance(error, Fault):
-            fault = f"{type(cause).__name__}: {fault}"
+        reason = str(cause).splitlines()[0] if str(cause) else "no message"
+        if not isinstance(error, InvalidJson):
+            reason = f"{type(cause).__name__}: {reason}"
         raise ValueError(
-            f"task '{config.name}': {path} cannot be read ({fault}), expected "
-            f"{_expectation(path)}; mend the file."
+            f"task '{config.name}': {path} cannot be read ({reason}), expected "
+            f"{_EXPECTED[path.suffix]}; correct the file."
         ) from error
 
 
-class Reread:
-    """Rows that are read again each time they are asked for, so that few are in memory."""
-
-    def __init__(
-        self, rows: Iterable[Any], within: Callable[[], AbstractContextManager[None]] = nullcontext,
-        limit: int | None = None,
-    ) -> None:  # fmt: skip
-        self._rows, self._within, self._limit = rows, within, limit
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        with self._within():
-            for row in islice(self._rows, self._limit):
-                yield dict(row)
+def _with_all_columns(rows: list[Row]) -> list[Row]:
+    """Rows that all have the same columns; a missing value is None."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [{column: row.get(column) for column in columns} for row in rows]
 
 
-def held(data: Any) -> Rows:
-    """The rows of a table in memory, or where they are many to be read from it again."""
-    return Reread(data) if len(data) > MANY else [dict(row) for row in data]
+def _table_rows(table: Dataset) -> Iterable[Row]:
+    if len(table) > MANY_ROWS:
+        return RereadRows(partial(iter, table))
+    return [dict(row) for row in table]
 
 
-def _filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the same fields: what one lacks and another has is None in it."""
-    fields = dict.fromkeys(field for row in rows for field in row)
-    return [{field: row.get(field) for field in fields} for row in rows]
-
-
-def _table(path: Path, cache_dir: str | None) -> Any:
+def _load_table(path: Path, cache_dir: str | None) -> Dataset:
     from datasets import load_dataset
 
-    # `datasets` knows a local file by its name and time only; the name of the builder's
-    # configuration is part of the cache's key too, and carries the content here.
+    # `datasets` knows a local file only by its name and time. The name of the configuration is
+    # part of its cache key, so it carries the hash of the content.
     digest = hash_files([path])
     # An empty cell is empty text and "NA" is a word, not a missing number.
     options = {"keep_default_na": False} if path.suffix == ".csv" else {}
     with _quiet_datasets():
         return load_dataset(
-            _BUILDERS[path.suffix],
+            path.suffix[1:],
             name=f"sieve-{digest}",
             data_files={"rows": str(path)},
             split="rows",
@@ -211,7 +226,7 @@ def _table(path: Path, cache_dir: str | None) -> Any:
 
 @contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    """No progress bars and no log of errors that are raised anyway, for a moment."""
+    """No progress bars, and no log of errors, which are raised anyway."""
     import datasets
 
     verbosity = datasets.logging.get_verbosity()
@@ -226,15 +241,7 @@ def _quiet_datasets() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _expectation(path: Path) -> str:
-    if path.suffix == ".jsonl":
-        return "one JSON object per line"
-    if path.suffix == ".json":
-        return "a list of JSON objects"
-    return f"a table as {path.suffix[1:]}"
-
-
-def _load_hub(config: TaskConfig) -> Mapping[str, Any]:
+def _load_hub(config: TaskConfig) -> DatasetDict:
     """All splits of the Hub data set."""
     from datasets import load_dataset
 
@@ -246,27 +253,24 @@ def _load_hub(config: TaskConfig) -> Mapping[str, Any]:
         )
     try:
         return load_dataset(
-            hub["path"], hub.get("name"), revision=hub.get("revision"),
-            cache_dir=config.cache_dir, **({"streaming": True} if hub.get("streaming") else {}),
-        )  # fmt: skip
+            hub["path"],
+            hub.get("name"),
+            revision=hub.get("revision"),
+            cache_dir=config.cache_dir,
+            **({"streaming": True} if hub.get("streaming") else {}),
+        )
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise RuntimeError(
-            f"task '{config.name}': the data set {describe_source(config)} cannot be had from the "
-            f"Hub ({reason.rstrip('.')}), expected access to it; go online, log in with `hf auth "
-            "login` if it is gated, or set task.data_dir to a folder with train.jsonl."
+            f"task '{config.name}': the data set {describe_source(config)} cannot be loaded from "
+            f"the Hub ({reason}), expected access to it; go online, log in with `hf auth login` if "
+            "it is gated, or set task.data_dir to a folder with train.jsonl."
         ) from error
 
 
-def _of_hub(config: TaskConfig, data: Any) -> Rows:
-    """Rows of one split; of a stream the first so many, read again each time they are asked for."""
+def _hub_rows(config: TaskConfig, split: Dataset) -> Iterable[Row]:
+    """All rows of a split, or the first `task.hub.rows` of a stream."""
     hub = config.hub or {}
-    if hub.get("streaming"):
-        return Reread(data, limit=int(hub.get("rows") or MANY))
-    return held(data)
-
-
-def _read_almanac(settings: Mapping[str, Any], role: str) -> Rows:
-    from sieve.tasks.almanac import almanac_rows
-
-    return list(almanac_rows(**settings, split=role))
+    if not hub.get("streaming"):
+        return _table_rows(split)
+    return RereadRows(lambda: islice(split, int(hub.get("rows") or MANY_ROWS)))

@@ -1,6 +1,6 @@
 """Few-shot prompts: calibration rows, shown with their answers before every prompt.
 
-They are the same for all prompts, and no longer calibration rows themselves.
+All prompts show the same rows, and these rows leave the calibration split.
 """
 
 from collections import defaultdict
@@ -9,72 +9,65 @@ from dataclasses import replace
 
 from sieve.tasks.config import TaskConfig
 from sieve.tasks.example import Example
-from sieve.tasks.splits import Splits, prompt_hash
+from sieve.tasks.splits import prompt_hash
 
 
 def add_shots(
     splits: Mapping[str, list[Example]], config: TaskConfig, seed: int
-) -> tuple[Splits, str]:
-    """Put `config.shots` rows before every prompt; returns the splits and all that precedes them.
+) -> tuple[dict[str, list[Example]], str]:
+    """Show `config.shots` rows before every prompt.
 
-    The rows are those whose prompts hash lowest under the seed, taken from each answer in turn
-    where answers are a few words.
+    Returns:
+        The splits, and the text before every prompt: the preamble and the shown rows.
 
     Raises:
-        ValueError: there are not more calibration rows than that.
+        ValueError: there are too few calibration rows.
     """
-    if not config.shots:
-        begin = len(config.preamble)
-        bare = {
-            role: [replace(e, bare=e.prompt[begin:]) if begin else e for e in examples]
-            for role, examples in splits.items()
-        }
-        return bare, config.preamble
     pool = splits["calibration"]
     if config.shots >= len(pool):
         raise ValueError(
             f"task '{config.name}': task.shots is {config.shots}, expected fewer than the "
             f"{len(pool)} calibration rows they are drawn from; lower it or give more rows."
         )
-    shown = _drawn(pool, config, seed)
-    begin = len(config.preamble)
-    separator = config.shot_separator.replace("\\n", "\n")
-    texts = [_context(shot)[begin:] + shot.choices[shot.answer] + separator for shot in shown]
+    shots = _draw(pool, config, seed) if config.shots else []
+    begin, separator = len(config.preamble), config.shot_separator.replace("\\n", "\n")
+    texts = [_prompt(shot)[begin:] + shot.choices[shot.answer] + separator for shot in shots]
     preamble = config.preamble + "".join(texts)
-    taken = {id(shot) for shot in shown}
+    if not preamble:
+        return dict(splits), ""
+    shown = {id(shot) for shot in shots}
     rest = {
-        role: [
-            _behind(example, preamble, begin) for example in examples if id(example) not in taken
-        ]
+        role: [_with_preamble(e, preamble, begin) for e in examples if id(e) not in shown]
         for role, examples in splits.items()
     }
     return rest, preamble
 
 
-def _drawn(pool: list[Example], config: TaskConfig, seed: int) -> list[Example]:
+def _draw(pool: list[Example], config: TaskConfig, seed: int) -> list[Example]:
+    """The rows with the lowest hashes under the seed; of label words each in turn."""
     ranked = sorted(pool, key=lambda example: prompt_hash(example.content, f"shots {seed}"))
-    if config.kind != "classification":
-        return ranked[: config.shots]
-    by_answer = defaultdict(list)
-    for example in ranked:
-        by_answer[example.answer].append(example)
-    turns = [
-        (place, index, example)
-        for index, answer in enumerate(sorted(by_answer))
-        for place, example in enumerate(by_answer[answer])
-    ]
-    return [example for _, _, example in sorted(turns, key=lambda turn: turn[:2])][: config.shots]
+    if config.kind == "classification":
+        seen: dict[int, int] = defaultdict(int)
+        turns = []
+        for example in ranked:
+            turns.append((seen[example.answer], example.answer))
+            seen[example.answer] += 1
+        ranked = [ranked[i] for i in sorted(range(len(ranked)), key=turns.__getitem__)]
+    return ranked[: config.shots]
 
 
-def _context(example: Example) -> str:
+def _prompt(example: Example) -> str:
     return example.contexts[example.answer] if example.contexts else example.prompt
 
 
-def _behind(example: Example, preamble: str, begin: int) -> Example:
-    """An example whose prompt stands behind a preamble in place of its first characters."""
+def _with_preamble(example: Example, preamble: str, begin: int) -> Example:
+    """The example with `preamble` in place of the first `begin` characters of its prompts."""
     shift = len(preamble) - begin
-    cut = None if example.cut is None else (example.cut[0] + shift, example.cut[1] + shift)
-    contexts = tuple(preamble + context[begin:] for context in example.contexts)
-    prompt = preamble + example.prompt[begin:]
     bare = example.prompt[begin:]
-    return replace(example, prompt=prompt, contexts=contexts, cut=cut, bare=bare)
+    return replace(
+        example,
+        prompt=preamble + bare,
+        contexts=tuple(preamble + context[begin:] for context in example.contexts),
+        cut=None if example.cut is None else (example.cut[0] + shift, example.cut[1] + shift),
+        bare=bare,
+    )

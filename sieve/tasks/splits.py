@@ -1,102 +1,128 @@
 """Three splits that share no prompt: duplicates dropped, missing splits carved, sizes capped.
 
-Everything is decided by hashes of prompts, never by the order of rows.
+Hashes of prompts decide everything, so the order of rows does not matter.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from sieve.tasks.config import ROLES
-from sieve.tasks.example import Example
 
-# Shares of the calibration split that a missing split takes.
+# The share of the calibration split that a missing split takes.
 CARVED_FRACTION = {"test": 0.20, "selection": 0.15}
-# A prompt that stands in two splits stays in the first of these.
+# A prompt in two splits stays in the first of these.
 _PRECEDENCE = ("test", "selection", "calibration")
 
-Splits = dict[str, list[Example]]
+
+class HasContent(Protocol):
+    """An example, or what represents it: `content` tells it apart from others."""
+
+    @property
+    def content(self) -> str | bytes: ...
 
 
-def prompt_hash(prompt: str, salt: str = "") -> str:
+E = TypeVar("E", bound=HasContent)
+
+
+@dataclass(frozen=True)
+class Division(Generic[E]):
+    """The three splits, and how they were made."""
+
+    splits: dict[str, list[E]]
+    carved: dict[str, int]  # role -> rows taken from calibration
+    duplicates: dict[str, int]  # see `drop_duplicates`
+
+
+def divide(
+    name: str, splits: Mapping[str, list[E]], limits: Mapping[str, int | None], seed: int
+) -> Division[E]:
+    """Drop duplicates, carve missing splits and draw at most `limits[role]` examples of each.
+
+    Raises:
+        ValueError: a split of the task `name` is empty.
+    """
+    distinct, duplicates = drop_duplicates(splits)
+    _check_not_empty(name, distinct, duplicates)
+    whole, carved = carve(distinct)
+    _check_not_empty(name, whole, duplicates)
+    drawn = {role: sample(whole[role], limits.get(role), seed) for role in ROLES}
+    return Division(drawn, carved, duplicates)
+
+
+def prompt_hash(prompt: str | bytes, salt: str = "") -> str:
     """SHA-256 of a prompt, in hexadecimal."""
-    return hashlib.sha256(f"{salt}\0{prompt}".encode()).hexdigest()
+    return hashlib.sha256(f"{salt}\0{prompt!s}".encode()).hexdigest()
 
 
-def drop_duplicates(splits: Mapping[str, list[Example]]) -> tuple[Splits, dict[str, int]]:
-    """Drop repeated prompts, so that no prompt stands in two splits.
+def drop_duplicates(splits: Mapping[str, list[E]]) -> tuple[dict[str, list[E]], dict[str, int]]:
+    """Drop repeated prompts, so that no prompt is in two splits.
 
-    The test split keeps its rows whole, repeats included, as published test sets are scored; the
-    selection split loses what stands in test; calibration loses what stands in either, and its
-    own repeats.
+    The test split keeps all rows, repeats too, because published test sets are scored whole. The
+    selection split loses the prompts of the test split. The calibration split loses the prompts of
+    both, and its own repeats.
 
     Returns:
-        The splits and the counts: "calibration/test" rows dropped from calibration, and so on;
-        "test/test" and "selection/selection" repeats are counted but kept.
+        The splits and the counts: "calibration/test" is the number of rows dropped from
+        calibration because they are in test. "test/test" and "selection/selection" are kept.
     """
     counts: Counter[str] = Counter()
-    kept: Splits = {}
-    home: dict[str, str] = {}
+    distinct: dict[str, list[E]] = {}
+    owner: dict[str | bytes, str] = {}  # prompt -> the first split that has it
     for role in (role for role in _PRECEDENCE if role in splits):
-        kept[role] = []
-        own: set[str] = set()
+        distinct[role] = []
+        own: set[str | bytes] = set()
         for example in splits[role]:
             prompt = example.content
-            if prompt in home:
-                counts[f"{role}/{home[prompt]}"] += 1
+            if prompt in owner:
+                counts[f"{role}/{owner[prompt]}"] += 1
                 continue
             if prompt in own:
                 counts[f"{role}/{role}"] += 1
                 if role == "calibration":
                     continue
             own.add(prompt)
-            kept[role].append(example)
-        home.update(dict.fromkeys(own, role))
-    return {role: kept[role] for role in ROLES if role in kept}, dict(counts)
+            distinct[role].append(example)
+        owner.update(dict.fromkeys(own, role))
+    return {role: distinct[role] for role in ROLES if role in distinct}, dict(counts)
 
 
-def carve(splits: Mapping[str, list[Example]]) -> tuple[Splits, dict[str, int]]:
+def carve(splits: Mapping[str, list[E]]) -> tuple[dict[str, list[E]], dict[str, int]]:
     """Give a missing selection or test split its share of the calibration split.
 
-    The share is the examples whose prompts hash lowest: the same whatever the order of rows.
+    The share is the examples whose prompts have the lowest hashes.
 
     Returns:
-        The three splits, and role -> rows for those that were carved.
+        The three splits, and role -> rows of each split that was carved.
     """
-    result = {role: list(examples) for role, examples in splits.items()}
-    total = len(result["calibration"])
     carved: dict[str, int] = {}
+    whole = {role: list(examples) for role, examples in splits.items()}
+    total = len(whole["calibration"])
     for role, fraction in CARVED_FRACTION.items():
-        if role in result:
+        if role in whole:
             continue
-        pool = sorted(result["calibration"], key=lambda example: prompt_hash(example.content))
-        size = min(max(1, round(fraction * total)), len(pool))
-        taken = {id(example) for example in pool[:size]}
-        result[role] = [e for e in result["calibration"] if id(e) in taken]
-        result["calibration"] = [e for e in result["calibration"] if id(e) not in taken]
-        carved[role] = size
-    return {role: result[role] for role in ROLES}, carved
+        pool = sorted(whole["calibration"], key=lambda example: prompt_hash(example.content))
+        carved[role] = min(max(1, round(fraction * total)), len(pool))
+        taken = {id(example) for example in pool[: carved[role]]}
+        whole[role] = [e for e in whole["calibration"] if id(e) in taken]
+        whole["calibration"] = [e for e in whole["calibration"] if id(e) not in taken]
+    return {role: whole[role] for role in ROLES}, carved
 
 
-def sample(examples: list[Example], limit: int | None, seed: int) -> list[Example]:
-    """At most `limit` examples: those whose prompts hash lowest under the seed, order kept."""
+def sample(examples: list[E], limit: int | None, seed: int) -> list[E]:
+    """At most `limit` examples, those with the lowest hashes under the seed, in their order."""
     if limit is None or len(examples) <= limit:
         return examples
-    ranked = sorted(
-        range(len(examples)), key=lambda i: (prompt_hash(examples[i].content, f"rows {seed}"), i)
-    )
-    chosen = set(ranked[:limit])
-    return [example for index, example in enumerate(examples) if index in chosen]
+    hashes = [prompt_hash(example.content, f"rows {seed}") for example in examples]
+    chosen = sorted(sorted(range(len(examples)), key=lambda i: (hashes[i], i))[:limit])
+    return [examples[index] for index in chosen]
 
 
-def check_not_empty(
-    name: str, splits: Mapping[str, list[Example]], duplicates: Mapping[str, int]
+def _check_not_empty(
+    name: str, splits: Mapping[str, list[E]], duplicates: Mapping[str, int]
 ) -> None:
-    """Every split needs examples.
-
-    Raises:
-        ValueError: one is empty; the message says how many duplicates were dropped.
-    """
     for role, examples in splits.items():
         if not examples:
             dropped = ", ".join(f"{pair}: {rows}" for pair, rows in duplicates.items()) or "none"

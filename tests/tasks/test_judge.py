@@ -121,7 +121,7 @@ def test_the_cost_is_told_before_the_first_call(
         judge(server, tmp_path, price_in=1e6, price_out=1e6, prompt="x" * 396 + "{answer}")(
             ["abcd"], EXAMPLES[:1]
         )
-    assert seen == [1] and "asked 1 questions" in caplog.text and "(116.00 by" in caplog.text
+    assert seen == [1] and "asked 1 questions" in caplog.text and "cost 116.00 by" in caplog.text
 
 
 def test_the_key_is_that_of_the_environment_and_is_nowhere_written(
@@ -144,7 +144,7 @@ def test_the_key_is_that_of_the_environment_and_is_nowhere_written(
             "did not answer within 0.2 s; raise",
         ),
         ({"status": 404}, {}, "could not be asked .* check task.judge.url"),
-        ({"reply": lambda _: "rather good"}, {}, "said 'rather good', expected a number"),
+        ({"reply": lambda _: "rather good"}, {}, "replied 'rather good', expected a number"),
         ({}, {"max_calls": 3}, "would exceed task.judge.max_calls=3"),
         ({}, {"url": "http://127.0.0.1:9/v1"}, "could not be asked .Connection error"),
     ],
@@ -162,9 +162,9 @@ def test_what_goes_wrong_is_one_sentence(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "takes ..task.judge.url"),
+        ({}, "needs ..task.judge.url"),
         ({"url": "http://x"}, "task.judge.model; set both"),
-        ({"url": "http://x", "model": "m", "key": "sk"}, "task.judge.key is no setting"),
+        ({"url": "http://x", "model": "m", "key": "sk"}, "unknown setting key"),
         ({"url": "http://x", "model": "m", "workers": 0}, "expected numbers above 0"),
     ],
 )

@@ -159,10 +159,10 @@ def test_what_does_not_fit_even_so_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"extract": "("}, "task.extract is '(', which is no regular expression"),
-        ({"max_new_tokens": 0}, "expected at least 0 and 1"),
+        ({"extract": "("}, "task.extract is '(', which is not a regular expression"),
+        ({"max_new_tokens": 0}, "task.max_new_tokens is 0, expected at least 1"),
         ({"metric": "accuracy"}, "task.metric is 'accuracy', expected one of exact_match, f1"),
-        ({"kind": "perplexity", "shots": 2}, "text has no answers to show"),
+        ({"kind": "perplexity", "shots": 2}, "texts have no answers to show"),
         ({"kind": "perplexity", "unit": "line"}, "task.unit is 'line', expected one of token"),
         ({"normalize": "letters"}, "task.normalize is 'letters', expected one of none, tokens"),
     ],

@@ -85,7 +85,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_without_data_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    assert "holds no .jsonl" in message_of(ValueError, tmp_path / "data")
+    assert "has no .jsonl" in message_of(ValueError, tmp_path / "data")
 
 
 def test_a_folder_without_a_calibration_split_says_what_it_has(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_json_that_is_no_table_is_refused(
     folder.mkdir()
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     message = message_of(ValueError, folder)
-    assert f"{name} cannot be read ({words}" in message and "mend the file" in message
+    assert f"{name} cannot be read ({words}" in message and "correct the file" in message
 
 
 def test_a_csv_file_that_is_parquet_is_refused(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_large_files_are_split_by_digests_whatever_the_order_of_rows(
 ) -> None:
     caps = {"calibration": limit, "selection": limit}
     small = build(shuffled_world(tmp_path / "a", 0), max_rows=caps)
-    monkeypatch.setattr("sieve.tasks.json_rows.LARGE", 0)
+    monkeypatch.setattr("sieve.tasks.rows.LARGE_BYTES", 0)
     first, second = (build(shuffled_world(tmp_path / f"b{n}", n), max_rows=caps) for n in (0, 1))
     assert by_prompt(first) == by_prompt(second)
     for key in ("read", "rows", "duplicates"):
@@ -238,8 +238,8 @@ def test_large_files_are_split_by_digests_whatever_the_order_of_rows(
 def test_of_large_data_so_many_calibration_rows_are_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sieve.tasks.json_rows.LARGE", 0)
-    monkeypatch.setattr("sieve.tasks.build.LARGEST", 30)
+    monkeypatch.setattr("sieve.tasks.rows.LARGE_BYTES", 0)
+    monkeypatch.setattr("sieve.tasks.build.LARGEST_CALIBRATION", 30)
     folder = shuffled_world(tmp_path / "data", 0)
     assert len(build(folder).splits["calibration"]) == 30
     assert len(build(folder, max_rows={"calibration": 70}).splits["calibration"]) == 70
@@ -248,7 +248,7 @@ def test_of_large_data_so_many_calibration_rows_are_held(
 def test_a_fault_deep_in_a_large_file_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sieve.tasks.json_rows.LARGE", 0)
+    monkeypatch.setattr("sieve.tasks.rows.LARGE_BYTES", 0)
     folder = shuffled_world(tmp_path / "data", 0)
     with (folder / "train.jsonl").open("a") as file:
         file.write("{broken\n")

@@ -1,0 +1,89 @@
+"""The rows of a data set as examples.
+
+Large data is read twice. The first pass keeps a digest of each example, from which the splits are
+made; the second pass renders only the chosen rows.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sieve.tasks import classification, free_text, multiple_choice, ranking
+from sieve.tasks.config import TaskConfig
+from sieve.tasks.example import Example
+from sieve.tasks.prompts import RowReader
+from sieve.tasks.rows import SourceSplit
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Represents an example of large data, which is too large to be in memory."""
+
+    content: bytes  # 8 bytes: of ten million prompts, two have the same in 1 of 400,000 data sets
+    role: str
+    number: int  # of its row, counted from 1
+
+
+class RenderedRows:
+    """The rows of all roles as examples; rows are counted from 1, like the lines of a file."""
+
+    def __init__(self, config: TaskConfig, source: Mapping[str, SourceSplit]) -> None:
+        self.source, self.reader = source, RowReader(config)
+        self.labels: tuple[str, ...] = ()
+        if config.kind == "classification":
+            rows = (row for split in source.values() for row in split.rows)
+            self.labels = classification.find_labels(config, rows)
+        makers: dict[str, Callable[..., Example | None]] = {
+            "classification": partial(classification.to_example, labels=self.labels),
+            "multiple_choice": multiple_choice.to_example,
+            "ranking": ranking.to_example,
+            "generation": free_text.to_generation,
+            "perplexity": free_text.to_text,
+        }
+        self._to_example = makers[config.kind]
+        self.large = any(not isinstance(split.rows, list) for split in source.values())
+        self.rows_read = dict.fromkeys(source, 0)  # by role
+
+    def examples(self) -> dict[str, list[Example]]:
+        """Role -> all its examples."""
+        return {role: [e for _, e in self._render(role)] for role in self.source}
+
+    def digests(self) -> dict[str, list[Digest]]:
+        """Role -> digests of all its examples."""
+        return {
+            role: [
+                Digest(hashlib.blake2b(e.content.encode(), digest_size=8).digest(), role, number)
+                for number, e in self._render(role)
+            ]
+            for role in self.source
+        }
+
+    def of_digests(self, splits: Mapping[str, Sequence[Digest]]) -> dict[str, list[Example]]:
+        """The examples of these digests, in their order, from a second pass over the rows."""
+        self.reader.truncated.clear()
+        numbers: dict[str, set[int]] = {role: set() for role in self.source}
+        for digests in splits.values():
+            for digest in digests:
+                numbers[digest.role].add(digest.number)
+        examples = {
+            (role, number): example
+            for role in self.source
+            for number, example in self._render(role, numbers[role])
+        }
+        return {
+            role: [examples[digest.role, digest.number] for digest in digests]
+            for role, digests in splits.items()
+        }
+
+    def _render(
+        self, role: str, numbers: Collection[int] | None = None
+    ) -> Iterator[tuple[int, Example]]:
+        """The examples of a role with their row numbers: of all rows, or of `numbers` only."""
+        name, rows = self.source[role]
+        for number, row in enumerate(rows, start=1):
+            self.rows_read[role] = max(self.rows_read[role], number)
+            if numbers is None or number in numbers:
+                example = self._to_example(row, self.reader, where=f"row {number} of {name}")
+                if example is not None:
+                    yield number, example
