@@ -35,11 +35,11 @@ from experiments.running import FOLDER
 from experiments.sharing import compare_sharing
 from sieve.bank.switch import Switch
 from sieve.config import Config, DeviceConfig
-from sieve.costs.devices import Device
-from sieve.costs.dry_run import shape_of
-from sieve.costs.plan import KEPT, Lengths, Plan, Stage
-from sieve.costs.probe import find_device
-from sieve.costs.stages import calibrate, fit, scoring
+from sieve.costs.lengths import Lengths
+from sieve.costs.plan import KEPT, Plan, Stage
+from sieve.costs.probe import Device, find_device
+from sieve.costs.shape import shape_of
+from sieve.costs.stages import calibrate, fit
 from sieve.data.batches import TokenBatch
 from sieve.data.choices import encoded_batches
 from sieve.data.encoding import EncodedExample
@@ -158,7 +158,7 @@ def solve(name: str, tokens: int, folder: Path) -> dict[str, Any]:
         bank.save(folder / "bank.safetensors")
 
     stage = fit(plan)  # In a run it writes block by block, here the whole bank is held.
-    stage = replace(stage, parts=(*stage.parts, plan.held_bank))
+    stage = replace(stage, parts=(*stage.parts, plan.bank))
     return {"fit": compared(work, stage, plan, before)}
 
 
@@ -187,7 +187,7 @@ def compared(work: Callable[[], None], stage: Stage, plan: Plan, before: int) ->
         spent.append(timed(work))
     return {
         "seconds": round(min(spent), 3),
-        "reckoned_seconds": round(stage.seconds, 3),
+        "reckoned_seconds": round(stage.work.seconds, 3),
         "peak_mib": round((max(held) - before) / 2**20, 1),
         "reckoned_peak_mib": round((stage.peak(plan.device) - plan.device.overhead) / 2**20, 1),
     }
@@ -232,7 +232,7 @@ def score_genomes(model: Any, bank: Any, plan: Plan) -> dict[str, Any]:
         objective.score(genome)  # The first one loads what later ones have at hand.
         spent[count] = min(objective.score(genome) for _ in range(3))
     each = [seconds / count for count, seconds in spent.items()]
-    _, reckoned = scoring(plan, plan.lengths, max(EXAMPLES), KEPT)
+    reckoned = plan.score(max(EXAMPLES)).seconds
     slope, base = np.polyfit(list(spent), list(spent.values()), 1)
     return {
         "seconds": {str(count): round(seconds, 3) for count, seconds in spent.items()},

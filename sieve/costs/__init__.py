@@ -1,6 +1,6 @@
-"""What a run costs before it runs: arithmetic on shapes, no tensors.
+"""What a run costs, before it runs.
 
-`shape.py` a model in numbers, `passes.py` floating-point operations and bytes of passes through
-it, `solving.py` those of the closed forms, `searching.py` how often genomes are evaluated,
-`devices.py` seconds, `stages.py` all of it for each stage of a run.
+`shape.py` describes a model in numbers and `lengths.py` a task, `probe.py` a device. `passes.py`,
+`solving.py` and `searching.py` count operations, memory and evaluations; `stages.py` and
+`training.py` put them together for each stage.
 """

@@ -1,24 +1,42 @@
-"""A task in numbers for a dry run: counted on its rows where they are at hand, else as it states.
+"""A task in numbers for a dry run: rows of each split and tokens of a row.
 
-Rows are at hand in a folder or in Almanac; a tokenizer where the model is. Nothing is fetched while
-the task says what is typical of it.
+Rows on this machine (a folder, or Almanac) are counted and their first ones encoded. Otherwise the
+numbers are those of `task.typical`, and nothing is downloaded.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sieve.config import ModelConfig
-from sieve.costs.plan import Lengths
-from sieve.data.encoding import encode_examples
+from sieve.costs.passes import Rows
+from sieve.data.encoding import EncodedExample, encode_examples
 from sieve.data.prefix import PrefixSharing
 from sieve.tasks import Example, Task, TaskConfig, build_task
 from sieve.tasks.splits import CARVED_FRACTION
 
-SAMPLED = 64  # rows of a split
+SAMPLED = 64  # rows of a split that are encoded
+CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A task in numbers; all but `rows` and `passes` are tokens."""
+
+    rows: Mapping[str, int]  # of each split
+    calibration: float  # of a calibration row, prompt and answer
+    scored: float  # of a row that is scored
+    passes: float  # rows that one example is scored by
+    answer: float
+    written: int  # that the model writes at most; 0 if answers are chosen
+    source: str  # where these numbers come from, in words
+    shared: float = 0.0  # of `scored`, which all rows begin with and which are run once
+
+    def scoring(self, examples: float) -> Rows:
+        """The rows of tokens by which so many examples are scored."""
+        return Rows(examples * self.passes, self.scored - self.shared, self.answer)
 
 
 def lengths_of(
@@ -29,122 +47,119 @@ def lengths_of(
     seed: int = 0,
     share: float = 2.0,
 ) -> Lengths:
-    """What rows of a task take for a model whose longest input is `context` tokens.
+    """A task in numbers.
 
-    share: the least part of a row that is shared where all begin with it, see `sieve.data.prefix`.
-    Raises ValueError where neither rows nor `task.typical` tell, or the task does not hold.
+    Args:
+        context: the longest input of the model, in tokens.
+        classifies: whether the model is a classifier.
+        share: least share of a row that a common prefix must have to be run once.
+
+    Raises ValueError if the task is not valid, or has neither rows nor `task.typical`.
     """
     config.validate()
-    tokenizer = _tokenizer(model)
-    at_hand = config.data_dir is not None or config.almanac is not None
-    if not at_hand and not (config.typical and _known(config)):
-        try:
-            task = build_task(config, seed)
-        except RuntimeError as error:
-            raise ValueError(
-                f"task '{config.name}' has neither rows at hand nor task.typical to reckon with; "
-                "set task.data_dir to a folder, or '+task.typical.tokens=200' and the rows of each "
-                "split, as conf/task/medqa.yaml does."
-            ) from error
-        at_hand = True
-    elif at_hand:
-        task = build_task(config, seed)
-    if not at_hand:
+    local = config.data_dir is not None or config.almanac is not None
+    typical = config.typical.get("tokens") and "calibration" in config.typical.get("rows", {})
+    if typical and not local:
         return _stated(config, context)
+    try:
+        task = build_task(config, seed)
+    except RuntimeError as error:
+        if local:
+            raise
+        raise ValueError(
+            f"task '{config.name}' has neither rows on this machine nor task.typical; set "
+            "task.data_dir to a folder, or set '+task.typical.tokens=200' and the rows of each "
+            "split, as conf/task/medqa.yaml does."
+        ) from error
     rows = {role: len(examples) for role, examples in task.splits.items()}
+    tokenizer = _tokenizer(model)
     if tokenizer is None:
-        known = _stated(config, context) if config.typical else _guessed(config, task)
-        where = "rows counted, tokens " + known.source
-        return replace(known, rows=rows, source=where)
-    return _measured(task, tokenizer, context, classifies, rows, config, share)
-
-
-def _known(config: TaskConfig) -> bool:
-    rows = config.typical.get("rows") or {}
-    return bool(config.typical.get("tokens")) and "calibration" in rows
+        guess = _stated(config, context) if config.typical else _guessed(config, task)
+        return replace(guess, rows=rows, source=f"rows counted, tokens {guess.source}")
+    samples = {role: task.splits[role][:SAMPLED] for role in task.splits}
+    count = sum(map(len, samples.values()))
+    source = f"measured on {count:,} rows"
+    if classifies:
+        prompts = [example.prompt for examples in samples.values() for example in examples]
+        mean = sum(map(len, tokenizer(prompts)["input_ids"])) / count
+        return Lengths(rows, mean, mean, 1.0, 1.0, 0, source)
+    learned = _encode(task, tokenizer, context, samples["calibration"])
+    scored = _encode(task, tokenizer, context, [*samples["selection"], *samples["test"]])
+    prefix: tuple[int, ...] = ()
+    if task.kind != "perplexity":
+        prefix = PrefixSharing(share, lambda: math.inf).prefix(scored)[0]
+    passes = [len(row) for example in scored for row in example.rows()]
+    return Lengths(
+        rows,
+        calibration=_mean(len(example.answer_row()) for example in learned),
+        scored=_mean(passes),
+        passes=len(passes) / (len(samples["selection"]) + len(samples["test"])),
+        answer=_mean(len(example.choices[example.answer]) for example in scored),
+        written=_written(config),
+        source=source,
+        shared=len(prefix),
+    )
 
 
 def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
-    """The model's tokenizer where it is on this machine, None elsewhere."""
+    """The model's tokenizer if it is on this machine."""
     options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model.path, local_files_only=True, **options
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError):
         return None
-    return found
+    return tokenizer
 
 
 def _stated(config: TaskConfig, context: int | None) -> Lengths:
-    """What `task.typical` says; splits without rows are carved as they will be."""
-    typical: Mapping[str, Any] = config.typical
-    rows = {role: int(n) for role, n in typical["rows"].items()}
+    """The numbers of `task.typical`; missing splits are carved from calibration as in a run."""
+    rows = {role: int(count) for role, count in config.typical["rows"].items()}
     whole = rows["calibration"]
-    for role, share in CARVED_FRACTION.items():
+    for role, fraction in CARVED_FRACTION.items():
         if role not in rows:
-            rows[role] = round(share * whole)
+            rows[role] = round(fraction * whole)
             rows["calibration"] -= rows[role]
-    limits = {role: n for role, n in config.max_rows.items() if n is not None}
-    rows = {role: min(n, limits.get(role, n)) for role, n in rows.items()}
-    tokens = float(typical["tokens"])
-    tokens = tokens if context is None else min(tokens, context)
-    answer = float(typical.get("answer", 1))
-    written = config.max_new_tokens if config.kind == "generation" else 0
-    passes = float(typical.get("passes", 1))
-    return Lengths(rows, tokens, tokens, passes, answer, written, "as stated in the task")
+    rows = {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
+    tokens = min(float(config.typical["tokens"]), math.inf if context is None else context)
+    answer, passes = (float(config.typical.get(key, 1)) for key in ("answer", "passes"))
+    return Lengths(
+        rows, tokens, tokens, passes, answer, _written(config), "as task.typical states them"
+    )
 
 
 def _guessed(config: TaskConfig, task: Task) -> Lengths:
-    """By characters, four to a token."""
-    examples = [e for role in task.splits for e in task.splits[role][:SAMPLED]]
-    texts = [len(e.prompt) + len(e.choices[e.answer]) for e in examples]
-    tokens = max(1.0, sum(texts) / len(texts) / 4)
-    written = config.max_new_tokens if config.kind == "generation" else 0
+    """Tokens guessed from characters; rows are left out."""
+    examples = [e for examples in task.splits.values() for e in examples[:SAMPLED]]
+    characters = _mean(len(e.prompt) + len(e.choices[e.answer]) for e in examples)
+    tokens = max(1.0, characters / CHARACTERS_PER_TOKEN)
     answer = tokens if config.kind == "perplexity" else 1.0
-    return Lengths({}, tokens, tokens, 1.0, answer, written, "guessed at four characters each")
+    source = f"guessed at {CHARACTERS_PER_TOKEN} characters each"
+    return Lengths({}, tokens, tokens, 1.0, answer, _written(config), source)
 
 
-def _measured(
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    context: int | None,
-    classifies: bool,
-    rows: Mapping[str, int],
-    config: TaskConfig,
-    share: float,
-) -> Lengths:
-    """Encode the first rows of every split."""
-    calibration = task.splits["calibration"][:SAMPLED]
-    scored = [e for role in ("selection", "test") for e in task.splits[role][:SAMPLED]]
-    count = len(calibration) + len(scored)
-    source = f"measured on {count:,} rows"
-    if classifies:
-        ids = tokenizer([e.prompt for e in [*calibration, *scored]])["input_ids"]
-        mean = sum(map(len, ids)) / count
-        return Lengths(rows, mean, mean, 1.0, 1.0, 0, source)
-    learnt = _encoded(task, tokenizer, context, calibration)
-    asked = _encoded(task, tokenizer, context, scored)
-    fed = [row for one in asked for row in one.rows()]
-    begun = (
-        () if task.kind == "perplexity" else PrefixSharing(share, lambda: math.inf).prefix(asked)[0]
-    )
-    kept = sum(len(one.choices[one.answer]) for one in asked) / len(asked)
-    written = config.max_new_tokens if config.kind == "generation" else 0
-    return Lengths(
-        rows, sum(len(one.answer_row()) for one in learnt) / len(learnt),
-        sum(map(len, fed)) / len(fed), len(fed) / len(scored), kept, written, source, len(begun),
-    )  # fmt: skip
+def _written(config: TaskConfig) -> int:
+    return config.max_new_tokens if config.kind == "generation" else 0
 
 
-def _encoded(
+def _encode(
     task: Task, tokenizer: PreTrainedTokenizerBase, context: int | None, rows: Sequence[Example]
-) -> list[Any]:
-    """Rows as the run encodes them; of text that outgrows the context the parts."""
+) -> list[EncodedExample]:
+    """Rows as a run encodes them; text longer than the context is split into windows."""
     text = task.kind == "perplexity"
-    found = encode_examples(
-        rows, tokenizer, chat="never" if text else task.chat,
-        delimiter="" if text else task.delimiter, context_length=None if text else context,
-        harness=task.harness, rolling=text,
-    )  # fmt: skip
-    return [part for one in found for part in (one.windows(context) if text else [one])]
+    encoded = encode_examples(
+        rows,
+        tokenizer,
+        chat="never" if text else task.chat,
+        delimiter="" if text else task.delimiter,
+        context_length=None if text else context,
+        harness=task.harness,
+        rolling=text,
+    )
+    return [window for e in encoded for window in (e.windows(context) if text else [e])]
+
+
+def _mean(values: Iterable[int]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)

@@ -1,213 +1,250 @@
-"""What is known of a run beforehand, and what a stage of it will cost."""
+"""What is known of a run before it starts, and what each stage of it costs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
-from typing import Any
 
 from sieve.bank.genome import Sizing
+from sieve.calibration.schedule import needs_of
 from sieve.config import Config, shards
-from sieve.costs.devices import Device
-from sieve.costs.passes import Rows
-from sieve.costs.shape import FLOAT32, BankBytes, Shape, bank_bytes
-from sieve.projections import get_projection
-from sieve.projections.moments import BY_GRADIENT, Needs, weighting_for
+from sieve.costs.lengths import Lengths
+from sieve.costs.passes import PADDING, Rows, activation_bytes, logit_bytes, pass_flops
+from sieve.costs.probe import Device
+from sieve.costs.searching import Sweeper
+from sieve.costs.shape import Shape
+from sieve.costs.solving import Flops, pivot_flops
+from sieve.model.matrices import siblings
+from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, weighting_for
 
-KEPT = 0.5  # of the prunable parameters, until a search has said it
+KEPT = 0.5  # kept fraction of the pruned model, which only the search can tell
+ITEMSIZE = {"float64": 8, "float32": FLOAT32, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """A task in numbers: rows of each split, and what a row takes.
+class Work:
+    """What some part of a run takes."""
 
-    calibration: tokens of a row of prompt and answer; passes: rows of tokens that an example is
-    scored by, of `scored` tokens each; answer: tokens of an answer; written: tokens that are
-    written at most, 0 where answers are chosen; source: where that was taken from, in words;
-    shared: of the tokens of a scored row, those that all begin with and that are run once.
-    """
+    flops: float = 0.0
+    seconds: float = 0.0
+    tokens: float = 0.0
+    examples: float = 0.0  # scored
+    written: float = 0.0  # bytes on disk
 
-    rows: Mapping[str, int]
-    calibration: float
-    scored: float
-    passes: float
-    answer: float
-    written: int
-    source: str
-    shared: float = 0.0
+    def __add__(self, other: "Work") -> "Work":
+        """One after the other."""
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
-    def scoring(self, examples: float) -> Rows:
-        """The rows of tokens that so many examples are scored by."""
-        return Rows(examples * self.passes, self.scored - self.shared, self.answer)
+    def __mul__(self, times: float) -> "Work":
+        """Several times."""
+        return Work(*(value * times for value in astuple(self)))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes that a stage holds.
-
-    sharded: devices divide it among them with trainer=fsdp; gathered: of that, what each holds
-    beside its share while it computes; host: kept beside the device, which on a processor is one
-    memory.
-    """
+    """Bytes that a stage holds."""
 
     name: str
     size: float
-    sharded: bool = False
-    host: bool = False
-    gathered: float = 0.0
+    sharded: bool = False  # devices divide it among them with trainer=fsdp
+    gathered: float = 0.0  # bytes of a sharded part that each device holds while it computes
+    host: bool = False  # in the memory of the processor
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage takes. rows: scored; evaluations: of genomes, expected and at most."""
+    """What one stage costs."""
 
     name: str
-    flops: float = 0.0
-    seconds: float = 0.0
-    parts: tuple[Part, ...] = ()
-    tokens: float = 0.0
-    rows: float = 0.0
-    evaluations: tuple[float, float] | None = None
-    most_seconds: float | None = None
-    written: float = 0.0  # bytes
+    work: Work
+    parts: tuple[Part, ...]
+    evaluations: tuple[float, float] | None = None  # genomes scored, expected and at most
+    most_seconds: float = 0.0  # if that is more than `work.seconds`
     remark: str = ""
 
-    def peak(self, device: Device, shards: int = 1) -> float:
-        """Bytes of one device, or of each of so many that share out what can be."""
-        parts = [part for part in self.parts if device.local or not part.host]
+    def peak(self, device: Device, ranks: int = 1) -> float:
+        """Bytes of each of `ranks` devices that share the sharded parts."""
+        parts = [part for part in self.parts if device.on_cpu or not part.host]
         return device.overhead + sum(
-            part.size / shards + part.gathered if part.sharded and shards > 1 else part.size
+            part.size / ranks + part.gathered if part.sharded and ranks > 1 else part.size
             for part in parts
         )
 
     def host(self, device: Device) -> float:
-        """Bytes of the memory beside the device."""
-        return 0.0 if device.local else sum(part.size for part in self.parts if part.host)
+        """Bytes in the memory of the processor, if the device has its own."""
+        return 0.0 if device.on_cpu else sum(part.size for part in self.parts if part.host)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's settings, model, task and device in numbers.
-
-    compute, stored: names of dtypes that are computed with and that weights are stored in; devices:
-    how many share the batches; workers: processes of a genetic search, on a device each.
-    """
+    """A run's settings, model, task and device in numbers."""
 
     config: Config
     shape: Shape
     lengths: Lengths
     device: Device
-    compute: str = "float32"
-    stored: str = "float32"
-    devices: int = 1
-    workers: int = 1
-    sweeper: Mapping[str, Any] = field(default_factory=dict)
-    others: tuple[Lengths, ...] = ()
+    compute: str = "float32"  # dtype that the model computes in
+    stored: str = "float32"  # dtype of the checkpoint
+    devices: int = 1  # that share the batches
+    workers: int = 1  # processes of a genetic search, each on one device
+    sweeper: Sweeper = field(default_factory=dict)
+    others: tuple[Lengths, ...] = ()  # tasks of `also`, whose test rows are scored too
 
     @cached_property
     def needs(self) -> Needs:
-        """Which moments the projection asks for."""
-        needs = get_projection(self.config.projection.name).needs
-        return Needs(needs.input or self.config.projection.joint, needs.magnitude, needs.gradient)
+        """Which moments the run collects."""
+        return needs_of(self.config.projection)
 
     @property
     def by_gradient(self) -> bool:
-        """Whether tokens are weighted by gradients."""
+        """Whether gradients weight the tokens."""
         return weighting_for(self.config.calibration.weighting, self.needs) in BY_GRADIENT
 
     @property
-    def backwards(self) -> bool:
-        """Whether calibration goes backwards too."""
+    def backward(self) -> bool:
+        """Whether calibration runs backward passes."""
         return self.needs.gradient or self.by_gradient
+
+    @property
+    def streams(self) -> bool:
+        """Whether calibration and fit hold one block in memory at a time."""
+        return self.config.calibration.strategy == "stream"
+
+    @property
+    def ranks(self) -> int:
+        """Number of devices that share the model's weights."""
+        return self.devices if shards(self.config.trainer) else 1
 
     @cached_property
     def sizing(self) -> Sizing:
         """How levels become ranks."""
         projection = self.config.projection
-        fits = projection.name.endswith("affine")
-        return Sizing(projection.storage, projection.rank_multiple, fits_bias=fits)
-
-    @cached_property
-    def bank(self) -> BankBytes:
-        """Bytes of the bank."""
-        projection = self.config.projection
-        return bank_bytes(
-            self.shape, self.sizing, projection.name, self.sizing.fits_bias, projection.joint
-        )
+        affine = projection.name.endswith("affine")
+        return Sizing(projection.storage, projection.rank_multiple, fits_bias=affine)
 
     @property
     def bank_dtype(self) -> str:
-        """What factors are stored in."""
+        """Name of the dtype of the bank's factors."""
         name = self.config.projection.dtype
         return self.stored if name == "auto" else name
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number that is computed with."""
+        """Bytes of a number that the model computes with."""
         return ITEMSIZE[self.compute]
 
     @property
+    def block_bytes(self) -> float:
+        """Prunable weights of a block."""
+        return sum(m.size for m in self.shape.blocks) / self.shape.layers * self.itemsize
+
+    @property
+    def embedding_bytes(self) -> float:
+        """The embedding, or the output head."""
+        return self.shape.hidden * self.shape.vocabulary * self.itemsize
+
+    @property
     def weights(self) -> Part:
-        """The dense model."""
-        shape = self.shape
-        # Two blocks are put together at a time, or a table.
-        whole = max(2 * shape.block_size, shape.hidden * shape.vocabulary) * self.itemsize
-        return Part("weights", shape.parameters * self.itemsize, sharded=True, gathered=whole)
+        """The dense model. While it computes, FSDP gathers two blocks or the embedding."""
+        size = self.shape.parameters * self.itemsize
+        return Part("weights", size, True, max(2 * self.block_bytes, self.embedding_bytes))
+
+    @cached_property
+    def bank(self) -> Part:
+        """The factors of every matrix up to break-even, in the memory of the processor."""
+        matrices = self.shape.matrices
+        if self.config.projection.joint:
+            matrices += tuple(siblings(self.shape.blocks))
+        numbers = sum(self.sizing.top_rank(m) * (m.d_out + m.d_in) for m in matrices)
+        return Part("bank", numbers * ITEMSIZE[self.bank_dtype], host=True)
+
+    def factors(self, copies: float = 1, sharded: bool = False) -> Part:
+        """Factors in the dtype of the model; none on a CPU that can use the bank's own."""
+        size = copies * self.bank.size * self.itemsize / ITEMSIZE[self.bank_dtype]
+        if self.device.on_cpu and self.compute == self.bank_dtype:
+            size = 0.0
+        return Part("factors", size, sharded, gathered=2 * size / self.shape.layers)
 
     @property
-    def shards(self) -> int:
-        """How many devices share out the model."""
-        return self.devices if shards(self.config.trainer) else 1
-
-    @property
-    def times_speed(self) -> bool:
-        """Whether the model's speed is measured: that of one device alone."""
-        return self.config.speed.enabled and self.shards == 1
-
-    @property
-    def streams(self) -> bool:
-        """Whether calibration and fit have one block in memory."""
-        return self.config.calibration.strategy == "stream"
-
-    @property
-    def stored_weights(self) -> float:
-        """Bytes of the model's files."""
-        return self.shape.parameters * ITEMSIZE[self.stored]
-
-    @property
-    def banked(self) -> float:
-        """Bytes of the bank, in memory and on disk."""
-        return self.bank.total(ITEMSIZE[self.bank_dtype])
-
-    @property
-    def held_bank(self) -> Part:
-        """The bank in the memory of the processor."""
-        return Part("bank", self.banked, host=True)
-
-    def factors(self, copies: int = 1, share: float = 1.0, dealt: bool = False) -> Part:
-        """Factors as they are computed with; none where the bank's own will do.
-
-        dealt: whether devices that share out the model share them out, too, but those of siblings.
-        """
-        same = self.device.local and self.compute == self.bank_dtype
-        size = 0 if same else copies * share * self.bank.numbers * self.itemsize
-        siblings = size * self.bank.shared / self.bank.numbers
-        whole = siblings + 2 * (size - siblings) / self.shape.layers
-        return Part("factors", size, sharded=dealt, gathered=whole)
-
-    @property
-    def chosen(self) -> Part:
-        """Factors of one genome, as they are stored."""
+    def pruned(self) -> tuple[Part, ...]:
+        """The dense model, the factors of one genome as they are stored, and the bank."""
+        factors = self.factors(KEPT)
         if self.sizing.storage == "pivoted":
-            return Part("factors", KEPT * self.shape.prunable * self.itemsize)
-        return self.factors(share=KEPT)
+            factors = Part("factors", KEPT * self.shape.prunable * self.itemsize)
+        return self.weights, factors, self.bank
 
-    def seconds(self, flops: float, rows: Rows, weights: float | None = None) -> float:
-        """Seconds of passes over rows, which devices share."""
-        batches = rows.batches(self.config.batch_tokens)
-        size = self.weights.size if weights is None else weights
-        return (
-            self.device.passes(flops, self.compute, batches, self.shape.layers, size) / self.devices
+    def kept_parameters(self, kept: float) -> float:
+        """The fraction of all parameters that stays."""
+        return 1 - (1 - kept) * self.shape.prunable / self.shape.parameters
+
+    def calibration_rows(self, tokens: int) -> Rows:
+        """Calibration rows of so many tokens, or all rows if there are fewer."""
+        lengths = self.lengths
+        count = min(lengths.rows["calibration"], tokens / lengths.calibration)
+        return Rows(count, lengths.calibration, lengths.answer)
+
+    def run(
+        self,
+        rows: Rows,
+        kept: float = 1.0,
+        batches: float | None = None,
+        backward: bool = False,
+        trained: bool = False,
+        again: bool = False,
+    ) -> Work:
+        """Passes over rows, whose batches the devices share; options as `pass_flops`."""
+        flops = pass_flops(self.shape, rows, kept, backward, trained, again)
+        if batches is None:
+            batches = max(1.0, rows.padding * rows.tokens / self.config.batch_tokens)
+        seconds = self.device.pass_seconds(
+            flops,
+            self.compute,
+            batches=batches * (1 + 2 * backward),
+            layers=self.shape.layers,
+            weight_bytes=self.weights.size * self.kept_parameters(kept),
         )
+        return Work(flops, seconds / self.devices, rows.tokens)
 
+    def score(
+        self, examples: float, kept: float = KEPT, again: int = 1, lengths: Lengths | None = None
+    ) -> Work:
+        """Examples scored; if answers are written, the finished ones run through `again` times."""
+        lengths = lengths or self.lengths
+        rows = lengths.scoring(examples)
+        work = self.run(rows, kept) + Work(examples=examples)
+        if lengths.written:
+            tokens = Rows(examples, lengths.written, lengths.written)
+            whole = PADDING * examples * (rows.length * lengths.passes + lengths.written)
+            batches = max(1.0, whole / self.config.batch_tokens)
+            work += self.run(rows, kept) * again
+            work += self.run(tokens, kept, batches * lengths.written)
+        return work
 
-ITEMSIZE = {"float64": 8, "float32": FLOAT32, "bfloat16": 2, "float16": 2}
+    @property
+    def scoring_parts(self) -> tuple[Part, ...]:
+        """What a pass over scoring batches holds beside weights and factors."""
+        tokens, lengths, shape = self.config.batch_tokens, self.lengths, self.shape
+        activations = activation_bytes(shape, tokens, self.itemsize)
+        if lengths.written:  # Keys and values of all blocks.
+            activations += 2 * self.itemsize * tokens * shape.keys * shape.layers
+        positions = tokens / (lengths.scored + lengths.written) * lengths.answer
+        logits = logit_bytes(shape, positions, self.itemsize)
+        return Part("activations", activations), Part("logits", logits)
+
+    def products(self, flops: float) -> Work:
+        """Products in float32, which the devices share."""
+        return Work(flops, self.device.product_seconds(flops, "float32") / self.devices)
+
+    def solves(self, flops: list[Flops]) -> Work:
+        """Closed forms in float64."""
+        products, decompositions = (sum(column) for column in zip(*flops, strict=True))
+        seconds = self.device.product_seconds(products, "float64")
+        seconds += self.device.decomposition_seconds(decompositions)
+        return Work(products + decompositions, seconds)
+
+    def pivots(self, times: float = 1) -> Work:
+        """Pivot rows of a genome, chosen by the processor."""
+        flops = times * sum(pivot_flops(m, self.sizing, KEPT) for m in self.shape.matrices)
+        return Work(flops, flops / (self.device.spec.host_gflops * 1e9))
+
+    def write(self, size: float, kept: bool = True) -> Work:
+        """Bytes written to disk, and kept there."""
+        return Work(seconds=size / (self.device.spec.disk_gb * 1e9), written=size * kept)

@@ -1,139 +1,131 @@
-"""The device that a dry run reckons with: as its configuration states it, or measured here.
+"""The device that a dry run plans for: as `conf/device` states it, or measured on this machine.
 
-What is measured takes about a second: a product of two matrices in each dtype, the eigenvectors of
-one, and a copy.
+Measuring takes about a second: a matrix product in each dtype, an eigendecomposition and a copy.
 """
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch.utils.benchmark import Timer
+from torch.utils.benchmark.utils.timer import timer as default_timer
 
 from sieve.config import DeviceConfig
-from sieve.costs.devices import Device
 from sieve.costs.solving import EIGH
 from sieve.runtime.memory import peak_memory_mib
 
 GIB = 2**30
-LONG_ENOUGH = 0.2  # seconds that a measurement takes at least: processors change their pace
-SIDE, EIGEN_SIDE, COPIED = 768, 320, 2**24  # of matrices that are multiplied, solved; floats copied
-REACHED = 0.5  # share of a product's speed that passes through a model reach on a processor
-LAYER_SECONDS = 3e-4  # of a block at least, on a processor
+MIN_SECONDS = 0.2  # of a measurement, because processors change their clock rate
+SIDE, EIGH_SIDE, COPIED = 768, 320, 2**24  # widths of measured matrices; floats copied
+GPU_SCALE = 8  # how much wider the matrices are that a GPU multiplies and decomposes
+# On a processor: the share of a product's rate that passes reach, and the least time of a block.
+CPU_UTILIZATION, CPU_LAYER_MS = 0.5, 0.3
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of which every figure is known."""
+
+    spec: DeviceConfig  # no figure is None; `tflops` has every dtype of the run
+    on_cpu: bool  # device and host share one memory
+    source: str  # where the figures come from, in words
+
+    @property
+    def memory(self) -> float:
+        """Bytes of device memory."""
+        return (self.spec.memory_gib or 0) * GIB
+
+    @property
+    def overhead(self) -> float:
+        """Bytes in use before the first tensor."""
+        return self.spec.overhead_gib * GIB
+
+    def pass_seconds(
+        self, flops: float, dtype: str, batches: float, layers: int, weight_bytes: float
+    ) -> float:
+        """Seconds of passes over batches, each of which reads `weight_bytes`."""
+        read = weight_bytes / ((self.spec.bandwidth_gb or 0) * 1e9)
+        least = batches * max(read, layers * self.spec.layer_ms / 1e3)
+        return max(self.product_seconds(flops, dtype), least)
+
+    def product_seconds(self, flops: float, dtype: str) -> float:
+        """Seconds of large matrix products."""
+        return flops / (self.spec.tflops[dtype] * 1e12 * self.spec.utilization)
+
+    def decomposition_seconds(self, flops: float) -> float:
+        """Seconds of float64 decompositions."""
+        return flops / (self.spec.tflops["float64"] * 1e12 * self.spec.solver_utilization)
 
 
 def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> Device:
-    """The device of a run. accelerator: the trainer's; dtypes: that the run computes in.
+    """The device of a run that computes in `dtypes`; unset figures are measured on this machine.
 
-    Raises ValueError where it is to be measured and is not there, or is stated in part only.
+    Raises ValueError if a figure is out of range, if a named device lacks one, or if the run needs
+    a GPU to measure and this machine has none.
     """
     kind = settings.accelerator or ("cpu" if accelerator == "cpu" else "gpu")
     if kind not in ("cpu", "gpu"):
-        raise ValueError(f"device.accelerator is {kind!r}, expected cpu or gpu; set it so.")
-    missing = [name for name in ("memory_gib", "bandwidth_gb") if getattr(settings, name) is None]
-    missing += sorted(f"tflops.{name}" for name in dtypes if name not in settings.tflops)
+        raise ValueError(f"device.accelerator is {kind!r}, expected cpu or gpu.")
     for key, value in asdict(settings).items():
         numbers = value.values() if isinstance(value, dict) else [value]
         if any(isinstance(n, int | float) and n <= 0 for n in numbers if key != "overhead_gib"):
-            raise ValueError(f"device.{key} is {value}, expected numbers above 0; set them so.")
+            raise ValueError(f"device.{key} is {value}, expected numbers above 0.")
+    missing = [name for name in ("memory_gib", "bandwidth_gb") if getattr(settings, name) is None]
+    missing += sorted(f"tflops.{name}" for name in dtypes if name not in settings.tflops)
     if not missing:
-        return _stated(settings, kind)
+        return Device(settings, kind == "cpu", "by its data sheet")
     if settings.name not in ("auto", "cpu"):
         raise ValueError(
-            f"device={settings.name} does not say device.{missing[0]}, which this run needs; set "
-            "it, or choose device=auto to measure the machine at hand."
+            f"device={settings.name} does not state device.{missing[0]}, which this run needs; set "
+            "it, or set device=auto to measure this machine."
         )
-    return _measured(settings, kind, dtypes)
-
-
-def _stated(settings: DeviceConfig, kind: str, **measured: Any) -> Device:
-    values: dict[str, Any] = {
-        "name": settings.name,
-        "memory": (settings.memory_gib or 0) * GIB,
-        "flops": {name: rate * 1e12 for name, rate in settings.tflops.items()},
-        "bandwidth": (settings.bandwidth_gb or 0) * 1e9,
-        "utilization": settings.utilization,
-        "solver_utilization": settings.solver_utilization,
-        "layer_seconds": settings.layer_ms / 1e3,
-        "overhead": settings.overhead_gib * GIB,
-        "disk": settings.disk_gb * 1e9,
-        "host": settings.host_gflops * 1e9,
-        "local": kind == "cpu",
-        "notes": ("by its data sheet",),
-    }
-    return Device(**(values | measured))
-
-
-def _measured(settings: DeviceConfig, kind: str, dtypes: set[str]) -> Device:
     if kind == "gpu" and not torch.cuda.is_available():
         raise ValueError(
-            "the run asks for a GPU and none is at hand to be measured; say which is meant, as "
-            "device=h100."
+            "the run needs a GPU, and this machine has none to measure; name the GPU to plan for, "
+            "such as device=h100."
         )
-    place = torch.device("cuda" if kind == "gpu" else "cpu")
-    flops = {name: rate * 1e12 for name, rate in settings.tflops.items()}
-    for name in sorted(dtypes - flops.keys()):
-        flops[name] = _product_rate(place, getattr(torch, name))
-    found: dict[str, object] = {
-        "flops": flops,
-        "solver_utilization": _eigen_rate(place) / flops["float64"],
-        "notes": (f"measured here with {torch.get_num_threads()} threads",),
-    }
-    if settings.bandwidth_gb is None:
-        found["bandwidth"] = _bandwidth(place)
-    if settings.memory_gib is None:
-        found["memory"] = _memory(place)
-    if kind == "cpu":
-        own = {"utilization": REACHED, "layer_seconds": LAYER_SECONDS}
-        found |= own | {"name": "cpu", "overhead": peak_memory_mib(place) * 2**20}
-        found["host"] = flops["float64"] / 4
-    else:
-        found["name"] = torch.cuda.get_device_name(place)
-    return _stated(settings, kind, **found)
+    return _measured(settings, torch.device("cuda" if kind == "gpu" else "cpu"), dtypes)
 
 
-def _timed(work: Callable[[], object], place: torch.device) -> float:
-    """Seconds of the quickest of at least three, after one to warm up."""
-
-    # One thread's own time does not count what other processes take.
-    alone = place.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-
-    def once() -> float:
-        start = clock()
-        work()
-        if place.type == "cuda":
-            torch.cuda.synchronize()
-        return clock() - start
-
-    once()
-    spent = [once() for _ in range(3)]
-    while sum(spent) < LONG_ENOUGH:
-        spent.append(once())
-    return max(1e-9, min(spent))
-
-
-def _product_rate(place: torch.device, dtype: torch.dtype) -> float:
-    side = SIDE if place.type == "cpu" else 8 * SIDE
-    a = torch.ones(side, side, device=place, dtype=dtype)
-    return 2 * side**3 / _timed(lambda: a @ a, place)
-
-
-def _eigen_rate(place: torch.device) -> float:
-    side = EIGEN_SIDE if place.type == "cpu" else 8 * EIGEN_SIDE
-    a = torch.randn(side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    a = (a @ a.T).to(place)
-    return EIGH * side**3 / _timed(lambda: torch.linalg.eigh(a), place)
+def _measured(settings: DeviceConfig, device: torch.device, dtypes: set[str]) -> Device:
+    on_cpu = device.type == "cpu"
+    side, eigh_side = (size if on_cpu else GPU_SCALE * size for size in (SIDE, EIGH_SIDE))
+    tflops = dict(settings.tflops)
+    for name in sorted(dtypes - tflops.keys()):
+        ones = torch.ones(side, side, device=device, dtype=getattr(torch, name))
+        tflops[name] = 2 * side**3 / _seconds("a @ a", ones) / 1e12
+    random = torch.randn(eigh_side, eigh_side, dtype=torch.float64, device=device)
+    eigh = EIGH * eigh_side**3 / _seconds("torch.linalg.eigh(a)", random @ random.T)
+    floats = torch.zeros(COPIED, device=device)
+    spec = replace(
+        settings,
+        tflops=tflops,
+        solver_utilization=eigh / tflops["float64"] / 1e12,
+        bandwidth_gb=settings.bandwidth_gb
+        or 2 * floats.nbytes / _seconds("a.clone()", floats) / 1e9,
+        memory_gib=settings.memory_gib or _memory(device) / GIB,
+    )
+    own: dict[str, str | float] = {"name": "cpu" if on_cpu else torch.cuda.get_device_name(device)}
+    if on_cpu:
+        own |= {"utilization": CPU_UTILIZATION, "layer_ms": CPU_LAYER_MS}
+        own |= {"overhead_gib": peak_memory_mib(device) / 1024}
+        own |= {"host_gflops": tflops["float64"] * 1e3 / 4}
+    source = f"measured here with {torch.get_num_threads()} threads"
+    return Device(replace(spec, **own), on_cpu, source)  # type: ignore[arg-type]
 
 
-def _bandwidth(place: torch.device) -> float:
-    a = torch.zeros(COPIED, device=place)
-    return 2 * a.nbytes / _timed(lambda: a.clone(), place)
+def _seconds(statement: str, a: torch.Tensor) -> float:
+    """Seconds of the fastest repetition of a statement about a tensor `a`."""
+    # A single thread's own time leaves out other processes.
+    single = a.device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if single else default_timer
+    threads = torch.get_num_threads()
+    timer = Timer(statement, timer=clock, globals={"a": a}, num_threads=threads)
+    return max(1e-9, min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times))
 
 
-def _memory(place: torch.device) -> float:
-    if place.type == "cuda":
-        return float(torch.cuda.get_device_properties(place).total_memory)
+def _memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,147 +1,118 @@
-"""How often a search evaluates genomes, and how many rows that takes: expected and at most.
+"""How many genomes a search evaluates, and how many examples that takes: expected and at most.
 
-Bounds follow `search/lines.py`, `stages/seeds.py` and the genetic sweeper. What cannot be
-known beforehand is set by what searches took so far (`experiments/searches.jsonl`): rows of a
-genome that is dropped early, and when the best no longer improves.
+Bounds come from the settings and from the constants of `sieve/search`. What only a run can tell,
+the rows of a genome that is dropped early and the generation of the last improvement, is estimated
+from past searches (`experiments/searches.jsonl`).
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from sieve.bank.genome import Sizing
 from sieve.config import SearchConfig
 from sieve.costs.shape import Shape
-from sieve.search.lines import STEP
+from sieve.search import bottlenecks
+from sieve.search.lines import LARGER, MARGIN_NEIGHBORS, NEIGHBORS, RESIZE_NEIGHBORS, STEP
+from sieve.search.measured import measured_rows
 
-SCORED = {"margin": 0.7, "divergence": 0.6}  # of the rows per genome, others are dropped early
-PATIENCE = 1.3  # generations of a search over those without improvement that end it
-SEEDED = 1 / 4  # of the rows, at least 64, on which matrices are measured
-FEWEST = 64
-NEAR = 8  # genomes around a place on a line
-NEAR_MARGIN = 19
-RESIZED = 17
-TRIED = 3  # candidates for a confirmation that are scored
+SCORED = {"margin": 0.7, "divergence": 0.6}  # share of the rows that a genome is scored on
+PATIENCE = 1.3  # generations of a search over `stagnation_generations`
+CONFIRMED = 3  # candidates that a confirmation scores
+Sweeper = Mapping[str, float | None]  # settings of the genetic sweeper
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """expected, most: genomes evaluated; rows, most_rows: scored, passes of the dense model too."""
+    """Genomes evaluated and examples scored, those of the dense model too."""
 
     expected: float
     most: float
     rows: float
     most_rows: float
-    words: str
+    remark: str
 
 
-def bisected(count: int) -> int:
-    """Evaluations that it takes to find a place among `count` by bisection."""
-    return math.ceil(math.log2(count)) if count > 1 else 0
+def search_evaluations(
+    shape: Shape, sizing: Sizing, search: SearchConfig, rows: int, sweeper: Sweeper
+) -> Evaluations:
+    """What a search takes on `rows` selection rows, with its confirmation and bottleneck map."""
+    seen = rows - round(search.confirmation * rows)
+    share, limit = SCORED[search.judge], math.inf
+    extra, extra_rows = 0.0, 2.0 * seen  # scored in any case; the dense model is scored twice
+    if search.method in ("uniform", "waterfill"):
+        count = line_length(shape, sizing, search, search.method)
+        expected: float = min(count - 1, _bisections(count) + 1)
+        most, remark = float(count - 1), f"bisection over {count} genomes"
+        share, extra_rows = 1.0, seen
+    elif search.method == "genetic":
+        expected, most, remark = _generations(sweeper)
+        extra, seed_rows = _seeds(shape, sizing, search, seen)
+        extra_rows += 2 * seen + seed_rows  # The dense model once more by the last job.
+    else:
+        expected = most = search.evaluations
+        remark, limit = f"{search.evaluations:,} genomes", search.examples or math.inf
+        share = SCORED["margin"] if search.method == "random" else share
+    most_extra = extra_rows
+    if seen < rows:
+        extra_rows += CONFIRMED * rows
+        most_extra += search.candidates * rows
+    if search.bottlenecks:
+        genes = seen * len(shape.matrices)
+        extra_rows += 1.5 * SCORED["margin"] * genes
+        most_extra += (1 + _bisections(len(bottlenecks.LEVELS))) * genes
+    return Evaluations(
+        expected + extra,
+        most + extra,
+        min(limit, share * expected * seen) + extra_rows,
+        min(limit, most * seen) + most_extra,
+        remark,
+    )
 
 
 def line_length(shape: Shape, sizing: Sizing, search: SearchConfig, method: str) -> int:
-    """Genomes of a line, at most: of a grid, or 3 % apart down to what is always kept."""
+    """Genomes of a line at most: of the grid, or of a frontier down to its smallest genome."""
     if method == "uniform":
         return len({float(level) for level in search.levels})
     least = min(search.levels)
-    ranks = [sizing.rank(matrix, least) or 0 for matrix in shape.matrices]
-    lowest = 0 if 0 in ranks else 1
+    lowest = 0 if 0 in [sizing.rank(matrix, least) for matrix in shape.matrices] else 1
     end = sum(sizing.kept(matrix, lowest) for matrix in shape.matrices)
     end = max(end, min(sizing.kept(matrix, 1) for matrix in shape.matrices))
     return 2 + math.ceil(math.log(end / shape.prunable) / math.log(STEP))
 
 
-def search_evaluations(
-    shape: Shape, sizing: Sizing, search: SearchConfig, rows: int, sweeper: Mapping[str, Any]
-) -> Evaluations:
-    """What a search takes on `rows` selection rows, its map of bottlenecks too.
-
-    sweeper: the settings of a genetic one.
-    """
-    found = _searched(shape, sizing, search, rows, sweeper)
-    if not search.bottlenecks:
-        return found
-    genes, seen = len(shape.matrices), rows - round(search.confirmation * rows)
-    return replace(
-        found,
-        rows=found.rows + 1.5 * genes * seen * SCORED["margin"],
-        most_rows=found.most_rows + 4 * genes * seen,
-    )
+def _bisections(count: int) -> int:
+    """Evaluations that find a position among `count` by bisection."""
+    return math.ceil(math.log2(count)) if count > 1 else 0
 
 
-def _searched(
-    shape: Shape, sizing: Sizing, search: SearchConfig, rows: int, sweeper: Mapping[str, Any]
-) -> Evaluations:
-    held = round(search.confirmation * rows)
-    seen = rows - held
-    if search.method in ("uniform", "waterfill"):
-        count = line_length(shape, sizing, search, search.method)
-        found, most = min(count - 1, bisected(count) + 1), count - 1
-        more = (held + seen) * TRIED if held else 0
-        most_more = (held + seen) * search.candidates if held else 0
-        return Evaluations(
-            found, most, (found + 1) * seen + more, (most + 1) * seen + most_more,
-            f"bisection over {count} genomes",
-        )  # fmt: skip
-    if search.method == "genetic":
-        return _genetic(shape, sizing, search, seen, held, sweeper)
-    limit = math.inf if search.examples is None else search.examples
-    scored = SCORED["margin" if search.method == "random" else search.judge]
-    number = search.evaluations
-    return Evaluations(
-        number, number, min(limit, (number * scored + 2) * seen + TRIED * rows),
-        min(limit, (number + 2) * seen) + search.candidates * rows, f"{number:,} genomes",
-    )  # fmt: skip
-
-
-def _genetic(
-    shape: Shape,
-    sizing: Sizing,
-    search: SearchConfig,
-    seen: int,
-    held: int,
-    sweeper: Mapping[str, Any],
-) -> Evaluations:
-    """The first job's seeds, the generations, and what the last job confirms and maps."""
-    population = int(sweeper.get("population") or 100)
-    offspring = int(sweeper.get("offspring") or population)
-    most = sweeper.get("generations")
-    span = sweeper.get("stagnation_generations")
-    expected = round(PATIENCE * span) if span else most
-    generations = min(x for x in (most, expected) if x is not None) if (most or expected) else 100
+def _generations(sweeper: Sweeper) -> tuple[float, float, str]:
+    """Genomes of a genetic search, expected and at most, and in words."""
+    population = sweeper.get("population") or 100
+    offspring, most = sweeper.get("offspring") or population, sweeper.get("generations")
+    stagnation = sweeper.get("stagnation_generations")
+    expected = min(round(PATIENCE * stagnation) if stagnation else math.inf, most or math.inf)
+    expected = expected if math.isfinite(expected) else 100
     limit = sweeper.get("evaluations") or math.inf
-    bred, at_most = (
-        min(limit, population + offspring * (n - 1)) for n in (generations, most or generations)
+    bred, most_bred = (
+        min(limit, population + offspring * (count - 1)) for count in (expected, most or expected)
     )
-    seeds, seed_rows = _seeding(shape, sizing, search, seen)
-    last = 0.0 if search.judge == "margin" else RESIZED + bisected(300)
-    tried = TRIED * (seen + held) if held else 0
-    scored = SCORED[search.judge]
-    return Evaluations(
-        seeds + bred + last,
-        seeds + at_most + last,
-        seed_rows + (scored * bred + last + 2) * seen + tried,
-        seed_rows + (at_most + last + 2) * seen + search.candidates * held,
-        f"population {population:,}, {generations} of at most {most or 'any'} generations",
-    )
+    words = f"population {population:,}, {expected} of at most {most or 'any'} generations"
+    return bred, most_bred, words
 
 
-def _seeding(shape: Shape, sizing: Sizing, search: SearchConfig, seen: int) -> tuple[float, float]:
-    """Genomes and rows to find what a genetic search begins with, the dense model's passes too."""
-    lines = [name for name in search.seeds if name != "measured"]
-    lengths = [line_length(shape, sizing, search, name) for name in lines]
-    found = sum(bisected(count) + 1.0 for count in lengths)
+def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> tuple[float, float]:
+    """Genomes and rows scored before and after the generations of a genetic search."""
+    lines = [method for method in search.seeds if method != "measured"]
+    ends = [_bisections(line_length(shape, sizing, search, line)) + 1 for line in lines]
     if search.judge == "margin":
-        found += NEAR_MARGIN * len(lines)
-        return found, (found + 2) * seen
-    if not lines:
-        found += bisected(line_length(shape, sizing, search, "waterfill")) + 1
-    found += NEAR * max(1, len(lines))
-    part, measured = 0.0, 0.0
-    if "measured" in search.seeds:
-        part = search.rounds * (2.0 * len(shape.matrices) + 1)
-        measured = part * max(FEWEST, SEEDED * seen)
-        found += 2 * NEAR
-    return found + part, (found + 2) * seen + measured
+        count = sum(ends) + len(lines) * (1 + sum(MARGIN_NEIGHBORS))
+        return count, count * rows
+    frontier = _bisections(line_length(shape, sizing, search, "waterfill")) + 1
+    count = sum(ends or [frontier]) + max(1, len(lines)) * (1 + sum(NEIGHBORS))
+    count += frontier + sum(RESIZE_NEIGHBORS) + len(LARGER)
+    if "measured" not in search.seeds:
+        return count, count * rows
+    measured = search.rounds * (2 * len(shape.matrices) + 1)
+    count += frontier + 1 + sum(NEIGHBORS)
+    return count + measured, count * rows + measured * min(rows, measured_rows(rows))

@@ -1,105 +1,144 @@
-"""A model in numbers: its matrices, and the widths that passes through it depend on."""
+"""A model in numbers, from its configuration: its matrices and the widths its passes depend on.
 
+The model is built of tensors without memory, which takes seconds for any size and downloads nothing
+but config.json.
+"""
+
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-from sieve.bank.genome import Sizing
-from sieve.model.matrices import Matrix, siblings
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-FLOAT32, FLOAT64 = 4, 8  # bytes
+from sieve.config import Config, ModelConfig
+from sieve.model.backbone import auto_class, count_parameters, find_model, loaded_config
+from sieve.model.matrices import Matrix, blocks_of, find_matrices
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in configurations
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model its costs depend on.
+    """The numbers of a model that its costs depend on."""
 
-    matrices: the prunable ones, the output head among them where it is pruned; beside: weights of
-    other layers that every token passes, such as routers; parameters: of the whole model, shared
-    ones once; queries, keys: numbers per token of the attention's queries and of its keys, over all
-    heads; routed: the share of tokens that an expert sees; head: whether logits are of tokens.
-    """
-
-    matrices: tuple[Matrix, ...]
-    parameters: int
-    layers: int
+    matrices: tuple[Matrix, ...]  # the prunable ones, with the output head if it is pruned
+    parameters: int  # of the whole model, shared ones once
+    layers: int  # decoder blocks
     hidden: int
     vocabulary: int
-    queries: int
-    keys: int
-    beside: int = 0
-    routed: float = 1.0
+    queries: int  # numbers per token and block of the attention's queries, over all heads
+    keys: int  # the same of its keys
+    unprunable: int = 0  # weights of other linear layers that every token passes
+    routed: float = 1.0  # mean share of tokens that an expert sees
 
     @cached_property
-    def blocks(self) -> tuple[Matrix, ...]:
-        """The prunable matrices but the head."""
-        return tuple(matrix for matrix in self.matrices if matrix.layer is not None)
+    def blocks(self) -> list[Matrix]:
+        """The prunable matrices without the head."""
+        return [matrix for matrix in self.matrices if matrix.layer is not None]
 
     @property
     def prunable(self) -> int:
         """Weights of the prunable matrices."""
         return sum(matrix.size for matrix in self.matrices)
 
-    @property
-    def block_size(self) -> float:
-        """Prunable weights of a block."""
-        return sum(matrix.size for matrix in self.blocks) / self.layers
-
-    def share(self, matrix: Matrix) -> float:
-        """The share of all tokens that a matrix sees, if it is not the head."""
-        return self.routed if matrix.expert else 1.0
-
     @cached_property
     def per_token(self) -> float:
-        """Weights of the prunable matrices that a token passes, the head left out."""
-        return sum(matrix.size * self.share(matrix) for matrix in self.blocks)
+        """Prunable weights that a token passes, without the head."""
+        return sum(matrix.size * self.token_share(matrix) for matrix in self.blocks)
 
     @cached_property
-    def inner(self) -> float:
-        """The widest activation within a block: of the MLP, as a rule."""
-        return max(max(m.d_out, m.d_in) for m in self.blocks)
+    def widest(self) -> int:
+        """The widest activation within a block, usually the MLP's."""
+        return max(max(matrix.d_out, matrix.d_in) for matrix in self.blocks)
 
     @cached_property
-    def held_per_token(self) -> float:
-        """Numbers per token and block that a pass holds for its way back, beside the norms'.
+    def saved_per_token(self) -> float:
+        """Numbers per token and block that a pass saves for its backward pass, without the norms'.
 
-        Inputs of the matrices, once each; outputs, but those that are added to the residual stream;
-        the activation function's own; keys and values repeated for every query's head.
+        Each input once, each output that is not added to the residual stream, the output of the
+        activation function, and keys and values repeated for every query's head.
         """
-        inputs = {m.source: m.d_in * self.share(m) for m in self.blocks}
-        outputs = sum(m.d_out * self.share(m) for m in self.blocks if not writes(m))
-        middle = sum(m.d_in * self.share(m) for m in self.blocks if m.kind.endswith("down"))
-        repeated = 2 * (self.queries - self.keys)
-        return (sum(inputs.values()) + outputs + middle) / self.layers + repeated
+        inputs = {m.source: m.d_in * self.token_share(m) for m in self.blocks}
+        saved = sum(inputs.values()) + 2 * self.layers * (self.queries - self.keys)
+        for matrix in self.blocks:
+            kind = matrix.kind.removeprefix("expert_")
+            width = matrix.d_in * (kind == "down") + matrix.d_out * (kind not in ("o", "down"))
+            saved += width * self.token_share(matrix)
+        return saved / self.layers
+
+    def token_share(self, matrix: Matrix) -> float:
+        """The share of all tokens that a matrix of a block sees."""
+        return self.routed if matrix.expert else 1.0
 
 
-def writes(matrix: Matrix) -> bool:
-    """Whether a kind of matrix writes to the residual stream."""
-    return matrix.kind.removeprefix("expert_") in ("o", "down")
+def shape_of(model: PreTrainedModel, prune_head: bool = False) -> Shape:
+    """A model in numbers. Its tensors may have no memory."""
+    matrices, text = find_matrices(model, prune_head), model.config.get_text_config()
+    heads = getattr(text, "num_attention_heads", 1)
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    head = model.get_output_embeddings()
+    pruned = {model.get_submodule(matrix.name) for matrix in matrices}
+    linear = (module for module in model.modules() if isinstance(module, nn.Linear))
+    active = getattr(text, "num_experts_per_tok", None)
+    experts = next((count for name in EXPERTS if (count := getattr(text, name, None))), None)
+    return Shape(
+        matrices=tuple(matrices),
+        parameters=count_parameters(model),
+        layers=len(blocks_of(matrices)),
+        hidden=text.hidden_size,
+        vocabulary=int(text.num_labels or 0) if head is None else head.weight.shape[0],
+        queries=heads * width,
+        keys=getattr(text, "num_key_value_heads", heads) * width,
+        unprunable=sum(m.weight.numel() for m in linear if m not in pruned and m is not head),
+        routed=active / experts if active and experts else 1.0,
+    )
 
 
-@dataclass(frozen=True)
-class BankBytes:
-    """Bytes of a bank: factors in the dtype they are stored in, and the rest in float32."""
+def build_without_weights(config: Config) -> PreTrainedModel:
+    """Build the model of a run under the active FakeTensorMode; ValueError if that fails."""
+    model_config, _ = known_config(config.model)
+    try:
+        model: PreTrainedModel = auto_class(model_config).from_config(
+            model_config, trust_remote_code=config.model.trust_remote_code
+        )
+    except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"the model of {config.model.path!r} could not be built from its config.json "
+            f"({reason}); check model.path."
+        ) from error
+    model.tie_weights()
+    return model.eval()
 
-    numbers: int  # of all factors
-    rest: int
-    shared: int = 0  # numbers of those that siblings may share
 
-    def total(self, itemsize: int) -> int:
-        """In memory and on disk."""
-        return self.numbers * itemsize + self.rest
+def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
+    """A model's configuration, and in words where it comes from.
 
-
-def bank_bytes(
-    shape: Shape, sizing: Sizing, projection: str, fits_bias: bool, joint: bool
-) -> BankBytes:
-    """What a `Bank` weighs, whose factors are cut at each matrix's break-even rank."""
-    groups = siblings(list(shape.blocks)) if joint else []
-    numbers = rest = 0
-    for matrix in (*shape.matrices, *groups):
-        rank = sizing.top_rank(matrix)
-        energies = matrix.d_in if projection == "input_pca" else min(matrix.d_out, matrix.d_in)
-        numbers += rank * (matrix.d_out + matrix.d_in)
-        rest += FLOAT32 * (energies + matrix.d_out + (rank if fits_bias else 0))
-    shared = sum(sizing.top_rank(group) * (group.d_out + group.d_in) for group in groups)
-    return BankBytes(numbers, rest, shared)
+    It is the model's config.json, from the Hub if need be. If config.json is not on this machine
+    and `model.architecture` describes this very path, nothing is downloaded.
+    Raises ValueError if neither exists or `model.architecture` is wrong.
+    """
+    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    stated = dict(model.architecture)
+    if stated.pop("of", model.path) == model.path and stated:
+        with suppress(OSError, ValueError, KeyError):
+            path = find_model(model.path, weights=False)
+            local = AutoConfig.from_pretrained(path, local_files_only=True, **options)
+            return local, "from its config.json"
+        model_type = stated.pop("model_type", None)
+        try:
+            described = AutoConfig.for_model(model_type, **stated)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"model.architecture of {model.label} is not valid (model_type {model_type!r}); "
+                "copy it from the model's config.json."
+            ) from error
+        return described, f"as model.architecture of {model.label} states them"
+    try:
+        return loaded_config(model, find_model(model.path, weights=False)), "from its config.json"
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).removesuffix('.')}, or state its shapes in model.architecture, as "
+            "conf/model/llama3_1_8b.yaml does."
+        ) from error

@@ -1,65 +1,99 @@
-"""What `dry_run=true` shows: a row per stage, the sum, what was assumed, and the verdict."""
+"""The table of `dry_run=true`: a row per stage, the sum, the verdict and the assumptions."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-SHOWN = 0.005  # share of a stage's memory below which a part is not named
+Record = dict[str, Any]  # a JSON object
+NAMED = 0.005  # share of a stage's memory from which a part is named
+THRIFTY = "calibration.layers_at_once=1 calibration.checkpointing=true"
 
 
-def dry_run_table(record: Mapping[str, Any]) -> RenderableType:
+def dry_run_table(record: Record) -> RenderableType:
     """The record of a dry run for a terminal."""
-    total, device = record["total"], record["device"]
+    total, count = record["total"], record["devices"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("stage", no_wrap=True)
     for name in ("PFLOP", "time", "GiB", "tokens", "genomes"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("of which", overflow="fold")
+    table.add_column("GiB by part; remarks", overflow="fold")
     for row in record["stages"]:
         table.add_row(*_cells(row))
+    disk = f"on disk: cache {size(total['cache_gib'])}, export {size(total['export_gib'])}"
     table.add_row(
-        "total", quantity(total["flops"] / 1e15), duration(total["hours"]),
-        size(total["peak_gib"]), "", "", _beside(total), style="bold",
-    )  # fmt: skip
-    count = record["devices"]
-    head = Text(
-        f"{record['model']} on {record['task']['name']}: {quantity(record['parameters'] / 1e9)} B "
-        f"parameters, {quantity(record['prunable'] / 1e9)} B prunable, on {count} × "
-        f"{device['name']}\n",
+        "total",
+        quantity(total["flops"] / 1e15),
+        duration(total["hours"]),
+        size(total["peak_gib"]),
+        "",
+        "",
+        disk + (f"; host memory {size(total['host_gib'])}" if total["host_gib"] else ""),
         style="bold",
     )
-    most = total["hours_at_most"]
-    spent = f"\n{duration(total['hours'])} expected, {duration(most)} at most"
-    spent += f"; {duration(total['device_hours'])} of devices in all" if count > 1 else ""
-    notes = [Text(line, style="dim") for line in record["assumptions"]]
-    style = "green" if record["fits"] else "yellow"
+    title = (
+        f"{record['model']} on {record['task']['name']}: "
+        f"{quantity(record['parameters'] / 1e9)} B parameters, "
+        f"{quantity(record['prunable'] / 1e9)} B prunable, on {count} × {record['device']['name']}"
+    )
+    hours = f"{duration(total['hours'])} expected, {duration(total['hours_at_most'])} at most"
+    if count > 1:
+        hours += f"; {duration(total['device_hours'])} over all devices"
     return Group(
-        head, table, Text(f"{spent}.", style="bold"), Text(record["verdict"], style=style),
-        Text(""), *notes,
-    )  # fmt: skip
+        Text(f"{title}\n", style="bold"),
+        table,
+        Text(f"\n{hours}.", style="bold"),
+        Text(record["verdict"], style="green" if record["fits"] else "yellow"),
+        Text(""),
+        *(Text(line, style="dim") for line in record["assumptions"]),
+    )
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    found = row["evaluations"]
-    genomes = "" if found is None else f"{found['expected']:,.0f}"
-    if found is not None and found["at_most"] > found["expected"]:
-        genomes += f" (≤ {found['at_most']:,.0f})"
-    least = SHOWN * max(1e-9, sum(row["parts_gib"].values()))
-    parts = [f"{name} {size(gib)}" for name, gib in row["parts_gib"].items() if gib > least]
-    remark = [row["remark"]] if row["remark"] else []
+def verdict(record: Record) -> str:
+    """Whether the run fits, and which settings and how many devices make it fit."""
+    total, device, ranks = record["total"], record["device"], record["shards"]
+    stage = max(record["stages"], key=lambda row: row["peak_gib"])["stage"]
+    where = f"{'one' if ranks == 1 else f'{ranks:,}'} {device['name']}"
+    each = " of each" if ranks > 1 else ""
+    fits = f"{record['model']} fits" if record["fits"] else f"{record['model']} does not fit"
+    peak = (
+        f"{fits} on {where}: the peak, in {stage}, is {size(total['peak_gib'])} of the "
+        f"{device['memory_gib']:,.0f} GiB{each}."
+    )
+    if record["fits"]:
+        return peak
+    count, fewer = record["needed"], record["needed_thrifty"]
+    fsdp = " ".join(["trainer=fsdp", *record["asks"]])
+    if fewer is not None and fewer <= ranks:
+        return f"{peak} It fits with {THRIFTY}."
+    if count is None and fewer is None:
+        return f"{peak} No number of devices is enough; lower batch_tokens or leave stages out."
+    if count is None:
+        return f"{peak} It needs {fewer:,} devices with {fsdp} {THRIFTY}."
+    more = f", or {fewer:,} with {THRIFTY} too" if fewer and fewer < count else ""
+    return f"{peak} It needs {count:,} devices with {fsdp}{more}."
+
+
+def _cells(row: Record) -> tuple[str, ...]:
+    evaluations, genomes = row["evaluations"], ""
+    if evaluations:
+        genomes = f"{evaluations['expected']:,.0f}"
+        if evaluations["at_most"] > evaluations["expected"]:
+            genomes += f" (≤ {evaluations['at_most']:,.0f})"
+    least = NAMED * sum(row["parts_gib"].values())
+    remarks = [f"{name} {size(gib)}" for name, gib in row["parts_gib"].items() if gib > least]
+    if row["remark"]:
+        remarks.append(row["remark"])
     return (
-        row["stage"], quantity(row["flops"] / 1e15), duration(row["hours"]),
-        size(row["peak_gib"]), count(row["tokens"]), genomes, ", ".join([*parts, *remark]),
-    )  # fmt: skip
-
-
-def _beside(total: Mapping[str, Any]) -> str:
-    told = f"on disk: cache {size(total['cache_gib'])}, export {size(total['export_gib'])}"
-    host = total["host_gib"]
-    return told + (f"; memory beside the device {size(host)}" if host else "")
+        row["stage"],
+        quantity(row["flops"] / 1e15),
+        duration(row["hours"]),
+        size(row["peak_gib"]),
+        short(row["tokens"]) if row["tokens"] else "",
+        genomes,
+        ", ".join(remarks),
+    )
 
 
 def duration(hours: float) -> str:
@@ -72,18 +106,18 @@ def duration(hours: float) -> str:
 
 
 def size(gib: float) -> str:
-    """GiB with as many digits as say something."""
+    """GiB with the digits that matter."""
     return f"{gib:,.0f}" if gib >= 100 else f"{gib:.1f}" if gib >= 1 else f"{gib:.2g}"
 
 
 def quantity(value: float) -> str:
-    """A number of three digits or all of its whole ones."""
+    """A number with two digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
-def count(value: float) -> str:
-    """A count of tokens: "1.2 M"."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.0f}" if value else ""
+def short(count: float) -> str:
+    """A large count: "1.06 M"."""
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f}"

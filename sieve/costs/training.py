@@ -1,144 +1,110 @@
-"""What follows a search where it is asked for: factors solved again, tuned, or trained."""
+"""The stages that train factors, or solve them again on what the pruned model reads."""
 
-from sieve.costs.passes import (
-    Rows,
-    backward_flops,
-    forward_flops,
-    held_bytes,
-    logit_bytes,
-    passing_bytes,
-)
-from sieve.costs.plan import KEPT, Part, Plan, Stage
-from sieve.costs.shape import FLOAT32
-from sieve.costs.solving import Work, refit_work, refit_workspace
-from sieve.costs.stages import calibration_rows, scoring
-from sieve.model.matrices import Matrix
+from sieve.costs.passes import Rows, activation_bytes, logit_bytes
+from sieve.costs.plan import KEPT, Part, Plan, Stage, Work
+from sieve.costs.solving import refit_flops, solve_bytes
+from sieve.costs.stages import solve_all
+from sieve.model.matrices import blocks_of
+from sieve.projections.moments import FLOAT32
 
-BLOCKS = 3.7  # passes through all blocks by a refit: dense, pruned, and up to each input
+# Passes through all blocks by a refit: dense, pruned, up to each input, and a quarter of the rows
+# three times for divergences.
+REFIT_PASSES = 4.7 + 3 / 4
+# Products of inputs that a refit sums: two on the rows that it fits, three on the held-out quarter.
+REFIT_SUMS = 2.25
+REFIT_BYTES = 5 * (FLOAT32 + 8)  # of these sums, in float32 and averaged in float64
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences
-ADAM = 4 * FLOAT32  # a parameter in float32, its gradient and two moments
-PARTS = 8  # batches of a refit at least
+ADAM = 4 * FLOAT32  # bytes of a parameter in float32, its gradient and two moments
+MIN_BATCHES = 8  # of a refit
+
+
+def learn(plan: Plan) -> Stage:
+    """The fit of projection=learned: Adam on one factor of every matrix, or two if untied."""
+    settings, shape = plan.config.projection.learning, plan.shape
+    rows, tokens = plan.calibration_rows(settings.tokens), settings.batch_tokens
+    batches = max(1.0, rows.tokens / tokens)
+    ranks = [(m, plan.sizing.rank(m, settings.level) or 0) for m in shape.matrices]
+    products = sum(6 * r * (rows.tokens * (m.d_in + m.d_out) + batches * m.size) for m, r in ranks)
+    trained = sum(r * (m.d_in if settings.tied else m.d_in + m.d_out) for m, r in ranks)
+    solves, workspace = solve_all(plan)
+    work = (plan.run(rows) + plan.products(products)) * settings.epochs
+    activations = activation_bytes(shape, tokens, plan.itemsize)
+    activations += 6 * FLOAT32 * tokens * shape.widest
+    parts = (
+        plan.weights,
+        Part("factors and Adam", ADAM * trained + FLOAT32 * sum(r * r for _, r in ranks)),
+        Part("activations", activations),
+        workspace,
+        plan.bank,
+    )
+    return Stage("fit", work + solves + plan.write(plan.bank.size), parts, remark="learned")
 
 
 def refit(plan: Plan) -> Stage | None:
-    """Genomes solved again on what the pruned model reads, or tuned; None where neither is."""
-    settings = plan.config.projection
+    """Genomes solved again on what the pruned model reads, or tuned; None if neither is set."""
+    settings, shape = plan.config.projection, plan.shape
     if not (settings.refit or settings.tune_steps):
         return None
-    tokens = min(settings.refit_tokens, plan.config.calibration.tokens)
-    rows, tries = calibration_rows(plan, tokens), settings.refit_tries
-    examples = plan.lengths.rows["selection"]
-    one, one_seconds = scoring(plan, plan.lengths, examples, KEPT, passes=2)
-    flops, seconds = (tries + 2) * one, (tries + 2) * one_seconds
+    rows = plan.calibration_rows(min(settings.refit_tokens, plan.config.calibration.tokens))
+    one, tries = Work(), settings.refit_tries
+    work = plan.score(plan.lengths.rows["selection"], again=2) * (tries + 2)
+    parts = [plan.weights, plan.factors((SWITCHES if settings.refit else 2) * KEPT), plan.bank]
     if settings.refit:
-        more, longer = _solved_again(plan, rows)
-        flops, seconds = flops + tries * more, seconds + tries * longer
+        matrices = [matrix for matrix in shape.blocks if not matrix.expert]
+        sources = {m.source: m for m in matrices}.values()
+        summed = sum(m.d_in**2 for m in (matrices if plan.by_gradient else sources))
+        ranks = [(m, plan.sizing.rank(m, KEPT) or 0) for m in matrices]
+        one += plan.run(rows) * REFIT_PASSES
+        one += plan.products(REFIT_SUMS * 2 * rows.tokens * summed)
+        one += plan.solves([refit_flops(settings.name, m.d_out, m.d_in, r) for m, r in ranks])
         if plan.by_gradient:
-            weighed = forward_flops(plan.shape, rows) + backward_flops(plan.shape, rows)
-            flops, seconds = flops + weighed, seconds + plan.seconds(weighed, rows)
+            work += plan.run(rows, backward=True)
+        inputs = [{m.source: m.d_in for m in b} for b in blocks_of(matrices).values()]
+        widths = 2 * plan.itemsize * shape.hidden + FLOAT32 * max(sum(i.values()) for i in inputs)
+        workspace = max(solve_bytes(m, m.d_in) + REFIT_BYTES * m.d_in**2 for m in matrices)
+        parts += [Part("hidden states", rows.tokens * widths), Part("solver workspace", workspace)]
+    batch = min(plan.config.batch_tokens, rows.tokens / MIN_BATCHES)
     if settings.tune_steps:
-        more, longer = _tuned(plan, rows)
-        flops, seconds = flops + tries * more, seconds + tries * longer
-    return Stage(
-        "refit", flops, seconds, _refit_parts(plan, rows),
-        tokens=tries * rows.tokens, rows=(tries + 2) * examples, evaluations=(tries, tries),
-    )  # fmt: skip
-
-
-def _solved_again(plan: Plan, rows: Rows) -> tuple[float, float]:
-    """One genome: passes block by block, sums of pairs, and solves."""
-    shape, device = plan.shape, plan.device
-    passes = (1 + BLOCKS + 3 / 4) * forward_flops(shape, rows)  # 3/4: divergences, of a quarter
-    matrices = [m for m in shape.blocks if not m.expert]
-    summed = matrices if plan.by_gradient else list({m.source: m for m in matrices}.values())
-    sums = sum(2.25 * 2 * rows.tokens * m.d_in**2 for m in summed)
-    work = Work()
-    for matrix in matrices:
-        rank = plan.sizing.rank(matrix, KEPT) or 0
-        work += refit_work(matrix, plan.config.projection.name, rank)
-    seconds = plan.seconds(passes, rows) + device.sums(sums)
-    return passes + sums + work.flops, seconds + device.solves(work.products, work.spectral)
-
-
-def _tuned(plan: Plan, rows: Rows) -> tuple[float, float]:
-    """Adam on all factors of a genome, a batch a step."""
-    steps = plan.config.projection.tune_steps
-    batch = min(plan.config.batch_tokens, rows.tokens / PARTS)
-    one = Rows(steps * batch / rows.length, rows.length, rows.kept)
-    flops = forward_flops(plan.shape, one) + forward_flops(plan.shape, one, KEPT)
-    flops += backward_flops(plan.shape, one, KEPT, trained=True)
-    device = plan.device
-    weights = plan.weights.size
-    return flops, device.passes(flops, plan.compute, 3 * steps, plan.shape.layers, weights)
-
-
-def _refit_parts(plan: Plan, rows: Rows) -> tuple[Part, ...]:
-    settings, shape = plan.config.projection, plan.shape
-    sources: dict[int | None, dict[str, Matrix]] = {}
-    for matrix in shape.blocks:
-        sources.setdefault(matrix.layer, {})[matrix.source] = matrix
-    inputs = max(sum(m.d_in for m in block.values()) for block in sources.values())
-    states = rows.tokens * (2 * plan.itemsize * shape.hidden + FLOAT32 * inputs)
-    batch = min(plan.config.batch_tokens, max(rows.tokens / PARTS, 1))
-    back = settings.tune_steps or plan.by_gradient
-    held = held_bytes if back else passing_bytes
-    parts = [
-        plan.weights,
-        plan.factors(SWITCHES if settings.refit else 2, share=KEPT),
-        plan.held_bank,
-        Part("hidden states", states if settings.refit else 0.0),
-        Part("activations", held(shape, batch, plan.itemsize)),
-    ]
-    if settings.refit:
-        group = max(refit_workspace(matrix, settings.name) for matrix in shape.blocks)
-        parts.append(Part("solver workspace", group))
-    if settings.tune_steps:
+        steps = Rows(settings.tune_steps * batch / rows.length, rows.length, rows.logits)
+        one += _trained(plan, steps, settings.tune_steps, full=True, teacher=True)
         parts.append(Part("factors and Adam", ADAM * KEPT * shape.prunable))
-    return tuple(parts)
+    saved = shape.layers * bool(settings.tune_steps or plan.by_gradient)
+    parts.append(Part("activations", activation_bytes(shape, batch, plan.itemsize, saved)))
+    return Stage("refit", work + one * tries, tuple(parts), evaluations=(tries, tries))
+
+
+def _trained(plan: Plan, rows: Rows, steps: float, full: bool, teacher: bool) -> Work:
+    """Training steps on a pruned model; `teacher`: the dense model answers the rows too."""
+    work = plan.run(rows, KEPT, steps, backward=True, trained=full)
+    return work + plan.run(rows, 1.0, steps) * teacher
 
 
 def recover(plan: Plan) -> Stage | None:
-    """LoRA or the factors trained, with looks at the selection rows; None where it is not asked."""
-    settings, shape = plan.config.recovery, plan.shape
+    """LoRA or the factors trained, checked on the selection rows; None if not set."""
+    settings, shape, tokens = plan.config.recovery, plan.shape, plan.config.recovery.batch_tokens
     if settings.method == "none":
         return None
-    steps = settings.steps * settings.accumulate
-    length = plan.lengths.calibration
-    rows = Rows(max(1.0, settings.batch_tokens / length), length, plan.lengths.answer)
-    full = settings.method == "full"
-    flops = forward_flops(shape, rows, KEPT) + backward_flops(shape, rows, KEPT, trained=full)
-    if settings.loss != "task":
-        flops += forward_flops(shape, rows)
-    looks = settings.steps / settings.check_every + 1
-    look, look_seconds = scoring(plan, plan.lengths, plan.lengths.rows["selection"], KEPT)
-    weights = plan.weights.size
-    seconds = steps * plan.device.passes(flops, plan.compute, 3, shape.layers, weights)
-    trained, pairs = _trained(plan)
-    tokens = settings.batch_tokens
+    full, length = settings.method == "full", plan.lengths.calibration
+    batch, steps = max(1.0, tokens / length), settings.steps * settings.accumulate
+    rows = Rows(steps * batch * plan.devices, length, plan.lengths.answer)
+    checks = settings.steps / settings.check_every + 1
+    work = plan.score(plan.lengths.rows["selection"]) * checks
+    work += _trained(plan, rows, steps * plan.devices, full, teacher=settings.loss != "task")
+    ranks = [(m, plan.sizing.rank(m, KEPT) or 0) for m in shape.matrices]
+    factors = trained = sum(r * (m.d_out + m.d_in) for m, r in ranks)
+    if not full:
+        added = {"in": (1, 0), "out": (0, 1), "both": (1, 1)}[settings.factors]
+        trained = settings.rank * sum(
+            added[0] * (m.d_in + r) + added[1] * (m.d_out + r) for m, r in ranks
+        )
+    logits = logit_bytes(shape, batch * plan.lengths.answer, plan.itemsize, backward=True)
     parts = (
-        plan.weights, plan.factors(share=KEPT), plan.held_bank,
-        Part("factors in float32", FLOAT32 * pairs),
+        plan.weights,
+        plan.factors(KEPT),
+        plan.bank,
+        Part("factors in float32", FLOAT32 * factors),
         Part("trained and Adam", ADAM * trained),
-        Part("activations", held_bytes(shape, tokens, plan.itemsize)),
-        Part("logits", logit_bytes(shape, rows.count, rows.kept, plan.itemsize, back=True)),
-    )  # fmt: skip
-    return Stage(
-        "recover", steps * flops + looks * look, seconds + looks * look_seconds, parts,
-        tokens=steps * rows.tokens * plan.devices,
-        rows=looks * plan.lengths.rows["selection"], remark=f"at most {settings.steps:,} steps",
-    )  # fmt: skip
-
-
-def _trained(plan: Plan) -> tuple[float, float]:
-    """Numbers that are trained, and those of all factors."""
-    settings = plan.config.recovery
-    ranks = [(m, plan.sizing.rank(m, KEPT) or 0) for m in plan.shape.matrices]
-    pairs = sum(r * (m.d_out + m.d_in) for m, r in ranks)
-    if settings.method == "full":
-        return pairs, pairs
-    thin = sum(
-        settings.rank * ((m.d_in + r) * (settings.factors != "out"))
-        + settings.rank * ((m.d_out + r) * (settings.factors != "in"))
-        for m, r in ranks
+        Part("activations", activation_bytes(shape, tokens, plan.itemsize, shape.layers)),
+        Part("logits", logits),
     )
-    return thin, pairs
+    return Stage("recover", work, parts, remark=f"at most {settings.steps:,} steps")

@@ -20,6 +20,10 @@ from sieve.search.waterfill import waterfill
 
 log = logging.getLogger(__name__)
 STRIDE = 8  # places on a line that the way down begins with
+MARGIN_NEIGHBORS = (6, 12)  # larger and smaller genomes around the end of a line, seeds by margin
+NEIGHBORS = (3, 4)  # the same, seeds by divergence
+RESIZE_NEIGHBORS = (6, 4)  # the same, after a genetic search
+LARGER = (8, 12, 17, 24, 33, 45)  # positions of larger genomes that a confirmation can fall back on
 STEP = 0.97  # kept fractions along the frontier that are tried stand 3 % apart
 
 

@@ -20,10 +20,16 @@ from sieve.search.lines import Scorer
 from sieve.search.waterfill import estimated_loss, genome_of_ranks, waterfill, weighted
 
 log = logging.getLogger(__name__)
+MIN_ROWS = 64  # of the selection rows
 STEP = 1.35  # ratio of sizes of the genomes between which a matrix is moved
 DAMPING = 0.5  # part of the way that weights go in a round, on a logarithmic scale
 NOISE = 0.1  # of the mean cost of a step: what a measurement may be off by
 LARGEST_CHANGE = 8.0  # what a weight changes by in a round before damping, at most
+
+
+def measured_rows(rows: int) -> int:
+    """How many of the selection rows measure the cost of matrices."""
+    return max(MIN_ROWS, rows // 4)
 
 
 def measure_weights(

@@ -1,8 +1,7 @@
-"""What a dry run reckons with is what really happens: counted, collected, fitted, searched."""
+"""The figures of a dry run are what happens: counted by torch, collected, fitted and searched."""
 
 import dataclasses
-from functools import cache
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,26 +9,25 @@ from models import tiny_gpt2, tiny_llama, tiny_mixtral, tiny_phi3, tiny_qwen2, t
 from test_conf_groups import load
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sieve
 from sieve.bank.genome import Sizing
 from sieve.calibration.calibration import CalibrationModule
-from sieve.config import SearchConfig
-from sieve.conversion import ASSETS
-from sieve.costs.dry_run import shape_of
-from sieve.costs.inspection import build_without_weights
-from sieve.costs.passes import Rows, backward_flops, forward_flops, held_bytes, moment_flops
+from sieve.config import Config, DeviceConfig, SearchConfig
+from sieve.costs.lengths import Lengths
+from sieve.costs.passes import Rows, activation_bytes, moment_flops, pass_flops
+from sieve.costs.plan import Plan
+from sieve.costs.probe import find_device
 from sieve.costs.searching import line_length, search_evaluations
-from sieve.costs.shape import bank_bytes
-from sieve.costs.solving import solve_work
+from sieve.costs.shape import build_without_weights, shape_of
+from sieve.costs.solving import DECOMPOSITIONS, SOLVES, fit_flops
 from sieve.model.matrices import find_matrices
 from sieve.projections import get_projection
 from sieve.projections.moments import Gradient, Moment, moment_bytes
-from sieve.search.lines import uniform_line, waterfill_line
-from sieve.tasks import build_task
+from sieve.search.objective import Score
+from sieve.tasks import TaskConfig
 
-# As each model's card, or its checkpoint's index, says.
+# From each model's card, or from the index of its checkpoint.
 PARAMETERS = {
     "llama3_1_8b": 8_030_261_248,
     "llama3_1_70b": 70_553_706_496,
@@ -49,8 +47,8 @@ def test_a_stated_architecture_has_the_parameters_of_the_model(name: str) -> Non
     assert shape.parameters == PARAMETERS[name]
 
 
-def rows(kept: float = 1.0) -> Rows:
-    return Rows(ROWS, LENGTH, kept, padding=1.0)
+def rows(logits: float = 1.0) -> Rows:
+    return Rows(ROWS, LENGTH, logits, padding=1.0)
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -58,168 +56,162 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def counted(work: object) -> float:
-    def in_place(_sum: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
+def counted(work: Callable[[], object]) -> dict[object, float]:
+    """The operations of some work, by the kind of operation."""
+
+    def in_place(_sum: list[int], a: list[int], b: list[int], **_: object) -> int:
         return 2 * a[0] * a[1] * b[1]
 
-    with FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.addmm_: in_place}
-    ) as counter:
-        work()  # type: ignore[operator]
-    return counter.get_total_flops()
+    mapping = DECOMPOSITIONS | SOLVES | {torch.ops.aten.addmm_: in_place}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        work()
+    return counter.get_flop_counts()["Global"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pass_takes_the_operations_that_torch_counts(family: str) -> None:
-    model = FAMILIES[family](attn_implementation="eager", hidden_size=64) if family != "gpt2" else (
-        tiny_gpt2(attn_implementation="eager")
-    )  # fmt: skip
-    shape = shape_of(model)
+    wide = {} if family == "gpt2" else {"hidden_size": 64}
+    model = FAMILIES[family](attn_implementation="eager", **wide)
     with torch.no_grad():
-        found = counted(lambda: model(**batch(), logits_to_keep=1, use_cache=False))
-    assert forward_flops(shape, rows()) == pytest.approx(found, rel=0.01)
+        flops = counted(lambda: model(**batch(), logits_to_keep=1, use_cache=False))
+    assert pass_flops(shape_of(model), rows()) == pytest.approx(sum(flops.values()), rel=0.01)
 
 
-def test_of_experts_a_token_passes_those_it_is_routed_to() -> None:
+def test_a_token_passes_the_experts_that_it_is_routed_to() -> None:
     model = tiny_mixtral()
     shape = shape_of(model)
-    experts = [m for m in shape.matrices if m.expert]
-    text = model.config
-    share = text.num_experts_per_tok / text.num_local_experts
-    assert experts and shape.routed == share
+    experts = sum(m.size for m in shape.matrices if m.expert)
+    share = model.config.num_experts_per_tok / model.config.num_local_experts
     dense = sum(m.size for m in shape.matrices if not m.expert)
-    assert shape.per_token == pytest.approx(dense + share * sum(m.size for m in experts))
+    assert experts and shape.routed == share
+    assert shape.per_token == pytest.approx(dense + share * experts)
 
 
-@pytest.mark.parametrize("projection", ["output", "loss_aware", "asvd", "input_pca"])
+@pytest.mark.parametrize("projection", ["output", "loss_aware", "input_pca"])
 def test_calibration_takes_the_operations_that_torch_counts(projection: str) -> None:
     model = tiny_llama(attn_implementation="eager", hidden_size=64)
     needs = get_projection(projection).needs
-    by_gradient = needs.weighting == "gradient"
     module = CalibrationModule(model, needs=needs, weighting=needs.weighting, answers="gold")
-    shape = shape_of(model)
-    kept = LENGTH if needs.gradient else 1
-    expected = forward_flops(shape, rows(kept)) + moment_flops(shape, rows(), needs, by_gradient)
-    expected += backward_flops(shape, rows(kept)) if needs.gradient else 0.0
-    assert expected == pytest.approx(counted(lambda: module.predict_step(batch())), rel=0.02)
+    flops = counted(lambda: module.predict_step(batch()))
+    shape, logits = shape_of(model), LENGTH if needs.gradient else 1
+    expected = pass_flops(shape, rows(logits), backward=needs.gradient)
+    expected += moment_flops(shape, rows(), needs, needs.weighting == "gradient")
+    assert expected == pytest.approx(sum(flops.values()), rel=0.02)
 
 
 @pytest.mark.parametrize("projection", ["output", "loss_aware", "asvd", "learned"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_moments_weigh_what_collected_ones_do(family: str, projection: str) -> None:
+@pytest.mark.parametrize("family", ["phi3", "gpt2"])
+def test_the_size_of_moments_is_that_of_collected_ones(family: str, projection: str) -> None:
     model, needs = FAMILIES[family](), get_projection(projection).needs
     moments = sieve.calibrate(model, [batch()], needs=needs, weighting=needs.weighting)
     expected = moment_bytes(find_matrices(model), needs, needs.weighting == "gradient")
-    entries = moments.entries.values()
-    activations = sum(m.second.nbytes + m.mean.nbytes for m in entries)
+    activations = sum(m.second.nbytes + m.mean.nbytes for m in moments.entries.values())
     activations += sum(m.nbytes for m in moments.magnitudes.values())
     gradients = sum(g.second.nbytes for g in moments.gradients.values())
     assert (expected.activations, expected.gradients) == (activations, gradients)
 
 
-@pytest.mark.parametrize("joint", [False, True])
-@pytest.mark.parametrize("storage", ["plain", "pivoted"])
-@pytest.mark.parametrize("projection", ["output", "affine", "loss_aware", "input_pca"])
-def test_a_bank_weighs_what_a_fitted_one_does(projection: str, storage: str, joint: bool) -> None:
+def planned(model, tokens: int = 200, **projection: object) -> Plan:
+    """The plan of a run on a model, for a device that is not measured."""
+    config = Config(TaskConfig("random"))
+    config.projection = dataclasses.replace(config.projection, **projection)
+    spec = DeviceConfig("cpu", "cpu", 8, {"float32": 0.1, "float64": 0.05}, 10)
+    lengths = Lengths({"calibration": 9}, tokens / 9, tokens / 9, 1, 1, 0, "random")
+    device = find_device(spec, "cpu", {"float32"})
+    return Plan(config, shape_of(model), lengths, device)
+
+
+@pytest.mark.parametrize(
+    ("projection", "storage", "joint"),
+    [("output", "plain", False), ("loss_aware", "pivoted", True), ("affine", "pivoted", False)],
+)
+def test_the_size_of_a_bank_is_that_of_a_fitted_one(projection, storage, joint) -> None:
     model, needs = tiny_llama(), get_projection(projection).needs
     needs = dataclasses.replace(needs, input=needs.input or joint)
     moments = sieve.calibrate(model, [batch()], needs=needs, weighting=needs.weighting)
-    bank = sieve.fit(
-        model, moments, projection, storage, rank_multiple=4, dtype=torch.float16, joint=joint
-    )
-    found = 0
-    for held in bank.factors.values():
-        parts = (held.u, held.v, held.energy, held.mean, held.offset)
-        found += sum(part.nbytes for part in parts if part is not None)
-    size = bank_bytes(shape_of(model), Sizing(storage, 4), projection, bank.sizing.fits_bias, joint)
-    assert size.total(2) == found
+    bank = sieve.fit(model, moments, projection, storage, rank_multiple=4, joint=joint)
+    plan = planned(model, name=projection, storage=storage, rank_multiple=4, joint=joint)
+    factors = bank.factors.values()
+    assert plan.bank.size == sum(f.u.nbytes + f.v.nbytes for f in factors)
+    assert plan.sizing.fits_bias == bank.sizing.fits_bias
 
 
-@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
-@pytest.mark.parametrize("projection", ["output", "affine", "loss_aware", "input_pca", "whitened"])
-def test_a_solve_takes_the_products_that_torch_counts(projection: str, shape: tuple) -> None:
+@pytest.mark.parametrize("shape", [(96, 160), (160, 96)])
+@pytest.mark.parametrize("projection", ["output", "loss_aware", "whitened"])
+def test_a_small_matrix_tells_the_operations_of_a_large_one(projection: str, shape: tuple) -> None:
     d_out, d_in = shape
-    drawn = torch.Generator().manual_seed(0)
-    weight, x = torch.randn(shape, generator=drawn), torch.randn(200, d_in, generator=drawn)
-    side, z = ("output", x @ weight.T) if d_out < d_in and projection == "affine" else ("input", x)
-    g = torch.randn(200, min(shape), generator=drawn)
-    gradient = Gradient("output" if d_out <= d_in else "input", g.T @ g / 200, 1.0, 200)
-    moment = Moment(side, z.T @ z / 200, z.mean(0), 200, gradient=gradient)
-    found = counted(lambda: get_projection(projection)(weight, moment))
-    work = solve_work(projection, d_out, d_in, side)
-    assert work.products == pytest.approx(found, rel=0.1)
-    assert work.spectral > 0
+    weight, n = torch.randn(shape, generator=torch.Generator().manual_seed(0)), min(shape)
+    gradient = Gradient("output" if d_out <= d_in else "input", torch.eye(n), n, 200)
+    moment = Moment("input", torch.eye(d_in), torch.zeros(d_in), 200, gradient=gradient)
+    flops = counted(lambda: get_projection(projection)(weight, moment, n))
+    products, decompositions = fit_flops(projection, d_out, d_in, "input", n)
+    assert products + decompositions == pytest.approx(sum(flops.values()), rel=1e-6)
+    assert decompositions > 0
 
 
-def test_a_pass_with_a_way_back_holds_what_torch_saves_and_hooks_keep() -> None:
+def test_a_backward_pass_saves_what_torch_saves_and_hooks_keep() -> None:
     model = tiny_llama(hidden_size=128, intermediate_size=352, num_hidden_layers=4)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept, alive = dict[int, int](), list[torch.Tensor]()
+    saved, alive = dict[int, int](), list[torch.Tensor]()
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def save(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights and tensor.shape[-1] != model.config.vocab_size:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
             alive.append(tensor)  # An address is unique only while its tensor lives.
         return tensor
 
     for matrix in find_matrices(model):
         module = model.get_submodule(matrix.name)
-        module.register_forward_pre_hook(lambda _, args: (keep(args[0]), None)[1])
+        module.register_forward_pre_hook(lambda _, args: (save(args[0]), None)[1])
     needs = get_projection("loss_aware").needs
     module = CalibrationModule(model, needs=needs, weighting="gradient", answers="gold")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         module.predict_step(batch())
-    expected = held_bytes(shape_of(model), ROWS * LENGTH, 4)
-    assert expected == pytest.approx(sum(kept.values()), rel=0.1)
+    expected = activation_bytes(shape_of(model), ROWS * LENGTH, 4, saved_blocks=4)
+    assert expected == pytest.approx(sum(saved.values()), rel=0.1)
 
 
-@cache
-def embedded():
-    """The embedded model, rows to calibrate on, and an objective's batches."""
-    model = AutoModelForCausalLM.from_pretrained(ASSETS / "embedded", dtype="float32").eval()
-    model.requires_grad_(False)
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "embedded")
-    task = build_task(load("+task=almanac_medicine").task)
-    seen = sieve.calibration_batches(task.splits["calibration"][:96], tokenizer)
-    return model, seen, sieve.scoring_batches(task.splits["selection"][:48], tokenizer)
+class Threshold:
+    """Accepts every genome that keeps at least `least`, and counts the genomes it scores."""
+
+    def __init__(self, bank: sieve.Bank, least: float) -> None:
+        self.bank, self.least, self.scored = bank, least, set[object]()
+
+    def score(self, genome, *_: object) -> Score:
+        self.scored.add(genome)
+        kept = self.bank.kept_fraction(genome)
+        return Score(kept, 1.0, kept - self.least, examples_used=48)
 
 
-@pytest.mark.parametrize(
-    ("method", "projection", "storage"),
-    [("uniform", "output", "plain"), ("waterfill", "loss_aware", "pivoted")],
-)
-def test_a_search_takes_no_more_than_is_said(method: str, projection: str, storage: str) -> None:
-    model, seen, batches = embedded()
-    bank = sieve.fit(
-        model, sieve.calibrate(model, seen, projection=projection), projection, storage
-    )
-    settings, sizing = SearchConfig(method=method), Sizing(storage)
-    shape = shape_of(model)
-    line = (uniform_line if method == "uniform" else waterfill_line)(bank)
-    assert line.count <= line_length(shape, sizing, settings, method) <= 1.5 * line.count + 2
-    expected = search_evaluations(shape, sizing, settings, 48, {})
-    for tolerance in (0.02, 0.3):
-        objective = sieve.Objective(model, bank, batches, tolerance)
+@pytest.mark.parametrize("method", ["uniform", "waterfill"])
+def test_a_search_scores_no_more_genomes_than_forecast(method: str) -> None:
+    model = tiny_llama()
+    moments = sieve.calibrate(model, [batch()], projection="loss_aware")
+    bank = sieve.fit(model, moments, "loss_aware", "pivoted")
+    settings, sizing, shape = SearchConfig(method=method), Sizing("pivoted"), shape_of(model)
+    forecast = search_evaluations(shape, sizing, settings, 48, {})
+    assert line_length(shape, sizing, settings, method) == forecast.most + 1
+    for least in (0.9, 0.3):
+        scorer = Threshold(bank, least)
         find = sieve.search_uniform if method == "uniform" else sieve.search_waterfill
-        find(bank, objective)
-        found = len(objective.evaluated)
-        assert found <= expected.most and objective.examples_scored <= expected.most_rows
-        assert expected.expected - 2 <= found <= expected.expected + 3
+        find(bank, scorer)
+        assert len(scorer.scored) <= forecast.most
+        assert forecast.expected - 2 <= len(scorer.scored) <= forecast.expected + 3
 
 
 def test_a_genetic_search_is_bounded_by_its_generations() -> None:
     shape = shape_of(tiny_llama())
     settings = load("+task=sst2", "search=paper", "dry_run=true").search
     sweeper = {"population": 100, "generations": 30, "stagnation_generations": 10}
-    found = search_evaluations(shape, Sizing(), settings, 500, sweeper)
-    assert found.most == 30 * 100 and found.expected == 13 * 100
-    # The dense model is scored twice by the first job, and by those after it.
-    assert found.rows < found.most_rows == (30 * 100 + 2 + 2) * 500
+    forecast = search_evaluations(shape, Sizing(), settings, 500, sweeper)
+    assert forecast.most == 30 * 100 and forecast.expected == 13 * 100
+    # The dense model is scored twice by the first job, and twice by later ones.
+    assert forecast.rows < forecast.most_rows == (30 * 100 + 2 + 2) * 500
     few = search_evaluations(shape, Sizing(), settings, 500, sweeper | {"generations": 2})
     assert few.most == few.expected == 200
 
 
-def test_a_tokenizer_s_vocabulary_is_not_the_head_s() -> None:
+def test_the_vocabulary_is_that_of_the_head_not_of_the_tokenizer() -> None:
     model = tiny_llama(vocab_size=500)
     assert len(tiny_tokenizer()) != 500 and shape_of(model).vocabulary == 500

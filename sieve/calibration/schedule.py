@@ -1,0 +1,25 @@
+"""Which moments calibration collects, and in how many passes over the rows."""
+
+from dataclasses import replace
+
+from sieve.config import ProjectionConfig
+from sieve.model.matrices import Matrix, blocks_of
+from sieve.projections import get_projection
+from sieve.projections.moments import Needs
+
+
+def needs_of(projection: ProjectionConfig) -> Needs:
+    """The moments that a projection needs. A V that siblings share needs those of their inputs."""
+    needs = get_projection(projection.name).needs
+    return replace(needs, input=needs.input or projection.joint)
+
+
+def groups_of(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Matrix]]:
+    """Matrices whose moments are in memory together: all, or those of `layers_at_once` blocks."""
+    if layers_at_once is None:
+        return [matrices]
+    blocks = list(blocks_of(matrices).values())
+    starts = range(0, len(blocks), layers_at_once)
+    groups = [sum(blocks[start : start + layers_at_once], []) for start in starts]
+    head = [matrix for matrix in matrices if matrix.layer is None]
+    return [*groups, head] if head else groups
