@@ -1,8 +1,7 @@
-"""The end of a rank ends the others, in seconds and with one sentence.
+"""When one rank ends, end the others within seconds and say why in one sentence.
 
-A rank that waits for a killed one would wait for as long as the strategy's timeout. On one machine
-every rank therefore watches the process that it was started by or has started; what several
-machines share, torch's own timeout ends.
+Otherwise a rank would wait for a killed one until the strategy's timeout. On one machine, each rank
+watches its parent process or the ranks that it started. Between machines, torch's timeout applies.
 """
 
 import logging
@@ -11,29 +10,28 @@ import threading
 import time
 from collections.abc import Sequence
 from subprocess import Popen
-from typing import Any
 
 log = logging.getLogger(__name__)
-EVERY_S = 0.5
-GRACE_S = 5.0  # for a rank to end by an error of its own
-# What torch says of a peer that has gone, by gloo and by NCCL.
+POLL_S = 0.5
+GRACE_S = 5.0  # for a rank to end with its own error
+# Words in torch's errors about a lost peer, with gloo and with NCCL.
 SIGNS = ("connection", "broken pipe", "remote process", "timed out", "timeout")
-ADVICE = "run the same command again: what was finished is kept"
+ADVICE = "Run the same command again to resume"
 
 
-def watch(launcher: Any) -> None:
-    """Watch, in a thread, the ranks that this one has started, or the process that has started it.
+def watch(launcher: object) -> None:
+    """Watch the ranks that this one started, or else its parent process, in a thread.
 
-    launcher: Lightning's, or None in a rank that has started no other.
+    launcher: Lightning's launcher; None in a rank that started no other.
     """
-    children = [] if launcher is None else list(launcher.procs)
-    if children:
-        launcher.procs.clear()  # Lightning's own watchman kills without a word.
+    started: list[Popen[bytes]] = getattr(launcher, "procs", [])
+    children = list(started)
+    started.clear()  # Lightning's own monitor would kill without a message.
     threading.Thread(target=_watch, args=(children, os.getppid()), daemon=True).start()
 
 
-def _ended(children: Sequence[Popen[Any]], parent: int) -> str | None:
-    """What became of the first child that has failed, or of the parent."""
+def _ended(children: Sequence[Popen[bytes]], parent: int) -> str | None:
+    """How the first failed child, or the parent, ended; None if all are alive."""
     if not children and os.getppid() != parent:
         return "the process that started this rank has ended"
     for rank, child in enumerate(children, start=1):
@@ -43,11 +41,11 @@ def _ended(children: Sequence[Popen[Any]], parent: int) -> str | None:
     return None
 
 
-def _watch(children: Sequence[Popen[Any]], parent: int) -> None:
-    while (lost := _ended(children, parent)) is None:
-        time.sleep(EVERY_S)
+def _watch(children: Sequence[Popen[bytes]], parent: int) -> None:
+    while (reason := _ended(children, parent)) is None:
+        time.sleep(POLL_S)
     time.sleep(GRACE_S)
-    log.error("%s, and the others cannot go on without it; %s.", lost, ADVICE)
+    log.error("%s, so all ranks stop. %s.", reason, ADVICE)
     for child in children:
         if child.poll() is None:
             child.kill()
@@ -56,9 +54,9 @@ def _watch(children: Sequence[Popen[Any]], parent: int) -> None:
 
 
 def lost_rank(error: BaseException) -> str | None:
-    """One sentence where an error says that another rank has gone, else None."""
+    """A message for the user if an error says that another rank ended, else None."""
     text = str(error).lower()
-    told = "gloo" in text or "nccl" in text or "distributed" in type(error).__name__.lower()
-    if not (told and any(sign in text for sign in SIGNS)):
+    from_torch = "gloo" in text or "nccl" in text or "distributed" in type(error).__name__.lower()
+    if not (from_torch and any(sign in text for sign in SIGNS)):
         return None
-    return f"another rank of this run has ended, and this one cannot go on without it; {ADVICE}."
+    return f"Another rank of this run has ended, so this one stops. {ADVICE}."

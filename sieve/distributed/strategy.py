@@ -1,30 +1,25 @@
-"""`trainer=fsdp`: Lightning's ModelParallelStrategy (FSDP2) for models that are sharded already.
+"""`trainer=fsdp`: Lightning's ModelParallelStrategy (FSDP2) for models that are already sharded.
 
-Its ranks meet before the model is loaded (`join`), for even that they do together; a trainer that
-is made later finds them joined.
+The ranks load the model together, so they join before that (`join`). Trainers that are made later
+use the same process group.
 """
-
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh
 
 from sieve.distributed.ranks import watch
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """All ranks share out the weights, and each takes its part of the rows.
+    """Each rank holds a shard of every weight and processes its part of the rows.
 
-    options: of ModelParallelStrategy, such as `timeout`, after which a rank that waits for a lost
-    one gives up.
+    Takes the options of ModelParallelStrategy; `timeout` is how long a rank waits for a lost one.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-
     def setup_environment(self) -> None:
-        """Join the ranks, once, and give a module their mesh."""
+        """Join the ranks once, and give the module their mesh."""
         if self._device_mesh is None:
             self._data_parallel_size = self.num_nodes * self.num_processes
             self._tensor_parallel_size = 1
@@ -33,13 +28,13 @@ class ShardedStrategy(ModelParallelStrategy):
         self.lightning_module._device_mesh = self._device_mesh
 
     @property
-    def shards(self) -> Any:
-        """The mesh (ranks,) that weights are cut along."""
+    def mesh(self) -> DeviceMesh:
+        """The mesh (ranks,) over which weights are sharded."""
         return self.device_mesh["data_parallel"]
 
     def join(self) -> None:
-        """Start the other ranks of this machine, where nothing else has, and meet all of them."""
-        self.connect(L.LightningModule())  # Whoever sets up an environment asks for one.
+        """Start the other ranks of this machine, unless something else has, and join all ranks."""
+        self.connect(L.LightningModule())  # Setting up an environment needs a module.
         if self.launcher is None:
             self.setup_environment()
         else:
@@ -47,10 +42,10 @@ class ShardedStrategy(ModelParallelStrategy):
         watch(self.launcher)
 
 
-def join(trainer: L.Trainer) -> Any:
-    """Meet the other ranks of a trainer that shards; the mesh, or None where the trainer does not.
+def join(trainer: L.Trainer) -> DeviceMesh | None:
+    """Join the ranks of a sharding trainer and return their mesh; None for other trainers.
 
-    The processes are started here, and run the command line from its beginning.
+    This starts the processes of the other ranks, which run the whole command line.
     """
     strategy: Strategy = trainer.strategy
     if not isinstance(strategy, ShardedStrategy):
@@ -60,4 +55,4 @@ def join(trainer: L.Trainer) -> Any:
     elif strategy._device_mesh is None:
         strategy.connect(L.LightningModule())
         strategy.setup_environment()
-    return strategy.shards
+    return strategy.mesh

@@ -1,4 +1,4 @@
-"""Lightning Trainers as Sieve uses them: no checkpoints of their own, no sampler, rich progress."""
+"""Lightning Trainers as Sieve uses them: without checkpoints and samplers, with rich progress."""
 
 import logging
 import math
@@ -20,18 +20,16 @@ DEFAULTS: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
     "enable_model_summary": False,
-    "use_distributed_sampler": False,  # The data module deals batches to ranks itself.
+    "use_distributed_sampler": False,  # The data module splits batches over ranks.
 }
-
-
-WARMUP = 0.1  # of all steps
+WARMUP = 0.1  # share of all steps
 
 
 class StageProgressBar(RichProgressBar):
-    """Lightning's progress bar, named after what Sieve does in a loop."""
+    """Lightning's progress bar with the names of Sieve's stages."""
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return "Training"  # Lightning counts epochs, and Sieve's trainings have steps.
+        return "Training"  # Lightning would count epochs; Sieve counts steps.
 
     @property
     def predict_description(self) -> str:
@@ -43,33 +41,33 @@ class StageProgressBar(RichProgressBar):
 
 
 def make_trainer(settings: dict[str, Any], callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
-    """A Trainer from the `trainer` group of the configuration.
+    """A Trainer from the `trainer` group of the configuration, with a progress bar in a terminal.
 
-    callbacks: beside the progress bar, where there is a terminal to show it.
-    Raises ValueError when the accelerator or devices asked for are not there.
+    Raises ValueError if the accelerator or the devices are not available.
     """
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    # Lightning asks torch in a way that torch has begun to deprecate.
+    # Lightning uses an API that newer torch deprecates.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
-    # Batches are ready in memory: a worker would only copy them.
+    # Batches are already in memory; workers would only copy them.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    shown = console.is_terminal
-    # What a sharded model gathers in inference mode could not be written to after it.
-    given = {"enable_progress_bar": shown, "inference_mode": not shards(settings)} | settings
-    bars = [StageProgressBar()] if shown else []
+    terminal = console.is_terminal
+    options = DEFAULTS | {"enable_progress_bar": terminal}
+    # Weights that a sharded model gathers in inference mode could not be written to afterwards.
+    options |= {"inference_mode": not shards(settings)} | settings
+    bars = [StageProgressBar()] if terminal else []
     try:
-        return instantiate(DEFAULTS | given, callbacks=[*bars, *callbacks])
+        return instantiate(options, callbacks=[*bars, *callbacks])
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
-            f"the trainer cannot be made ({reason}); choose trainer=cpu, gpu, ddp or fsdp, or set "
-            "trainer.devices."
+            f"The trainer cannot be created ({reason}). Choose trainer=cpu, gpu, ddp or fsdp, or "
+            "set trainer.devices."
         ) from error
 
 
 def schedule(step: int, steps: int) -> float:
-    """Part of the learning rate at a step: warm-up over a tenth, then cosine decay to 0."""
+    """Factor of the learning rate at a step: warm-up over a tenth, then cosine decay to 0."""
     warm = max(1, round(WARMUP * steps))
     if step < warm:
         return (step + 1) / warm

@@ -1,8 +1,8 @@
 """Files that outlive a stage: fingerprints, atomic writes and the cache of finished stages.
 
-A stage's artifact is keyed by a fingerprint of everything it depends on. Files are written beside
-their final name and renamed, so that a killed run leaves either the whole artifact or none. That
-holds too where nodes of a cluster write one artifact at once: the last one's stays.
+An artifact is keyed by a fingerprint of everything that it depends on. Files are written under a
+temporary name and renamed, so a killed run leaves either the whole artifact or none. If several
+nodes of a cluster write the same artifact at once, the last one stays.
 """
 
 import errno
@@ -24,12 +24,12 @@ from typing import Any
 from safetensors import SafetensorError
 
 FINGERPRINT_LENGTH = 16
-ABANDONED_S = 86_400  # seconds until what another node has not finished is taken for left behind
-BLOCK = 4096  # bytes that are looked through at a time for the end of a line
+ABANDONED_S = 86_400  # age in seconds at which a temporary file of another node is removed
+BLOCK = 4096  # bytes read at a time in search of the end of a line
 
 
-def fingerprint(*parts: Any) -> str:
-    """Digest of JSON-able parts: equal parts give equal fingerprints on every machine."""
+def fingerprint(*parts: object) -> str:
+    """Digest of JSON-serializable parts; equal parts give equal digests on every machine."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
@@ -48,10 +48,10 @@ def hash_files(paths: list[Path]) -> str:
 def written_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` when the block succeeds.
 
-    Works for a file and for a directory, and replaces an older one. On an error the temporary is
-    removed and `path`, if it stood before, is untouched. What a killed process left beside `path`
-    is removed first. Other processes, of this machine and of others, may write the same at once.
-    Raises OSError that names `path` when the disk is full or the folder cannot be written.
+    `path` may be a file or a directory, and an older one is replaced. On an error the temporary is
+    removed and an existing `path` stays as it was. Temporaries of killed processes are removed
+    first. Other processes, also on other machines, may write the same path at the same time.
+    Raises OSError that names `path` if the disk is full or the folder is not writable.
     """
     path = Path(path)
     own = f"{_process_space()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
@@ -61,30 +61,31 @@ def written_beside(path: Path) -> Iterator[Path]:
         _remove_stale(path)
         yield partial
         _sync(partial)
-        _put(partial, path)
+        _rename(partial, path)
     except (OSError, SafetensorError) as error:
-        raise _unwritten(path, error) from error
+        raise _write_error(path, error) from error
     finally:
         _remove(partial)
 
 
-def _unwritten(path: Path, error: Exception) -> OSError:
+def _write_error(path: Path, error: Exception) -> OSError:
     reason = getattr(error, "strerror", None) or str(error)
     return OSError(
-        f"{path} could not be written ({reason}); free space on its disk, or set hydra.run.dir and "
-        "paths.cache_dir to folders with space, and run again: what is finished is not done anew."
+        f"{path} could not be written ({reason}). Free space on its disk, or set hydra.run.dir and "
+        "paths.cache_dir to folders with space. Then run the same command again to resume."
     )
 
 
 def append_line(path: Path, line: str, sync: bool = False) -> None:
-    """Append a line that is whole or absent; what a killed process left of another goes first.
+    """Append a line to a file; a failure leaves no part of the line behind.
 
-    sync: through to the disk. Raises OSError that names `path` when the disk is full.
+    An incomplete last line, left by a killed process, is removed first. `sync` waits until the line
+    is on the disk. Raises OSError that names `path` if the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
-            end = _whole(path)
+            end = _end_of_lines(path)
             try:
                 if end < file.tell():
                     file.truncate(end)
@@ -97,25 +98,25 @@ def append_line(path: Path, line: str, sync: bool = False) -> None:
                     os.truncate(path, end)
                 raise
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise _write_error(path, error) from error
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file but one that was cut short; none where there is no file."""
+    """The complete lines of a file, without an incomplete last one; none if it does not exist."""
     content = path.read_bytes() if path.exists() else b""
     return content[: content.rfind(b"\n") + 1].decode().splitlines()
 
 
-def _whole(path: Path) -> int:
-    """Bytes of a file up to the end of its last whole line."""
+def _end_of_lines(path: Path) -> int:
+    """How many bytes of a file come before the end of its last complete line."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end:
             start = max(0, end - BLOCK)
             file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
             end = start
     return 0
 
@@ -127,8 +128,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _put(partial: Path, path: Path) -> None:
-    """Give a temporary its name; a directory that has the name, or gets it meanwhile, goes."""
+def _rename(partial: Path, path: Path) -> None:
+    """Rename a temporary to its final name, in place of any file or directory there."""
     old = partial.with_suffix(".old.partial")
     while True:
         try:
@@ -140,45 +141,42 @@ def _put(partial: Path, path: Path) -> None:
         try:
             os.replace(path, old)
         except FileNotFoundError:
-            continue  # Another process was faster.
+            continue  # Another process has just removed it.
         shutil.rmtree(old)
 
 
 @cache
 def _process_space() -> str:
-    """Digest of where a pid is of one process: this machine since its start, or this container.
-
-    Containers and machines may share a name, and their pids are alike.
-    """
+    """Digest of the machine, its boot and its container: pids are unique only within these."""
     parts = [platform.node()]
-    with suppress(OSError):  # Where there is no Linux, the name has to do.
+    with suppress(OSError):  # Other systems than Linux have only the name.
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
         parts.append(os.readlink("/proc/self/ns/pid"))
     return fingerprint(parts)[:8]
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove temporaries of `path` whose process is no more, as far as can be told from here.
+    """Remove the temporaries of `path` that dead processes of this machine left.
 
-    Those of other machines go when nothing has been written to them for a day.
+    Temporaries of other machines are removed after a day without a write.
     """
     pattern = re.compile(
         rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})\.(\d+)\.[0-9a-f]{{8}}(\.old)?\.partial"
     )
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if not (found := pattern.fullmatch(partial.name)):
+        if not (match := pattern.fullmatch(partial.name)):
             continue
-        if found[1] == _process_space():
-            stale = not _is_alive(int(found[2]))
+        if match[1] == _process_space():
+            stale = not _is_alive(int(match[2]))
         else:
             stale = _age_s(partial) > ABANDONED_S
         if stale:
-            with suppress(FileNotFoundError):  # Another process was faster.
+            with suppress(FileNotFoundError):  # Another process has just removed it.
                 _remove(partial)
 
 
 def _age_s(path: Path) -> float:
-    """Seconds since a file or directory was written to; 0 where it is gone by now."""
+    """Seconds since the last write to a file or directory; 0 if it no longer exists."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
@@ -196,9 +194,9 @@ def _is_alive(pid: int) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file's bytes to the disk before its name appears; a directory file by file.
+    """Flush a file, or all files of a directory, to the disk, and give them default permissions.
 
-    Permissions become the usual ones: some writers make files that only their owner can read.
+    Some writers create files that only their owner can read.
     """
     umask = os.umask(0)
     os.umask(umask)
@@ -209,43 +207,43 @@ def _sync(path: Path) -> None:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write a text file that is either whole or absent."""
+    """Write a text file; a failure leaves no partial file."""
     with written_beside(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json_atomic(path: Path, value: Any) -> None:
-    """Write JSON that is either whole or absent; keys keep their order."""
+def write_json_atomic(path: Path, value: object) -> None:
+    """Write JSON; a failure leaves no partial file. Keys keep their order."""
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a ValueError names the file when it is not JSON."""
+    """Read JSON; raises ValueError that names the file if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and run again.") from error
+        raise ValueError(f"{path} is not JSON ({error}). Delete it and run again.") from error
 
 
 class Cache:
-    """Finished stages on disk: `<root>/<stage>-<fingerprint>.<suffix>`.
+    """Artifacts of finished stages: `<root>/<stage>-<fingerprint>.<suffix>`.
 
-    A file exists under its name only when it is whole, so existence is the whole protocol.
+    Files appear under these names only when they are complete, so a file that exists can be used.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).expanduser()
 
     def path(self, stage: str, key: str, suffix: str) -> Path:
-        """Where the artifact of `stage` with fingerprint `key` stands or will stand."""
+        """The path of the artifact of `stage` with fingerprint `key`, whether it exists or not."""
         return self.root / f"{stage}-{key}.{suffix}"
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where an artifact of several files stands; its maker says when it is whole."""
+        """The folder of an artifact of several files; its writer marks when it is complete."""
         return self.root / f"{stage}-{key}"
 
     def prepare(self) -> None:
-        """Create the folder and see that it can be written; ValueError otherwise."""
+        """Create the folder; raises ValueError if it is not writable."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".probe.{uuid.uuid4().hex}"
@@ -253,6 +251,6 @@ class Cache:
             probe.unlink()
         except OSError as error:
             raise ValueError(
-                f"The cache folder {self.root} cannot be written ({error.strerror}); "
-                "set paths.cache_dir to a folder that can."
+                f"The cache folder {self.root} is not writable ({error.strerror}). Set "
+                "paths.cache_dir to a writable folder."
             ) from error

@@ -1,4 +1,4 @@
-"""Peak memory of this process or of its GPU."""
+"""Peak memory of this process or its GPU, and how freed memory goes back to the system."""
 
 import ctypes
 import gc
@@ -6,15 +6,14 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
-MMAP_THRESHOLD = -3  # glibc's malloc.h: from how many bytes on memory is taken by the page
+MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc: allocations of this size get pages of their own
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Largest memory held so far in MiB: allocated on a GPU, resident on a CPU."""
+    """Peak memory so far in MiB: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -22,7 +21,7 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def give_back_memory() -> None:
-    """Free what only cycles hold; give free pages, which glibc would keep, back to the system."""
+    """Collect garbage and return free pages to the system, which glibc would keep."""
     gc.collect()
     _trim()
 
@@ -36,14 +35,14 @@ def _trim() -> None:
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Let freed tensors go back to the system at once, where glibc would keep their pages."""
-    option: Any = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if option is None:
+    """Return the memory of freed tensors to the system at once, where glibc would keep it."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
         yield
         return
-    option(MMAP_THRESHOLD, 2**20)
+    mallopt(MMAP_THRESHOLD, 2**20)
     try:
         yield
     finally:
-        option(MMAP_THRESHOLD, 2**25)  # The most that glibc itself would raise it to.
+        mallopt(MMAP_THRESHOLD, 2**25)  # The largest value that glibc chooses by itself.
         _trim()

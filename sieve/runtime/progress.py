@@ -1,4 +1,4 @@
-"""Progress bars with time left, on rank 0 and only where a terminal or a log can show them."""
+"""Progress bars with the time left; only rank 0 shows them, and only in a terminal."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -20,12 +20,12 @@ output = Console()  # results
 
 
 def is_rank_zero() -> bool:
-    """Whether this process speaks for all: rank 0, or the only one."""
+    """Whether this process is rank 0 or the only one."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def progress_bar() -> Progress:
-    """A rich progress display: description, bar, count, time spent and time left."""
+    """A rich progress bar with description, count, elapsed time and time left."""
     return Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=None),

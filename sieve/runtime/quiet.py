@@ -1,7 +1,7 @@
-"""What libraries say at import that nobody who uses Sieve can act on; must be imported before them.
+"""Silence warnings that users of Sieve cannot act on. Import this before transformers.
 
-transformers imports torchao wherever it is installed, and torchao warns of each of its kernels that
-is for another machine, and of what it does to torch.
+transformers imports torchao if it is installed, and torchao warns about each of its kernels for
+other hardware and about its patches of torch.
 """
 
 import logging

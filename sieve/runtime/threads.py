@@ -1,7 +1,7 @@
-"""How long threads spin while they wait for one another; must be imported before torch.
+"""Limit how long OpenMP threads spin while they wait. Import this before torch.
 
-GNU OpenMP spins for milliseconds. Some microseconds are as fast on a quiet machine, and twice as
-fast beside other work, which a spinning thread keeps from finishing.
+GNU OpenMP spins for milliseconds. Spinning for microseconds is as fast on an idle machine and twice
+as fast on a busy one, where spinning threads delay other work.
 """
 
 import os

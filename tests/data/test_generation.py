@@ -4,24 +4,13 @@ import pytest
 import torch
 from models import tiny_gpt2, tiny_llama, tiny_mixtral, tiny_tokenizer
 from sieved import banked, uniform
+from written import EXAMPLES, writer
 
 import sieve
-from sieve.data.generation import Writer, writing_batches
+from sieve.data.generation import writing_batches
 from sieve.evaluation.evaluation import score
 from sieve.tasks.example import Example
-from sieve.tasks.metrics import Metric, RowMetric
-from sieve.tasks.row_values import exact_match
 from sieve.tasks.writing import Writing
-
-MATCH = RowMetric(Metric("exact_match"), from_text=exact_match)
-EXAMPLES = [
-    Example("a good movie" + " the" * (3 * i) + f" {i}", (" yes",), 0, references=("yes", "no"))
-    for i in range(9)
-]
-
-
-def writer(**settings) -> Writer:
-    return Writer(tiny_tokenizer(), Writing(**{"stop": (), "max_new_tokens": 6} | settings), MATCH)
 
 
 def alone(model, prompt: str, tokens: int = 6) -> list[int]:

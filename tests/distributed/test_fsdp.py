@@ -108,7 +108,7 @@ def test_a_lost_rank_ends_the_other_and_a_rerun_goes_on(world: Path, rank: int) 
     _, errors = run.communicate()
     while left in running():
         time.sleep(0.05)
-    assert "run the same command again: what was finished is kept" in errors
+    assert "Run the same command again to resume" in errors
     assert "Traceback" not in errors
     assert before <= {path.name for path in (world / name).glob("[a-z]*-*")}
     if rank == 0:

@@ -32,11 +32,11 @@ def test_a_rank_that_is_busy_ends_when_another_is_killed() -> None:
     done = run("os.kill(os.getpid(), 9)", "time.sleep(600)")
     assert done.returncode == 1
     assert "rank 1 was killed by signal 9" in done.stderr
-    assert "run the same command again: what was finished is kept" in done.stderr
+    assert "Run the same command again to resume" in done.stderr
 
 
 def test_ranks_that_have_finished_are_not_missed() -> None:
-    done = run("pass", "child.wait(); time.sleep(3 * ranks.EVERY_S)")
+    done = run("pass", "child.wait(); time.sleep(3 * ranks.POLL_S)")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -49,6 +49,6 @@ def test_ranks_that_have_finished_are_not_missed() -> None:
 )
 def test_what_torch_says_of_a_lost_rank_becomes_one_sentence(text: str) -> None:
     said = lost_rank(RuntimeError(text))
-    assert said is not None and "run the same command again" in said
+    assert said is not None and "Run the same command again" in said
     assert lost_rank(RuntimeError("the connection to the Hub was reset")) is None
     assert lost_rank(ValueError("the weights are not finite")) is None

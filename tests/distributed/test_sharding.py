@@ -5,9 +5,8 @@ import torch
 from models import tiny_gpt2, tiny_llama, tiny_llama_tied, tiny_mixtral, tiny_tokenizer
 from ranked import on_ranks, position, sharded
 from sieved import mixed, tokens, uniform
-from test_calibration import batches
-from test_generation import EXAMPLES, writer
 from transformers import PreTrainedModel
+from written import EXAMPLES, writer
 
 from sieve.bank.bank import fit
 from sieve.bank.switch import Switch
@@ -69,7 +68,16 @@ def test_a_rank_holds_its_share_and_the_model_computes_as_before(family, world):
 
 def pieces() -> list[dict]:
     """Five batches, which neither two nor four ranks can share evenly."""
-    return [{k: v[i:j] for k, v in b.items()} for b in batches() for i, j in ((0, 1), (1, 4))][:5]
+    batches = []
+    generator = torch.Generator().manual_seed(0)
+    for width in (9, 7, 5):
+        for rows, padding in ((1, 3), (3, 1)):
+            mask = torch.ones(rows, width, dtype=torch.long)
+            mask[0, :padding] = 0
+            ids = torch.randint(3, 40, (rows, width), generator=generator)
+            positions = (mask.cumsum(1) - 1).clamp_min(0)
+            batches.append({"input_ids": ids, "attention_mask": mask, "position_ids": positions})
+    return batches[:5]
 
 
 def moments_of(needs: Needs, checkpointing: bool, weighting: str, head: bool) -> tuple:

@@ -146,5 +146,5 @@ def test_json_that_is_torn_is_named(tmp_path: Path) -> None:
 
 def test_a_cache_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"cannot be written .*paths\.cache_dir"):
+    with pytest.raises(ValueError, match=r"is not writable .*paths\.cache_dir"):
         Cache(tmp_path / "file" / "cache").prepare()
