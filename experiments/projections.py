@@ -242,7 +242,7 @@ def genomes(bank: Bank, method: Method, levels: Sequence[float]) -> Iterator[tup
     frontier = waterfill(bank, shared) if method.allocation == "waterfill" else None
     for level in levels:
         if frontier is not None:
-            yield level, frontier.genome(frontier.within(level))
+            yield level, frontier.genome(frontier.steps_to(level))
         else:
             yield level, uniform_genome(bank, (1.0, level), 1)
 
@@ -257,7 +257,7 @@ def progressive(
     """
     for turn in range(1, method.rounds):
         frontier = waterfill(bank)
-        genome = frontier.genome(frontier.within(level ** (turn / method.rounds)))
+        genome = frontier.genome(frontier.steps_to(level ** (turn / method.rounds)))
         switch = Switch(subject.model, bank, as_stored=False)
         with switch.to(genome):
             moments = calibrate(
@@ -266,7 +266,7 @@ def progressive(
             )  # fmt: skip
         bank = fit(subject.model, moments, method.projection, method.storage)
     frontier = waterfill(bank)
-    return bank, frontier.genome(frontier.within(level))
+    return bank, frontier.genome(frontier.steps_to(level))
 
 
 def learn_ranks(

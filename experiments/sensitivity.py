@@ -83,7 +83,7 @@ def accuracies(subject: TaskSubject, moments: Moments, damping: float | None) ->
     found = {}
     for level in LEVELS:
         with Switch(subject.model, bank, as_stored=False).to(
-            frontier.genome(frontier.within(level))
+            frontier.genome(frontier.steps_to(level))
         ):
             accuracy = subject.measure().accuracy
         assert accuracy is not None

@@ -25,7 +25,8 @@ from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.factorized.modeling_sieve import register
 from sieve.projections.moments import Moments
 from sieve.search.lines import search_uniform, search_waterfill
-from sieve.search.objective import Objective, Score
+from sieve.search.objective import Objective
+from sieve.search.score import Score
 from sieve.tasks import Example
 
 __version__ = "0.1.0"

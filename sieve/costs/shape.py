@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sieve.config import Config, ModelConfig
-from sieve.model.backbone import auto_class, count_parameters, find_model, loaded_config
+from sieve.model.backbone import count_parameters
+from sieve.model.checkpoint_files import auto_class, find_model, load_config
 from sieve.model.matrices import Matrix, blocks_of, find_matrices
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in configurations
@@ -136,7 +137,7 @@ def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
             ) from error
         return described, f"as model.architecture of {model.label} states them"
     try:
-        return loaded_config(model, find_model(model.path, weights=False)), "from its config.json"
+        return load_config(model, find_model(model.path, weights=False)), "from its config.json"
     except ValueError as error:
         raise ValueError(
             f"{str(error).removesuffix('.')}, or state its shapes in model.architecture, as "

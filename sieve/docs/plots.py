@@ -44,7 +44,7 @@ def answer(subject: Subject) -> Figure:
     """
     figure, (panel,) = new_figure(3.0)
     frontier, objective = waterfill(subject.bank), subject.objective
-    genomes = [frontier.genome(frontier.within(p)) for p in (0.5, 0.2, 0.08, 0.04, 0.02, 0.012)]
+    genomes = [frontier.genome(frontier.steps_to(p)) for p in (0.5, 0.2, 0.08, 0.04, 0.02, 0.012)]
     levels = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
     bank = subject.plain_bank
     uniform = [uniform_genome(bank, levels, index) for index in range(1, len(levels))]
@@ -114,7 +114,7 @@ def levels(subject: Subject) -> Figure:
     figure, panels = new_figure(3.1, columns=2)
     frontier = waterfill(subject.bank)
     for panel, kept in zip(panels, (0.2, 0.02), strict=True):
-        _heat_map(panel, frontier.genome(frontier.within(kept)), subject)
+        _heat_map(panel, frontier.genome(frontier.steps_to(kept)), subject)
         panel.set_title(f"{100 * kept:g} % kept in all")
     panels[0].set_ylabel("layer")
     panels[1].set_yticks([])
@@ -164,7 +164,7 @@ def refit(subject: Subject) -> Figure:
     line = waterfill(subject.bank)
     fractions = (0.02, 0.015)
     for y, fraction in enumerate(fractions):
-        genome = line.genome(line.within(fraction))
+        genome = line.genome(line.steps_to(fraction))
         before = subject.objective.score(genome).divergence
         after = subject.refitted_divergence(genome)
         panel.plot([before, after], [y, y], color=MUTED, linewidth=1, zorder=1)

@@ -265,7 +265,8 @@ class Data:
     rows: dict[str, Number]
     carved: dict[str, Carved]
     duplicates: dict[str, Number]
-    truncated: dict[str, Number]
+    truncated: dict[str, Number]  # by field of the prompt
+    shortened: Number  # prompts cut to the length of the model's context
     answers: dict[str, dict[str, Number]]
     vocabulary: Vocabulary
     others: dict[str, object]  # the keys without a field of their own

@@ -1,98 +1,83 @@
-"""The report's section on how a search went: generations, what was spent, what unseen rows said."""
+"""Values for the page's tables on the search: candidates, generations, other sizes, removals."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from sieve.report import html
-from sieve.report.html import text
-from sieve.report.result import read
-from sieve.report.spent import confirmation, spent
+from sieve.report.result import Result, TestPoint
+from sieve.report.sentence import drop_interval
+from sieve.report.templating import Table
 from sieve.report.units import metric_name, metric_value, unit
-from sieve.report.values import (
-    NOT_MEASURED,
-    count,
-    decimal,
-    duration,
-    look,
-    number,
-    points,
-)
-
-Result = Mapping[str, Any]
+from sieve.report.values import NOT_MEASURED, count, decimal, duration, percent, points
 
 
-def search(result: Result, plot: str = "") -> str:
-    """The whole section around the plot of the generations; "" where there is nothing but a line
-    of genomes, which the curve shows."""
-    tried = look(result, "search.confirmation.tried")
-    if not (look(result, "search.generations") or tried):
-        return ""
-    sentences = [words for words in (spent(read(result)), confirmation(read(result))) if words]
-    return html.section(
-        "generations",
-        "How the search went",
-        *(html.paragraph(words, css="said") for words in sentences),
-        plot,
-        _candidates(result),
-        _generations(result),
-    )
-
-
-def _candidates(result: Result) -> str:
-    """A row per genome that was tried on unseen rows, in order."""
+def candidates(result: Result) -> Table:
+    """A row per genome that was scored on the confirmation rows, in order."""
+    record = result.search.confirmation
     rows = [
         [
             count(place),
-            _kept(row.get("kept_fraction")),
-            text(metric_value(result, row.get("accuracy"))),
-            points(row.get("margin")),
-            "yes" if row.get("feasible") else "no",
+            _kept(candidate.kept_fraction),
+            metric_value(result, candidate.accuracy),
+            points(candidate.margin),
+            "yes" if candidate.feasible else "no",
         ]
-        for place, row in enumerate(look(result, "search.confirmation.tried") or [], 1)
+        for place, candidate in enumerate(record.tried if record else [], 1)
     ]
-    if not rows:
-        return ""
     metric = metric_name(result).capitalize()
     heads = ["Tried", "Kept of prunable", metric, f"Margin, {unit(result)}", "Within the tolerance"]
-    return html.table(heads, rows, "Candidates on rows that the search has not seen, in order")
+    return Table(heads, rows)
 
 
-def _generations(result: Result) -> str:
-    """A row per generation, folded away."""
+def generations(result: Result) -> Table:
+    """A row per generation of a genetic search."""
     rows = [
         [
-            count(row.get("generation")),
-            _kept(row.get("best")),
-            _kept(row.get("median")),
-            _spread(row),
-            count(row.get("feasible")),
-            count(row.get("evaluated")),
-            count(row.get("memo")),
-            text(duration(row.get("seconds"))),
+            count(row.generation),
+            _kept(row.best),
+            _kept(row.median),
+            _spread(row.low, row.high),
+            count(row.feasible),
+            count(row.evaluated),
+            count(row.memo),
+            duration(row.seconds),
         ]
-        for row in look(result, "search.generations") or []
+        for row in result.search.generations
     ]
-    if not rows:
-        return ""
-    heads = ["Generation", "Best so far", "Median", "Spread", "Feasible", "Evaluated", "Known",
-             "Time"]  # fmt: skip
-    caption = (
-        "Kept prunable parameters of the genomes of a generation; the spread is that of the middle "
-        "80 %. Known: evaluated before"
+    heads = "Generation|Best so far|Median|Spread|Feasible|Evaluated|Known|Time"
+    return Table(heads.split("|"), rows)
+
+
+def _spread(low: float | None, high: float | None) -> str:
+    return NOT_MEASURED if low is None or high is None else f"{_kept(low)} to {_kept(high)}"
+
+
+def _kept(fraction: float | None) -> str:
+    """Percent with two decimals, as candidates may differ by less than 0.1 %."""
+    return NOT_MEASURED if fraction is None else f"{decimal(100 * fraction, 2)} %"
+
+
+def other_sizes(result: Result) -> Table:
+    """Metric and drop on the test split at kept fractions that the search did not choose."""
+    rows = [[percent(point.kept_fraction), *_measured(result, point)] for point in result.curve]
+    return Table(
+        ["Kept of prunable", metric_name(result).capitalize(), "Drop", "95 % interval"], rows
     )
-    table = html.table(heads, rows, caption, css="generations")
-    noun = "generation" if len(rows) == 1 else "generations"
-    return f"<details><summary>{count(len(rows))} {noun}</summary>\n{table}</details>"
 
 
-def _spread(row: Mapping[str, Any]) -> str:
-    low, high = (number(row.get(key)) for key in ("low", "high"))
-    if low is None or high is None:
-        return NOT_MEASURED
-    return f"{_kept(low)} to {_kept(high)}"
+def without_bottlenecks(result: Result) -> Table:
+    """The dense model on the test split, without the matrices that need the most or the least."""
+    removals = {"most": result.contrast.bottlenecks, "least": result.contrast.others}
+    rows = [
+        [
+            f"Dense, without those that need {need}",
+            count(point.matrices),
+            percent(point.removed),
+            *_measured(result, point),
+        ]
+        for need, point in removals.items()
+        if point
+    ]
+    heads = ["Model", "Matrices removed", "Parameters removed", metric_name(result).capitalize()]
+    return Table([*heads, "Drop", "95 % interval"], rows)
 
 
-def _kept(fraction: Any) -> str:
-    """Percent with two decimals: candidates and generations may differ by less than one."""
-    value = number(fraction)
-    return NOT_MEASURED if value is None else text(f"{decimal(100 * value, 2)} %")
+def _measured(result: Result, point: TestPoint) -> list[str]:
+    accuracy = metric_value(result, point.accuracy)
+    return [accuracy, points(point.drop.point), drop_interval(point.drop)]

@@ -1,8 +1,8 @@
-"""The bottleneck map: how far each matrix alone can be pruned, the rest dense."""
+"""The bottleneck map: how far each matrix can be pruned on its own while the rest stays dense."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
@@ -12,63 +12,75 @@ from sieve.search.lines import Scorer
 from sieve.search.space import genome_of_levels
 
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
-SHARE = 0.25  # of the prunable parameters, that a contrast takes away
+SHARE = 0.25  # of the prunable parameters that `contrast` removes
+
+
+class Bottleneck(TypedDict):
+    """The least level of a gene at which the margin is not negative, all else dense."""
+
+    name: str
+    level: float
+    kept_fraction: float  # of the matrix
+    evaluations: int
 
 
 def find_bottlenecks(
     bank: Bank, objective: Scorer, levels: tuple[float, ...] = LEVELS, lowest_rank: int = 0
-) -> list[dict[str, Any]]:
-    """For each gene the least level that it alone can have before the margin is negative.
+) -> list[Bottleneck]:
+    """Find the least level of each gene at which the margin is not negative, the rest dense.
 
-    The least level first, which most can do with, then bisection over the others: a row per gene
-    with its name, the level of its rank there, the kept fraction of the matrix, and how many
-    genomes that took. lowest_rank: 1 where no matrix may go altogether.
+    The lowest level is tried first, since it suffices for most genes; then the others by bisection.
+
+    Args:
+        lowest_rank: 0 lets a matrix go altogether, 1 keeps every matrix.
     """
     rows = []
     for gene, matrix in track(list(enumerate(bank.genes)), "Bottlenecks"):
-        held = bank.factors[matrix.name].rank
+        largest = bank.factors[matrix.name].rank
         ranks = [bank.sizing.rank(matrix, level) for level in levels]
-        ranks = [None if rank is None or rank > held else rank for rank in ranks]
+        ranks = [None if rank is None or rank > largest else rank for rank in ranks]
         if lowest_rank:
             ranks = [None if rank is None else max(rank, lowest_rank) for rank in ranks]
-        refused, accepted, tried, middle = -1, len(levels) - 1, 0, 0
+        refused, accepted, evaluations, middle = -1, len(levels) - 1, 0, 0
         while accepted - refused > 1:
-            whole = [1.0] * len(bank.genes)
-            whole[gene] = bank.sizing.level(matrix, ranks[middle])
-            tried += 1
-            if objective.score(genome_of_levels(bank, whole)).feasible:
+            genome_levels = [1.0] * len(bank.genes)
+            genome_levels[gene] = bank.sizing.level(matrix, ranks[middle])
+            evaluations += 1
+            if objective.score(genome_of_levels(bank, genome_levels)).feasible:
                 accepted = middle
             else:
                 refused = middle
             middle = (accepted + refused) // 2
         rows.append(
-            {
-                "name": matrix.name,
-                "level": bank.sizing.level(matrix, ranks[accepted]),
-                "kept_fraction": bank.sizing.kept(matrix, ranks[accepted]) / matrix.size,
-                "evaluations": tried,
-            }
+            Bottleneck(
+                name=matrix.name,
+                level=bank.sizing.level(matrix, ranks[accepted]),
+                kept_fraction=bank.sizing.kept(matrix, ranks[accepted]) / matrix.size,
+                evaluations=evaluations,
+            )
         )
     return rows
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some matrices taken out of the dense model."""
+    """The dense model without some of its matrices."""
 
     genome: Genome
-    matrices: int  # how many of them
-    removed: float  # the fraction of the prunable parameters that went
+    matrices: int  # how many were removed
+    removed: float  # fraction of the prunable parameters that was removed
 
 
 def contrast(
-    bank: Bank, mapped: Sequence[dict[str, Any]], lowest_rank: int = 0, share: float = SHARE
+    bank: Bank, mapped: Sequence[Bottleneck], lowest_rank: int = 0, share: float = SHARE
 ) -> dict[str, Part]:
-    """Two models: one without its bottlenecks, and one without as much of what is none.
+    """Two models: "bottlenecks" lacks the neediest matrices, "others" the least needy ones.
 
-    mapped: rows of `find_bottlenecks`. "bottlenecks" takes the matrices that alone must keep the
-    most, until a share of the prunable parameters is reached, "others" those that need the least;
-    all are put on the lowest rank there is, and the rest stays dense.
+    Matrices are put on the lowest rank until the removed ones hold a `share` of the prunable
+    parameters. The rest stays dense.
+
+    Args:
+        mapped: rows of `find_bottlenecks`.
     """
     need = {row["name"]: row["kept_fraction"] for row in mapped}
     ordered = sorted(bank.genes, key=lambda gene: (need[gene.name], gene.name))
@@ -79,16 +91,16 @@ def contrast(
 
 
 def _without(bank: Bank, ordered: Sequence[Matrix], share: float, lowest_rank: int) -> Part:
-    taken, covered, size = set[str](), set[str](), 0
+    removed, covered, size = set[str](), set[str](), 0
     for gene in ordered:
         if size >= share * bank.size:
             break
-        if covered & set(gene.members or (gene.name,)):  # by a group, or by one of its members
+        if covered & set(gene.members or (gene.name,)):  # A group or a member was removed before.
             continue
-        taken.add(gene.name)
+        removed.add(gene.name)
         covered |= set(gene.members or (gene.name,))
         size += gene.size
     lowest = [bank.sizing.level(gene, lowest_rank) for gene in bank.genes]
-    levels = [low if g.name in taken else 1.0 for g, low in zip(bank.genes, lowest, strict=True)]
+    levels = [low if g.name in removed else 1.0 for g, low in zip(bank.genes, lowest, strict=True)]
     genome = genome_of_levels(bank, levels)
     return Part(genome, len(covered), 1 - bank.kept_fraction(genome))

@@ -1,112 +1,99 @@
-"""Confirmation: winners of a search tried on rows that it has not seen.
+"""Confirmation: score the winners of a search on rows that the search has not seen.
 
-A search that scored hundreds of genomes on the same rows has fitted them. Its smallest feasible
-genomes are therefore scored once more elsewhere, a few of them, and the smallest that is feasible
-there too is the winner: on the new rows alone, or, where the old ones had little say, on all of
-them together, as a few hundred rows alone are as uncertain as the tolerance is small. With a
-guarantee they are tried from large to small and the first that fails ends it: fixed-sequence
-testing, which keeps the error of the interval whatever the number of tries (Angelopoulos et al.,
-arXiv:2110.01052, Sec. 2.3).
+A search that scores hundreds of genomes on the same rows overfits them. So a few of its smallest
+feasible genomes are scored again, and the smallest that stays feasible wins. The new rows decide
+alone, or together with the search's rows where the search hardly fitted these. With a guarantee,
+candidates are tried from large to small until one fails: fixed-sequence testing keeps the error of
+the interval whatever the number of tries (Angelopoulos et al., arXiv:2110.01052, Sec. 2.3).
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from scipy.optimize import isotonic_regression
 
 from sieve.bank.genome import Genome
 from sieve.search.lines import Line, Scorer
-from sieve.search.objective import Score
+from sieve.search.score import Score
 
-NEAR, GROWTH = 1.03, 1.4  # ratio of the first candidate's size to the next, how its log grows
-FEW = 4  # genomes: too few to tell luck
+RATIO, GROWTH = 1.03, 1.4  # size of the second candidate over the first; growth of log ratios
+FEWEST = 4  # whole scores that a regression needs
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The winner, and what the rows said of each candidate that was tried, in that order."""
+    """The winner, and every candidate with its score, in the order in which they were tried."""
 
     genome: Genome
-    genomes: list[Genome]
-    tried: list[dict[str, Any]]
+    tried: dict[Genome, Score]
 
 
-def candidates(found: Mapping[Genome, Score], count: int) -> list[Genome]:
-    """At most `count` feasible genomes, the smallest first, then larger ones, the dense model last.
+def candidates(scores: Mapping[Genome, Score], count: int) -> list[Genome]:
+    """At most `count` feasible genomes to confirm, from the smallest up; the largest comes last.
 
-    Each refusal says more, so the steps up grow: twelve candidates reach 18 times the first. Of
-    genomes of about the same size the one with the largest margin stands for all. Those that are
-    feasible by luck are left out: see `steady`.
+    The ratio between neighboring sizes grows: twelve candidates span a factor of 18. Of genomes of
+    about the same size, the one with the largest margin is taken. Genomes that `not_by_luck` leaves
+    out are no candidates.
     """
-    feasible = sorted(
-        (found[genome].kept_fraction, -found[genome].margin, index, genome)
-        for index, genome in enumerate(steady(found))
-    )
-    ladder: list[Genome] = []
-    limit = 0.0
-    group: list[tuple[float, float, int, Genome]] = []
-    for entry in feasible:
-        if entry[0] > limit and group:
-            ladder.append(min(group, key=lambda e: e[1:3])[3])
-            group = []
-        if not group:
-            limit = entry[0] * NEAR ** (GROWTH ** len(ladder))
-        group.append(entry)
-    if group:
-        ladder.append(min(group, key=lambda e: e[1:3])[3])
+    order = {genome: index for index, genome in enumerate(not_by_luck(scores))}
+    groups: list[list[Genome]] = []
+    limit = -math.inf
+    for genome in sorted(order, key=lambda genome: scores[genome].kept_fraction):
+        kept = scores[genome].kept_fraction
+        if kept > limit:
+            limit = kept * RATIO ** (GROWTH ** len(groups))
+            groups.append([])
+        groups[-1].append(genome)
+    ladder = [min(group, key=lambda g: (-scores[g].margin, order[g])) for group in groups]
     if len(ladder) <= count:
         return ladder
     return [*ladder[: count - 1], ladder[-1]] if count > 1 else ladder[:1]
 
 
-def steady(found: Mapping[Genome, Score]) -> list[Genome]:
-    """Feasible genomes that others as far from the dense model, on the mean, are too.
+def not_by_luck(scores: Mapping[Genome, Score]) -> list[Genome]:
+    """The feasible genomes whose divergence is at most `divergence_limit`.
 
-    Of hundreds of genomes some gain a row or two by chance. How far a genome is from the dense
-    model's answers is hardly a matter of chance, and margins fall with it: so the margins of all
-    genomes are fitted by a falling function of their divergences (isotonic regression), and that
-    must not be negative either. Where a divergence is unknown, all that are feasible.
+    Among hundreds of genomes, some gain a row or two by chance. Divergence from the dense model is
+    hardly a matter of chance, so it tells which margins to trust. A genome of unknown divergence
+    stays.
     """
-    feasible = [genome for genome, score in found.items() if score.feasible]
-    limit = divergence_limit(found.values())
-    return [genome for genome in feasible if not found[genome].divergence > limit]
+    limit = divergence_limit(scores.values())
+    return [g for g, score in scores.items() if score.feasible and not score.divergence > limit]
 
 
 def divergence_limit(scores: Iterable[Score]) -> float:
-    """How far from the dense model genomes may be before their margins are negative on the mean.
+    """The divergence, in nats, above which the expected margin is negative.
 
-    A divergence in nats; infinite where divergences are unknown, or too few to tell.
+    The margin is fitted as a falling function of the divergence (isotonic regression). The limit is
+    infinite if a divergence is unknown or if there are too few scores.
     """
     scores = list(scores)
-    # Those that were refused on a part of the rows have a margin at best, of a distance unknown.
+    # A genome that was dropped early has only bounds of its margin and divergence.
     whole = [score for score in scores if score.whole]
-    if any(math.isnan(score.divergence) for score in scores) or len(whole) < FEW:
+    if any(math.isnan(score.divergence) for score in scores) or len(whole) < FEWEST:
         return math.inf
     whole.sort(key=lambda score: score.divergence)
-    fitted = isotonic_regression([s.margin for s in whole], increasing=False).x
-    return max((s.divergence for s, y in zip(whole, fitted, strict=True) if y >= 0), default=0.0)
+    fitted = isotonic_regression([score.margin for score in whole], increasing=False).x
+    within = [score.divergence for score, y in zip(whole, fitted, strict=True) if y >= 0]
+    return max(within, default=0.0)
 
 
 def confirm(objective: Scorer, ladder: Sequence[Genome], guarantee: bool) -> Confirmed:
-    """The smallest of some genomes, in order of size, that unseen rows find feasible too.
+    """The smallest genome of a ladder, given from small to large, that stays feasible.
 
-    The largest, the dense model as a rule, is taken where none is. guarantee: try them from the
-    largest down, and stop at the first that fails.
+    The last genome of the ladder, usually the dense model, wins if none is feasible. With
+    `guarantee`, genomes are tried from the largest down until one fails.
     """
-    tried: list[dict[str, Any]] = []
-    genomes: list[Genome] = []
-    chosen = ladder[-1]
+    tried: dict[Genome, Score] = {}
+    winner = ladder[-1]
     for genome in reversed(ladder) if guarantee else ladder:
-        score = objective.score(genome)
-        genomes.append(genome)
-        tried.append(asdict(score) | {"feasible": score.feasible})
+        tried[genome] = score = objective.score(genome)
         if score.feasible:
-            chosen = genome
+            winner = genome
         if score.feasible != guarantee:
             break
-    return Confirmed(chosen, genomes, tried)
+    return Confirmed(winner, tried)
 
 
 def narrow(
@@ -116,25 +103,28 @@ def narrow(
     size: Callable[[Genome], float],
     floor: float = 1.0,
 ) -> Confirmed:
-    """The same after bisection on a line between the last that was refused and the winner.
+    """Bisect a line between the last refused candidate and the winner.
 
-    The steps up a ladder grow, so that the winner may be much larger than need be; where the first
-    candidate won, `floor` stands for what was refused, the smallest size that may do. size: the
-    kept fraction of a genome. Nothing changes where none won.
+    Neighbors on a ladder differ more and more in size, so the winner may be larger than necessary.
+    The result is unchanged if no candidate won.
+
+    Args:
+        size: gives the kept fraction of a genome.
+        floor: the smallest size to try if the first candidate won.
     """
-    if not result.tried or not result.tried[-1]["feasible"]:
+    scores = list(result.tried.values())
+    if not scores or not scores[-1].feasible:
         return result
-    low, high = ([floor] + [row["kept_fraction"] for row in result.tried])[-2:]
+    low, high = [floor, *(score.kept_fraction for score in scores)][-2:]
     between = [g for g in map(line.genome, range(line.count)) if low < size(g) < high]
-    chosen, genomes, tried = result.genome, list(result.genomes), list(result.tried)
+    winner, tried = result.genome, dict(result.tried)
     accepted, refused = -1, len(between)
     while refused - accepted > 1:
         middle = (accepted + refused) // 2
-        score = objective.score(between[middle])
-        genomes.append(between[middle])
-        tried.append(asdict(score) | {"feasible": score.feasible})
+        genome = between[middle]
+        tried[genome] = score = objective.score(genome)
         if score.feasible:
-            chosen, accepted = between[middle], middle
+            winner, accepted = genome, middle
         else:
             refused = middle
-    return Confirmed(chosen, genomes, tried)
+    return Confirmed(winner, tried)

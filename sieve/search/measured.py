@@ -1,10 +1,10 @@
-"""Water-filling by what matrices are measured to cost, where energies only estimate it.
+"""Water-filling by the measured cost of each matrix, where energies only estimate it.
 
-Energies are a second-order estimate at the dense model, one matrix at a time. Near the sizes that
-matter other matrices are pruned too, and the loss is far from a parabola. So at a genome of the
-frontier each matrix alone is moved a step down and a step up, the divergence from the dense model
-is measured, and its energies are weighted by what it cost over what they foretold. Half of the way,
-on a logarithmic scale, and again: the same idea as damped fixed-point iteration.
+Energies are a second-order estimate at the dense model, one matrix at a time. At useful sizes other
+matrices are pruned too, and the loss is far from a parabola. So each matrix of a frontier genome is
+moved one step down and one step up on its own, the divergence from the dense model is measured, and
+the matrix's energies are weighted by measured over estimated cost. A round moves the weights half
+of the way on a logarithmic scale, as in damped fixed-point iteration.
 """
 
 import logging
@@ -17,14 +17,14 @@ import numpy as np
 from sieve.bank.bank import Bank
 from sieve.runtime.progress import track
 from sieve.search.lines import Scorer
-from sieve.search.waterfill import estimated_loss, genome_of_ranks, waterfill, weighted
+from sieve.search.waterfill import estimated_loss, genome_of_ranks, scale_energies, waterfill
 
 log = logging.getLogger(__name__)
 MIN_ROWS = 64  # of the selection rows
-STEP = 1.35  # ratio of sizes of the genomes between which a matrix is moved
-DAMPING = 0.5  # part of the way that weights go in a round, on a logarithmic scale
-NOISE = 0.1  # of the mean cost of a step: what a measurement may be off by
-LARGEST_CHANGE = 8.0  # what a weight changes by in a round before damping, at most
+STEP = 1.35  # ratio of kept fractions of the genomes between which a matrix is moved
+DAMPING = 0.5  # share of the way that log weights move in a round
+NOISE = 0.1  # assumed error of a measurement, as a share of the mean cost of a step
+LARGEST_CHANGE = 8.0  # of a weight in one round, before damping
 
 
 def measured_rows(rows: int) -> int:
@@ -40,26 +40,27 @@ def measure_weights(
     lowest_rank: int = 0,
     rounds: int = 2,
 ) -> dict[str, float]:
-    """How much more a matrix costs than its energies say, of all matrices near one size.
+    """Measured over estimated cost of every matrix near one size.
 
-    objective: its scores have divergences; kept_fraction: of the prunable parameters, the size to
-    measure at; rounds: each takes two evaluations per matrix. Siblings are measured apart;
-    a group gets the geometric mean of its members.
-    Raises ValueError where the objective measures no divergence.
+    Each round takes two evaluations per matrix. Siblings are measured one by one; a group gets the
+    geometric mean of its members. Raises ValueError if the objective measures no divergence.
+
+    Args:
+        kept_fraction: the size to measure at, a fraction of the prunable parameters.
     """
     weights = dict.fromkeys(bank.names, 1.0)
-    for turn in range(rounds):
-        changes = _measured(bank, weights, objective, kept_fraction, normalize, lowest_rank)
+    for round_index in range(rounds):
+        changes = _measure(bank, weights, objective, kept_fraction, normalize, lowest_rank)
         for name, change in changes.items():
             weights[name] *= change**DAMPING
         for group in bank.groups:
             logs = [math.log(weights[name]) for name in group.members]
             weights[group.name] = math.exp(sum(logs) / len(logs))
-        log.info("  measured     round %d of %d", turn + 1, rounds)
+        log.info("  measured     round %d of %d", round_index + 1, rounds)
     return weights
 
 
-def _measured(
+def _measure(
     bank: Bank,
     weights: Mapping[str, float],
     objective: Scorer,
@@ -67,35 +68,44 @@ def _measured(
     normalize: str,
     lowest_rank: int,
 ) -> dict[str, float]:
-    """Measured over estimated cost of every matrix that a step moves, 1 on the mean."""
-    estimated = weighted(bank, weights, normalize)
-    apart = dict.fromkeys(group.name for group in bank.groups)
+    """Measured over estimated cost of each matrix whose rank a step changes; about 1 on average."""
+    estimated = scale_energies(bank, weights, normalize)
+    no_groups = dict.fromkeys(group.name for group in bank.groups)
     frontier = waterfill(replace(estimated, groups=[]), lowest_rank=lowest_rank)
-    here, down, up = (
-        frontier.ranks(frontier.within(min(1.0, size))) | apart
+    center, smaller, larger = (
+        frontier.ranks(frontier.steps_to(min(1.0, size))) | no_groups
         for size in (kept_fraction, kept_fraction / STEP, kept_fraction * STEP)
     )
-    base = objective.score(genome_of_ranks(bank, here)).divergence
+    base = objective.score(genome_of_ranks(bank, center)).divergence
     if not np.isfinite(base):
-        raise ValueError("the objective measures no divergence, which search.seeds=measured needs.")
-    found: dict[str, tuple[float, float]] = {}
+        raise ValueError(
+            "search.seeds=measured needs an objective that measures divergences; remove "
+            "'measured' from search.seeds."
+        )
+    estimates: dict[str, float] = {}
+    costs: dict[str, float] = {}
     for name in track([m.name for m in bank.matrices], "Measuring matrices"):
         estimate = cost = 0.0
-        for other, sign in ((down, 1), (up, -1)):
-            if other[name] != here[name]:
-                genome = genome_of_ranks(bank, here | {name: other[name]})
+        for ranks, sign in ((smaller, 1), (larger, -1)):
+            if ranks[name] != center[name]:
+                genome = genome_of_ranks(bank, center | {name: ranks[name]})
                 cost += sign * (objective.score(genome).divergence - base)
-                losses = [estimated_loss(estimated, name, r[name]) for r in (other, here)]
-                estimate += sign * (losses[0] - losses[1])
+                moved, unmoved = (estimated_loss(estimated, name, r[name]) for r in (ranks, center))
+                estimate += sign * (moved - unmoved)
         if estimate > 0:
-            found[name] = estimate, max(cost, 0.0)
-    if not found or (spent := sum(cost for _, cost in found.values())) <= 0:
+            estimates[name], costs[name] = estimate, max(cost, 0.0)
+    total = sum(costs.values())
+    if total <= 0:
         return {}
-    unit = spent / sum(estimate for estimate, _ in found.values())
-    noise = NOISE * spent / len(found)
+    unit = total / sum(estimates.values())
+    noise = NOISE * total / len(costs)
     return {
         name: float(
-            np.clip((cost + noise) / (estimate * unit + noise), 1 / LARGEST_CHANGE, LARGEST_CHANGE)
+            np.clip(
+                (costs[name] + noise) / (estimates[name] * unit + noise),
+                1 / LARGEST_CHANGE,
+                LARGEST_CHANGE,
+            )
         )
-        for name, (estimate, cost) in found.items()
+        for name in costs
     }

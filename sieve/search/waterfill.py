@@ -1,11 +1,11 @@
 """Water-filling: the best ranks of all matrices at once for every budget, in closed form.
 
-Each matrix's loss at rank r is the energy of the directions it leaves out, its cost what the
-storage form says. Directions go in order of energy per parameter freed, over all matrices: the
-lower convex hull of every matrix's (cost, loss) points, merged by slope, is the exact optimum of
-the summed loss at each of its budgets (Lagrangian relaxation, Everett 1963). Energies of the
-loss-aware projections share one unit; for others a normalisation says how to compare them. Where
-siblings may share one V, a group's states are those of its members together and those of the whole.
+The loss of a matrix at rank r is the energy of the directions that it leaves out; its cost is the
+number of parameters that it stores. Directions are removed in order of energy per parameter freed,
+over all matrices: the lower convex hulls of the matrices' (cost, loss) points, merged by slope,
+give the exact optimum of the summed loss at each budget (Lagrangian relaxation, Everett 1963).
+Energies of the loss-aware projections share one unit; those of other projections are normalized
+first. A group of siblings has the states of its separate members and the states with one shared V.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,19 @@ from sieve.bank.genome import Genome
 from sieve.model.matrices import Matrix
 
 NORMALIZATIONS = ("none", "relative")
-LARGEST_WEIGHT = 64.0  # what a weight differs from 1 by, at most
+LARGEST_WEIGHT = 64.0  # weights are clipped to 1/64 ... 64
 Ranks = dict[str, int | None]
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """Steps from a genome, the dense one by default, down to nothing, by loss per parameter freed.
+    """S steps from a genome, by default the dense one, down to nothing, cheapest loss first.
 
-    changes: per step, names of matrices (and groups of siblings) and the ranks that they take; most
-    steps change one. kept: (S + 1,) parameters of all matrices after s of S steps; loss: (S + 1,)
-    estimated rise of the loss by then; start: ranks before the first.
+    Args:
+        changes: for each step, the new ranks by matrix or group name; most steps change one.
+        kept: (S + 1,) parameters of all matrices after each number of steps.
+        loss: (S + 1,) estimated rise of the loss after each number of steps.
+        start: ranks before the first step.
     """
 
     bank: Bank
@@ -39,29 +41,29 @@ class Frontier:
     loss: np.ndarray
     start: Ranks
 
-    def within(self, kept_fraction: float) -> int:
-        """The fewest steps after which at most this fraction is kept; all where none suffice."""
-        fits = np.nonzero(self.kept <= kept_fraction * self.bank.size)[0]
-        return int(fits[0]) if len(fits) else len(self.changes)
+    def steps_to(self, kept_fraction: float) -> int:
+        """The fewest steps that keep at most this fraction; all steps if none do."""
+        steps = np.nonzero(self.kept <= kept_fraction * self.bank.size)[0]
+        return int(steps[0]) if len(steps) else len(self.changes)
 
     def kept_fraction(self, steps: int) -> float:
-        """Kept fraction of the prunable parameters after some steps."""
+        """Kept fraction of the prunable parameters after `steps` steps."""
         return float(self.kept[steps] / self.bank.size)
 
     def ranks(self, steps: int) -> dict[str, int | None]:
-        """Rank of every matrix and group after some steps; None is dense, or not shared."""
+        """Rank by matrix and group name after `steps` steps; None: dense, or no shared factor."""
         ranks = dict(self.start)
         for change in self.changes[:steps]:
             ranks |= change
         return ranks
 
     def genome(self, steps: int) -> Genome:
-        """The genome after some steps, on a grid of its own levels."""
+        """The genome after `steps` steps; its grid holds the levels that it uses."""
         return genome_of_ranks(self.bank, self.ranks(steps))
 
 
 def genome_of_ranks(bank: Bank, ranks: dict[str, int | None]) -> Genome:
-    """The genome that gives every matrix of a bank a certain rank."""
+    """The genome with these ranks by matrix and group name."""
     levels = [bank.sizing.level(matrix, ranks[matrix.name]) for matrix in bank.genes]
     grid = tuple(sorted({1.0, *levels}, reverse=True))
     indexes = tuple(grid.index(level) for level in levels)
@@ -73,31 +75,34 @@ def waterfill(
 ) -> Frontier:
     """The frontier of a bank, from a genome down.
 
-    normalize: "none" takes energies as they are; "relative" divides each matrix's by their sum, so
-    that a matrix's error counts relative to its output. lowest_rank: 1 keeps every matrix; start:
-    the dense model where None.
-    Raises ValueError for an unknown normalisation.
+    Raises ValueError for an unknown normalization.
+
+    Args:
+        normalize: "none" takes energies as they are. "relative" divides a matrix's energies by
+            their sum, so that its error counts relative to its output.
+        lowest_rank: 0 lets a matrix go altogether, 1 keeps every matrix.
+        start: the first genome; None is the dense model.
     """
     if normalize not in NORMALIZATIONS:
         raise ValueError(
             f"got normalization {normalize!r}, expected one of {', '.join(NORMALIZATIONS)}."
         )
-    begin: Ranks = dict.fromkeys(bank.names) if start is None else bank.ranks(start)
+    start_ranks: Ranks = dict.fromkeys(bank.names) if start is None else bank.ranks(start)
 
     def points(matrix: Matrix) -> list[_Point]:
-        return _points(bank, matrix, normalize, lowest_rank, begin[matrix.name])
+        return _points(bank, matrix, normalize, lowest_rank, start_ranks[matrix.name])
 
     grouped = {name for group in bank.groups for name in group.members}
     hulls = [_hull(points(matrix)) for matrix in bank.matrices if matrix.name not in grouped]
     for group in bank.groups:
-        shared = points(group)
-        if begin[group.name] is None:
-            own = [_hull(points(m)) for m in bank.matrices if m.name in group.members]
-            apart = _merged(own, {group.name: None})
-            shared = sorted([*apart, *shared[1:]], key=lambda p: (-p.cost, p.loss))
-            # What costs more than the start lies behind it.
-            shared = [apart[0], *(p for p in shared if p.cost < apart[0].cost)]
-        hulls.append(_hull(shared))
+        states = points(group)
+        if start_ranks[group.name] is None:
+            members = [_hull(points(m)) for m in bank.matrices if m.name in group.members]
+            separate = _merged(members, {group.name: None})
+            states = sorted([*separate, *states[1:]], key=lambda p: (-p.cost, p.loss))
+            # The frontier only goes down, so states as large as the start are left out.
+            states = [separate[0], *(p for p in states if p.cost < separate[0].cost)]
+        hulls.append(_hull(states))
     steps = _by_slope(hulls)
     return Frontier(
         bank,
@@ -106,71 +111,71 @@ def waterfill(
         - np.concatenate([[0], np.cumsum([a.cost - b.cost for a, b in steps])]).astype(int),
         sum(hull[0].loss for hull in hulls)
         + np.concatenate([[0.0], np.cumsum([b.loss - a.loss for a, b in steps])]),
-        begin,
+        start_ranks,
     )
 
 
-def weighted(bank: Bank, weights: Mapping[str, float], normalize: str = "none") -> Bank:
-    """The bank with the energies of matrices scaled, once normalised; to be filled with "none".
+def scale_energies(bank: Bank, weights: Mapping[str, float], normalize: str = "none") -> Bank:
+    """The bank with energies normalized and then scaled; pass it on with normalize="none".
 
-    weights: 1 where none is given. It is the same bank to genomes, for its factors and ranks are;
-    only what a rank is worth changes.
+    Factors and ranks stay, so genomes of the bank remain valid. A matrix without a weight has 1.
     """
     members = {gene.name: max(1, len(gene.members)) for gene in bank.genes}
-    factors = {}
-    for name, held in bank.factors.items():
-        energy, scale = held.energy.double(), weights.get(name, 1.0)
+    scaled = {}
+    for name, factors in bank.factors.items():
+        energy, scale = factors.energy.double(), weights.get(name, 1.0)
         if normalize == "relative":  # A group's error counts for each of its members.
             scale *= members[name] / max(float(energy.sum()), float(np.finfo(float).tiny))
-        factors[name] = replace(held, energy=energy * scale)
-    return replace(bank, factors=factors)
+        scaled[name] = replace(factors, energy=energy * scale)
+    return replace(bank, factors=scaled)
 
 
-def through(bank: Bank, genome: Genome) -> dict[str, float]:
-    """Weights with which the frontier passes near a genome, at most 64 times apart from 1.
+def weights_toward(bank: Bank, genome: Genome) -> dict[str, float]:
+    """Energy weights, from 1/64 to 64, with which the frontier passes near a genome.
 
-    The frontier stops at ranks where all matrices lose as much per parameter. So each matrix is
-    weighted by the median of all matrices' slopes at the genome's ranks over its own. The bank's
-    energies must share a unit: those of others are to be normalised first, by `weighted`.
+    On a frontier all matrices lose the same per parameter. So a matrix's weight is the median slope
+    of all matrices at the genome's ranks over its own slope. The bank's energies must share a unit;
+    normalize others first with `scale_energies`.
     """
     slopes: dict[str, float] = {}
     for matrix, rank in bank.in_use(genome).items():
         energy = bank.factors[matrix.name].energy.double().clamp(min=0)
         top = min(len(energy), bank.sizing.top_rank(matrix))
-        at = top if rank is None else min(rank, top)
-        around = energy[max(0, at - 1) : at + 1].mean()  # of the last direction kept, the first not
-        cost = bank.sizing.kept(matrix, max(1, at)) - bank.sizing.kept(matrix, max(1, at) - 1)
-        slopes[matrix.name] = float(around) / max(1, cost)
+        rank = top if rank is None else min(rank, top)
+        energy_at_rank = energy[max(0, rank - 1) : rank + 1].mean()  # last kept and first removed
+        kept = [bank.sizing.kept(matrix, r) for r in (max(1, rank), max(1, rank) - 1)]
+        slopes[matrix.name] = float(energy_at_rank) / max(1, kept[0] - kept[1])
     floor = max(slopes.values(), default=0.0) * 1e-9
     if floor == 0:
         return {}
     logs = {name: float(np.log(max(slope, floor))) for name, slope in slopes.items()}
-    level = float(np.median(list(logs.values())))
+    median = float(np.median(list(logs.values())))
+    largest = np.log(LARGEST_WEIGHT)
     weights = {
-        name: float(np.exp(np.clip(level - log, -np.log(LARGEST_WEIGHT), np.log(LARGEST_WEIGHT))))
-        for name, log in logs.items()
+        name: float(np.exp(np.clip(median - log, -largest, largest))) for name, log in logs.items()
     }
     for group in bank.groups:
+        # The genome uses either the members or the group; the other gets the same weight.
         members = [weights[name] for name in group.members if name in weights]
-        shared = weights.get(group.name, float(np.exp(np.mean(np.log(members or [1.0])))))
-        weights |= dict.fromkeys([group.name, *group.members], shared) if not members else {
-            group.name: shared
-        }  # fmt: skip
+        if members:
+            weights[group.name] = float(np.exp(np.mean(np.log(members))))
+        else:
+            weights |= dict.fromkeys(group.members, weights[group.name])
     return weights
 
 
 def estimated_loss(bank: Bank, name: str, rank: int | None) -> float:
-    """What a matrix at a rank adds to the loss, by the energies left out; 0 for the dense one."""
+    """Estimated rise of the loss when a matrix has this rank; 0 if it is dense (None)."""
     return 0.0 if rank is None else float(bank.factors[name].energy[rank:].double().sum())
 
 
 def estimated_rise(bank: Bank, genome: Genome) -> float:
-    """What a genome adds to the loss, by the energies left out of its matrices and groups."""
+    """Estimated rise of the loss for a genome: the sum over its matrices and groups."""
     return sum(estimated_loss(bank, m.name, rank) for m, rank in bank.in_use(genome).items())
 
 
 class _Point(NamedTuple):
-    """A state of a matrix or of a group: parameters, estimated loss, the ranks that make it."""
+    """A state of a matrix or group: its parameters, its estimated loss, and its ranks."""
 
     cost: int
     loss: float
@@ -178,27 +183,27 @@ class _Point(NamedTuple):
 
 
 def _points(
-    bank: Bank, matrix: Matrix, normalize: str, lowest_rank: int, begin: int | None
+    bank: Bank, matrix: Matrix, normalize: str, lowest_rank: int, start: int | None
 ) -> list[_Point]:
-    """All states of a matrix from the rank it begins with, by falling rank; None is dense."""
+    """All states of a matrix from rank `start` (None: dense) down to `lowest_rank`."""
     energy = bank.factors[matrix.name].energy.double().numpy()
     if normalize == "relative":
         share = max(1, len(matrix.members))  # A group's error counts for each of its members.
         energy = share * energy / max(energy.sum(), np.finfo(float).tiny)
     sizing = bank.sizing
     top = min(bank.factors[matrix.name].rank, sizing.top_rank(matrix))
-    left = np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])  # left[r]: energy from r on
-    points = [] if begin is not None else [_Point(matrix.size, 0.0, {matrix.name: None})]
-    first, last = (top, lowest_rank) if begin is None else (begin, min(begin, lowest_rank))
+    losses = np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])  # losses[r]: energy from r on
+    points = [] if start is not None else [_Point(matrix.size, 0.0, {matrix.name: None})]
+    first, last = (top, lowest_rank) if start is None else (start, min(start, lowest_rank))
     for rank in range(first, last - 1, -1):
-        if rank in (begin, sizing.rounded(rank)):
-            loss = max(float(left[min(rank, len(energy))]), 0.0)
+        if rank in (start, sizing.rounded(rank)):
+            loss = max(float(losses[min(rank, len(energy))]), 0.0)
             points.append(_Point(sizing.kept(matrix, rank), loss, {matrix.name: rank}))
     return points
 
 
 def _hull(points: list[_Point]) -> list[_Point]:
-    """The lower convex hull of points in order of falling cost, from the first, dense one down."""
+    """The lower convex hull of points, which are ordered from high to low cost."""
     hull = points[:1]
     for point in points[1:]:
         if point.cost >= hull[-1].cost:
@@ -210,15 +215,15 @@ def _hull(points: list[_Point]) -> list[_Point]:
 
 
 def _by_slope(hulls: list[list[_Point]]) -> list[tuple[_Point, _Point]]:
-    """The steps of all hulls, the cheapest loss per parameter first; each hull's in their order."""
+    """The steps of all hulls by rising slope; steps of one hull keep their order."""
     steps = [step for hull in hulls for step in pairwise(hull)]
-    return sorted(steps, key=lambda step: _slope(*step))  # Stable.
+    return sorted(steps, key=lambda step: _slope(*step))
 
 
 def _merged(hulls: list[list[_Point]], ranks: Ranks) -> list[_Point]:
-    """States of several matrices together on their common frontier, and `ranks` in each."""
-    dense = ranks | {name: rank for hull in hulls for name, rank in hull[0].ranks.items()}
-    points = [_Point(sum(h[0].cost for h in hulls), sum(h[0].loss for h in hulls), dense)]
+    """The states of several matrices on their common frontier; each also has `ranks`."""
+    start = ranks | {name: rank for hull in hulls for name, rank in hull[0].ranks.items()}
+    points = [_Point(sum(h[0].cost for h in hulls), sum(h[0].loss for h in hulls), start)]
     for a, b in _by_slope(hulls):
         last = points[-1]
         points.append(
@@ -228,5 +233,5 @@ def _merged(hulls: list[list[_Point]], ranks: Ranks) -> list[_Point]:
 
 
 def _slope(a: _Point, b: _Point) -> float:
-    """Loss per parameter freed from a point to a cheaper one."""
+    """Rise of the loss per parameter freed, from point a to the cheaper point b."""
     return (b.loss - a.loss) / (a.cost - b.cost)

@@ -12,7 +12,7 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
-from sieve.search.bottlenecks import contrast
+from sieve.search.bottlenecks import Bottleneck, contrast
 from sieve.search.lines import Line
 from sieve.stages.evaluate import score_test
 from sieve.stages.rows import LINES
@@ -58,7 +58,7 @@ def nearest(line: Line, bank: Bank, fractions: Iterable[float]) -> list[Genome]:
     return [line.genome(place) for place in sorted(places)]
 
 
-def _measure(run: Run, bank: Bank, mapped: list[Figures] | None) -> Figures:
+def _measure(run: Run, bank: Bank, mapped: list[Bottleneck] | None) -> Figures:
     method = run.config.search.method
     with Switch(run.backbone.model, bank) as switch:
         dense = score_test(run)

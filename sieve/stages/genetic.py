@@ -26,7 +26,8 @@ from sieve.runtime.artifacts import (
     write_json_atomic,
 )
 from sieve.search.confirmation import candidates, divergence_limit
-from sieve.search.objective import Objective, Par, Score
+from sieve.search.objective import Objective
+from sieve.search.score import CostModel, Score
 from sieve.search.space import genome_of_levels
 from sieve.stages.calibrate import calibrate
 from sieve.stages.fit import fit
@@ -103,16 +104,16 @@ def evaluate_shard(objective: Objective, path: Path) -> None:
     shard, bank = read_json(path), objective.bank
     if tuple(shard["names"]) != bank.names:
         raise ValueError(f"{path} holds genomes of another model; begin the search anew.")
-    par = Par(**shard["prepared"]["par"]) if shard["prepared"]["par"] else None
+    par = CostModel(**shard["prepared"]["par"]) if shard["prepared"]["par"] else None
     limit = (shard["limit"] or {}).get("cost")
     results = Path(shard["results"])
     done = {json.loads(line)["index"] for line in whole_lines(results)}
     for index, levels in enumerate(shard["genomes"]):
         if index not in done:
-            genome, farthest = genome_of_levels(bank, levels), math.inf
+            genome, max_divergence = genome_of_levels(bank, levels), math.inf
             if par is not None and limit is not None:
-                farthest = par.farthest(bank.kept_fraction(genome), limit)
-            score = objective.score(genome, farthest)
+                max_divergence = par.max_divergence(bank.kept_fraction(genome), limit)
+            score = objective.score(genome, max_divergence)
             cost = {"cost": par.cost(score)} if par else {}
             line = json.dumps({"index": index} | _plain(score) | cost)
             append_line(results, line, sync=True)
@@ -132,7 +133,7 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
     prepared, spent = ledger.prepared, sum(s.examples_used for s in searched.values())
     line = None
     if prepared["par"] is not None:
-        par = Par(**prepared["par"])
+        par = CostModel(**prepared["par"])
         evolved = min(searched or found, key=lambda g: par.cost(found[g]))
         line = resize(run, bank, objective, evolved, divergence_limit(found.values()))
         found |= objective.evaluated

@@ -12,7 +12,7 @@ from sieve.refit.refit import refit as refit_genome
 from sieve.refit.refit import token_weights
 from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
 from sieve.search.lines import descend
-from sieve.search.objective import Score
+from sieve.search.score import Score
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.rows import whole_objective
 from sieve.stages.run import Run

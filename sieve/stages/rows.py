@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sieve.bank.bank import Bank
 from sieve.data.scored import ScoredBatch
 from sieve.evaluation.evaluation import score
-from sieve.search.objective import Jointly, Objective, growing, hardest_first
+from sieve.search.objective import JointObjective, Objective, hardest_first, stage_ends
 from sieve.stages.run import Run
 from sieve.tasks import Example
 from sieve.tasks.splits import prompt_hash
@@ -48,7 +48,7 @@ def search_objective(
         dense = score(run.backbone.model, batches, "Scoring the dense model")
         order = hardest_first(dense).tolist()
         first = int((~dense.correct).sum()) + FIRST
-    ends = growing(len(examples), first)
+    ends = stage_ends(len(examples), first)
     parts = [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     stages = [run.data.scoring_batches([examples[i] for i in part]) for part in parts]
     return _objective(run, bank, stages, judge)
@@ -59,12 +59,12 @@ def confirmation_objective(run: Run, bank: Bank) -> Objective:
     return _objective(run, bank, [run.data.scoring_batches(confirmation_rows(run))])
 
 
-def whole_objective(run: Run, bank: Bank) -> Objective | Jointly:
+def whole_objective(run: Run, bank: Bank) -> Objective | JointObjective:
     """The objective on all selection rows; see `fitted` for how those of the search count."""
     if not confirmation_rows(run):
         return search_objective(run, bank)
     parts = [search_objective(run, bank), confirmation_objective(run, bank)]
-    return Jointly(parts, together=not fitted(run))
+    return JointObjective(parts, together=not fitted(run))
 
 
 def fitted(run: Run) -> bool:

@@ -20,7 +20,8 @@ from sieve.distributed.sharding import is_sharded, shard
 from sieve.distributed.strategy import join
 from sieve.distributed.trainer import make_trainer
 from sieve.exports.export import check_format
-from sieve.model.backbone import Backbone, find_model, is_classifier, load_backbone, place
+from sieve.model.backbone import Backbone, is_classifier, load_backbone, place
+from sieve.model.checkpoint_files import find_model
 from sieve.model.matrices import check_supported
 from sieve.quantization import check_available
 from sieve.runtime.artifacts import Cache, fingerprint

@@ -9,9 +9,10 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.report.genomes import front
 from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
-from sieve.search.lines import smallest
-from sieve.search.objective import Objective, Score
+from sieve.search.lines import smallest_feasible
+from sieve.search.objective import Objective
 from sieve.search.reference import Budget, search_evopress, search_random
+from sieve.search.score import Score
 from sieve.stages.genetic import search_ledger
 from sieve.stages.rows import (
     LINES,
@@ -77,7 +78,7 @@ def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
         line = line_of(run, bank, search.method)
         if confirmation_rows(run):
             objective.score(line.genome(0))  # The dense model, the last resort.
-        genome, found = smallest(objective, line), objective.evaluated
+        genome, found = smallest_feasible(objective, line), objective.evaluated
         spent = {"evaluations": len(found), "examples": objective.examples_scored}
     else:
         genome, found, spent = _reference(run, bank, objective)

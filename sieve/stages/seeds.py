@@ -11,10 +11,18 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.projections import get_projection
 from sieve.search.confirmation import divergence_limit
-from sieve.search.lines import Line, around, smallest, uniform_line, waterfill_line, within
+from sieve.search.lines import (
+    Line,
+    last_within,
+    neighbors,
+    smallest_feasible,
+    uniform_line,
+    waterfill_line,
+)
 from sieve.search.measured import measure_weights
-from sieve.search.objective import Objective, Par, find_par
-from sieve.search.waterfill import weighted
+from sieve.search.objective import Objective
+from sieve.search.score import CostModel, fit_cost_model
+from sieve.search.waterfill import scale_energies
 from sieve.stages.rows import search_objective
 from sieve.stages.run import Run
 
@@ -73,7 +81,7 @@ def measured_line(run: Run, bank: Bank, objective: Objective, kept_fraction: flo
     weights = measure_weights(
         bank, objective, kept_fraction, search.normalize, lowest, search.rounds
     )
-    return waterfill_line(weighted(bank, weights, search.normalize), "none", lowest)
+    return waterfill_line(scale_energies(bank, weights, search.normalize), "none", lowest)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Seeds:
     """Genomes to begin with, the best first, and what others are compared at, where known."""
 
     genomes: list[Genome]
-    par: Par | None = None
+    par: CostModel | None = None
     order: list[int] | None = None  # of the rows, the decisive first: those answered worst
     evaluations: int = 0  # of genomes on decisive rows alone, to measure what matrices cost
     examples: int = 0  # rows scored for those
@@ -101,16 +109,16 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
     closed = [line_of(run, bank, m) for m in ("uniform", "waterfill") if m in search.seeds]
     lines = closed or [line_of(run, bank, "waterfill")]
     for line in lines:
-        smallest(objective, line)
+        smallest_feasible(objective, line)
     order = _decisive_first(objective, lines[-1])
     part = None
     if "measured" in search.seeds:
         part = search_objective(run, bank, rows=order[: max(FEWEST, len(order) // 4)])
         here = lines[-1].genome(_reached(objective, lines[-1]))
         lines = [*closed, measured_line(run, bank, part, bank.kept_fraction(here))]
-        smallest(objective, lines[-1])
+        smallest_feasible(objective, lines[-1])
         order = _decisive_first(objective, lines[-1])
-    near = [around(line, _reached(objective, line), BEFORE, AFTER) for line in lines]
+    near = [neighbors(line, _reached(objective, line), BEFORE, AFTER) for line in lines]
     scored = [(objective.score(genome), genome) for genomes in near for genome in genomes]
     limit = divergence_limit(objective.evaluated.values())
     reached = min(
@@ -118,7 +126,7 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
         key=lambda score: score.kept_fraction,
         default=scored[0][0],
     )
-    par = find_par(reached, [score for score, _ in scored], run.config.tolerance)
+    par = fit_cost_model(reached, [score for score, _ in scored], run.config.tolerance)
     scored.sort(key=lambda pair: par.cost(pair[0]))
     return Seeds(
         [genome for _, genome in scored] if search.seeds else [], par, order,
@@ -127,14 +135,14 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
 
 
 def _decisive_first(objective: Objective, line: Line) -> list[int]:
-    """Rows, those first in whose answers a line is farthest from the dense model where it ends."""
+    """Row indexes: first the rows on which the end of a line is farthest from the dense model."""
     far = objective.divergences(line.genome(_reached(objective, line)))
     return [int(row) for row in np.argsort(-far, kind="stable")]
 
 
 def _reached(objective: Objective, line: Line) -> int:
     """Where a line is as far from the dense model as genomes may be on the mean."""
-    return within(objective, line, divergence_limit(objective.evaluated.values()))
+    return last_within(objective, line, divergence_limit(objective.evaluated.values()))
 
 
 def _nearest(bank: Bank, objective: Objective, lines: Sequence[Line]) -> list[Genome]:
@@ -142,8 +150,8 @@ def _nearest(bank: Bank, objective: Objective, lines: Sequence[Line]) -> list[Ge
     seeds: list[Genome] = []
     least = 1.0
     for line in lines:
-        best = smallest(objective, line)
+        best = smallest_feasible(objective, line)
         least = min(least, bank.kept_fraction(best))
-        seeds += around(line, line.index(best))
+        seeds += neighbors(line, line.index(best))
     sizes = {seed: max(bank.kept_fraction(seed), TINY) for seed in seeds}
     return sorted(sizes, key=lambda seed: abs(math.log(sizes[seed] / max(least, TINY))))

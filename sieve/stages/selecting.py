@@ -9,12 +9,13 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.evaluation.evaluation import Scores, compare_with_chance
 from sieve.projections import get_projection
-from sieve.search.bottlenecks import find_bottlenecks
+from sieve.search.bottlenecks import Bottleneck, find_bottlenecks
 from sieve.search.confirmation import candidates, confirm, narrow
-from sieve.search.lines import Line, around, waterfill_line, within
-from sieve.search.objective import Jointly, Objective, Score
+from sieve.search.lines import Line, last_within, neighbors, waterfill_line
+from sieve.search.objective import JointObjective, Objective
+from sieve.search.score import Score
 from sieve.search.space import GenomeSpace, make_space
-from sieve.search.waterfill import estimated_rise, through, weighted
+from sieve.search.waterfill import estimated_rise, scale_energies, weights_toward
 from sieve.stages.rows import (
     LINES,
     confirmation_objective,
@@ -48,8 +49,8 @@ def line_from(run: Run, bank: Bank, genome: Genome) -> tuple[Line, int]:
 
 def _led_through(run: Run, bank: Bank, genome: Genome) -> Bank:
     """The bank with energies whose frontier passes near a genome."""
-    alike = weighted(bank, {}, run.config.search.normalize)
-    return weighted(alike, through(alike, genome))
+    alike = scale_energies(bank, {}, run.config.search.normalize)
+    return scale_energies(alike, weights_toward(alike, genome))
 
 
 def space_of(run: Run, bank: Bank) -> GenomeSpace:
@@ -90,13 +91,13 @@ def confirmed(
     if not confirmation_rows(run):
         return genome, None
     unseen = confirmation_objective(run, bank)
-    objective: Objective | Jointly = unseen
+    objective: Objective | JointObjective = unseen
     again = 0
     if together := not fitted(run):
         seen = search_objective(run, bank)
         seen.evaluated = dict(found)
         again = seen.examples_scored
-        objective = Jointly([seen, unseen], together=True)
+        objective = JointObjective([seen, unseen], together=True)
     result = confirm(objective, candidates(found, config.search.candidates), config.guarantee)
     if line is not None and not config.guarantee:
         floor = min(s.kept_fraction for s in found.values() if s.feasible)
@@ -114,8 +115,9 @@ def confirmed(
         "kept": kept[1],
         "examples": unseen.examples_scored + again,
         "tried": [
-            row | {"unseen_margin": unseen.evaluated[genome].margin}
-            for row, genome in zip(result.tried, result.genomes, strict=True)
+            asdict(score)
+            | {"feasible": score.feasible, "unseen_margin": unseen.evaluated[genome].margin}
+            for genome, score in result.tried.items()
         ],
     }
 
@@ -140,14 +142,14 @@ def resize(run: Run, bank: Bank, objective: Objective, genome: Genome, far: floa
     And some that are larger, for the confirmation to fall back upon. Returns the frontier.
     """
     line = waterfill_line(_led_through(run, bank, genome), "none", lowest_rank(run, bank))
-    place = within(objective, line, far)
+    place = last_within(objective, line, far)
     larger = [line.genome(max(0, place - step)) for step in LARGER]
-    for genome in [*around(line, place, 2 * BEFORE, AFTER), *larger]:
+    for genome in [*neighbors(line, place, 2 * BEFORE, AFTER), *larger]:
         objective.score(genome)
     return line
 
 
-def map_bottlenecks(run: Run, bank: Bank) -> list[dict[str, Any]]:
+def map_bottlenecks(run: Run, bank: Bank) -> list[Bottleneck]:
     """How far each matrix alone can be pruned, on the rows that the search sees."""
     staged = search_objective(run, bank, "margin")
     return find_bottlenecks(bank, staged, lowest_rank=lowest_rank(run, bank))

@@ -8,16 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from sieve.config import ModelConfig
-from sieve.model.backbone import (
-    Backbone,
+from sieve.model.backbone import Backbone, compute_dtype
+from sieve.model.checkpoint_files import (
     auto_class,
-    compute_dtype,
     find_model,
-    load_part,
-    loaded_config,
+    load_config,
+    load_tokenizer,
     weights_fingerprint,
 )
 from sieve.model.matrices import Matrix, check_supported
@@ -80,9 +79,8 @@ def load_streamed(
     Raises ValueError as `load_backbone`, and where the model cannot be walked through.
     """
     path = find_model(config.path)
-    found = loaded_config(config, path)
-    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_part(config.path, "tokenizer", AutoTokenizer, path, **options)
+    found = load_config(config, path)
+    tokenizer = load_tokenizer(config, path)
     stored: Any = found.get_text_config().dtype or torch.float32
     dtype = compute_dtype(config.dtype, stored, device)
     kind: Any = auto_class(found)

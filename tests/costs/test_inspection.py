@@ -95,4 +95,4 @@ def test_a_run_shows_the_table_and_ends(tmp_path):
     assert (world / "run" / NAME).is_file() and not (world / "run" / "result.json").exists()
     (world / "model" / "config.json").unlink()
     done = run_sieve(world, world / "run2", "inspect=true")
-    assert done.status == 1 and "holds no config.json" in done.stderr
+    assert done.status == 1 and "has no config.json" in done.stderr

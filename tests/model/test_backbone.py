@@ -22,11 +22,11 @@ from sieve.config import ModelConfig
 from sieve.model.backbone import (
     Backbone,
     count_parameters,
-    find_model,
     forward,
     load_backbone,
     place,
 )
+from sieve.model.checkpoint_files import find_model
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -103,8 +103,8 @@ def test_weights_stored_as_pickle_are_refused_before_they_are_opened(tmp_path):
     to_pickle(folder)
     (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
     message = refused(folder)
-    assert "holds no *.safetensors" in message and "save_pretrained" in message
-    with pytest.raises(ValueError, match="holds no"):
+    assert "has no *.safetensors" in message and "save_pretrained" in message
+    with pytest.raises(ValueError, match="has no"):
         find_model(str(folder))
 
 
@@ -156,7 +156,7 @@ def test_a_hub_model_of_pickle_alone_is_refused(tmp_path, monkeypatch):
         transformers.modeling_utils, "auto_conversion", lambda *_, **__: pytest.fail()
     )
     message = refused("org/pickled")
-    assert message.startswith("the Hub model 'org/pickled' holds no *.safetensors")
+    assert message.startswith("the Hub model 'org/pickled' has no *.safetensors")
     assert AutoModelForCausalLM.from_pretrained("org/pickled") is not None  # The pickle was there.
 
 
@@ -184,7 +184,7 @@ def test_a_file_is_no_model_directory(tmp_path, monkeypatch):
 def test_a_directory_without_a_configuration_is_refused(tmp_path):
     folder = saved(tmp_path / "model")
     (folder / "config.json").unlink()
-    assert f"{folder} holds no config.json" in refused(folder)
+    assert f"{folder} has no config.json" in refused(folder)
 
 
 @pytest.mark.parametrize("config", ["{", "{}", '{"model_type": "zork"}', '{"model_type": "vit"}'])

@@ -209,7 +209,7 @@ def test_the_frontier_with_groups_is_never_worse_and_counts_what_the_bank_counts
             total = estimated_rise(bank, genome)
             assert frontier.loss[steps] == pytest.approx(total, rel=1e-5, abs=1e-9)
     assert used
-    losses = [f.loss[f.within(p)] for p in (0.8, 0.5, 0.2, 0.1) for f in (frontier, apart)]
+    losses = [f.loss[f.steps_to(p)] for p in (0.8, 0.5, 0.2, 0.1) for f in (frontier, apart)]
     slack = max(frontier.loss) * 0.02  # Both stand on hulls, at slightly different sizes.
     assert all(a <= b + slack for a, b in zip(losses[::2], losses[1::2], strict=True))
 

@@ -1,7 +1,6 @@
-"""Winners are tried on unseen rows in the order that keeps the promise."""
+"""Winners are scored on unseen rows in the order that keeps the promise."""
 
 import math
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +10,14 @@ from models import tiny_llama
 from sieved import banked
 
 from sieve.bank.genome import Genome
-from sieve.search.confirmation import candidates, confirm, divergence_limit, narrow, steady
+from sieve.search.confirmation import candidates, confirm, divergence_limit, narrow, not_by_luck
 from sieve.search.lines import uniform_line
-from sieve.search.objective import Score
+from sieve.search.score import Score
+from sieve.stages import selecting as stage
 from sieve.tasks.metrics import ACCURACY
 
 BANK = banked(tiny_llama())
 LINE = uniform_line(BANK)
-stage = import_module("sieve.stages.search")  # The package has a function of that name.
 GENOMES = [LINE.genome(i) for i in range(LINE.count)]
 
 
@@ -62,7 +61,7 @@ def test_of_genomes_of_one_size_the_safest_stands_for_all() -> None:
     assert candidates(found, 5) == [GENOMES[4], GENOMES[0]]
 
 
-def test_the_smallest_that_unseen_rows_accept_wins() -> None:
+def test_the_smallest_candidate_that_unseen_rows_accept_wins() -> None:
     ladder = candidates(scores(), 40)
     unseen = Unseen(lambda kept: kept > 0.3)
     chosen = confirm(unseen, ladder, guarantee=False).genome
@@ -70,7 +69,7 @@ def test_the_smallest_that_unseen_rows_accept_wins() -> None:
     assert unseen.seen == sorted(unseen.seen)
 
 
-def test_with_a_guarantee_the_first_failure_from_above_ends_it() -> None:
+def test_with_a_guarantee_candidates_are_tried_from_large_to_small_until_one_fails() -> None:
     ladder = candidates(scores(), 40)
     unseen = Unseen(lambda kept: kept > 0.6 or kept < 0.2)
     chosen = confirm(unseen, ladder, guarantee=True).genome
@@ -79,13 +78,13 @@ def test_with_a_guarantee_the_first_failure_from_above_ends_it() -> None:
 
 
 @pytest.mark.parametrize("guarantee", [False, True])
-def test_the_largest_is_taken_where_none_is_accepted(guarantee: bool) -> None:
+def test_the_largest_candidate_wins_if_none_is_feasible(guarantee: bool) -> None:
     chosen = confirm(Unseen(lambda kept: False), candidates(scores(), 8), guarantee).genome
     assert BANK.kept_fraction(chosen) == 1
 
 
 def far_and_feasible() -> dict[Genome, Score]:
-    """The farther a genome, the less its margin; but the farthest but one is feasible by luck."""
+    """Margins fall as divergence grows, but GENOMES[7] is feasible by luck."""
     margins = [0.02, 0.015, 0.01, 0.004, -0.003, -0.01, -0.02, 0.003, -0.04]
     return {
         genome: Score(BANK.kept_fraction(genome), 0.9, margin, 10, divergence=0.01 * (i + 1))
@@ -93,48 +92,48 @@ def far_and_feasible() -> dict[Genome, Score]:
     }
 
 
-def test_what_is_feasible_by_luck_is_left_out() -> None:
+def test_a_genome_that_is_feasible_by_luck_is_no_candidate() -> None:
     found = far_and_feasible()
     assert found[GENOMES[7]].feasible
-    assert steady(found) == GENOMES[:4] and candidates(found, 12) == GENOMES[3::-1]
+    assert not_by_luck(found) == GENOMES[:4] and candidates(found, 12) == GENOMES[3::-1]
     assert divergence_limit(found.values()) == pytest.approx(0.04)
 
 
-def test_genomes_that_were_dropped_early_say_nothing_of_the_reach() -> None:
+def test_genomes_dropped_early_do_not_change_the_divergence_limit() -> None:
     found = far_and_feasible()
     part = Score(0.2, 1.0, 0.02, 3, divergence=0.3, whole=False)
     assert not part.feasible
     with_part = found | {GENOMES[20]: part}
     assert divergence_limit(with_part.values()) == divergence_limit(found.values())
-    assert steady(with_part) == steady(found)
+    assert not_by_luck(with_part) == not_by_luck(found)
 
 
-def test_without_divergences_or_with_few_genomes_there_is_no_reach() -> None:
+def test_without_divergences_or_with_few_genomes_there_is_no_divergence_limit() -> None:
     found = list(far_and_feasible().values())
     assert divergence_limit(found[:3]) == math.inf
     assert divergence_limit([*found, Score(0.5, 0.9, 0.01, 10)]) == math.inf
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.03, 0.15, 0.31, 0.5, 0.76, 1.0])
-def test_between_two_candidates_the_smallest_on_the_line_is_found(limit: float) -> None:
+def test_narrowing_finds_the_smallest_feasible_genome_between_two_candidates(limit: float) -> None:
     unseen = Unseen(lambda kept: kept >= limit)
     sizes = [BANK.kept_fraction(genome) for genome in GENOMES]
     ladder = [GENOMES[i] for i in (len(GENOMES) - 1, len(GENOMES) // 2, 0)]
     result = narrow(unseen, confirm(unseen, ladder, False), LINE, BANK.kept_fraction)
     wanted = min(size for size in sizes if size >= limit)
     assert BANK.kept_fraction(result.genome) == wanted
-    assert len(result.tried) == len(result.genomes) <= 3 + math.log2(len(GENOMES)) + 1
-    assert [row["kept_fraction"] for row in result.tried] == unseen.seen
+    assert len(result.tried) <= 3 + math.log2(len(GENOMES)) + 1
+    assert [score.kept_fraction for score in result.tried.values()] == unseen.seen
 
 
-def test_where_no_candidate_wins_nothing_between_is_tried() -> None:
+def test_narrowing_tries_nothing_if_no_candidate_won() -> None:
     unseen = Unseen(lambda kept: False)
     before = confirm(unseen, [GENOMES[-1], GENOMES[3]], False)
     assert narrow(unseen, before, LINE, BANK.kept_fraction) == before and len(unseen.seen) == 2
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.03, 0.2, 0.6])
-def test_where_the_first_candidate_wins_the_line_is_tried_down_to_the_floor(limit: float) -> None:
+def test_narrowing_goes_down_to_the_floor_if_the_first_candidate_won(limit: float) -> None:
     unseen = Unseen(lambda kept: kept >= limit)
     sizes = [BANK.kept_fraction(genome) for genome in GENOMES]
     before = confirm(unseen, [GENOMES[2], GENOMES[0]], False)
@@ -145,15 +144,15 @@ def test_where_the_first_candidate_wins_the_line_is_tried_down_to_the_floor(limi
 
 
 class Rows:
-    """Ten rows of an objective that finds feasible what keeps at least so much."""
+    """An objective of ten rows; genomes that keep at least `limit` are feasible."""
 
     def __init__(self, limit: float) -> None:
         self.limit, self.evaluated, self.examples_scored = limit, dict[Genome, Score](), 10
         self.baseline = SimpleNamespace(
-            values=np.ones(10), accuracy=1.0, metric=ACCURACY, mass=10.0
+            values=np.ones(10), accuracy=1.0, metric=ACCURACY, total_weight=10.0
         )
 
-    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+    def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
         if genome not in self.evaluated:
             kept = BANK.kept_fraction(genome)
             self.evaluated[genome] = Score(kept, 0.9, 0.01 if kept >= self.limit else -0.05, 10)
@@ -167,11 +166,13 @@ def test_a_winner_between_two_candidates_is_a_point_of_the_record(
     seen, unseen = Rows(0.0), Rows(0.37)
     found = {GENOMES[i]: seen.score(GENOMES[i]) for i in (0, len(GENOMES) // 2, -1)}
     for name, value in (
-        ("confirmation_rows", ["row"]), ("fitted", False), ("search_objective", seen),
+        ("confirmation_rows", ["row"]),
+        ("fitted", False),
+        ("search_objective", seen),
         ("confirmation_objective", unseen),
-    ):  # fmt: skip
+    ):
         monkeypatch.setattr(stage, name, lambda *_, value=value: value)
-    monkeypatch.setattr(stage.Jointly, "baseline", seen.baseline)
+    monkeypatch.setattr(stage.JointObjective, "baseline", seen.baseline)
     run: Any = SimpleNamespace(
         config=SimpleNamespace(search=SimpleNamespace(candidates=12), guarantee=False)
     )

@@ -8,7 +8,7 @@ import pytest
 
 from sieve.bank.genome import Genome
 from sieve.search.lines import LEVELS, search_uniform
-from sieve.search.objective import Score
+from sieve.search.score import Score
 
 BANK: Any = SimpleNamespace(groups=[], matrices=["a", "b"], names=("a", "b"), fingerprint="bank")
 

@@ -11,8 +11,8 @@ from sieved import banked, mixed
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.search.measured import measure_weights
-from sieve.search.objective import Score
-from sieve.search.waterfill import estimated_loss, through, waterfill, weighted
+from sieve.search.score import Score
+from sieve.search.waterfill import estimated_loss, scale_energies, waterfill, weights_toward
 
 BANK = banked(tiny_llama(), "loss_aware", storage="pivoted")
 SIZE = 0.4
@@ -25,7 +25,7 @@ class Known:
     def __init__(self, factors: dict[str, float], known: bool = True) -> None:
         self.factors, self.known, self.asked = factors, known, 0
 
-    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+    def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
         self.asked += 1
         far = sum(
             self.factors[name] * estimated_loss(BANK, name, rank)
@@ -46,9 +46,9 @@ def test_weights_come_nearer_to_what_matrices_cost_with_every_round() -> None:
 
 
 def test_a_frontier_by_measured_cost_is_nearer_at_the_same_size() -> None:
-    held = weighted(BANK, measure_weights(BANK, Known(TRUE), SIZE, rounds=4))
+    held = scale_energies(BANK, measure_weights(BANK, Known(TRUE), SIZE, rounds=4))
     before, after = (
-        frontier.genome(frontier.within(SIZE)) for frontier in (waterfill(BANK), waterfill(held))
+        frontier.genome(frontier.steps_to(SIZE)) for frontier in (waterfill(BANK), waterfill(held))
     )
     near, far = (Known(TRUE).score(genome).divergence for genome in (after, before))
     assert near < 0.97 * far
@@ -65,13 +65,13 @@ def test_a_round_takes_at_most_two_evaluations_a_matrix_and_one_of_the_whole() -
     assert scorer.asked <= 3 * (2 * len(BANK.names) + 1)
 
 
-def test_without_divergences_nothing_can_be_measured() -> None:
-    with pytest.raises(ValueError, match="measures no divergence"):
+def test_an_objective_without_divergences_is_refused() -> None:
+    with pytest.raises(ValueError, match="measures divergences"):
         measure_weights(BANK, Known(TRUE, known=False), SIZE)
 
 
 def test_a_weighted_bank_is_the_same_to_genomes() -> None:
-    held = weighted(BANK, TRUE, "relative")
+    held = scale_energies(BANK, TRUE, "relative")
     genome = mixed(BANK)
     assert held.ranks(genome) == BANK.ranks(genome) and held.fingerprint == BANK.fingerprint
     sums = [float(held.factors[n].energy.double().sum()) / TRUE[n] for n in BANK.names]
@@ -84,7 +84,7 @@ def test_a_group_s_error_counts_for_each_of_its_members_and_none_stays_none() ->
     silent = bank.factors | {
         first: replace(bank.factors[first], energy=0 * bank.factors[first].energy)
     }
-    held = weighted(replace(bank, factors=silent), {}, "relative")
+    held = scale_energies(replace(bank, factors=silent), {}, "relative")
     for gene in bank.genes:
         energy = float(held.factors[gene.name].energy.double().sum())
         wanted = 0.0 if gene.name == first else max(1, len(gene.members))
@@ -95,7 +95,7 @@ def test_a_group_gets_the_mean_weight_of_its_members() -> None:
     bank = banked(tiny_llama(), "loss_aware", storage="pivoted", joint=True)
 
     class Joined(Known):
-        def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+        def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
             assert all(bank.ranks(genome)[group.name] is None for group in bank.groups)
             far = sum(
                 self.factors.get(m.name, 1.0) * estimated_loss(bank, m.name, rank)
@@ -118,10 +118,10 @@ def distance(bank: Bank, a: Genome, b: Genome) -> float:
 
 
 def test_a_frontier_goes_through_a_genome_that_it_was_not_made_for() -> None:
-    start = waterfill(weighted(BANK, TRUE))
+    start = waterfill(scale_energies(BANK, TRUE))
     for size in (0.6, 0.3):
-        genome = start.genome(start.within(size))
-        plain, led = waterfill(BANK), waterfill(weighted(BANK, through(BANK, genome)))
+        genome = start.genome(start.steps_to(size))
+        plain, led = waterfill(BANK), waterfill(scale_energies(BANK, weights_toward(BANK, genome)))
         kept = BANK.kept_fraction(genome)
-        apart = [distance(BANK, genome, f.genome(f.within(kept))) for f in (plain, led)]
+        apart = [distance(BANK, genome, f.genome(f.steps_to(kept))) for f in (plain, led)]
         assert apart[1] < 0.5 * apart[0]

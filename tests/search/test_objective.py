@@ -20,7 +20,8 @@ from sieve.data.text import text_batches
 from sieve.evaluation.evaluation import score
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.search import objective as module
-from sieve.search.objective import Jointly, Objective
+from sieve.search.objective import JointObjective, Objective
+from sieve.search.score import Score
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import metric_of
 from sieve.tasks.scores import Scores, paired_drop
@@ -36,7 +37,7 @@ BATCHES = scoring_batches(EXAMPLES, tiny_tokenizer(), batch_tokens=64)
 
 @pytest.fixture
 def model() -> Iterator[PreTrainedModel]:
-    """The dense model, which every test must leave as it found it."""
+    """The dense model; fails the test if it is changed afterwards."""
     state, layers = copy.deepcopy(MODEL.state_dict()), dict(MODEL.named_modules())
     before = logits(MODEL)
     yield MODEL
@@ -49,7 +50,7 @@ def model() -> Iterator[PreTrainedModel]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Every scoring of a split, as it is asked for."""
+    """The arguments of every call of `score`."""
     made: list[tuple[Any, ...]] = []
 
     def counted(*args: Any) -> Scores:
@@ -61,10 +62,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., module.Score]:
+def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Score]:
     """Score one pruned genome, given which examples the dense and the pruned model get right."""
 
-    def run(baseline: np.ndarray, pruned: np.ndarray, **options: Any) -> module.Score:
+    def run(baseline: np.ndarray, pruned: np.ndarray, **options: Any) -> Score:
         answers = iter([baseline, pruned])
 
         def scripted(*_: Any) -> Scores:
@@ -78,7 +79,11 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., module.Score]:
 
 
 def pair(total: int, lost: int, won: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong on `total` rows: `lost` by pruning, `won` by it, half of the rest right."""
+    """Whether the dense and the pruned model are right on `total` rows.
+
+    `lost` rows are right only in the dense model, `won` rows only in the pruned one; of the other
+    rows both models answer half correctly.
+    """
     rest = total - lost - won
     counts = [lost, won, rest // 2, rest - rest // 2]
     return (
@@ -90,13 +95,10 @@ def pair(total: int, lost: int, won: int = 0) -> tuple[np.ndarray, np.ndarray]:
 # .07 * 100 and .29 * 100 are not 7 and 29 in floating point; 1 % of 150 rows is one and a half.
 @pytest.mark.parametrize(
     ("total", "tolerance", "allowed"),
-    [
-        (50, 0.02, 1), (100, 0.07, 7), (100, 0.29, 29), (150, 0.02, 3), (150, 0.01, 1),
-        (300, 0.1, 30), (1000, 0.001, 1), (49, 0.02, 0), (10, 0.0, 0),
-    ],
-)  # fmt: skip
+    [(50, 0.02, 1), (100, 0.07, 7), (100, 0.29, 29), (150, 0.01, 1), (10, 0.0, 0)],
+)
 def test_a_drop_of_exactly_the_tolerance_is_feasible_and_one_example_more_is_not(
-    judge: Callable[..., module.Score], total: int, tolerance: float, allowed: int
+    judge: Callable[..., Score], total: int, tolerance: float, allowed: int
 ) -> None:
     within = judge(*pair(total, allowed), tolerance=tolerance)
     beyond = judge(*pair(total, allowed + 1), tolerance=tolerance)
@@ -108,8 +110,8 @@ def test_a_drop_of_exactly_the_tolerance_is_feasible_and_one_example_more_is_not
         assert within.margin == 0
 
 
-def test_the_margin_is_accuracy_over_what_must_be_reached(
-    judge: Callable[..., module.Score],
+def test_the_margin_is_accuracy_minus_the_accuracy_required(
+    judge: Callable[..., Score],
 ) -> None:
     baseline, pruned = pair(40, lost=3, won=5)
     found = judge(baseline, pruned, tolerance=0.1)
@@ -119,8 +121,8 @@ def test_the_margin_is_accuracy_over_what_must_be_reached(
     assert found.examples_used == 40
 
 
-def test_without_a_guarantee_only_the_point_counts_and_with_one_the_upper_end(
-    judge: Callable[..., module.Score],
+def test_the_margin_takes_the_point_estimate_or_with_a_guarantee_the_upper_end(
+    judge: Callable[..., Score],
 ) -> None:
     baseline, pruned = pair(200, lost=10, won=10)
     assert judge(baseline, pruned, tolerance=0.02).margin == pytest.approx(0.02)
@@ -132,7 +134,7 @@ def test_without_a_guarantee_only_the_point_counts_and_with_one_the_upper_end(
 
 
 def test_with_a_guarantee_an_upper_end_of_exactly_the_tolerance_is_feasible(
-    judge: Callable[..., module.Score],
+    judge: Callable[..., Score],
 ) -> None:
     rows = pair(200, lost=6, won=2)
     high = paired_drop(*rows).high
@@ -142,10 +144,10 @@ def test_with_a_guarantee_an_upper_end_of_exactly_the_tolerance_is_feasible(
 
 
 def test_with_a_guarantee_few_rows_without_a_difference_are_not_enough(
-    judge: Callable[..., module.Score],
+    judge: Callable[..., Score],
 ) -> None:
     found = judge(*pair(30, lost=0), tolerance=0.01, guarantee=True)
-    # None lost of 30: 95 % of Clopper and Pearson reach to 1 - .025 ** (1 / 30).
+    # No row of 30 is lost: the Clopper-Pearson 95 % interval ends at 1 - .025 ** (1 / 30).
     assert found.margin == pytest.approx(0.01 - (1 - 0.025 ** (1 / 30)))
     assert not found.feasible
 
@@ -191,14 +193,14 @@ def test_the_score_is_that_of_the_factorized_model(model: PreTrainedModel) -> No
     assert len({ours.accuracy for ours in found} | {objective.baseline.accuracy}) > 1
 
 
-def test_the_dense_and_the_pruned_model_are_scored_alike(
+def test_the_dense_and_the_pruned_model_are_scored_on_the_same_batches(
     model: PreTrainedModel, calls: list[tuple[Any, ...]]
 ) -> None:
     Objective(model, BANK, BATCHES).score(mixed(BANK))
     assert [call[1] for call in calls] == [BATCHES] * 2
 
 
-def test_the_model_is_dense_again_when_scoring_fails_and_nothing_is_remembered(
+def test_after_a_failure_the_model_is_dense_again_and_no_score_is_kept(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = Objective(model, BANK, BATCHES)
@@ -230,9 +232,9 @@ def scripted(
     ends: list[int],
     judge: str = "margin",
 ) -> Any:
-    """An objective whose dense and pruned model are right where `rows` says, in stages.
+    """An objective in stages with scripted models.
 
-    The pruned model is as far from the dense one as `rows["far"]` says.
+    `rows` has the keys "dense" and "pruned" (which rows are right) and "far" (divergences).
     """
 
     def scored(_: Any, stage: Any, *__: Any) -> Scores:
@@ -251,12 +253,12 @@ def scripted(
     return objective
 
 
-def test_stages_refuse_what_all_rows_refuse_and_score_the_rest_alike(
+def test_stages_drop_only_genomes_that_all_rows_would_refuse(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     random, stopped = np.random.default_rng(0), 0
     for _ in range(60):
-        dense = np.arange(100) >= 10  # what can be won comes first
+        dense = np.arange(100) >= 10  # rows that pruning may win come first
         rows = {"dense": dense, "pruned": dense ^ (random.random(100) < random.uniform(0, 0.4))}
         whole = scripted(monkeypatch, rows, [100]).score(uniform(BANK, 0.6))
         staged = scripted(monkeypatch, rows, [40, 80, 100]).score(uniform(BANK, 0.6))
@@ -270,7 +272,7 @@ def test_stages_refuse_what_all_rows_refuse_and_score_the_rest_alike(
     assert stopped > 5
 
 
-def test_what_is_too_far_is_dropped_early_and_the_rest_scored_alike(
+def test_genomes_beyond_the_divergence_limit_are_dropped_early(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     random, dropped, genome = np.random.default_rng(0), 0, uniform(BANK, 0.6)
@@ -287,79 +289,50 @@ def test_what_is_too_far_is_dropped_early_and_the_rest_scored_alike(
             dropped += 1
             assert 0.09 < staged.divergence <= whole.divergence and not staged.feasible
             assert staged.examples_used in (20, 50)
-            assert objective.score(genome, 0.05) is staged  # It is too far for that as well.
-            assert objective.score(genome) == whole  # Asked without a limit it is scored whole.
+            assert objective.score(genome, 0.05) is staged  # It exceeds this limit too.
+            assert objective.score(genome) == whole  # Without a limit all rows are scored.
             assert objective.score(genome, 0.09) == whole
     assert 5 < dropped < 55
 
 
-def test_what_is_as_far_as_a_limit_costs_as_much_at_par() -> None:
-    par = module.Par(0.1, 0.02, 0.3)
-    for kept, cost in ((0.08, 0.1), (0.12, 0.1), (0.1, 0.09), (0.02, 0.1)):
-        far = par.farthest(kept, cost)
-        score = module.Score(kept, 0.9, 0.0, 10, divergence=far)
-        assert par.cost(score) == pytest.approx(cost)
-    # However near, it costs more.
-    assert par.farthest(0.3, 0.1) == -np.inf
-    assert par.cost(module.Score(0.3, 0.9, 0.0, 10, divergence=0.0)) > 0.1
-
-
-def test_a_model_that_gives_one_answer_to_all_gains_nothing_by_being_small() -> None:
-    par = module.Par(0.0114, 0.383, 0.22, tolerance=0.02)
-    answers = module.Score(0.0117, 0.79, 0.014, 523, divergence=0.382)
-    collapsed = module.Score(0.0042, 0.5, -0.2725, 523, divergence=0.47)
-    assert par.cost(answers) < 0.012 and par.cost(collapsed) == 1
-    # A few rows more than the tolerance may be chance.
-    worse = module.Score(0.0090, 0.77, -0.01, 523, divergence=0.42)
-    assert par.cost(worse) < par.cost(answers)
-    # Of a genome that was not scored to the end the margin is not known.
-    part = module.Score(0.0042, 0.5, -0.2725, 65, divergence=0.47, whole=False)
-    assert par.cost(part) < 0.012
-
-
-def test_a_genome_that_keeps_nothing_can_be_the_one_of_reference() -> None:
-    nothing = module.Score(0.0, 0.9, 0.01, 10, divergence=0.02)
-    par = module.find_par(nothing, [nothing, module.Score(0.1, 0.9, 0.01, 10, divergence=0.01)])
-    assert par.kept_fraction > 0 and not np.isnan(par.farthest(0.1, 0.05))
-    assert par.cost(module.Score(0.1, 0.9, 0.01, 10, divergence=0.02)) > par.cost(nothing) > 0
-
-
-def test_the_divergence_of_every_row_is_known(model: PreTrainedModel) -> None:
+def test_the_mean_of_the_rows_divergences_is_the_divergence(model: PreTrainedModel) -> None:
     objective = Objective(model, BANK, BATCHES)
     far = objective.divergences(mixed(BANK))
     assert far.shape == (10,) and (far >= 0).all()
     assert far.mean() == pytest.approx(objective.score(mixed(BANK)).divergence)
 
 
-def test_stages_double_and_the_rows_that_decide_come_first() -> None:
-    assert module.growing(100, 32) == [32, 64, 100]
-    assert module.growing(20, 32) == [20]
+def test_stages_double_and_decisive_rows_come_first() -> None:
+    assert module.stage_ends(100, 32) == [32, 64, 100]
+    assert module.stage_ends(20, 32) == [20]
     correct, losses = np.array([True, False, True, True]), np.array([0.1, 0.9, 0.6, 0.3])
     order = module.hardest_first(Scores(np.zeros(4, np.int64), correct, losses))
     assert order.tolist() == [1, 2, 3, 0]
 
 
-def test_all_parts_must_agree_and_rows_weigh_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = module.Jointly([Objective(MODEL, BANK, BATCHES), Objective(MODEL, BANK, BATCHES)])
-    answers = [module.Score(0.5, 0.9, 0.02, 10, 0.1), module.Score(0.5, 0.8, -0.1, 10, 0.3)]
-    for part, answer in zip(both.parts, answers, strict=True):
-        monkeypatch.setattr(part, "score", lambda *_, answer=answer: answer)
+def test_a_joint_objective_takes_the_least_margin_or_that_of_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = JointObjective([Objective(MODEL, BANK, BATCHES), Objective(MODEL, BANK, BATCHES)])
+    answers = [Score(0.5, 0.9, 0.02, 10, 0.1), Score(0.5, 0.8, -0.1, 10, 0.3)]
+    for objective, answer in zip(both.objectives, answers, strict=True):
+        monkeypatch.setattr(objective, "score", lambda *_, answer=answer: answer)
     score = both.score(uniform(BANK, 0.6))
     assert (score.margin, score.examples_used) == (-0.1, 20)
     assert score.accuracy == pytest.approx(0.85) and score.loss == pytest.approx(0.2)
-    together = module.Jointly(both.parts, together=True).score(uniform(BANK, 0.6))
+    together = JointObjective(both.objectives, together=True).score(uniform(BANK, 0.6))
     assert together.margin == pytest.approx(-0.04) and not together.feasible
     assert together.accuracy == pytest.approx(0.85) and together.examples_used == 20
-    both.parts.reverse()
+    both.objectives.reverse()
     assert both.score(uniform(BANK, 0.6)).examples_used == 10
-    # Together all parts are asked, whatever the first says.
-    again = module.Jointly(both.parts, together=True).score(uniform(BANK, 0.6))
+    # With `together`, all objectives are scored even if the first refuses.
+    again = JointObjective(both.objectives, together=True).score(uniform(BANK, 0.6))
     assert (again.margin, again.examples_used) == (together.margin, 20)
     assert len(both.baseline.correct) == 2 * len(EXAMPLES)
 
 
 @pytest.mark.parametrize("form", ["perplexity", "bits"])
-def test_parts_of_a_text_are_taken_together_as_one_text(form: str) -> None:
+def test_a_joint_objective_of_two_texts_scores_them_as_one_text(form: str) -> None:
     metric = metric_of("perplexity", form)
     texts = [Example("", (" the good movie" * (1 + i % 4) + f" {i}",), 0) for i in range(9)]
 
@@ -368,6 +341,8 @@ def test_parts_of_a_text_are_taken_together_as_one_text(form: str) -> None:
 
     genome = uniform(BANK, 0.6)
     whole = objective(texts).score(genome)
-    joint = Jointly([objective(texts[:2]), objective(texts[2:])], together=True).score(genome)
+    joint = JointObjective([objective(texts[:2]), objective(texts[2:])], together=True).score(
+        genome
+    )
     assert joint.accuracy == pytest.approx(whole.accuracy, rel=1e-5)
     assert joint.margin == pytest.approx(whole.margin, rel=1e-4)

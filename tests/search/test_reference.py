@@ -8,9 +8,9 @@ from sieved import banked
 
 from sieve.bank.genome import Genome
 from sieve.search.bottlenecks import LEVELS, find_bottlenecks
-from sieve.search.lines import around, uniform_line
-from sieve.search.objective import Score
+from sieve.search.lines import neighbors, uniform_line
 from sieve.search.reference import Budget, search_evopress, search_random
+from sieve.search.score import Score
 from sieve.search.space import make_space
 
 BANK = banked(tiny_llama(), "loss_aware", storage="pivoted")
@@ -25,21 +25,27 @@ class Floors:
     def __init__(self) -> None:
         self.scored: list[Genome] = []
 
-    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
+    def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
         self.scored.append(genome)
         below = sum(
             max(0, floor - at) for at, floor in zip(SPACE.positions(genome), FLOORS, strict=True)
         )
         far = 0.001 * below
-        part = far > farthest
-        return Score(BANK.kept_fraction(genome), 0.9, 0.01 - 0.011 * below, 5 if part else 10,
-                     divergence=far, whole=not part)  # fmt: skip
+        part = far > max_divergence
+        return Score(
+            BANK.kept_fraction(genome),
+            0.9,
+            0.01 - 0.011 * below,
+            5 if part else 10,
+            divergence=far,
+            whole=not part,
+        )
 
 
 @pytest.mark.parametrize("find", [search_random, search_evopress])
 def test_a_search_ends_feasible_no_larger_than_its_seeds_and_the_same_each_time(find) -> None:
     line = uniform_line(BANK)
-    seeds = around(line, FEASIBLE, 2, 2)
+    seeds = neighbors(line, FEASIBLE, 2, 2)
     results = []
     for _ in range(2):
         scorer = Floors()
@@ -55,18 +61,18 @@ def test_a_search_ends_feasible_no_larger_than_its_seeds_and_the_same_each_time(
 def test_evopress_gets_below_its_seeds(judge: str) -> None:
     line = uniform_line(BANK)
     budget = Budget(400, rows=1e6)
-    found = search_evopress(SPACE, Floors(), around(line, FEASIBLE, 2, 2), budget, judge=judge)
+    found = search_evopress(SPACE, Floors(), neighbors(line, FEASIBLE, 2, 2), budget, judge=judge)
     spent = 1e6 - budget.rows
     assert spent == 4000 if judge == "margin" else spent < 3500  # Far siblings are dropped early.
     best = min(
-        s.kept_fraction for s in map(Floors().score, around(line, FEASIBLE, 2, 2)) if s.feasible
+        s.kept_fraction for s in map(Floors().score, neighbors(line, FEASIBLE, 2, 2)) if s.feasible
     )
     assert BANK.kept_fraction(found) < 0.9 * best
 
 
 @pytest.mark.parametrize("find", [search_random, search_evopress])
 def test_a_search_stops_when_its_rows_are_spent(find) -> None:
-    scorer, seeds = Floors(), around(uniform_line(BANK), FEASIBLE, 2, 2)
+    scorer, seeds = Floors(), neighbors(uniform_line(BANK), FEASIBLE, 2, 2)
     find(SPACE, scorer, seeds, Budget(rows=95))  # ten each
     assert len(scorer.scored) == 10 + len(seeds) + 1
 
@@ -88,8 +94,8 @@ class Remembering(Floors):
         super().__init__()
         self.known: dict[Genome, Score] = {}
 
-    def score(self, genome: Genome, farthest: float = math.inf) -> Score:
-        return self.known.setdefault(genome, super().score(genome, farthest))
+    def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
+        return self.known.setdefault(genome, super().score(genome, max_divergence))
 
 
 def test_what_was_scored_before_costs_an_evaluation_and_no_rows() -> None:

@@ -54,7 +54,7 @@ def test_a_genome_beside_the_space_goes_to_the_next_larger_ranks() -> None:
 
 def test_what_a_sweeper_gets_turns_back_into_the_same_ranks() -> None:
     space, frontier = make_space(BANK, None), waterfill(BANK)
-    seeds = [frontier.genome(frontier.within(f)) for f in (0.5, 0.2, 0.05)]
+    seeds = [frontier.genome(frontier.steps_to(f)) for f in (0.5, 0.2, 0.05)]
     described = json.loads(json.dumps(space.describe(seeds)))
     assert [v["name"] for v in described["variables"]] == list(BANK.names)
     for seed, levels in zip(seeds, described["seeds"], strict=True):

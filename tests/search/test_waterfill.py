@@ -12,16 +12,24 @@ from sieve.search.waterfill import estimated_loss, estimated_rise, waterfill
 
 @pytest.mark.parametrize("storage", ["plain", "pivoted"])
 def test_no_choice_of_ranks_is_better_at_any_budget_of_the_frontier(storage: str) -> None:
-    bank = banked(tiny_llama(hidden_size=8, intermediate_size=8, num_attention_heads=2,
-                             num_key_value_heads=1, num_hidden_layers=1), "loss_aware",
-                  storage=storage)  # fmt: skip
+    bank = banked(
+        tiny_llama(
+            hidden_size=8,
+            intermediate_size=8,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_hidden_layers=1,
+        ),
+        "loss_aware",
+        storage=storage,
+    )
     matrices = bank.matrices[:3]
     choices = []
     for matrix in matrices:
         ranks = [None, *range(min(bank.factors[matrix.name].rank, 8) + 1)]
-        choices.append([
-            (bank.sizing.kept(matrix, r), estimated_loss(bank, matrix.name, r)) for r in ranks
-        ])  # fmt: skip
+        choices.append(
+            [(bank.sizing.kept(matrix, r), estimated_loss(bank, matrix.name, r)) for r in ranks]
+        )
     frontier = waterfill(bank)
     rest = sum(m.size for m in bank.matrices[3:])
     for steps in range(len(frontier.changes) + 1):
@@ -57,10 +65,10 @@ def test_the_fewest_steps_within_a_budget_are_found() -> None:
     bank = banked(tiny_llama(), "loss_aware", storage="pivoted")
     frontier = waterfill(bank)
     for fraction in (0.9, 0.5, 0.1):
-        steps = frontier.within(fraction)
+        steps = frontier.steps_to(fraction)
         assert frontier.kept_fraction(steps) <= fraction < frontier.kept_fraction(steps - 1)
-    assert frontier.within(0.0) == len(frontier.changes)
-    assert frontier.within(1.0) == 0
+    assert frontier.steps_to(0.0) == len(frontier.changes)
+    assert frontier.steps_to(1.0) == 0
 
 
 def test_ranks_keep_to_the_hardware_multiple_and_to_the_lowest_allowed() -> None:
@@ -89,7 +97,7 @@ def test_an_unknown_normalization_is_refused() -> None:
 def test_a_frontier_from_a_genome_of_the_frontier_is_the_rest_of_it() -> None:
     bank = banked(tiny_llama(), "loss_aware", storage="pivoted")
     whole = waterfill(bank)
-    steps = whole.within(0.3)
+    steps = whole.steps_to(0.3)
     rest = waterfill(bank, start=whole.genome(steps))
     assert rest.changes == whole.changes[steps:]
     assert (rest.kept == whole.kept[steps:]).all()

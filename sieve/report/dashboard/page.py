@@ -42,7 +42,7 @@ def render_dashboard(runs: Sequence[Run], out: Path) -> str:
     template = environment().get_template("dashboard.html")
     return template.render(
         title=headline(runs),
-        style=_asset("sieve.report", "page.css") + _asset(__package__, "dashboard.css"),
+        style=_asset("sieve.report", "templates/page.css") + _asset(__package__, "dashboard.css"),
         scripts=scripts,
         digests=[_digest(script) for script in scripts],
         key_figures=key_figures(runs),

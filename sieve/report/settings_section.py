@@ -1,0 +1,77 @@
+"""The settings of a run, and what refit, recovery and quantization changed, as name and phrase."""
+
+from sieve.report.result import Result
+from sieve.report.units import metric_name, metric_value
+from sieve.report.values import count, percent, size
+
+_METHODS = {"lora": "LoRA", "full": "all factors trained"}
+
+
+def settings(result: Result) -> list[tuple[str, str]]:
+    """The settings that reproduce the result; a setting without a value is left out."""
+    pairs = [
+        ("Model", result.model),
+        ("Task", result.task),
+        ("Domain", result.domain),
+        ("Seed", "" if result.seed is None else str(result.seed)),
+        ("Projection", result.projection),
+        ("Storage", result.storage),
+        ("Search", result.search.method),
+        ("Selection examples scored", _counted(result.search.examples)),
+        ("Refit", _refit(result)),
+        ("Recovery", _recovery(result)),
+        ("Quantization", _quantization(result)),
+        ("Calibration rows", _counted(result.calibration.rows)),
+        ("Calibration tokens", _counted(result.calibration.tokens)),
+        ("Device", result.device),
+        ("Sieve", result.sieve_version),
+        *result.versions.items(),
+    ]
+    return [(name, setting) for name, setting in pairs if setting]
+
+
+def _counted(number: float | None) -> str:
+    return "" if number is None else count(number)
+
+
+def _refit(result: Result) -> str:
+    refit = result.search.refit
+    if refit is None:
+        return ""
+    if not refit.taken:
+        return "tried, but the fitted factors did as well and were kept"
+    changed = f"{count(refit.matrices_changed)} matrices changed"
+    before, after = refit.kept_before, result.kept_fraction.prunable
+    if before is not None and after is not None and after < before:
+        return f"{changed}; kept fell from {percent(before)} to {percent(after)} of prunable"
+    return f"{changed}, at the same size"
+
+
+def _recovery(result: Result) -> str:
+    """The method, and the metric on the selection rows before training and at the best check."""
+    recovery = result.recovery
+    if recovery is None or not recovery.history:
+        return ""
+    method = _METHODS.get(recovery.method, recovery.method)
+    if not recovery.taken:
+        return f"{method}, rolled back: no check on the selection rows was better"
+    best = max(recovery.history, key=lambda check: (check.accuracy or 0, -(check.loss or 0)))
+    before, after = (metric_value(result, check.accuracy) for check in (recovery.history[0], best))
+    return f"{method}, {count(best.step)} steps: {before} → {after} on the selection rows"
+
+
+def _quantization(result: Result) -> str:
+    """Bytes of the prunable matrices, and the metric on test rows before and after."""
+    record = result.quantization
+    if record is None:
+        return ""
+    before, after = (
+        metric_value(result, accuracy)
+        for accuracy in (record.accuracy_before, record.accuracy_after)
+    )
+    return (
+        f"{record.method}, {count(record.quantized)} weights, {count(record.left)} unchanged; "
+        f"prunable matrices {size(record.bytes_dense)} (dense) → {size(record.bytes_before)} "
+        f"(pruned) → {size(record.bytes_after)} (quantized), {percent(record.saved)} saved in "
+        f"all; {metric_name(result)} {before} → {after} on test"
+    )
