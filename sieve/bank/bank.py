@@ -90,8 +90,7 @@ class Bank:
         factors = {}
         for name, held in self.factors.items():
             rank = ranks.get(name) or 0
-            cut = held.cut(min(rank, held.rank))
-            factors[name] = BankFactors(cut.u, cut.v, cut.energy, cut.mean, cut.offset)
+            factors[name] = held.cut(min(rank, held.rank))
         return replace(self, factors=factors)
 
     def save(self, path: Path) -> None:

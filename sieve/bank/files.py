@@ -27,15 +27,24 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class BankFactors(Factors):
-    """Factors as a bank stores them: u, v in the storage dtype, the rest in float32."""
+    """Factors as a bank stores them: u and v in the storage dtype, the rest in float32."""
+
+    def cut(self, rank: int) -> "BankFactors":
+        """The factors of the first `rank` directions, with all energies."""
+        offset = None if self.offset is None else self.offset[:rank]
+        return BankFactors(self.u[:, :rank], self.v[:rank], self.energy, self.mean, offset)
+
+    def every(self, start: int, step: int) -> "BankFactors":
+        """Every `step`-th direction from `start` on."""
+        chosen = slice(start, None, step)
+        offset = None if self.offset is None else self.offset[chosen]
+        return BankFactors(self.u[:, chosen], self.v[chosen], self.energy, self.mean, offset)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "BankFactors":
-        """The factors on a device and in the dtype a model computes in."""
+        """The factors on a device, in the dtype that a model computes in."""
         offset = None if self.offset is None else self.offset.to(device, dtype)
-        return BankFactors(
-            self.u.to(device, dtype), self.v.to(device, dtype),
-            self.energy, self.mean.to(device, dtype), offset,
-        )  # fmt: skip
+        u, v, mean = (part.to(device, dtype) for part in (self.u, self.v, self.mean))
+        return BankFactors(u, v, self.energy, mean, offset)
 
 
 def write_bank(path: Path, factors: Mapping[str, Factors], header: dict[str, Any]) -> None:

@@ -1,19 +1,18 @@
-"""Swap factors of a bank in and out of a model, and merge them back to dense weights."""
+"""Put the factors of a bank into a model, take them out, or merge them into dense weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank, BankFactors
-from sieve.bank.dealt_factors import DealtFactors
+from sieve.bank.device_factors import SPARE, DeviceFactors
 from sieve.bank.genome import Genome
 from sieve.bank.pivoting import Pivoted, part_of, pivot
-from sieve.bank.placed import SPARE, Placed
+from sieve.bank.split_factors import SplitFactors
 from sieve.distributed.sharding import is_sharded, whole
 from sieve.factorized.modeling_experts import unfold
 from sieve.factorized.modeling_layers import FactorizedLinear, share_factor_in
@@ -24,36 +23,37 @@ from sieve.model.matrices import dense_like
 class Switch:
     """A model whose matrices follow a genome; changing the genome copies no weights.
 
-    Level 1 is the model's own dense layer. The factors are views of the bank's, moved to the
-    model's device and dtype as far as genomes have asked for them. As a context manager it puts the
-    dense model back at the end.
-    as_stored: false computes with those views whatever the storage form, which is quick to change
-    and the same map; true gives every layer the bank's own form and the numbers it is stored in.
-    dealt: ranks that share out the model share out those views too, but of groups of siblings; for
-    passes without gradients.
+    Level 1 is the model's own dense layer. As a context manager it restores the dense model at the
+    end.
+
+    Args:
+        as_stored: True gives every layer the storage form and the rounded numbers of an export.
+            False computes with views of the plain factors, which are quick to change.
+        split: split the factors of a sharded model over its ranks, except those that siblings
+            share. Then only passes without gradients work.
     """
 
     def __init__(
-        self, model: PreTrainedModel, bank: Bank, as_stored: bool = True, dealt: bool = False
+        self, model: PreTrainedModel, bank: Bank, as_stored: bool = True, split: bool = False
     ) -> None:
         self.model = model
         self.bank = bank
         self.as_stored = as_stored
-        self.pivots = as_stored and bank.sizing.storage == "pivoted"
         self.dense = {m.name: model.get_submodule(m.name) for m in bank.matrices}
         if any(isinstance(layer, FactorizedLinear) for layer in self.dense.values()):
             raise ValueError(
-                "got a model that is factorized already, expected the dense one; call restore() "
-                "on what apply() returned first."
+                "got a factorized model, expected the dense one; call restore() on what apply() "
+                "returned first."
             )
-        spare = 1.0 if as_stored else SPARE  # One genome, or many in turn.
-        self._placed = Placed(bank, model.device, model.dtype, spare=spare)
-        self._dealt = DealtFactors(model, bank) if dealt and is_sharded(model) else None
+        self._pivots = as_stored and bank.sizing.storage == "pivoted"
+        spare = 1.0 if as_stored else SPARE  # Stored forms serve one genome, views many in turn.
+        self._factors = DeviceFactors(bank, model.device, model.dtype, spare=spare)
+        self._split = SplitFactors(model, bank) if split and is_sharded(model) else None
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
         biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
         self.biases = {n: None if b is None else whole(b) for n, b in biases.items()}
-        self._factorized: dict[str, FactorizedLinear] = {}
+        self._layers: dict[str, FactorizedLinear] = {}
         self._biases: dict[tuple[str, int], Tensor | None] = {}
 
     def to(self, genome: Genome) -> "Switch":
@@ -68,37 +68,32 @@ class Switch:
     def set_ranks(self, ranks: Mapping[str, int | None]) -> "Switch":
         """Give each named matrix a rank, or None for its dense layer.
 
-        A group of siblings with a rank shares factors among them, whatever theirs are; None leaves
-        them as they are.
+        A group of siblings with a rank overrides the ranks of its members; None leaves them.
         """
         for name, rank in ranks.items():
             if name not in self._groups:
-                if self._dealt is not None and not rank:
-                    self._dealt.take(name)
+                if self._split is not None and not rank:
+                    self._split.release(name)
                 layer = self.dense[name] if rank is None else self._factorize(name, rank)
                 self.model.set_submodule(name, layer)
         for name, rank in ranks.items():
             if name in self._groups and rank is not None:
                 for member, layer in self._factorize_group(name, rank).items():
-                    if self._dealt is not None:
-                        self._dealt.take(member)
+                    if self._split is not None:
+                        self._split.release(member)
                     self.model.set_submodule(member, layer)
         return self
 
     def replace(self, name: str, factors: BankFactors, rank: int) -> None:
-        """Give one matrix factors that are not the bank's, of a switch that is not dealt."""
-        self._check_whole()
-        self._placed.replace(name, factors)
+        """Give one matrix other factors than the bank's; RuntimeError where ranks split them."""
+        self._check_not_split()
+        self._factors.replace(name, factors)
         self.set_ranks({name: rank})
-
-    def _check_whole(self) -> None:
-        if self._dealt is not None:
-            raise RuntimeError("ranks share out these factors; use a Switch with dealt=False.")
 
     @contextmanager
     def lifted(self, names: Sequence[str]) -> Iterator[None]:
-        """Put the dense layers of some matrices back for the block; of a switch not dealt."""
-        self._check_whole()
+        """Put some dense layers back for the block; RuntimeError where ranks split the factors."""
+        self._check_not_split()
         layers = {name: self.model.get_submodule(name) for name in names}
         self.set_ranks(dict.fromkeys(names))
         try:
@@ -106,6 +101,10 @@ class Switch:
         finally:
             for name, layer in layers.items():
                 self.model.set_submodule(name, layer)
+
+    def _check_not_split(self) -> None:
+        if self._split is not None:
+            raise RuntimeError("the factors are split over ranks; use a Switch with split=False.")
 
     def __enter__(self) -> "Switch":
         return self
@@ -119,25 +118,22 @@ class Switch:
         self.restore()
 
     def _factorize_group(self, name: str, rank: int) -> dict[str, FactorizedLinear]:
-        """The members' layers, of one factor_in; as stored it is one module, else views of one."""
-        factors, members = self._placed.of(name, rank), self._groups[name].members
-        cuts = [self._d_out[member] for member in members]
-        dense = [self.biases[member] for member in members]
-        whole = None if dense[0] is None else torch.cat([b for b in dense if b is not None])
-        bias = add_biases(whole, factors.bias(rank), self.bank.dtype)
+        """A layer for each member of a group; as stored they share one factor_in."""
+        factors, members = self._factors.get(name, rank), self._groups[name].members
+        sizes = [self._d_out[member] for member in members]
+        dense = [bias for member in members if (bias := self.biases[member]) is not None]
+        joined = torch.cat(dense) if dense else None
+        bias = add_biases(joined, factors.bias(rank), self.bank.dtype)
         layers = {}
-        if self.pivots and rank:
-            exact = self.bank.factors[name]
-            u, v = exact.u[:, :rank].to(self.model.device), exact.v[:rank].to(self.model.device)
-            pivoted, start = pivot(u, v, bias), 0
-            for member, size in zip(members, cuts, strict=True):
+        if self._pivots and rank:
+            pivoted, start = self._pivot(name, rank, bias), 0
+            for member, size in zip(members, sizes, strict=True):
                 part = part_of(pivoted, start, start + size)
                 layers[member] = pivoted_layer(part, self.model.dtype)
                 start += size
         else:
-            parts = factors.u[:, :rank].split(cuts)
-            biases = [None] * len(cuts) if bias is None else bias.split(cuts)
-            for member, u, b in zip(members, parts, biases, strict=True):
+            biases = [None] * len(sizes) if bias is None else bias.split(sizes)
+            for member, u, b in zip(members, factors.u[:, :rank].split(sizes), biases, strict=True):
                 layers[member] = empty_factorized(b is not None)
                 set_factors(layers[member], u, factors.v[:rank], b)
         if self.as_stored:
@@ -145,76 +141,74 @@ class Switch:
         return layers
 
     def _factorize(self, name: str, rank: int) -> FactorizedLinear:
-        if self._dealt is not None and rank and self._dealt.takes(name):
-            return self._deal(self._dealt, name, rank)
-        if self.pivots and rank:
+        if self._split is not None and rank and self._split.accepts(name):
             bias = self._bias(name, rank)
-            exact = self.bank.factors[name]
-            u, v = exact.u[:, :rank].to(self.model.device), exact.v[:rank].to(self.model.device)
-            return pivoted_layer(pivot(u, v, bias), self.model.dtype)
-        factors = self._placed.of(name, rank)
+            layer = self._layer(name, bias)
+            set_factors(layer, *self._split.assign(name, layer, rank), bias)
+            return layer
+        if self._pivots and rank:
+            return pivoted_layer(self._pivot(name, rank, self._bias(name, rank)), self.model.dtype)
+        factors = self._factors.get(name, rank)
         bias = add_biases(self.biases[name], factors.bias(rank), self.bank.dtype)
-        layer = self._factorized.get(name)
-        if layer is None:
-            layer = self._factorized[name] = empty_factorized(bias is not None)
+        layer = self._layer(name, bias)
         set_factors(layer, factors.u[:, :rank], factors.v[:rank], bias)
         return layer
 
-    def _deal(self, dealt: DealtFactors, name: str, rank: int) -> FactorizedLinear:
-        """A layer that gets its factors from all ranks, before its block runs."""
-        bias = self._bias(name, rank)
-        layer = self._factorized.get(name)
-        if layer is None:
-            layer = self._factorized[name] = empty_factorized(bias is not None)
-        set_factors(layer, *dealt.give(name, layer, rank), bias)
-        return layer
+    def _layer(self, name: str, bias: Tensor | None) -> FactorizedLinear:
+        """The plain layer of a matrix, the same for all ranks."""
+        if name not in self._layers:
+            self._layers[name] = empty_factorized(bias is not None)
+        return self._layers[name]
+
+    def _pivot(self, name: str, rank: int, bias: Tensor | None) -> Pivoted:
+        factors, device = self.bank.factors[name].cut(rank), self.model.device
+        return pivot(factors.u.to(device), factors.v.to(device), bias)
 
     def _bias(self, name: str, rank: int) -> Tensor | None:
-        """The bias of a matrix at a rank > 0, for which no factors stay on the device."""
+        """The bias of a matrix at a rank > 0 whose plain factors are not on the device."""
         if (name, rank) not in self._biases:
-            held, fitted = self.bank.factors[name], None
-            if held.offset is not None:
-                place = self.model.device, self.model.dtype
-                u, offset = held.u[:, :rank].to(*place), held.offset[:rank].to(*place)
-                fitted = held.mean.to(*place) - u @ offset
+            factors, fitted = self.bank.factors[name], None
+            if factors.offset is not None:
+                cut = factors.cut(rank).to(self.model.device, self.model.dtype)
+                fitted = cut.bias(rank)
             self._biases[name, rank] = add_biases(self.biases[name], fitted, self.bank.dtype)
         return self._biases[name, rank]
 
 
 def empty_factorized(bias: bool) -> FactorizedLinear:
-    """A FactorizedLinear that waits for `set_factors`; no memory is taken."""
+    """A FactorizedLinear without memory, whose factors `set_factors` provides."""
     with torch.device("meta"):
         return FactorizedLinear(1, 1, 1, bias).eval()
 
 
 def set_factors(layer: FactorizedLinear, u: Tensor, v: Tensor, bias: Tensor | None) -> None:
     """Point a layer at factors u (d_out, r), v (r, d_in) and a bias (d_out,), without a copy."""
-    layer.factor_in.weight = nn.Parameter(v, requires_grad=False)
-    layer.factor_out.weight = nn.Parameter(u, requires_grad=False)
-    layer.factor_out.register_parameter(
-        "bias", None if bias is None else nn.Parameter(bias, requires_grad=False)
-    )
-    layer.factor_in.out_features, layer.factor_in.in_features = v.shape
-    layer.factor_out.out_features, layer.factor_out.in_features = u.shape
+    _set_linear(layer.factor_in, v, layer.factor_in.bias)
+    _set_linear(layer.factor_out, u, bias)
 
 
 def pivoted_layer(pivoted: Pivoted, dtype: torch.dtype) -> FactorizedLinear:
-    """A layer that computes, in a dtype, with pivoted factors rounded to their own."""
+    """A layer that computes in `dtype` with pivoted factors."""
     with torch.device("meta"):
         layer = FactorizedLinear(2, 2, 1, pivoted.row_bias is not None, pivoted=True).eval()
-    parts = ((layer.factor_in, pivoted.rows, pivoted.row_bias),
-             (layer.factor_out, pivoted.mix, pivoted.mix_bias))  # fmt: skip
-    for linear, weight, bias in parts:
-        linear.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-        linear.out_features, linear.in_features = weight.shape
-        if bias is not None:
-            linear.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    for linear, weight, bias in (
+        (layer.factor_in, pivoted.rows, pivoted.row_bias),
+        (layer.factor_out, pivoted.mix, pivoted.mix_bias),
+    ):
+        _set_linear(linear, weight.to(dtype), None if bias is None else bias.to(dtype))
     layer.order = pivoted.order
     return layer
 
 
+def _set_linear(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    frozen = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    linear.register_parameter("bias", frozen)
+    linear.out_features, linear.in_features = weight.shape
+
+
 def add_biases(dense: Tensor | None, fitted: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The dense layer's bias plus the projection's, rounded to the dtype it is stored in."""
+    """The dense layer's bias plus the projection's, rounded to the storage dtype."""
     if fitted is None:
         return None if dense is None else dense.detach()
     total = fitted if dense is None else fitted + dense.detach()
@@ -233,8 +227,7 @@ def apply(model: PreTrainedModel, bank: Bank, genome: Genome) -> Switch:
 def merge_dense(model: PreTrainedModel) -> None:
     """Replace every FactorizedLinear by one dense layer W = U V of the native class, in place.
 
-    Raises ValueError, and changes nothing, where a bias would be needed and the native layer has
-    no place for one.
+    Raises ValueError, and changes nothing, where the native layer has no bias but needs one.
     """
     for name, (layer, original) in to_merge(model).items():
         weight, bias = merged(layer)
@@ -242,27 +235,26 @@ def merge_dense(model: PreTrainedModel) -> None:
 
 
 def to_merge(model: nn.Module) -> dict[str, tuple[FactorizedLinear, nn.Module]]:
-    """Every FactorizedLinear by name, and the native layer, without numbers, in its place.
+    """Every FactorizedLinear by name, with the native layer on the meta device.
 
-    Raises ValueError as `merge_dense`.
+    Raises ValueError where the native layer has no bias but needs one.
     """
-    held: Any = model
     with torch.device("meta"):
-        native = native_class(model)(held.config)
+        native = native_class(model)(model.config)
         unfold(native)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     originals = {name: native.get_submodule(name) for name in layers}
     for name, layer in layers.items():
         if layer.factor_out.bias is not None and getattr(originals[name], "bias", None) is None:
             raise ValueError(
-                f"{name} was given a bias that {type(native).__name__} has no place for; use "
+                f"{name} needs a bias, which {type(native).__name__} does not have; use "
                 "export=factorized, or projection=output with search levels above 0."
             )
     return {name: (layer, originals[name]) for name, layer in layers.items()}
 
 
 def merged(layer: FactorizedLinear) -> tuple[Tensor, Tensor | None]:
-    """Weight W (d_out, d_in) and bias (d_out,) of the one dense layer that does the same."""
+    """Weight W (d_out, d_in) and bias (d_out,) of the dense layer with the same outputs."""
     inner, outer = layer.factor_in, layer.factor_out
     weight = outer.weight.double() @ inner.weight.double()
     bias: Tensor | None = outer.bias

@@ -55,7 +55,7 @@ class Objective:
         self.stages = _staged(batches)
         self.tolerance = tolerance
         self.guarantee = guarantee
-        self.switch = Switch(model, bank, as_stored=False, dealt=True)
+        self.switch = Switch(model, bank, as_stored=False, split=True)
         self.examples_scored = 0
         self._warned = False  # whether the warning about scores that are not finite was logged
         self.tokens_per_genome = dict[str, int]()  # on all rows: run, and without a shared prefix

@@ -260,7 +260,7 @@ def test_the_dense_genome_keeps_everything(projection: str) -> None:
 def test_moments_of_another_model_are_refused(other, projection: str) -> None:
     needs = PROJECTIONS[projection].needs
     moments = calibrate(other(), [{"input_ids": tokens()}], needs=needs)
-    with pytest.raises(ValueError, match="taken from another model; calibrate this model first"):
+    with pytest.raises(ValueError, match="belongs to another model; calibrate this model first"):
         fit(tiny_llama(), moments, projection)
 
 

@@ -34,16 +34,16 @@ def banks_of(family: str) -> list[Bank]:
     return found
 
 
-def computed(family: str, banks: list[Bank], dealt: bool) -> list[Any]:
+def computed(family: str, banks: list[Bank], split: bool) -> list[Any]:
     """Logits of every genome of every bank, on other tokens for each rank, and of the model."""
-    rank, world = position() if dealt else (0, 1)
+    rank, world = position() if split else (0, 1)
     model = FAMILIES[family]()
     find_matrices(model)  # Which gives every expert a layer of its own.
-    model = sharded(model) if dealt else model
+    model = sharded(model) if split else model
     ids = [tokens(2, 12, seed) for seed in range(6)]
     found = []
     for bank in banks:
-        with Switch(model, bank, as_stored=False, dealt=True) as switch:
+        with Switch(model, bank, as_stored=False, split=True) as switch:
             for genome in genomes(bank):
                 switch.to(genome)
                 found.append([logits(model, one) for one in ids[rank::world]])
@@ -55,7 +55,7 @@ def computed(family: str, banks: list[Bank], dealt: bool) -> list[Any]:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "moe"])
 def test_genomes_compute_what_they_do_on_one_process(family: str, world: int) -> None:
     banks = banks_of(family)
-    alone = computed(family, banks, dealt=False)
+    alone = computed(family, banks, split=False)
     ranks = on_ranks(computed, world, family, banks, True)
     for rank, found in enumerate(ranks):
         for genome, (one, all_of_it) in enumerate(zip(found, alone, strict=True)):
@@ -67,7 +67,7 @@ def test_genomes_compute_what_they_do_on_one_process(family: str, world: int) ->
 def shares(bank: Bank) -> dict[str, Any]:
     """Numbers that a rank holds under one genome, and what stands in layers within and between."""
     model = sharded(tiny_llama())
-    switch = Switch(model, bank, as_stored=False, dealt=True).to(uniform(bank, 0.6))
+    switch = Switch(model, bank, as_stored=False, split=True).to(uniform(bank, 0.6))
     names = [matrix.name for matrix in bank.matrices]
     within: dict[str, set[str]] = {}
     for path in {block_of(name) for name in names}:
@@ -75,8 +75,8 @@ def shares(bank: Bank) -> dict[str, Any]:
         hook = lambda *_, path=path: within.update({path: of_numbers(model, names)})  # noqa: E731
         model.get_submodule(last).register_forward_hook(hook)
     logits(model)
-    assert switch._dealt is not None
-    pairs = switch._dealt._placed._held.values()
+    assert switch._split is not None
+    pairs = switch._split._factors._copies.values()
     held = sum(pair.u.numel() + pair.v.numel() for pair in pairs)
     between = of_numbers(model, names)
     with pytest.raises((RuntimeError, NotImplementedError)):  # On its own a layer has no factors.
@@ -107,6 +107,6 @@ def test_a_rank_holds_its_share_and_one_block_is_whole_at_a_time() -> None:
         assert rank["hooks"] == 0
 
 
-def test_without_ranks_nothing_is_dealt() -> None:
+def test_without_several_ranks_nothing_is_split() -> None:
     model = tiny_llama()
-    assert Switch(model, banked(model), as_stored=False, dealt=True)._dealt is None
+    assert Switch(model, banked(model), as_stored=False, split=True)._split is None
