@@ -49,8 +49,8 @@ class FactorizedLinear(nn.Module):
         if order is None:
             # With gradients rank 0 computes its empty products: DDP expects every parameter.
             if outer.in_features == 0 and eager and not torch.is_grad_enabled() and _is_bare(outer):
-                y = x.new_zeros(*x.shape[:-1], outer.out_features)
-                return y if outer.bias is None else y + outer.bias
+                bias = x.new_zeros(1) if outer.bias is None else outer.bias
+                return bias.expand(*x.shape[:-1], outer.out_features).clone()
             return outer(self.factor_in(x))
         pivots = self.factor_in(x)
         pivots = pivots.reshape(-1, pivots.shape[-1])  # index_select is slow on three dimensions.
