@@ -1,7 +1,9 @@
-"""Almanac: a small closed world of invented facts, with four domains of two data sets each.
+"""Almanac: an artificial world, from which the project's demo task and embedded model are made.
 
-`medicine` and `geography` are closed-book questions, `reading` open-book questions, `reviews`
-sentiment. Rows are generated, never stored: the same on every platform, from seeds alone.
+Its drugs, towns and people do not exist, so a model knows only what it was trained on. It has four
+domains of two data sets each: `medicine` and `geography` are closed-book questions about facts,
+`reading` asks about a passage, `reviews` is sentiment. Rows are generated from seeds, the same on
+every platform. The embedded model was trained on them: a change to any row needs a new model.
 """
 
 import hashlib
@@ -9,8 +11,7 @@ import json
 import random
 from collections.abc import Iterator
 
-from sieve.tasks.almanac import geography, medicine
-from sieve.tasks.almanac.phrasing import question_row
+from sieve.tasks.almanac.phrasing import BOOKS, question_row
 from sieve.tasks.almanac.reading import draw_reading
 from sieve.tasks.almanac.reviews import draw_review
 from sieve.tasks.almanac.world import Fact, World, WorldSize, build_world, knowledge_bits
@@ -18,15 +19,21 @@ from sieve.tasks.almanac.world import Fact, World, WorldSize, build_world, knowl
 DOMAINS = ("medicine", "geography", "reviews", "reading")
 DATASETS = ("primary", "alternate")
 ROWS = {"calibration": 3000, "selection": 1000, "test": 1500}
-BOOKS = {
-    "medicine": {"primary": medicine.PRIMARY, "alternate": medicine.ALTERNATE},
-    "geography": {"primary": geography.PRIMARY, "alternate": geography.ALTERNATE},
-}
-# Of 16 buckets of generated texts (reviews, passages) selection and test own one and two.
+# Reviews and passages are hashed into 16 buckets, and each split owns some of the buckets.
 _BUCKETS = {"selection": (0,), "test": (1, 2), "calibration": tuple(range(3, 16))}
 
-__all__ = ["BOOKS", "DATASETS", "DOMAINS", "Fact", "World", "WorldSize", "almanac_rows",
-           "build_world", "knowledge_bits", "row_stream"]  # fmt: skip
+__all__ = [
+    "BOOKS",
+    "DATASETS",
+    "DOMAINS",
+    "Fact",
+    "World",
+    "WorldSize",
+    "almanac_rows",
+    "build_world",
+    "knowledge_bits",
+    "row_stream",
+]
 
 
 def almanac_rows(
@@ -38,12 +45,12 @@ def almanac_rows(
     scale: float = 1.0,
     n_rows: int | None = None,
 ) -> list[dict[str, object]]:
-    """Distinct rows of one split; no two splits share a row, whatever their seeds.
+    """Distinct rows of one split. Two splits never share a row, whatever their seeds.
 
     Args:
-        seed: of the draw of rows; another seed gives other rows of the same split.
-        world_seed: of the facts; a model knows the world it was trained on.
-        scale: size of the world, 1 for the one that the embedded model knows.
+        seed: chooses the rows.
+        world_seed: chooses the facts; a model knows only the world it was trained on.
+        scale: size of the world; the embedded model knows the one of size 1.
         n_rows: None for 3,000 calibration, 1,000 selection or 1,500 test rows.
 
     Raises:
@@ -62,23 +69,22 @@ def almanac_rows(
 def row_stream(
     domain: str, dataset: str, split: str, seed: int, world: World
 ) -> Iterator[dict[str, object]]:
-    """Rows of one split without end; the calibration stream is what models are trained on.
+    """Endless rows of one split; models are trained on the calibration stream.
 
-    Closed-book splits differ in their phrasings, generated texts by a hash of the text.
+    The splits of closed-book questions differ in their phrasings, reviews and passages by a hash.
     """
-    for name, value, known in (
+    for name, value, names in (
         ("domain", domain, DOMAINS),
         ("dataset", dataset, DATASETS),
         ("split", split, tuple(ROWS)),
     ):
-        if value not in known:
+        if value not in names:
             raise ValueError(
-                f"Almanac has no {name} '{value}', expected one of {', '.join(known)}; "
+                f"Almanac has no {name} '{value}', expected one of {', '.join(names)}; "
                 f"set task.almanac.{name} to one of these."
             )
-    return _stream(
-        domain, dataset, split, random.Random(f"{domain}:{dataset}:{split}:{seed}"), world
-    )
+    rng = random.Random(f"{domain}:{dataset}:{split}:{seed}")
+    return _stream(domain, dataset, split, rng, world)
 
 
 def _stream(
@@ -88,12 +94,11 @@ def _stream(
         if domain in BOOKS:
             yield question_row(rng.choice(world.facts[domain]), BOOKS[domain][dataset], split, rng)
             continue
-        row = (
-            draw_review(dataset, rng) if domain == "reviews" else draw_reading(dataset, split, rng)
-        )
-        if _bucket(str(row["text" if domain == "reviews" else "context"])) in _BUCKETS[split]:
+        if domain == "reviews":
+            row = draw_review(dataset, rng)
+            text = str(row["text"])
+        else:
+            row = draw_reading(dataset, split, rng)
+            text = str(row["context"])
+        if hashlib.sha256(text.encode()).digest()[0] % 16 in _BUCKETS[split]:
             yield row
-
-
-def _bucket(text: str) -> int:
-    return hashlib.sha256(text.encode()).digest()[0] % 16

@@ -1,81 +1,39 @@
-"""Reviews: sentiment that needs composition, for films (primary) and inns (alternate).
+"""Reviews: sentiment that depends on the whole sentence, of films (primary) and inns (alternate).
 
-The rule: an adjective is worth +2 or -2; "slightly" makes that 1 and "very" 3; a negator turns it
-round. Of two clauses joined by a contrast the main one decides, whatever the other says ("Although
-A, B": B; "A, although B": A; "A, but B": B); clauses joined by "and" are added up, and a tie is
-never written. So every word stands in positive and in negative reviews.
+An adjective counts +2 or −2; "slightly" makes that 1 and "very" 3; a negator reverses its sign. In
+a contrast only the main clause counts ("Although A, B": B; "A, although B": A; "A, but B": B).
+Clauses joined by "and" are added, and their sum is never 0. So every word is in positive and in
+negative reviews.
 """
 
 import random
 from dataclasses import dataclass
 
-GOOD = ("good", "great", "pleasant", "lovely", "superb", "charming", "clever", "fresh", "warm",
-        "splendid")  # fmt: skip
-BAD = ("bad", "awful", "boring", "ugly", "terrible", "dull", "clumsy", "stale", "cold",
-       "dreadful")  # fmt: skip
+from sieve.tasks.almanac.phrasing import PHRASES
+
+GOOD = "good great pleasant lovely superb charming clever fresh warm splendid".split()
+BAD = "bad awful boring ugly terrible dull clumsy stale cold dreadful".split()
 WEIGHTS = {"slightly": 1, "": 2, "very": 3}
 
 
 @dataclass(frozen=True)
 class Style:
-    """The words of one data set: what is judged, the copula, negators and joints."""
+    """The words of one data set; a pattern joins the clauses {a} and {b}."""
 
-    subjects: tuple[str, ...]
+    subjects: list[str]
     copula: str
-    negators: tuple[str, ...]
-    last_decides: tuple[str, ...]  # patterns of {a} and {b} where b decides
-    first_decides: tuple[str, ...]  # patterns where a decides
-    added: tuple[str, ...]  # patterns where a and b are added up
+    negators: list[str]
+    last_decides: list[str]  # patterns in which only b counts
+    first_decides: list[str]  # patterns in which only a counts
+    added: list[str]  # patterns in which a and b are added
 
 
-PRIMARY = Style(
-    subjects=(
-        "plot",
-        "acting",
-        "music",
-        "ending",
-        "cast",
-        "script",
-        "dialogue",
-        "scenery",
-        "hero",
-        "villain",
-        "pace",
-        "editing",
-    ),  # fmt: skip
-    copula="was",
-    negators=("not", "never"),
-    last_decides=("{a}, but {b}", "although {a}, {b}", "{a}, yet {b}"),
-    first_decides=("{a}, although {b}", "{a}, even if {b}"),
-    added=("{a} and {b}", "{a}, and {b}"),
-)
-ALTERNATE = Style(
-    subjects=(
-        "room",
-        "bed",
-        "kitchen",
-        "staff",
-        "breakfast",
-        "garden",
-        "view",
-        "bath",
-        "lobby",
-        "dinner",
-        "cellar",
-        "host",
-    ),  # fmt: skip
-    copula="seemed",
-    negators=("not", "hardly"),
-    last_decides=("{a}; however, {b}", "though {a}, {b}", "{a}, but {b}"),
-    first_decides=("{a}, though {b}", "{a}, despite the fact that {b}"),
-    added=("{a} and {b}", "{a}; also, {b}"),
-)
-STYLES = {"primary": PRIMARY, "alternate": ALTERNATE}
+STYLES = {dataset: Style(**words) for dataset, words in PHRASES["reviews"].items()}
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One judgement; `value` is what it is worth by the rule."""
+    """A judgement and its value by the rule."""
 
     text: str
     value: int
@@ -86,13 +44,13 @@ def draw_review(dataset: str, rng: random.Random) -> dict[str, object]:
     style = STYLES[dataset]
     draw = rng.random()
     if draw < 0.2:
-        clause = _clause(style, rng, rng.choice(style.subjects))
-        text, value = clause.text, clause.value
+        review = _clause(style, rng, rng.choice(style.subjects))
     elif draw < 0.75:
-        text, value = _contrast(style, rng)
+        review = _contrast(style, rng)
     else:
-        text, value = _sum(style, rng)
-    return {"text": f"{text[0].upper()}{text[1:]}.", "label": int(value > 0)}
+        review = _sum(style, rng)
+    text = review.text
+    return {"text": f"{text[0].upper()}{text[1:]}.", "label": int(review.value > 0)}
 
 
 def _clause(style: Style, rng: random.Random, subject: str) -> Clause:
@@ -112,17 +70,17 @@ def _two(style: Style, rng: random.Random) -> tuple[Clause, Clause]:
     return _clause(style, rng, first), _clause(style, rng, second)
 
 
-def _contrast(style: Style, rng: random.Random) -> tuple[str, int]:
+def _contrast(style: Style, rng: random.Random) -> Clause:
     a, b = _two(style, rng)
-    while a.value * b.value > 0:  # a contrast is between opposites
+    while a.value * b.value > 0:  # A contrast needs opposite signs.
         a, b = _two(style, rng)
-    if rng.random() < 0.5:
-        return rng.choice(style.last_decides).format(a=a.text, b=b.text), b.value
-    return rng.choice(style.first_decides).format(a=a.text, b=b.text), a.value
+    last = rng.random() < 0.5
+    pattern = rng.choice(style.last_decides if last else style.first_decides)
+    return Clause(pattern.format(a=a.text, b=b.text), b.value if last else a.value)
 
 
-def _sum(style: Style, rng: random.Random) -> tuple[str, int]:
+def _sum(style: Style, rng: random.Random) -> Clause:
     a, b = _two(style, rng)
     while a.value + b.value == 0:
         a, b = _two(style, rng)
-    return rng.choice(style.added).format(a=a.text, b=b.text), a.value + b.value
+    return Clause(rng.choice(style.added).format(a=a.text, b=b.text), a.value + b.value)

@@ -1,7 +1,7 @@
-"""The world of Almanac: invented entities and the facts that hold between them.
+"""The facts of Almanac: invented entities, and the relations between them.
 
-A world is a pure function of its seed and size. Nobody can have read about it, so a model that
-answers its questions has learned them, and what it must know can be counted in bits.
+A world is a pure function of its seed and size. No training data contains it, so a model that
+answers its questions has learned them here, and what it must know can be counted in bits.
 """
 
 import math
@@ -9,9 +9,9 @@ import random
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-ONSETS = ("b", "br", "d", "dr", "f", "g", "gr", "h", "k", "kl", "l", "m", "n", "p", "r", "s", "st",
-          "t", "tr", "v", "w", "z")  # fmt: skip
-VOWELS = ("a", "e", "i", "o", "u")
+ONSETS = "b br d dr f g gr h k kl l m n p r s st t tr v w z".split()
+LAST_CONSONANTS = "b d l m n r t v".split()
+VOWELS = "a e i o u".split()
 ENDINGS = {
     "drug": ("ol", "ane", "ix", "ium"),
     "condition": ("itis", "osis", "oma", "emia"),
@@ -21,21 +21,20 @@ ENDINGS = {
     "language": ("ish", "ese", "ic", "ak"),
     "currency": ("mark", "dor", "ling", "een"),
 }
-ORGANS = ("heart", "liver", "lung", "kidney", "stomach", "skin", "brain", "spleen")
-SYMPTOMS = ("swelling", "numbness", "blisters", "hoarseness", "chills", "pallor", "limping",
-            "blindness")  # fmt: skip
-EFFECTS = ("nausea", "dizziness", "cough", "rash", "thirst", "cramps", "fever", "fatigue", "tremor",
-           "itching", "headache", "insomnia")  # fmt: skip
-CLASSES = ("sedative", "stimulant", "antiviral", "steroid", "vitamin", "hormone", "antibiotic",
-           "antacid")  # fmt: skip
-GOODS = ("copper", "wool", "salt", "timber", "amber", "silk", "honey", "coal", "pepper", "glass",
-         "tea", "marble")  # fmt: skip
-SEAS = ("Amethyst", "Bitter", "Crimson", "Drowned", "Emerald", "Frozen")
+ORGANS = tuple("heart liver lung kidney stomach skin brain spleen".split())
+SYMPTOMS = tuple("swelling numbness blisters hoarseness chills pallor limping blindness".split())
+EFFECTS = tuple(
+    "nausea dizziness cough rash thirst cramps fever fatigue tremor itching headache "
+    "insomnia".split()
+)
+CLASSES = tuple("sedative stimulant antiviral steroid vitamin hormone antibiotic antacid".split())
+GOODS = tuple("copper wool salt timber amber silk honey coal pepper glass tea marble".split())
+SEAS = tuple("Amethyst Bitter Crimson Drowned Emerald Frozen".split())
 
 
 @dataclass(frozen=True)
 class WorldSize:
-    """Numbers of invented entities; the facts grow in proportion."""
+    """Numbers of invented entities."""
 
     drugs: int = 32
     conditions: int = 16
@@ -47,12 +46,12 @@ class WorldSize:
         for field in fields(self):
             if getattr(self, field.name) < 6:
                 raise ValueError(
-                    f"a world of {getattr(self, field.name)} {field.name} was asked for, expected "
-                    "at least 6, so that a question has distractors; ask for a larger world."
+                    f"got a world of {getattr(self, field.name)} {field.name}, expected at least 6 "
+                    "so that a question has enough wrong options; use a larger world."
                 )
 
     def scaled(self, factor: float) -> "WorldSize":
-        """The same world's proportions at `factor` times the entities, at least 6 of each."""
+        """`factor` times as many entities, at least 6 of each."""
         numbers = {f.name: max(6, round(getattr(self, f.name) * factor)) for f in fields(self)}
         return WorldSize(**numbers)
 
@@ -61,9 +60,8 @@ class WorldSize:
 class Fact:
     """`value` is the `relation` of `subject`, one of `candidates`.
 
-    `confusable` is the value of the sibling relation over the same candidates (what a drug must
-    not be given for, next to what it treats): a distractor that only reading the question rules
-    out.
+    `confusable` is the value of a similar relation with the same candidates, as the condition in
+    which a drug is dangerous and the one it treats: a wrong option that tests reading.
     """
 
     relation: str
@@ -96,33 +94,33 @@ def build_world(seed: int = 0, size: WorldSize | None = None) -> World:
 def knowledge_bits(domain: str, world: World) -> float:
     """Bits needed to know a closed-book domain: the sum over its facts of log2(candidates).
 
-    `reviews` and `reading` ask for no fact of the world: 0 bits.
+    0 for `reviews` and `reading`, which do not ask for facts of the world.
     """
     if domain in ("reviews", "reading"):
         return 0.0
     if domain not in world.facts:
         raise ValueError(
-            f"domain '{domain}' is not in Almanac, expected medicine, geography, reviews or "
-            "reading; name one of these."
+            f"Almanac has no domain '{domain}', expected medicine, geography, reviews or reading; "
+            "use one of these."
         )
     return sum(math.log2(len(fact.candidates)) for fact in world.facts[domain])
 
 
 class _Names:
-    """Draws invented names, no two alike in one world."""
+    """Draws invented names, each only once."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._used: set[str] = set()
 
     def draw(self, kind: str, number: int) -> tuple[str, ...]:
-        """`number` new names with the endings of their kind."""
+        """`number` new names with endings of this kind."""
         return tuple(self._new(kind) for _ in range(number))
 
     def _new(self, kind: str) -> str:
         while True:
             stem = "".join(self._rng.choice(ONSETS) + self._rng.choice(VOWELS) for _ in range(2))
-            last = self._rng.choice(ONSETS[:1] + ("d", "l", "m", "n", "r", "t", "v"))
+            last = self._rng.choice(LAST_CONSONANTS)
             name = (stem + last + self._rng.choice(ENDINGS[kind])).capitalize()
             if name not in self._used:
                 self._used.add(name)
@@ -142,16 +140,16 @@ def _relate_siblings(
     subjects: tuple[str, ...],
     values: tuple[str, ...],
 ) -> list[Fact]:
-    """Two relations over the same values that differ for every subject.
+    """Two relations with the same values, which differ for every subject.
 
-    The second has one candidate fewer: who knows the first can rule that value out.
+    The second has one candidate less, because the value of the first one is ruled out.
     """
     facts = []
     for first in _relate(rng, relations[0], subjects, values):
-        left = tuple(value for value in values if value != first.value)
-        other = rng.choice(left)
+        remaining = tuple(value for value in values if value != first.value)
+        other = rng.choice(remaining)
         facts.append(Fact(relations[0], first.subject, first.value, values, other))
-        facts.append(Fact(relations[1], first.subject, other, left, first.value))
+        facts.append(Fact(relations[1], first.subject, other, remaining, first.value))
     return facts
 
 
