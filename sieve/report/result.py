@@ -5,16 +5,12 @@ wrong type become None, an empty text or an empty list. Files of older versions 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
-from functools import wraps
 from types import NoneType, UnionType
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-C = TypeVar("C")
-P = ParamSpec("P")
-R = TypeVar("R")
 Number = float | None  # None: not measured
 
 
@@ -29,19 +25,10 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """The dense model on the test rows."""
-
+class TestScore:  # of a model on the test rows
     accuracy: Number
-    chance: Number
+    chance: Number  # measured for the dense model only
     beats_chance: bool | None
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """The pruned model on the test rows."""
-
-    accuracy: Number
 
 
 @dataclass(frozen=True)
@@ -51,24 +38,20 @@ class Comparison:
     metric: str
     relative: bool  # smaller is better, and a drop is a fraction of the dense model's value
     domain: str
-    baseline: Baseline
-    pruned: Pruned
+    baseline: TestScore
+    pruned: TestScore
     examples: Number
     drop: Drop
 
 
 @dataclass(frozen=True)
-class KeptFraction:
-    """Kept parameters as a fraction of the dense ones."""
-
+class KeptFraction:  # of the parameters
     prunable: Number
     model: Number
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Counts of parameters."""
-
     prunable_dense: Number
     prunable_kept: Number
     model_dense: Number
@@ -77,26 +60,20 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Bytes of weights on disk."""
-
-    dense: Number
+    dense: Number  # of weights on disk
     pruned: Number
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory of the whole run."""
-
-    peak_mib: Number
+    peak_mib: Number  # of the whole run
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second; a ratio is pruned over dense."""
-
-    prefill_ratio: Number
+    prefill_ratio: Number  # pruned over dense
     decode_ratio: Number
-    prefill_dense: Number
+    prefill_dense: Number  # tokens per second
     prefill_pruned: Number
     decode_dense: Number
     decode_pruned: Number
@@ -118,9 +95,7 @@ class EvaluatedGenome:
 
 
 @dataclass(frozen=True)
-class Generation:
-    """One generation of a genetic search: kept fractions of its genomes, and counts."""
-
+class Generation:  # kept fractions and counts of its genomes
     generation: Number
     best: Number
     median: Number
@@ -133,9 +108,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Confirmation:
-    """The best genomes scored on rows that the search has not used."""
-
+class Confirmation:  # the best genomes scored on rows that the search has not used
     rows: Number
     together: bool  # with the rows of the search
     kept_before: Number
@@ -154,9 +127,7 @@ class Bottleneck:
 
 
 @dataclass(frozen=True)
-class Refit:
-    """What solving the chosen ranks again changed."""
-
+class Refit:  # the chosen ranks solved again
     taken: bool
     kept_before: Number
     matrices_changed: Number
@@ -190,26 +161,20 @@ class TestPoint:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """The dense model without the matrices that need the most, and without the neediest's rest."""
-
+class Contrast:  # the dense model without the matrices that need the most, or the least
     bottlenecks: TestPoint | None
     others: TestPoint | None
 
 
 @dataclass(frozen=True)
-class Check:
-    """One check of the model during recovery, on the selection rows."""
-
+class Check:  # of the model during recovery, on selection rows
     step: Number
     accuracy: Number
     loss: Number
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """Training after pruning."""
-
+class Recovery:  # training after pruning
     method: str
     taken: bool
     history: list[Check]
@@ -232,24 +197,18 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Export:
-    """The exported model; `accuracy` is measured for ONNX graphs only."""
-
     format: str
-    accuracy: Number
+    accuracy: Number  # of ONNX graphs only
 
 
 @dataclass(frozen=True)
 class Carved:
-    """A split that was taken out of another one."""
-
     taken_from: str  # "from" in the file, which Python reserves
     fraction: Number
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How many of the model's tokens the task uses."""
-
     size: Number
     answers: Number
     prompts: Number
@@ -284,8 +243,6 @@ class Experts:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much text calibrated the projection."""
-
     rows: Number
     tokens: Number
     experts: Experts | None
@@ -293,8 +250,6 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What one matrix kept."""
-
     name: str
     kind: str
     layer: int | None
@@ -307,10 +262,8 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The share of output energy lost at each fraction of full rank."""
-
     rank_fraction: list[Number]
-    energy_left: list[Number]
+    energy_left: list[Number]  # the share of output energy lost at each of them
 
 
 @dataclass(frozen=True)
@@ -389,16 +342,3 @@ def _finite(kind: object, value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return int(value) if kind is int else float(value)
-
-
-def accepts_records(
-    function: Callable[Concatenate[C, P], R],
-) -> Callable[Concatenate[Comparison | Mapping[str, Any], P], R]:
-    """Transitional: let a function of a Result take the mapping of `result.json` as well."""
-
-    @wraps(function)
-    def wrapper(result: Comparison | Mapping[str, Any], *args: P.args, **kwargs: P.kwargs) -> R:
-        typed = read(result) if isinstance(result, Mapping) else result
-        return function(cast(C, typed), *args, **kwargs)
-
-    return wrapper

@@ -4,11 +4,10 @@ With guarantee=true the upper end of the 95 % paired interval must be within the
 point estimate. Both are measured on the test split.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from sieve.report.result import Drop, Result, accepts_records, read
+from sieve.report.result import Drop, Result
 from sieve.report.units import lost, metric_name, metric_value, word
 from sieve.report.values import count, percent, points, short_name
 
@@ -35,7 +34,6 @@ class Verdict:
     text: str
 
 
-@accepts_records
 def answer_sentence(result: Result) -> str:
     """One sentence: task, kept fractions, both accuracies, drop and interval, number of rows."""
     task = _task(result)
@@ -60,7 +58,6 @@ def answer_sentence(result: Result) -> str:
     return f"{task} needs {kept}: {_scores(result)}{open_question}."
 
 
-@accepts_records
 def verdict(result: Result) -> Verdict:
     """Compare the drop on the test split with the tolerance."""
     drop, tolerance = result.drop, result.tolerance
@@ -163,10 +160,8 @@ def _drop(result: Result) -> str:
     return f", a {word(result, gained)} of {lost(result, abs(point))}{interval}"
 
 
-def drop_interval(drop: Drop | Mapping[str, Any]) -> str:
+def drop_interval(drop: Drop) -> str:
     """The interval of the drop, "−0.4 to 1.6", where positive is worse; "" if not measured."""
-    if isinstance(drop, Mapping):  # Transitional: a whole result.json.
-        drop = read(drop).drop
     measured = drop.low is not None and drop.high is not None
     return f"{points(drop.low)} to {points(drop.high)}" if measured else ""
 

@@ -1,11 +1,10 @@
-"""The look shared by all figures: a colour-blind-safe palette, plain axes, no chart furniture.
+"""The style of all figures: a palette that is safe for color-blind readers, and plain axes.
 
-Palette: Okabe & Ito, "Color Universal Design" (2008), its yellow left out as too pale for print.
-Lines also differ by dash and points by shape, so nothing is said by colour alone.
+Palette: Okabe & Ito, "Color Universal Design" (2008), without yellow, which is too pale for print.
+Lines also differ by dash and points by shape, so that no meaning depends on color alone.
 """
 
 from html import escape
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -18,7 +17,7 @@ _PALE, _DEEP = (240, 246, 250), (4, 74, 120)
 
 
 def base_figure(title: str, height: int) -> go.Figure:
-    """An empty figure in the house style; `height` in pixels, the width follows the container."""
+    """A figure without data. `height` is in pixels; the width follows the container."""
     axis = {
         "automargin": True,
         "gridcolor": GRID,
@@ -47,8 +46,8 @@ def base_figure(title: str, height: int) -> go.Figure:
 
 
 def untitled(figure: go.Figure) -> go.Figure:
-    """The same figure without its title, for a place that has a heading of its own."""
-    headings = figure.layout.annotations  # Those above the parts of a figure need their room.
+    """The figure without its title, for a page with headings."""
+    headings = figure.layout.annotations  # headings above side-by-side maps
     return figure.update_layout(title=None, margin_t=56 if headings else 16)
 
 
@@ -63,16 +62,16 @@ def empty_figure(title: str, reason: str) -> go.Figure:
     return figure
 
 
-def sequential_scale(steps: int = 32) -> list[list[Any]]:
-    """Pale to deep blue over 0..1, by square root: small kept fractions stay distinguishable."""
-    scale: list[list[Any]] = []
+def sequential_scale(steps: int = 32) -> list[tuple[float, str]]:
+    """Pale to deep blue by the square root of 0..1, so that small kept fractions differ visibly."""
+    scale = []
     for step in range(steps + 1):
         weight = step / steps
         channels = (round(a + (b - a) * weight) for a, b in zip(_PALE, _DEEP, strict=True))
-        scale.append([weight**2, f"rgb({', '.join(map(str, channels))})"])
+        scale.append((weight**2, f"rgb({', '.join(map(str, channels))})"))
     return scale
 
 
-def label(value: Any) -> str:
-    """Text for a figure: plotly reads some HTML in its labels, a name must not be read so."""
-    return escape(str(value), quote=False)
+def label(text: str) -> str:
+    """Text for a figure, escaped because plotly renders HTML in labels."""
+    return escape(text, quote=False)

@@ -1,22 +1,14 @@
 """The task's metric in words: a share drops by points, a perplexity rises by percent."""
 
-from sieve.report.result import Comparison, accepts_records
+from sieve.report.result import Comparison
 from sieve.report.values import NOT_MEASURED, decimal, percent, points
 
 
-@accepts_records
-def is_relative(result: Comparison) -> bool:
-    """Whether smaller is better; a drop is then a fraction of the dense model's value."""
-    return result.relative
-
-
-@accepts_records
 def metric_name(result: Comparison) -> str:
     """The metric's name with spaces for underscores."""
     return (result.metric or "accuracy").replace("_", " ")
 
 
-@accepts_records
 def metric_value(result: Comparison, value: float | None) -> str:
     """A value of the metric: "81.2 %", or "23.41" for a perplexity."""
     if value is None or not result.relative:
@@ -24,7 +16,6 @@ def metric_value(result: Comparison, value: float | None) -> str:
     return f"{value:.3g}" if abs(value) >= 1e6 else decimal(value, 2 if abs(value) < 1000 else 0)
 
 
-@accepts_records
 def lost(result: Comparison, value: float | None) -> str:
     """A drop with its unit: "1.0 point", "1.6 points", or "1.6 %" of a perplexity."""
     text = points(value)
@@ -33,13 +24,11 @@ def lost(result: Comparison, value: float | None) -> str:
     return f"{text} point" if text == "1.0" and not result.relative else f"{text} {unit(result)}"
 
 
-@accepts_records
 def unit(result: Comparison) -> str:
     """The unit of a drop."""
     return "%" if result.relative else "points"
 
 
-@accepts_records
 def word(result: Comparison, gained: bool = False) -> str:
     """The noun for a change of the metric for the worse, or for the better if `gained`."""
     if result.relative:
@@ -57,7 +46,6 @@ def axis(result: Comparison) -> str:
     return "" if result.relative else ", %"
 
 
-@accepts_records
 def limit(result: Comparison, baseline: float, tolerance: float) -> float:
     """The worst value of the metric within the tolerance."""
     return baseline * (1 + tolerance) if result.relative else baseline - tolerance

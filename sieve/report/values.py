@@ -1,39 +1,14 @@
-"""Reading a result and writing its numbers: one place for units, signs and missing values.
+"""Numbers as text, with their units and signs: fractions as percent, drops as points, bytes as MB.
 
-A result is the nested dictionary of `result.json`. Fractions are printed as percent with one
-decimal, drops as percentage points, sizes in decimal bytes; what was not measured prints as "–".
+A number that was not measured is None and prints as "–".
 """
-
-import math
-from collections.abc import Mapping
-from typing import Any
 
 NOT_MEASURED = "–"
 MINUS = "\N{MINUS SIGN}"
 
 
-def look(result: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path (`"drop.point"`), None where any step of it is missing."""
-    value: Any = result
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def number(value: Any) -> float | None:
-    """The value as a finite float; None for anything else (null, NaN, text, a truth value)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def measure(result: Mapping[str, Any], path: str) -> float | None:
-    """The finite number at a dotted path, or None."""
-    return number(look(result, path))
-
-
 def ratio(part: float | None, whole: float | None) -> float | None:
-    """part / whole; None where either is missing or the whole is zero."""
+    """part / whole; None if either is missing or the whole is zero."""
     return None if part is None or not whole else part / whole
 
 
@@ -44,85 +19,76 @@ def decimal(value: float, digits: int = 1) -> str:
     return MINUS + text if value < 0 and not is_zero else text
 
 
-def percent(fraction: Any) -> str:
-    """A fraction as percent, one decimal: 0.35 → "35.0 %"; never rounds a part to none or all."""
-    value = number(fraction)
-    if value is None:
+def percent(fraction: float | None) -> str:
+    """A fraction as percent, 0.35 → "35.0 %"; only 0 and 1 print as "0.0 %" and "100.0 %"."""
+    if fraction is None:
         return NOT_MEASURED
-    if 0 < value < 0.0005:
+    if 0 < fraction < 0.0005:
         return "under 0.1 %"
-    if 0.9995 <= value < 1:
+    if 0.9995 <= fraction < 1:
         return "over 99.9 %"
-    return f"{decimal(100 * value)} %"
+    return f"{decimal(100 * fraction)} %"
 
 
-def points(difference: Any) -> str:
+def points(difference: float | None) -> str:
     """A difference of two fractions in percentage points, without the unit: 0.006 → "0.6"."""
-    value = number(difference)
-    return NOT_MEASURED if value is None else decimal(100 * value)
+    return NOT_MEASURED if difference is None else decimal(100 * difference)
 
 
-def count(value: Any) -> str:
+def count(number: float | None) -> str:
     """A whole number with thousands separators."""
-    found = number(value)
-    return NOT_MEASURED if found is None else decimal(found, 0)
+    return NOT_MEASURED if number is None else decimal(number, 0)
 
 
-def size(n_bytes: Any) -> str:
+def size(n_bytes: float | None) -> str:
     """Bytes in decimal units: 12906872 → "12.9 MB"."""
-    value = number(n_bytes)
-    if value is None:
+    if n_bytes is None:
         return NOT_MEASURED
-    if value < 1000:
-        return f"{decimal(value, 0)} bytes"
+    if n_bytes < 1000:
+        return f"{decimal(n_bytes, 0)} bytes"
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if value >= scale:
-            return f"{decimal(value / scale)} {unit}"
-    return f"{decimal(value / 1e3)} kB"
+        if n_bytes >= scale:
+            return f"{decimal(n_bytes / scale)} {unit}"
+    return f"{decimal(n_bytes / 1e3)} kB"
 
 
-def memory(mib: Any) -> str:
-    """Mebibytes as decimal bytes, so that sizes on one page share their units."""
-    value = number(mib)
-    return NOT_MEASURED if value is None else size(value * 2**20)
+def memory(mib: float | None) -> str:
+    """Mebibytes in the decimal units of `size`."""
+    return NOT_MEASURED if mib is None else size(mib * 2**20)
 
 
-def rate(tokens_per_second: Any) -> str:
+def rate(tokens_per_second: float | None) -> str:
     """Tokens per second, without the unit; one decimal below a hundred."""
-    value = number(tokens_per_second)
-    if value is None:
+    if tokens_per_second is None:
         return NOT_MEASURED
-    return decimal(value, 1 if value < 100 else 0)
+    return decimal(tokens_per_second, 1 if tokens_per_second < 100 else 0)
 
 
-def times(factor: Any) -> str:
+def times(factor: float | None) -> str:
     """A ratio, pruned over dense: 1.2 → "1.20 ×"."""
-    value = number(factor)
-    return NOT_MEASURED if value is None else f"{decimal(value, 2)} ×"
+    return NOT_MEASURED if factor is None else f"{decimal(factor, 2)} ×"
 
 
-def duration(seconds: Any) -> str:
-    """Seconds in the two units a reader wants: "0.4 s", "2 min 5 s", "1 h 3 min"."""
-    value = number(seconds)
-    if value is None:
+def duration(seconds: float | None) -> str:
+    """Seconds in one or two units: "0.4 s", "2 min 5 s", "1 h 3 min"."""
+    if seconds is None:
         return NOT_MEASURED
-    if value < 60:
-        return f"{decimal(value)} s"
-    whole = round(value)
+    if seconds < 60:
+        return f"{decimal(seconds)} s"
+    whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def probability(value: Any) -> str:
+def probability(value: float | None) -> str:
     """A p-value: three decimals, "under 0.001" below that."""
-    found = number(value)
-    if found is None:
+    if value is None:
         return NOT_MEASURED
-    return "under 0.001" if found < 0.001 else decimal(found, 3)
+    return "under 0.001" if value < 0.001 else decimal(value, 3)
 
 
-def short_name(path: Any) -> str:
+def short_name(path: str) -> str:
     """The last part of a model's name or path: "owner/name" → "name"."""
-    text = str(path) if path else "the model"
+    text = path or "the model"
     return text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or text

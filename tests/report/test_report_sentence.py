@@ -106,9 +106,8 @@ def test_a_drop_beyond_the_tolerance_on_test_is_said_plainly(
 
 def test_a_winner_that_missed_on_the_selection_split_is_said(result: Result) -> None:
     next(point for point in result["search"]["curve"] if point["chosen"])["feasible"] = False
-    assert "was not met on the selection split, though it was on the test" in answer_sentence(
-        result
-    )
+    sentence = answer_sentence(read(result))
+    assert "was not met on the selection split, though it was on the test" in sentence
 
 
 def test_a_drop_of_exactly_the_tolerance_is_within_it(result: Result) -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 
+from sieve.report.result import read
 from sieve.report.units import limit, lost, metric_name, metric_value, unit, word
 
-TEXT = {"metric": "perplexity", "relative": True}
-ANSWERS = {"metric": "exact_match", "relative": False}
+TEXT = read({"metric": "perplexity", "relative": True})
+ANSWERS = read({"metric": "exact_match", "relative": False})
 
 
 @pytest.mark.parametrize(
@@ -32,4 +33,4 @@ def test_the_limit_is_above_a_perplexity_and_below_a_share():
 
 
 def test_a_result_that_says_nothing_is_an_accuracy():
-    assert metric_name({}) == "accuracy" and metric_value({}, 0.5) == "50.0 %"
+    assert metric_name(read({})) == "accuracy" and metric_value(read({}), 0.5) == "50.0 %"

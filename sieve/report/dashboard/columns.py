@@ -7,7 +7,7 @@ from datetime import datetime
 from sieve.report.dashboard.gather import Run
 from sieve.report.result import Number, Result
 from sieve.report.sentence import Kind, drop_interval, verdict
-from sieve.report.units import is_relative, lost, metric_name, metric_value, unit
+from sieve.report.units import lost, metric_name, metric_value, unit
 from sieve.report.values import (
     NOT_MEASURED,
     count,
@@ -73,7 +73,7 @@ def columns(runs: Sequence[Run]) -> list[Column]:
         return Cell(run.result.pruned.accuracy, scores(run.result), note)
 
     heading = f"{metric}, dense → pruned"
-    change = SCORE if not any(is_relative(run.result) for run in runs) else ""
+    change = SCORE if not any(run.result.relative for run in runs) else ""
     scored = Column("metric", heading, scores_cell, change, hint="On the test split")
     every = [*_TASK, scored, *_MEASURED]
     return [column for column in every if any(column.cell(run).value is not None for run in runs)]

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from sieve.report.dashboard.gather import Run
 from sieve.report.result import Number, Result
 from sieve.report.style import ACCENT, FONTS, GRID, INK, MUTED, WARNING, label, sequential_scale
-from sieve.report.units import axis, is_relative, limit, metric_name, scale, unit, word
+from sieve.report.units import axis, limit, metric_name, scale, unit, word
 
 _LIGHT = (ACCENT, "#b36b00", "#00805d", "#b04f8a", "#c44f00", "#2f8fc4", "#6d7883")
 _DARK = ("#62b5ee", "#f0b84a", "#4cc79b", "#e59bc6", "#ff8f4f", "#a6d8f7", "#98a5b2")
@@ -82,7 +82,7 @@ def _measures(results: Sequence[Result]) -> dict[str, dict[str, object]]:
     metric, drop = label(metric_name(first)).capitalize(), word(first).capitalize()
     return {
         "metric": _front(metric + axis(first), {"dense": dense, "tolerance": worst}, scale(first))
-        | {"larger_is_better": not is_relative(first)},
+        | {"larger_is_better": not first.relative},
         "drop": _front(f"{drop}, {unit(first)}", {"dense": 0.0, "tolerance": tolerance}, 100)
         | {"larger_is_better": False},
     }

@@ -13,7 +13,7 @@ from sieve.report.heatmap import kept_by_cell, kind_key, layer_key
 from sieve.report.result import Matrix, Number, Result
 from sieve.report.sentence import drop_interval, verdict
 from sieve.report.style import label
-from sieve.report.units import is_relative, lost, metric_name, scale, word
+from sieve.report.units import lost, metric_name, scale, word
 from sieve.report.values import NOT_MEASURED, percent, short_name
 
 Record = dict[str, object]
@@ -85,8 +85,8 @@ def _measures(result: Result) -> dict[str, list[Number]]:
         above, below = 0.0, 0.0
     else:
         above, below = drop.high - drop.point, drop.point - drop.low
-    ends = [above, below] if is_relative(result) else [below, above]
-    factor = (dense or 0.0) if is_relative(result) else 100
+    ends = [above, below] if result.relative else [below, above]
+    factor = (dense or 0.0) if result.relative else 100
     return {
         "metric": [_rounded(result.pruned.accuracy, scale(result)), *(factor * e for e in ends)],
         "drop": [_rounded(drop.point, 100), 100 * above, 100 * below],
