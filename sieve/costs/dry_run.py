@@ -4,6 +4,7 @@ Takes seconds for any size, without weights and without a GPU. Shows a table and
 `dry_run.json`.
 """
 
+from bisect import bisect_left
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -100,10 +101,15 @@ def stages_of(plan: Plan) -> list[Stage]:
 
 def needed_devices(stages: list[Stage], device: Device) -> int | None:
     """The fewest devices that hold every stage with trainer=fsdp; None if no number does."""
-    for ranks in range(1, MAX_DEVICES + 1):
-        if max(stage.peak(device, ranks) for stage in stages) <= USABLE * device.memory:
-            return ranks
-    return None
+
+    def fits(ranks: int) -> bool:
+        return all(stage.peak(device, ranks) <= USABLE * device.memory for stage in stages)
+
+    if fits(1):
+        return 1
+    # From two devices on, each more lowers the peak.
+    ranks = 2 + bisect_left(range(2, MAX_DEVICES + 1), True, key=fits)
+    return ranks if ranks <= MAX_DEVICES else None
 
 
 def thrifty(plan: Plan) -> Plan:
@@ -193,11 +199,11 @@ def _assumptions(plan: Plan, source: str) -> list[str]:
     rates = ", ".join(f"{rate:.3g} {dtype}" for dtype, rate in sorted(spec.tflops.items()))
     rows = ", ".join(f"{count:,} {role}" for role, count in lengths.rows.items())
     return [
-        f"Model: shapes {source}.",
-        f"Task: {rows} rows of {lengths.scored:.0f} tokens, {lengths.answer:.0f} of the answer; "
-        f"{lengths.source}.",
+        f"Shapes: {source}.",
+        f"Rows: {rows}; {lengths.scored:.0f} tokens to score a row, {lengths.answer:.0f} of the "
+        f"answer; {lengths.source}.",
         f"Device: {spec.name}, {plan.device.source}: {spec.memory_gib:.0f} GiB; TFLOP/s {rates}, "
         f"of which passes reach {spec.utilization:.0%} and eigenvectors "
         f"{spec.solver_utilization:.1%}.",
-        f"Pruned models keep {KEPT:.0%}; only the search can tell.",
+        f"The pruned model is assumed to keep {KEPT:.0%}; the search decides.",
     ]

@@ -84,8 +84,8 @@ def _table(record: Record) -> RenderableType:
         ),
         Text(
             f"break-even: the largest rank whose {record['storage']} factors are no larger than "
-            f"the dense matrix; with: reads the same input as. Shapes are {record['shapes']}. "
-            f"{NAME} lists every matrix.",
+            f"the dense matrix; with: reads the same input as. Shapes: {record['shapes']}. {NAME} "
+            "lists every matrix.",
             style="dim",
         ),
         *(

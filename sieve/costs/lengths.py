@@ -124,9 +124,7 @@ def _stated(config: TaskConfig, context: int | None) -> Lengths:
     rows = {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
     tokens = min(float(config.typical["tokens"]), math.inf if context is None else context)
     answer, passes = (float(config.typical.get(key, 1)) for key in ("answer", "passes"))
-    return Lengths(
-        rows, tokens, tokens, passes, answer, _written(config), "as task.typical states them"
-    )
+    return Lengths(rows, tokens, tokens, passes, answer, _written(config), "stated in task.typical")
 
 
 def _guessed(config: TaskConfig, task: Task) -> Lengths:

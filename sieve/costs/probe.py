@@ -111,7 +111,7 @@ def _measured(settings: DeviceConfig, device: torch.device, dtypes: set[str]) ->
         own |= {"utilization": CPU_UTILIZATION, "layer_ms": CPU_LAYER_MS}
         own |= {"overhead_gib": peak_memory_mib(device) / 1024}
         own |= {"host_gflops": tflops["float64"] * 1e3 / 4}
-    source = f"measured here with {torch.get_num_threads()} threads"
+    source = f"measured here on {torch.get_num_threads()} thread(s)"
     return Device(replace(spec, **own), on_cpu, source)  # type: ignore[arg-type]
 
 

@@ -135,7 +135,7 @@ def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
                 f"model.architecture of {model.label} is not valid (model_type {model_type!r}); "
                 "copy it from the model's config.json."
             ) from error
-        return described, f"as model.architecture of {model.label} states them"
+        return described, "stated in model.architecture"
     try:
         return load_config(model, find_model(model.path, weights=False)), "from its config.json"
     except ValueError as error:

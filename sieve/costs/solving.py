@@ -81,9 +81,11 @@ def _scaled_up(
     return (sum(counts.values()) - decompositions) * scale**3, decompositions * scale**3
 
 
-def solve_bytes(matrix: Matrix, width: int) -> float:
-    """What one solve holds: weight and factors, and the moment and eigenvectors of a `width`."""
-    return FLOAT64 * (4.0 * matrix.size + 7.5 * width**2)
+def solve_bytes(projection: str, matrix: Matrix, width: int) -> float:
+    """What one solve holds: weight and factors, the moment of `width`, and eigenvectors."""
+    of_inputs = projection in ("input_pca", "whitened")
+    side = matrix.d_in if of_inputs else min(matrix.d_out, matrix.d_in)
+    return FLOAT64 * (4.0 * matrix.size + 1.5 * width**2 + 6 * side**2)
 
 
 def pivot_flops(matrix: Matrix, sizing: Sizing, level: float) -> float:

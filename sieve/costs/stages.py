@@ -85,7 +85,7 @@ def solve_all(plan: Plan) -> tuple[Work, Part]:
     solved: list[tuple[Matrix, tuple[Side, int]]] = [
         (matrix, streams.get(matrix.name) or streams[matrix.source]) for matrix in matrices
     ]
-    workspace = max(solve_bytes(matrix, width) for matrix, (_, width) in solved)
+    workspace = max(solve_bytes(projection.name, matrix, width) for matrix, (_, width) in solved)
     if projection.joint:
         solved += [(group, ("input", group.d_in)) for group in siblings(plan.shape.blocks)]
     flops = [

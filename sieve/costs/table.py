@@ -16,9 +16,9 @@ def dry_run_table(record: Record) -> RenderableType:
     total, count = record["total"], record["devices"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("stage", no_wrap=True)
-    for name in ("PFLOP", "time", "GiB", "tokens", "genomes"):
+    for name in ("PFLOP", "time", "peak GiB", "tokens", "genomes"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("GiB by part; remarks", overflow="fold")
+    table.add_column("parts of the peak in GiB; remarks", overflow="fold")
     for row in record["stages"]:
         table.add_row(*_cells(row))
     disk = f"on disk: cache {size(total['cache_gib'])}, export {size(total['export_gib'])}"
@@ -33,9 +33,8 @@ def dry_run_table(record: Record) -> RenderableType:
         style="bold",
     )
     title = (
-        f"{record['model']} on {record['task']['name']}: "
-        f"{quantity(record['parameters'] / 1e9)} B parameters, "
-        f"{quantity(record['prunable'] / 1e9)} B prunable, on {count} × {record['device']['name']}"
+        f"{record['model']} on {record['task']['name']}: {short(record['parameters'])} parameters, "
+        f"{short(record['prunable'])} prunable, on {count} × {record['device']['name']}"
     )
     hours = f"{duration(total['hours'])} expected, {duration(total['hours_at_most'])} at most"
     if count > 1:
@@ -55,11 +54,10 @@ def verdict(record: Record) -> str:
     total, device, ranks = record["total"], record["device"], record["shards"]
     stage = max(record["stages"], key=lambda row: row["peak_gib"])["stage"]
     where = f"{'one' if ranks == 1 else f'{ranks:,}'} {device['name']}"
-    each = " of each" if ranks > 1 else ""
-    fits = f"{record['model']} fits" if record["fits"] else f"{record['model']} does not fit"
+    fits = "fits" if record["fits"] else "does not fit"
     peak = (
-        f"{fits} on {where}: the peak, in {stage}, is {size(total['peak_gib'])} of the "
-        f"{device['memory_gib']:,.0f} GiB{each}."
+        f"{record['model']} {fits} on {where}: the peak, in {stage}, takes "
+        f"{size(total['peak_gib'])} GiB of a device; it has {device['memory_gib']:,.0f} GiB."
     )
     if record["fits"]:
         return peak

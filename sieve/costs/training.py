@@ -22,21 +22,17 @@ def learn(plan: Plan) -> Stage:
     """The fit of projection=learned: Adam on one factor of every matrix, or two if untied."""
     settings, shape = plan.config.projection.learning, plan.shape
     rows, tokens = plan.calibration_rows(settings.tokens), settings.batch_tokens
-    batches = max(1.0, rows.tokens / tokens)
     ranks = [(m, plan.sizing.rank(m, settings.level) or 0) for m in shape.matrices]
-    products = sum(6 * r * (rows.tokens * (m.d_in + m.d_out) + batches * m.size) for m, r in ranks)
+    products = sum(
+        6 * r * (rows.tokens * (m.d_in + m.d_out) + rows.tokens / tokens * m.size) for m, r in ranks
+    )
     trained = sum(r * (m.d_in if settings.tied else m.d_in + m.d_out) for m, r in ranks)
     solves, workspace = solve_all(plan)
     work = (plan.run(rows) + plan.products(products)) * settings.epochs
-    activations = activation_bytes(shape, tokens, plan.itemsize)
-    activations += 6 * FLOAT32 * tokens * shape.widest
-    parts = (
-        plan.weights,
-        Part("factors and Adam", ADAM * trained + FLOAT32 * sum(r * r for _, r in ranks)),
-        Part("activations", activations),
-        workspace,
-        plan.bank,
-    )
+    hooks = 6 * FLOAT32 * tokens * shape.widest
+    activations = Part("activations", hooks + activation_bytes(shape, tokens, plan.itemsize))
+    adam = Part("factors and Adam", ADAM * trained)
+    parts = (plan.weights, adam, activations, workspace, plan.bank)
     return Stage("fit", work + solves + plan.write(plan.bank.size), parts, remark="learned")
 
 
@@ -61,7 +57,9 @@ def refit(plan: Plan) -> Stage | None:
             work += plan.run(rows, backward=True)
         inputs = [{m.source: m.d_in for m in b} for b in blocks_of(matrices).values()]
         widths = 2 * plan.itemsize * shape.hidden + FLOAT32 * max(sum(i.values()) for i in inputs)
-        workspace = max(solve_bytes(m, m.d_in) + REFIT_BYTES * m.d_in**2 for m in matrices)
+        workspace = max(
+            solve_bytes(settings.name, m, m.d_in) + REFIT_BYTES * m.d_in**2 for m in matrices
+        )
         parts += [Part("hidden states", rows.tokens * widths), Part("solver workspace", workspace)]
     batch = min(plan.config.batch_tokens, rows.tokens / MIN_BATCHES)
     if settings.tune_steps:

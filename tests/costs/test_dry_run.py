@@ -72,9 +72,7 @@ def test_a_configuration_of_the_paper_is_forecast(experiment, task, tmp_path):
     stages = [row["stage"] for row in record["stages"]]
     assert stages == ["calibrate", "fit", "search", "evaluate", "export"]
     assert stage(record, "search")["evaluations"] == {"expected": 1300, "at_most": 3000}
-    assert (
-        record["task"]["name"] == task and record["task"]["source"] == "as task.typical states them"
-    )
+    assert record["task"]["name"] == task and record["task"]["source"] == "stated in task.typical"
     assert stage(record, "calibrate")["tokens"] == pytest.approx(200_000) or task == "medqa"
     assert 0 < record["total"]["hours"] < record["total"]["hours_at_most"]
     large = experiment.endswith("70b")
