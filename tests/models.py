@@ -1,11 +1,10 @@
 """Tiny random causal language models of many architectures, and a tokenizer, all in memory.
 
-Weights are large enough that every layer matters, biases and norms are not the trivial ones, and
-every number is exact in float16 and bfloat16, so that storage in either loses nothing.
+Weights are large enough that every layer matters, biases are not 0 and norms are not 1, and every
+number is exact in float16 and bfloat16, so that storing it in either loses nothing.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import transformers
@@ -16,14 +15,13 @@ from transformers.modeling_outputs import CausalLMOutput
 
 VOCAB_SIZE = 384
 SPECIALS = ("<pad>", "<bos>", "<eos>")
-# Words that are one token, with the space before them.
+# Words that are one token together with the space before them.
 WORDS = (
-    "positive", "negative", "good", "bad", "yes", "no", "true", "false", "movie", "film",
-    "question", "answer", "review", "the", "A", "B", "C", "D", "E",
-)  # fmt: skip
+    "positive negative good bad yes no true false movie film question answer review the A B C D E"
+).split()
 
 
-def tiny_tokenizer(**overrides: Any) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(**overrides: object) -> PreTrainedTokenizerFast:
     """Byte-level BPE of fewer than `VOCAB_SIZE` tokens: every text survives encode and decode."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges: dict[tuple[str, str], None] = {}
@@ -37,13 +35,17 @@ def tiny_tokenizer(**overrides: Any) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     options = {
-        "pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>",
-        "model_max_length": 128, "padding_side": "left", "clean_up_tokenization_spaces": False,
-    }  # fmt: skip
+        "pad_token": "<pad>",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "model_max_length": 128,
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+    }
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **(options | overrides))
 
 
-def build(name: str, seed: int = 0, **config: Any) -> PreTrainedModel:
+def build(name: str, seed: int = 0, **config: object) -> PreTrainedModel:
     """A random model of the class `<name>ForCausalLM` in evaluation mode, float32."""
     model_class = getattr(transformers, f"{name}ForCausalLM", None) or getattr(
         transformers, f"{name}LMHeadModel"
@@ -52,8 +54,10 @@ def build(name: str, seed: int = 0, **config: Any) -> PreTrainedModel:
     return randomized(model_class, model_class.config_class(**(tokens | config)), seed)
 
 
-def randomized(model_class: Any, config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """A model whose every parameter is drawn anew, in evaluation mode, without gradients."""
+def randomized(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int = 0
+) -> PreTrainedModel:
+    """A model with random parameters, in evaluation mode, without gradients."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config).eval().requires_grad_(False)
@@ -61,7 +65,7 @@ def randomized(model_class: Any, config: PreTrainedConfig, seed: int = 0) -> Pre
             parameter.copy_(_draw(name, parameter))
     model.tie_weights()
     if model.can_generate():
-        # An early end of text would leave a generation test with nothing to compare.
+        # Without an end token, generation always writes all tokens that a test compares.
         model.generation_config.eos_token_id = None
     return model
 
@@ -73,80 +77,83 @@ def _draw(name: str, parameter: Tensor) -> Tensor:
         spread = fan_in**-0.5
     else:
         spread = 0.1
-    drawn = (torch.randn(parameter.shape) * spread).clamp(-0.99, 0.99)
-    rounded = (drawn * 128).round() / 128
+    values = (torch.randn(parameter.shape) * spread).clamp(-0.99, 0.99)
+    rounded = (values * 128).round() / 128
     is_norm = parameter.ndim == 1 and name.endswith("weight")
     return (rounded.clamp(-0.5, 0.5) + 1).to(torch.bfloat16).float() if is_norm else rounded
 
 
 _DECODER = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
     "max_position_embeddings": 128,
-}  # fmt: skip
+}
 _GROUPED = _DECODER | {"num_key_value_heads": 2}
 
 
-def tiny_llama(**overrides: Any) -> PreTrainedModel:
+def tiny_llama(**overrides: object) -> PreTrainedModel:
     """Grouped-query attention, no biases, untied."""
     return build("Llama", **(_GROUPED | {"tie_word_embeddings": False} | overrides))
 
 
-def tiny_llama_tied(**overrides: Any) -> PreTrainedModel:
+def tiny_llama_tied(**overrides: object) -> PreTrainedModel:
     """Llama whose output head is the embedding."""
     return tiny_llama(**({"tie_word_embeddings": True} | overrides))
 
 
-def tiny_mistral(**overrides: Any) -> PreTrainedModel:
+def tiny_mistral(**overrides: object) -> PreTrainedModel:
     """Sliding-window attention."""
     return build("Mistral", **(_GROUPED | {"sliding_window": 8} | overrides))
 
 
-def tiny_qwen2(**overrides: Any) -> PreTrainedModel:
+def tiny_qwen2(**overrides: object) -> PreTrainedModel:
     """Biases in q, k and v alone; tied."""
     return build("Qwen2", **(_GROUPED | {"tie_word_embeddings": True} | overrides))
 
 
-def tiny_qwen3(**overrides: Any) -> PreTrainedModel:
-    """Normalized queries and keys; head size of its own."""
+def tiny_qwen3(**overrides: object) -> PreTrainedModel:
+    """Normalized queries and keys; a head size that the width does not give."""
     return build("Qwen3", **(_GROUPED | {"head_dim": 16} | overrides))
 
 
-def tiny_gemma2(**overrides: Any) -> PreTrainedModel:
-    """Two kinds of attention in turn, soft-capped logits, tied."""
+def tiny_gemma2(**overrides: object) -> PreTrainedModel:
+    """Alternating kinds of attention, soft-capped logits, tied."""
     options = {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}
     return build("Gemma2", **(_GROUPED | options | overrides))
 
 
-def tiny_gemma3(**overrides: Any) -> PreTrainedModel:
+def tiny_gemma3(**overrides: object) -> PreTrainedModel:
     """The text model of Gemma 3, tied."""
     options = {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}
     return build("Gemma3", **(_GROUPED | options | overrides))
 
 
-def tiny_phi3(**overrides: Any) -> PreTrainedModel:
+def tiny_phi3(**overrides: object) -> PreTrainedModel:
     """Fused qkv_proj and gate_up_proj."""
     return build("Phi3", **(_GROUPED | overrides))
 
 
-def tiny_gpt2(**overrides: Any) -> PreTrainedModel:
+def tiny_gpt2(**overrides: object) -> PreTrainedModel:
     """Conv1D layers with biases, fused c_attn, learned positions, tied."""
     shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
     return build("GPT2", **(shape | overrides))
 
 
-def tiny_gpt_neox(**overrides: Any) -> PreTrainedModel:
+def tiny_gpt_neox(**overrides: object) -> PreTrainedModel:
     """Parallel residual, biases everywhere, fused query_key_value."""
     return build("GPTNeoX", **(_DECODER | overrides))
 
 
-def tiny_opt(**overrides: Any) -> PreTrainedModel:
+def tiny_opt(**overrides: object) -> PreTrainedModel:
     """Biases everywhere, learned positions, tied."""
     shape = {"ffn_dim": 48, "word_embed_proj_dim": 32}
     options = {key: value for key, value in _DECODER.items() if key != "intermediate_size"}
     return build("OPT", **(options | shape | overrides))
 
 
-def tiny_mixtral(**overrides: Any) -> PreTrainedModel:
+def tiny_mixtral(**overrides: object) -> PreTrainedModel:
     """Mixture of experts: a router and stacked expert weights beside plain attention."""
     options = {"num_local_experts": 4, "num_experts_per_tok": 2}
     return build("Mixtral", **(_GROUPED | options | overrides))
@@ -162,7 +169,7 @@ class OddConfig(PreTrainedConfig):
 
 
 class OddBlock(nn.Module):
-    """Mean attention and a two-layer network, under names that no list knows."""
+    """Mean attention and a two-layer network, under names that `KINDS` does not list."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -178,7 +185,7 @@ class OddBlock(nn.Module):
 
 
 class OwnExperts(nn.Module):
-    """Experts stacked in a way that nobody describes."""
+    """Experts stacked in a form that transformers does not describe."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -189,7 +196,7 @@ class OwnExperts(nn.Module):
 
 
 class WithOwnExperts(OddBlock):
-    """A block of which a part cannot be factorized."""
+    """A block with a part that cannot be factorized."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -200,7 +207,7 @@ class WithOwnExperts(OddBlock):
 
 
 class OddForCausalLM(PreTrainedModel):
-    """A decoder of an unknown architecture."""
+    """A decoder of an architecture that transformers does not have."""
 
     config_class = OddConfig
     _tied_weights_keys = {"read.weight": "table.weight"}
@@ -218,7 +225,9 @@ class OddForCausalLM(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.read
 
-    def forward(self, input_ids: Tensor, attention_mask: Any = None, **_: Any) -> CausalLMOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: object
+    ) -> CausalLMOutput:
         x = self.table(input_ids)
         for rung in self.rungs:
             x = rung(x)
@@ -226,7 +235,7 @@ class OddForCausalLM(PreTrainedModel):
 
 
 def tiny_odd(tied: bool = False) -> PreTrainedModel:
-    """A model of an architecture that no list names."""
+    """A model of an architecture that transformers does not have."""
     return randomized(OddForCausalLM, OddConfig(tie_word_embeddings=tied))
 
 

@@ -1,18 +1,17 @@
-"""What a workspace or report of W&B names of its runs, read out of the JSON that it is sent as."""
+"""The metrics and settings that a W&B workspace or report refers to, read from its JSON."""
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from logged import Page
 
-# What a place of a spec names: a key of a logged row, a closing figure, a setting, or a group.
-ROW, CLOSING, SETTING = "history", "summary", "settings"
-OWN = {"state", "displayName", "group"}  # of a run, W&B's own
+# What a spec can refer to: a key of a logged row, a summary value, a setting.
+ROW, SUMMARY, SETTING = "history", "summary", "settings"
+OWN = {"state", "displayName", "group"}  # fields that every W&B run has
 
 
-def used(value: Any) -> Iterator[tuple[str, str]]:
-    """(place, name) of everything in a spec that names something of a run."""
+def used(value: object) -> Iterator[tuple[str, str]]:
+    """(place, name) of every reference to a run in a spec."""
     if isinstance(value, list):
         for one in value:
             yield from used(one)
@@ -26,7 +25,7 @@ def used(value: Any) -> Iterator[tuple[str, str]]:
         if key in ("xAxis", "yAxis", "zAxis") and isinstance(inner, str):
             yield _split(inner, ROW)
         elif key == "accessor":
-            yield _split(inner, CLOSING)
+            yield _split(inner, SUMMARY)
         elif key in ("metrics", "mediaKeys"):
             yield from ((ROW if key == "metrics" else "media", name) for name in inner)
         elif key == "groupBy":
@@ -37,8 +36,8 @@ def used(value: Any) -> Iterator[tuple[str, str]]:
             yield from used(inner)
 
 
-def picked(value: Any) -> Iterator[str]:
-    """What a table's panel picks out of a run's closing figures: constants named `key`."""
+def picked(value: object) -> Iterator[str]:
+    """The summary values that a table's panel shows: constants named `key`."""
     if isinstance(value, list | dict):
         for one in value.values() if isinstance(value, dict) else value:
             yield from picked(one)
@@ -46,7 +45,7 @@ def picked(value: Any) -> Iterator[str]:
         yield key["val"]
 
 
-PLACES = {"run": "run", "summary": CLOSING, "config": SETTING}
+PLACES = {"run": "run", "summary": SUMMARY, "config": SETTING}
 
 
 def _split(name: str, default: str) -> tuple[str, str]:
@@ -54,12 +53,12 @@ def _split(name: str, default: str) -> tuple[str, str]:
     return (PLACES[section], rest) if colon else (default, name)
 
 
-def missing(spec: Any, pages: list[Page]) -> set[tuple[str, str]]:
-    """What a spec uses and no page has."""
+def missing(spec: object, pages: list[Page]) -> set[tuple[str, str]]:
+    """References of a spec that no page has."""
     rows = {key for one in pages for key in one.history}
     held = {
         ROW: rows,
-        CLOSING: rows | {key for one in pages for key in one.summary},
+        SUMMARY: rows | {key for one in pages for key in one.summary},
         SETTING: {re.sub(r"^([^.]+)", r"\1.value", k) for one in pages for k in one.settings},
         "media": {key for one in pages for key in one.media},
         "run": OWN,

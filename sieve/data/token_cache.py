@@ -1,7 +1,6 @@
-"""A tokenizer that keeps the tokens of many texts on disk, by their fingerprint.
+"""A tokenizer that caches the tokens of many texts on disk, by the fingerprint of the texts.
 
-Fast tokenizers share the work of many texts among all cores; a sweep, or a second run, reads what
-the first has found.
+A sweep or a second run reads the tokens that the first run computed.
 """
 
 from collections.abc import Sequence
@@ -14,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from sieve.runtime.artifacts import Cache, fingerprint, written_beside
 
-MANY = 2_000  # texts that are worth a file
+MANY = 2_000  # the fewest texts that are cached
 
 
 class CachedTokenizer:
-    """Tokenizes as the tokenizer it stands for; key: a fingerprint of that one."""
+    """Behaves as `tokenizer`, whose fingerprint is `key`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, cache: Cache, key: str) -> None:
         self._tokenizer, self._cache, self._key = tokenizer, cache, key
@@ -26,19 +25,19 @@ class CachedTokenizer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
-    def __call__(self, texts: Any, **options: Any) -> Any:
-        """`input_ids` of many texts from the disk, where they are; else as the tokenizer says."""
+    def __call__(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """`input_ids` of many texts from the disk if they are there, else from the tokenizer."""
         if isinstance(texts, str) or len(texts) < MANY:
             return self._tokenizer(texts, **options)
         key = fingerprint("tokens", self._key, list(texts), options)
         path = self._cache.path("tokens", key, "safetensors")
         if path.exists():
             try:
-                held = load_file(path)
-                rows = held["ids"].split(held["lengths"].tolist())
+                tensors = load_file(path)
+                rows = tensors["ids"].split(tensors["lengths"].tolist())
                 return {"input_ids": [row.tolist() for row in rows]}
             except (SafetensorError, KeyError, RuntimeError):
-                path.unlink(missing_ok=True)  # Damaged, and soon made again.
+                path.unlink(missing_ok=True)  # The file is damaged; write it again.
         ids: Sequence[Sequence[int]] = self._tokenizer(texts, **options)["input_ids"]
         flat = torch.tensor([token for row in ids for token in row], dtype=torch.int32)
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int32)
