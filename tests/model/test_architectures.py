@@ -39,7 +39,7 @@ def test_every_matrix_of_a_block_is_found_under_its_kind_and_none_is_unsupported
 
 
 @pytest.mark.parametrize("family", MORE)
-def test_level_one_changes_nothing_and_level_half_equals_dense_layers_with_the_factors_product(
+def test_level_one_changes_nothing_and_level_half_equals_the_product_of_the_factors(
     family,
 ):
     model = MORE[family]().double()
