@@ -1,4 +1,4 @@
-"""Batched scores equal those of one example at a time, and no row is lost or counted twice."""
+"""Batches give the scores of single examples, and no row is lost or counted twice."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ CASES = {
 @torch.inference_mode()
 def batched(model: PreTrainedModel, batches: Sequence[ScoringBatch]) -> dict[int, Tensor]:
     """Example -> log-likelihoods of its choices."""
-    found: dict[int, Tensor] = {}
+    logprobs: dict[int, Tensor] = {}
     for batch in batches:
         logits = model(
             input_ids=batch.input_ids,
@@ -44,9 +44,9 @@ def batched(model: PreTrainedModel, batches: Sequence[ScoringBatch]) -> dict[int
             logits_to_keep=batch.keep,
         ).logits
         for index, row in zip(batch.examples.tolist(), choice_logprobs(logits, batch), strict=True):
-            assert index not in found
-            found[index] = row
-    return found
+            assert index not in logprobs
+            logprobs[index] = row
+    return logprobs
 
 
 @torch.inference_mode()
@@ -67,17 +67,17 @@ def reference(
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("merge", [False, True])
-def test_batched_scores_equal_the_slow_reference(kind: str, case: str, merge: bool) -> None:
+def test_batched_scores_equal_scores_of_single_choices(kind: str, case: str, merge: bool) -> None:
     tokenizer, model = make_tokenizer(merge_across_words=merge), make_model(kind)
     examples = CASES[case]
-    found = batched(model, scoring_batches(examples, tokenizer, batch_tokens=120))
-    assert sorted(found) == list(range(len(examples)))
+    logprobs = batched(model, scoring_batches(examples, tokenizer, batch_tokens=120))
+    assert sorted(logprobs) == list(range(len(examples)))
     for index, example in enumerate(examples):
         expected = torch.tensor(reference(model, example, tokenizer))
         count = len(example.choices)
-        torch.testing.assert_close(found[index][:count], expected, atol=1e-5, rtol=1e-5)
-        assert (found[index][count:] == float("-inf")).all()
-        assert found[index].dtype == torch.float32
+        torch.testing.assert_close(logprobs[index][:count], expected, atol=1e-5, rtol=1e-5)
+        assert (logprobs[index][count:] == float("-inf")).all()
+        assert logprobs[index].dtype == torch.float32
 
 
 @pytest.mark.parametrize("unit", ["tokens", "characters", "bytes"])
@@ -95,7 +95,7 @@ def test_normalized_scores_are_divided_by_the_size_of_the_answer(unit: str) -> N
         torch.testing.assert_close(mean[index][: len(row)], expected)
 
 
-def test_logits_of_another_shape_are_refused() -> None:
+def test_logits_of_the_wrong_shape_are_refused() -> None:
     (batch,) = scoring_batches(RAGGED, make_tokenizer(), 500)
     with pytest.raises(ValueError, match="pass logits_to_keep=keep"):
         choice_logprobs(torch.zeros(len(batch.input_ids), batch.keep + 1, 320), batch)
@@ -114,7 +114,7 @@ def test_single_token_labels_cost_one_row_and_one_position_each() -> None:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100, 10_000])
-def test_batches_hold_every_example_once_within_the_budget(batch_tokens: int) -> None:
+def test_each_example_is_in_one_batch_of_at_most_batch_tokens(batch_tokens: int) -> None:
     examples = CASES["multiple"] + CASES["ragged"]
     batches = scoring_batches(examples, make_tokenizer(), batch_tokens)
     seen = [index for batch in batches for index in batch.examples.tolist()]
@@ -142,7 +142,7 @@ def test_buckets_keep_padding_small() -> None:
     assert all(len(group) * sizes[group[0]][1] <= 2000 for group in groups)
 
 
-def test_ranks_share_the_batches_without_overlap() -> None:
+def test_ranks_split_the_batches_without_overlap() -> None:
     batches = scoring_batches(CASES["multiple"], make_tokenizer(), 60)
     assert len(batches) >= 4
     shares = [batches_of_rank(batches, rank, 3) for rank in range(3)]
@@ -191,7 +191,7 @@ def test_calibration_rows_depend_on_the_seed_only() -> None:
     assert len({str(rows(seed)) for seed in range(5)}) > 1
 
 
-def test_a_batch_moves_as_one() -> None:
+def test_all_tensors_of_a_batch_move_to_a_device() -> None:
     (batch,) = scoring_batches(RAGGED, make_tokenizer(), 500)
     moved = batch.to("meta")
     assert moved.input_ids.is_meta and moved.slots.is_meta and moved.keep == batch.keep
@@ -218,13 +218,13 @@ def test_a_trained_model_reads_its_task_as_well_as_stated(shared: Path, tmp_path
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_reach_of_a_task_counts_the_tokens_of_choices_and_of_prompts(case: str) -> None:
+def test_the_vocabulary_of_a_task_counts_distinct_tokens_of_choices_and_rows(case: str) -> None:
     tokenizer, examples = make_tokenizer(), CASES[case]
     encoded = encode_examples(examples, tokenizer)
     answers = {token for e in encoded for choice in e.choices for token in choice}
     prompts = {token for e in encoded for token in e.prefix}
-    found = count_vocabulary(scoring_batches(examples, tokenizer, 64))
-    assert found["answers"] == len(answers)
-    # Rows hold what precedes an answer's last token as well.
-    assert len(prompts) <= found["prompts"] <= len(prompts | answers)
+    counts = count_vocabulary(scoring_batches(examples, tokenizer, 64))
+    assert counts["answers"] == len(answers)
+    # Rows also contain the tokens of answers, except their last ones.
+    assert len(prompts) <= counts["prompts"] <= len(prompts | answers)
     assert count_vocabulary([]) == {"answers": 0, "prompts": 0}

@@ -1,8 +1,8 @@
 """Lightning gets every batch of a task exactly once, whatever the number of ranks."""
 
 import warnings
+from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
 
 import lightning as L
 import pytest
@@ -11,24 +11,25 @@ from token_helpers import RAGGED, make_examples, make_tokenizer
 from sieve.data.batches import TokenBatch
 from sieve.data.choices import ScoringBatch
 from sieve.data.datamodule import SieveDataModule
+from sieve.data.scored import ScoredBatch
 from sieve.tasks import Task
 from sieve.tasks.metrics import ACCURACY
 
 
-def make_task(**settings: Any) -> Task:
+def make_task() -> Task:
     splits = {
         "calibration": make_examples(" positive", " negative", count=9),
         "selection": make_examples(" very good", " bad", count=8),
         "test": RAGGED,
     }
-    return Task("toy", "reviews", ACCURACY, splits, {}, **settings)
+    return Task("toy", "reviews", ACCURACY, splits, {})
 
 
-def make_module(**settings: Any) -> SieveDataModule:
+def make_module(**settings: object) -> SieveDataModule:
     return SieveDataModule(make_task(), make_tokenizer(), **{"batch_tokens": 60, **settings})
 
 
-def indices(loader: Any) -> list[int]:
+def indices(loader: Iterable[ScoredBatch]) -> list[int]:
     return [index for batch in loader for index in batch.examples.tolist()]
 
 
@@ -49,17 +50,17 @@ def test_batches_are_built_once() -> None:
 
 
 def test_every_rank_gets_its_own_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[int] = []
+    examples: list[int] = []
     for rank in range(3):
         module = make_module()
         monkeypatch.setattr(module, "trainer", SimpleNamespace(global_rank=rank, world_size=3))
         share = indices(module.val_dataloader())
         assert share
-        found += share
-    assert sorted(found) == list(range(8))
+        examples += share
+    assert sorted(examples) == list(range(8))
 
 
-def test_calibration_tokens_and_context_length_are_obeyed() -> None:
+def test_calibration_tokens_and_context_length_limit_the_rows() -> None:
     few = make_module(calibration_tokens=1).calibration()
     assert sum(len(batch.input_ids) for batch in few) == 1
     with pytest.raises(ValueError, match="longer than the model's context"):
@@ -67,7 +68,7 @@ def test_calibration_tokens_and_context_length_are_obeyed() -> None:
 
 
 class Collector(L.LightningModule):
-    """Notes what a trainer hands out."""
+    """Records the examples that a trainer passes to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,10 +79,10 @@ class Collector(L.LightningModule):
         self.seen += batch.examples.tolist()
 
 
-def test_a_trainer_hands_out_ready_batches() -> None:
+def test_a_trainer_passes_the_batches_on_unchanged() -> None:
     module, collector = make_module(batch_tokens=30), Collector()
     with warnings.catch_warnings():
-        # Batches are ready tensors: workers would only cost time.
+        # The batches are tensors already, so worker processes would only cost time.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         trainer = L.Trainer(
             accelerator="cpu",

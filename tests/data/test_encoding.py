@@ -1,4 +1,4 @@
-"""Prompt and answers are encoded together, with special tokens once, and cut in the right place."""
+"""Prompt and answers are encoded together, with special tokens once, and split at the boundary."""
 
 import pytest
 from token_helpers import make_examples, make_tokenizer
@@ -36,7 +36,9 @@ def test_answer_tokens_are_what_follows_the_prompt() -> None:
 
 
 @pytest.mark.parametrize("choices", [(" yes", " bad", "!"), ("!", " bad", " yes")])
-def test_a_boundary_that_merges_is_moved_back_for_all_choices(choices: tuple[str, ...]) -> None:
+def test_a_merge_across_the_boundary_moves_it_back_for_all_choices(
+    choices: tuple[str, ...],
+) -> None:
     tokenizer = make_tokenizer(merge_across_words=True)
     example = Example("Question: who was it?\nAnswer:", choices, 0)
     prompt = tokenizer(example.prompt)["input_ids"]
@@ -60,7 +62,7 @@ def test_rows_are_the_distinct_maximal_beginnings() -> None:
     assert example.answer_row() == (1, 5)
 
 
-def test_a_chat_template_brings_its_own_special_tokens_and_no_delimiter() -> None:
+def test_a_chat_template_adds_its_own_special_tokens_and_drops_the_delimiter() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = CHAT
     example = make_examples(" positive", " negative", count=1)[0]
@@ -72,7 +74,7 @@ def test_a_chat_template_brings_its_own_special_tokens_and_no_delimiter() -> Non
     assert tokenizer.decode(whole(plain, 0)[1:]) == "Review: the\nSentiment: positive"
 
 
-def test_labels_that_start_alike_are_told_apart_and_equal_ones_refused() -> None:
+def test_labels_may_start_alike_but_equal_ones_are_refused() -> None:
     tokenizer = make_tokenizer()
     (encoded,) = encode_examples(make_examples(" positive", " positive not", count=1), tokenizer)
     assert encoded.choices[0][0] == encoded.choices[1][0]
@@ -80,7 +82,7 @@ def test_labels_that_start_alike_are_told_apart_and_equal_ones_refused() -> None
         encode_examples(make_examples(" yes", " no", " yes", count=1), tokenizer)
 
 
-def test_an_empty_prompt_is_a_begin_token_or_an_end_token_or_refused() -> None:
+def test_an_empty_prompt_becomes_a_begin_or_end_token_or_is_refused() -> None:
     example = Example("", (" yes", " no"), 0)
     assert len(encode_examples([example], make_tokenizer())) == 1
     tokenizer = make_tokenizer(begin=False)

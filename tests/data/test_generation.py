@@ -1,4 +1,4 @@
-"""Answers that are written: as transformers' own greedy search, stopped, cut, compared."""
+"""Written answers equal greedy decoding, end at stop strings, and are scored by the metric."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def alone(model, prompt: str, tokens: int = 6) -> list[int]:
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_mixtral])
-def test_rows_in_a_padded_batch_are_written_as_each_by_itself(build):
+def test_padded_rows_are_answered_as_single_rows(build):
     model, found = build(), {}
     batches = writing_batches(EXAMPLES, writer(), batch_tokens=150)
     assert len(batches) > 1 and max(len(batch.examples) for batch in batches) > 1
@@ -35,7 +35,7 @@ def test_rows_in_a_padded_batch_are_written_as_each_by_itself(build):
         assert list(found[index]) == alone(model, example.prompt), index
 
 
-def test_penalties_of_the_model_are_not_those_of_the_task():
+def test_the_models_own_penalties_are_ignored():
     model = tiny_llama()
     own = model.generation_config
     own.repetition_penalty, own.no_repeat_ngram_size, own.min_new_tokens = 1.9, 1, 3
@@ -60,7 +60,7 @@ def test_writing_ends_at_an_end_token_and_at_a_stop_string():
     assert len(written) <= 4 and batch.writer.read(written) == text[: text.index(stop)]
 
 
-def test_a_stop_string_that_two_tokens_share_is_seen():
+def test_a_stop_string_across_two_tokens_ends_the_answer():
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     ids = alone(model, EXAMPLES[0].prompt, 6)
     parts = [tokenizer.decode([i]) for i in ids]
@@ -70,7 +70,7 @@ def test_a_stop_string_that_two_tokens_share_is_seen():
     assert stop and stop not in batch.writer.read(written) and len(written) < 6
 
 
-def test_values_are_of_what_was_taken_and_nothing_taken_is_told():
+def test_the_value_is_of_the_extracted_answer_and_a_missing_one_is_minus_one():
     model = tiny_llama()
     text = tiny_tokenizer().decode(alone(model, EXAMPLES[0].prompt))
     example = Example(EXAMPLES[0].prompt, (" yes",), 0, references=(text.strip(),))
@@ -108,7 +108,7 @@ def test_the_divergence_is_how_much_less_likely_the_dense_answers_are():
     assert score(model, batches, reference=below).divergences.tolist() == [0] * len(EXAMPLES)
 
 
-def test_the_loss_is_that_of_the_first_right_answer():
+def test_the_loss_is_of_the_first_right_answer():
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     found = score(model, writing_batches(EXAMPLES, writer(), batch_tokens=150))
     choices = [Example(e.prompt, e.choices + (" no",), 0) for e in EXAMPLES]
@@ -116,7 +116,7 @@ def test_the_loss_is_that_of_the_first_right_answer():
     assert found.losses.tolist() == pytest.approx(expected.losses.tolist(), abs=1e-4)
 
 
-def test_the_room_for_the_answer_is_part_of_the_context():
+def test_prompt_and_answer_must_fit_the_context_together():
     with pytest.raises(ValueError, match="longer than the model's context"):
         writing_batches(EXAMPLES, writer(max_new_tokens=20), context_length=40)
     with pytest.raises(ValueError, match="task.max_new_tokens is 40, expected less than"):
@@ -133,7 +133,7 @@ def test_the_room_for_the_answer_is_part_of_the_context():
         ("  plain ", {}, "plain"),
     ],
 )
-def test_what_is_taken_of_a_text(text, settings, expected):
+def test_an_answer_is_extracted_from_a_text(text, settings, expected):
     assert Writing(**settings).extract_from(text) == expected
     assert Writing(stop=("\n", "END")).cut("a END b\nc") == "a "
     assert Writing(extract=r"#### (\d+)").targets(["so #### 7", "8"]) == ["7", "8"]

@@ -1,9 +1,7 @@
-"""A common prefix that is run once: the same scores as every row run whole, of fewer tokens."""
+"""A common prefix that runs once gives the same scores as whole rows, with fewer tokens."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from transformers import PreTrainedModel
 
 from sieve.data import prefix as module
 from sieve.data.choices import scoring_batches
-from sieve.data.encoding import EncodedExample
+from sieve.data.encoding import EncodedExample, Tokens
 from sieve.data.generation import Writer, writing_batches
 from sieve.data.prefix import (
     PrefixCache,
@@ -43,31 +41,31 @@ ALL = FAMILIES | {"mixtral": tiny_mixtral}
 
 
 def pair(model: PreTrainedModel, least: float = 0.25, batch_tokens: int = 120) -> tuple:
-    """Batches that share and batches that do not."""
+    """Batches that share their prefix, and batches of whole rows."""
     tokenizer, sharing = tiny_tokenizer(), prefix_sharing_of(model, least)
     shared = scoring_batches(EXAMPLES, tokenizer, batch_tokens, sharing=sharing)
     return shared, scoring_batches(EXAMPLES, tokenizer, batch_tokens)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_choices_are_scored_as_without_sharing(name: str) -> None:
+def test_choices_have_the_same_scores_with_and_without_sharing(name: str) -> None:
     model = ALL[name](**({"sliding_window": 120} if name in WINDOWED else {}))
     shared, plain = pair(model)
     assert all(len(batch.prefix) > 20 for batch in shared) and len(shared) < len(plain)
-    spent = PrefixCache()
-    ours, theirs = score(model, shared, shared=spent), score(model, plain)
+    cache = PrefixCache()
+    ours, theirs = score(model, shared, shared=cache), score(model, plain)
     assert (ours.predicted == theirs.predicted).all()
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5, atol=1e-5)
-    assert spent.tokens < 0.6 * spent.unshared
+    assert cache.tokens < 0.6 * cache.unshared
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in WINDOWED])
-def test_full_attention_with_a_plain_cache_shares_at_any_length(name: str) -> None:
+def test_models_with_full_attention_share_a_prefix_in_rows_of_any_length(name: str) -> None:
     assert longest_exact_row(ALL[name]()) == math.inf
 
 
 @pytest.mark.parametrize("name", sorted(WINDOWED))
-def test_rows_beyond_a_sliding_window_are_run_whole(name: str) -> None:
+def test_rows_longer_than_the_sliding_window_run_whole(name: str) -> None:
     model = ALL[name]()
     assert longest_exact_row(model) <= 8
     shared, plain = pair(model)
@@ -75,7 +73,7 @@ def test_rows_beyond_a_sliding_window_are_run_whole(name: str) -> None:
     assert (score(model, shared).losses == score(model, plain).losses).all()
 
 
-def test_only_the_rows_that_fit_a_window_share() -> None:
+def test_only_rows_that_fit_the_sliding_window_share_a_prefix() -> None:
     lengths = [len(row) for b in pair(tiny_llama())[1] for row in b.attention_mask]
     window = int(np.median([int(b.attention_mask[0].sum()) for b in pair(tiny_llama())[1]]))
     model = tiny_mistral(sliding_window=window)
@@ -86,38 +84,40 @@ def test_only_the_rows_that_fit_a_window_share() -> None:
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5, atol=1e-5)
 
 
-def test_a_state_space_model_and_an_unknown_one_share_nothing() -> None:
+def test_a_state_space_model_and_an_unknown_architecture_share_no_prefix() -> None:
     mamba = build("Mamba", hidden_size=32, state_size=4, num_hidden_layers=2)
     assert longest_exact_row(mamba) == 0 and longest_exact_row(tiny_odd()) == 0
 
 
-def test_distances_counted_by_column_are_not_exact_behind_a_prefix() -> None:
+def test_attention_biases_by_column_rule_out_sharing() -> None:
     assert longest_exact_row(build("Mpt", d_model=32, n_heads=4, n_layers=2, max_seq_len=128)) == 0
     neo = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 40}
     model = build("GPTNeo", **neo, attention_types=[[["global", "local"], 1]])
     assert longest_exact_row(model) == 40
 
 
-def test_positions_that_change_with_the_length_share_up_to_where_they_do() -> None:
+def test_dynamic_rope_shares_up_to_the_length_where_its_frequencies_change() -> None:
     rope = {
-        "rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4,
+        "rope_type": "dynamic",
+        "factor": 2.0,
+        "rope_theta": 1e4,
         "original_max_position_embeddings": 64,
-    }  # fmt: skip
+    }
     assert longest_exact_row(tiny_llama(rope_parameters=rope)) == 64
 
 
-def test_the_prefix_is_run_once_for_a_genome_and_anew_for_the_next(
+def test_the_prefix_runs_once_per_genome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny_llama()
     bank = banked(model)
     tokenizer, sharing, widths = tiny_tokenizer(), prefix_sharing_of(model), list[tuple[int, ...]]()
-    parts = (EXAMPLES[1:4], EXAMPLES[:1] + EXAMPLES[4:])
-    shared = [scoring_batches(part, tokenizer, 120, sharing=sharing) for part in parts]
-    plain = [scoring_batches(part, tokenizer, 120) for part in parts]
+    stages = (EXAMPLES[1:4], EXAMPLES[:1] + EXAMPLES[4:])
+    shared = [scoring_batches(rows, tokenizer, 120, sharing=sharing) for rows in stages]
+    plain = [scoring_batches(rows, tokenizer, 120) for rows in stages]
     forward = module.forward
 
-    def counted(model: PreTrainedModel, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
+    def counted(model: PreTrainedModel, inputs: dict[str, Tensor], *rest: object) -> Tensor:
         widths.append(tuple(inputs["input_ids"].shape))
         return forward(model, inputs, *rest)
 
@@ -128,11 +128,11 @@ def test_the_prefix_is_run_once_for_a_genome_and_anew_for_the_next(
     assert len(widths) == passes
     assert widths[0] == (1, len(shared[0][0].prefix))
     assert objective.tokens_per_genome["run"] == sum(a * b for a, b in widths)
-    found = [objective.score(uniform(bank, level)) for level in (0.3, 0.6)]
+    shared_scores = [objective.score(uniform(bank, level)) for level in (0.3, 0.6)]
     assert len(widths) == 3 * passes
     whole = Objective(model, bank, plain, tolerance=1.0)
     assert objective.tokens_per_genome["run"] < 0.6 * whole.tokens_per_genome["run"]
-    for ours, level in zip(found, (0.3, 0.6), strict=True):
+    for ours, level in zip(shared_scores, (0.3, 0.6), strict=True):
         theirs = whole.score(uniform(bank, level))
         assert (ours.accuracy, ours.margin) == (theirs.accuracy, theirs.margin)
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
@@ -142,83 +142,78 @@ def test_the_prefix_is_run_once_for_a_genome_and_anew_for_the_next(
 def test_hooks_see_every_token_of_every_row() -> None:
     model = tiny_llama()
     shared, _ = pair(model)
-    seen: list[int] = []
+    tokens: list[int] = []
 
     def note(module: object, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0].shape[0] * args[0].shape[1])
+        tokens.append(args[0].shape[0] * args[0].shape[1])
 
     without = score(model, shared)
     handle = model.model.layers[0].self_attn.q_proj.register_forward_pre_hook(note)
-    spent = PrefixCache()
-    watched = score(model, shared, shared=spent)
+    cache = PrefixCache()
+    watched = score(model, shared, shared=cache)
     handle.remove()
-    assert sum(seen) == sum(batch.input_ids.numel() for batch in shared) == spent.tokens
-    assert max(seen) <= 120  # No more at once than was asked for.
+    assert sum(tokens) == sum(batch.input_ids.numel() for batch in shared) == cache.tokens
+    assert max(tokens) <= 120  # A forward pass stays within the tokens of a batch.
     np.testing.assert_allclose(watched.losses, without.losses, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2", "mistral", "opt", "gemma3"])
-def test_answers_are_written_as_without_sharing(name: str) -> None:
+def test_written_answers_are_the_same_with_and_without_sharing(name: str) -> None:
     model = ALL[name](**({"sliding_window": 120} if name in WINDOWED else {}))
-    writer = Writer(
-        tiny_tokenizer(), Writing(stop=(), max_new_tokens=6),
-        RowMetric(Metric("exact_match"), from_text=exact_match),
-    )  # fmt: skip
+    row_metric = RowMetric(Metric("exact_match"), from_text=exact_match)
+    writer = Writer(tiny_tokenizer(), Writing(stop=(), max_new_tokens=6), row_metric)
     rows = [Example(e.prompt, (" yes",), 0, references=("yes",)) for e in EXAMPLES]
     shared = writing_batches(rows, writer, 300, prefix_sharing_of(model))
     plain = writing_batches(rows, writer, 300)
     assert all(len(batch.prefix) > 20 for batch in shared)
-    written: list[dict] = []
-    for batches, spent in ((shared, PrefixCache()), (plain, PrefixCache())):
-        found = {}
+    written: list[dict[int, Tokens]] = []
+    for batches, cache in ((shared, PrefixCache()), (plain, PrefixCache())):
+        answers: dict[int, Tokens] = {}
         for b in batches:
-            texts = b.writer.write(model, b.input_ids, b.attention_mask, spent, b.prefix)
-            found |= dict(zip(b.examples.tolist(), texts, strict=True))
-        written.append(found)
+            texts = b.writer.write(model, b.input_ids, b.attention_mask, cache, b.prefix)
+            answers |= dict(zip(b.examples.tolist(), texts, strict=True))
+        written.append(answers)
     assert written[0] == written[1]
     ours, theirs = score(model, shared, reference={}), score(model, plain, reference={})
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_run_that_shares_chooses_the_same_genome_with_fewer_tokens(tmp_path: Path) -> None:
+def test_a_run_shares_the_preamble_of_a_task(tmp_path: Path) -> None:
     world = make_world(tmp_path)
-    shots = "task.preamble='yes is good and no is bad and that is all there is\\n\\n'"
-    results = [finished(world, f"at{least}", shots, f"share_prefix={least}", cache=f"{least}")
-               for least in (0.25, 2)]  # fmt: skip
-    genomes = [(world / f"at{least}/genome.json").read_text() for least in (0.25, 2)]
-    assert genomes[0] == genomes[1]
-    shared, plain = (result["search"]["tokens_per_genome"] for result in results)
-    assert plain["run"] == plain["unshared"] and shared["run"] < 0.75 * shared["unshared"]
-    assert results[0]["pruned"] == results[1]["pruned"]
+    preamble = "yes is good and no is bad and that is all there is\\n\\n"
+    result = finished(world, "run", f"task.preamble='{preamble}'", "share_prefix=0.25")
+    tokens = result["search"]["tokens_per_genome"]
+    assert tokens["run"] < 0.75 * tokens["unshared"]
 
 
 def encoded(*rows: tuple[tuple[int, ...], tuple[int, ...]]) -> list[EncodedExample]:
     return [EncodedExample(prompt, (choice,), 0) for prompt, choice in rows]
 
 
-def test_the_prefix_leaves_every_prompt_its_last_token() -> None:
+def test_the_prefix_never_contains_the_last_token_of_a_prompt() -> None:
     assert common_prefix(encoded(((1, 2, 3, 4), (9,)), ((1, 2, 3, 5), (9,)))) == (1, 2, 3)
     assert common_prefix(encoded(((1, 2, 3), (9,)), ((1, 2, 3, 5), (9,)))) == (1, 2)
     assert common_prefix(encoded(((1, 2), (9,)), ((2, 2), (9,)))) == ()
     assert common_prefix(encoded(((), (1, 9)), ((), (1, 8)))) == () == common_prefix([])
 
 
-def sharing(least: float, longest: Callable[[], float]) -> PrefixSharing:
-    return PrefixSharing(least, longest)
-
-
-def test_a_prefix_is_shared_where_it_is_a_large_part_of_a_typical_row() -> None:
+def test_a_prefix_is_shared_if_it_is_a_large_part_of_a_typical_row() -> None:
     rows = encoded(*(((1, 2, 3, 9, 9, 9, 9, 9, own), (4,)) for own in (5, 6, 7)))
     assert common_prefix(rows) == (1, 2, 3, 9, 9, 9, 9, 9)
-    assert sharing(8 / 9, lambda: math.inf).prefix(rows)[0] == common_prefix(rows)
-    assert sharing(0.9, lambda: pytest.fail("the model need not be asked")).prefix(rows)[0] == ()
-    assert sharing(0.1, lambda: 8).prefix(rows)[0] == ()
-    assert sharing(0.1, lambda: 9).prefix(rows, new_tokens=1)[0] == ()
+    assert PrefixSharing(8 / 9, lambda: math.inf).prefix(rows)[0] == common_prefix(rows)
+    assert (
+        PrefixSharing(0.9, lambda: pytest.fail("called though sharing does not pay")).prefix(rows)[
+            0
+        ]
+        == ()
+    )
+    assert PrefixSharing(0.1, lambda: 8).prefix(rows)[0] == ()
+    assert PrefixSharing(0.1, lambda: 9).prefix(rows, new_tokens=1)[0] == ()
     assert prefix_sharing_of(tiny_llama(), 2) is None
 
 
-def test_a_probe_leaves_no_trace_in_the_model() -> None:
+def test_probing_a_model_leaves_its_weights_unchanged() -> None:
     model = tiny_llama()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     longest_exact_row(model)

@@ -1,4 +1,4 @@
-"""Perplexities: every token predicted once, in windows where a text is long."""
+"""A perplexity predicts every token once; a long text is read in windows."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def loss(model, ids: list[int], start: int = 1) -> float:
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
-def test_the_perplexity_is_that_of_every_text_by_itself(build):
+def test_batched_perplexity_equals_the_perplexity_of_single_texts(build):
     model, tokenizer = build(), tiny_tokenizer()
     batches = text_batches(TEXTS, tokenizer, METRIC, batch_tokens=60, chat="never", delimiter="")
     assert len(batches) > 1
@@ -39,7 +39,7 @@ def test_the_perplexity_is_that_of_every_text_by_itself(build):
 @pytest.mark.parametrize(
     ("unit", "count"), [("word", lambda t: len(t.split())), ("byte", lambda t: len(t.encode()))]
 )
-def test_it_may_be_per_word_or_byte(unit, count):
+def test_a_perplexity_can_be_per_word_or_per_byte(unit, count):
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     found = score(model, text_batches(TEXTS, tokenizer, METRIC, unit=unit))
     total = sum(count(example.choices[0]) for example in TEXTS)
@@ -54,7 +54,7 @@ def test_a_long_text_is_read_in_windows_that_predict_each_token_once():
     windows = encoded.windows(limit)
     assert [t for w in windows for t in w.choices[0]] == list(encoded.choices[0])
     assert all(len(window.answer_row()) <= limit for window in windows)
-    assert len(windows[-1].answer_row()) == limit, "the last is filled up with what precedes it"
+    assert len(windows[-1].answer_row()) == limit, "the last window repeats earlier tokens"
     expected = 0.0
     for start in range(1, len(ids), limit):
         end = min(start + limit, len(ids))
@@ -65,7 +65,7 @@ def test_a_long_text_is_read_in_windows_that_predict_each_token_once():
     assert found.values[0] == pytest.approx(-expected / (len(ids) - 1), rel=1e-4)
 
 
-def test_a_long_text_goes_through_the_model_in_parts(monkeypatch):
+def test_a_long_text_needs_several_forward_passes(monkeypatch):
     model, tokenizer, seen = tiny_llama(), tiny_tokenizer(), []
     whole = score(model, text_batches(TEXTS[5:], tokenizer, METRIC, 10_000, context_length=10))
     forward = prefix.forward
@@ -77,7 +77,7 @@ def test_a_long_text_goes_through_the_model_in_parts(monkeypatch):
     assert parts.losses.tolist() == pytest.approx(whole.losses.tolist(), rel=1e-5)
 
 
-def test_calibration_takes_the_windows_as_rows():
+def test_each_window_of_a_long_text_is_a_calibration_row():
     tokenizer = tiny_tokenizer()
     batches = calibration_batches(TEXTS, tokenizer, rolling=True, context_length=10)
     assert max(batch.input_ids.shape[1] for batch in batches) <= 10
@@ -86,7 +86,7 @@ def test_calibration_takes_the_windows_as_rows():
     assert wanted == sum(len(one.choices[0]) for one in encoded)
 
 
-def test_the_divergence_is_by_how_much_the_loss_rose():
+def test_the_divergence_is_the_rise_of_the_loss():
     tokenizer, reference = tiny_tokenizer(), {}
     batches = text_batches(TEXTS, tokenizer, METRIC, batch_tokens=60)
     dense = score(tiny_llama(), batches, reference=reference)

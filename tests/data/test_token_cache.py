@@ -1,4 +1,4 @@
-"""Tokens from the disk are those of the tokenizer, and belong to the texts alone."""
+"""Tokens read from the disk equal the tokenizer's, and are found by the texts alone."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ TEXTS = ["a good movie", "", "naïve — yes", "no"] * 3
 
 
 class Counted:
-    """A tokenizer that counts how often it is asked."""
+    """A tokenizer that counts its calls."""
 
     def __init__(self) -> None:
         self.inner, self.calls = tiny_tokenizer(), 0
@@ -29,7 +29,7 @@ class Counted:
 
 
 @pytest.fixture(autouse=True)
-def few_are_many(monkeypatch):
+def cache_four_texts(monkeypatch):
     monkeypatch.setattr(token_cache, "MANY", 4)
 
 
@@ -40,7 +40,7 @@ def cached(tmp_path: Path, key: str = "key") -> tuple[Counted, CachedTokenizer]:
     return counted, CachedTokenizer(counted, cache, key)
 
 
-def test_they_are_read_the_second_time_and_the_same(tmp_path):
+def test_the_second_call_reads_the_same_tokens_from_the_disk(tmp_path):
     counted, tokenizer = cached(tmp_path)
     first = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     again, other = cached(tmp_path)
@@ -55,14 +55,14 @@ def test_they_are_read_the_second_time_and_the_same(tmp_path):
     assert another.calls == 1
 
 
-def test_few_texts_are_not_worth_a_file(tmp_path):
+def test_few_texts_are_not_cached(tmp_path):
     counted, tokenizer = cached(tmp_path)
     assert tokenizer(TEXTS[:3]).input_ids == tiny_tokenizer()(TEXTS[:3]).input_ids
     assert tokenizer("no").input_ids == tiny_tokenizer()("no").input_ids
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_damaged_file_is_made_again(tmp_path):
+def test_a_damaged_file_is_written_again(tmp_path):
     tokenizer = cached(tmp_path)[1]
     tokenizer(TEXTS)
     [path] = tmp_path.rglob("*.safetensors")
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_made_again(tmp_path):
     assert counted.calls == 1
 
 
-def test_batches_are_the_same_with_it(tmp_path):
+def test_batches_are_the_same_with_a_cached_tokenizer(tmp_path):
     examples = [Example(f"movie {i}", (" yes", " no"), i % 2) for i in range(12)]
     plain = scoring_batches(examples, tiny_tokenizer(), 40)
     for _ in range(2):

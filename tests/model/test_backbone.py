@@ -1,4 +1,4 @@
-"""A backbone is loaded whole, from safetensors alone, or refused in one sentence."""
+"""A backbone is loaded completely, from safetensors alone, or refused in one sentence."""
 
 import shutil
 from pathlib import Path
@@ -47,8 +47,8 @@ def edit(folder: Path, **weights: torch.Tensor | None) -> None:
     """Replace `WEIGHT` in the file, or remove it."""
     file = folder / "model.safetensors"
     state = load_file(file) | weights
-    kept = {name: tensor for name, tensor in state.items() if tensor is not None}
-    save_file(kept, file, metadata={"format": "pt"})
+    remaining = {name: tensor for name, tensor in state.items() if tensor is not None}
+    save_file(remaining, file, metadata={"format": "pt"})
 
 
 def to_pickle(folder: Path) -> None:
@@ -68,7 +68,7 @@ def hub_model(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> Path:
 
 
 def refused(path: Path | str) -> str:
-    """The one sentence that a path is refused with."""
+    """The one-sentence error for a path."""
     with pytest.raises(ValueError) as caught:
         load(path)
     message = str(caught.value)
@@ -89,7 +89,7 @@ def test_a_saved_model_comes_back_ready_to_read(family, tmp_path):
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_odd])
-def test_the_last_logits_are_those_of_the_whole_sequence(build):
+def test_forward_returns_the_last_logits_of_the_sequence(build):
     model, ids = build(), torch.arange(3, 11)[None]
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "row": torch.zeros(1)}
     whole = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -128,7 +128,7 @@ def test_a_hub_model_of_safetensors_is_loaded_from_its_download(tmp_path, monkey
     assert backbone.name == "safe" and backbone.parameters == count_parameters(tiny_llama())
 
 
-def test_the_revisions_of_a_hub_model_have_fingerprints_of_their_own(tmp_path, monkeypatch):
+def test_each_revision_of_a_hub_model_has_its_own_fingerprint(tmp_path, monkeypatch):
     first = saved(hub_model(monkeypatch, tmp_path, "org/revised"))
     shutil.copytree(first, first.with_name("f" * 40))
     (first.parents[1] / "refs" / "later").write_text("f" * 40)
@@ -138,14 +138,14 @@ def test_the_revisions_of_a_hub_model_have_fingerprints_of_their_own(tmp_path, m
     assert later != load("org/revised").fingerprint
 
 
-def test_a_name_without_an_owner_is_left_to_the_hub():
+def test_a_name_without_an_owner_is_a_hub_name():
     assert find_model("gpt2") == "gpt2"
 
 
 def test_a_hub_model_of_pickle_alone_is_refused(tmp_path, monkeypatch):
     snapshot = saved(hub_model(monkeypatch, tmp_path, "org/pickled"))
     to_pickle(snapshot)
-    absent = snapshot.parent.parent / ".no_exist" / COMMIT  # What the Hub said it does not have.
+    absent = snapshot.parent.parent / ".no_exist" / COMMIT  # Files that the Hub does not have.
     absent.mkdir(parents=True)
     for name in ("model.safetensors", "model.safetensors.index.json"):
         (absent / name).touch()
@@ -160,7 +160,7 @@ def test_a_hub_model_of_pickle_alone_is_refused(tmp_path, monkeypatch):
     assert AutoModelForCausalLM.from_pretrained("org/pickled") is not None  # The pickle was there.
 
 
-def test_a_hub_model_out_of_reach_says_what_to_check(tmp_path, monkeypatch):
+def test_an_unreachable_hub_model_says_what_to_check(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     message = refused("org/absent")
     assert "'org/absent' could not be loaded" in message
@@ -173,7 +173,7 @@ def test_a_path_that_does_not_exist_is_named(path):
         find_model(path)
 
 
-def test_a_file_is_no_model_directory(tmp_path, monkeypatch):
+def test_a_file_is_refused_as_a_model_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "model").touch()
@@ -210,7 +210,7 @@ def test_a_truncated_file_is_named_damaged(size, tmp_path):
 
 
 @pytest.mark.parametrize("replacement", [None, torch.zeros(3, 3)])
-def test_weights_that_would_be_drawn_at_random_are_named(replacement, tmp_path):
+def test_missing_or_misshapen_weights_are_named(replacement, tmp_path):
     folder = saved(tmp_path / "model")
     edit(folder, **{WEIGHT: replacement})
     assert f"the weights {WEIGHT} are missing from the checkpoint" in refused(folder)
@@ -225,7 +225,7 @@ def test_weights_that_are_not_finite_are_named(bad, tmp_path):
     assert f"the weights {WEIGHT} are not finite" in refused(folder)
 
 
-def test_the_fingerprint_is_that_of_a_copy_elsewhere(tmp_path):
+def test_a_copy_elsewhere_has_the_same_fingerprint(tmp_path):
     folder = saved(tmp_path / "model")
     shutil.copytree(folder, tmp_path / "other" / "name")
     (folder / "README.md").write_text("notes change nothing")
@@ -250,7 +250,7 @@ def test_the_fingerprint_changes_with_weights_configuration_and_tokenizer(tmp_pa
     assert len(set(seen)) == len(seen)
 
 
-def test_a_checkpoint_in_shards_is_loaded_and_digested_whole(tmp_path):
+def test_all_shards_of_a_checkpoint_are_loaded_and_fingerprinted(tmp_path):
     folder = tmp_path / "model"
     model = tiny_llama()
     model.save_pretrained(folder, max_shard_size="20KB")
@@ -295,13 +295,13 @@ def test_a_cpu_computes_in_float32_what_is_stored_in_half(storage, tmp_path):
     assert all(torch.equal(loaded[name], weight) for name, weight in model.named_parameters())
 
 
-def test_another_dtype_to_compute_in_can_be_asked_for(tmp_path):
+def test_the_model_computes_in_the_configured_dtype(tmp_path):
     folder = saved(tmp_path / "model")
     assert load(folder, dtype="bfloat16").model.dtype == torch.bfloat16
     assert load(folder, dtype="bfloat16").storage_dtype == torch.float32
 
 
-def test_the_kind_of_attention_can_be_asked_for(tmp_path):
+def test_the_configured_attention_implementation_is_used(tmp_path):
     folder = saved(tmp_path / "model")
     loaded = load(folder, attn_implementation="eager")
     assert loaded.model.config._attn_implementation == "eager"
@@ -314,7 +314,7 @@ def test_the_kind_of_attention_can_be_asked_for(tmp_path):
         "owner/name is not a local folder and is not a valid model identifier\nIf this is private",
     ],
 )
-def test_a_model_that_the_hub_keeps_back_is_one_sentence(said, monkeypatch):
+def test_a_gated_or_absent_hub_model_is_refused_in_one_sentence(said, monkeypatch):
     def refuse(*_args, **_options):
         raise OSError(said)
 
