@@ -1,4 +1,4 @@
-"""Settings of a run: dataclasses mirroring `conf/`, converted once by `sieve.conversion`."""
+"""The settings of a run: dataclasses with the keys of `conf/`, whose comments explain each key."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,92 +7,69 @@ from typing import Any
 from sieve.tasks import TaskConfig
 
 # Kept fractions that a search may choose from; 1 is the dense matrix, 0 leaves its mean output.
-LEVELS = (
-    1, .95, .9, .85, .8, .75, .7, .65, .6, .55, .5, .45, .4, .35, .3, .25, .2, .175, .15,
-    .125, .1, .085, .07, .06, .05, .04, .03, .02, .01, .005, 0,
-)  # fmt: skip
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-SEARCHES = ("uniform", "waterfill", "random", "evopress", "genetic")
-ALLELES = ("ranks", "levels")  # of a gene: ranks some 10 % apart, or the levels of the grid
-SEEDS = ("uniform", "waterfill", "measured")
-JUDGES = ("divergence", "margin")
-JOBS = ("", "prepare", "finalize")  # of a genetic search, beside its shards
-ANSWERS = ("margin", "sampled", "gold")
-STRATEGIES = ("whole", "stream")  # of calibration
-HIDDEN = ("disk", "memory")  # where hidden states wait when streaming
-INITS = ("random", "pca", "optimal")  # of `learned`
-TARGETS = ("output", "residual")  # of a refit
-EXPORTS = ("none", "factorized", "dense", "onnx", "onnx_int8")
-# What a run may ask of lightning.Trainer: where it runs, not how much of it.
-TRAINER_KEYS = (
-    "_target_", "accelerator", "devices", "num_nodes", "strategy", "deterministic", "benchmark",
-    "profiler",
-)  # fmt: skip
-RECOVERIES = ("none", "lora", "full")
-SIDES = ("in", "out", "both")  # of a matrix's two factors
-LOSSES = ("task", "kl", "both")
-COUNTS = (
-    "rank", "alpha", "steps", "accumulate", "tokens", "batch_tokens", "check_every", "patience",
-)  # fmt: skip
-QUANTIZATIONS = ("none", "int8", "int4")
-GROUP_SIZES = (32, 64, 128, 256)  # that torchao's kernels for int4 take
+LEVELS = tuple(
+    float(level)
+    for level in "1 .95 .9 .85 .8 .75 .7 .65 .6 .55 .5 .45 .4 .35 .3 .25 .2 .175 .15 .125 "
+    ".1 .085 .07 .06 .05 .04 .03 .02 .01 .005 0".split()
+)
+INITS = ("random", "pca", "optimal")  # of projection=learned
+FORMATS = ("factorized", "dense", "onnx", "onnx_int8")  # of an export
+EXPORTS = ("none", *FORMATS)
+# What a run may set of lightning.Trainer: where it runs, not how long.
+TRAINER_KEYS = tuple(
+    "_target_ accelerator devices num_nodes strategy deterministic benchmark profiler".split()
+)
+GROUP_SIZES = (32, 64, 128, 256)  # that torchao's int4 kernels support
 SHARDED = "sieve.distributed.strategy.ShardedStrategy"
 
 
 def shards(trainer: dict[str, Any]) -> bool:
-    """Whether a trainer's settings ask for a model that is shared out over ranks."""
+    """Whether a trainer's settings shard the model's weights over ranks (trainer=fsdp)."""
     strategy = trainer.get("strategy")
     return isinstance(strategy, dict) and strategy.get("_target_") == SHARDED
 
 
 @dataclass
 class ModelConfig:
-    """Which model: a Hub name or a local directory."""
+    """The model, from the Hub or a local directory (`conf/model`)."""
 
     path: str = ""
-    name: str | None = None  # what results call it; the last part of the path when null
+    name: str | None = None
     revision: str | None = None
-    dtype: str = "auto"  # auto: float32 on a CPU, the checkpoint's own on a GPU
+    dtype: str = "auto"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
-    allow_partial: bool = False  # go on where a part of it cannot be factorized and stays dense
-    # What config.json says, for dry_run and inspect where that is not on this machine; of: the path
-    # that it is of, so that another path is not taken for it.
+    allow_partial: bool = False
     architecture: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """What results call the model."""
+        """The model's name in results."""
         return self.name or Path(self.path).resolve().name
 
 
 @dataclass
 class CalibrationConfig:
-    """How much of the task the moments see, and how it counts."""
+    """Which tokens the moments see, and how each token counts (`conf/calibration`)."""
 
     tokens: int = 50_000
-    answers: str = "margin"  # the loss whose gradients are collected: margin, sampled, gold
-    # Of tokens in the moments of activations: none, answer, gradient, position; auto: gradient for
-    # the projections that take gradients anyway, none for others.
+    answers: str = "margin"
     weighting: str = "auto"
-    # Other tasks whose calibration rows are mixed in, +task@calibration.mix.NAME=NAME, and how many
-    # tokens each brings beside the others, +calibration.weights.NAME=2; 1 by default. The run's own
-    # task goes by the name "self".
     mix: dict[str, TaskConfig] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
-    checkpointing: bool = False  # compute blocks again backwards, to save memory
-    layers_at_once: int | None = None  # whose moments are in memory; a pass for each group
-    strategy: str = "whole"  # or stream: one block of the model in memory, read from its files
-    hidden: str = "disk"  # where hidden states wait when streaming: disk or memory
+    checkpointing: bool = False
+    layers_at_once: int | None = None
+    strategy: str = "whole"
+    hidden: str = "disk"
 
 
 @dataclass
 class LearningConfig:
-    """How `learned` learns, by default as the paper's re-implementation reports."""
+    """How projection=learned trains, by default as the paper's re-implementation reports."""
 
-    level: float = 0.5  # the level whose ranks are learnt; smaller ones are cut from it
+    level: float = 0.5
     tied: bool = True
-    init: str = "pca"  # random, pca, optimal
+    init: str = "pca"
     tokens: int = 200_000
     batch_tokens: int = 5_000
     epochs: int = 2
@@ -100,70 +77,76 @@ class LearningConfig:
 
 @dataclass
 class ProjectionConfig:
-    """How a matrix becomes factors."""
+    """How a matrix becomes factors (`conf/projection`)."""
 
     name: str = "loss_aware"
     storage: str = "pivoted"
     rank_multiple: int = 16
-    dtype: str = "auto"  # auto: the checkpoint's own
-    damping: float | None = None  # of the loss-aware; null: by the number of examples
-    refit: bool = True  # solve the chosen ranks again on what the pruned model sees
-    refit_target: str = "output"  # output, or residual: what the residual stream has lost, too
-    refit_tries: int = 3  # genomes refitted at most, each smaller while ε holds
-    refit_tokens: int = 20_000  # of the calibration prompts, for refitting and tuning
-    tune_steps: int = 0  # of all factors together, towards the dense model's answers
-    learning_rate: float = 1e-3  # of those steps, and of `learned`
-    prune_head: bool = False  # factorize the output head too
-    joint: bool = False  # let siblings (q, k, v; gate, up) share one V where that is cheaper
+    dtype: str = "auto"
+    damping: float | None = None
+    refit: bool = True
+    refit_target: str = "output"
+    refit_tries: int = 3
+    refit_tokens: int = 20_000
+    tune_steps: int = 0
+    learning_rate: float = 1e-3
+    prune_head: bool = False
+    joint: bool = False
     learning: LearningConfig = field(default_factory=LearningConfig)
 
 
 @dataclass
 class SearchConfig:
-    """How a genome is chosen."""
+    """How a genome is chosen (`conf/search`)."""
 
-    method: str = "waterfill"  # chosen with search=
-    levels: list[float] = field(default_factory=lambda: list(LEVELS))  # uniform
-    normalize: str = "none"  # waterfill: none where energies share a unit, else relative
-    judge: str = "divergence"  # what evopress, genetic and seeds go by: divergence, or margin alone
-    rounds: int = 2  # of measuring what matrices cost, for the seeds named "measured"
-    confirmation: float = 0.0  # share of the selection rows on which winners are confirmed
-    candidates: int = 12  # genomes that may be tried there, the smallest first
-    alleles: str = "ranks"  # of random, evopress, genetic: ranks, or levels
-    seeds: list[str] = field(default_factory=lambda: list(SEEDS))  # what these begin with
-    evaluations: int = 300  # random, evopress: genomes evaluated, those of the seeds included
-    examples: int | None = None  # random, evopress: rows scored in all, those of the seeds included
-    bottlenecks: bool = False  # how far each matrix alone can be pruned, the rest dense
-    job: str = ""  # genetic: which job of the search this is; the sweeper says so
-    shard: str | None = None  # genetic: file of the genomes to evaluate; the sweeper's, too
-    ledger: str | None = None  # genetic: file of all evaluated genomes, for the last job
+    method: str = "waterfill"  # the search: uniform, waterfill, random, evopress or genetic
+    levels: list[float] = field(default_factory=lambda: list(LEVELS))
+    normalize: str = "none"
+    judge: str = "divergence"
+    rounds: int = 2
+    confirmation: float = 0.0
+    candidates: int = 12
+    alleles: str = "ranks"
+    seeds: list[str] = field(default_factory=lambda: ["uniform", "waterfill", "measured"])
+    evaluations: int = 300
+    examples: int | None = None
+    bottlenecks: bool = False
+
+
+@dataclass
+class SweepConfig:
+    """Which job of a genetic search this process runs. The sweeper sets it, a user never does."""
+
+    job: str = ""  # prepare, finalize, or empty
+    genomes: str | None = None  # file of the genomes that this job scores
+    ledger: str | None = None  # file of all scored genomes, for the last job
 
 
 @dataclass
 class RecoveryConfig:
-    """How a pruned model is trained; mirrors `conf/recovery`."""
+    """How a pruned model is trained (`conf/recovery`)."""
 
-    method: str = "none"  # none, lora, full
-    rank: int = 8  # of the LoRA matrices
-    alpha: int = 16  # their product is scaled by alpha / rank
-    factors: str = "both"  # which of the two the LoRA matrices are added to: in, out, both
-    loss: str = "both"  # task: right answers; kl: the dense model's answers; both: their sum
-    steps: int = 400  # of the optimizer, at most
-    learning_rate: float = 1e-3  # the largest: warm-up over a tenth, then cosine decay to 0
-    accumulate: int = 1  # batches per step
-    tokens: int = 200_000  # of the calibration prompts, padding not counted
-    batch_tokens: int = 2_048  # of a batch, padding counted
-    check_every: int = 50  # steps between two looks at rows it is not trained on
-    patience: int = 4  # looks without improvement before it stops
-    max_norm: float = 1.0  # of the gradient
+    method: str = "none"
+    rank: int = 8
+    alpha: int = 16
+    factors: str = "both"
+    loss: str = "both"
+    steps: int = 400
+    learning_rate: float = 1e-3
+    accumulate: int = 1
+    tokens: int = 200_000
+    batch_tokens: int = 2_048
+    check_every: int = 50
+    patience: int = 4
+    max_norm: float = 1.0
 
 
 @dataclass
 class QuantizationConfig:
-    """How weights are stored: as they are, or in 8 or 4 bits."""
+    """In how many bits weights are stored (`conf/quantization`)."""
 
     method: str = "none"
-    group_size: int = 32  # int4: weights of a row that share a scale
+    group_size: int = 32
 
 
 @dataclass
@@ -189,14 +172,14 @@ class DeviceConfig:
 
 @dataclass
 class ExportConfig:
-    """What is written for use outside."""
+    """The format of the exported model (`conf/export`)."""
 
     format: str = "factorized"
 
 
 @dataclass
 class SpeedConfig:
-    """How dense and pruned speed are compared."""
+    """How the speeds of the dense and the pruned model are compared (`conf/config.yaml`)."""
 
     enabled: bool = True
     batch_size: int = 8
@@ -207,27 +190,27 @@ class SpeedConfig:
 
 @dataclass
 class LauncherConfig:
-    """How many jobs of a sweep run at a time; where they run is Hydra's part."""
+    """Where the jobs of a sweep run (`conf/launcher`)."""
 
     workers: int = 1
 
 
 @dataclass
 class LoggerConfig:
-    """Weights & Biases: mode auto is online with a key and offline without."""
+    """What Weights & Biases gets (`conf/logger`)."""
 
     wandb: bool = True
     mode: str = "auto"
     project: str = "sieve"
     entity: str | None = None
-    group: str | None = None  # null: the experiment's name, else the sweep's
-    tags: list[str] = field(default_factory=list)  # beside task, model, search and projection
-    artifact: bool = False  # keep the export and result.json there as an artifact
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    artifact: bool = False
 
 
 @dataclass
 class PathsConfig:
-    """Where runs and finished stages stand."""
+    """The folders of runs and of finished stages (`conf/paths`)."""
 
     runs_dir: str = "runs"
     cache_dir: str = "~/.cache/sieve"
@@ -235,7 +218,7 @@ class PathsConfig:
 
 @dataclass
 class Config:
-    """One run."""
+    """One run (`conf/config.yaml`)."""
 
     task: TaskConfig
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -250,16 +233,15 @@ class Config:
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    # Other tasks on whose test rows both models are scored too: +task@also.NAME=NAME.
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     also: dict[str, TaskConfig] = field(default_factory=dict)
-    tolerance: float = 0.02  # ε: accuracy that may be lost, as a fraction
-    # Kept fractions whose accuracy on the test rows is measured too; nothing is chosen by it.
+    tolerance: float = 0.02
     curve: list[float] = field(default_factory=list)
-    guarantee: bool = False  # hold the interval's upper end, not the point, to the tolerance
-    until: str | None = None  # fit: end once the bank stands
-    inspect: bool = False  # show the model's matrices, and do no more
-    dry_run: bool = False  # show what the run will cost, and do no more
-    device: DeviceConfig = field(default_factory=DeviceConfig)  # that a dry run reckons with
-    batch_tokens: int = 8_192  # of a forward pass, padding counted
-    share_prefix: float = 0.25  # least part of a typical row that is worth being shared; 2: never
+    guarantee: bool = False
+    until: str | None = None
+    inspect: bool = False
+    dry_run: bool = False
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    batch_tokens: int = 8_192
+    share_prefix: float = 0.25
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Hydra's composed configuration to checked dataclasses, once, at the edge."""
+"""From Hydra's composed configuration to checked dataclasses: the only place that does it."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ CONF = next(conf for conf in (PACKAGE / "conf", PACKAGE.parent / "conf") if conf
 
 
 def register_resolvers() -> None:
-    """What YAML may ask for.
+    """Register the functions that YAML calls.
 
-    `${asset:name}` is the path of something shipped in `sieve/assets`; `${sweep_unless:a,b}` is
-    Hydra's mode of what is a sweep, but a single run where any of the arguments is true.
+    `${asset:name}` is the path of a file in `sieve/assets`. `${sweep_unless:a,b}` is Hydra's mode:
+    MULTIRUN, or RUN if any argument is true.
     """
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
     OmegaConf.register_new_resolver(
@@ -26,7 +26,7 @@ def register_resolvers() -> None:
 
 
 def to_config(raw: DictConfig) -> Config:
-    """Convert Hydra's composed configuration to plain dataclasses and check it.
+    """Convert and check a configuration.
 
     Raises:
         ValueError: a key is unknown, of the wrong type, missing, or out of range.
@@ -42,8 +42,7 @@ def to_config(raw: DictConfig) -> Config:
         OmegaConf.resolve(merged)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
-        raise ValueError(f"the configuration does not hold: {message}") from error
+        raise ValueError(f"a setting is invalid: {str(error).splitlines()[0]}") from error
     assert isinstance(config, Config)
     for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
         task.preamble = task.preamble.replace("\\n", "\n")

@@ -34,7 +34,7 @@ COMPARED = {
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"], "lm_eval": ["task.name=arc_easy"]}
 # What the sweeper says to a job of its own.
-SAID = {("search", name): ["search.job=prepare"] for name in ("genetic", "genetic_margin", "paper")}
+SAID = {("search", name): ["+sweep.job=prepare"] for name in ("genetic", "genetic_margin", "paper")}
 
 
 def compose_raw(*overrides: str, **settings: Any) -> DictConfig:
@@ -68,7 +68,7 @@ def test_an_option_of_a_group_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_composes_and_takes_another_task(name: str) -> None:
     for task in ([], ["task=sst2"]):
-        assert load(f"+experiment={name}", "search.job=prepare", *task).task.name
+        assert load(f"+experiment={name}", "+sweep.job=prepare", *task).task.name
 
 
 def test_the_paper_s_search_is_plain_unseeded_and_of_its_levels() -> None:

@@ -29,7 +29,7 @@ from sieve.recovery.recovery import recover
 from sieve.runtime.artifacts import append_line, whole_lines
 from sieve.search import objective as module
 from sieve.search.objective import Objective
-from sieve.stages.genetic import evaluate_shard
+from sieve.stages.genetic import score_file
 from sieve.tasks.example import Example
 from sieve.tasks.scores import Scores
 from sieve.tracking.logger import RunLogger
@@ -98,12 +98,12 @@ def test_a_shard_goes_on_behind_half_a_line(tmp_path: Path) -> None:
     results, path = tmp_path / "0.jsonl", tmp_path / "0.json"
     genomes = [[level] * len(bank.names) for level in (0.6, 0.3)]
     shard = {"names": bank.names, "genomes": genomes, "results": str(results)}
-    path.write_text(json.dumps(shard | {"prepared": {"par": None}, "limit": None}))
-    evaluate_shard(objective, path)
+    path.write_text(json.dumps(shard | {"prepared": {"cost_model": None}, "limit": None}))
+    score_file(objective, path)
     whole = results.read_text()
     for cut in (-1, -20):
         results.write_text(whole[:cut])
-        evaluate_shard(objective, path)
+        score_file(objective, path)
         assert results.read_text() == whole
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from runs import finished, make_world, run_sieve
 
-from sieve.stages import STAGES
-
 MOMENTS = ("begin", "rename", "end")
 # How many files stand in the cache when a stage has ended; calibrate and search write two, refit
 # three, fit one for each of two blocks, and an index.
@@ -21,7 +19,7 @@ def test_killed_at_every_stage_and_run_again(tmp_path: Path) -> None:
     whole = finished(world, "whole", cache="cache_of_whole")
     run_dir, cache = world / "killed", world / "cache"
     before: dict[str, int] = {}
-    for stage in STAGES:
+    for stage in ARTIFACTS:
         for moment in MOMENTS:
             done = run_sieve(world, run_dir, kill=f"{stage}:{moment}")
             assert done.status == -signal.SIGKILL, done.stderr

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from sieve.config import Config
 from sieve.model.matrices import check_supported, find_matrices
-from sieve.run import _check_model_is_asked_for
+from sieve.run import check_job
 from sieve.tasks import TaskConfig
 
 QUICK = ("projection.refit_tries=1", "tolerance=.5", "speed.enabled=false")
@@ -135,10 +135,10 @@ def test_what_is_wrong_with_other_tasks_is_said_before_anything_is_computed(worl
 def test_a_task_of_almanac_beside_another_does_not_choose_the_model() -> None:
     task = TaskConfig("sst2", hub={"path": "x"})
     config = Config(task, also={"a": TaskConfig("a", almanac={"domain": "reviews"})})
-    with pytest.raises(ValueError, match="say which model is meant"):
-        _check_model_is_asked_for(config, ["+task=sst2", "+task@also.a=almanac_reviews"])
-    _check_model_is_asked_for(config, ["+task=sst2", "model=embedded"])
-    _check_model_is_asked_for(Config(config.also["a"], also=config.also), [])
+    with pytest.raises(ValueError, match="choose the model, as model=embedded"):
+        check_job(config, ["+task=sst2", "+task@also.a=almanac_reviews"], {})
+    check_job(config, ["+task=sst2", "model=embedded"], {})
+    check_job(Config(config.also["a"], also=config.also), [], {})
 
 
 @pytest.mark.slow

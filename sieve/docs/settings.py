@@ -23,7 +23,7 @@ SWEEPER = (
     CONF.parent / "plugins/hydra_genetic_sweeper/hydra_plugins/hydra_genetic_sweeper/config.py"
 )
 # The genetic sweeper sets these for its jobs; a user never does.
-INTERNAL = ("search.job", "search.shard", "search.ledger")
+INTERNAL = ("sweep",)
 # Files that explain the keys of a group; the first one that exists counts.
 BASES = ("_base.yaml", "default.yaml", "wandb.yaml", "factorized.yaml", "cpu.yaml")
 LAUNCHERS = ("slurm", "submitit_local", "ray", "joblib")  # the one with the most keys first
@@ -117,9 +117,11 @@ def _collect(settings: type, prefix: str, defaults: Any, groups: dict[str, list[
     described, hints = comments.of_class(settings), get_type_hints(settings)
     for field in fields(settings):
         key, kind, source = prefix + field.name, hints[field.name], described[field.name]
+        if key in INTERNAL:
+            continue
         if isinstance(kind, type) and is_dataclass(kind):
             _collect(kind, f"{key}.", defaults[field.name], groups)
-        elif key != "trainer" and key not in INTERNAL:
+        elif key != "trainer":
             group = key.partition(".")[0] if "." in key else ""
             in_conf = _comments_of(group).get(key.removeprefix(f"{group}."), "")
             meaning = max(in_conf, source.comment, key=len)

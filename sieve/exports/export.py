@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.bank.switch import merge_dense
+from sieve.config import FORMATS
 from sieve.distributed.sharding import is_sharded
 from sieve.exports.onnx import check_packages, write_onnx
 from sieve.exports.sharded import weights_of, write_sharded
@@ -27,8 +28,6 @@ from sieve.model.matrices import shares_embedding
 from sieve.model.quantized import is_quantized
 from sieve.quantization import check_not_quantized, mark
 from sieve.runtime.artifacts import written_beside
-
-FORMATS = ("factorized", "dense", "onnx", "onnx_int8")
 
 
 def export(

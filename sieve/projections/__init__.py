@@ -29,6 +29,8 @@ class Projection:
     needs: Needs = PLAIN
     learned: bool = False  # by gradient: `solve` is the optimum that learning approaches
     cuts: bool = False  # `solve` takes a rank and computes no direction beyond it
+    # Raise it when the factors change, here or in `bank.learned`; older banks are fitted again.
+    version: int = 1
 
     def __call__(self, weight: Tensor, moment: Moment, rank: int | None = None) -> Factors:
         """Factors of all ranks, or of those up to `rank`, in float64; energies of all ranks."""

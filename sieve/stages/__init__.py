@@ -1,7 +1,8 @@
-"""The stages of one run. Each takes what the one before it wrote and writes one artifact.
+"""The stages of one run. Each takes the values of earlier stages and writes files of its own.
 
-A finished stage is found again by the fingerprint of everything it depends on, and is not redone:
-not by a second run, not by another ε, not after a kill.
+The files of a finished stage stay in the cache under a fingerprint of everything that the stage
+depends on. A later run with the same fingerprint reads them, whatever its tolerance, and also after
+an earlier run was killed.
 """
 
 from sieve.stages.calibrate import calibrate
@@ -9,16 +10,27 @@ from sieve.stages.curve import curve
 from sieve.stages.evaluate import evaluate
 from sieve.stages.export import export
 from sieve.stages.fit import fit
-from sieve.stages.genetic import prepare, run_shard
+from sieve.stages.genetic import evaluate_genomes, prepare
+from sieve.stages.opening import opened
 from sieve.stages.recover import recover
 from sieve.stages.refit import refit, with_refit
 from sieve.stages.report import report
-from sieve.stages.run import Run, opened
+from sieve.stages.run import Run
 from sieve.stages.search import search
 
-STAGES = ("calibrate", "fit", "search", "refit", "evaluate", "export", "report")
-
 __all__ = [
-    "STAGES", "Run", "calibrate", "curve", "evaluate", "export", "fit", "opened", "prepare",
-    "recover", "refit", "report", "run_shard", "search", "with_refit",
-]  # fmt: skip
+    "Run",
+    "calibrate",
+    "curve",
+    "evaluate",
+    "evaluate_genomes",
+    "export",
+    "fit",
+    "opened",
+    "prepare",
+    "recover",
+    "refit",
+    "report",
+    "search",
+    "with_refit",
+]

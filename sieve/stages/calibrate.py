@@ -1,7 +1,8 @@
-"""calibrate: task prompts through the dense model, to moments.safetensors."""
+"""calibrate: the moments of every matrix, from the task's prompts through the dense model."""
 
 import logging
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,95 +20,154 @@ from sieve.projections.moments import (
     StoredMoments,
     weighting_for,
 )
-from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.runtime.artifacts import fingerprint
+from sieve.stages.cached import JSON, Record
 from sieve.stages.run import Run
 from sieve.streaming.hidden_states import hidden_states
 from sieve.streaming.streamed_backbone import StreamedBackbone
 from sieve.streaming.streaming import StreamingModule, log_needs
 
 log = logging.getLogger(__name__)
-FEWEST = 8  # experts named in the record
+RAREST = 8  # experts named in the record
+Counts = list[tuple[Matrix, int]]  # tokens that each expert saw
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Moments on disk, their fingerprint, and what they saw: tokens, tokens_asked, rows."""
+    """Files of moments, their fingerprint, and the record: tokens, tokens_asked, rows, ..."""
 
     key: str
     paths: list[Path]
-    record: dict[str, Any]
+    record: Record
 
     def moments(self) -> StoredMoments:
-        """Those of one matrix at a time, read from the disk."""
+        """The moments, read from disk one matrix at a time."""
         return StoredMoments(self.paths, self.key)
 
 
 def calibrate(run: Run) -> Calibrated:
-    """Moments of the task's prompts."""
-    settings, needs = run.config.calibration, _needs(run)
-    weighting = weighting_for(settings.weighting, needs)
-    loss = (settings.answers,) if needs.gradient or weighting in BY_GRADIENT else ()
-    streamed = isinstance(run.backbone, StreamedBackbone)
-    matrices = run.backbone.matrices(run.config.projection.prune_head)
-    groups = _groups(matrices, 1 if streamed else settings.layers_at_once)
-    key = fingerprint(
-        "moments", FORMAT, run.backbone.fingerprint, str(run.backbone.dtype),
-        run.config.model.attn_implementation, settings.tokens, weighting, asdict(needs),
-        loss, run.config.seed, run.split_key("calibration"),
-        [[matrix.name for matrix in group] for group in groups], *["stream"] * streamed,
-    )  # fmt: skip
-    keys = [key] if len(groups) == 1 else [f"{key}.{index}" for index in range(len(groups))]
-    paths = [run.cache.path("moments", one, "safetensors") for one in keys]
-    record_path = run.cache.path("calibration", key, "json")
-    done = all(path.exists() for path in (*paths, record_path))
-    counts: list[tuple[Matrix, int]] = []
-    with run.stage("calibrate", cached=done):
-        if not done:
-            collect = _stream if streamed else _pass_by_pass
-            tokens, counts = collect(run, groups, paths, key, weighting)
-            rows = count_rows(run.data.calibration())
-            record = {"tokens": tokens, "tokens_asked": settings.tokens, "rows": rows}
-            run.logger.log_metrics({f"calibrate/{name}": n for name, n in record.items()})
-            if run.leads:
-                more = {"experts": seen_by_experts(counts), "mix": shares(run)}
-                write_json_atomic(record_path, record | more)
-    return Calibrated(key, paths, read_json(record_path))
+    """Collect the moments of every matrix on the task's prompts."""
+    calibration = _Calibration(run)
+    key = calibration.key
+    [record] = run.cached(
+        "calibrate",
+        key,
+        {"calibration": JSON},
+        lambda: [calibration.collect()],
+        beside=calibration.paths,
+    )
+    return Calibrated(key, calibration.paths, record)
 
 
-def shares(run: Run) -> dict[str, float] | None:
-    """Which tasks the rows are of, and the share of the tokens; None where it is the run's own."""
-    parts = [(task.name, share) for task, share in run.data.mix]
-    return None if parts == [(run.task.name, 1.0)] else dict(parts)
+class _Calibration:
+    """One calibration: which moments, of which matrices together, and how they are collected."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.settings = run, run.config.calibration
+        self.streamed = isinstance(run.backbone, StreamedBackbone)
+        needs = get_projection(run.config.projection.name).needs
+        # Siblings that share one V are solved from the moments of their inputs.
+        self.needs: Needs = replace(needs, input=needs.input or run.config.projection.joint)
+        self.weighting = weighting_for(self.settings.weighting, self.needs)
+        matrices = run.backbone.matrices(run.config.projection.prune_head)
+        self.groups = groups_of(matrices, 1 if self.streamed else self.settings.layers_at_once)
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint of the moments."""
+        run = self.run
+        with_gradients = self.needs.gradient or self.weighting in BY_GRADIENT
+        attention = run.config.model.attn_implementation
+        model = [run.backbone.fingerprint, str(run.backbone.dtype), attention]
+        answers = self.settings.answers if with_gradients else None
+        moments = [self.settings.tokens, self.weighting, asdict(self.needs), answers]
+        rows = [run.split_key("calibration"), run.config.seed]
+        names = [[matrix.name for matrix in group] for group in self.groups]
+        return fingerprint("moments", FORMAT, model, moments, rows, names, self.streamed)
+
+    @property
+    def paths(self) -> list[Path]:
+        """A file of moments for each group of matrices."""
+        count = len(self.groups)
+        keys = [self.key] if count == 1 else [f"{self.key}.{index}" for index in range(count)]
+        return [self.run.cache.path("moments", key, "safetensors") for key in keys]
+
+    def collect(self) -> Record:
+        """Write the moments; returns the record of what they saw."""
+        run = self.run
+        tokens, counts = self._stream() if self.streamed else self._pass_by_pass()
+        rows = count_rows(run.data.calibration())
+        record: Record = {"tokens": tokens, "tokens_asked": self.settings.tokens, "rows": rows}
+        run.logger.log_metrics({f"calibrate/{name}": count for name, count in record.items()})
+        experts = tokens_of_experts(counts)
+        if experts and experts["few"] and run.leads:
+            name, count = next(iter(experts["fewest"].items()))
+            log.warning(
+                "%d of %d experts saw fewer tokens than their inputs have dimensions, %d of them "
+                "none (fewest: %s, %d). Their factors are a guess; raise calibration.tokens.",
+                *(experts["few"], experts["experts"], experts["unseen"], name, count),
+            )
+        return record | {"experts": experts, "mix": token_shares(run)}
+
+    def _pass_by_pass(self) -> tuple[int, Counts]:
+        """Pass over the rows once per group of matrices; returns tokens and experts' counts."""
+        run, counts = self.run, Counts()
+        for path, group in zip(self.paths, self.groups, strict=True):
+            module = CalibrationModule(
+                run.backbone.model,
+                group,
+                needs=self.needs,
+                answers=self.settings.answers,
+                weighting=self.weighting,
+                checkpointing=self.settings.checkpointing,
+                seed=run.config.seed,
+            )
+            run.trainer.predict(module, datamodule=run.data, return_predictions=False)
+            run.settle()
+            assert module.moments is not None
+            tokens = module.moments.tokens
+            counts += self._save(path, group, module.moments)
+        return tokens, counts
+
+    def _stream(self) -> tuple[int, Counts]:
+        """The same with one block of the model in memory at a time."""
+        run, trainer, backbone = self.run, self.run.trainer, self.run.backbone
+        assert isinstance(backbone, StreamedBackbone)
+        tokens, counts = [0], Counts()
+        files = {g[0].name: (path, g) for path, g in zip(self.paths, self.groups, strict=True)}
+
+        def save(moments: Moments, matrices: list[Matrix]) -> None:
+            counts.extend(self._save(*files[matrices[0].name], moments))
+            tokens[0] = max(tokens[0], moments.tokens)
+
+        batches = batches_of_rank(run.data.calibration(), trainer.global_rank, trainer.world_size)
+        log_needs(backbone.blocks, batches, self.needs, self.weighting, self.settings.hidden)
+        in_memory = self.settings.hidden == "memory"
+        with hidden_states(None if in_memory else run.cache.root) as hidden:
+            module = StreamingModule(
+                backbone.blocks,
+                batches,
+                hidden,
+                save,
+                needs=self.needs,
+                answers=self.settings.answers,
+                weighting=self.weighting,
+                seed=run.config.seed,
+            )
+            steps: Any = module.steps()
+            loader = DataLoader(steps, batch_size=None, collate_fn=_unchanged)
+            trainer.predict(module, loader, return_predictions=False)
+        return tokens[0], counts
+
+    def _save(self, path: Path, group: list[Matrix], moments: Moments) -> Counts:
+        """Write the moments of a group; returns the tokens that its experts saw."""
+        if self.run.leads:
+            replace(moments, fingerprint=self.key).save(path)
+        return [(matrix, moments.of(matrix).count) for matrix in group if matrix.expert]
 
 
-def seen_by_experts(counts: list[tuple[Matrix, int]]) -> dict[str, Any] | None:
-    """How many tokens the experts of a mixture saw, by matrix; None where there are none.
-
-    Fewer than an expert's inputs have dimensions cannot tell what it does.
-    """
-    if not counts:
-        return None
-    few = {m.expert: count for m, count in counts if count < m.d_in}
-    experts, unseen = {m.expert for m, _ in counts}, sum(count == 0 for count in few.values())
-    fewest = dict(sorted(few.items(), key=lambda item: item[1])[:FEWEST])
-    if few:
-        name, count = next(iter(fewest.items()))
-        log.warning(
-            "%d of %d experts saw fewer tokens than their inputs have dimensions, %d of them none; "
-            "the least: %s, %d. What they do for the task is a guess; raise calibration.tokens.",
-            len(few), len(experts), unseen, name, count,
-        )  # fmt: skip
-    return {"experts": len(experts), "unseen": unseen, "few": len(few), "fewest": fewest}
-
-
-def _needs(run: Run) -> Needs:
-    """What the projection asks for; a shared V asks for the moments of the inputs."""
-    needs = get_projection(run.config.projection.name).needs
-    return replace(needs, input=needs.input or run.config.projection.joint)
-
-
-def _groups(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Matrix]]:
-    """Matrices whose moments are in memory together: all, or those of so many blocks."""
+def groups_of(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Matrix]]:
+    """Matrices whose moments are in memory together: all, or those of `layers_at_once` blocks."""
     if layers_at_once is None:
         return [matrices]
     blocks = list(blocks_of(matrices).values())
@@ -117,65 +177,27 @@ def _groups(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Mat
     return [*groups, head] if head else groups
 
 
-def _pass_by_pass(
-    run: Run, groups: list[list[Matrix]], paths: list[Path], key: str, weighting: str
-) -> tuple[int, list[tuple[Matrix, int]]]:
-    """A pass over the rows for each group; tokens seen, and those of each expert."""
-    counts: list[tuple[Matrix, int]] = []
-    for path, group in zip(paths, groups, strict=True):
-        moments = _collect(run, group, weighting)
-        counts += _of_experts(group, moments)
-        if run.leads:
-            replace(moments, fingerprint=key).save(path)
-    return moments.tokens, counts
+def token_shares(run: Run) -> dict[str, float] | None:
+    """Share of the calibration tokens by task; None if all are the run's own task's."""
+    shares = [(task.name, share) for task, share in run.data.mix]
+    return None if shares == [(run.task.name, 1.0)] else dict(shares)
 
 
-def _stream(
-    run: Run, groups: list[list[Matrix]], paths: list[Path], key: str, weighting: str
-) -> tuple[int, list[tuple[Matrix, int]]]:
-    """The same, one block of the model in memory at a time."""
-    settings, trainer, backbone = run.config.calibration, run.trainer, run.backbone
-    assert isinstance(backbone, StreamedBackbone)
-    blocks, seen, counts = backbone.blocks, [0], list[tuple[Matrix, int]]()
-    homes = {group[0].name: (path, group) for path, group in zip(paths, groups, strict=True)}
+def tokens_of_experts(counts: Counts) -> Record | None:
+    """How many experts of a mixture saw few tokens, and which saw fewest; None without experts.
 
-    def save(moments: Moments, matrices: list[Matrix]) -> None:
-        path, group = homes[matrices[0].name]
-        counts.extend(_of_experts(group, moments))
-        seen[0] = max(seen[0], moments.tokens)
-        if run.leads:
-            replace(moments, fingerprint=key).save(path)
-
-    batches = batches_of_rank(run.data.calibration(), trainer.global_rank, trainer.world_size)
-    log_needs(blocks, batches, _needs(run), weighting, settings.hidden)
-    with hidden_states(None if settings.hidden == "memory" else run.cache.root) as hidden:
-        module = StreamingModule(
-            blocks, batches, hidden, save, _needs(run), settings.answers, weighting,
-            run.config.seed,
-        )  # fmt: skip
-        steps: Any = module.steps()
-        trainer.predict(
-            module, DataLoader(steps, batch_size=None, collate_fn=_same), return_predictions=False
-        )
-    return seen[0], counts
+    Few tokens are fewer than the input dimensions of the expert's matrices.
+    """
+    if not counts:
+        return None
+    few = {matrix.expert: count for matrix, count in counts if count < matrix.d_in}
+    return {
+        "experts": len({matrix.expert for matrix, _ in counts}),
+        "unseen": sum(count == 0 for count in few.values()),
+        "few": len(few),
+        "fewest": dict(sorted(few.items(), key=lambda item: item[1])[:RAREST]),
+    }
 
 
-def _same(step: Any) -> Any:
+def _unchanged(step: object) -> object:
     return step
-
-
-def _of_experts(matrices: list[Matrix], moments: Moments) -> list[tuple[Matrix, int]]:
-    return [(m, moments.of(m).count) for m in matrices if m.expert]
-
-
-def _collect(run: Run, matrices: list[Matrix], weighting: str) -> Moments:
-    """One pass over the calibration rows."""
-    settings, needs = run.config.calibration, _needs(run)
-    module = CalibrationModule(
-        run.backbone.model, matrices, needs, settings.answers, weighting,
-        settings.checkpointing, run.config.seed,
-    )  # fmt: skip
-    run.trainer.predict(module, datamodule=run.data, return_predictions=False)
-    run.settle()
-    assert module.moments is not None
-    return module.moments

@@ -1,88 +1,76 @@
-"""curve: accuracy on the test split at sizes that nobody chose, beside the one that was.
+"""curve: accuracy on the test split at kept fractions that the user names.
 
-It is a report: the search is over, and nothing follows from it. `curve` in the configuration names
-the kept fractions; with `search.bottlenecks` the map's own claim is put to the test as well.
+The search is over, and nothing is chosen from this. `curve` in the configuration names the kept
+fractions. With `search.bottlenecks` the stage also tests the map of bottlenecks: it prunes the
+matrices that need most, then those that need least.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.report.genomes import LINES
+from sieve.runtime.artifacts import fingerprint
 from sieve.search.bottlenecks import Bottleneck, contrast
 from sieve.search.lines import Line
+from sieve.stages.cached import JSON, Record
 from sieve.stages.evaluate import score_test
-from sieve.stages.rows import LINES
 from sieve.stages.run import Run
 from sieve.stages.seeds import line_of, lowest_rank, usable_levels
-from sieve.tasks.scores import Scores, compare
+from sieve.tasks.scores import compare
 
-Figures = dict[str, Any]
+VERSION = 1  # of the record; part of its fingerprint
 
 
-def curve(run: Run, bank: Bank, search: Figures) -> Figures:
-    """`curve`: a point per kept fraction asked for; `contrast`: of bottlenecks against others.
+def curve(run: Run, bank: Bank, search: Record) -> Record:
+    """`curve`: a point per kept fraction; `contrast`: bottlenecks pruned, and others pruned.
 
-    bank: as fitted, before any refit. Either is None where nothing was asked.
+    Either is None if the configuration does not ask for it. `bank` is the bank before any refit.
     """
-    mapped = search.get("bottlenecks")
-    if not run.config.curve and not mapped:
+    bottlenecks = search.get("bottlenecks")
+    if not run.config.curve and not bottlenecks:
         return {"curve": None, "contrast": None}
-    key = fingerprint(
-        "curve", 1, bank.fingerprint, run.config.curve, mapped, run.config.search.method,
-        run.config.search.normalize, usable_levels(run, bank), run.split_key("test"),
-        run.config.seed,
-    )  # fmt: skip
-    path = run.cache.path("curve", key, "json")
-    with run.stage("curve", cached=path.exists()):
-        if not path.exists():
-            figures = _measure(run, bank, mapped)
-            if run.leads:
-                write_json_atomic(path, figures)
-    figures = read_json(path)
-    plain = [{k: v for k, v in p.items() if k != "drop"} for p in figures["curve"] or []]
-    run.logger.log_series("curve", plain, step="kept_fraction")
-    return figures
+    line = [run.config.search.method, run.config.search.normalize, usable_levels(run, bank)]
+    measured = [run.config.curve, bottlenecks, run.split_key("test"), run.config.seed]
+    key = fingerprint("curve", VERSION, bank.fingerprint, line, measured)
+    [record] = run.cached("curve", key, {"curve": JSON}, lambda: [_curve(run, bank, bottlenecks)])
+    numbers = [{k: v for k, v in p.items() if k != "drop"} for p in record["curve"] or []]
+    run.logger.log_series("curve", numbers, step="kept_fraction")
+    return record
 
 
 def nearest(line: Line, bank: Bank, fractions: Iterable[float]) -> list[Genome]:
-    """For each kept fraction the largest genome of a line that keeps no more; each stands once."""
-    sizes = [bank.kept_fraction(line.genome(place)) for place in range(line.count)]
-    places = {
+    """For each kept fraction the largest genome of a line that keeps no more, without repeats."""
+    sizes = [bank.kept_fraction(line.genome(index)) for index in range(line.count)]
+    indexes = {
         min((i for i, size in enumerate(sizes) if size <= f + 1e-9), default=line.count - 1)
         for f in fractions
     }
-    return [line.genome(place) for place in sorted(places)]
+    return [line.genome(index) for index in sorted(indexes)]
 
 
-def _measure(run: Run, bank: Bank, mapped: list[Bottleneck] | None) -> Figures:
+def _curve(run: Run, bank: Bank, bottlenecks: list[Bottleneck] | None) -> Record:
     method = run.config.search.method
     with Switch(run.backbone.model, bank) as switch:
         dense = score_test(run)
 
-        def point(genome: Genome) -> Figures:
+        def point(genome: Genome) -> Record:
             with switch.to(genome):
-                found = score_test(run)
-            return {"kept_fraction": bank.kept_fraction(genome)} | _figures(dense, found, run)
+                pruned = score_test(run)
+            return {
+                "kept_fraction": bank.kept_fraction(genome),
+                "accuracy": pruned.accuracy,
+                "loss": pruned.loss,
+                "drop": asdict(compare(dense, pruned, run.config.seed)),
+            }
 
         line = line_of(run, bank, method if method in LINES else "waterfill")
         points = [point(genome) for genome in nearest(line, bank, run.config.curve)]
-        opposed = None
-        if mapped:
-            pair = contrast(bank, mapped, lowest_rank(run, bank))
-            opposed = {
-                name: point(part.genome) | {"matrices": part.matrices, "removed": part.removed}
-                for name, part in pair.items()
-            }
-    return {"curve": points or None, "contrast": opposed}
-
-
-def _figures(dense: Scores, found: Scores, run: Run) -> Figures:
-    return {
-        "accuracy": found.accuracy,
-        "loss": found.loss,
-        "drop": asdict(compare(dense, found, run.config.seed)),
-    }
+        sides = contrast(bank, bottlenecks, lowest_rank(run, bank)) if bottlenecks else {}
+        contrasted = {
+            name: point(side.genome) | {"matrices": side.matrices, "removed": side.removed}
+            for name, side in sides.items()
+        }
+    return {"curve": points or None, "contrast": contrasted or None}

@@ -1,4 +1,4 @@
-"""fit: moments and weights to bank.safetensors, nested factors of every matrix."""
+"""fit: the bank, nested factors of every matrix, from its moments and weights."""
 
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -6,90 +6,102 @@ from pathlib import Path
 
 import torch
 
-import sieve.projections
-from sieve.bank import learned as learning
+from sieve.bank import learned
 from sieve.bank.bank import FORMAT, Bank, Solver, finish, fit_blocks, unfinished
-from sieve.bank.files import is_finished
+from sieve.bank.files import INDEX
 from sieve.bank.genome import Sizing
+from sieve.config import ProjectionConfig
 from sieve.data.batches import every_batch
 from sieve.distributed.trainer import make_trainer
 from sieve.model.matrices import find_matrices
 from sieve.projections import get_projection
-from sieve.runtime.artifacts import fingerprint, hash_files
+from sieve.runtime.artifacts import fingerprint
+from sieve.stages.cached import BANK
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.run import Run
 from sieve.streaming.streamed_backbone import StreamedBackbone
 
 
 def fit(run: Run, calibrated: Calibrated) -> Bank:
-    """Nested factors of every matrix."""
+    """Fit nested factors of every matrix."""
     settings = run.config.projection
-    learned = get_projection(settings.name).learned
-    sources = [*Path(sieve.projections.__file__).parent.glob("*.py"), Path(learning.__file__)]
-    key = fingerprint(
-        "bank", FORMAT, calibrated.key, settings.name, settings.storage, settings.rank_multiple,
-        settings.dtype, settings.damping, settings.prune_head, settings.joint, hash_files(sources),
-        [asdict(settings.learning), settings.learning_rate, run.config.seed] if learned else None,
-        str(run.backbone.storage_dtype),
-    )  # fmt: skip
-    if learned:
-        path = run.cache.path("bank", key, "safetensors")
-        with run.stage("fit", cached=path.exists()):
-            if not path.exists():
-                bank = _learn(run, calibrated, key)
-                if run.leads:
-                    bank.save(path)
-        return Bank.load(path)
+    key = bank_key(settings, calibrated.key, run.backbone.storage_dtype, run.config.seed)
+    if get_projection(settings.name).learned:
+        [bank] = run.cached("fit", key, {"bank": BANK}, lambda: [_learn(run, calibrated, key)])
+        return bank
     folder = run.cache.folder("bank", key)
-    done = is_finished(folder)
-    with run.stage("fit", cached=done):
-        if not done:
-            _solve(run, calibrated, folder, key)
+    index = folder / INDEX  # written last
+    run.cached("fit", key, {}, lambda: _solve(run, calibrated, folder, key), beside=[index])
     return Bank.load(folder)
 
 
-def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> None:
-    """The closed form, a file per block, the blocks dealt to the ranks."""
-    settings, trainer = run.config.projection, run.trainer
-    backbone = run.backbone
+def bank_key(
+    settings: ProjectionConfig, moments_key: str, storage_dtype: torch.dtype, seed: int
+) -> str:
+    """Fingerprint of a bank. `Projection.version` stands for the code that computes it."""
+    projection = get_projection(settings.name)
+    factors = [settings.name, projection.version, settings.damping, settings.joint]
+    stored = [settings.storage, settings.rank_multiple, settings.dtype, str(storage_dtype)]
+    learning = [asdict(settings.learning), settings.learning_rate, seed]
+    training = learning if projection.learned else None
+    head = settings.prune_head
+    return fingerprint("bank", FORMAT, moments_key, factors, stored, training, head)
+
+
+def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> tuple[()]:
+    """Write the closed-form factors, one file per block; the ranks take blocks in turn."""
+    settings, trainer, backbone = run.config.projection, run.trainer, run.backbone
     solver = Solver(
-        backbone.skeleton, calibrated.moments(), settings.name, settings.storage,
-        settings.rank_multiple, _bank_dtype(run), settings.damping, settings.prune_head,
-        settings.joint, backbone.device, backbone.matrices(settings.prune_head),
-    )  # fmt: skip
+        backbone.skeleton,
+        calibrated.moments(),
+        projection=settings.name,
+        storage=settings.storage,
+        rank_multiple=settings.rank_multiple,
+        dtype=_bank_dtype(run),
+        damping=settings.damping,
+        prune_head=settings.prune_head,
+        joint=settings.joint,
+        device=backbone.device,
+        known=backbone.matrices(settings.prune_head),
+    )
     loaded = backbone.blocks.loaded if isinstance(backbone, StreamedBackbone) else nullcontext
-    left = unfinished(solver, folder)
-    trainer.strategy.barrier("fit")  # All have looked before the first one writes.
-    fit_blocks(solver, folder, key, left, trainer.global_rank, trainer.world_size, loaded)
+    blocks = unfinished(solver, folder)
+    trainer.strategy.barrier("fit")  # Every rank must list the blocks before one writes a file.
+    fit_blocks(solver, folder, key, blocks, trainer.global_rank, trainer.world_size, loaded)
     trainer.strategy.barrier("fitted")
     if run.leads:
         finish(solver, folder)
+    return ()
 
 
 def _learn(run: Run, calibrated: Calibrated, key: str) -> Bank:
-    """Factors by gradient, the matrices dealt to the ranks; at one level, and cut below it."""
+    """Learn the factors of one level by gradient; the ranks take matrices in turn."""
     settings, model = run.config.projection, run.backbone.model
     options = settings.learning
     sizing, matrices = Sizing(settings.storage, settings.rank_multiple), find_matrices(model)
-    ranks = {matrix.name: sizing.rank(matrix, options.level) or 0 for matrix in matrices}
-    module = learning.LearningModule(
+    module = learned.LearningModule(
         model,
-        ranks,
+        {matrix.name: sizing.rank(matrix, options.level) or 0 for matrix in matrices},
         calibrated.moments(),
-        options.tied,
-        options.init,
-        settings.learning_rate,
-        run.config.seed,
+        tied=options.tied,
+        init=options.init,
+        learning_rate=settings.learning_rate,
+        seed=run.config.seed,
     )
     batches = run.data.calibration_batches(options.batch_tokens, options.tokens)
     trainer = make_trainer(run.config.trainer | {"max_epochs": options.epochs})
     trainer.fit(module, every_batch(batches, run.config.seed))
     run.settle()
     assert module.factors is not None
-    return learning.learned_bank(
-        model, module.factors, matrices, settings.storage, settings.rank_multiple,
-        _bank_dtype(run), key,
-    )  # fmt: skip
+    return learned.learned_bank(
+        model,
+        module.factors,
+        matrices,
+        storage=settings.storage,
+        rank_multiple=settings.rank_multiple,
+        dtype=_bank_dtype(run),
+        key=key,
+    )
 
 
 def _bank_dtype(run: Run) -> torch.dtype:

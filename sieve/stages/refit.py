@@ -1,7 +1,9 @@
-"""refit: the chosen ranks solved again on what the pruned model sees, and smaller ones tried."""
+"""refit: the chosen ranks solved again on the pruned model's own activations.
+
+Refitted factors are better at the same ranks, so smaller genomes are refitted and tried too.
+"""
 
 from dataclasses import asdict, replace
-from typing import Any
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
@@ -10,65 +12,56 @@ from sieve.projections.moments import BY_GRADIENT, weighting_for
 from sieve.recovery.recovery import tune
 from sieve.refit.refit import refit as refit_genome
 from sieve.refit.refit import token_weights
-from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.runtime.artifacts import fingerprint
 from sieve.search.lines import descend
 from sieve.search.score import Score
+from sieve.stages.cached import BANK, GENOME, JSON, Record
 from sieve.stages.calibrate import Calibrated
-from sieve.stages.rows import whole_objective
+from sieve.stages.rows import selection_objective
 from sieve.stages.run import Run
-from sieve.stages.selecting import line_from, settings_of
+from sieve.stages.selecting import line_from, search_inputs
+
+VERSION = 2  # of the files; part of their fingerprint
 
 
 def refit(
     run: Run, calibrated: Calibrated, bank: Bank, genome: Genome
-) -> tuple[Bank, Genome, dict[str, Any] | None]:
-    """A bank and a genome at most as large, and how they came about; None where nothing is asked.
+) -> tuple[Bank, Genome, Record | None]:
+    """Refit a genome; returns a bank, a genome at most as large, and the record of the stage.
 
-    Both are the given ones where refitted factors do worse on the selection split.
+    Bank and genome stay as they are if refitted factors do worse on the selection split. The record
+    is None if the configuration asks for no refit, or the genome is dense.
     """
     settings = run.config.projection
     dense = all(rank is None for rank in bank.ranks(genome).values())
     if dense or not (settings.refit or settings.tune_steps):
         return bank, genome, None
-    key = fingerprint(
-        "refit", 2, bank.fingerprint, genome.levels, settings.refit, settings.refit_tries,
-        settings.refit_tokens, settings.refit_target,
-        settings.tune_steps, settings.learning_rate, run.split_key("selection"),
-        run.config.tolerance, run.config.guarantee, settings_of(run), run.config.seed,
-    )  # fmt: skip
-    bank_path = run.cache.path("refit", key, "safetensors")
-    genome_path = run.cache.path("refit-genome", key, "json")
-    record_path = run.cache.path("refit", key, "json")
-    done = all(path.exists() for path in (bank_path, genome_path, record_path))
-    with run.stage("refit", cached=done):
-        if not done:
-            found, chosen, record = _refit(run, calibrated, bank, genome, key)
-            if run.leads:
-                write_json_atomic(record_path, record)
-                chosen.save(genome_path)
-                found.only(chosen).save(bank_path)
-    found, chosen = Bank.load(bank_path), Genome.load(genome_path)
-    chosen.check_bank(found.fingerprint, found.names)
-    if run.leads:
-        chosen.save(run.run_dir / "genome.json")
-    return found, chosen, read_json(record_path)
+    key = fingerprint("refit", VERSION, genome.levels, asdict(settings), search_inputs(run, bank))
+    record, genome, bank = run.cached(
+        "refit",
+        key,
+        {"refit-record": JSON, "refit-genome": GENOME, "refit": BANK},
+        lambda: _refit(run, calibrated, bank, genome, key),
+    )
+    run.choose(bank, genome)
+    return bank, genome, record
 
 
 def _refit(
     run: Run, calibrated: Calibrated, bank: Bank, genome: Genome, key: str
-) -> tuple[Bank, Genome, dict[str, Any]]:
-    settings, objective = run.config.projection, whole_objective(run, bank)
+) -> tuple[Record, Genome, Bank]:
+    objective = selection_objective(run, bank)
     line, start = line_from(run, bank, genome)
     before = objective.score(genome)
     improve = _Improvement(run, calibrated, bank, key)
-    tried: dict[str, dict[str, Any]] = {}
+    tried: dict[str, Record] = {}
 
-    def score(new: Bank, candidate: Genome) -> Score:
-        result = objective.on(new).score(candidate)
+    def score(refitted: Bank, candidate: Genome) -> Score:
+        result = objective.on(refitted).score(candidate)
         tried[candidate.bank] = asdict(result) | {"feasible": result.feasible, "refitted": True}
         return result
 
-    best = descend(line, start, improve, score, before, settings.refit_tries)
+    best = descend(line, start, improve, score, before, run.config.projection.refit_tries)
     chosen = best.genome.bank if best else ""
     record = {
         "taken": best is not None,
@@ -77,21 +70,21 @@ def _refit(
         "examples": objective.examples_scored + sum(t["examples_used"] for t in tried.values()),
         "curve": [point | {"chosen": name == chosen} for name, point in tried.items()],
     }
-    if best is None:
-        return replace(bank, fingerprint=key), replace(genome, bank=key), record
-    return replace(best.bank, fingerprint=key), replace(best.genome, bank=key), record
+    if best is not None:
+        bank, genome = best.bank, best.genome
+    bank, genome = replace(bank, fingerprint=key), replace(genome, bank=key)
+    return record, genome, bank.only(genome)
 
 
-def with_refit(search: dict[str, Any], refitted: dict[str, Any] | None) -> dict[str, Any]:
-    """The record of the search with that of the refit: one curve, one count of what was spent."""
+def with_refit(search: Record, refitted: Record | None) -> Record:
+    """The record of the search and of the refit in one: one curve, one count of examples."""
     if refitted is None:
         return search | {"refit": None}
     curve = [
         point | {"chosen": point["chosen"] and not refitted["taken"]} for point in search["curve"]
     ]
-    summary = {k: v for k, v in refitted.items() if k not in ("curve", "examples")}
     return search | {
-        "refit": summary,
+        "refit": {k: v for k, v in refitted.items() if k not in ("curve", "examples")},
         "evaluations": search["evaluations"] + len(refitted["curve"]),
         "examples": search["examples"] + refitted["examples"],
         "curve": sorted([*curve, *refitted["curve"]], key=lambda p: -p["kept_fraction"]),
@@ -99,29 +92,32 @@ def with_refit(search: dict[str, Any], refitted: dict[str, Any] | None) -> dict[
 
 
 class _Improvement:
-    """Gives a genome refitted, or tuned, or both kinds of factors."""
+    """Refits a genome, tunes its factors, or both, as the configuration says."""
 
     def __init__(self, run: Run, calibrated: Calibrated, bank: Bank, key: str) -> None:
         self.run, self.bank, self.key = run, bank, key
         self.moments = calibrated.moments()
         self.batches = run.data.calibration_parts(run.config.projection.refit_tokens)
         self.tries = 0
-        self.changed: dict[str, int] = {}
-        settings = run.config.calibration
-        needs = get_projection(bank.projection).needs
+        self.changed: dict[str, int] = {}  # bank's fingerprint -> matrices that refitting changed
+        calibration = run.config.calibration
+        weighting = weighting_for(calibration.weighting, get_projection(bank.projection).needs)
         self.weights = None
-        weighting = weighting_for(settings.weighting, needs)
         if run.config.projection.refit and weighting in BY_GRADIENT:
             self.weights = token_weights(
-                run.backbone.model, bank.matrices, self.batches, weighting,
-                answers=settings.answers, seed=run.config.seed,
-            )  # fmt: skip
+                run.backbone.model,
+                bank.matrices,
+                self.batches,
+                weighting,
+                answers=calibration.answers,
+                seed=run.config.seed,
+            )
 
     def __call__(self, genome: Genome) -> tuple[Bank, Genome]:
-        run, bank = self.run, self.bank
+        run, bank, settings = self.run, self.bank, self.run.config.projection
         self.tries += 1
         changed = 0
-        if run.config.projection.refit:
+        if settings.refit:
             result = refit_genome(
                 run.backbone.model,
                 bank,
@@ -129,14 +125,19 @@ class _Improvement:
                 self.moments,
                 self.batches,
                 self.weights,
-                run.config.projection.refit_target == "residual",
+                settings.refit_target == "residual",
             )
             bank, genome, changed = result.bank, result.genome, len(result.kept)
-        if steps := run.config.projection.tune_steps:
+        if settings.tune_steps:
             bank, genome = tune(
-                run.backbone.model, bank, genome, self.batches, steps,
-                run.config.projection.learning_rate, run.config.seed,
-            )  # fmt: skip
+                run.backbone.model,
+                bank,
+                genome,
+                self.batches,
+                steps=settings.tune_steps,
+                learning_rate=settings.learning_rate,
+                seed=run.config.seed,
+            )
         key = f"{self.key}.{self.tries}"
         self.changed[key] = changed
         return replace(bank, fingerprint=key), replace(genome, bank=key)

@@ -1,10 +1,9 @@
-"""result.json: the figures of a run under stable keys, gathered from its stages."""
+"""The parts of result.json that are computed from the bank, the genome and the machine."""
 
 import platform
 from collections import defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.evaluation.speed import describe_machine
+from sieve.stages.cached import Record
 
 SPECTRUM_POINTS = 64
 
@@ -23,17 +23,22 @@ def sizes(
     dtype: torch.dtype,
     merged: bool = False,
     saved_bytes: int = 0,
-) -> dict[str, Any]:
+) -> Record:
     """Kept fractions, parameter counts and bytes of weights on disk.
 
-    model_parameters: of the dense model; dtype: of its checkpoint; merged: whether the pruned one
-    is written as dense weights, which takes the dense model's room; saved_bytes: by quantization.
+    Args:
+        model_parameters: of the dense model.
+        dtype: of the dense checkpoint.
+        merged: whether the export is dense weights, as large as the dense model's.
+        saved_bytes: by quantization.
     """
     kept = bank.kept_parameters(genome)
-    # Beside factors of its own a tied matrix's table stays.
-    used = bank.in_use(genome)
-    beside = sum(m.size for m, rank in used.items() if m.tied and rank is not None)
-    model_kept = model_parameters - bank.size + kept + beside
+    # A factorized output head that is tied to the embeddings comes in addition to their table.
+    tables = sum(m.size for m, r in bank.in_use(genome).items() if m.tied and r is not None)
+    model_kept = model_parameters - bank.size + kept + tables
+    pruned_bytes = model_kept * bank.dtype.itemsize + bank.index_bytes(genome) - saved_bytes
+    if merged:
+        pruned_bytes = (model_parameters + tables) * bank.dtype.itemsize
     return {
         "kept_fraction": {"prunable": kept / bank.size, "model": model_kept / model_parameters},
         "parameters": {
@@ -42,57 +47,53 @@ def sizes(
             "model_dense": model_parameters,
             "model_kept": model_kept,
         },
-        "bytes": {
-            "dense": model_parameters * dtype.itemsize,
-            "pruned": (model_parameters + beside) * bank.dtype.itemsize
-            if merged
-            else model_kept * bank.dtype.itemsize + bank.index_bytes(genome) - saved_bytes,
-        },
+        "bytes": {"dense": model_parameters * dtype.itemsize, "pruned": pruned_bytes},
     }
 
 
-def matrix_table(bank: Bank, genome: Genome) -> list[dict[str, Any]]:
-    """One row per matrix: where it stands, its level, rank (null: dense) and kept fraction.
+def matrix_table(bank: Bank, genome: Genome) -> list[Record]:
+    """One row per matrix: kind, layer, shape, level, rank (None: dense) and kept fraction.
 
-    Those that share one V have its rank and level, and bear its numbers by their size.
+    Siblings that share one V have the level and rank of their group.
     """
-    used = {m: (m, rank) for m, rank in bank.in_use(genome).items()}
-    by_name = {name: pair for m, pair in used.items() for name in (m.members or (m.name,))}
-    levels = genome.levels
-    return [
-        {
-            "name": matrix.name,
-            "kind": matrix.kind,
-            "layer": matrix.layer,
-            "d_out": matrix.d_out,
-            "d_in": matrix.d_in,
-            "level": levels[whole.name],
-            "rank": rank,
-            "kept_fraction": bank.sizing.kept(whole, rank) / whole.size,
-            "shared_with": [name for name in whole.members if name != matrix.name],
-        }
-        for matrix in bank.matrices
-        for whole, rank in (by_name[matrix.name],)
-    ]
+    in_use = {matrix: (matrix, rank) for matrix, rank in bank.in_use(genome).items()}
+    by_name = {name: pair for m, pair in in_use.items() for name in (m.members or (m.name,))}
+    rows = []
+    for matrix in bank.matrices:
+        whole, rank = by_name[matrix.name]  # the matrix itself, or its group
+        rows.append(
+            {
+                "name": matrix.name,
+                "kind": matrix.kind,
+                "layer": matrix.layer,
+                "d_out": matrix.d_out,
+                "d_in": matrix.d_in,
+                "level": genome.levels[whole.name],
+                "rank": rank,
+                "kept_fraction": bank.sizing.kept(whole, rank) / whole.size,
+                "shared_with": [name for name in whole.members if name != matrix.name],
+            }
+        )
+    return rows
 
 
-def spectrum(bank: Bank) -> dict[str, Any]:
-    """Per kind, the share of energy left to pay at each fraction of full rank, mean over layers."""
+def spectrum(bank: Bank) -> Record:
+    """By kind of matrix the share of energy beyond each fraction of full rank, mean over layers."""
     grid = np.linspace(0, 1, SPECTRUM_POINTS)
     curves = defaultdict(list)
     for matrix in bank.matrices:
         energy = bank.factors[matrix.name].energy.double().numpy()
         if (total := energy.sum()) > 0:
-            left = np.concatenate([[1.0], 1 - np.cumsum(energy) / total]).clip(min=0)
-            curves[matrix.kind].append(np.interp(grid, np.linspace(0, 1, len(left)), left))
+            beyond = np.concatenate([[1.0], 1 - np.cumsum(energy) / total]).clip(min=0)
+            curves[matrix.kind].append(np.interp(grid, np.linspace(0, 1, len(beyond)), beyond))
     return {
         kind: {"rank_fraction": grid.tolist(), "energy_left": np.mean(lines, axis=0).tolist()}
         for kind, lines in curves.items()
     }
 
 
-def provenance(command: str, device: torch.device) -> dict[str, Any]:
-    """What produced a result: versions, command, date and device."""
+def provenance(command: str, device: torch.device) -> Record:
+    """Versions, command, date and device of a run."""
     packages = ("torch", "lightning", "hydra-core", "transformers", "datasets")
     return {
         "sieve_version": version("sieve-llm"),

@@ -1,4 +1,4 @@
-"""search: the bank and the selection split to genome.json."""
+"""search: the genome, chosen on the selection split alone."""
 
 import logging
 import math
@@ -7,60 +7,50 @@ from typing import Any
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
-from sieve.report.genomes import front
-from sieve.runtime.artifacts import fingerprint, read_json, write_json_atomic
+from sieve.report.genomes import LINES, front
+from sieve.runtime.artifacts import fingerprint
 from sieve.search.lines import smallest_feasible
 from sieve.search.objective import Objective
 from sieve.search.reference import Budget, search_evopress, search_random
 from sieve.search.score import Score
+from sieve.stages.cached import GENOME, JSON, Record
 from sieve.stages.genetic import search_ledger
-from sieve.stages.rows import (
-    LINES,
-    confirmation_rows,
-    search_objective,
-)
+from sieve.stages.rows import confirmation_rows, search_objective
 from sieve.stages.run import Run
-from sieve.stages.seeds import find_seeds, line_of, usable_levels
+from sieve.stages.seeds import find_seeds, line_of
 from sieve.stages.selecting import (
     check_baseline,
     confirmed,
     map_bottlenecks,
     points,
-    settings_of,
+    search_inputs,
     space_of,
 )
 
 log = logging.getLogger(__name__)
+VERSION = 7  # of the search and its files; part of their fingerprint
 
 
-def search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
-    """The genome and how it was found, chosen on the selection split alone."""
-    key = fingerprint(
-        "genome", 7, bank.fingerprint, run.split_key("selection"), settings_of(run),
-        usable_levels(run, bank), run.config.tolerance, run.config.guarantee, run.config.seed,
-    )  # fmt: skip
-    genome_path = run.cache.path("genome", key, "json")
-    record_path = run.cache.path("search", key, "json")
+def search(run: Run, bank: Bank) -> tuple[Genome, Record]:
+    """Choose the genome; returns it and the record of the search."""
+    key = fingerprint("genome", VERSION, search_inputs(run, bank))
     genetic = run.config.search.method == "genetic"
-    done = genome_path.exists() and record_path.exists() and not genetic
-    with run.stage("search", cached=done):
-        if not done:
-            genome, record = search_ledger(run, bank) if genetic else _search(run, bank)
-            if run.leads:
-                write_json_atomic(record_path, record)
-                genome.save(genome_path)
-    genome, record = Genome.load(genome_path), read_json(record_path)
-    genome.check_bank(bank.fingerprint, bank.names)
-    if run.leads:
-        genome.save(run.run_dir / "genome.json")
+    record, genome = run.cached(
+        "search",
+        key,
+        {"search": JSON, "genome": GENOME},
+        lambda: search_ledger(run, bank) if genetic else _search(run, bank),
+        reuse=not genetic,  # The key does not cover the ledger.
+    )
+    run.choose(bank, genome)
     _log_curve(run, record)
     return genome, record
 
 
-def _log_curve(run: Run, record: dict[str, Any]) -> None:
-    """The genomes of a line, of other searches those that no other one beats: smallest first.
+def _log_curve(run: Run, record: Record) -> None:
+    """Log the genomes of a line, or of other searches the front; smallest first.
 
-    W&B draws them against their kept fraction. A table of the report has all.
+    W&B draws them against the kept fraction. The report has a table of every genome.
     """
     shown: Sequence[Mapping[str, Any]] = record["curve"]
     if record["method"] not in LINES:
@@ -69,37 +59,36 @@ def _log_curve(run: Run, record: dict[str, Any]) -> None:
     run.logger.log_series("search", rising, step="kept_fraction")
 
 
-def _search(run: Run, bank: Bank) -> tuple[Genome, dict[str, Any]]:
-    search = run.config.search
+def _search(run: Run, bank: Bank) -> tuple[Record, Genome]:
+    method = run.config.search.method
     objective = search_objective(run, bank)
     check_baseline(run, objective.baseline)
     line = None
-    if search.method in LINES:
-        line = line_of(run, bank, search.method)
+    if method in LINES:
+        line = line_of(run, bank, method)
         if confirmation_rows(run):
-            objective.score(line.genome(0))  # The dense model, the last resort.
-        genome, found = smallest_feasible(objective, line), objective.evaluated
-        spent = {"evaluations": len(found), "examples": objective.examples_scored}
+            objective.score(line.genome(0))  # The dense model, if no other genome is confirmed.
+        genome, scores = smallest_feasible(objective, line), objective.evaluated
+        spent = {"evaluations": len(scores), "examples": objective.examples_scored}
     else:
-        genome, found, spent = _reference(run, bank, objective)
-    genome, confirmation = confirmed(run, bank, found, genome, line)
-    record = {
-        "method": search.method,
+        genome, scores, spent = _evolve(run, bank, objective)
+    genome, confirmation = confirmed(run, bank, scores, genome, line)
+    return {
+        "method": method,
         **spent,
         "baseline_accuracy": objective.baseline.accuracy,
         "baseline_loss": objective.baseline.loss,
         "tokens_per_genome": objective.tokens_per_genome,
         "confirmation": confirmation,
-        "bottlenecks": map_bottlenecks(run, bank) if search.bottlenecks else None,
-        "curve": points(bank, found, genome, search.method),
-    }
-    return genome, record
+        "bottlenecks": map_bottlenecks(run, bank),
+        "curve": points(bank, scores, genome, method),
+    }, genome
 
 
-def _reference(
+def _evolve(
     run: Run, bank: Bank, objective: Objective
 ) -> tuple[Genome, dict[Genome, Score], dict[str, int]]:
-    """Random search or EvoPress: what it found, all that was scored, and what that has taken."""
+    """Random search or EvoPress: the winner, all scores, and the evaluations and rows spent."""
     search = run.config.search
     seeds = find_seeds(run, bank, objective)
     judge = "margin" if search.method == "random" else search.judge
@@ -113,14 +102,13 @@ def _reference(
     )
     if not budget.left and run.leads:
         log.warning(
-            "finding seeds took %d evaluations and %d rows, all that search=%s may spend; raise "
+            "finding seeds took %d evaluations and %d rows, the whole budget of search=%s; raise "
             "search.evaluations or search.examples, or set search.seeds=[waterfill].",
-            evaluations, examples, search.method,
-        )  # fmt: skip
+            *(evaluations, examples, search.method),
+        )
     find = search_random if search.method == "random" else search_evopress
-    genome = find(
-        space_of(run, bank), staged, seeds.genomes, budget, run.config.seed, search.judge
-    )  # fmt: skip
+    space = space_of(run, bank)
+    genome = find(space, staged, seeds.genomes, budget, run.config.seed, search.judge)
     spent = {
         "evaluations": seeds.evaluations + len(staged.evaluated),
         "examples": examples + staged.examples_scored,

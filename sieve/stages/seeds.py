@@ -1,4 +1,4 @@
-"""What a run's searches walk and begin with: lines of genomes, and the seeds around their ends."""
+"""The lines of genomes that a search walks, and the seeds that evolution begins with."""
 
 import logging
 import math
@@ -27,24 +27,25 @@ from sieve.stages.rows import search_objective
 from sieve.stages.run import Run
 
 log = logging.getLogger(__name__)
-FEWEST = 64  # rows on which the cost of matrices is measured
-TINY = 1e-6  # kept fraction that counts as nothing
-BEFORE, AFTER = 3, 4  # genomes of a line about a place on it
+FEWEST_ROWS = 64  # rows on which the cost of a matrix is measured, at least
+SMALLEST_KEPT = 1e-6  # stands for a kept fraction of 0 in ratios
+LARGER_SEEDS, SMALLER_SEEDS = 3, 4  # genomes of a line on either side of an index
 
 
 def usable_levels(run: Run, bank: Bank) -> list[float]:
-    """The levels to choose from: all that the bank holds, or that can be exported as asked for.
+    """The levels of the search whose ranks the bank holds and the export can store.
 
-    Raises ValueError where none can be.
+    Raises:
+        ValueError: the export can store none of them.
     """
     levels, model = run.config.search.levels, run.backbone.model
     if get_projection(bank.projection).learned:
         levels = [*levels, run.config.projection.learning.level]
-    held = {m.name: bank.factors[m.name].rank for m in bank.matrices}
+    top_ranks = {matrix: bank.factors[matrix.name].rank for matrix in bank.matrices}
     levels = [
-        x
-        for x in levels
-        if all((bank.sizing.rank(m, x) or 0) <= held[m.name] for m in bank.matrices)
+        level
+        for level in levels
+        if all((bank.sizing.rank(m, level) or 0) <= top for m, top in top_ranks.items())
     ]
     if run.config.export.format != "dense" or all(
         getattr(model.get_submodule(name), "bias", None) is not None for name in bank.names
@@ -52,106 +53,124 @@ def usable_levels(run: Run, bank: Bank) -> list[float]:
         return levels
     if bank.sizing.fits_bias:
         raise ValueError(
-            f"projection={bank.projection} fits biases, and {type(model).__name__} has no "
-            "place for them in dense weights; use export=factorized, or projection=output."
+            f"projection={bank.projection} fits biases, and the dense weights of "
+            f"{type(model).__name__} have no place for them; use export=factorized, or "
+            "projection=output."
         )
-    able = [x for x in levels if all(bank.sizing.rank(m, x) != 0 for m in bank.matrices)]
-    if run.leads and len(able) < len(levels):
+    storable = [x for x in levels if all(bank.sizing.rank(m, x) != 0 for m in bank.matrices)]
+    if run.leads and len(storable) < len(levels):
         log.info("levels of rank 0 are left out: dense weights have no place for their bias")
-    return able
+    return storable
 
 
 def lowest_rank(run: Run, bank: Bank) -> int:
-    """0 where a matrix may go altogether, else 1."""
+    """0 if the levels allow a matrix to be removed, else 1."""
     least = min(usable_levels(run, bank))
     return 0 if any(bank.sizing.rank(m, least) == 0 for m in bank.matrices) else 1
 
 
 def line_of(run: Run, bank: Bank, method: str) -> Line:
-    """The line of genomes that a search along one walks: "uniform" or "waterfill"."""
-    search = run.config.search
+    """The line of genomes of a search method, "uniform" or "waterfill"."""
     if method == "uniform":
         return uniform_line(bank, usable_levels(run, bank))
-    return waterfill_line(bank, search.normalize, lowest_rank(run, bank))
+    return waterfill_line(bank, run.config.search.normalize, lowest_rank(run, bank))
 
 
 def measured_line(run: Run, bank: Bank, objective: Objective, kept_fraction: float) -> Line:
-    """The frontier by what matrices are measured to cost near a size."""
+    """The frontier by the cost of each matrix, measured near a kept fraction."""
     search, lowest = run.config.search, lowest_rank(run, bank)
     weights = measure_weights(
-        bank, objective, kept_fraction, search.normalize, lowest, search.rounds
+        bank,
+        objective,
+        kept_fraction,
+        normalize=search.normalize,
+        lowest_rank=lowest,
+        rounds=search.rounds,
     )
     return waterfill_line(scale_energies(bank, weights, search.normalize), "none", lowest)
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Genomes to begin with, the best first, and what others are compared at, where known."""
+    """The genomes that a search begins with, best first."""
 
     genomes: list[Genome]
-    par: CostModel | None = None
-    order: list[int] | None = None  # of the rows, the decisive first: those answered worst
-    evaluations: int = 0  # of genomes on decisive rows alone, to measure what matrices cost
-    examples: int = 0  # rows scored for those
+    cost_model: CostModel | None = None  # None if genomes are judged by the margin
+    order: list[int] | None = None  # rows, those that a line of genomes answers worst first
+    evaluations: int = 0  # genomes scored on some rows only, to measure what each matrix costs
+    examples: int = 0  # rows scored for these
 
 
 def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
-    """Genomes of each line that `search.seeds` names, about where it leaves the tolerance.
+    """Genomes of each line that `search.seeds` names, near the size where it leaves the tolerance.
 
-    With `search.judge=margin` that is around the smallest feasible genome of a line, and those
-    nearest in size to the smallest of all come first. With "divergence" it is where a line is as
-    far from the dense model as genomes may be on the mean, and the smallest at par come first.
+    With `search.judge=margin` they stand around the smallest feasible genome of each line, and the
+    ones closest in size to the smallest of all come first. With `divergence` they stand where a
+    line reaches the largest divergence that is feasible on average, and the ones that
+    cost least come first.
     """
     search = run.config.search
     if search.judge == "margin":
-        named = [m for m in search.seeds if m != "measured"]  # Margins are too coarse for that.
-        return Seeds(_nearest(bank, objective, [line_of(run, bank, m) for m in named]))
+        methods = [m for m in search.seeds if m != "measured"]  # Margins are too coarse to measure.
+        return Seeds(_around_smallest(bank, objective, [line_of(run, bank, m) for m in methods]))
     closed = [line_of(run, bank, m) for m in ("uniform", "waterfill") if m in search.seeds]
     lines = closed or [line_of(run, bank, "waterfill")]
     for line in lines:
         smallest_feasible(objective, line)
     order = _decisive_first(objective, lines[-1])
-    part = None
+    decisive = None
     if "measured" in search.seeds:
-        part = search_objective(run, bank, rows=order[: max(FEWEST, len(order) // 4)])
-        here = lines[-1].genome(_reached(objective, lines[-1]))
-        lines = [*closed, measured_line(run, bank, part, bank.kept_fraction(here))]
+        decisive = search_objective(run, bank, rows=order[: max(FEWEST_ROWS, len(order) // 4)])
+        size = bank.kept_fraction(lines[-1].genome(_limit_index(objective, lines[-1])))
+        lines = [*closed, measured_line(run, bank, decisive, size)]
         smallest_feasible(objective, lines[-1])
         order = _decisive_first(objective, lines[-1])
-    near = [neighbors(line, _reached(objective, line), BEFORE, AFTER) for line in lines]
-    scored = [(objective.score(genome), genome) for genomes in near for genome in genomes]
-    limit = divergence_limit(objective.evaluated.values())
-    reached = min(
-        (score for score, _ in scored if score.divergence <= limit),
-        key=lambda score: score.kept_fraction,
-        default=scored[0][0],
-    )
-    par = fit_cost_model(reached, [score for score, _ in scored], run.config.tolerance)
-    scored.sort(key=lambda pair: par.cost(pair[0]))
+    genomes = [
+        genome
+        for line in lines
+        for genome in neighbors(line, _limit_index(objective, line), LARGER_SEEDS, SMALLER_SEEDS)
+    ]
+    cost_model = _cost_model(run, objective, genomes)
+    genomes.sort(key=lambda genome: cost_model.cost(objective.score(genome)))
     return Seeds(
-        [genome for _, genome in scored] if search.seeds else [], par, order,
-        len(part.evaluated) if part else 0, part.examples_scored if part else 0,
-    )  # fmt: skip
+        genomes if search.seeds else [],
+        cost_model=cost_model,
+        order=order,
+        evaluations=len(decisive.evaluated) if decisive else 0,
+        examples=decisive.examples_scored if decisive else 0,
+    )
+
+
+def _cost_model(run: Run, objective: Objective, genomes: Sequence[Genome]) -> CostModel:
+    """How size trades for divergence near the smallest genome within the divergence limit."""
+    scores = [objective.score(genome) for genome in genomes]
+    limit = divergence_limit(objective.evaluated.values())
+    reference = min(
+        (score for score in scores if score.divergence <= limit),
+        key=lambda score: score.kept_fraction,
+        default=scores[0],
+    )
+    return fit_cost_model(reference, scores, run.config.tolerance)
 
 
 def _decisive_first(objective: Objective, line: Line) -> list[int]:
-    """Row indexes: first the rows on which the end of a line is farthest from the dense model."""
-    far = objective.divergences(line.genome(_reached(objective, line)))
-    return [int(row) for row in np.argsort(-far, kind="stable")]
+    """Rows by their divergence at the limit of a line, largest first."""
+    divergences = objective.divergences(line.genome(_limit_index(objective, line)))
+    return [int(row) for row in np.argsort(-divergences, kind="stable")]
 
 
-def _reached(objective: Objective, line: Line) -> int:
-    """Where a line is as far from the dense model as genomes may be on the mean."""
+def _limit_index(objective: Objective, line: Line) -> int:
+    """Index of the smallest genome on a line within the divergence that is feasible on average."""
     return last_within(objective, line, divergence_limit(objective.evaluated.values()))
 
 
-def _nearest(bank: Bank, objective: Objective, lines: Sequence[Line]) -> list[Genome]:
-    """Genomes around the smallest feasible one of each line, those nearest to the least first."""
+def _around_smallest(bank: Bank, objective: Objective, lines: Sequence[Line]) -> list[Genome]:
+    """Genomes around the smallest feasible one of each line, closest in size to the least first."""
     seeds: list[Genome] = []
     least = 1.0
     for line in lines:
         best = smallest_feasible(objective, line)
         least = min(least, bank.kept_fraction(best))
         seeds += neighbors(line, line.index(best))
-    sizes = {seed: max(bank.kept_fraction(seed), TINY) for seed in seeds}
-    return sorted(sizes, key=lambda seed: abs(math.log(sizes[seed] / max(least, TINY))))
+    sizes = {seed: max(bank.kept_fraction(seed), SMALLEST_KEPT) for seed in seeds}
+    return sorted(sizes, key=lambda seed: abs(math.log(sizes[seed] / max(least, SMALLEST_KEPT))))

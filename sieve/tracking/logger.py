@@ -1,7 +1,7 @@
-"""What a run logs: metrics.jsonl always, and one Weights & Biases run beside it.
+"""The logger of a run: metrics.jsonl, and one Weights & Biases run.
 
-A Lightning logger, so that stages and modules log through one door. W&B is online with a key,
-offline without, and left alone with `logger=none`. Rank 0 only.
+It is a Lightning logger, so stages and Lightning modules log to the same place. W&B is online with
+a key, offline without, and not imported with `logger=none`. Only rank 0 logs.
 """
 
 import json
@@ -9,7 +9,6 @@ import logging
 import math
 import re
 import time
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,19 @@ log = logging.getLogger(__name__)
 class RunLogger(Logger):
     """Appends metrics to `<run_dir>/metrics.jsonl` and mirrors them to W&B.
 
-    settings: plain containers, logged as the W&B configuration; title, tags and job_type: what
-    the run goes by there. Raises RuntimeError when W&B is asked for and cannot start.
+    Args:
+        settings: plain containers, logged as the configuration of the W&B run.
+        title, tags, job_type: labels of the W&B run.
+
+    Raises:
+        RuntimeError: W&B is enabled and cannot start.
     """
 
     def __init__(
         self,
         run_dir: Path,
         config: LoggerConfig,
-        settings: dict[str, Any],
+        settings: Mapping[str, object],
         title: str,
         tags: Sequence[str] = (),
         job_type: str | None = None,
@@ -43,7 +46,7 @@ class RunLogger(Logger):
         super().__init__()
         self.run_dir = Path(run_dir)
         self._title, self._tags, self._job_type = title, tuple(tags), job_type
-        self._keeps = config.artifact
+        self._uploads = config.artifact
         self._wandb: Any = None
         if not is_rank_zero():
             return
@@ -54,64 +57,61 @@ class RunLogger(Logger):
 
     @property
     def path(self) -> Path:
-        """Where all is logged, one line for each step."""
+        """The file of metrics, one JSON object a line."""
         return self.run_dir / "metrics.jsonl"
 
     @property
     def name(self) -> str:
-        """Title of the run."""
+        """The title of the run."""
         return self._title
 
     @property
     def version(self) -> str:
-        """The run directory's name."""
+        """The name of the run directory."""
         return self.run_dir.name
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Settings are logged once, at the start."""
+    def log_hyperparams(self, params: object, *_: object, **__: object) -> None:
+        """Do nothing: settings are logged once, at the start."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one line; keys are `stage/name`. Values that are not finite become null."""
+        """Append one line with keys `stage/name`; values that are not finite become null."""
         clean = self._write(metrics, step)
         if self._wandb is not None:
             self._wandb.log({key: value for key, value in clean.items() if value is not None})
 
     @rank_zero_only
-    def log_series(self, name: str, rows: Sequence[Mapping[str, Any]], step: str) -> None:
-        """Rows of numbers as metrics `name/key` over a step of their own, the key `step` of each.
+    def log_series(self, name: str, rows: Sequence[Mapping[str, object]], step: str) -> None:
+        """Log rows of numbers as metrics `name/key`, drawn by W&B against the column `step`.
 
-        W&B draws them against that number, not against the order in which all was logged; in
-        metrics.jsonl a fraction is no step, and the row's place stands for it.
+        In metrics.jsonl the step is that column if it holds integers, else the index of the row.
         """
         if self._wandb is not None and rows:
             self._wandb.define_metric(f"{name}/{step}", hidden=True)
             self._wandb.define_metric(f"{name}/*", step_metric=f"{name}/{step}")
-        for place, row in enumerate(rows):
-            at = row[step] if isinstance(row[step], int) else place
-            self.log_metrics({f"{name}/{key}": value for key, value in row.items()}, at)
+        for index, row in enumerate(rows):
+            value = row[step]
+            metrics: Any = {f"{name}/{key}": value for key, value in row.items()}
+            self.log_metrics(metrics, value if isinstance(value, int) else index)
 
     @rank_zero_only
-    def log_summary(self, summary: Mapping[str, Any]) -> None:
-        """The run's closing figures, nested."""
+    def log_summary(self, summary: Mapping[str, object]) -> None:
+        """Set the summary of the W&B run."""
         if self._wandb is not None:
             self._wandb.summary.update(dict(summary))
 
     @rank_zero_only
-    def log_figures(self, figures: Mapping[str, Any]) -> None:
-        """Plotly figures by name."""
+    def log_figures(self, figures: Mapping[str, object]) -> None:
+        """Log Plotly figures by name to W&B."""
         if self._wandb is not None:
             self._wandb.log({f"figures/{name}": figure for name, figure in figures.items()})
 
     @rank_zero_only
-    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table, and a line of metrics.jsonl for each row; the columns are all keys of the rows.
-
-        Lines have keys `name/column` and the row's place as their step.
-        """
-        for place, row in enumerate(rows):
-            self._write({f"{name}/{key}": value for key, value in row.items()}, place)
+    def log_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Log a table to W&B, and each row as a line of metrics.jsonl with keys `name/column`."""
+        for index, row in enumerate(rows):
+            self._write({f"{name}/{key}": value for key, value in row.items()}, index)
         if self._wandb is not None and rows:
             import wandb
 
@@ -122,11 +122,11 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_artifact(self, name: str, folder: Path, *files: Path) -> None:
-        """A folder and files beside it as an artifact, where `logger.artifact` asks for it.
+        """Upload a folder and files as an artifact, if `logger.artifact` is true.
 
-        The files of the folder are not copied: offline, they have to stay until `wandb sync`.
+        The files of the folder are not copied; offline, keep them until `wandb sync`.
         """
-        if self._wandb is None or not self._keeps:
+        if self._wandb is None or not self._uploads:
             return
         import wandb
 
@@ -140,23 +140,23 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Lightning calls this after every loop; the run closes in `close`."""
+        """Do nothing: Lightning calls this after every loop, and the run ends with `close`."""
 
     @rank_zero_only
     def close(self, failed: bool = False) -> None:
-        """Finish the W&B run."""
+        """Finish the W&B run; closing twice is harmless."""
         if self._wandb is not None:
             self._wandb.finish(exit_code=int(failed))
             self._wandb = None
 
-    def _write(self, values: Mapping[str, Any], step: int | None) -> dict[str, Any]:
-        """Append a line to metrics.jsonl; returns the values as they stand there."""
+    def _write(self, values: Mapping[str, object], step: int | None) -> dict[str, object]:
+        """Append a line to metrics.jsonl; returns the values written."""
         clean = {key: _number(value) for key, value in values.items()}
         line = {"time": round(time.time(), 3)} | ({} if step is None else {"step": step}) | clean
         append_line(self.path, json.dumps(line))
         return clean
 
-    def _start(self, config: LoggerConfig, settings: dict[str, Any]) -> Any:
+    def _start(self, config: LoggerConfig, settings: Mapping[str, object]) -> Any:
         import os
 
         import wandb
@@ -173,10 +173,10 @@ class RunLogger(Logger):
                 tags=self._tags,
                 job_type=self._job_type,
                 dir=str(self.run_dir),
-                config=settings,
+                config=dict(settings),
                 mode=mode,
                 reinit="finish_previous",
-                # The address of a git remote may hold a token as its user.
+                # The URL of a git remote may contain a token.
                 settings=wandb.Settings(silent=True, console="off", disable_git=True),
             )
         except wandb.Error as error:
@@ -187,18 +187,15 @@ class RunLogger(Logger):
 
 
 def _has_key() -> bool:
-    """Whether W&B finds credentials in the environment or the netrc file, and they are taken.
-
-    A key that is refused, or a server out of reach, must not end a run: one warning instead.
-    """
+    """Whether W&B has a valid key in the environment or the netrc file; warns if it is refused."""
     import wandb
 
     try:
         return bool(wandb.login(prompt=False))
     except wandb.Error as error:
         log.warning(
-            "Weights & Biases did not take the key (%s): this run is logged offline; `wandb sync` "
-            "sends it later.",
+            "Weights & Biases refused the key (%s), so this run is logged offline; upload it later "
+            "with `wandb sync`.",
             _sentence(error),
         )
         return False
@@ -208,6 +205,6 @@ def _sentence(error: Exception) -> str:
     return str(error).rstrip(". ")
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     number = value.item() if hasattr(value, "item") else value
     return None if isinstance(number, float) and not math.isfinite(number) else number

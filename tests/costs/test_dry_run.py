@@ -102,7 +102,7 @@ def test_uniform_pruning_and_later_stages_are_forecast(experiment, tmp_path):
 
 @pytest.mark.parametrize("experiment", PAPER)
 def test_a_configuration_has_the_settings_of_the_paper(experiment):
-    config = to_config(compose_raw(f"+experiment={experiment}", "task=sst2", "search.job=prepare"))
+    config = to_config(compose_raw(f"+experiment={experiment}", "task=sst2", "+sweep.job=prepare"))
     assert (config.projection.name, config.projection.storage) == ("output", "plain")
     assert config.calibration.tokens == 200_000 and not config.projection.refit
     assert config.search.levels == [1, 0.9, 0.75, 0.6, 0.5, 0.35, 0.25, 0.2, 0.1, 0.05]

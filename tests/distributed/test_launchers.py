@@ -28,7 +28,7 @@ def test_the_plugins_of_all_presets_are_found() -> None:
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_preset_chooses_its_launcher_and_how_many_jobs_run(name: str) -> None:
     given = ["+task=sst2", "search=genetic", f"launcher={name}", "launcher.workers=3"]
-    raw = compose_raw(*given, "search.job=prepare", return_hydra_config=True)
+    raw = compose_raw(*given, "+sweep.job=prepare", return_hydra_config=True)
     launcher, sweeper = raw.hydra.launcher, raw.hydra.sweeper
     assert launcher._target_.rpartition(".")[2] == LAUNCHERS[name]
     assert sweeper.n_workers == 3 and sweeper.free == ["launcher"]

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from test_conf_groups import CONF, compose_raw
 from test_readme import commands, compose_command
 
-from sieve.config import Config
+from sieve.config import Config, SweepConfig
 from sieve.docs import comments, included, settings
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def declared(settings_class: type, prefix: str = "") -> set[str]:
 
 def test_every_setting_has_a_meaning() -> None:
     meanings = {e.key: e.meaning for group in settings.entries().values() for e in group}
-    documented = meanings.keys() | set(settings.INTERNAL)
+    documented = meanings.keys() | declared(SweepConfig, "sweep.")
     assert [key for key, meaning in meanings.items() if not meaning.strip()] == []
     assert declared(Config) - {"trainer"} - documented == set()
     for trainer in ("cpu", "gpu"):
@@ -60,7 +60,7 @@ def test_every_setting_has_a_meaning() -> None:
 
 
 def test_the_page_of_settings_has_no_settings_of_the_sweeper_alone() -> None:
-    assert not set(settings.INTERNAL) & settings.keys()
+    assert not declared(SweepConfig, "sweep.") & settings.keys()
 
 
 def test_every_option_of_every_group_has_its_line() -> None:

@@ -155,7 +155,7 @@ def composed(given: list[str]) -> list[Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         first = [re.sub(r"=([^\[,]+),.*", r"=\1", one) for one in given]
-        first += ["search.job=prepare"] if "adaptive" in first[0] else []
+        first += ["+sweep.job=prepare"] if "adaptive" in first[0] else []
         raw = compose("config", first, return_hydra_config=True)
         params = getattr(raw.hydra.sweeper, "params", None) or {}
         swept = dict(params) | dict(one.split("=", 1) for one in given)

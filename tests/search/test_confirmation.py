@@ -167,7 +167,7 @@ def test_a_winner_between_two_candidates_is_a_point_of_the_record(
     found = {GENOMES[i]: seen.score(GENOMES[i]) for i in (0, len(GENOMES) // 2, -1)}
     for name, value in (
         ("confirmation_rows", ["row"]),
-        ("fitted", False),
+        ("overfits", False),
         ("search_objective", seen),
         ("confirmation_objective", unseen),
     ):

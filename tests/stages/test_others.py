@@ -10,7 +10,7 @@ from runs import finished, make_world, run_sieve, write_rows
 from sieve.checks import check
 from sieve.config import CalibrationConfig, Config
 from sieve.data.datamodule import SieveDataModule
-from sieve.stages.run import mixed, split_key
+from sieve.stages.splits import mixed_tasks, split_key
 from sieve.tasks import TaskConfig, build_task
 
 
@@ -43,7 +43,7 @@ def config(folder: Path, **calibration: object) -> Config:
 def test_tokens_are_shared_out_by_weight(tmp_path: Path, weights, expected) -> None:
     found = config(tmp_path, weights=weights)
     own = build_task(found.task)
-    parts = mixed(found, own)
+    parts = mixed_tasks(found, own)
     assert {task.name: share for task, share in parts} == pytest.approx(expected)
     data = SieveDataModule(
         own,
@@ -72,7 +72,7 @@ def test_rows_that_are_selected_or_tested_on_are_not_mixed_in(tmp_path: Path, ch
     ]
     folder = Path(str(found.calibration.mix["other"].data_dir))
     write_rows(folder / "train.jsonl", [*leaked, *rows_of("clean", 5)])
-    parts = {task.name: task for task, _ in mixed(found, own)}
+    parts = {task.name: task for task, _ in mixed_tasks(found, own)}
     held = {e.prompt for role in ("selection", "test") for e in plain.splits[role]}
     prompts = {e.prompt for e in parts["other"].splits["calibration"]}
     assert len(prompts) == 5 and not prompts & held
@@ -81,8 +81,11 @@ def test_rows_that_are_selected_or_tested_on_are_not_mixed_in(tmp_path: Path, ch
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ({"nobody": 1}, "calibration.weights.nobody is of no task of calibration.mix"),
-        ({"self": 0, "other": 0, "third": 0}, "expected numbers of at least 0, one of them above"),
+        ({"nobody": 1}, "calibration.weights.nobody names no task of calibration.mix"),
+        (
+            {"self": 0, "other": 0, "third": 0},
+            "at least 0, one of them above 0",
+        ),
         ({"self": -1}, "expected numbers of at least 0"),
     ],
 )

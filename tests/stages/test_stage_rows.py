@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sieve.config import SearchConfig
-from sieve.stages.rows import fitted
+from sieve.stages.rows import overfits
 
 
 def run(guarantee: bool = False, **search: Any) -> Any:
@@ -30,5 +30,5 @@ def run(guarantee: bool = False, **search: Any) -> Any:
 def test_rows_are_fitted_by_what_is_chosen_by_its_accuracy(
     search: dict[str, str], expected: bool
 ) -> None:
-    assert fitted(run(**search)) == expected
-    assert fitted(run(guarantee=True, **search))  # A guarantee takes no chances.
+    assert overfits(run(**search)) == expected
+    assert overfits(run(guarantee=True, **search))  # A guarantee takes no chances.

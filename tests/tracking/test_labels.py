@@ -13,6 +13,7 @@ from sieve.config import (
     QuantizationConfig,
     RecoveryConfig,
     SearchConfig,
+    SweepConfig,
 )
 from sieve.tasks import TaskConfig
 from sieve.tracking import labels
@@ -57,7 +58,7 @@ def test_the_kind_of_job_is_what_takes_its_time(parts: dict[str, Any], kind: str
 def test_the_group_is_the_one_asked_for_the_experiment_s_or_the_sweep_s(
     asked: str | None, choices: dict[str, Any], job: str, swept: bool, group: str | None
 ) -> None:
-    config = replace(CONFIG, logger=LoggerConfig(group=asked), search=SearchConfig(job=job))
+    config = replace(CONFIG, logger=LoggerConfig(group=asked), sweep=SweepConfig(job))
     folder = Path("runs/sst2/multirun/2026-11-25_12-00-00/0")
     assert labels.group(config, choices, folder, swept) == group
 

@@ -278,7 +278,7 @@ def test_a_key_that_is_refused_gives_one_warning_and_an_offline_run(
         logger = RunLogger(isolated, LoggerConfig(), {}, "title")
     logger.close()
     (message,) = [r.getMessage() for r in caplog.records if r.name.startswith("sieve")]
-    assert "did not take the key" in message and "is logged offline" in message
+    assert "refused the key" in message and "is logged offline" in message
     assert offline_run(isolated).is_dir()
 
 

@@ -6,7 +6,7 @@ from sieve.report.dashboard.gather import Run
 from sieve.report.result import Result
 
 # Settings that do not change what a run computes.
-_IGNORED = ("hydra", "paths", "logger", "inspect", "search.job", "search.shard", "search.ledger")
+_IGNORED = ("hydra", "paths", "logger", "inspect", "sweep")
 _LONGEST = 200  # characters of one setting
 ABSENT = "none"
 

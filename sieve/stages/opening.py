@@ -1,0 +1,96 @@
+"""Opening a run: its task, model, trainer and logger."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning as L
+
+from sieve.config import Config
+from sieve.distributed.sharding import shard
+from sieve.distributed.strategy import join
+from sieve.distributed.trainer import make_trainer
+from sieve.exports.export import check_format
+from sieve.model.backbone import Backbone, load_backbone
+from sieve.model.checkpoint_files import find_model
+from sieve.model.matrices import check_supported
+from sieve.quantization import check_available
+from sieve.runtime.artifacts import Cache, fingerprint
+from sieve.stages.run import Run
+from sieve.streaming.streamed_backbone import load_streamed
+from sieve.tasks import Task, build_task
+from sieve.tracking import labels
+from sieve.tracking.logger import RunLogger
+
+log = logging.getLogger(__name__)
+# The jobs of a genetic search that share a process load the task and the model once.
+_loaded: dict[str, tuple[Task, Backbone]] = {}
+
+
+@contextmanager
+def opened(config: Config, run_dir: Path) -> Iterator[Run]:
+    """Load what a run needs; its log is closed at the end, also after an error.
+
+    Raises:
+        ValueError or RuntimeError: something cannot be loaded, said in one sentence.
+    """
+    L.seed_everything(config.seed, verbose=False)
+    find_model(config.model.path)
+    Cache(Path(config.paths.cache_dir)).prepare()
+    trainer = make_trainer(config.trainer)
+    check_available(config.quantization, trainer.strategy.root_device)
+    task, backbone = _load_task_and_model(config, trainer)
+    check_available(config.quantization, backbone.device, backbone.dtype)
+    logger = RunLogger(
+        run_dir,
+        config.logger,
+        settings=labels.logged_settings(config, backbone.name),
+        title=labels.title(config, backbone.name),
+        tags=labels.tags(config, backbone.name),
+        job_type=labels.job_type(config),
+    )
+    failed = True
+    try:
+        if config.export.format != "none":
+            check_format(backbone.skeleton, config.export.format)
+        run = Run(
+            config=config,
+            task=task,
+            backbone=backbone,
+            trainer=trainer,
+            logger=logger,
+            run_dir=run_dir,
+        )
+        if not config.sweep.job:
+            run.check_tasks()
+        yield run
+        failed = False
+    finally:
+        logger.close(failed)
+
+
+def _load_task_and_model(config: Config, trainer: L.Trainer) -> tuple[Task, Backbone]:
+    device, head = trainer.strategy.root_device, config.projection.prune_head
+    strategy = config.calibration.strategy
+    key = fingerprint(
+        asdict(config.task), asdict(config.model), config.seed, str(device), strategy, head
+    )
+    if key in _loaded:
+        return _loaded[key]
+    _loaded.clear()
+    task = build_task(config.task, config.seed)
+    mesh = join(trainer)
+    put = None if mesh is None else lambda model, _, dtype: shard(model, mesh, dtype)
+
+    def load() -> Backbone:
+        backbone = load_backbone(config.model, device, put)
+        check_supported(backbone.model, config.model.allow_partial)
+        return backbone
+
+    backbone = load_streamed(config.model, device, head, load) if strategy == "stream" else load()
+    log.debug("loaded %s", config.model.path)
+    if config.search.method == "genetic":
+        _loaded[key] = task, backbone
+    return task, backbone
