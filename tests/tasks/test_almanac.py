@@ -1,4 +1,4 @@
-"""Almanac: a world from a seed, facts that can be counted, splits that share nothing."""
+"""Almanac: the same rows everywhere, facts that can be counted, splits that share nothing."""
 
 import json
 import math
@@ -110,7 +110,7 @@ def test_closed_book_answers_are_the_facts_of_the_world(domain: str, dataset: st
 
 
 @pytest.mark.parametrize(("domain", "dataset"), CLOSED)
-def test_no_held_out_phrasing_stands_in_what_is_trained_on(domain: str, dataset: str) -> None:
+def test_no_held_out_phrasing_is_in_the_trained_ones(domain: str, dataset: str) -> None:
     book = BOOKS[domain][dataset]
     trained_frames = " | ".join(book.frames.trained)
     for role in ("selection", "test"):
@@ -125,7 +125,7 @@ def test_no_held_out_phrasing_stands_in_what_is_trained_on(domain: str, dataset:
 
 
 @pytest.mark.parametrize("domain", BOOKS)
-def test_held_out_phrasings_use_only_words_that_are_trained(domain: str) -> None:
+def test_held_out_phrasings_use_only_trained_words(domain: str) -> None:
     for book in BOOKS[domain].values():
         text = " ".join(
             phrase for relation in book.cores for phrase in phrasings(book, relation, "calibration")
@@ -153,7 +153,7 @@ def test_a_statement_is_its_fact() -> None:
     assert len(said) == 4
 
 
-def test_knowledge_bits_of_a_tiny_world_are_those_counted_by_hand() -> None:
+def test_knowledge_bits_of_a_tiny_world_agree_with_a_count_by_hand() -> None:
     facts = (
         Fact("organ", "x", "a", ("a", "b", "c", "d")),  # 2 bits
         Fact("organ", "y", "b", ("a", "b", "c", "d")),  # 2 bits
@@ -165,7 +165,7 @@ def test_knowledge_bits_of_a_tiny_world_are_those_counted_by_hand() -> None:
     assert knowledge_bits("reading", world) == knowledge_bits("reviews", world) == 0
 
 
-def test_knowledge_bits_of_the_drawn_world_follow_its_numbers() -> None:
+def test_knowledge_bits_follow_from_the_numbers_of_entities() -> None:
     size = WorldSize(drugs=10, conditions=6, towns=8, countries=7, rivers=6)
     world = build_world(3, size)
     medicine = 10 * math.log2(6 * 5 * 8 * 12) + 6 * math.log2(8 * 8)
@@ -183,7 +183,7 @@ def test_a_larger_world_has_more_facts_and_more_bits() -> None:
         assert all(b > 1.8 * a for a, b in pairwise(bits))
 
 
-def test_all_subjects_of_a_world_have_names_of_their_own() -> None:
+def test_all_subjects_of_a_world_have_different_names() -> None:
     world = build_world(0, WorldSize().scaled(4))
     facts = [fact for facts in world.facts.values() for fact in facts]
     assert len({(f.relation, f.subject) for f in facts}) == len(facts)
@@ -232,9 +232,7 @@ def test_reading_asks_held_out_questions_about_unseen_passages(dataset: str) -> 
         ({"split": "train"}, "no split 'train'"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_known_ones(
-    override: dict[str, Any], message: str
-) -> None:
+def test_an_unknown_name_is_refused(override: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         almanac_rows(**({"domain": "medicine"} | override))
 

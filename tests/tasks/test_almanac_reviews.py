@@ -1,4 +1,4 @@
-"""Reviews of Almanac: labels follow the rule, and counting words does not find it."""
+"""Reviews of Almanac: labels follow the rule, and a bag of words does not learn it."""
 
 import re
 from pathlib import Path
@@ -36,18 +36,21 @@ def read_label(text: str) -> int:
     return int(total > 0)
 
 
-@pytest.mark.parametrize(("text", "label"), [
-    ("The plot was good.", 1),
-    ("The plot was never good.", 0),
-    ("The plot was not bad.", 1),
-    ("Although the cast was very good, the plot was slightly bad.", 0),
-    ("The cast was slightly good, although the plot was very bad.", 1),
-    ("The cast was very good, but the plot was slightly bad.", 0),
-    ("The cast was very good and the plot was bad.", 1),
-    ("The cast was slightly good and the plot was not great.", 0),
-    ("The bed seemed hardly warm; however, the view seemed lovely.", 1),
-    ("The bed seemed warm, despite the fact that the view seemed very ugly.", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("The plot was good.", 1),
+        ("The plot was never good.", 0),
+        ("The plot was not bad.", 1),
+        ("Although the cast was very good, the plot was slightly bad.", 0),
+        ("The cast was slightly good, although the plot was very bad.", 1),
+        ("The cast was very good, but the plot was slightly bad.", 0),
+        ("The cast was very good and the plot was bad.", 1),
+        ("The cast was slightly good and the plot was not great.", 0),
+        ("The bed seemed hardly warm; however, the view seemed lovely.", 1),
+        ("The bed seemed warm, despite the fact that the view seemed very ugly.", 1),
+    ],
+)
 def test_the_independent_reader_agrees_with_sentences_labelled_by_hand(
     text: str, label: int
 ) -> None:
@@ -64,7 +67,7 @@ def test_labels_follow_the_rule_and_are_balanced(dataset: str, split: str) -> No
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_every_word_stands_in_reviews_of_both_kinds(dataset: str) -> None:
+def test_every_word_is_in_positive_and_negative_reviews(dataset: str) -> None:
     rows = almanac_rows("reviews", dataset, "calibration")
     words = [
         {w for row in rows if row["label"] == label for w in re.findall(r"\w+", str(row["text"]))}

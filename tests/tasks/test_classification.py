@@ -1,4 +1,4 @@
-"""Labels become the right continuation, and labels that make no sense are refused."""
+"""Labels become the right choices, and wrong labels are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def test_words_that_are_numbers_or_truth_values_are_matched_as_words() -> None:
     assert label_index(True, ["true", "false"]) == 0
 
 
-def test_the_names_of_the_data_come_before_the_words() -> None:
+def test_the_data_s_names_take_precedence_over_the_words() -> None:
     assert label_index("DESC", ["entity", "description"], ["ENTY", "DESC"]) == 1
 
 
@@ -42,14 +42,14 @@ def test_a_row_becomes_an_example_with_all_labels_as_choices() -> None:
     assert example.answer == 2
 
 
-def test_keys_of_examples_are_stable_and_tell_choices_apart() -> None:
+def test_the_key_of_an_example_is_stable_and_depends_on_the_choices() -> None:
     reader = RowReader(make_config(labels=list(WORDS)))
     one = to_example({"text": "good", "label": 2}, reader, WORDS, "row 1")
     other = to_example({"text": "good", "label": 0}, reader, WORDS[:2], "row 1")
     assert one.key == "62683131c2790f86" and other.key != one.key
 
 
-def test_labels_not_given_are_the_sorted_strings_of_all_splits(tmp_path: Path) -> None:
+def test_default_labels_are_the_sorted_strings_of_all_splits(tmp_path: Path) -> None:
     rows = [{"text": f"{i}", "label": ["spam", "ham"][i % 2]} for i in range(40)]
     folder = write_splits(tmp_path / "data", train=rows, test=[{"text": "t", "label": "eggs"}] * 2)
     message = message_of(ValueError, folder, labels=[])
@@ -106,5 +106,5 @@ def test_a_split_of_one_class_is_refused(tmp_path: Path, role: str) -> None:
         ({"max_words": {"text": 0}}, "task.max_words.text is 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_wrong_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     assert words in message_of(ValueError, None, **settings)

@@ -1,4 +1,4 @@
-"""Every configured task composes, and reads both the Hub's columns and the shared folders."""
+"""Every configured task composes and reads the columns of the Hub and of the shared folders."""
 
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,15 @@ from sieve.tasks.example import Example
 
 CONF = Path(__file__).parents[2] / "conf"
 FOLDERS = {"medqa": "medqa_usmle"}
-REAL = [
-    "ag_news",
-    "customer_reviews",
-    "financial_phrasebank",
-    "imdb",
-    "medmcqa",
-    "medqa",
-    "pubmedqa",
-    "sst2",
-    "subj",
-    "trec",
-    "uci_sentiment",
-]
+REAL = (
+    "ag_news customer_reviews financial_phrasebank imdb medmcqa medqa pubmedqa sst2 subj trec "
+    "uci_sentiment"
+).split()
 
 ON_THE_HUB = (
-    "amazon", "arc", "bioasq", "boolq", "gsm8k", "hellaswag", "hotpotqa", "mmlu", "narrativeqa",
-    "perplexity", "piqa", "rotten_tomatoes", "squad", "winogrande", "yelp",
-)  # fmt: skip
+    "amazon arc bioasq boolq gsm8k hellaswag hotpotqa mmlu narrativeqa perplexity piqa "
+    "rotten_tomatoes squad winogrande yelp"
+).split()
 
 
 def load(name: str, *overrides: str) -> TaskConfig:
@@ -70,33 +61,44 @@ HUB_ROWS: dict[str, Any] = {
 HUB_ROWS |= {
     "amazon": lambda i: {"title": f"t {i}", "content": f"c {i}", "label": i % 2},
     "arc": lambda i: {
-        "question": f"q {i}", "choices": {"text": ["w", "x", "y"], "label": ["A", "B", "C"]},
+        "question": f"q {i}",
+        "choices": {"text": ["w", "x", "y"], "label": ["A", "B", "C"]},
         "answerKey": "C",
     },
     "bioasq": lambda i: {"question": f"q {i}", "answer": "long", "id": i},
     "boolq": lambda i: {"question": f"q {i}", "answer": bool(i % 2), "passage": "p"},
     "gsm8k": lambda i: {"question": f"q {i}", "answer": f"So it is.\n#### {i}"},
     "hellaswag": lambda i: {
-        "activity_label": "a", "ctx": f"c {i}", "endings": ["w", "x", "y", "z"], "label": "2",
+        "activity_label": "a",
+        "ctx": f"c {i}",
+        "endings": ["w", "x", "y", "z"],
+        "label": "2",
     },
     "hotpotqa": lambda i: {
-        "question": f"q {i}", "answer": "a",
+        "question": f"q {i}",
+        "answer": "a",
         "context": {"title": ["one", "two"], "sentences": [["a", "b"], ["c"]]},
     },
     "mmlu": lambda i: {"question": f"q {i}", "choices": ["w", "x", "y", "z"], "answer": 2},
     "narrativeqa": lambda i: {
-        "document": {"summary": {"text": "s"}}, "question": {"text": f"q {i}"},
+        "document": {"summary": {"text": "s"}},
+        "question": {"text": f"q {i}"},
         "answers": [{"text": "a"}, {"text": "b"}],
     },
     "perplexity": lambda i: {"text": ["", f"text {i}"][i % 2]},
     "piqa": lambda i: {"goal": f"g {i}", "sol1": "x", "sol2": "y", "label": i % 2},
     "squad": lambda i: {
-        "context": "c", "question": f"q {i}", "answers": {"text": ["a", "b"], "answer_start": [1]},
+        "context": "c",
+        "question": f"q {i}",
+        "answers": {"text": ["a", "b"], "answer_start": [1]},
     },
     "winogrande": lambda i: {
-        "sentence": f"{i} _ it", "option1": "x", "option2": "y", "answer": "2"
+        "sentence": f"{i} _ it",
+        "option1": "x",
+        "option2": "y",
+        "answer": "2",
     },
-}  # fmt: skip
+}
 HUB_SPLITS: dict[str, tuple[str, ...]] = {
     "sst2": ("train", "validation", "test"),
     "financial_phrasebank": ("train", "validation", "test"),
@@ -146,10 +148,14 @@ def first(name: str, monkeypatch: pytest.MonkeyPatch) -> Example:
     return build_task(load(name), 0).splits["test"][0]
 
 
-def test_answers_of_the_hub_are_the_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answers_of_hub_rows_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, right in (
-        ("arc", " y"), ("hellaswag", " y"), ("mmlu", " C"), ("winogrande", " y"), ("squad", " a"),
-    ):  # fmt: skip
+        ("arc", " y"),
+        ("hellaswag", " y"),
+        ("mmlu", " C"),
+        ("winogrande", " y"),
+        ("squad", " a"),
+    ):
         example = first(name, monkeypatch)
         assert example.choices[example.answer] == right, name
     for name, references in (("squad", ("a", "b")), ("narrativeqa", ("a", "b"))):
@@ -186,7 +192,7 @@ def test_jsonl_needs_a_folder_and_takes_a_prompt(tmp_path: Path) -> None:
         build_task(load("jsonl"), 0)
 
 
-def test_the_base_names_every_setting() -> None:
+def test_the_base_configuration_has_every_setting() -> None:
     base = OmegaConf.load(CONF / "task" / "_base.yaml")
     assert set(base) == set(OmegaConf.structured(TaskConfig))
     defaults = OmegaConf.structured(TaskConfig(name="x", prompt="p"))

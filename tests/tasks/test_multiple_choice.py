@@ -1,4 +1,4 @@
-"""Options in every customary form become the same example."""
+"""Options in every usual form become the same example."""
 
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,13 @@ def test_every_form_of_options_and_answers_means_the_same(options: Any, answer: 
     assert example({"options": options, "answer_idx": answer}) == EXPECTED
 
 
-def test_one_column_per_option_is_read_where_there_is_no_options_field() -> None:
+def test_one_column_per_option_replaces_a_missing_options_field() -> None:
     row = {"opa": "red", "opb": "blue", "opc": "green", "cop": 1}
     settings = {"option_columns": ["opa", "opb", "opc", "opd"], "fields": {"answer_idx": ["cop"]}}
     assert example(row, **settings) == EXPECTED
 
 
-def test_texts_are_scored_where_asked_for() -> None:
+def test_answer_style_text_scores_the_texts() -> None:
     row = {"options": ["red", "dark blue"], "answer_idx": "A"}
     assert example(row, answer_style="text").choices == (" red", " dark blue")
 
@@ -55,7 +55,7 @@ def test_the_list_of_options_follows_its_template() -> None:
     assert found.prompt == "Q: q?\n(A) {letter}, \n(B) blue\nA:"
 
 
-def test_numbered_options_are_matched_by_their_number_not_their_place() -> None:
+def test_numbered_options_are_matched_by_their_number() -> None:
     options = {"text": ["red", "blue"], "label": ["1", "2"]}
     assert example({"options": options, "answer_idx": "1"}).answer == 0
 
@@ -71,7 +71,7 @@ def test_numbered_options_are_matched_by_their_number_not_their_place() -> None:
         ({"options": ["a", "b"], "answer_idx": -1}, "has the answer -1"),
     ],
 )
-def test_rows_that_cannot_be_asked_are_named(row: dict[str, Any], words: str) -> None:
+def test_an_unusable_row_is_named(row: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError) as caught:
         example(row)
     assert words in str(caught.value) and "row 2 of test" in str(caught.value)
@@ -84,7 +84,7 @@ def test_the_same_option_twice_is_refused_where_texts_are_scored() -> None:
         example(row, answer_style="text")
 
 
-def test_ragged_options_survive_a_file(tmp_path: Path) -> None:
+def test_rows_may_have_different_numbers_of_options(tmp_path: Path) -> None:
     rows = [
         {"question": f"q{i}", "options": dict(zip("ABCD", "wxyz"[: 2 + i % 3], strict=False))}
         | {"answer_idx": "B"}

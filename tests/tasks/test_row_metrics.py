@@ -1,4 +1,4 @@
-"""What rows are worth, and what their values make."""
+"""The value of a row, and the metric of a task."""
 
 import math
 
@@ -12,7 +12,7 @@ QUESTION = Example("q", (" a", " b", " c"), 1)
 GRADED = Example("q", (" a", " b", " c"), 2, relevance=(0.0, 1.0, 2.0))
 
 
-def test_an_exact_match_knows_no_case_punctuation_articles_or_spaces() -> None:
+def test_an_exact_match_ignores_case_punctuation_articles_and_spaces() -> None:
     assert exact_match(" The  Eiffel tower!", ["eiffel tower"]) == 1
     assert exact_match("Eiffel", ["eiffel tower", "Tower"]) == 0
     assert exact_match("tower", ["eiffel tower", "Tower"]) == 1
@@ -21,23 +21,30 @@ def test_an_exact_match_knows_no_case_punctuation_articles_or_spaces() -> None:
 @pytest.mark.parametrize(
     ("prediction", "reference", "same"),
     [
-        ("", "A", False), ("a", "A", True), ("the", "A", False), ("-5", "5", False),
-        ("1.5", "15", False), ("1,234", "1234", True), ("$3.00", "3", True), ("4.", "4", True),
-        ("four", "4", False), ("", "the", False),
+        ("", "A", False),
+        ("a", "A", True),
+        ("the", "A", False),
+        ("-5", "5", False),
+        ("1.5", "15", False),
+        ("1,234", "1234", True),
+        ("$3.00", "3", True),
+        ("4.", "4", True),
+        ("four", "4", False),
+        ("", "the", False),
     ],
-)  # fmt: skip
-def test_letters_and_numbers_are_told_apart(prediction: str, reference: str, same: bool) -> None:
+)
+def test_letters_and_numbers_are_compared(prediction: str, reference: str, same: bool) -> None:
     assert exact_match(prediction, [reference]) == f1(prediction, [reference]) == float(same)
 
 
-def test_of_a_ranking_any_relevant_option_is_right() -> None:
+def test_any_relevant_option_of_a_ranking_is_right() -> None:
     metric = make_row_metric("ranking", "accuracy")
     assert metric is not None
     assert metric.choice([-3.0, -1.0, -2.0], GRADED) == 1
     assert metric.choice([-1.0, -3.0, -2.0], GRADED) == 0
 
 
-def test_f1_is_of_words_over_the_best_reference() -> None:
+def test_f1_counts_words_against_the_best_reference() -> None:
     # Two of two words said, two of three wanted: 2 · 1 · ⅔ / (1 + ⅔).
     assert f1("red house", ["the big red house"]) == pytest.approx(0.8)
     assert f1("red red", ["red house"]) == pytest.approx(0.5)
@@ -45,13 +52,13 @@ def test_f1_is_of_words_over_the_best_reference() -> None:
     assert f1("", ["red"]) == 0
 
 
-def test_a_reciprocal_rank_is_of_the_first_that_is_relevant() -> None:
+def test_a_reciprocal_rank_is_that_of_the_first_relevant_option() -> None:
     assert reciprocal_rank([-1.0, -2.0, -3.0], QUESTION) == 1 / 2
     assert reciprocal_rank([-3.0, -2.0, -1.0], GRADED) == 1
     assert reciprocal_rank([-1.0, -3.0, -2.0], GRADED) == 1 / 2
 
 
-def test_ndcg_is_one_for_the_best_order_and_as_defined_for_another() -> None:
+def test_ndcg_is_1_for_the_best_order_and_follows_its_definition() -> None:
     assert ndcg([-3.0, -2.0, -1.0], GRADED) == pytest.approx(1)
     ideal = 3 + 1 / math.log2(3)
     assert ndcg([-1.0, -2.0, -3.0], GRADED) == pytest.approx((1 / math.log2(3) + 3 / 2) / ideal)
@@ -66,7 +73,7 @@ def too_good(prediction: str, references: list[str]) -> float:
     return 7.0
 
 
-def test_a_function_of_the_users_is_found_by_its_name_and_given_its_keywords() -> None:
+def test_a_users_function_is_imported_and_called_with_its_keywords() -> None:
     setting = {"_target_": f"{__name__}.initial", "length": 2, "name": "begins"}
     for kind in ("generation", "classification", "multiple_choice"):
         metric = make_row_metric(kind, setting)
@@ -88,13 +95,13 @@ def test_a_function_of_the_users_is_found_by_its_name_and_given_its_keywords() -
         ("perplexity", {"_target_": "math.exp"}, "a kind of task that has answers"),
     ],
 )
-def test_what_is_no_metric_of_a_kind_is_refused(kind: str, setting: object, message: str) -> None:
+def test_a_metric_of_another_kind_is_refused(kind: str, setting: object, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         metric_of(kind, setting)
     assert "\n" not in str(caught.value)
 
 
-def test_a_value_above_the_best_is_refused_and_the_best_can_be_told() -> None:
+def test_a_value_above_the_best_is_refused_and_the_best_can_be_set() -> None:
     setting = {"_target_": f"{__name__}.too_good"}
     metric = make_row_metric("generation", setting)
     assert metric is not None

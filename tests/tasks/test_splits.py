@@ -1,4 +1,4 @@
-"""The three splits share no prompt, and nothing depends on the order of rows."""
+"""The three splits share no prompt and do not depend on the order of rows."""
 
 import json
 import random
@@ -20,7 +20,7 @@ def texts(split: list[Example]) -> list[str]:
     return [example.prompt for example in split]
 
 
-def test_test_keeps_its_rows_and_the_others_lose_theirs() -> None:
+def test_the_test_split_keeps_its_rows_and_the_others_lose_duplicates() -> None:
     splits, counts = drop_duplicates(
         {
             "calibration": examples("a", "b", "c", "c", "only"),
@@ -46,7 +46,7 @@ def test_calibration_loses_its_own_repeats() -> None:
     assert counts == {"calibration/calibration": 2}
 
 
-def test_carving_takes_the_stated_shares_and_leaves_the_rest() -> None:
+def test_carving_takes_the_documented_shares() -> None:
     everything = examples(*(f"text {i}" for i in range(100)))
     splits, carved = carve({"calibration": everything})
     assert carved == {"test": 20, "selection": 15}
@@ -95,7 +95,7 @@ def test_a_task_reports_what_was_carved_and_dropped(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report)) == report
 
 
-def test_rare_answers_are_counted_together_and_none_is_lost() -> None:
+def test_rare_answers_are_counted_together() -> None:
     def examples(*answers: str) -> list[Example]:
         return [Example("?", (f" {answer}", " other"), 0) for answer in answers]
 
@@ -108,7 +108,7 @@ def test_rare_answers_are_counted_together_and_none_is_lost() -> None:
     assert sum(counted["selection"].values()) == 24
 
 
-def test_a_null_split_is_carved_although_the_file_is_there(tmp_path: Path) -> None:
+def test_a_null_split_is_carved_even_if_its_file_exists(tmp_path: Path) -> None:
     folder = write_splits(tmp_path / "data", train=rows_of("train", 40), test=rows_of("test"))
     splits = {"calibration": "train", "selection": None, "test": None}
     task = build(folder, splits=splits)
@@ -116,7 +116,7 @@ def test_a_null_split_is_carved_although_the_file_is_there(tmp_path: Path) -> No
     assert len(prompts(task, "test")) == 8
 
 
-def test_train_that_copies_test_leaves_no_calibration(tmp_path: Path) -> None:
+def test_a_train_file_that_copies_test_is_refused(tmp_path: Path) -> None:
     folder = write_splits(tmp_path / "data", train=rows_of("same"), test=rows_of("same"))
     message = message_of(ValueError, folder)
     assert "the calibration split is empty" in message and "calibration/test: 6" in message

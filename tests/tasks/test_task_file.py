@@ -1,4 +1,4 @@
-"""task.json renders a row as the run did, and holds nothing of where the rows were."""
+"""task.json renders a row as the run did, and does not say where the data is."""
 
 import json
 import re
@@ -14,16 +14,23 @@ from sieve.tasks import build_task
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 2, "task": {}}', '{"format": 1, "task": {"nam": "x"}}',
-             '{"format": 1, "task": {"name": "x", "kind": "sorting"}}']
-)  # fmt: skip
-def test_a_damaged_task_is_told_in_one_sentence(text: str, tmp_path: Path) -> None:
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 2, "task": {}}',
+        '{"format": 1, "task": {"nam": "x"}}',
+        '{"format": 1, "task": {"name": "x", "kind": "sorting"}}',
+    ],
+)
+def test_a_damaged_task_file_gets_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text(text)
     with pytest.raises(ValueError, match="does not hold .*; export the model again"):
         read_task(tmp_path)
 
 
-def test_the_task_of_an_export_says_nothing_of_where_its_rows_are(tmp_path: Path) -> None:
+def test_the_task_file_does_not_say_where_the_data_is(tmp_path: Path) -> None:
     write_task(make_config(tmp_path / "data"), ("negative", "positive"), tmp_path)
     assert str(tmp_path) not in (tmp_path / "task.json").read_text()
     held = json.loads((tmp_path / "task.json").read_text())["task"]
@@ -42,7 +49,7 @@ def test_the_task_of_an_export_says_nothing_of_where_its_rows_are(tmp_path: Path
         ("chat", "maybe", "task.chat is 'maybe'"),
     ],
 )
-def test_a_setting_of_the_wrong_type_is_told(
+def test_a_setting_of_the_wrong_type_is_refused(
     key: str, value: Any, told: str, tmp_path: Path
 ) -> None:
     write_task(make_config(), ("negative", "positive"), tmp_path)
@@ -75,7 +82,7 @@ TWO = ["yes", "no"]
         ),
     ],
 )
-def test_a_row_is_rendered_as_the_run_did(
+def test_the_task_file_renders_a_row_as_the_run_did(
     settings: dict[str, Any], row: dict[str, Any], answers: dict[str, Any], tmp_path: Path
 ) -> None:
     def asked(split: str) -> list[dict[str, Any]]:
@@ -95,7 +102,7 @@ def test_a_row_is_rendered_as_the_run_did(
         assert replace(held.question(one), answer=example.answer) == example
 
 
-def test_what_a_row_is_worth_is_not_in_it_and_is_not_imported(tmp_path: Path) -> None:
+def test_the_task_file_has_no_metric_and_imports_none(tmp_path: Path) -> None:
     config = make_config(metric={"_target_": "no.such.module"}, judge={"url": "u", "model": "m"})
     write_task(config, ("negative", "positive"), tmp_path)
     held = (tmp_path / "task.json").read_text("utf-8")
