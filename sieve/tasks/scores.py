@@ -122,7 +122,8 @@ def paired_drop(baseline: np.ndarray, pruned: np.ndarray, seed: int = 0) -> Drop
     too narrow, and it is widened to the exact bounds on the rows that became worse and better.
 
     Args:
-        baseline, pruned: (N,), 1 or True for right.
+        baseline: (N,), 1 or True for right.
+        pruned: (N,), the same.
 
     Raises:
         ValueError: the shapes differ.
