@@ -16,18 +16,18 @@ from sieve.report.genomes import (
     value,
 )
 from sieve.report.result import EvaluatedGenome, Result
-from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, empty_figure, label
+from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, label
 from sieve.report.units import axis, limit, metric_name, metric_value, scale
 from sieve.report.values import count, percent
 
 
-def accuracy_curve(result: Result) -> go.Figure:
+def accuracy_curve(result: Result) -> go.Figure | None:
     """Accuracy on the selection split (percent) against kept prunable parameters (percent)."""
     curve = genomes(result)
     metric = label(metric_name(result))
     title = f"{metric.capitalize()} on the selection split against size"
     if not curve:
-        return empty_figure(title, "The search evaluated no genome.")
+        return None
     figure = base_figure(title, height=420)
     add_reference_lines(figure, result, sizes(curve))
     line = [point for point in curve if not point.refitted]

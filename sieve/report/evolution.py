@@ -7,15 +7,15 @@ import plotly.graph_objects as go
 
 from sieve.report.heatmap import heatmaps
 from sieve.report.result import Generation, Matrix, Result, build
-from sieve.report.style import ACCENT, MUTED, base_figure, empty_figure
+from sieve.report.style import ACCENT, MUTED, base_figure
 
 
-def generations(result: Result) -> go.Figure:
+def generations(result: Result) -> go.Figure | None:
     """Kept prunable parameters (percent) by generation: the smallest so far, and the spread."""
     title = "Size by generation"
     rows = result.search.generations
     if not rows:
-        return empty_figure(title, "The search had no generations.")
+        return None
     figure = base_figure(title, height=340)
     for key, fill in (("high", None), ("low", "tonexty")):
         band = _line(rows, key, "middle 80 % of the genomes", mode="lines", hoverinfo="skip")
@@ -43,7 +43,7 @@ def _line(rows: list[Generation], key: str, name: str, **style: object) -> go.Sc
     )
 
 
-def bottleneck_map(result: Result) -> go.Figure:
+def bottleneck_map(result: Result) -> go.Figure | None:
     """The least (percent) that each matrix alone can keep, and what the search left of it.
 
     All other matrices are dense in the first map. The second shows the mean level in the smallest

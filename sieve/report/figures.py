@@ -11,7 +11,7 @@ from sieve.report.genomes import is_line
 from sieve.report.heatmap import kept_heatmap, kind_key
 from sieve.report.pareto import accuracy_front, divergence_front
 from sieve.report.result import Result, read
-from sieve.report.style import ACCENT, DASHES, MUTED, PALETTE, base_figure, empty_figure, label
+from sieve.report.style import ACCENT, DASHES, MUTED, PALETTE, base_figure, label
 from sieve.report.values import percent, ratio
 
 __all__ = ["accuracy_curve", "figures", "kept_heatmap", "sizes_and_speeds", "spectrum"]
@@ -38,12 +38,12 @@ def figures(record: Mapping[str, object]) -> dict[str, go.Figure]:
     }
 
 
-def spectrum(result: Result) -> go.Figure:
+def spectrum(result: Result) -> go.Figure | None:
     """Output energy left out (percent, log) against kept rank (percent), a line per kind."""
     title = "Output energy lost at each rank, mean over layers"
     spectra = _spectra(result)
     if not spectra:
-        return empty_figure(title, "No spectrum was recorded.")
+        return None
     figure = base_figure(title, height=400)
     for index, (kind, (ranks, energies)) in enumerate(spectra.items()):
         figure.add_trace(
@@ -88,12 +88,12 @@ def _spectra(result: Result) -> dict[str, tuple[list[float], list[float]]]:
     return spectra
 
 
-def sizes_and_speeds(result: Result) -> go.Figure:
+def sizes_and_speeds(result: Result) -> go.Figure | None:
     """The pruned model in percent of the dense one: sizes (less is better), speeds (more is)."""
     title = "The pruned model against the dense one"
     bars = _ratios(result)
     if not bars:
-        return empty_figure(title, "Neither sizes nor speeds were measured.")
+        return None
     figure = base_figure(title, height=110 + 44 * len(bars))
     longest = max(1.0, *(value for _, value, _ in bars))
     for name, is_size, color in (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from sieve.report.result import Matrix, Result
-from sieve.report.style import base_figure, empty_figure, label, sequential_scale
+from sieve.report.style import base_figure, label, sequential_scale
 
 KIND_ORDER = "q k v qkv o gate up gate_up down expert_gate_up expert_up expert_down".split()
 NO_LAYER = "none"
@@ -14,7 +14,7 @@ _SPARSE_CELLS = 40  # rows that still leave room for numbers
 _GAP = 0.05  # between two heat maps, as a share of the width
 
 
-def kept_heatmap(result: Result) -> go.Figure:
+def kept_heatmap(result: Result) -> go.Figure | None:
     """Kept parameters (percent) per layer (row, the first on top) and kind of matrix (column).
 
     A cell with several matrices (experts) shows their mean, weighted by parameters. Cells show
@@ -24,12 +24,12 @@ def kept_heatmap(result: Result) -> go.Figure:
     return heatmaps(title, {"": result.matrices})
 
 
-def heatmaps(title: str, maps: Mapping[str, Sequence[Matrix]]) -> go.Figure:
+def heatmaps(title: str, maps: Mapping[str, Sequence[Matrix]]) -> go.Figure | None:
     """Heat maps side by side, by heading, with the same layers and kinds of matrices."""
     cells = {heading: kept_by_cell(rows) for heading, rows in maps.items()}
     places = {place for fractions in cells.values() for place in fractions}
     if not places:
-        return empty_figure(title, "No matrix is listed in the result.")
+        return None
     layers = sorted({layer for layer, _ in places}, key=layer_key)
     kinds = sorted({kind for _, kind in places}, key=kind_key)
     roomy = len(layers) <= _SPARSE_CELLS

@@ -19,18 +19,18 @@ from sieve.report.genomes import (
     value,
 )
 from sieve.report.result import EvaluatedGenome, Result
-from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, empty_figure, label
+from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, label
 from sieve.report.units import axis, metric_name, scale
 from sieve.report.values import count
 
 
-def accuracy_front(result: Result) -> go.Figure:
+def accuracy_front(result: Result) -> go.Figure | None:
     """Accuracy on the rows of the search (percent) against kept prunable parameters (percent)."""
     points = genomes(result)
     metric = label(metric_name(result)).capitalize()
     title = f"{metric} on the selection split against size: the Pareto front"
     if not points:
-        return empty_figure(title, "The search evaluated no genome.")
+        return None
     figure = base_figure(title, height=460)
     add_reference_lines(figure, result, sizes(points))
     _add_genomes(figure, points, "accuracy", scale(result), ("triangle-down-open", "at most"))
@@ -40,13 +40,13 @@ def accuracy_front(result: Result) -> go.Figure:
     return figure
 
 
-def divergence_front(result: Result) -> go.Figure:
+def divergence_front(result: Result) -> go.Figure | None:
     """Divergence from the dense model's answers (nats, log) against kept parameters (percent)."""
     title = "Divergence from the dense model's answers against size"
     # The dense model has divergence 0, which a logarithmic axis cannot show.
     points = [point for point in genomes(result, "divergence") if (point.divergence or 0) > 0]
     if not points:
-        return empty_figure(title, "No divergence was measured.")
+        return None
     figure = base_figure(title, height=460)
     _add_genomes(figure, points, "divergence", 1, ("triangle-up-open", "at least"))
     _add_front(figure, points, "divergence", 1)

@@ -51,17 +51,6 @@ def untitled(figure: go.Figure) -> go.Figure:
     return figure.update_layout(title=None, margin_t=56 if headings else 16)
 
 
-def empty_figure(title: str, reason: str) -> go.Figure:
-    """A figure that says why there is nothing to show, so that callers need no special case."""
-    figure = base_figure(title, height=160)
-    figure.add_annotation(
-        text=reason, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font_color=MUTED
-    )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure
-
-
 def sequential_scale(steps: int = 32) -> list[tuple[float, str]]:
     """Pale to deep blue by the square root of 0..1, so that small kept fractions differ visibly."""
     scale = []
