@@ -35,7 +35,7 @@ from sieve.tasks.scores import Scores
 from sieve.tracking.logger import RunLogger
 
 EXAMPLES = [Example(f"film {i} is", (" good", " bad"), i % 2) for i in range(8)]
-WHAT_TO_DO = "could not be written .No space left on device.; free space on its disk"
+WHAT_TO_DO = "could not be written .No space left on device.. Free space on its disk"
 
 
 def refuse(*_: object) -> None:
@@ -81,7 +81,7 @@ def test_a_run_on_a_full_disk_goes_on_where_it_ended_once_there_is_room(tmp_path
     for limit in (30_000, 100_000):  # Bytes that a file may have: less than moments, than the bank.
         done = run_sieve(world, world / "run", file_size=limit)
         assert done.status == 1 and "Traceback" not in done.stderr
-        assert "could not be written" in done.stderr and "free space on its disk" in done.stderr
+        assert "could not be written" in done.stderr and "Free space on its disk" in done.stderr
         ends.append({path.name.partition("-")[0] for path in (world / "cache").iterdir()})
         assert not [path for path in world.rglob("*.partial")]
     assert "moments" not in ends[0]

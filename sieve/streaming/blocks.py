@@ -1,13 +1,13 @@
-"""A model of which the weights of one decoder block at a time are in memory.
+"""A model with the weights of one decoder block at a time in memory.
 
-The model is built without weights. Those of a block are read from its safetensors files when it is
-entered, the next block's in the background meanwhile, and dropped when it is left. What is in no
-block (embeddings, final norm, output head) is read for the passes that need it. The model's own
-forward method makes the masks, positions and whatever else its blocks are given, so that any
-architecture whose blocks pass on hidden states alone can be walked through.
+The model is built without weights. The weights of a block are read from the safetensors files when
+the block is entered and dropped when it is left; the next block is read in the background. Weights
+outside of blocks (embeddings, final norm, output head) are read for the passes that need them. The
+model's own forward method computes masks, positions and other inputs of blocks, so this works for
+every architecture whose blocks exchange nothing but hidden states.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -24,17 +24,24 @@ from sieve.model.matrices import Matrix, block_of, find_matrices, shares_embeddi
 from sieve.runtime.memory import give_back_memory
 from sieve.streaming.checkpoint import Checkpoint, renamed_for
 
+Forward = Callable[..., Any]  # the forward method of a block
 
-class _Reached(Exception):
-    """A pass has come to where it was to end."""
+
+class _BlockReached(Exception):
+    """Ends a forward pass at the block of interest."""
 
 
 class BlockModel:
-    """A causal LM or classifier, walked through block by block.
+    """A causal LM or classifier that runs block by block.
 
-    build: makes the model, under whatever device or mode is at hand; checkpoint: where its weights
-    are. dtype: that it computes in; head: whether the output head is to be pruned too; check: looks
-    at the model without weights. Raises ValueError where the checkpoint lacks a weight.
+    Raises ValueError if the checkpoint lacks a weight.
+
+    Args:
+        build: creates the model on the current default device.
+        checkpoint: the model's weights.
+        dtype: the dtype to compute in.
+        head: whether the output head is prunable.
+        check: raises an error if the model, here without weights, is not supported.
     """
 
     def __init__(
@@ -52,7 +59,7 @@ class BlockModel:
             check(fake)
             self.matrices: list[Matrix] = find_matrices(fake, head)
             self.paths = _stack(fake, self.matrices)
-            self._tuples = _tuples(fake, self.paths)
+            self._tuple_sizes = _tuple_sizes(fake, self.paths)
             self._tied = shares_embedding(fake)
         with torch.device("meta"):
             self.model = build()
@@ -61,25 +68,25 @@ class BlockModel:
         self.model.requires_grad_(False)
         self._readers = ThreadPoolExecutor(1)
         self._next: tuple[str, Future[dict[str, Tensor]]] | None = None
-        self._fill_rest()
+        self._load_small()
 
     def _outside(self, names: Iterable[str]) -> list[str]:
-        """Those names that are in no block."""
+        """The names that are in no block."""
         inside = tuple(f"{path}." for path in self.paths)
         return [name for name in names if not f"{name}.".startswith(inside)]
 
-    def _fill_rest(self) -> None:
-        """Buffers that no checkpoint holds, and small weights that are in no block."""
-        settle_buffers(self.model, self.device, self.paths)
+    def _load_small(self) -> None:
+        """Compute the buffers and load the small weights that are in no block, such as norms."""
+        compute_buffers(self.model, self.device, self.paths)
         tables = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
         large = {id(t.weight) for t in tables if t is not None}
-        held = dict(_tensors(self.model))
-        small = [n for n in self._outside(_names(self.model)) if id(held[n]) not in large]
-        put(self.model, self.checkpoint.read(small), self.device, self.dtype)
+        tensors = dict(_tensors(self.model))
+        small = [n for n in self._outside(_names(self.model)) if id(tensors[n]) not in large]
+        load_tensors(self.model, self.checkpoint.read(small), self.device, self.dtype)
 
     @contextmanager
     def _with_table(self, table: nn.Module | None) -> Iterator[None]:
-        """The weights of the embedding or the head for the duration of the block."""
+        """Load the weights of the embedding or the head for the duration of a `with` block."""
         if table is None:
             yield
             return
@@ -88,20 +95,20 @@ class BlockModel:
         if self._tied and table is self.model.get_output_embeddings():
             inner = self._names_of(self.model.get_input_embeddings())[0]
             tensors[names.pop(0)] = self.checkpoint.read([inner])[inner]
-        put(self.model, self.checkpoint.read(names) | tensors, self.device, self.dtype)
+        load_tensors(self.model, self.checkpoint.read(names) | tensors, self.device, self.dtype)
         try:
             yield
         finally:
             drop(table)
 
     def _names_of(self, table: nn.Module) -> list[str]:
-        """Names of the parameters of the embedding or the head, the weight first."""
+        """Names of the parameters of the embedding or the head; the weight comes first."""
         path = next(name for name, module in self.model.named_modules() if module is table)
         return [f"{path}.{name}" for name, _ in table.named_parameters()]
 
     @contextmanager
-    def loaded(self, path: str, then: str | None = None) -> Iterator[nn.Module]:
-        """A block, or another module, with its weights; `then` is read in the background."""
+    def loaded(self, path: str, next_path: str | None = None) -> Iterator[nn.Module]:
+        """Load a block, or another module, and read `next_path` in the background."""
         module = self.model.get_submodule(path)
         if self._outside([path]):
             with self._with_table(module):
@@ -112,10 +119,10 @@ class BlockModel:
         else:
             tensors = self._read(path)
         self._next = None
-        settle_buffers(module, self.device, (), self.model)
-        put(self.model, tensors, self.device, self.dtype)
-        if then is not None:
-            self._next = then, self._readers.submit(self._read, then)
+        compute_buffers(module, self.device, (), self.model)
+        load_tensors(self.model, tensors, self.device, self.dtype)
+        if next_path is not None:
+            self._next = next_path, self._readers.submit(self._read, next_path)
         try:
             yield module
         finally:
@@ -128,50 +135,53 @@ class BlockModel:
         names = [f"{path}.{name}" for name in _names(module)]
         return self.checkpoint.read(names)
 
-    def embed(self, batches: list[Any], keep: Callable[[int, Tensor], None]) -> None:
-        """Give `keep` the hidden states (B, T, d) of every batch before the first block."""
+    def embed(self, batches: list[object], keep: Callable[[int, Tensor], None]) -> None:
+        """Call `keep` with the index and the hidden states (B, T, d) of each embedded batch."""
         with self._with_table(self.model.get_input_embeddings()):
             for index, batch in enumerate(batches):
                 with torch.no_grad():
                     keep(index, self._run(batch, 0, None))
 
-    def block(self, number: int, hidden: Tensor, batch: Any) -> Tensor:
-        """Hidden states (B, T, d) after a loaded block, of those before it."""
+    def block(self, number: int, hidden: Tensor, batch: object) -> Tensor:
+        """Run a loaded block on hidden states (B, T, d); returns the hidden states after it."""
         return self._run(batch, number, hidden)
 
     @contextmanager
-    def top(self) -> Iterator[Callable[[Tensor, Any, int], Tensor]]:
-        """The head's weights, and logits (B, keep, V) of hidden states after the last block."""
+    def head(self) -> Iterator[Callable[[Tensor, object, int], Tensor]]:
+        """Load the head; yields a function from the last block's hidden states to logits.
 
-        def logits(hidden: Tensor, batch: Any, keep: int) -> Tensor:
+        The logits (B, keep, V) are those of the last `keep` positions.
+        """
+
+        def logits(hidden: Tensor, batch: object, keep: int) -> Tensor:
             with self._replaced(len(self.paths) - 1, lambda *_args, **_kwargs: hidden):
                 return forward(self.model, self._inputs(batch, hidden), keep)
 
         with self._with_table(self.model.get_output_embeddings()):
             yield logits
 
-    def _run(self, batch: Any, number: int, hidden: Tensor | None) -> Tensor:
-        """A pass up to one block: what that is given, where hidden is None, else what it makes."""
-        found: list[Tensor] = []
+    def _run(self, batch: object, number: int, hidden: Tensor | None) -> Tensor:
+        """Run a pass up to a block: returns its input if `hidden` is None, else its output."""
+        states: list[Tensor] = []
         block = self.model.get_submodule(self.paths[number])
 
-        def reached(given: Tensor, *args: Any, **kwargs: Any) -> None:
+        def stop_here(inputs: Tensor, *args: Any, **kwargs: Any) -> None:
             if hidden is None:
-                found.append(given)
+                states.append(inputs)
             else:
-                made = type(block).forward(block, hidden, *args, **kwargs)
-                found.append(made[0] if isinstance(made, tuple) else made)
-            raise _Reached
+                outputs = type(block).forward(block, hidden, *args, **kwargs)
+                states.append(outputs[0] if isinstance(outputs, tuple) else outputs)
+            raise _BlockReached
 
-        with self._replaced(number, reached):
+        with self._replaced(number, stop_here):
             try:
                 forward(self.model, self._inputs(batch, hidden), 1)
-            except _Reached:
+            except _BlockReached:
                 pass
-        return found[0]
+        return states[0]
 
-    def _inputs(self, batch: Any, hidden: Tensor | None) -> dict[str, Tensor]:
-        """What the model is given: tokens, or nothing in their place where hidden states are."""
+    def _inputs(self, batch: object, hidden: Tensor | None) -> dict[str, Tensor]:
+        """The model's inputs; zeros stand for the embeddings if there are hidden states."""
         inputs = {name: tensor.to(self.device) for name, tensor in as_inputs(batch).items()}
         if hidden is not None:
             ids = inputs.pop("input_ids")
@@ -181,53 +191,53 @@ class BlockModel:
         return inputs
 
     @contextmanager
-    def _replaced(self, number: int, work: Callable[..., Any]) -> Iterator[None]:
-        """Let every block pass on what it is given, but one, which does `work`."""
+    def _replaced(self, number: int, work: Forward) -> Iterator[None]:
+        """Make block `number` do `work` and every other block return its input."""
 
-        def passing(given: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-            return given
+        def identity(inputs: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+            return inputs
 
-        def as_made(inner: Callable[..., Any], size: int) -> Callable[..., Any]:
-            def run(*args: Any, **kwargs: Any) -> Any:
-                given = args or (kwargs.pop("hidden_states"),)
-                made = inner(*given, **kwargs)
-                return (made, *[None] * (size - 1)) if size else made
+        def in_form_of_block(inner: Forward, size: int) -> Forward:
+            def run(*args: Any, **kwargs: Any) -> object:
+                inputs = args or (kwargs.pop("hidden_states"),)
+                outputs = inner(*inputs, **kwargs)
+                return (outputs, *[None] * (size - 1)) if size else outputs
 
             return run
 
         blocks = [self.model.get_submodule(path) for path in self.paths]
         try:
             for index, block in enumerate(blocks):
-                inner = work if index == number else passing
-                block.forward = as_made(inner, self._tuples[index])
+                inner = work if index == number else identity
+                block.forward = in_form_of_block(inner, self._tuple_sizes[index])
             yield
         finally:
             for block in blocks:
-                del block.forward  # The class's own shows again.
+                del block.forward  # Restores the method of the class.
 
 
 def _stack(model: PreTrainedModel, matrices: list[Matrix]) -> list[str]:
-    """Module paths of all blocks of the one stack that holds the matrices, in order."""
+    """Module paths of the blocks of the stack that contains the matrices, in order."""
     parents = {block_of(m.name).rpartition(".")[0] for m in matrices if m.layer is not None}
     if len(parents) != 1:
         raise ValueError(
-            f"got a model with {len(parents)} stacks of blocks, expected one to walk through; set "
-            "calibration.strategy=whole."
+            f"calibration.strategy=stream needs a model with one stack of blocks, got "
+            f"{len(parents)} stacks. Set calibration.strategy=whole."
         )
     parent = parents.pop()
     return [f"{parent}.{name}" for name, _ in model.get_submodule(parent).named_children()]
 
 
-def _tuples(model: PreTrainedModel, paths: list[str]) -> list[int]:
-    """How many things each block returns as a tuple; 0 where it returns the hidden states alone."""
+def _tuple_sizes(model: PreTrainedModel, paths: list[str]) -> list[int]:
+    """Size of the tuple that each block returns; 0 if it returns a tensor."""
     sizes = dict.fromkeys(paths, 0)
     handles = []
     for path in paths:
 
-        def note(_module: Any, _args: Any, made: Any, path: str = path) -> None:
-            sizes[path] = len(made) if isinstance(made, tuple) else 0
+        def record(_module: nn.Module, _args: Any, outputs: object, path: str = path) -> None:
+            sizes[path] = len(outputs) if isinstance(outputs, tuple) else 0
 
-        handles.append(model.get_submodule(path).register_forward_hook(note))
+        handles.append(model.get_submodule(path).register_forward_hook(record))
     ids = torch.zeros(1, 2, dtype=torch.long)
     forward(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 1)
     for handle in handles:
@@ -236,7 +246,7 @@ def _tuples(model: PreTrainedModel, paths: list[str]) -> list[int]:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, and buffers that a checkpoint holds, by name."""
+    """Parameters, and buffers that checkpoints contain, by name."""
     yield from module.named_parameters(remove_duplicate=False)
     skipped = {
         f"{prefix}.{name}" if prefix else name
@@ -250,30 +260,33 @@ def _names(module: nn.Module) -> list[str]:
     return [name for name, _ in _tensors(module)]
 
 
-def settle_buffers(
-    module: nn.Module, device: torch.device, but: tuple[str, ...] | list[str] = (),
+def compute_buffers(
+    module: nn.Module,
+    device: torch.device,
+    skip: Sequence[str] = (),
     model: PreTrainedModel | None = None,
-) -> None:  # fmt: skip
-    """Make the buffers that no checkpoint holds, as the architecture says.
+) -> None:
+    """Compute the buffers that checkpoints do not contain, such as rotary frequencies.
 
-    but: module paths whose insides are left alone; model: whose class knows how, by default
-    `module` itself.
+    Args:
+        skip: paths of modules to leave alone.
+        model: the model whose class initializes buffers; by default `module` itself.
     """
-    maker: Any = model or module
-    inside = tuple(f"{path}." for path in but)
+    initializer: Any = model or module
+    inside = tuple(f"{path}." for path in skip)
     for name, inner in module.named_modules():
         empty = [n for n in inner._non_persistent_buffers_set if getattr(inner, n) is not None]
         if empty and not f"{name}.".startswith(inside):
             for key in empty:
                 inner._buffers[key] = torch.empty_like(getattr(inner, key), device=device)
             with torch.no_grad():
-                maker._init_weights(inner)
+                initializer._init_weights(inner)
 
 
-def put(
+def load_tensors(
     model: nn.Module, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Give a model weights and buffers by name, on a device and in a dtype; empties `tensors`."""
+    """Set weights and buffers of a model by name, on a device and in a dtype; empties `tensors`."""
     while tensors:
         name, tensor = tensors.popitem()
         path, _, leaf = name.rpartition(".")
@@ -286,7 +299,7 @@ def put(
 
 
 def drop(module: nn.Module) -> None:
-    """Take a module's weights out of memory."""
+    """Free the memory of a module's weights."""
     for inner in module.modules():
         for name, parameter in inner._parameters.items():
             if parameter is not None:

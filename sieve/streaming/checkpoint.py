@@ -12,10 +12,12 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 
 class Checkpoint:
-    """Tensors by the names that the model's `state_dict` has.
+    """The tensors of a folder's safetensors files, by their names in the model's `state_dict`.
 
-    folder: that holds *.safetensors; prefix: of the base model (`base_model_prefix`), which some
-    files leave out. Raises ValueError where a file is damaged.
+    Raises ValueError if a file is damaged.
+
+    Args:
+        prefix: the model's `base_model_prefix`, which some files omit from names.
     """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
@@ -28,30 +30,29 @@ class Checkpoint:
                     self._home |= dict.fromkeys(file.keys(), path)
             except SafetensorError as error:
                 raise ValueError(
-                    f"{path} is damaged ({error}); get the checkpoint again."
+                    f"{path} is damaged ({error}). Download the checkpoint again."
                 ) from error
 
     def rename(self, renamed: Callable[[str], str]) -> None:
-        """Let tensors go by the names that `renamed` makes of those in the files, too."""
+        """Make each tensor also available under the name that `renamed` gives it."""
         self._alias = {renamed(name): name for name in self._home}
 
     def read(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Copies of tensors as they are stored; the files are closed again.
+        """Copies of tensors in their stored dtype.
 
-        Raises ValueError where one is not there, or not finite.
+        Raises ValueError if a tensor is missing or not finite.
         """
-        found: dict[str, Tensor] = {}
-        for path, inside in self._by_file(names).items():
+        tensors: dict[str, Tensor] = {}
+        for path, stored_names in self._by_file(names).items():
             with safe_open(path, framework="pt") as file:
-                for name, stored in inside.items():
-                    tensor = file.get_tensor(stored)
-                    found[name] = tensor.clone()
-                    if tensor.is_floating_point() and not is_finite(found[name]):
+                for name, stored_name in stored_names.items():
+                    tensors[name] = file.get_tensor(stored_name).clone()
+                    if tensors[name].is_floating_point() and not is_finite(tensors[name]):
                         raise ValueError(
-                            f"the weights {name} are not finite (NaN or infinity); the checkpoint "
-                            "is damaged, get it again."
+                            f"The weights {name} are not finite (NaN or infinity), so the "
+                            "checkpoint is damaged. Download it again."
                         )
-        return found
+        return tensors
 
     def _by_file(self, names: Sequence[str]) -> dict[Path, dict[str, str]]:
         files: dict[Path, dict[str, str]] = {}
@@ -59,32 +60,34 @@ class Checkpoint:
             stored = self._stored(name)
             if stored is None:
                 raise ValueError(
-                    f"{self.folder} holds no weights named {name}: it names or stacks them in "
-                    "another way than the model does; set calibration.strategy=whole."
+                    f"{self.folder} has no weights named {name}: the checkpoint names or stacks "
+                    "its weights differently from the model. Set calibration.strategy=whole."
                 )
             files.setdefault(self._home[stored], {})[name] = stored
         return files
 
     def _stored(self, name: str) -> str | None:
-        """The name under which a file holds it."""
+        """The name of a tensor in its file; None if there is none."""
         name = self._alias.get(name, name)
         short = name.removeprefix(self._prefix)
-        return next((one for one in (name, short) if one in self._home), None)
+        return next((candidate for candidate in (name, short) if candidate in self._home), None)
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite, without a second tensor of its size."""
+    """Whether no number is NaN or infinite; allocates no tensor of the same size."""
     return not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def fetch(path: str, revision: str | None) -> Path:
-    """The folder of a model's files: a local one, or a Hub model's, downloaded where it must be."""
+    """The folder of a model's files, which are downloaded if the model is on the Hub."""
     if Path(path).is_dir():
         return Path(path)
     index = cached_file(
-        path, SAFE_WEIGHTS_INDEX_NAME, revision=revision,
+        path,
+        SAFE_WEIGHTS_INDEX_NAME,
+        revision=revision,
         _raise_exceptions_for_missing_entries=False,
-    )  # fmt: skip
+    )
     if index is None:
         return Path(str(cached_file(path, SAFE_WEIGHTS_NAME, revision=revision))).parent
     get_checkpoint_shard_files(path, index, revision=revision)
@@ -92,15 +95,15 @@ def fetch(path: str, revision: str | None) -> Path:
 
 
 def renamed_for(model: PreTrainedModel) -> Callable[[str], str]:
-    """What transformers calls a tensor of a checkpoint that names it in an older way."""
+    """The function from tensor names of older checkpoints to transformers' current names."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
 
-    known = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
+    renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
 
     def renamed(name: str) -> str:
-        for one in known:
-            name = one.rename_source_key(name)[0]
+        for renaming in renamings:
+            name = renaming.rename_source_key(name)[0]
         return name
 
     return renamed

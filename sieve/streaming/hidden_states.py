@@ -1,7 +1,7 @@
-"""Hidden states of many batches, by block: in files of a folder, or in memory.
+"""Hidden states by block and batch, in files or in memory.
 
-In files they are read and written whole, not mapped: a map's pages would count as the process's own
-memory. In memory they are page-locked where there is a GPU to copy to.
+Files are read and written without memory maps, since mapped pages would count as the process's
+memory. In memory, hidden states of a GPU model are page-locked.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @contextmanager
 def hidden_states(parent: Path | None = None) -> Iterator["HiddenStates"]:
-    """Hidden states in a folder of their own under `parent`, or in memory; nothing stays behind."""
+    """A store in a temporary folder under `parent`, or in memory if `parent` is None."""
     if parent is None:
         yield HiddenStates()
         return
@@ -25,23 +25,19 @@ def hidden_states(parent: Path | None = None) -> Iterator["HiddenStates"]:
 
 
 class HiddenStates:
-    """Tensors by block and batch.
-
-    folder: where they wait in files; None keeps them in memory. Raises OSError in one sentence
-    where the disk is full.
-    """
+    """Hidden states by block and batch, in files of `folder`, or in memory if it is None."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._held: dict[tuple[int, int], Tensor] = {}
+        self._in_memory: dict[tuple[int, int], Tensor] = {}
         self._shapes: dict[tuple[int, int], tuple[torch.Size, torch.dtype]] = {}
 
     def put(self, block: int, batch: int, states: Tensor) -> None:
-        """Keep the states of a batch before a block, in place of older ones."""
+        """Store the input of a block for a batch; raises OSError if the disk is full."""
         states = states.detach()
         if self._folder is None:
-            kept = states.to("cpu", copy=True)
-            self._held[block, batch] = kept.pin_memory() if states.is_cuda else kept
+            copied = states.to("cpu", copy=True)
+            self._in_memory[block, batch] = copied.pin_memory() if states.is_cuda else copied
             return
         plain = states.cpu().contiguous()
         self._shapes[block, batch] = plain.shape, plain.dtype
@@ -50,15 +46,15 @@ class HiddenStates:
             plain.view(torch.uint8).numpy().tofile(path)
         except OSError as error:
             raise OSError(
-                f"{self._folder} could not be written ({error.strerror or error}), where hidden "
-                "states of calibration wait; free space on its disk, set paths.cache_dir to a "
+                f"The hidden states of calibration could not be written to {self._folder} "
+                f"({error.strerror or error}). Free space on its disk, set paths.cache_dir to a "
                 "folder with space, lower calibration.tokens, or set calibration.hidden=memory."
             ) from error
 
     def get(self, block: int, batch: int, device: torch.device) -> Tensor:
-        """The states of a batch before a block, on a device."""
+        """The input of a block for a batch, on a device."""
         if self._folder is None:
-            return self._held[block, batch].to(device, copy=True)
+            return self._in_memory[block, batch].to(device, copy=True)
         shape, dtype = self._shapes[block, batch]
         states = torch.empty(shape, dtype=dtype)
         with self._path(block, batch).open("rb") as file:
@@ -66,9 +62,9 @@ class HiddenStates:
         return states.to(device)
 
     def drop(self, block: int) -> None:
-        """Forget the states before a block."""
-        for key in [key for key in {*self._held, *self._shapes} if key[0] == block]:
-            self._held.pop(key, None)
+        """Delete the inputs of a block."""
+        for key in [key for key in {*self._in_memory, *self._shapes} if key[0] == block]:
+            self._in_memory.pop(key, None)
             if self._shapes.pop(key, None) is not None:
                 self._path(*key).unlink()
 

@@ -1,6 +1,6 @@
-"""A backbone of which calibration and fit read one block at a time from its files.
+"""A backbone whose blocks are read one at a time during calibration and fit.
 
-The whole model is loaded once something else asks for it: the search, as a rule.
+The whole model is loaded when another stage first uses it, usually the search.
 """
 
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.config import ModelConfig
 from sieve.model.backbone import Backbone, compute_dtype
@@ -27,18 +28,27 @@ log = logging.getLogger(__name__)
 
 
 class StreamedBackbone(Backbone):
-    """`model` is loaded by `load` at its first use; until then `blocks` is all there is."""
+    """A backbone with `blocks`; `load` loads the whole model at the first use of `model`."""
 
-    def __init__(self, blocks: BlockModel, load: Callable[[], Backbone], **known: Any) -> None:
+    def __init__(
+        self,
+        blocks: BlockModel,
+        load: Callable[[], Backbone],
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        fingerprint: str,
+        storage_dtype: torch.dtype,
+    ) -> None:
         self.blocks, self._load = blocks, load
+        self.tokenizer, self.name = tokenizer, name
+        self.fingerprint, self.storage_dtype = fingerprint, storage_dtype
         self._parameters = sum(p.numel() for p in blocks.model.parameters())
-        for name, value in known.items():
-            setattr(self, name, value)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> PreTrainedModel:
         if name != "model":
             raise AttributeError(name)
-        log.info("loading the whole model, which has been read block by block so far")
+        log.info("Loading the whole model, which was read block by block so far.")
         self.model = self._load().model
         return self.model
 
@@ -49,12 +59,12 @@ class StreamedBackbone(Backbone):
 
     @property
     def device(self) -> torch.device:
-        """Where blocks are computed."""
+        """The device that computes blocks."""
         return self.blocks.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What blocks are computed in."""
+        """The dtype that blocks are computed in."""
         return self.blocks.dtype
 
     @property
@@ -63,41 +73,49 @@ class StreamedBackbone(Backbone):
         return self._parameters
 
     def matrices(self, head: bool = False) -> list[Matrix]:
-        """The prunable matrices, the output head too where it was asked for at the start."""
+        """The prunable matrices; whether the head is one was set when the model was loaded."""
         return self.blocks.matrices
 
 
 def load_streamed(
-    config: ModelConfig,
-    device: torch.device,
-    head: bool,
-    load: Callable[[], Backbone],
+    config: ModelConfig, device: torch.device, head: bool, load: Callable[[], Backbone]
 ) -> StreamedBackbone:
-    """What there is to know of a model before its weights are read.
+    """A streamed backbone; no weights of blocks are read yet.
 
-    head: whether the output head is to be pruned. load: loads all of it.
-    Raises ValueError as `load_backbone`, and where the model cannot be walked through.
+    Raises ValueError like `load_backbone`, and if the model cannot run block by block.
+
+    Args:
+        head: whether the output head is prunable.
+        load: loads the whole model.
     """
     path = find_model(config.path)
-    found = load_config(config, path)
+    model_config = load_config(config, path)
     tokenizer = load_tokenizer(config, path)
-    stored: Any = found.get_text_config().dtype or torch.float32
+    stored: Any = model_config.get_text_config().dtype or torch.float32
     dtype = compute_dtype(config.dtype, stored, device)
-    kind: Any = auto_class(found)
-    prefix = kind._model_mapping[type(found)].base_model_prefix
+    kind: Any = auto_class(model_config)
+    prefix = kind._model_mapping[type(model_config)].base_model_prefix
 
     def build() -> PreTrainedModel:
-        more: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
         if config.attn_implementation:
-            more["attn_implementation"] = config.attn_implementation
-        model: PreTrainedModel = kind.from_config(found, **more)
+            options["attn_implementation"] = config.attn_implementation
+        model: PreTrainedModel = kind.from_config(model_config, **options)
         return model.eval()
 
     blocks = BlockModel(
-        build, Checkpoint(fetch(path, config.revision), prefix), device, dtype, head,
-        lambda model: check_supported(model, config.allow_partial),
-    )  # fmt: skip
+        build,
+        Checkpoint(fetch(path, config.revision), prefix),
+        device,
+        dtype,
+        head,
+        check=lambda model: check_supported(model, config.allow_partial),
+    )
     return StreamedBackbone(
-        blocks, load, tokenizer=tokenizer, name=config.label,
-        fingerprint=weights_fingerprint(path, config.revision), storage_dtype=stored,
-    )  # fmt: skip
+        blocks,
+        load,
+        tokenizer=tokenizer,
+        name=config.label,
+        fingerprint=weights_fingerprint(path, config.revision),
+        storage_dtype=stored,
+    )

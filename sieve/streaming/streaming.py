@@ -1,13 +1,14 @@
-"""Streaming calibration: moments of a model of which one decoder block is in memory at a time.
+"""Streaming calibration: moments of a model with one decoder block at a time in memory.
 
-Forwards, every batch goes through one block before the next block's weights are read; hidden states
-wait on disk or in memory. Where a projection asks for gradients a second, reverse sweep follows: a
-block is computed again from its inputs and run backwards from the gradient at its outputs. The
-moments are those of `sieve.calibrate`; what is held is one block, its moments and one batch.
+All batches go through one block before the next block is read; hidden states wait on disk or in
+memory. If a projection needs gradients, a reverse sweep follows: each block is computed again from
+its inputs and run backwards from the gradient at its outputs. The moments equal those of
+`sieve.calibrate`. Memory holds one block, its moments and one batch.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,21 @@ log = logging.getLogger(__name__)
 
 
 class StreamingModule(L.LightningModule):
-    """Walks batches through a model block by block under `trainer.predict`; a step is a block.
+    """Calibrates a model block by block under `trainer.predict`; each step is one block.
 
-    save: is given the moments of each finished block, or the head, summed over ranks, and its
-    matrices. batches: of this rank. Other options as `CalibrationModule`.
-    Raises ValueError for float16 with gradients, and as `CalibrationModule`.
+    Raises ValueError for gradients in float16, and like `CalibrationModule`.
+
+    Args:
+        batches: the batches of this rank.
+        save: called with the moments of a finished block (or the head), summed over ranks, and
+            with its matrices.
+        needs, answers, weighting, seed: as in `CalibrationModule`.
     """
 
     def __init__(
         self,
         blocks: BlockModel,
-        batches: Sequence[Any],
+        batches: Sequence[object],
         hidden: HiddenStates,
         save: Callable[[Moments, list[Matrix]], None],
         needs: Needs = PLAIN,
@@ -62,70 +67,63 @@ class StreamingModule(L.LightningModule):
         self.backwards = needs.gradient or weighting in BY_GRADIENT
         if self.backwards and blocks.dtype == torch.float16:
             raise ValueError(
-                "gradients of a float16 model are not streamed; set model.dtype=bfloat16 or "
-                "float32, or calibration.strategy=whole."
+                "calibration.strategy=stream cannot compute gradients in float16. Set "
+                "model.dtype=bfloat16 or float32, or calibration.strategy=whole."
             )
 
     def configure_model(self) -> None:
-        """Nothing is to be sharded."""
+        """Do nothing: a streamed model is not sharded."""
 
     @property
     def blocks(self) -> BlockModel:
-        """The model."""
+        """The model, in a list so that it is no submodule."""
         return self._blocks[0]
 
     def steps(self) -> list[Step]:
-        """What is done in turn: "embed", blocks "forth", the "top", blocks "back"."""
-        places = range(len(self.blocks.paths))
-        steps: list[Step] = [("embed", 0), *(("forth", place) for place in places)]
-        if self.backwards or self._of(None):
-            steps.append(("top", len(places)))
+        """All steps in order: embed, each block forward, the head, each block backward."""
+        numbers = range(len(self.blocks.paths))
+        steps: list[Step] = [("embed", 0), *(("forward_block", number) for number in numbers)]
+        if self.backwards or self._matrices_of(None):
+            steps.append(("head", len(numbers)))
         if self.backwards:
-            steps += [("back", place) for place in reversed(places)]
+            steps += [("backward_block", number) for number in reversed(numbers)]
         return steps
 
-    def predict_step(self, step: Any, batch_idx: int = 0) -> None:
-        """One step."""
-        kind, place = step
-        with torch.inference_mode(False), lean():  # Whose tensors know no gradient.
-            getattr(self, f"_{kind}")(int(place))
+    def predict_step(self, step: Step, batch_idx: int = 0) -> None:
+        """Run one step."""
+        kind, number = step
+        # Tensors that are made in inference mode cannot take part in a backward pass.
+        with torch.inference_mode(False), lean():
+            getattr(self, f"_{kind}")(int(number))
 
-    def _embed(self, _place: int) -> None:
+    def _embed(self, _number: int) -> None:
         self.blocks.embed(list(self._batches), lambda index, h: self._hidden.put(0, index, h))
 
-    def _forth(self, place: int) -> None:
-        """Hidden states after a block; its moments, where no gradient is asked for."""
+    def _forward_block(self, number: int) -> None:
+        """Compute a block's outputs; collect its moments if no gradients are needed."""
         paths = self.blocks.paths
-        then = paths[place + 1] if place + 1 < len(paths) else None
-        with self.blocks.loaded(paths[place], then), torch.no_grad():
-            collector = None if self.backwards else self._collector(paths[place])
+        next_path = paths[number + 1] if number + 1 < len(paths) else None
+        with self.blocks.loaded(paths[number], next_path), torch.no_grad():
+            collector = None if self.backwards else self._collector(paths[number])
             for index, batch in enumerate(self._batches):
-                hidden = self._hidden.get(place, index, self.blocks.device)
-                if collector is None:
-                    made = self.blocks.block(place, hidden, batch)
-                else:
+                hidden = self._hidden.get(number, index, self.blocks.device)
+                if collector is not None:
                     self._observe(collector, batch)
-                    with collector.attached():
-                        made = self.blocks.block(place, hidden, batch)
-                self._check(index, paths[place], batch, made)
-                self._hidden.put(place + 1, index, made)
-        if collector is not None:
-            self._save(collector.moments(release=True), collector.matrices)
+                with collector.attached() if collector else nullcontext():
+                    outputs = self.blocks.block(number, hidden, batch)
+                if fault := fault_after(paths[number], as_inputs(batch), outputs):
+                    raise ValueError(f"calibration batch {index}: {fault}")
+                self._hidden.put(number + 1, index, outputs)
+        self._finish(collector)
         if not self.backwards:
-            self._hidden.drop(place)
+            self._hidden.drop(number)
 
-    @staticmethod
-    def _check(index: int, path: str, batch: Any, hidden: torch.Tensor) -> None:
-        fault = fault_after(path, as_inputs(batch), hidden)
-        if fault is not None:
-            raise ValueError(f"calibration batch {index}: {fault}")
-
-    def _top(self, place: int) -> None:
-        """The head's moments, and the loss's gradients at the hidden states before it."""
-        with self.blocks.top() as logits_of:
+    def _head(self, number: int) -> None:
+        """Collect the head's moments and the loss's gradient at the hidden states before it."""
+        with self.blocks.head() as logits_of:
             collector = self._collector(None)
             for index, batch in enumerate(self._batches):
-                hidden = self._hidden.get(place, index, self.blocks.device)
+                hidden = self._hidden.get(number, index, self.blocks.device)
                 targets = as_targets(batch).to(self.blocks.device)
                 keep = trailing_positions(targets >= 0)
                 if collector is not None:
@@ -138,44 +136,45 @@ class StreamingModule(L.LightningModule):
                         generator = generator_for(as_inputs(batch)["input_ids"], self.seed)
                         loss = answer_loss(logits, targets[:, -keep:], self.answers, generator)
                         self._hidden.put(-1, index, *torch.autograd.grad(loss, hidden))
-        if collector is not None:
-            self._save(collector.moments(release=True), collector.matrices)
-        self._hidden.drop(place)
+        self._finish(collector)
+        self._hidden.drop(number)
 
-    def _back(self, place: int) -> None:
-        """A block's moments and gradients, and the gradients at its inputs."""
+    def _backward_block(self, number: int) -> None:
+        """Collect a block's moments and gradients; compute the gradient at its inputs."""
         paths = self.blocks.paths
-        then = paths[place - 1] if place else None
-        with self.blocks.loaded(paths[place], then):
-            collector = self._collector(paths[place])
+        next_path = paths[number - 1] if number else None
+        with self.blocks.loaded(paths[number], next_path):
+            collector = self._collector(paths[number])
             for index, batch in enumerate(self._batches):
-                hidden = self._hidden.get(place, index, self.blocks.device).requires_grad_()
+                hidden = self._hidden.get(number, index, self.blocks.device).requires_grad_()
                 if collector is not None:
                     self._observe(collector, batch)
                 attached = collector.attached() if collector else torch.enable_grad()
                 with attached, torch.enable_grad():
-                    made = self.blocks.block(place, hidden, batch)
-                    after = self._hidden.get(-1, index, self.blocks.device)
-                    self._hidden.put(-1, index, *torch.autograd.grad(made, hidden, after))
+                    outputs = self.blocks.block(number, hidden, batch)
+                    gradient = self._hidden.get(-1, index, self.blocks.device)
+                    self._hidden.put(-1, index, *torch.autograd.grad(outputs, hidden, gradient))
+        self._finish(collector)
+        self._hidden.drop(number)
+
+    def _finish(self, collector: MomentCollector | None) -> None:
         if collector is not None:
             self._save(collector.moments(release=True), collector.matrices)
-        self._hidden.drop(place)
 
-    def _of(self, path: str | None) -> list[Matrix]:
-        """The matrices of a block, or of none: the head."""
-        own = [m for m in self.blocks.matrices if m.layer is not None or path is None]
+    def _matrices_of(self, path: str | None) -> list[Matrix]:
+        """The matrices of a block; of the head if `path` is None."""
         if path is None:
-            return [m for m in own if m.layer is None]
-        return [m for m in own if block_of(m.name) == path]
+            return [m for m in self.blocks.matrices if m.layer is None]
+        return [m for m in self.blocks.matrices if m.layer is not None and block_of(m.name) == path]
 
     def _collector(self, path: str | None) -> MomentCollector | None:
-        matrices = self._of(path)
+        matrices = self._matrices_of(path)
         if not matrices:
             return None
         model = self.blocks.model
         return MomentCollector(model, matrices, self.needs, self.weighting).to(self.blocks.device)
 
-    def _observe(self, collector: MomentCollector, batch: Any) -> None:
+    def _observe(self, collector: MomentCollector, batch: object) -> None:
         inputs = as_inputs(batch)
         mask, answers = inputs.get("attention_mask"), None
         if self.backwards or self.weighting == "answer" or collector.reads_head:
@@ -186,16 +185,19 @@ class StreamingModule(L.LightningModule):
 
 def stream(
     blocks: BlockModel,
-    batches: Sequence[Any],
+    batches: Sequence[object],
     folder: Path,
     projection: str = "output",
     in_memory: bool = False,
     **options: Any,
 ) -> StoredMoments:
-    """Moments of a model that does not fit, without a Trainer; a file per block in `folder`.
+    """Calibrate a model that does not fit into memory, without a Trainer.
 
-    in_memory: keep hidden states there and not in `folder`. options: as `StreamingModule`; what a
-    projection needs is known. Errors as `sieve.calibrate`.
+    Moments are written to `folder`, one file for each block. Raises errors like `sieve.calibrate`.
+
+    Args:
+        in_memory: keep hidden states in memory instead of in `folder`.
+        options: `answers`, `weighting` and `seed` of `StreamingModule`.
     """
     needs = get_projection(projection).needs
     options = {"answers": "margin", "weighting": needs.weighting} | options
@@ -213,39 +215,43 @@ def stream(
 
 
 def memory_parts(
-    blocks: BlockModel, batches: Sequence[Any], needs: Needs, by_gradient: bool
+    blocks: BlockModel, batches: Sequence[object], needs: Needs, by_gradient: bool
 ) -> dict[str, int]:
-    """Bytes that streaming holds at its peak, beside the program itself and a batch's activations.
+    """Bytes that streaming needs at its peak, without the program and a batch's activations.
 
-    weights: a block, the next one that is being read, and the larger of embedding and head;
-    moments: of one block; hidden: of all tokens, in files or in memory.
+    "weights" are a block, the next block, and the larger of embedding and head. "moments" are those
+    of one block. "hidden" are the hidden states of all tokens, in files or in memory.
     """
     shapes = dict(blocks.model.named_parameters(remove_duplicate=False))
-    sizes = [sum(p.numel() for n, p in shapes.items() if n.startswith(f"{path}."))
-             for path in blocks.paths]  # fmt: skip
+    sizes = [
+        sum(p.numel() for name, p in shapes.items() if name.startswith(f"{path}."))
+        for path in blocks.paths
+    ]
     tables = [blocks.model.get_input_embeddings(), blocks.model.get_output_embeddings()]
     largest = max((t.weight.numel() for t in tables if t is not None), default=0)
-    by_block = list(blocks_of(blocks.matrices).values())
-    sums = max(moment_bytes(group, needs, by_gradient).total for group in by_block)
+    matrices_by_block = blocks_of(blocks.matrices).values()
+    moments = max(moment_bytes(group, needs, by_gradient).total for group in matrices_by_block)
     tokens = sum(as_inputs(batch)["input_ids"].numel() for batch in batches)
     config = blocks.model.config.get_text_config()
     layers = len(blocks.paths) + 2 if needs.gradient or by_gradient else 2
     return {
         "weights": (2 * max(sizes) + largest) * blocks.dtype.itemsize,
-        "moments": sums,
+        "moments": moments,
         "hidden": layers * tokens * config.hidden_size * blocks.dtype.itemsize,
     }
 
 
 def log_needs(
-    blocks: BlockModel, batches: Sequence[Any], needs: Needs, weighting: str, hidden: str
+    blocks: BlockModel, batches: Sequence[object], needs: Needs, weighting: str, hidden: str
 ) -> None:
-    """Say beforehand what streaming will hold."""
+    """Log how much memory and disk streaming will need."""
     parts = memory_parts(blocks, batches, needs, weighting in BY_GRADIENT)
     gib = {name: size / 2**30 for name, size in parts.items()}
     log.info(
         "one block at a time: %.2f GiB of weights and %.2f GiB of moments in memory, %.2f GiB of "
         "hidden states %s",
-        gib["weights"], gib["moments"], gib["hidden"],
-        "on the disk" if hidden == "disk" else "in memory",
-    )  # fmt: skip
+        gib["weights"],
+        gib["moments"],
+        gib["hidden"],
+        "on disk" if hidden == "disk" else "in memory",
+    )

@@ -1,4 +1,4 @@
-"""`trainer=fsdp`: runs whose model is shared out over gloo ranks find what one process finds."""
+"""`trainer=fsdp`: a run on two gloo ranks gives the results of one process."""
 
 import contextlib
 import os
@@ -20,10 +20,17 @@ from sieve.projections.moments import Moments
 
 RANKS = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
 RECOVERY = (
-    "batch_tokens=128", "recovery=lora", "recovery.steps=4", "recovery.check_every=2",
-    "recovery.batch_tokens=128", "recovery.learning_rate=3e-2", "search=uniform",
-    "search.levels=[1,.6]", "tolerance=.3", "projection.refit=false",
-)  # fmt: skip
+    "batch_tokens=128",
+    "recovery=lora",
+    "recovery.steps=4",
+    "recovery.check_every=2",
+    "recovery.batch_tokens=128",
+    "recovery.learning_rate=3e-2",
+    "search=uniform",
+    "search.levels=[1,.6]",
+    "tolerance=.3",
+    "projection.refit=false",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +42,20 @@ def started(world: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
     """A run of two ranks; Lightning starts the second from the command line of the first."""
     line = arguments(world, world / name, *RANKS, *overrides, cache=name)
     return subprocess.Popen(
-        [sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "sieve.run", *line],
+        cwd=world,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def artifact(world: Path, cache: str, kind: str) -> Path:
     return next((world / cache).glob(f"{kind}-*"))
 
 
-def test_two_ranks_find_train_and_export_what_one_process_does(world: Path) -> None:
+def test_a_run_on_two_ranks_gives_the_results_of_one_process(world: Path) -> None:
     alone = finished(world, "alone", *RECOVERY, "recovery.accumulate=2", cache="alone")
     run = started(world, "shared", *RECOVERY)
     _, errors = run.communicate()
@@ -73,7 +84,7 @@ def test_two_ranks_find_train_and_export_what_one_process_does(world: Path) -> N
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(weight, others[name], rtol=1e-2, atol=1e-2)
-    assert shared["speed"] is None  # Of ranks it would be that of what connects them.
+    assert shared["speed"] is None  # It would measure the connection between ranks.
     assert not list((world / "shared").glob("training-*"))
 
 
@@ -96,7 +107,7 @@ def running() -> dict[int, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_lost_rank_ends_the_other_and_a_rerun_goes_on(world: Path, rank: int) -> None:
+def test_a_lost_rank_ends_the_other_and_a_rerun_resumes(world: Path, rank: int) -> None:
     more = (*RECOVERY, "recovery.steps=16", "recovery.patience=16", "export=none")
     name = f"lost-{rank}"
     run = started(world, name, *more)
@@ -112,7 +123,7 @@ def test_a_lost_rank_ends_the_other_and_a_rerun_goes_on(world: Path, rank: int) 
     assert "Traceback" not in errors
     assert before <= {path.name for path in (world / name).glob("[a-z]*-*")}
     if rank == 0:
-        return  # Once is enough of what takes long.
+        return  # The rerun takes long, so it is tested once.
     run = started(world, name, *more)
     _, errors = run.communicate()
     assert run.returncode == 0, errors
@@ -129,7 +140,7 @@ def test_a_lost_rank_ends_the_other_and_a_rerun_goes_on(world: Path, rank: int) 
         ("export=onnx", "choose export=factorized or dense"),
     ],
 )
-def test_what_takes_one_device_is_refused_before_anything_is_loaded(
+def test_settings_that_need_one_device_are_refused_before_anything_is_loaded(
     world: Path, asked: str, said: str
 ) -> None:
     done = run_sieve(world, world / "refused", *RANKS, asked)

@@ -11,9 +11,12 @@ from test_conf_groups import CONF, compose_raw
 from sieve.conversion import to_config
 
 LAUNCHERS = {
-    "basic": "BasicLauncher", "joblib": "JoblibLauncher", "submitit_local": "LocalLauncher",
-    "slurm": "SlurmLauncher", "ray": "RayLauncher",
-}  # fmt: skip
+    "basic": "BasicLauncher",
+    "joblib": "JoblibLauncher",
+    "submitit_local": "LocalLauncher",
+    "slurm": "SlurmLauncher",
+    "ray": "RayLauncher",
+}
 
 
 def test_every_preset_is_tested() -> None:

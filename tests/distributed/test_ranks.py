@@ -24,8 +24,11 @@ assert launcher.procs == []
 def run(end: str, then: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", WATCHES.format(end=end, then=then)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_rank_that_is_busy_ends_when_another_is_killed() -> None:

@@ -89,11 +89,13 @@ def test_only_what_is_surely_left_behind_is_removed(tmp_path: Path) -> None:
     dead, alive, young, old, other = (
         tmp_path / f".{name}.deadbeef.partial"
         for name in (
-            f"{path.name}.{space}.{ended.pid}", f"{path.name}.{space}.{own}",
-            f"{path.name}.{elsewhere}.{ended.pid}", f"{path.name}.{elsewhere}.{own}",
+            f"{path.name}.{space}.{ended.pid}",
+            f"{path.name}.{space}.{own}",
+            f"{path.name}.{elsewhere}.{ended.pid}",
+            f"{path.name}.{elsewhere}.{own}",
             f"{path.name}.index.json.{space}.{ended.pid}",
         )
-    )  # fmt: skip
+    )
     for left in (dead, alive, young, old, other):
         left.touch()
     os.utime(old, (0, 0))

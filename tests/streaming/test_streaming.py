@@ -1,4 +1,4 @@
-"""Moments of a model of which one block is in memory are those of the whole model."""
+"""Streaming calibration gives the moments of the whole model."""
 
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,22 @@ from sieve.streaming.hidden_states import hidden_states
 from sieve.streaming.streaming import StreamingModule, stream
 
 BUILDS = [
-    tiny_llama, tiny_llama_tied, tiny_mistral, tiny_qwen3, tiny_gemma2, tiny_gemma3, tiny_phi3,
-    tiny_gpt2, tiny_gpt_neox, tiny_opt,
-]  # fmt: skip
+    tiny_llama,
+    tiny_llama_tied,
+    tiny_mistral,
+    tiny_qwen3,
+    tiny_gemma2,
+    tiny_gemma3,
+    tiny_phi3,
+    tiny_gpt2,
+    tiny_gpt_neox,
+    tiny_opt,
+]
 
 
 def batches(count: int = 3) -> list[dict[str, torch.Tensor]]:
     """Rows of tokens, left-padded; the last two positions predict an answer."""
-    found = []
+    rows = []
     for seed in range(count):
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(3, 300, (3, 10), generator=generator)
@@ -47,18 +55,27 @@ def batches(count: int = 3) -> list[dict[str, torch.Tensor]]:
         mask[0, : 2 + seed] = 0
         targets = torch.full_like(ids, -100)
         targets[:, -2:] = torch.randint(3, 300, (3, 2), generator=generator)
-        found.append({"input_ids": ids, "attention_mask": mask, "targets": targets,
-                      "position_ids": (mask.cumsum(1) - 1).clamp(min=0)})  # fmt: skip
-    return found
+        rows.append(
+            {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "targets": targets,
+                "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+            }
+        )
+    return rows
 
 
 def streamed(folder: Path, head: bool = False) -> BlockModel:
     config = AutoConfig.from_pretrained(folder)
     prefix = AutoModelForCausalLM._model_mapping[type(config)].base_model_prefix
     return BlockModel(
-        lambda: AutoModelForCausalLM.from_config(config).eval(), Checkpoint(folder, prefix),
-        torch.device("cpu"), torch.float32, head,
-    )  # fmt: skip
+        lambda: AutoModelForCausalLM.from_config(config).eval(),
+        Checkpoint(folder, prefix),
+        torch.device("cpu"),
+        torch.float32,
+        head,
+    )
 
 
 def saved(build: Any, folder: Path) -> Any:
@@ -94,8 +111,9 @@ def assert_same(ours: StoredMoments, theirs: Moments, blocks: BlockModel) -> Non
             assert a.gradient.power == pytest.approx(b.gradient.power, rel=1e-5)
 
 
-@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
-@pytest.mark.parametrize("projection", ["output", "loss_aware"])
+@pytest.mark.parametrize(
+    ("build", "projection"), [(tiny_llama, "output"), *((build, "loss_aware") for build in BUILDS)]
+)
 def test_streamed_moments_are_those_of_the_whole_model(
     build: Any, projection: str, tmp_path: Path
 ) -> None:
@@ -106,9 +124,10 @@ def test_streamed_moments_are_those_of_the_whole_model(
     assert_same(found, whole(model, projection), blocks)
 
 
-@pytest.mark.parametrize("weighting", ["none", "answer", "position"])
-@pytest.mark.parametrize("in_memory", [False, True])
-def test_weightings_and_the_head_are_streamed_alike(
+@pytest.mark.parametrize(
+    ("weighting", "in_memory"), [("none", False), ("answer", False), ("position", True)]
+)
+def test_weightings_and_the_head_can_be_streamed(
     weighting: str, in_memory: bool, tmp_path: Path
 ) -> None:
     model = saved(tiny_llama, tmp_path / "model")
@@ -119,39 +138,43 @@ def test_weightings_and_the_head_are_streamed_alike(
     assert_same(found, whole(model, "output", True, weighting), blocks)
 
 
-def test_no_more_than_two_blocks_have_weights_and_none_is_left(tmp_path: Path) -> None:
+def test_only_the_current_block_has_weights(tmp_path: Path) -> None:
     saved(lambda: tiny_llama(num_hidden_layers=4), tmp_path / "model")
     blocks = streamed(tmp_path / "model")
-    held: list[list[str]] = []
+    loaded: list[list[str]] = []
 
     class Watched(StreamingModule):
-        def _observe(self, *given: Any) -> None:
-            held.append([p for p in blocks.paths if real(blocks.model.get_submodule(p))])
-            super()._observe(*given)
+        def _observe(self, *args: Any) -> None:
+            loaded.append([p for p in blocks.paths if has_weights(blocks.model.get_submodule(p))])
+            super()._observe(*args)
 
     with hidden_states(tmp_path) as hidden:
         needs = get_projection("loss_aware").needs
         module = Watched(blocks, batches(), hidden, lambda *_: None, needs, "margin", "gradient")
         for step in module.steps():
             module.predict_step(step)
-        assert not list((tmp_path).glob(".hidden.*/[0-9]*"))  # Those after the last block, too.
-    assert held and all(len(paths) == 1 for paths in held)
-    assert not any(real(blocks.model.get_submodule(p)) for p in blocks.paths)
+        assert not list((tmp_path).glob(".hidden.*/[0-9]*"))
+    assert loaded and all(len(paths) == 1 for paths in loaded)
+    assert not any(has_weights(blocks.model.get_submodule(p)) for p in blocks.paths)
     assert not list(tmp_path.glob(".hidden.*"))
 
 
-def real(module: nn.Module) -> bool:
+def has_weights(module: nn.Module) -> bool:
     return any(not parameter.is_meta for parameter in module.parameters())
 
 
-def test_a_bank_fitted_block_by_block_is_the_bank_of_the_whole(tmp_path: Path) -> None:
+def test_a_bank_fitted_block_by_block_equals_the_bank_of_the_whole_model(tmp_path: Path) -> None:
     model = saved(tiny_llama, tmp_path / "model")
     blocks = streamed(tmp_path / "model")
     moments = stream(blocks, batches(), tmp_path / "moments", "loss_aware")
     solver = Solver(
-        blocks.model, moments, "loss_aware", dtype=torch.float32, device=torch.device("cpu"),
+        blocks.model,
+        moments,
+        "loss_aware",
+        dtype=torch.float32,
+        device=torch.device("cpu"),
         known=blocks.matrices,
-    )  # fmt: skip
+    )
     folder = tmp_path / "bank"
     for rank in (1, 0):  # Two processes, one after the other.
         fit_blocks(solver, folder, "key", blocks.paths, rank, 2, blocks.loaded)
@@ -167,7 +190,7 @@ def test_a_bank_fitted_block_by_block_is_the_bank_of_the_whole(tmp_path: Path) -
             assert torch.equal(one, other)
 
 
-def test_what_a_killed_fit_finished_is_not_solved_again(tmp_path: Path) -> None:
+def test_a_killed_fit_resumes_with_the_blocks_that_are_missing(tmp_path: Path) -> None:
     model = tiny_llama(num_hidden_layers=3)
     moments = whole(model, "output")
     solver = Solver(model, moments)
@@ -178,16 +201,16 @@ def test_what_a_killed_fit_finished_is_not_solved_again(tmp_path: Path) -> None:
     assert set(torn.names) == {m.name for m in solver.matrices if m.layer == 0}
 
 
-def test_what_cannot_be_streamed_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_models_that_cannot_be_streamed_are_refused(tmp_path: Path) -> None:
     saved(tiny_llama, tmp_path / "model")
     blocks = streamed(tmp_path / "model")
     blocks.dtype = torch.float16
-    with hidden_states() as hidden, pytest.raises(ValueError, match="float16.*set model.dtype"):
+    with hidden_states() as hidden, pytest.raises(ValueError, match=r"float16.*Set model\.dtype"):
         StreamingModule(
             blocks, batches(), hidden, lambda *_: None, get_projection("loss_aware").needs
         )
     saved(tiny_mixtral, tmp_path / "mixture")
-    with pytest.raises(ValueError, match=r"holds no weights named.*calibration.strategy=whole"):
+    with pytest.raises(ValueError, match=r"has no weights named.*calibration.strategy=whole"):
         stream(streamed(tmp_path / "mixture"), batches(), tmp_path / "moments")
 
 
@@ -200,41 +223,39 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
         stream(streamed(tmp_path / "model"), batches(), tmp_path / "moments")
 
 
-def test_the_batch_and_the_rows_are_named_that_are_not_finite(
+def test_an_error_names_the_batch_and_rows_that_are_not_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(tiny_llama, tmp_path / "model")
-    blocks, given = streamed(tmp_path / "model"), batches()
+    blocks, data = streamed(tmp_path / "model"), batches()
     run, last = blocks.block, blocks.paths[-1]
 
-    def breaks(place: int, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
-        made = run(place, hidden, batch).clone()
-        if blocks.paths[place] == last:
-            made[0, 0] = torch.nan  # A token of padding, which counts for nothing.
-            if batch is given[1]:
-                made[2, 4] = torch.inf
-        return made
+    def breaks(number: int, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
+        outputs = run(number, hidden, batch).clone()
+        if blocks.paths[number] == last:
+            outputs[0, 0] = torch.nan  # a padding token, which does not count
+            if batch is data[1]:
+                outputs[2, 4] = torch.inf
+        return outputs
 
     monkeypatch.setattr(blocks, "block", breaks)
     said = (
         rf"calibration batch 1: the activations after {last} are not finite in 1 of 3 rows \(row 2,"
     )
     with pytest.raises(ValueError, match=said):
-        stream(blocks, given, tmp_path / "moments")
+        stream(blocks, data, tmp_path / "moments")
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("projection", ["output", "loss_aware"])
-def test_moments_of_a_trained_model_are_streamed_alike(
-    projection: str, shared: Path, tmp_path: Path
-) -> None:
+def test_moments_of_a_trained_model_can_be_streamed(shared: Path, tmp_path: Path) -> None:
+    projection = "loss_aware"
     folder = shared / "models" / "reader-6m"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     blocks = streamed(folder)
     found = stream(blocks, batches(), tmp_path / "moments", projection)
     theirs = whole(model.requires_grad_(False), projection)
     assert_same(found, theirs, blocks)
-    # In norm as well, which rounding of small entries does not tell.
+    # Norms are equal too; the tolerance above ignores small entries.
     for matrix in blocks.matrices:
         one, other = found.of(matrix).second, theirs.of(matrix).second
         assert torch.dist(one, other) <= 1e-5 * other.norm()
