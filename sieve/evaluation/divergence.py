@@ -1,7 +1,6 @@
-"""How far a pruned model's answers are from the dense model's: KL at the answer tokens."""
+"""Kullback-Leibler divergence of a pruned model's answers from the dense model's."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +13,24 @@ from sieve.data.batches import as_inputs, as_targets, trailing_positions
 from sieve.model.backbone import forward
 
 
-def answer_logprobs(model: PreTrainedModel, batch: Any) -> Tensor:
-    """Log-probabilities (tokens, V), float32, where a calibration batch has an answer token."""
-    inputs, wanted = as_inputs(batch), as_targets(batch) >= 0
-    keep = trailing_positions(wanted)
-    return torch.log_softmax(forward(model, inputs, keep)[wanted[:, -keep:]].float(), -1)
+def answer_logprobs(model: PreTrainedModel, batch: object) -> Tensor:
+    """Log-probabilities (tokens, V), float32, at the answer tokens of a calibration batch."""
+    answers = as_targets(batch) >= 0
+    keep = trailing_positions(answers)
+    logits = forward(model, as_inputs(batch), keep)[answers[:, -keep:]]
+    return torch.log_softmax(logits.float(), -1)
 
 
 def divergence(dense: Tensor, pruned: Tensor) -> Tensor:
-    """Σ KL(dense ‖ pruned) over tokens, nats, of log-probabilities (tokens, V)."""
+    """KL(dense ‖ pruned), nats, summed over tokens; arguments are log-probabilities (tokens, V)."""
     return nn.functional.kl_div(pruned, dense, reduction="sum", log_target=True)
 
 
 @torch.no_grad()
 def divergences(
-    model: PreTrainedModel, candidates: Sequence[tuple[Bank, Genome]], batches: Sequence[Any]
+    model: PreTrainedModel, candidates: Sequence[tuple[Bank, Genome]], batches: Sequence[object]
 ) -> list[float]:
-    """Mean divergence per answer token of each candidate, nats; the model comes back dense."""
+    """Mean divergence per answer token of each candidate, nats; leaves the model dense."""
     switches = [Switch(model, bank, as_stored=False) for bank, _ in candidates]
     totals, tokens = [0.0] * len(candidates), 0
     for batch in batches:

@@ -1,7 +1,6 @@
-"""Prefill and decode speed of two states of one model, measured in turn in the same run."""
+"""Prefill and decode speed of the dense and the pruned model, measured alternately."""
 
 import inspect
-import math
 import platform
 import statistics
 import time
@@ -19,12 +18,15 @@ from sieve.model.backbone import context_length, forward, is_classifier
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second, medians; ratios are pruned over dense, the median over paired repeats."""
+    """Median tokens per second; ratios are pruned over dense, the median over repeats.
+
+    A classifier does not decode: its decode speeds are None.
+    """
 
     prefill_dense: float
     prefill_pruned: float
     prefill_ratio: float
-    decode_dense: float | None  # of a classifier, which writes nothing
+    decode_dense: float | None
     decode_pruned: float | None
     decode_ratio: float | None
 
@@ -42,53 +44,52 @@ def compare_speed(
     """Time the dense model and the model of `genome` alternately on the same random tokens.
 
     Prefill is one forward pass over (batch_size, prompt_tokens); decode is `new_tokens` greedy
-    steps with a key-value cache on the same batch. finish: what else is done to the model once it
-    is that of `genome`, such as quantizing it. The model is left dense.
+    steps with a key-value cache on the same batch. Leaves the model dense.
+
+    finish: called after every switch to `genome`, for example to quantize the model.
     """
     model = switch.model
-    writes = not is_classifier(model)
+    decodes = not is_classifier(model)
     if (limit := context_length(model)) is not None:
         prompt_tokens = max(1, min(prompt_tokens, limit - new_tokens))
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size
     tokens = torch.randint(vocabulary, (batch_size, prompt_tokens), generator=generator)
     tokens = tokens.to(model.device)
-    seconds: dict[str, list[float]] = {}
-    for repeat in range(repeats + 1):  # The first round warms up.
+    prefill: dict[str, list[float]] = {"dense": [], "pruned": []}  # seconds
+    decode: dict[str, list[float]] = {"dense": [], "pruned": []}
+    for repeat in range(repeats + 1):  # The first repeat warms up.
         for state in ("dense", "pruned"):
-            # Layers made in inference mode would not know when their weights change.
+            # Tensors that inference mode creates do not count changes to them.
             with torch.inference_mode(False), torch.no_grad():
                 switch.restore() if state == "dense" else switch.to(genome)
                 if state == "pruned" and finish is not None:
                     finish()
-            prefill = _timed(lambda: _prefill(model, tokens))
-            decode = _decode_seconds(model, tokens, new_tokens) if writes else math.nan
+            prefill_seconds = _timed(lambda: forward(model, {"input_ids": tokens}, keep=1))
+            decode_seconds = _decode_seconds(model, tokens, new_tokens) if decodes else None
             if repeat:
-                seconds.setdefault(f"prefill_{state}", []).append(prefill)
-                seconds.setdefault(f"decode_{state}", []).append(decode)
+                prefill[state].append(prefill_seconds)
+                if decode_seconds is not None:
+                    decode[state].append(decode_seconds)
     switch.restore()
-    prefill_tokens, decode_tokens = batch_size * prompt_tokens, batch_size * new_tokens
     return Speed(
-        prefill_dense=prefill_tokens / statistics.median(seconds["prefill_dense"]),
-        prefill_pruned=prefill_tokens / statistics.median(seconds["prefill_pruned"]),
-        prefill_ratio=_ratio(seconds["prefill_dense"], seconds["prefill_pruned"]),
-        decode_dense=decode_tokens / statistics.median(seconds["decode_dense"]) if writes else None,
-        decode_pruned=decode_tokens / statistics.median(seconds["decode_pruned"])
-        if writes
-        else None,
-        decode_ratio=_ratio(seconds["decode_dense"], seconds["decode_pruned"]) if writes else None,
+        *_rates(prefill, batch_size * prompt_tokens),
+        *(_rates(decode, batch_size * new_tokens) if decodes else (None, None, None)),
     )
 
 
+def _rates(seconds: dict[str, list[float]], tokens: int) -> tuple[float, float, float]:
+    """Tokens per second of the dense and the pruned model, and their ratio."""
+    dense, pruned = seconds["dense"], seconds["pruned"]
+    ratio = statistics.median(a / b for a, b in zip(dense, pruned, strict=True))
+    return tokens / statistics.median(dense), tokens / statistics.median(pruned), ratio
+
+
 def describe_machine(device: torch.device) -> str:
-    """What speeds depend on: the GPU, or the processor and the number of threads."""
+    """The device that speeds were measured on: the GPU, or the processor and its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _ratio(dense: list[float], pruned: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(dense, pruned, strict=True))
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -101,14 +102,10 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _prefill(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    return forward(model, {"input_ids": tokens}, keep=1)
-
-
 def _decode_seconds(model: PreTrainedModel, tokens: Tensor, steps: int) -> float:
-    """Seconds of `steps` greedy decoding steps after a prefill that is not counted."""
-    named = inspect.signature(model.forward).parameters
-    cache = "cache" if "cache" in named else "past_key_values"  # before transformers 5.24
+    """Seconds of `steps` greedy decoding steps; the prefill before them is not timed."""
+    parameters = inspect.signature(model.forward).parameters
+    cache = "cache" if "cache" in parameters else "past_key_values"  # before transformers 5.24
     out = model(input_ids=tokens, use_cache=True)
     state = [out.logits[:, -1:].argmax(-1), getattr(out, cache)]
 
