@@ -1,11 +1,13 @@
-"""What a refit knows of a matrix: moments of dense and pruned inputs, and the best map between.
+"""Moments of a matrix's dense and pruned inputs, and the best map between its inputs and outputs.
 
-min E‖W x − B x̃‖² over rank r (weighted as the projection weights it) is the projection of
-T = W E[x x̃ᵀ] E[x̃ x̃ᵀ]⁻¹ at the moment E[x̃ x̃ᵀ]: reduced-rank regression with errors in the inputs.
+min E‖W x − B x̃‖² over maps B of rank r, where the dense matrix W reads x and the pruned model
+offers x̃: B is the projection, at the moment E[x̃ x̃ᵀ], of T = W E[x x̃ᵀ] E[x̃ x̃ᵀ]⁻¹. This is
+reduced-rank regression of W x on x̃.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,42 +15,45 @@ from torch import Tensor
 from sieve.projections import Factors
 from sieve.projections.moments import Moment
 
-DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]: T stays at W where x̃ says little
-NOISE = 1e-6  # of the second moment: what rounding leaves of the covariance of a constant
+DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]; keeps T near W in directions x̃ rarely takes
+NOISE = 1e-6  # of the second moment; the rounding error in the covariance of a constant
 
 
 @dataclass
 class Paired:
-    """Sums over tokens of one matrix's dense input x and pruned input x̃, weighted by w.
+    """Sums over tokens, or averages, of one matrix's dense input x and pruned input x̃.
 
-    inner: Σ w x̃ x̃ᵀ; cross: Σ w x x̃ᵀ; own: Σ w x xᵀ, (d_in, d_in) each; means likewise. Only an
-    error asks for `own`: without it, it has no elements. lost: Σ w e x̃ᵀ (d_out, d_in) of what the
-    residual stream has lost before the matrix writes to it, e (d_out,); None where it is left out.
+    w is the weight of a token, and e (d_out,) the loss of the residual stream, dense minus pruned,
+    before the matrix writes to it.
     """
 
-    inner: Tensor
-    cross: Tensor
-    own: Tensor
-    inner_mean: Tensor
-    own_mean: Tensor
-    mass: float = 0.0
-    lost: Tensor | None = None
-    lost_mean: Tensor | None = None
+    inner: Tensor  # Σ w x̃ x̃ᵀ (d_in, d_in)
+    cross: Tensor  # Σ w x x̃ᵀ (d_in, d_in)
+    own: Tensor  # Σ w x xᵀ (d_in, d_in), or without elements: only errors need it
+    inner_mean: Tensor  # Σ w x̃ (d_in,)
+    own_mean: Tensor  # Σ w x (d_in,)
+    mass: float = 0.0  # Σ w
+    lost: Tensor | None = None  # Σ w e x̃ᵀ (d_out, d_in); None where e is not restored
+    lost_mean: Tensor | None = None  # Σ w e (d_out,)
 
     @classmethod
     def zeros(cls, size: int, device: torch.device, own: bool = True, d_out: int = 0) -> "Paired":
-        """Nothing summed yet; d_out: of the matrix, where `lost` is to be summed."""
-        shapes = ((size, size), (size, size), (size * own, size * own), (size,), (size,))
-        a, b, c, d, e = (torch.zeros(shape, device=device) for shape in shapes)
-        if not d_out:
-            return cls(a, b, c, d, e)
-        lost, lost_mean = torch.zeros(d_out, size, device=device), torch.zeros(d_out, device=device)
-        return cls(a, b, c, d, e, 0.0, lost, lost_mean)
+        """Empty sums; own: sum x xᵀ; d_out: of the matrix, to sum `lost`, or 0."""
+        zeros = partial(torch.zeros, device=device)
+        return cls(
+            inner=zeros(size, size),
+            cross=zeros(size, size),
+            own=zeros(size * own, size * own),
+            inner_mean=zeros(size),
+            own_mean=zeros(size),
+            lost=zeros(d_out, size) if d_out else None,
+            lost_mean=zeros(d_out) if d_out else None,
+        )
 
     def add(
         self, x: Tensor, pruned: Tensor, weight: Tensor | None, lost: Tensor | None = None
     ) -> None:
-        """Add tokens x and x̃ (N, d_in), weights (N,) and what the stream lost (N, d_out)."""
+        """Add tokens x and x̃ (N, d_in), their weights w (N,) and losses e (N, d_out)."""
         scaled = pruned if weight is None else pruned * weight[:, None]
         own = x if weight is None else x * weight[:, None]
         self.inner.addmm_(scaled.T, pruned)
@@ -63,14 +68,18 @@ class Paired:
         self.mass += float(len(x) if weight is None else weight.sum())
 
     def scaled(self) -> "Paired":
-        """Averages in place of sums, in float64."""
+        """Averages from the sums, in float64."""
         mass = max(self.mass, torch.finfo(torch.float32).tiny)
-        parts = (self.inner, self.cross, self.own, self.inner_mean, self.own_mean)
-        a, b, c, d, e = (part.double() / mass for part in parts)
-        lost, mean = (
-            None if part is None else part.double() / mass for part in (self.lost, self.lost_mean)
+        return Paired(
+            inner=self.inner.double() / mass,
+            cross=self.cross.double() / mass,
+            own=self.own.double() / mass,
+            inner_mean=self.inner_mean.double() / mass,
+            own_mean=self.own_mean.double() / mass,
+            mass=self.mass,
+            lost=None if self.lost is None else self.lost.double() / mass,
+            lost_mean=None if self.lost_mean is None else self.lost_mean.double() / mass,
         )
-        return Paired(a, b, c, d, e, self.mass, lost, mean)
 
 
 def solve(
@@ -80,12 +89,18 @@ def solve(
     project: Callable[[Tensor, Moment], Factors],
     centered: bool = False,
 ) -> Factors:
-    """Factors, nested, of the best map from x̃ to W x under a projection's own weighting.
+    """Nested factors of the best map from x̃ to W x, weighted as the projection weights errors.
 
-    weight: W (d_out, d_in) in float64; moment: of the dense model, for its gradient; pair: averages
-    over the tokens to fit; centered: whether the projection fits a bias.
-    T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) E[x̃ x̃ᵀ]⁻¹, damped; with e lost by the residual stream
-    T + E[e x̃ᵀ] E[x̃ x̃ᵀ]⁻¹, but for matrices whose gradients are of the input side.
+    T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) (E[x̃ x̃ᵀ] + ridge · I)⁻¹. To restore the loss e of the
+    residual stream, T gains E[e x̃ᵀ] (E[x̃ x̃ᵀ] + ridge · I)⁻¹, except where the gradient is of the
+    input side, which cannot express it.
+
+    Args:
+        weight: W (d_out, d_in) in float64.
+        moment: of the dense model; its gradient is used.
+        pair: averages over the batches to fit.
+        project: the projection.
+        centered: whether the projection fits a bias.
     """
     inner, cross = pair.inner, pair.cross
     if centered:
@@ -106,16 +121,26 @@ def solve(
             lost = lost - torch.outer(pair.lost_mean, pair.inner_mean)
         target = target + torch.linalg.solve(inner + ridge * eye, lost.T).T
         mean = mean + pair.lost_mean
-    seen = replace(moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient)
-    return replace(project(target, seen), mean=mean)
+    pruned = replace(
+        moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient
+    )
+    return replace(project(target, pruned), mean=mean)
 
 
-def held_error(weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int) -> float:
-    """E‖W x − B x̃ − b‖² in the metric of the moment's gradient, if it has one.
+def held_out_error(
+    weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int
+) -> float:
+    """E‖W x + e − B x̃ − b‖² from averages, up to a constant where the stream's loss e counts.
 
-    factors: on any device; all else on one. From averages alone. With gradients of the input side,
-    WᵀHW, errors are W s and s is taken; else what the residual stream has lost is a part of the
-    target, up to a constant of the error.
+    The norm is weighted by the second moment H of the moment's gradient, if there is one. A
+    gradient of the input side gives WᵀHW: errors are then written as W s, and s is weighted by it.
+
+    Args:
+        weight: W (d_out, d_in) in float64.
+        moment: of the dense model.
+        pair: averages over the held-out batches, with `own`, on the device of `weight`.
+        factors: on any device.
+        rank: of the map B.
     """
     b = factors.u[:, :rank].to(weight) @ factors.v[:rank].to(weight)
     bias = factors.bias(rank)

@@ -1,6 +1,7 @@
 """Refit lowers the error on what the pruned model sees, and only then changes anything."""
 
 import dataclasses
+import sys
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from sieve.data.batches import held_out_batches
 from sieve.model.matrices import dense_weight, find_matrices
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.projections.moments import Gradient, Moment, Side
-from sieve.refit.paired import Paired, held_error, solve
+from sieve.refit.blocks import stream_writers
+from sieve.refit.paired import Paired, held_out_error, solve
 from sieve.refit.refit import _Sequence, refit, token_weights
 
 
@@ -124,7 +126,7 @@ def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) ->
     project = get_projection(projection, 1e-9)
     rank = 3
     factors = solve(weight, moment, pair, project, "affine" in projection).cut(rank)
-    best = held_error(weight, moment, pair, factors, rank)
+    best = held_out_error(weight, moment, pair, factors, rank)
     # From the rows themselves, in the metric of the gradients.
     h = g.T @ g / 50 if "loss" in projection else torch.eye(shape[0], dtype=torch.float64)
     bias = factors.bias(rank)
@@ -141,7 +143,7 @@ def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) ->
             u=factors.u + 0.05 * step,
             v=factors.v + 0.05 * torch.randn(factors.v.shape, generator=gen, dtype=torch.float64),
         )
-        assert held_error(weight, moment, pair, near, rank) >= best * (1 - 1e-3)
+        assert held_out_error(weight, moment, pair, near, rank) >= best * (1 - 1e-3)
 
 
 def test_an_error_is_computed_where_its_sums_are_whatever_device_the_bank_is_on() -> None:
@@ -154,7 +156,7 @@ def test_an_error_is_computed_where_its_sums_are_whatever_device_the_bank_is_on(
         )
         # It cannot become a number, and has no other complaint.
         with pytest.raises((DataDependentOutputException, RuntimeError)) as found:
-            held_error(weight, moment, pair, factors, 2)
+            held_out_error(weight, moment, pair, factors, 2)
     assert not isinstance(found.value, FakeTensorDeviceMismatchError)
 
 
@@ -215,7 +217,7 @@ def test_the_residual_target_makes_up_for_what_the_stream_has_lost(
 
     torch.testing.assert_close(error(ours), best, rtol=1e-3, atol=0)
     assert error(ours) < 0.9 * error(plain)
-    said = [held_error(weight.double(), moment, pair, f, 3) for f in (ours, plain)]
+    said = [held_out_error(weight.double(), moment, pair, f, 3) for f in (ours, plain)]
     true = float(error(ours) - error(plain))
     assert said[0] - said[1] == pytest.approx(true, rel=1e-4, abs=1e-6)
 
@@ -230,14 +232,13 @@ def test_who_writes_to_the_residual_stream_is_found_by_trial(
 ) -> None:
     model, bank, moments = setting(build, "output")
     found: set[str] = set()
-    original = _Sequence._writers
 
-    def watched(self, *args) -> list[str]:
-        names = original(self, *args)
+    def recorded(*args) -> list[str]:
+        names = stream_writers(*args)
         found.update(names)
         return names
 
-    monkeypatch.setattr(_Sequence, "_writers", watched)
+    monkeypatch.setattr(sys.modules[refit.__module__], "stream_writers", recorded)
     refit(model, bank, uniform(bank, 0.3), moments, batches(), residual=True)
     kinds = {"o", "down"} if leaves else set()
     assert found == {m.name for m in bank.matrices if m.kind in kinds}
@@ -250,22 +251,26 @@ def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(
 ) -> None:
     model, bank, moments = setting(build, projection)
     sequence = _Sequence(
-        Switch(model, bank, as_stored=False).to(uniform(bank, 0.3)), bank, uniform(bank, 0.3),
-        moments, None, held_out_batches(8), residual=True,
-    )  # fmt: skip
+        Switch(model, bank, as_stored=False).to(uniform(bank, 0.3)),
+        uniform(bank, 0.3),
+        moments,
+        None,
+        held_out_batches(8),
+        residual=True,
+    )
     ends: list[list[Tensor]] = []
     starts: dict[int, list[Tensor]] = {}
-    find_writers, refit_group = sequence._writers, sequence._refit_group
+    refit_group = sequence._refit_group
 
     def at_the_start(*args) -> list[str]:
-        ends.append(list(sequence.lost))  # What was followed through the block before.
-        return find_writers(*args)
+        ends.append(list(sequence.lost))  # As followed through the block before.
+        return stream_writers(*args)
 
     def in_between(*args) -> None:
         starts.setdefault(len(ends) - 1, list(sequence.lost))  # Dense minus pruned, as they are.
         refit_group(*args)
 
-    monkeypatch.setattr(sequence, "_writers", at_the_start)
+    monkeypatch.setattr(sys.modules[refit.__module__], "stream_writers", at_the_start)
     monkeypatch.setattr(sequence, "_refit_group", in_between)
     sequence.run(batches())
     sequence.switch.restore()
