@@ -1,9 +1,9 @@
-"""`learned`: the paper's own projection, by gradient (Sec. 3, arXiv:2505.18350).
+"""`learned`: the paper's projection, learned by gradient (Sec. 3, arXiv:2505.18350).
 
-For y = W x, each matrix by itself, so that E‖y − ŷ‖² over the task's tokens is least: up-type
-ŷ = (W A)(Aᵀ x), down-type ŷ = Aᵀ((A W) x), untied ŷ = U (V x). `LearningModule` runs under
-`trainer.fit`, `learn` on plain objects; the settings are those that a re-implementation reports.
-The optimum has a closed form, `projections/output.py`, and this is here to be measured against it.
+Each matrix y = W x is learned by itself to minimize E‖y − ŷ‖² over the task's tokens. Up-type
+matrices: ŷ = (W A)(Aᵀ x). Down-type: ŷ = Aᵀ((A W) x). Untied: ŷ = U (V x). `LearningModule` runs
+under `trainer.fit`, `learn` without a Trainer; the default settings are those of a public
+re-implementation. `projections/output.py` is the optimum in closed form, to compare with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,12 +36,12 @@ SMALL = 0.01  # standard deviation of a random start
 
 
 def form_of(kind: str, tied: bool = True) -> str:
-    """How a kind of matrix is learnt: "input" or "output", the side that A is on, or "untied"."""
+    """The form of a kind of matrix: "input" or "output", the side that A is on, or "untied"."""
     return ("output" if kind in ("o", "down") else "input") if tied else "untied"
 
 
 def _pair(form: str, free: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
-    """U (d_out, r), V (r, d_in) from what is learnt: A (d_in, r), A (r, d_out), or themselves."""
+    """U (d_out, r) and V (r, d_in) from the free tensors: A (d_in, r), A (r, d_out), or U and V."""
     if form == "untied":
         return free[0], free[1]
     a = free[0]
@@ -51,7 +51,7 @@ def _pair(form: str, free: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Te
 def _start(
     weight: Tensor, rank: int, form: str, init: str, moment: Any, generator: torch.Generator
 ) -> list[Tensor]:
-    """What is learnt of W (d_out, d_in), before the first step, on the moment's device."""
+    """The free tensors for W (d_out, d_in) before the first step, on the moment's device."""
     if init == "random":
         u, v = (SMALL * torch.randn(n, rank, generator=generator) for n in weight.shape)
         axes = v
@@ -65,7 +65,7 @@ def _start(
 
 
 class _Learner:
-    """What is learnt of one W (d_out, d_in), and sums over the tokens of an epoch."""
+    """The free tensors of one matrix W (d_out, d_in), and sums over the tokens of an epoch."""
 
     def __init__(self, module: nn.Module, form: str, start: Sequence[Tensor]) -> None:
         self.module, self.form, self.weight = module, form, dense_weight(module).detach()
@@ -73,20 +73,20 @@ class _Learner:
         self.free = [t.to(device, torch.float32, copy=True).contiguous() for t in start]
         for tensor in self.free:
             tensor.requires_grad_()
-        self.power: Tensor | None = None  # mean ‖y‖² of the first batch
+        self.power: Tensor | None = None  # mean ‖y‖² over the first batch
         # Σ z zᵀ of z = V x, Σ y, Σ ‖y − ŷ‖², tokens.
         shapes: tuple[tuple[int, ...], ...] = ((rank, rank), (len(self.weight),), (), ())
         self.seen = [torch.zeros(shape, device=device) for shape in shapes]
 
     def see(
-        self, wanted: Tensor, errors: list[Tensor], module: Any, args: Any, kwargs: Any, y: Any
+        self, mask: Tensor, errors: list[Tensor], module: Any, args: Any, kwargs: Any, y: Any
     ) -> None:
         """Forward hook: add the gradient of E‖y − ŷ‖² / E‖y‖², and append the value to `errors`.
 
-        wanted: (tokens,) bool, False for padding. The divisor is a constant of the matrix, so that
-        all count alike in the sum; Adam's steps are all but blind to it.
+        The divisor, a constant of the matrix, makes the errors of all matrices comparable; Adam's
+        steps hardly depend on it. mask: (tokens,) bool, False for padding.
         """
-        x, y = (z.flatten(0, -2)[wanted].float() for z in ([*args, *kwargs.values()][0], y))
+        x, y = (z.flatten(0, -2)[mask].float() for z in ([*args, *kwargs.values()][0], y))
         if (bias := getattr(module, "bias", None)) is not None:
             y = y - bias.detach().float()
         if self.power is None:
@@ -103,23 +103,24 @@ class _Learner:
         errors.append(error)
 
     def factors(self, moment: Moment | None) -> Factors:
-        """The learnt map, rotated so that the energy of ŷ falls by direction; float64, on the CPU.
+        """The learned factors, rotated so that energies fall; float64, on the CPU.
 
-        energy (min(d_out, d_in),): E(uᵢᵀ ŷ)² of the r learnt directions, then E‖y − ŷ‖² evenly over
-        the others; by the moment where it tells, else as seen in the last epoch.
+        Energies (min(d_out, d_in),): E(uᵢᵀ ŷ)² for the r learned directions, then E‖y − ŷ‖² spread
+        evenly over the others. They come from the moment if it determines them, otherwise from the
+        sums of the last epoch.
         """
         device = self.weight.device if self.weight.is_cuda else torch.device("cpu")
         w, *free = (t.detach().to(device).double() for t in (self.weight, *self.free))
         u, v = _pair(self.form, free, w)
         if moment and (moment.side == "input" or self.form == "output"):
             moment = moment.to(device)
-            whole, inner = _seen_from(moment, w, v)
+            whole, inner = _maps_from(moment, w, v)
             latent, mean = inner @ moment.second.double() @ inner.T, moment.output_mean(w)
             left = _power(whole - u @ inner, moment)
-        else:  # Moments of y do not tell the energy of V x, unless V x is a function of y.
+        else:  # Moments of y determine the energy of V x only where V x is a function of y.
             *sums, tokens = (t.to(device).double() for t in self.seen)
             latent, mean, left = (t / tokens.clamp_min(1) for t in sums)
-        q, r = torch.linalg.qr(u)  # Keeps all of U, wherever the energy is.
+        q, r = torch.linalg.qr(u)  # Keeps the span of U, also where the energy is 0.
         energy, turn = eigh(r @ latent @ r.T)
         rest = min(w.shape) - len(energy)
         energy = torch.cat([energy, (left.clamp_min(0) / max(rest, 1)).expand(rest)])
@@ -129,14 +130,21 @@ class _Learner:
 class LearningModule(L.LightningModule):
     """Learns factors of frozen matrices under `trainer.fit`; the result is in `factors`.
 
-    With a process group, rank i learns matrices i, i + world size, ... and must read all batches
-    (`every_batch`): gradients are not averaged, factors are sent round at the end.
+    In a process group, rank i learns matrices i, i + world size, ... from all batches
+    (`every_batch`) and sends their factors to the others at the end.
 
-    ranks: of the matrices to learn, by name. moments: of all tokens alike, Needs(input=True); all
-    starts but "random" need them, and they order the directions. init: "random" (small, Gaussian),
-    "pca" (of the side that A is on; untied: of the input) or "optimal" (the closed form; tied on
-    the input side: the row space of its V).
-    Raises ValueError for an option out of range, or where moments are lacking.
+    Args:
+        model: the dense model.
+        ranks: of the matrices to learn, by name.
+        moments: with weighting "none" and Needs(input=True). Every start but "random" needs them.
+        tied: False learns U and V in place of A.
+        init: the start: "random" (small, Gaussian), "pca" (of the side that A is on; untied: of the
+            input) or "optimal" (the closed form; tied on the input side: the row space of its V).
+        learning_rate: of Adam.
+        seed: of a random start.
+
+    Raises:
+        ValueError: for an option out of range, missing moments, or matrices of experts.
     """
 
     def __init__(
@@ -160,8 +168,8 @@ class LearningModule(L.LightningModule):
         experts = [m.name for m in self.matrices if m.expert]
         if experts:
             raise ValueError(
-                f"{experts[0]} is of an expert, which sees some of the tokens, and "
-                "projection=learned learns from all of them; choose another projection."
+                f"{experts[0]} belongs to an expert, which reads only some of the tokens, but "
+                "projection=learned needs them all; choose another projection."
             )
         _check(init in INITS, f"init {init!r}", f"one of {', '.join(INITS)}")
         _check(learning_rate > 0, f"learning_rate {learning_rate}", "a number above 0")
@@ -169,8 +177,8 @@ class LearningModule(L.LightningModule):
         self.ranks, self.moments, self.tied, self.init = dict(ranks), moments, tied, init
         self.learning_rate, self.seed = learning_rate, seed
         self.factors: dict[str, Factors] | None = None
-        # DDP asks for a parameter to keep in step and gets this one, which has no gradient. What is
-        # learnt differs from rank to rank and is hidden from it, like the frozen model.
+        # DDP needs a parameter; this one has no gradient. The model and the free tensors, which
+        # differ between ranks, are not submodules, so DDP does not see them.
         self.anchor = nn.Parameter(torch.zeros(()))
         self._model, self._learners = [model], dict[int, _Learner]()
 
@@ -178,7 +186,7 @@ class LearningModule(L.LightningModule):
         place(self._model[0], self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One Adam for all matrices of this rank, at their start."""
+        """One Adam for all matrices of this rank."""
         rank, world_size = _position()
         mine = range(rank, len(self.matrices), world_size)
         self._learners = {index: self._learner(index, self.init) for index in mine}
@@ -190,13 +198,13 @@ class LearningModule(L.LightningModule):
             tensor.zero_()
 
     def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
-        """One step of this rank's matrices on a batch; their relative output errors, summed."""
+        """One step for this rank's matrices; returns the sum of their relative output errors."""
         checksum: Any = as_inputs(batch)["input_ids"].sum()
         gathered: Any = self.all_gather(checksum)
         if batch_idx == 0 and bool((gathered != checksum).any()):
             raise RuntimeError(
-                "got other batches on other ranks, expected all on every rank: pass `every_batch` "
-                "to a trainer with use_distributed_sampler=False."
+                "got different batches on different ranks, expected all batches on each: pass "
+                "`every_batch` to a trainer with use_distributed_sampler=False."
             )
         loss = self.learn_batch(batch, self.optimizers())
         self.log("learn/error", loss / max(1, len(self._learners)), prog_bar=True)
@@ -206,10 +214,10 @@ class LearningModule(L.LightningModule):
         self.factors = self.gather()
 
     def learn_batch(self, batch: Any, optimizer: Any) -> Tensor:
-        """The same without a trainer.
+        """`training_step` without a Trainer.
 
-        No tensor is in two losses, so each goes backwards as soon as its matrix has been passed,
-        and the activations of one matrix are held at a time.
+        Each matrix's loss runs backwards in its forward hook, so that the activations of only one
+        matrix are in memory.
         """
         model = self._model[0].eval()
         inputs = {name: tensor.to(model.device) for name, tensor in as_inputs(batch).items()}
@@ -260,10 +268,10 @@ def learn(
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> dict[str, Factors]:
-    """Learn factors of the matrices named in `ranks` without a Trainer; the model stays as it is.
+    """Learn factors of the matrices in `ranks` without a Trainer; does not change the model.
 
-    batches: of token ids, as `calibrate` takes them. moments: taken from the batches where the
-    start needs some and none are given. Options and errors: as `LearningModule`.
+    batches: of token ids, as for `calibrate`. moments: None computes them from the batches if the
+    start needs them. Other arguments and errors: as for `LearningModule`.
     """
     _check(epochs > 0 and len(batches) > 0, f"{epochs} epochs of {len(batches)} batches", "some")
     if moments is None and init in INITS[1:]:
@@ -287,10 +295,10 @@ def learned_bank(
     dtype: torch.dtype | None = None,
     key: str | None = None,
 ) -> Bank:
-    """A bank of learnt factors, for genomes within the ranks that were learnt, or dense.
+    """A bank of learned factors, for genomes whose ranks are at most the learned ones, or dense.
 
-    matrices: by default all of the model's; dtype and key: as `fit`. Raises ValueError
-    for an unknown storage or where factors are missing.
+    matrices: None takes all of the model's. dtype, key: as for `fit`. Raises ValueError for an
+    unknown storage or missing factors.
     """
     matrices, dtype = matrices or find_matrices(model), dtype or model.dtype
     missing = [matrix.name for matrix in matrices if matrix.name not in factors]
@@ -309,13 +317,13 @@ def output_error(weight: Tensor, moment: Moment, factors: Factors, rank: int) ->
     Raises ValueError where the moment is of the outputs and V x is not a function of them.
     """
     weight, u, v = weight.double(), factors.u[:, :rank].double(), factors.v[:rank].double()
-    whole, inner = _seen_from(moment, weight, v)
+    whole, inner = _maps_from(moment, weight, v)
     power = _power(whole, moment).clamp_min(torch.finfo(torch.float64).tiny)
     return float(_power(whole - u @ inner, moment) / power)
 
 
-def _seen_from(moment: Moment, weight: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """What makes y and V x out of the moment's vectors: W and V of x; I and M, V = M W, of y."""
+def _maps_from(moment: Moment, weight: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps from the moment's vectors to y and to V x: W and V for x; I and M with V = M W for y."""
     if moment.side == "input":
         return weight, v
     m = v @ weight.T @ torch.linalg.pinv(weight @ weight.T, hermitian=True)
@@ -325,7 +333,7 @@ def _seen_from(moment: Moment, weight: Tensor, v: Tensor) -> tuple[Tensor, Tenso
 
 
 def _power(linear: Tensor, moment: Moment) -> Tensor:
-    """E‖L z‖² of a map L (m, n) and the moment's vectors z."""
+    """E‖L z‖² of a map L (m, n) of the moment's vectors z."""
     return ((linear @ moment.second.double()) * linear).sum()
 
 

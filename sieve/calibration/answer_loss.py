@@ -1,12 +1,13 @@
-"""The task's own loss over a batch, whose gradients calibration collects.
+"""The loss whose gradients calibration collects, summed over the answer tokens of a batch.
 
-`sampled`: negative log-likelihood of an answer sampled from the dense model at the answer tokens,
-which makes the second moment of its gradient the Fisher information and needs no labels.
-`gold`: the same of the right answer (the empirical Fisher).
-`margin`: −asinh(m) of the log-odds m = log p/(1 − p) of the dense model's likeliest token. What
-the Fisher information weighs by p(1 − p) this weighs by 1/(1 + m²): a row whose answer is certain
-still counts, as the changes of pruning are not small, and a few doubtful rows do not outweigh it.
-Where a batch names no answer, every next token is one.
+`sampled`: the negative log-likelihood of tokens sampled from the dense model itself. It needs no
+labels, and the second moment of its gradient is the Fisher information.
+`gold`: the negative log-likelihood of the right answer; its second moment is the empirical Fisher.
+`margin`, the default: −asinh(m), where p is the probability of the dense model's most likely token
+and m = log p/(1 − p). The Fisher information weights a row by p(1 − p), so rows whose answer is
+certain count for nothing and a few doubtful rows dominate. Here a row's gradient is scaled by
+1/√(1 + m²): pruning changes are not small, so certain rows must count.
+Where a batch has no targets, every next token is an answer token.
 """
 
 import zlib
@@ -22,8 +23,11 @@ def answer_loss(
 ) -> Tensor:
     """The loss summed over all answer tokens, in float32.
 
-    logits: (B, K, V); targets: (B, K), −100 where nothing is predicted; answers: "sampled", "gold"
-    or "margin"; every answer token is predicted from the gold ones before it.
+    Args:
+        logits: (B, K, V); the model reads the right tokens before each answer token.
+        targets: (B, K), −100 where nothing is predicted.
+        answers: "sampled", "gold" or "margin".
+        generator: on the CPU, for "sampled".
     """
     wanted = targets != IGNORED
     if answers == "margin":
@@ -32,7 +36,7 @@ def answer_loss(
     if answers == "gold":
         chosen = targets[wanted]
     else:
-        # Sampled on the CPU by inversion, so that a seed means the same on every device.
+        # Inversion of CPU random numbers, so that a seed gives the same tokens on every device.
         uniform = torch.rand(len(logprobs), 1, generator=generator).to(logprobs.device)
         cumulative = logprobs.detach().exp().cumsum(-1)
         chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).squeeze(1)
@@ -41,14 +45,14 @@ def answer_loss(
 
 
 def log_odds(logits: Tensor) -> Tensor:
-    """log p/(1 − p) of the likeliest of V tokens: logits (P, V) to (P,)."""
+    """log p/(1 − p) of the most likely of V tokens: logits (P, V) to (P,)."""
     best = logits.detach().argmax(-1, keepdim=True)
     others = logits.scatter(1, best, float("-inf"))
     return logits.gather(1, best).squeeze(1) - others.logsumexp(-1)
 
 
 def generator_for(input_ids: Tensor, seed: int) -> torch.Generator:
-    """A generator that depends on the seed and the batch's tokens alone, on whatever rank."""
-    # One checksum of both: the generator takes no more than 32 bits of a seed.
+    """A generator seeded by the seed and the batch's tokens, so that it is the same on any rank."""
+    # A checksum of both, since a generator uses 32 bits of a seed.
     digest = zlib.crc32(input_ids.cpu().numpy().tobytes(), seed & 0xFFFFFFFF)
     return torch.Generator().manual_seed(digest)

@@ -1,9 +1,9 @@
-"""Calibration: streaming moments of every matrix over the task's prompts.
+"""Calibration: collect the moments of every matrix over the task's prompts.
 
 `CalibrationModule` runs token batches through the dense model under a Lightning Trainer;
-`calibrate` is the same on plain objects. Padding never counts. Where a projection asks for
-gradients, each batch is also run backwards from the task's own loss; weights stay frozen, so no
-gradient of a weight is ever made.
+`calibrate` does the same without a Trainer. Padding does not count. Where a projection needs
+gradients, each batch also runs backwards from the loss of its answers. Weights stay frozen, so no
+gradient of a weight is computed.
 """
 
 import math
@@ -26,15 +26,22 @@ from sieve.projections import get_projection
 from sieve.projections.moments import PLAIN, Moments, Needs
 from sieve.runtime.progress import track
 
-HEADROOM = 64  # how much a later gradient may exceed the first batch's in float16
+HEADROOM = 64  # float16: how far a later gradient may exceed the largest of the first batch
 
 
 class CalibrationModule(L.LightningModule):
     """Runs token batches through the dense model under `trainer.predict`.
 
-    needs: what the projection asks for. answers: of the loss, "sampled" from the model or "gold".
-    weighting: of tokens in the moments of activations: "none", "answer", "gradient" or "position".
-    checkpointing: compute every block again backwards, to hold one block's activations at a time.
+    Args:
+        model: the model.
+        matrices: None takes all prunable ones.
+        needs: the statistics that the projection needs.
+        answers: of the loss: "sampled", "gold" or "margin" (`answer_loss.py`).
+        weighting: of tokens in the moments of activations; see `MomentCollector`.
+        checkpointing: recompute every block in the backward pass, so that only one block's
+            activations are in memory.
+        seed: of sampled answers.
+        dense: the dense layers of a model that is already pruned.
     """
 
     def __init__(
@@ -61,11 +68,11 @@ class CalibrationModule(L.LightningModule):
         self._batch = 0
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> int:
-        """One batch: `input_ids`, and `attention_mask` where there is padding; its row count."""
+        """Collect from one batch; returns its number of rows."""
         self._batch, inputs = batch_idx, as_inputs(batch)
         rows = len(inputs["input_ids"])
         if self.collector.needs_gradient:
-            # Lightning predicts in inference mode, whose tensors know no gradient.
+            # Lightning predicts in inference mode, whose tensors cannot have gradients.
             with torch.inference_mode(False), torch.enable_grad():
                 inputs = {name: tensor.clone() for name, tensor in inputs.items()}
                 if not self._scaled:
@@ -83,7 +90,7 @@ class CalibrationModule(L.LightningModule):
         return rows
 
     def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> None:
-        """Forwards, and backwards from the loss at targets (B, T), under the hooks."""
+        """A forward pass, and a backward pass from the loss at targets (B, T), under the hooks."""
         keep = trailing_positions(targets >= 0)
         self.collector.observe(inputs.get("attention_mask"), targets >= 0, rows)
         generator = generator_for(inputs["input_ids"], self.seed)
@@ -95,7 +102,7 @@ class CalibrationModule(L.LightningModule):
             (loss * self.collector.scale).backward()
 
     def _check(self, logits: Tensor, inputs: dict[str, Tensor]) -> None:
-        """ValueError that says which rows of a batch gave NaN, and in which matrix it began."""
+        """Raise ValueError with the rows that gave NaN, and the matrix where it first appeared."""
         if not torch.isnan(logits).any():
             return
         names = [matrix.name for matrix in self.collector.matrices]
@@ -104,7 +111,7 @@ class CalibrationModule(L.LightningModule):
             raise ValueError(f"calibration batch {self._batch}: {fault}")
 
     def _find_scale(self, inputs: dict[str, Tensor], targets: Tensor) -> None:
-        """Scale the loss so that float16 gradients neither vanish nor overflow."""
+        """Choose a scale of the loss at which float16 gradients neither vanish nor overflow."""
         self.collector.largest = 0.0
         self._both_ways(inputs, targets.clone(), 0)
         largest, self.collector.largest = self.collector.largest, None
@@ -114,14 +121,14 @@ class CalibrationModule(L.LightningModule):
         self._scaled = True
 
     def configure_model(self) -> None:
-        """A model that is to be sharded is so before it comes here."""
+        """Nothing: a model that ranks share is already sharded here."""
 
     def on_predict_start(self) -> None:
         """Ranks may have different numbers of batches."""
         self.turns.begin()
 
     def on_predict_end(self) -> None:
-        """Reduce over ranks while they are still joined."""
+        """Reduce over ranks while the process group still exists."""
         self.turns.end()
         self.moments = self.collector.moments(release=True)
 
@@ -134,14 +141,20 @@ def calibrate(
     projection: str | None = None,
     **options: Any,
 ) -> Moments:
-    """Moments of `model` over batches of token ids, without a Trainer.
+    """The moments of `model` over batches of token ids, without a Trainer.
 
-    batches: mappings (such as a tokenizer returns) or objects with `input_ids` (B, T) and, where
-    there is padding, `attention_mask` (B, T); for gradients also `targets` (B, T), −100 where no
-    answer token is predicted, else every next token is one. projection: the name of the one that
-    is to be fitted, which says what it needs and how tokens count; without it `needs` does.
-    options: as `CalibrationModule`. Raises ValueError when nothing was seen or an activation or
-    gradient is not finite.
+    Args:
+        model: the model.
+        batches: mappings, such as a tokenizer returns, or objects with `input_ids` (B, T) and,
+            where there is padding, `attention_mask` (B, T). For gradients also `targets` (B, T),
+            −100 where nothing is predicted; without it every next token is a target.
+        matrices: None takes all prunable ones.
+        needs: the statistics to collect.
+        projection: the name of the projection to fit; sets `needs`, `answers` and `weighting`.
+        options: of `CalibrationModule`.
+
+    Raises:
+        ValueError: for no tokens, and for an activation or a gradient that is not finite.
     """
     if projection is not None:
         needs = get_projection(projection).needs

@@ -1,10 +1,10 @@
-"""Hooks on a model's matrices that feed streaming second moments.
+"""Hooks on a model's matrices that sum second moments during forward and backward passes.
 
-One metric per distinct input (or output, where that is smaller), and per matrix one of the loss's
-gradient at its output where a projection asks for it. All are torchmetrics, summed over ranks.
+There is one metric for each distinct input, or output where its moment is smaller, and one for the
+loss's gradient at each matrix's output where a projection needs it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from sieve.projections.moments import (
     Moment,
     Moments,
     Needs,
+    Side,
     gradient_side,
     plan_streams,
 )
@@ -31,10 +32,16 @@ from sieve.projections.moments import (
 class MomentCollector(nn.Module):
     """The metrics of a model's matrices, and the hooks that feed them.
 
-    dense: the dense layers of a model that is pruned already: moments are then of what it sees, and
-    of what the dense matrices make of it. weighting: how a token counts in the moments of
-    activations: "none" alike, "answer" only where an answer token is predicted, "gradient" by ‖g‖²
-    at the matrix's output, "position" by its mean over a batch's rows at one column.
+    Args:
+        model: the model.
+        matrices: whose moments are collected.
+        needs: the statistics to collect.
+        weighting: the weight of a token in the moments of activations: "none" weights all alike,
+            "answer" only the positions that predict an answer token, "gradient" by ‖g‖² of the
+            gradient g at the matrix's output, "position" by the mean of ‖g‖² over the batch's rows
+            at each column.
+        dense: the dense layers of a model that is already pruned; moments are then of the pruned
+            inputs, and of the dense matrices' outputs for them.
     """
 
     def __init__(
@@ -61,16 +68,16 @@ class MomentCollector(nn.Module):
         self._experts: dict[str, Any] = {
             m.name: model.get_submodule(m.expert) for m in matrices if m.expert
         }
-        # Not their weights: those of a sharded model are whole within a pass alone.
+        # Modules, not weights: a sharded model has whole weights only during a pass.
         self._dense = dict(dense or self._modules_of)
-        self._model = [model]  # In a list, lest it become a part of this module.
-        self._mask: Tensor | None = None  # (B * T,) which positions count; None is all
-        self._answers: Tensor | None = None  # (B, T) which positions predict an answer
+        self._model = [model]  # In a list, so that it does not become a submodule.
+        self._mask: Tensor | None = None  # (B * T,) positions without padding; None is all
+        self._answers: Tensor | None = None  # (B, T) positions that predict an answer token
         self._columns = 1  # T
         self.examples = 0
         self.scale = 1.0  # the loss is multiplied by it
-        self.powers: dict[str, list[Tensor]] | None = None  # not None: only ‖g‖² is kept, by token
-        self.largest: float | None = None  # not None: only the largest gradient is looked for
+        self.powers: dict[str, list[Tensor]] | None = None  # not None: collect only ‖g‖² by token
+        self.largest: float | None = None  # not None: find only the largest gradient
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -79,16 +86,19 @@ class MomentCollector(nn.Module):
 
     @property
     def reads_head(self) -> bool:
-        """Whether the output head is among the matrices: it only sees the positions kept."""
+        """Whether the output head, which reads only the last positions, is among the matrices."""
         return any(matrix.layer is None for matrix in self.matrices)
 
     def _find_stream(self, matrix: Matrix) -> str:
         return matrix.name if matrix.name in self.streams else matrix.source
 
     def observe(self, mask: Tensor | None, answers: Tensor | None, examples: int) -> None:
-        """Say what counts in the next pass: positions (B, T), and those that predict an answer.
+        """Announce the next pass.
 
-        mask: None means all positions; answers: (B, T) bool; examples: rows, 0 in a mere trial.
+        Args:
+            mask: (B, T) positions without padding; None means all.
+            answers: (B, T) bool, the positions that predict an answer token.
+            examples: rows to count; 0 for a trial pass.
         """
         self._mask = None if mask is None or bool(mask.all()) else mask.flatten().bool()
         self._answers = answers
@@ -98,7 +108,7 @@ class MomentCollector(nn.Module):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Keep the hooks in place for the duration of the block."""
+        """Keep the hooks in place inside the block."""
         handles = []
         try:
             for index, matrix in enumerate(self.matrices):
@@ -109,17 +119,19 @@ class MomentCollector(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, index: int) -> Any:
-        """What a matrix's forward pass sets off: sums now, or when its gradient comes."""
+    def _hook(self, index: int) -> Callable[..., None]:
+        """The forward hook of a matrix: it sums now, or when the gradient of its output arrives."""
         matrix = self.matrices[index]
         stream = self._stream_of[matrix.name]
-        owns = stream == matrix.name  # A shared input is summed once, by its first reader.
+        owns = stream == matrix.name  # Its namesake sums a shared input.
         metric: Any = self.metrics[list(self.streams).index(stream)]
         side = self.streams[stream][0]
 
-        def hook(module: Any, args: Any, kwargs: dict[str, Tensor], y: Tensor) -> None:
+        def hook(
+            module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor
+        ) -> None:
             if self.needs_gradient and not y.requires_grad:
-                return  # The first of a checkpointed block's two passes.
+                return  # A checkpointed block runs first without gradients, then again.
             x = [*args, *kwargs.values()][0].detach()
             chosen = self._choose(matrix, x)
             if matrix.name in self.sources and self.largest is None:
@@ -127,12 +139,12 @@ class MomentCollector(nn.Module):
                 magnitude.update(chosen.of(x))
             z = x
             if side == "output" and isinstance(module, FactorizedLinear):
-                # What the dense matrix would make of it.
+                # The output of the dense matrix for the pruned input.
                 z = x @ dense_weight(self._dense[matrix.name]).T
             elif side == "output":
                 z = _without_bias(y.detach(), module)
             if owns and not self._by_gradient and self.largest is None:
-                # The head sees nothing but answers.
+                # The head reads answer positions only.
                 weighs = self.weighting == "answer" and matrix.layer is not None
                 marks = self._answers if weighs else None
                 metric.update(chosen.of(z), None if marks is None else chosen.marked(marks))
@@ -143,7 +155,7 @@ class MomentCollector(nn.Module):
         return hook
 
     def _choose(self, matrix: Matrix, z: Tensor) -> "_Chosen":
-        """Which vectors of z count: not padding; of the head answers, of an expert its tokens."""
+        """The vectors of z to sum: no padding; of the head, answers; of an expert, its tokens."""
         if matrix.layer is None and self._answers is not None:
             rows = self._answers[:, -z.shape[1] :].flatten().nonzero().squeeze(1)
             return _Chosen(rows, rows, z.shape[1])
@@ -153,17 +165,17 @@ class MomentCollector(nn.Module):
         if mask is None:
             return _Chosen(None, positions, self._columns)
         counted = mask.nonzero().squeeze(1)
-        found = counted if positions is None else positions[counted]
-        return _Chosen(counted, found, self._columns)
+        positions = counted if positions is None else positions[counted]
+        return _Chosen(counted, positions, self._columns)
 
     def _routed(self, matrix: Matrix) -> Tensor | None:
-        """Where the tokens stand that its expert was just given; None is everywhere."""
+        """The positions of the tokens that an expert reads in this pass; None is all."""
         return self._experts[matrix.name].tokens if matrix.expert else None
 
     def _take_gradient(
         self, index: int, metric: Any, z: Tensor | None, g: Tensor, chosen: "_Chosen"
     ) -> None:
-        """Sum what a gradient g (B, T, d_out) tells."""
+        """Sum the moments of a gradient g (B, T, d_out)."""
         g, matrix = g.detach(), self.matrices[index]
         if self.largest is not None:
             self.largest = max(self.largest, float(g.abs().max()))
@@ -185,9 +197,9 @@ class MomentCollector(nn.Module):
             own.update(g)
 
     def moments(self, release: bool = False) -> Moments:
-        """All moments, reduced over ranks; ValueError where nothing was seen or is not finite.
+        """All moments, reduced over ranks; ValueError for no tokens or numbers not finite.
 
-        release: let the sums go one by one, so that no more than one stands beside its average.
+        release: free each sum once its average exists, to save memory.
         """
         device: Any = self.metrics[0].device
         counter = SumMetric().to(device)
@@ -212,34 +224,31 @@ class MomentCollector(nn.Module):
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Which of a matrix's vectors count, and where in the batch of `width` columns they stand.
+    """The n vectors of a matrix to sum, and their positions in the batch."""
 
-    rows, positions: indexes (n,) among its own vectors, and among all of the batch; None is all.
-    """
-
-    rows: Tensor | None
-    positions: Tensor | None
-    width: int
+    rows: Tensor | None  # (n,) indexes into the matrix's own vectors; None is all
+    positions: Tensor | None  # (n,) indexes into the batch's positions (B * T,); None is all
+    width: int  # columns T of the batch
 
     def of(self, z: Tensor) -> Tensor:
-        """The vectors that count (n, d), in float32."""
+        """The chosen vectors (n, d) of z, in float32."""
         flat = z.reshape(-1, z.shape[-1])
         return (flat if self.rows is None else flat.index_select(0, self.rows)).float()
 
     def columns(self, count: int) -> Tensor:
-        """The column (n,) in which each stands."""
+        """The column (n,) of each vector in the batch."""
         if self.positions is None:
             return torch.arange(count) % self.width
         return self.positions % self.width
 
     def marked(self, positions: Tensor) -> Tensor:
-        """What is said of them by one number for every position (B, T), as floats (n,)."""
+        """The values (n,) at the chosen vectors of a number per position (B, T), as floats."""
         flat = positions.flatten()
         return (flat if self.positions is None else flat[self.positions]).float()
 
 
 def _averaged(power: Tensor, columns: Tensor) -> Tensor:
-    """The mean power (n,) of those that share a column (n,)."""
+    """The mean power (n,) over all vectors in the same column (n,)."""
     columns = columns.to(power.device)
     if not len(power):
         return power
@@ -255,15 +264,15 @@ def _without_bias(y: Tensor, module: nn.Module) -> Tensor:
 def _sums(metrics: nn.ModuleList, release: bool) -> Iterator[dict[str, Tensor]]:
     for metric in metrics:
         if isinstance(metric, SumMetric):
-            found = metric.sums()
+            sums = metric.sums()
             if release:
                 metric.release()
-            yield found
+            yield sums
 
 
-def _moment(name: str, side: Any, sums: dict[str, Tensor], may_be_empty: bool) -> Moment:
+def _moment(name: str, side: Side, sums: dict[str, Tensor], may_be_empty: bool) -> Moment:
     if not int(sums["count"]) and not may_be_empty:
-        raise ValueError("calibration saw no token; give the task calibration rows.")
+        raise ValueError("calibration saw no tokens; give the task calibration rows.")
     mass = sums["mass"].clamp_min(torch.finfo(torch.float32).tiny).float()
     moment = Moment(side, sums["second"] / mass, sums["total"] / mass, int(sums["count"]))
     if not torch.isfinite(moment.second).all():

@@ -1,4 +1,4 @@
-"""Streaming sums of second moments, added up over ranks: what the collector's hooks feed."""
+"""Running sums of second moments, which torchmetrics adds up over ranks."""
 
 import warnings
 from typing import Any
@@ -9,28 +9,29 @@ from torchmetrics import Metric
 
 
 class SumMetric(Metric):
-    """Sums over vectors z, in float32, added up over ranks.
+    """Sums over vectors z with weights w, in float32.
 
-    second: Σ w z zᵀ (n, n); total: Σ w z (n,); absolute: Σ |z| (n,); mass: Σ w; power: Σ ‖z‖²;
-    count: how many z. What is not asked for has no elements.
+    The arguments are the sizes n of the sums to keep; a sum of size 0 is not kept.
     """
 
     full_state_update = False
-    second: Tensor
-    total: Tensor
-    absolute: Tensor
-    mass: Tensor
-    power: Tensor
-    count: Tensor
+    second: Tensor  # Σ w z zᵀ (n, n)
+    total: Tensor  # Σ w z (n,)
+    absolute: Tensor  # Σ |z| (n,)
+    mass: Tensor  # Σ w
+    power: Tensor  # Σ ‖z‖², which the collector adds to
+    count: Tensor  # number of z
 
     def __init__(self, second: int = 0, total: int = 0, absolute: int = 0) -> None:
-        super().__init__(dist_sync_fn=_summed)
+        super().__init__(dist_sync_fn=_sum_over_ranks)
         zeros = {
-            "second": torch.zeros(second, second), "total": torch.zeros(total),
-            "absolute": torch.zeros(absolute), "mass": torch.zeros((), dtype=torch.float64),
+            "second": torch.zeros(second, second),
+            "total": torch.zeros(total),
+            "absolute": torch.zeros(absolute),
+            "mass": torch.zeros((), dtype=torch.float64),
             "power": torch.zeros((), dtype=torch.float64),
             "count": torch.zeros((), dtype=torch.long),
-        }  # fmt: skip
+        }
         for name, value in zeros.items():
             self.add_state(name, value, dist_reduce_fx="sum")
         self._slim()
@@ -41,13 +42,13 @@ class SumMetric(Metric):
         return moved
 
     def _slim(self) -> None:
-        """Keep what states are reset to, zeros, as one number each: a copy would weigh as much."""
+        """Store the zeros that states are reset to as one number each, not as full tensors."""
         for name, value in self._defaults.items():
             assert isinstance(value, Tensor)
             self._defaults[name] = value.new_zeros(()).expand(value.shape)
 
     def release(self) -> None:
-        """Let go of the sums of squares; the metric is of no use afterwards."""
+        """Free the second moments; the metric cannot be used afterwards."""
         self.second, self._computed = self.second.new_zeros(0, 0), None
 
     def update(self, z: Tensor, weight: Tensor | None = None) -> None:
@@ -67,16 +68,15 @@ class SumMetric(Metric):
         return {name: getattr(self, name) for name in self._defaults}
 
     def sums(self) -> dict[str, Tensor]:
-        """The same, also where this rank had no batch."""
+        """`compute`, also on a rank that had no batch."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*called before the ``update``")
-            found: dict[str, Tensor] = self.compute()
-        shapes = {name: getattr(self, name).shape for name in found}
-        return {name: value.reshape(shapes[name]) for name, value in found.items()}
+            sums: dict[str, Tensor] = self.compute()
+        return {name: value.reshape(getattr(self, name).shape) for name, value in sums.items()}
 
 
-def _summed(tensor: Tensor, group: Any) -> list[Tensor]:
-    """The sum over ranks, as if it were all they gave: to gather theirs takes memory for each."""
+def _sum_over_ranks(tensor: Tensor, group: object) -> list[Tensor]:
+    """The sum over ranks in place of each rank's tensor, which would take memory per rank."""
     total = tensor.clone()
     distributed.all_reduce(total, group=group)
     return [total]

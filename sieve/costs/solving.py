@@ -15,7 +15,7 @@ from sieve.bank.genome import Sizing
 from sieve.model.matrices import Matrix
 from sieve.projections import get_projection
 from sieve.projections.moments import Gradient, Moment, Side, gradient_side
-from sieve.refit.paired import Paired, held_error, solve
+from sieve.refit.paired import Paired, held_out_error, solve
 
 SIDE = 48  # of the smaller side of the matrix that is solved
 EIGH, SVD, QR = 9.0, 20.0, 4.0  # operations over n³ (of a symmetric matrix), m n², m n²
@@ -58,7 +58,7 @@ def refit_flops(projection: str, d_out: int, d_in: int, rank: int) -> Flops:
         weight, (fitted, held_out) = weight.double(), (pair.scaled() for pair in pairs)
         factors = solve(weight, moment, fitted, get_projection(projection))
         for _ in ("before", "after"):
-            held_error(weight, moment, held_out, factors, rank)
+            held_out_error(weight, moment, held_out, factors, rank)
 
     return _scaled_up(closed_form, d_out, d_in, "input", rank)
 

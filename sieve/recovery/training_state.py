@@ -1,11 +1,12 @@
-"""The state of a training on disk, in safetensors: one file, or one of each rank in a folder.
+"""Save and load the state of a training: one safetensors file, or a folder with one per rank.
 
-Ranks that train together write their parts at once through `torch.distributed.checkpoint`, which
-deals what all of them hold. Either stands under its name only when it is whole.
+Ranks write a folder together through `torch.distributed.checkpoint`, which splits the tensors over
+them. File and folder get their final name only when they are complete.
 """
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,16 @@ from sieve.runtime.artifacts import read_json, written_beside
 HEADER = "header.json"
 
 
-def save_state(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+def save_state(path: Path, tensors: dict[str, Tensor], header: Mapping[str, object]) -> None:
     """Write tensors and a header to one file."""
     with written_beside(path) as partial:
         save_file(tensors, partial, metadata={"sieve_training": json.dumps(header)})
 
 
-def save_state_together(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write what every rank holds alike to a folder, a file of each; all ranks call it.
-
-    The disk is one that all of them see.
-    """
+def save_state_together(
+    path: Path, tensors: dict[str, Tensor], header: Mapping[str, object]
+) -> None:
+    """Write tensors that are equal on all ranks to a folder on a common disk; all ranks call it."""
     if distributed.get_rank():
         _write_part(None, tensors)
         return
@@ -39,31 +39,33 @@ def save_state_together(path: Path, tensors: dict[str, Tensor], header: dict[str
 
 
 def _write_part(folder: Path | None, tensors: dict[str, Tensor]) -> None:
-    """Write this rank's part to the folder that rank 0 names."""
+    """Write this rank's part to the folder of rank 0."""
     from torch.distributed import checkpoint
 
-    named: list[Any] = [folder]
-    distributed.broadcast_object_list(named)
+    folders = [folder]
+    distributed.broadcast_object_list(folders)
     logging.getLogger("torch.distributed.checkpoint").setLevel(logging.WARNING)
-    writer = checkpoint.HuggingFaceStorageWriter(str(named[0]), save_distributed=True)
+    writer = checkpoint.HuggingFaceStorageWriter(str(folders[0]), save_distributed=True)
     checkpoint.save(dict(tensors), storage_writer=writer)
-    distributed.barrier()  # Rank 0 gives the folder its name when all parts are there.
+    distributed.barrier()  # Rank 0 renames the folder when all parts are written.
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors and the header of either form; the header is None in a file of other contents.
+    """The tensors and the header of a file or a folder; the header is None in any other file.
 
     Raises ValueError where a file is damaged.
     """
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     tensors: dict[str, Tensor] = {}
     header: dict[str, Any] | None = read_json(path / HEADER) if path.is_dir() else None
-    for one in files:
+    for file_path in files:
         try:
-            with safe_open(one, framework="pt") as file:
+            with safe_open(file_path, framework="pt") as file:
                 tensors |= {key: file.get_tensor(key) for key in file.keys()}
                 if not path.is_dir():
                     header = json.loads((file.metadata() or {}).get("sieve_training", "null"))
         except SafetensorError as error:
-            raise ValueError(f"{one} is damaged ({error}); delete it and run again.") from error
+            raise ValueError(
+                f"{file_path} is damaged ({error}); delete it and run again."
+            ) from error
     return tensors, header

@@ -1,4 +1,4 @@
-"""Projections learnt by gradient against the closed form, and across processes."""
+"""Projections learned by gradient against the closed form, and across processes."""
 
 from typing import Any
 
@@ -50,12 +50,12 @@ def weight_and_moment(model: PreTrainedModel, moments: Moments, name: str) -> tu
 def errors(
     model: PreTrainedModel, moments: Moments, factors: dict[str, Factors], rank: int = RANK
 ) -> dict[str, tuple[float, float]]:
-    """Relative output error of learnt factors and of the optimum, by matrix."""
+    """Relative output error of learned factors and of the optimum, by matrix."""
     found = {}
-    for name, learnt in factors.items():
+    for name, learned in factors.items():
         weight, moment = weight_and_moment(model, moments, name)
         best = output(weight, moment)
-        found[name] = tuple(output_error(weight, moment, f, rank) for f in (learnt, best))
+        found[name] = tuple(output_error(weight, moment, f, rank) for f in (learned, best))
     return found
 
 
@@ -63,8 +63,8 @@ def test_untied_from_the_optimum_finds_nothing_better() -> None:
     model, data, moments = world()
     ranks = dict.fromkeys((Q, K, OUT, DOWN), RANK)
     factors = learn(model, data, ranks, moments, tied=False, init="optimal", epochs=15)
-    for learnt, best in errors(model, moments, factors).values():
-        assert best - 1e-9 <= learnt < best + 0.01
+    for learned, best in errors(model, moments, factors).values():
+        assert best - 1e-9 <= learned < best + 0.01
 
 
 def test_output_side_from_pca_stays_at_the_optimum_and_from_noise_comes_near() -> None:
@@ -72,12 +72,12 @@ def test_output_side_from_pca_stays_at_the_optimum_and_from_noise_comes_near() -
     ranks = dict.fromkeys((OUT, DOWN), RANK)
     options: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-4}
     factors = learn(model, data, ranks, moments, **options)
-    for learnt, best in errors(model, moments, factors).values():
-        assert best - 1e-9 <= learnt < best + 1e-3
+    for learned, best in errors(model, moments, factors).values():
+        assert best - 1e-9 <= learned < best + 1e-3
     options = {"epochs": 150, "learning_rate": 3e-3}
     factors = learn(model, data, ranks, moments, init="random", **options)
-    for learnt, best in errors(model, moments, factors).values():
-        assert best - 1e-9 <= learnt < best + 0.01
+    for learned, best in errors(model, moments, factors).values():
+        assert best - 1e-9 <= learned < best + 0.01
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -94,5 +94,5 @@ def test_input_side_ends_above_the_optimum_and_below_its_start(seed: int) -> Non
         assert end[name][0] > end[name][1] + 1e-3
         assert end[name][0] < start[name][0]
     better = learn(model, data, ranks, moments, init="optimal", epochs=100, learning_rate=3e-3)
-    for name, (learnt, best) in errors(model, moments, better).items():
-        assert best < learnt == pytest.approx(end[name][0], abs=0.02)
+    for name, (learned, best) in errors(model, moments, better).items():
+        assert best < learned == pytest.approx(end[name][0], abs=0.02)

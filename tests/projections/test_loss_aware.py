@@ -61,8 +61,10 @@ def error_of(factors: Factors, rank: int, weight: Tensor, x: Tensor, g: Tensor) 
 
 @pytest.mark.parametrize("name", ["loss_aware", "loss_aware_affine"])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rank", [2, 4])
-def test_it_reaches_what_brute_force_finds(name: str, shape: tuple[int, int], rank: int) -> None:
+@pytest.mark.parametrize("rank", [2])
+def test_loss_aware_reaches_the_brute_force_optimum(
+    name: str, shape: tuple[int, int], rank: int
+) -> None:
     weight, x, g = problem(*shape, seed=rank)
     # The R of [x 1] has the same second moments as the rows it stands for.
     ones = torch.ones(len(x), 1, dtype=torch.float64)
@@ -74,7 +76,7 @@ def test_it_reaches_what_brute_force_finds(name: str, shape: tuple[int, int], ra
 
 
 def brute_force(weight: Tensor, root: Tensor, h: Tensor, rank: int, bias: bool) -> float:
-    """Least objective that is found over U, V (and b); a row's last entry is the bias's."""
+    """The least objective over U, V (and b); the last column of `root` is the bias's."""
     x, ones = root[:, :-1], root[:, -1:]
 
     def loss(u: Tensor, v: Tensor, b: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ def test_activations_of_either_side_give_the_same_map(name: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["loss_aware", "loss_aware_affine"])
-def test_energies_are_the_rise_of_the_loss_that_cutting_leaves(
+def test_energies_beyond_a_rank_sum_to_the_rise_of_the_loss(
     name: str, shape: tuple[int, int]
 ) -> None:
     weight, x, g = problem(*shape)
@@ -121,7 +123,7 @@ def test_energies_are_the_rise_of_the_loss_that_cutting_leaves(
         assert error_of(factors, rank, weight, x, g) == pytest.approx(left, rel=1e-5, abs=1e-7)
 
 
-def test_with_gradients_alike_in_all_directions_it_is_output() -> None:
+def test_gradients_equal_in_all_directions_give_the_output_projection() -> None:
     weight, x, _ = problem(6, 8)
     g = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q * 6**0.5
     ours = solved("loss_aware", weight, moment(weight, x, g, "output"))
@@ -132,7 +134,7 @@ def test_with_gradients_alike_in_all_directions_it_is_output() -> None:
         )
 
 
-def test_without_gradients_it_asks_for_them() -> None:
+def test_missing_gradients_are_an_error() -> None:
     weight, x, g = problem(6, 8)
     bare = replace(moment(weight, x, g, "output"), gradient=None)
     with pytest.raises(ValueError, match="needs moments of the gradients; calibrate for it again"):
@@ -150,7 +152,7 @@ def test_the_damping_is_oracle_approximating_shrinkage(examples: int, p: int) ->
     assert shrinkage(s, examples) == pytest.approx(min(1.0, rho / (1 - rho)) if rho < 1 else 1.0)
 
 
-def test_more_examples_are_damped_less_and_nothing_is_damped_fully() -> None:
+def test_damping_falls_with_examples_and_is_full_for_a_zero_moment() -> None:
     s = torch.diag(torch.arange(1.0, 9.0))
     found = [shrinkage(s, examples) for examples in (4, 40, 400, 4000)]
     assert found == sorted(found, reverse=True) and found[-1] < 0.01
@@ -159,7 +161,7 @@ def test_more_examples_are_damped_less_and_nothing_is_damped_fully() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["loss_aware", "loss_aware_affine", "output"])
-def test_up_to_a_rank_it_is_the_same_but_for_what_is_beyond(name: str, shape: tuple) -> None:
+def test_a_rank_limit_gives_the_first_directions_of_the_whole(name: str, shape: tuple) -> None:
     weight, x, g = problem(*shape)
     seen = moment(weight, x, g, "output" if shape[0] <= shape[1] else "input")
     project = get_projection(name, DAMPING)

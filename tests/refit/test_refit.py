@@ -43,9 +43,9 @@ def setting(build, projection: str, weighting: str = "none"):
     return model, fit(model, moments, projection, "pivoted"), moments
 
 
-@pytest.mark.parametrize("projection", ["output", "affine", "loss_aware", "svd", "asvd"])
-@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_odd])
-def test_the_refitted_model_is_nearer_to_the_dense_one(build, projection: str) -> None:
+@pytest.mark.parametrize("projection", ["output", "affine", "loss_aware", "asvd"])
+@pytest.mark.parametrize("build", [tiny_llama, tiny_odd])
+def test_a_refit_brings_the_model_nearer_to_the_dense_one(build, projection: str) -> None:
     model, bank, moments = setting(build, projection)
     genome = uniform(bank, 0.3)
     wanted = logits(model)
@@ -60,7 +60,7 @@ def test_the_refitted_model_is_nearer_to_the_dense_one(build, projection: str) -
     assert found.bank.kept_parameters(found.genome) == bank.kept_parameters(genome)
 
 
-def test_it_is_the_same_every_time_and_weighted_where_tokens_are() -> None:
+def test_a_refit_is_deterministic_and_follows_the_token_weights() -> None:
     model, bank, moments = setting(tiny_llama, "loss_aware", "gradient")
     weights = token_weights(model, bank.matrices, batches())
     assert {len(w) for w in weights[bank.names[0]]} == {60}
@@ -76,12 +76,10 @@ def test_it_is_the_same_every_time_and_weighted_where_tokens_are() -> None:
     for name in one.kept:
         assert torch.equal(one.bank.factors[name].u, two.bank.factors[name].u)
     other = refit(model, bank, genome, moments, batches())
-    assert any(
-        not torch.equal(one.bank.factors[n].v, other.bank.factors[n].v) for n in one.kept
-    )  # fmt: skip
+    assert any(not torch.equal(one.bank.factors[n].v, other.bank.factors[n].v) for n in one.kept)
 
 
-def test_the_first_layer_s_inputs_are_dense_so_that_nothing_is_gained_there() -> None:
+def test_for_equal_inputs_the_solution_is_the_projection_itself() -> None:
     model, bank, moments = setting(tiny_llama, "output")
     pair = Paired.zeros(32, torch.device("cpu"))
     x = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
@@ -109,7 +107,7 @@ def problem(d_out: int, d_in: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("projection", ["output", "affine", "loss_aware", "loss_aware_affine"])
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7, 7)])
-def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) -> None:
+def test_the_solution_has_the_least_error_of_its_neighbors(shape, projection: str) -> None:
     weight, x, pruned, g = problem(*shape)
     pair = Paired.zeros(shape[1], torch.device("cpu"))
     for name in ("inner", "cross", "own", "inner_mean", "own_mean"):
@@ -146,7 +144,7 @@ def test_the_solution_has_less_error_than_any_near_it(shape, projection: str) ->
         assert held_out_error(weight, moment, pair, near, rank) >= best * (1 - 1e-3)
 
 
-def test_an_error_is_computed_where_its_sums_are_whatever_device_the_bank_is_on() -> None:
+def test_an_error_is_computed_on_the_device_of_its_sums() -> None:
     with FakeTensorMode():
         weight = torch.empty(4, 3, dtype=torch.float64, device="cuda")
         pair = Paired.zeros(3, weight.device).scaled()
@@ -154,7 +152,7 @@ def test_an_error_is_computed_where_its_sums_are_whatever_device_the_bank_is_on(
         factors = BankFactors(
             torch.empty(4, 2), torch.empty(2, 3), torch.empty(2), torch.empty(4), torch.empty(4)
         )
-        # It cannot become a number, and has no other complaint.
+        # Only the conversion of a fake tensor to a number may fail.
         with pytest.raises((DataDependentOutputException, RuntimeError)) as found:
             held_out_error(weight, moment, pair, factors, 2)
     assert not isinstance(found.value, FakeTensorDeviceMismatchError)
@@ -167,7 +165,7 @@ def test_one_batch_of_four_is_held_out_and_a_single_one_is_refused() -> None:
         held_out_batches(1)
 
 
-def test_matrices_that_are_dense_or_gone_are_left_alone() -> None:
+def test_dense_matrices_are_not_refitted() -> None:
     model, bank, moments = setting(tiny_llama, "output")
     found = refit(model, bank, mixed(bank, (1.0, 0.3)), moments, batches())
     dense = {m.name for i, m in enumerate(find_matrices(model)) if i % 2 == 0}
@@ -176,7 +174,7 @@ def test_matrices_that_are_dense_or_gone_are_left_alone() -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("projection", ["output", "affine"])
-def test_the_residual_target_makes_up_for_what_the_stream_has_lost(
+def test_the_residual_target_restores_what_the_stream_has_lost(
     projection: str, weighted: bool
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -224,10 +222,14 @@ def test_the_residual_target_makes_up_for_what_the_stream_has_lost(
 
 @pytest.mark.parametrize(
     ("build", "leaves"),
-    [(tiny_llama, {"o_proj", "down_proj"}), (tiny_gpt2, {"c_proj"}), (tiny_gpt_neox, {"dense"}),
-     (tiny_gemma2, set())],
-)  # fmt: skip
-def test_who_writes_to_the_residual_stream_is_found_by_trial(
+    [
+        (tiny_llama, {"o_proj", "down_proj"}),
+        (tiny_gpt2, {"c_proj"}),
+        (tiny_gpt_neox, {"dense"}),
+        (tiny_gemma2, set()),
+    ],
+)
+def test_trials_find_the_matrices_that_write_to_the_residual_stream(
     build, leaves: set[str], monkeypatch
 ) -> None:
     model, bank, moments = setting(build, "output")
@@ -245,8 +247,8 @@ def test_who_writes_to_the_residual_stream_is_found_by_trial(
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2, tiny_gpt_neox])
-@pytest.mark.parametrize("projection", ["output", "loss_aware", "affine"])
-def test_the_stream_s_loss_is_followed_to_the_end_of_each_block(
+@pytest.mark.parametrize("projection", ["output", "affine"])
+def test_the_loss_of_the_stream_is_exact_at_the_end_of_each_block(
     build, projection: str, monkeypatch
 ) -> None:
     model, bank, moments = setting(build, projection)
