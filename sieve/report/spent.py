@@ -19,11 +19,11 @@ def spent(result: Result) -> str:
         start += f" in {counted(len(search.generations), 'generation')}"
     everything = most_examples(search.curve)
     early = sum(not g.refitted and not is_whole(g, everything) for g in search.curve)
-    known = sum(generation.memo or 0 for generation in search.generations)
+    repeated = sum(generation.memo or 0 for generation in search.generations)
     alone = sum(bottleneck.evaluations or 0 for bottleneck in search.bottlenecks)
     remarks = [
         f"{count(early)} {_were(early)} dropped early" if early else "",
-        f"{count(known)} came up again at no cost" if known else "",
+        f"{count(repeated)} came up again at no cost" if repeated else "",
         f"the bottleneck map evaluated {counted(alone, 'genome')} more" if alone else "",
     ]
     return "; ".join([start, *filter(None, remarks)]) + "."

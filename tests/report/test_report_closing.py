@@ -26,7 +26,7 @@ def test_the_headline_is_plain_numbers() -> None:
     assert found["evaluations"] == 8 and found["peak_memory_mib"] == 900.0
 
 
-def test_what_was_not_measured_is_left_out_of_the_headline() -> None:
+def test_the_headline_leaves_out_missing_measurements() -> None:
     result = full_result() | {"speed": None, "seconds": {}}
     result["drop"] = {"point": float("nan"), "low": None, "high": None}
     missing = {"prefill_ratio", "decode_ratio", "stage_seconds", "drop", "drop_low", "drop_high"}
@@ -34,7 +34,7 @@ def test_what_was_not_measured_is_left_out_of_the_headline() -> None:
     assert headline({}) == {}
 
 
-def test_a_row_per_data_set_says_what_was_sieved_and_how() -> None:
+def test_every_tested_task_has_a_row_with_the_run_settings() -> None:
     other = {key: full_result()[key] for key in ("metric", "pruned", "drop")}
     other |= {"domain": "questions", "baseline": {"accuracy": 0.9}}
     own, trec = rows_per_test(full_result() | {"also": {"trec": other}})

@@ -56,7 +56,7 @@ def test_the_curve_draws_the_dense_and_the_tolerance_line_of_the_selection_split
     assert set(named(figure, "tolerance, 79.0 %").y) == {79.0}
 
 
-def test_points_stopped_early_are_open(result: Result) -> None:
+def test_genomes_dropped_early_have_open_symbols(result: Result) -> None:
     beyond = named(accuracy_curve(read(result)), "beyond")
     by_size = dict(zip(beyond.x, beyond.marker.symbol, strict=True))
     assert by_size[5.0] == "triangle-down-open"
@@ -64,13 +64,15 @@ def test_points_stopped_early_are_open(result: Result) -> None:
     assert "stopped early" in beyond.name
 
 
-def test_a_search_far_down_gets_a_logarithmic_axis_and_a_zero_a_linear_one(result: Result) -> None:
+def test_the_size_axis_is_logarithmic_for_small_genomes_unless_one_keeps_nothing(
+    result: Result,
+) -> None:
     assert accuracy_curve(read(result)).layout.xaxis.type == "log"
     result["search"]["curve"][-1]["kept_fraction"] = 0.0
     assert accuracy_curve(read(result)).layout.xaxis.type != "log"
 
 
-def test_genomes_that_stand_on_no_line_are_not_joined_by_one(result: Result) -> None:
+def test_only_genomes_of_a_line_search_are_joined_by_a_line(result: Result) -> None:
     joined = len(accuracy_curve(read(result)).data)
     result["search"]["method"] = "genetic"
     assert len(accuracy_curve(read(result)).data) == joined - 1
@@ -148,7 +150,7 @@ def test_bars_hold_the_ratios_in_percent(result: Result) -> None:
     }
 
 
-def test_skipped_speeds_leave_the_sizes(result: Result) -> None:
+def test_sizes_are_drawn_without_speeds(result: Result) -> None:
     result["speed"] = None
     assert [bar.name for bar in sizes_and_speeds(read(result)).data] == ["size: less is better"]
 
@@ -164,17 +166,18 @@ def test_figures_with_nothing_to_show_are_left_out(result: Result) -> None:
     assert figures({}) == {}
 
 
-def test_names_cannot_smuggle_markup_into_a_figure(result: Result) -> None:
+def test_names_are_escaped_in_figures(result: Result) -> None:
     result["matrices"][0]["kind"] = '<a href="https://example.org">'
     assert not any("<" in kind for kind in kept_heatmap(read(result)).data[0].x)
 
 
-def test_refitted_genomes_are_points_of_their_own(result: Result) -> None:
+def test_refitted_genomes_have_their_own_symbols(result: Result) -> None:
     curve = result["search"]["curve"]
     for point in curve:
         point["chosen"] = False
-    curve.append(curve[-1] | {"kept_fraction": 0.04, "refitted": True, "feasible": True,
-                              "chosen": True})  # fmt: skip
+    curve.append(
+        curve[-1] | {"kept_fraction": 0.04, "refitted": True, "feasible": True, "chosen": True}
+    )
     figure = accuracy_curve(read(result))
     (refitted,) = (trace for trace in figure.data if (trace.name or "").startswith("refitted"))
     assert list(refitted.x) == [4.0]

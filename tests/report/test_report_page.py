@@ -90,7 +90,7 @@ def test_nothing_is_fetched_from_anywhere(result: Result) -> None:
     assert "default-src 'none'" in text
 
 
-def test_plotly_stands_in_the_page_once(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_contains_plotly_once(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     assert render_page(result).count("/* plotly.js */") == 1
     monkeypatch.setattr("sieve.report.page.get_plotlyjs", get_plotlyjs)
     scripts = re.findall(r"<script[^>]*>(.*?)</script>", render_page(result), re.DOTALL)
@@ -125,7 +125,7 @@ def test_levels_of_every_matrix_appear(result: Result) -> None:
         assert f"1,{index:03d}" in page.text("td")
 
 
-def test_a_matrix_left_dense_is_said_to_have_full_rank(result: Result) -> None:
+def test_a_dense_matrix_is_listed_with_full_rank(result: Result) -> None:
     result["matrices"] = [dict(result["matrices"][0], rank=None, level=1.0, kept_fraction=1.0)]
     page = Page(render_page(result))
     assert "full" in page.text("td")
@@ -140,7 +140,7 @@ def test_stages_from_the_cache_are_marked(result: Result) -> None:
     ]
 
 
-def test_the_data_section_tells_what_happened_to_the_rows(result: Result) -> None:
+def test_the_data_section_counts_dropped_carved_and_shortened_rows(result: Result) -> None:
     result["data"]["carved"] = {"selection": {"from": "train", "fraction": 0.15, "rows": 872}}
     result["data"] |= {"a_new_key": "kept in sight", "shortened": 7}
     text = Page(render_page(result)).text()
@@ -153,14 +153,14 @@ def test_the_data_section_tells_what_happened_to_the_rows(result: Result) -> Non
     assert "kept in sight" in text
 
 
-def test_the_commands_and_versions_to_reproduce_are_there(result: Result) -> None:
+def test_the_page_contains_the_command_and_the_versions(result: Result) -> None:
     page = Page(render_page(result))
     assert result["command"] in page.text("code")
     assert "2.13.0" in page.text("dd")
     assert "200,000" in page.text("dd")
 
 
-def test_skipped_measurements_are_said(result: Result) -> None:
+def test_missing_speeds_are_stated(result: Result) -> None:
     result |= {"speed": None, "memory": {"peak_mib": None}}
     text = Page(render_page(result)).text()
     assert "Speeds were not measured" in text
@@ -215,7 +215,7 @@ def test_the_file_is_replaced_whole_or_left_alone(
         ({"taken": True, "kept_before": 0.0001, "matrices_changed": 7}, "7 matrices changed, at"),
     ],
 )
-def test_the_report_says_what_refitting_brought(
+def test_the_settings_state_the_effect_of_the_refit(
     result: dict[str, Any], refit: dict[str, Any] | None, phrase: str | None
 ) -> None:
     result["search"]["refit"] = refit
@@ -233,7 +233,7 @@ def test_the_report_says_what_refitting_brought(
         ({"method": "full", "taken": True}, "all factors trained, 100 steps"),
     ],
 )
-def test_the_report_says_what_training_after_pruning_brought(
+def test_the_settings_state_the_effect_of_recovery(
     result: dict[str, Any], recovery: dict[str, Any] | None, phrase: str | None
 ) -> None:
     history = [
@@ -246,13 +246,19 @@ def test_the_report_says_what_training_after_pruning_brought(
     assert phrase is None or phrase in page
 
 
-def test_the_report_says_what_quantization_saved_and_cost(result: dict[str, Any]) -> None:
+def test_the_settings_state_the_effect_of_quantization(result: dict[str, Any]) -> None:
     assert "Quantization</dt>" not in render_page(result)
     result["quantization"] = {
-        "method": "int8", "quantized": 37, "left": 5, "bytes_dense": 8_000_000,
-        "bytes_before": 800_000, "bytes_after": 500_000, "saved": 0.9375,
-        "accuracy_before": 0.88, "accuracy_after": 0.875,
-    }  # fmt: skip
+        "method": "int8",
+        "quantized": 37,
+        "left": 5,
+        "bytes_dense": 8_000_000,
+        "bytes_before": 800_000,
+        "bytes_after": 500_000,
+        "saved": 0.9375,
+        "accuracy_before": 0.88,
+        "accuracy_after": 0.875,
+    }
     page = render_page(result).replace("\u00a0", " ")
     for words in (
         "int8, 37 weights, 5 unchanged",
@@ -263,14 +269,14 @@ def test_the_report_says_what_quantization_saved_and_cost(result: dict[str, Any]
         assert words in page, words
 
 
-def test_the_report_says_what_an_exported_graph_scores(result: Result) -> None:
+def test_the_key_figures_include_the_accuracy_of_an_onnx_graph(result: Result) -> None:
     assert "exported graph" not in render_page(result)
     result["export"] = {"format": "onnx_int8", "accuracy": 0.795}
     page = render_page(result).replace("\u00a0", " ")
     assert "<dt>Accuracy, exported graph</dt><dd>79.5 %</dd>" in page
 
 
-def test_sizes_that_nobody_chose_and_a_model_without_its_bottlenecks_are_shown() -> None:
+def test_other_sizes_and_removed_bottlenecks_have_tables() -> None:
     result = full_result()
     drop = {"point": 0.057, "low": 0.04, "high": 0.07}
     point = {"kept_fraction": 0.1, "accuracy": 0.75, "drop": drop}

@@ -19,7 +19,7 @@ def test_numbers_texts_and_lists_keep_their_values() -> None:
 
 
 @pytest.mark.parametrize("number", [None, math.nan, math.inf, "0.1", True])
-def test_what_is_not_a_finite_number_is_none(number: object) -> None:
+def test_values_that_are_not_finite_numbers_become_none(number: object) -> None:
     assert read({"drop": {"point": number}}).drop.point is None
 
 

@@ -28,7 +28,7 @@ def test_a_model_path_is_named_by_its_last_part(result: Result) -> None:
     assert "35.0 % of Llama-3.1-8B's prunable parameters" in answer_sentence(read(result))
 
 
-def test_a_negative_drop_is_called_a_gain_and_its_interval_is_that_of_the_drop(
+def test_a_negative_drop_is_called_a_gain_with_the_interval_of_the_drop(
     result: Result,
 ) -> None:
     result["drop"] |= {"point": -0.004, "low": -0.012, "high": 0.003}
@@ -42,7 +42,7 @@ def test_a_drop_that_rounds_to_nothing_has_no_sign(result: Result) -> None:
     assert "a drop of 0.0 points" in answer_sentence(read(result))
 
 
-def test_an_interval_beyond_the_tolerance_is_said_without_a_guarantee(result: Result) -> None:
+def test_without_a_guarantee_an_interval_beyond_the_tolerance_is_stated(result: Result) -> None:
     result["drop"]["high"] = 0.026
     assert answer_sentence(read(result)).endswith(
         "; the interval's upper end exceeds the tolerance of 2.0 points."
@@ -61,7 +61,7 @@ def test_an_interval_beyond_the_tolerance_breaks_a_guarantee(result: Result) -> 
     assert verdict(read(result)).kind == "missed"
 
 
-def test_a_dense_model_at_chance_is_no_result(result: Result) -> None:
+def test_a_dense_model_at_chance_misses_the_tolerance(result: Result) -> None:
     result["baseline"] = {"accuracy": 0.51, "chance": 0.5, "beats_chance": False}
     sentence = answer_sentence(read(result))
     assert "reader-6m does not do sst2" in sentence
@@ -70,7 +70,7 @@ def test_a_dense_model_at_chance_is_no_result(result: Result) -> None:
     assert verdict(read(result)).kind == "missed"
 
 
-def test_a_kept_guarantee_is_said(result: Result) -> None:
+def test_a_kept_guarantee_is_stated(result: Result) -> None:
     result["guarantee"] = True
     assert verdict(read(result)).kind == "met"
     assert verdict(read(result)).text.startswith("The guarantee holds")
@@ -91,7 +91,7 @@ def test_a_guarantee_without_an_interval_is_not_kept(result: Result) -> None:
         (None, "was not met on the test split"),
     ],
 )
-def test_a_drop_beyond_the_tolerance_on_test_is_said_plainly(
+def test_a_drop_beyond_the_tolerance_on_test_is_stated(
     result: Result, feasible: bool | None, words: str
 ) -> None:
     result["drop"] |= {"point": 0.037, "low": 0.021, "high": 0.053}
@@ -104,7 +104,7 @@ def test_a_drop_beyond_the_tolerance_on_test_is_said_plainly(
     assert verdict(read(result)).kind == "missed"
 
 
-def test_a_winner_that_missed_on_the_selection_split_is_said(result: Result) -> None:
+def test_a_miss_on_the_selection_split_is_stated(result: Result) -> None:
     next(point for point in result["search"]["curve"] if point["chosen"])["feasible"] = False
     sentence = answer_sentence(read(result))
     assert "was not met on the selection split, though it was on the test" in sentence
@@ -115,7 +115,7 @@ def test_a_drop_of_exactly_the_tolerance_is_within_it(result: Result) -> None:
     assert verdict(read(result)).kind == "met"
 
 
-def test_a_search_that_could_prune_nothing_says_so(result: Result) -> None:
+def test_a_search_that_pruned_nothing_names_the_tolerance(result: Result) -> None:
     result["kept_fraction"] = {"prunable": 1.0, "model": 1.0}
     result["pruned"] = dict(result["baseline"])
     result["drop"] = {"point": 0.0, "low": 0.0, "high": 0.0, "mcnemar_p": 1.0}
@@ -127,7 +127,7 @@ def test_a_search_that_could_prune_nothing_says_so(result: Result) -> None:
     )
 
 
-def test_a_dense_result_of_no_search_does_not_blame_the_tolerance(result: Result) -> None:
+def test_a_dense_result_without_a_search_does_not_name_the_tolerance(result: Result) -> None:
     result["kept_fraction"]["prunable"] = 1.0
     result["search"]["curve"] = []
     assert answer_sentence(read(result)).startswith("Nothing of reader-6m was pruned for sst2")
@@ -142,6 +142,6 @@ def test_a_missing_part_leaves_one_sentence(result: Result, missing: str) -> Non
     assert "None" not in sentence + verdict(read(result)).text
 
 
-def test_nothing_measured_is_not_taken_for_success() -> None:
+def test_an_unmeasured_drop_has_an_unknown_verdict() -> None:
     assert verdict(read({})).kind == "unknown"
     assert "not measured" in answer_sentence(read({}))

@@ -32,7 +32,7 @@ def test_the_table_fits_eighty_columns_and_holds_the_answer(result: Result) -> N
     assert "".join(answer_sentence(read(result)).split()) in "".join("".join(found).split())
 
 
-def test_the_table_states_what_was_found(result: Result) -> None:
+def test_the_table_contains_every_measurement(result: Result) -> None:
     found = words(lines(result))
     for expected in (
         "task sst2",
@@ -46,7 +46,7 @@ def test_the_table_states_what_was_found(result: Result) -> None:
         assert expected in found
 
 
-def test_what_the_search_spent_and_unseen_rows_said_ends_the_table(result: Result) -> None:
+def test_the_table_ends_with_the_cost_of_the_search_and_the_confirmation(result: Result) -> None:
     assert words(lines(result)).endswith(
         "The search evaluated 8 genomes and scored 6,376 rows; 1 was dropped early."
     )
@@ -77,7 +77,7 @@ def test_an_empty_result_still_has_a_table() -> None:
     assert "not measured" in words(lines({}))
 
 
-def test_what_an_exported_graph_scores_is_said_where_there_is_one(result: Result) -> None:
+def test_the_table_includes_the_accuracy_of_an_onnx_graph(result: Result) -> None:
     assert "exported graph" not in words(lines(result))
     result["export"] = {"format": "factorized", "accuracy": None}
     assert "exported graph" not in words(lines(result))
