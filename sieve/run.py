@@ -57,7 +57,7 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _job(raw: DictConfig) -> Any:
+def _job(raw: DictConfig) -> object:
     """One Hydra job; returns the kept fraction, or to the sweeper what `run` returns."""
     from sieve.distributed.ranks import lost_rank
     from sieve.runtime.progress import is_rank_zero
@@ -73,7 +73,7 @@ def _job(raw: DictConfig) -> Any:
         raise CompactHydraException(lost_rank(error) or str(error)) from None
 
 
-def _run_job(raw: DictConfig) -> Any:
+def _run_job(raw: DictConfig) -> object:
     from sieve.tracking import labels
 
     hydra_config = HydraConfig.get()
@@ -126,7 +126,7 @@ def check_job(config: Config, overrides: Sequence[str], sweeper: Mapping[str, An
         )
 
 
-def _show_forecast(config: Config, run_dir: Path, sweeper: Mapping[str, Any]) -> None:
+def _show_forecast(config: Config, run_dir: Path, sweeper: Mapping[str, object]) -> None:
     """Print the table of `inspect=true` or `dry_run=true`."""
     from sieve.costs.dry_run import dry_run
     from sieve.costs.inspection import inspect

@@ -41,10 +41,17 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 def arguments(world: Path, run_dir: Path, *overrides: str, cache: str = "cache") -> list[str]:
     """Command line arguments of a quick run."""
     return [
-        "+task=jsonl", f"task.data_dir={world / 'data'}", f"model.path={world / 'model'}",
-        f"hydra.run.dir={run_dir}", "logger=none", "speed.repeats=1", "speed.prompt_tokens=8",
-        "speed.new_tokens=2", f"paths.cache_dir={world / cache}", *overrides,
-    ]  # fmt: skip
+        "+task=jsonl",
+        f"task.data_dir={world / 'data'}",
+        f"model.path={world / 'model'}",
+        f"hydra.run.dir={run_dir}",
+        "logger=none",
+        "speed.repeats=1",
+        "speed.prompt_tokens=8",
+        "speed.new_tokens=2",
+        f"paths.cache_dir={world / cache}",
+        *overrides,
+    ]
 
 
 @dataclass
@@ -86,8 +93,11 @@ def start_server() -> subprocess.Popen[str]:
     """One server for all tests; it ends with this process, whose end closes its stdin."""
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("run_server.py"))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
     atexit.register(stop, server)
     return server
 

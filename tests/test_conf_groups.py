@@ -25,12 +25,14 @@ OPTIONS = sorted(
     if path.parent.name not in ("task", "hydra", "experiment")
 )
 # Groups whose options share a base.
-BASED = ("task", "model", "projection", "search", "recovery", "quantization", "device",
-         "launcher")  # fmt: skip
+BASED = ("task", "model", "projection", "search", "recovery", "quantization", "device", "launcher")
 # Of groups that are an experiment's own, the experiment.
 COMPARED = {
-    "domain": "generalization", "subject": "kept", "method": "kept", "source": "calibration"
-}  # fmt: skip
+    "domain": "generalization",
+    "subject": "kept",
+    "method": "kept",
+    "source": "calibration",
+}
 # What a user has to say beside the name of a task.
 NEEDED = {"jsonl": ["task.data_dir=my_data"], "lm_eval": ["task.name=arc_easy"]}
 # What the sweeper says to a job of its own.

@@ -41,10 +41,17 @@ def test_the_embedded_model_is_small_and_in_half_precision() -> None:
 @pytest.mark.slow
 def test_the_demo_ends_with_a_smaller_model_that_does_the_task(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "sieve.run", "+task=almanac_medicine", "calibration.tokens=20000",
-        "projection.refit_tries=1", "projection.refit_tokens=12000", "logger.mode=offline",
-        f"hydra.run.dir={tmp_path / 'run'}", f"paths.cache_dir={tmp_path / 'cache'}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "sieve.run",
+        "+task=almanac_medicine",
+        "calibration.tokens=20000",
+        "projection.refit_tries=1",
+        "projection.refit_tokens=12000",
+        "logger.mode=offline",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        f"paths.cache_dir={tmp_path / 'cache'}",
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = read_result(tmp_path / "run")

@@ -9,8 +9,15 @@ from runs import finished, make_world, run_sieve
 MOMENTS = ("begin", "rename", "end")
 # How many files stand in the cache when a stage has ended; calibrate and search write two, refit
 # three, fit one for each of two blocks, and an index.
-ARTIFACTS = {"calibrate": 2, "fit": 5, "search": 7, "refit": 10, "evaluate": 11, "export": 11,
-             "report": 11}  # fmt: skip
+ARTIFACTS = {
+    "calibrate": 2,
+    "fit": 5,
+    "search": 7,
+    "refit": 10,
+    "evaluate": 11,
+    "export": 11,
+    "report": 11,
+}
 
 
 @pytest.mark.slow

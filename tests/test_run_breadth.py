@@ -23,10 +23,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_tokenizer().save_pretrained(made / "mixtral")
     for split, count in (("train", 60), ("validation", 30), ("test", 30)):
         rows = [
-            {"q": f"{split} {i}", "answer": ["yes", "aye"], "text": f"{split} the good movie {i}",
-             "options": ["a", "b", "c"], "grades": [i % 2, 1, 2]}
+            {
+                "q": f"{split} {i}",
+                "answer": ["yes", "aye"],
+                "text": f"{split} the good movie {i}",
+                "options": ["a", "b", "c"],
+                "grades": [i % 2, 1, 2],
+            }
             for i in range(count)
-        ]  # fmt: skip
+        ]
         write_rows(made / "words" / f"{split}.jsonl", rows)
     return made
 
@@ -56,13 +61,20 @@ def test_answers_that_are_written_are_searched_and_reported(world: Path, search:
     quick = {
         "evopress": ["search.evaluations=8", "search.seeds=[waterfill]"],
         "genetic": [
-            "search.seeds=[waterfill]", "hydra.sweeper.population=4", "search.bottlenecks=false",
+            "search.seeds=[waterfill]",
+            "hydra.sweeper.population=4",
+            "search.bottlenecks=false",
             "hydra.sweeper.generations=2",
         ],
-    }.get(search, [])  # fmt: skip
+    }.get(search, [])
     run_dir = [f"hydra.sweep.dir={world / f'write {search}'}"] if search == "genetic" else []
-    settings = ("task.kind=generation", "task.prompt='{q}: '", "task.max_new_tokens=3",
-                "task.metric=f1", f"search={search}")  # fmt: skip
+    settings = (
+        "task.kind=generation",
+        "task.prompt='{q}: '",
+        "task.max_new_tokens=3",
+        "task.metric=f1",
+        f"search={search}",
+    )
     if search == "genetic":
         done = run_sieve(world, world / "unused", *words(world), *settings, *quick, *run_dir)
         assert done.status == 0, done.stderr
@@ -79,9 +91,14 @@ def test_answers_that_are_written_are_searched_and_reported(world: Path, search:
 @pytest.mark.slow
 def test_a_perplexity_is_held_to_a_fraction_of_it(world: Path) -> None:
     result = finished(
-        world, "text", *words(world), "task.kind=perplexity", "task.prompt='{text}'",
-        "tolerance=.25", "guarantee=true",
-    )  # fmt: skip
+        world,
+        "text",
+        *words(world),
+        "task.kind=perplexity",
+        "task.prompt='{text}'",
+        "tolerance=.25",
+        "guarantee=true",
+    )
     ratio = result["pruned"]["accuracy"] / result["baseline"]["accuracy"]
     assert result["relative"] and result["drop"]["point"] == pytest.approx(ratio - 1)
     [chosen] = [point for point in result["search"]["curve"] if point["chosen"]]
@@ -95,9 +112,14 @@ def test_a_perplexity_is_held_to_a_fraction_of_it(world: Path) -> None:
 @pytest.mark.slow
 def test_options_are_ranked_and_the_worst_grade_is_no_answer(world: Path) -> None:
     result = finished(
-        world, "rank", *words(world), "task.kind=ranking", "task.prompt='{q}: {option}?'",
-        "task.relevance_field=grades", "task.metric=ndcg",
-    )  # fmt: skip
+        world,
+        "rank",
+        *words(world),
+        "task.kind=ranking",
+        "task.prompt='{q}: {option}?'",
+        "task.relevance_field=grades",
+        "task.metric=ndcg",
+    )
     assert result["metric"] == "ndcg" and 0 < result["baseline"]["accuracy"] <= 1
 
 
@@ -107,13 +129,13 @@ def test_options_are_ranked_and_the_worst_grade_is_no_answer(world: Path) -> Non
     [
         (
             ["task.kind=generation", "task.prompt='{q}'", "task.extract='#### (\\d+)'"],
-            "task.extract '#### (\\\\d+)' is found in none of the 30 answers",
+            "task.extract '#### (\\\\d+)' matches none of the 30 answers",
         ),
         (["task.kind=generation", "task.prompt='{q}'", "task.shots=60"], "task.shots is 60"),
-        (["task.label_field=nothing", "task.prompt='{q}'"], "no field 'nothing'|found 0 distinct"),
+        (["task.label_field=nothing", "task.prompt='{q}'"], "no field 'nothing'|has 0 distinct labels"),
         (
             ["task.kind=generation", "task.prompt='{q}'", "task.metric=judge"],
-            "takes ++task.judge.url",
+            "needs ++task.judge.url",
         ),
         (["task.kind=perplexity", "task.prompt='{nowhere}'"], "has no field 'nowhere'"),
     ],

@@ -14,9 +14,14 @@ from runs import ENVIRONMENT, arguments, finished, make_world
 
 pytestmark = pytest.mark.slow
 SEARCH = (
-    "search=genetic", "hydra.sweeper.population=4", "hydra.sweeper.generations=3",
-    "search.bottlenecks=false", "projection.refit=false", "tolerance=.1", "search.rounds=1",
-)  # fmt: skip
+    "search=genetic",
+    "hydra.sweeper.population=4",
+    "hydra.sweeper.generations=3",
+    "search.bottlenecks=false",
+    "projection.refit=false",
+    "tolerance=.1",
+    "search.rounds=1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +40,14 @@ def command(world: Path, name: str, *overrides: str) -> list[str]:
 
 def sweep(world: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(world, name, *overrides), cwd=world, env=ENVIRONMENT, text=True,
-        capture_output=True, timeout=400, check=False,
-    )  # fmt: skip
+        command(world, name, *overrides),
+        cwd=world,
+        env=ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        timeout=400,
+        check=False,
+    )
 
 
 def found(world: Path, name: str) -> str:
@@ -72,9 +82,12 @@ def test_two_workers_find_what_one_does_on_a_model_each(world: Path) -> None:
 
 def test_a_killed_search_goes_on_to_the_same_end(world: Path) -> None:
     process = subprocess.Popen(
-        command(world, "killed"), cwd=world, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+        command(world, "killed"),
+        cwd=world,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     ledger = world / "killed" / "generations.jsonl"
     while not ledger.exists() or ledger.read_text().count("\n") < 2:
         assert process.poll() is None
@@ -125,8 +138,7 @@ def test_three_workers_one_of_which_is_killed_find_what_one_process_does(
 
 @pytest.mark.parametrize("method", ["random", "evopress"])
 def test_reference_searches_run(world: Path, method: str) -> None:
-    changes = ("projection.refit=false", "tolerance=.1", "search.evaluations=60",
-               "search.seeds=[]")  # fmt: skip
+    changes = ("projection.refit=false", "tolerance=.1", "search.evaluations=60", "search.seeds=[]")
     record = finished(world, method, f"search={method}", *changes)["search"]
     assert record["method"] == method and record["confirmation"]["rows"] == 24
     # A model at chance loses nothing, so random search is soon at the smallest of all genomes.

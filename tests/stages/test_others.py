@@ -111,14 +111,20 @@ WRITTEN = {"kind": "generation", "answer_field": "text", "labels": []}
         ({}, {"normalize": "tokens"}, False),
         ({"metric": METRIC}, {"metric": METRIC | {"letters": 2}}, False),
         ({"metric": METRIC}, {"metric": METRIC}, True),
-        (WRITTEN | {"metric": "judge", "judge": JUDGE},
-         WRITTEN | {"metric": "judge", "judge": JUDGE | {"model": "n"}}, False),
-        (WRITTEN | {"metric": "judge", "judge": JUDGE},
-         WRITTEN | {"metric": "judge", "judge": JUDGE | {"workers": 2}}, True),
+        (
+            WRITTEN | {"metric": "judge", "judge": JUDGE},
+            WRITTEN | {"metric": "judge", "judge": JUDGE | {"model": "n"}},
+            False,
+        ),
+        (
+            WRITTEN | {"metric": "judge", "judge": JUDGE},
+            WRITTEN | {"metric": "judge", "judge": JUDGE | {"workers": 2}},
+            True,
+        ),
         (WRITTEN, WRITTEN | {"metric": "f1"}, False),
         (WRITTEN, WRITTEN | {"truncate": "text"}, False),
     ],
-)  # fmt: skip
+)
 def test_a_split_is_told_by_all_that_its_score_depends_on(tmp_path: Path, one, other, same) -> None:
     tasks = [build_task(replace(task_config(tmp_path, "own"), **c)) for c in (one, other)]
     keys = [split_key(task, "test") for task in tasks]
@@ -136,9 +142,12 @@ def test_a_run_mixes_rows_and_tests_on_another_task(tmp_path: Path) -> None:
     texts = f"data_dir={world / 'texts'}"
     quick = ["projection.refit=false", "tolerance=.5", "speed.enabled=false", "export=none"]
     other = [
-        "+task@calibration.mix.text=perplexity", f"calibration.mix.text.{texts}",
-        "+calibration.weights.text=3", "+task@also.text=perplexity", f"also.text.{texts}",
-    ]  # fmt: skip
+        "+task@calibration.mix.text=perplexity",
+        f"calibration.mix.text.{texts}",
+        "+calibration.weights.text=3",
+        "+task@also.text=perplexity",
+        f"also.text.{texts}",
+    ]
     alone = finished(world, "alone", *quick)
     both = finished(world, "both", *quick, *other)
     assert alone["also"] == {} and alone["calibration"]["mix"] is None

@@ -51,11 +51,20 @@ def test_a_series_is_drawn_over_a_step_of_its_own(tmp_path: Path, mirror: Mirror
     logger.close()
     assert mirror.defined["generations/*"] == {"step_metric": "generations/generation"}
     assert mirror.history[1:] == [
-        {"generations/generation": 1, "generations/median": 0.4, "generations/memo": 0,
-         "generations/seconds": 2.5},
-        {"generations/generation": 2, "generations/best": 0.125, "generations/median": 0.25,
-         "generations/memo": 3, "generations/seconds": 1.5},
-    ]  # fmt: skip
+        {
+            "generations/generation": 1,
+            "generations/median": 0.4,
+            "generations/memo": 0,
+            "generations/seconds": 2.5,
+        },
+        {
+            "generations/generation": 2,
+            "generations/best": 0.125,
+            "generations/median": 0.25,
+            "generations/memo": 3,
+            "generations/seconds": 1.5,
+        },
+    ]
 
 
 def test_a_series_of_nothing_defines_nothing(tmp_path: Path, mirror: Mirror) -> None:

@@ -1,0 +1,37 @@
+"""A setting that is out of range, or contradicts another one, is refused with what to do."""
+
+import pytest
+from test_conf_groups import load
+
+from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.levels=[0.5]"], "expected kept fractions from 0 to 1 with 1 among them"),
+        (["projection.learning.level=1"], "projection.learning.level is 1.0, expected a kept"),
+        (["projection=learned", "projection.prune_head=true"], "does not learn the output head"),
+        (["projection.refit_target=all"], "expected one of output, residual"),
+        (["calibration.layers_at_once=0"], "expected at least 1"),
+        (["recovery=lora", "recovery.rank=0"], "recovery.rank is 0, expected at least 1"),
+        (["recovery=lora", "recovery.max_norm=0"], "recovery.max_norm is 0.0, expected a number"),
+        (["recovery=full", "recovery.learning_rate=-1"], "learning_rate is -1.0, expected a"),
+        (["recovery.method=qlora"], "expected one of none, lora, full"),
+        (["recovery=full", "projection.joint=true"], "set projection.joint=false"),
+        (["logger.artifact=true", "export=none"], "export=none writes none"),
+        (["share_prefix=0"], "share_prefix is 0.0, expected a number above 0"),
+        (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
+        (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_what_to_do(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        load("+task=sst2", *overrides)
+    assert message in str(error.value)
+
+
+def test_every_checked_key_is_a_setting() -> None:
+    config = load("+task=sst2")
+    for key in (*CHOICES, *AT_LEAST_1, *ABOVE_0):
+        _value(config, key)
