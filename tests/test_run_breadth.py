@@ -132,7 +132,10 @@ def test_options_are_ranked_and_the_worst_grade_is_no_answer(world: Path) -> Non
             "task.extract '#### (\\\\d+)' matches none of the 30 answers",
         ),
         (["task.kind=generation", "task.prompt='{q}'", "task.shots=60"], "task.shots is 60"),
-        (["task.label_field=nothing", "task.prompt='{q}'"], "no field 'nothing'|has 0 distinct labels"),
+        (
+            ["task.label_field=nothing", "task.prompt='{q}'"],
+            "no field 'nothing'|has 0 distinct labels",
+        ),
         (
             ["task.kind=generation", "task.prompt='{q}'", "task.metric=judge"],
             "needs ++task.judge.url",
