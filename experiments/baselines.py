@@ -150,9 +150,12 @@ def _trained(given: Materials, parameters: int, rate: float) -> dict[str, Any]:
             break
     model.load_state_dict(kept)
     return {
-        "parameters": count_parameters(model), "rate": rate, "epochs": epoch + 1, "selection": best,
+        "parameters": count_parameters(model),
+        "rate": rate,
+        "epochs": epoch + 1,
+        "selection": best,
         "accuracy": _accuracy(model, batches(given.test, 8_192)),
-    }  # fmt: skip
+    }
 
 
 def _shares(model: PreTrainedModel, batch: ScoringBatch) -> torch.Tensor:

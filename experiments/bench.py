@@ -209,9 +209,11 @@ def time_sweeper(repeats: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, str(SHARDS), "-m", "genes=224", *overrides],
-            cwd=folder, env=os.environ | {"PYTHONPATH": str(SHARDS.parent)}, check=True,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(SHARDS.parent)},
+            check=True,
             stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         shards = sorted((Path(folder) / "sweep/shards").glob("*/*.json"))
         times = [path.stat().st_mtime for path in shards]
     return round(statistics.median(after - before for before, after in pairwise(times[1:])), 3)

@@ -16,9 +16,20 @@ with warnings.catch_warnings():
     import wandb_workspaces.workspaces as ws
 
 __all__ = [
-    "FINISHED", "arranged", "bars", "columns", "config_column", "lines", "media", "parallel",
-    "runset", "scatter", "table", "wr", "ws",
-]  # fmt: skip
+    "FINISHED",
+    "arranged",
+    "bars",
+    "columns",
+    "config_column",
+    "lines",
+    "media",
+    "parallel",
+    "runset",
+    "scatter",
+    "table",
+    "wr",
+    "ws",
+]
 FINISHED = "Metric('State') == 'finished'"
 WIDTH, HEIGHT = 24, 9  # of a report's grid, of a panel in it
 
@@ -31,9 +42,14 @@ def scatter(title: str, x: str, y: str, **options: Any) -> wr.ScatterPlot:
 def lines(title: str, x: str, y: Sequence[str], **options: Any) -> wr.LinePlot:
     """A line per run and key, over a step of the series' own."""
     return wr.LinePlot(
-        title=title, x=x, y=list(y), smoothing_factor=0, smoothing_type="none",
-        max_runs_to_show=100, **options,
-    )  # fmt: skip
+        title=title,
+        x=x,
+        y=list(y),
+        smoothing_factor=0,
+        smoothing_type="none",
+        max_runs_to_show=100,
+        **options,
+    )
 
 
 def bars(title: str, metrics: Sequence[str], by: str | None = None) -> wr.BarPlot:
@@ -41,8 +57,10 @@ def bars(title: str, metrics: Sequence[str], by: str | None = None) -> wr.BarPlo
     grouped: dict[str, Any] = {}
     if by:
         grouped = {
-            "groupby": wr.Config(by), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax",
-        }  # fmt: skip
+            "groupby": wr.Config(by),
+            "groupby_aggfunc": "mean",
+            "groupby_rangefunc": "minmax",
+        }
     return wr.BarPlot(title=title, metrics=list(metrics), max_bars_to_show=100, **grouped)
 
 
@@ -74,20 +92,42 @@ def runset(name: str, groups: Sequence[str], by: Sequence[str] = ()) -> wr.Runse
     members = " or ".join(f"Metric('Group') == '{group}'" for group in groups)
     shown = columns()
     return wr.Runset(
-        name=name, filters=f"({members}) and {FINISHED}", groupby=[f"config.{key}" for key in by],
+        name=name,
+        filters=f"({members}) and {FINISHED}",
+        groupby=[f"config.{key}" for key in by],
         order=[wr.OrderBy(wr.SummaryMetric(keys.KEPT), ascending=True)],
-        pinned_columns=["run:displayName"], visible_columns=shown,
-        column_order=["run:displayName", *shown], lock_columns=True,
-    )  # fmt: skip
+        pinned_columns=["run:displayName"],
+        visible_columns=shown,
+        column_order=["run:displayName", *shown],
+        lock_columns=True,
+    )
 
 
 def columns() -> list[str]:
     """Columns of the table of runs: what was set, what was kept, lost and spent."""
-    settings = (keys.TASK, keys.MODEL, keys.PROJECTION, keys.SEARCH, keys.RECOVERY,
-                keys.QUANTIZATION, keys.TOLERANCE, keys.SEED)  # fmt: skip
-    found = (keys.KEPT, keys.KEPT_OF_MODEL, keys.BYTES, keys.DENSE_ACCURACY, keys.ACCURACY,
-             keys.DROP, keys.DROP_LOW, keys.DROP_HIGH, keys.EVALUATIONS, keys.STAGE_SECONDS,
-             keys.MEMORY)  # fmt: skip
+    settings = (
+        keys.TASK,
+        keys.MODEL,
+        keys.PROJECTION,
+        keys.SEARCH,
+        keys.RECOVERY,
+        keys.QUANTIZATION,
+        keys.TOLERANCE,
+        keys.SEED,
+    )
+    found = (
+        keys.KEPT,
+        keys.KEPT_OF_MODEL,
+        keys.BYTES,
+        keys.DENSE_ACCURACY,
+        keys.ACCURACY,
+        keys.DROP,
+        keys.DROP_LOW,
+        keys.DROP_HIGH,
+        keys.EVALUATIONS,
+        keys.STAGE_SECONDS,
+        keys.MEMORY,
+    )
     return [*map(config_column, settings), *(f"summary:{key}" for key in found)]
 
 

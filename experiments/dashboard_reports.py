@@ -13,9 +13,13 @@ def reports(entity: str, project: str) -> dict[str, wr.Report]:
 
 def _report(entity: str, project: str, study: Study) -> wr.Report:
     return wr.Report(
-        entity=entity, project=project, title=f"Sieve: {study.title}",
-        description=f"{study.claim} After {PAPER}.", width="fluid", blocks=_blocks(study),
-    )  # fmt: skip
+        entity=entity,
+        project=project,
+        title=f"Sieve: {study.title}",
+        description=f"{study.claim} After {PAPER}.",
+        width="fluid",
+        blocks=_blocks(study),
+    )
 
 
 def _blocks(study: Study) -> list[wr.interface.Block]:

@@ -59,12 +59,17 @@ STUDIES = {
                 "Accuracy on test rows", keys.SIZE, [keys.SIZE_ACCURACY], title_x="kept fraction"
             ),
             lines(
-                "Accuracy on selection rows", keys.CURVE_KEPT, [keys.CURVE_ACCURACY],
+                "Accuracy on selection rows",
+                keys.CURVE_KEPT,
+                [keys.CURVE_ACCURACY],
                 title_x="kept fraction",
             ),
             lines(
-                "Divergence from the dense model's answers", keys.CURVE_KEPT,
-                [keys.CURVE_DIVERGENCE], log_y=True, title_x="kept fraction",
+                "Divergence from the dense model's answers",
+                keys.CURVE_KEPT,
+                [keys.CURVE_DIVERGENCE],
+                log_y=True,
+                title_x="kept fraction",
             ),
             media("The curve of each run", keys.ACCURACY_CURVE),
             table(keys.GENOMES),
@@ -85,11 +90,15 @@ STUDIES = {
             media("Generations", keys.GENERATIONS),
             media("Fronts", keys.ACCURACY_FRONT, keys.DIVERGENCE_FRONT),
             lines(
-                "Smallest genome within the tolerance", keys.GENERATION, [keys.GENERATION_BEST],
+                "Smallest genome within the tolerance",
+                keys.GENERATION,
+                [keys.GENERATION_BEST],
                 title_x="generation",
             ),
             lines(
-                "Median kept fraction", keys.GENERATION, [keys.GENERATION_MEDIAN],
+                "Median kept fraction",
+                keys.GENERATION,
+                [keys.GENERATION_MEDIAN],
                 title_x="generation",
             ),
             table(keys.BOTTLENECK_ROWS),
@@ -185,4 +194,4 @@ STUDIES = {
             media("The pruned model against the dense one", keys.SIZES_AND_SPEEDS),
         ],
     ),
-}  # fmt: skip
+}

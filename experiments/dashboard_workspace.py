@@ -29,7 +29,11 @@ def workspaces(entity: str, project: str) -> dict[str, ws.Workspace]:
 
 def _view(entity: str, project: str, name: str, by: tuple[str, ...]) -> ws.Workspace:
     return ws.Workspace(
-        entity=entity, project=project, name=name, sections=sections(), auto_generate_panels=False,
+        entity=entity,
+        project=project,
+        name=name,
+        sections=sections(),
+        auto_generate_panels=False,
         settings=ws.WorkspaceSettings(max_runs=100, smoothing_type="none"),
         runset_settings=ws.RunsetSettings(
             filters=FINISHED,
@@ -37,7 +41,7 @@ def _view(entity: str, project: str, name: str, by: tuple[str, ...]) -> ws.Works
             order=[ws.Ordering(ws.Summary(keys.KEPT), ascending=True)],
             pinned_columns=columns(),
         ),
-    )  # fmt: skip
+    )
 
 
 def sections() -> list[ws.Section]:
@@ -69,17 +73,22 @@ def curves() -> list[Any]:
     return [
         lines("Accuracy on selection rows", keys.CURVE_KEPT, accuracy, title_x="kept fraction"),
         lines(
-            "Divergence from the dense model's answers", keys.CURVE_KEPT, distance, log_y=True,
+            "Divergence from the dense model's answers",
+            keys.CURVE_KEPT,
+            distance,
+            log_y=True,
             title_x="kept fraction",
         ),
         media("Accuracy curves", keys.ACCURACY_CURVE),
-    ]  # fmt: skip
+    ]
 
 
 def by_task() -> list[Any]:
     """Kept fraction and drop by task, projection and search."""
-    made = [bars("Kept fraction by task", [keys.KEPT], keys.TASK),
-            bars("Drop by task", [keys.DROP], keys.TASK)]  # fmt: skip
+    made = [
+        bars("Kept fraction by task", [keys.KEPT], keys.TASK),
+        bars("Drop by task", [keys.DROP], keys.TASK),
+    ]
     for key, name in ((keys.PROJECTION, "projection"), (keys.SEARCH, "search")):
         made.append(bars(f"Kept fraction by {name}", [keys.KEPT], key))
         made.append(bars(f"Drop by {name}", [keys.DROP], key))

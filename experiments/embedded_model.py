@@ -72,7 +72,7 @@ class Settings:
             "geography": 0.15,
             "reviews": 0.2,
             "reading": 0.5,
-        }  # fmt: skip
+        }
     )
 
 
@@ -90,8 +90,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
     parser.add_argument("--layers", type=int, default=default.layers)
     parser.add_argument("--hidden", type=int, default=default.hidden)
-    parser.add_argument("--shares", type=float, nargs=4, default=tuple(default.shares.values()),
-                        help="of rows: medicine, geography, reviews, reading")  # fmt: skip
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs=4,
+        default=tuple(default.shares.values()),
+        help="of rows: medicine, geography, reviews, reading",
+    )
     parser.add_argument("--smoke", action="store_true", help="seconds; log beside the model")
     arguments = vars(parser.parse_args())
     out, log, smoke = (arguments.pop(name) for name in ("out", "log", "smoke"))
@@ -102,9 +107,20 @@ def main() -> None:
 
 def smoke_settings() -> Settings:
     """A run of seconds that passes through every line."""
-    return Settings(steps=6, hidden=32, layers=2, heads=4, kv_heads=2, intermediate=64,
-                    rows_per_step=16, warmup_steps=2, threads=1, eval_rows=8, eval_steps=3,
-                    final_rows=16)  # fmt: skip
+    return Settings(
+        steps=6,
+        hidden=32,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        intermediate=64,
+        rows_per_step=16,
+        warmup_steps=2,
+        threads=1,
+        eval_rows=8,
+        eval_steps=3,
+        final_rows=16,
+    )
 
 
 def train(settings: Settings, out: Path, log: Path) -> dict[str, object]:
@@ -118,10 +134,15 @@ def train(settings: Settings, out: Path, log: Path) -> dict[str, object]:
     learner = Learner(settings, tokenizer, log.with_suffix(".jsonl"))
     out.mkdir(parents=True, exist_ok=True)
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=1, max_steps=settings.steps, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+        devices=1,
+        max_steps=settings.steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         gradient_clip_val=1.0,
-    )  # fmt: skip
+    )
     trainer.fit(learner, DataLoader(Steps(rows), batch_size=None, num_workers=0))
     figures = {
         "settings": asdict(settings),
@@ -154,8 +175,11 @@ def final_accuracies(folder: Path, n_rows: int, scale: float = 1.0) -> dict[str,
     result: dict[str, dict[str, float]] = {}
     for domain, dataset in SETS:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            overrides = [f"+task={task_name(domain, dataset)}", f"++task.almanac.scale={scale}",
-                         f"++task.max_rows.test={n_rows}"]  # fmt: skip
+            overrides = [
+                f"+task={task_name(domain, dataset)}",
+                f"++task.almanac.scale={scale}",
+                f"++task.max_rows.test={n_rows}",
+            ]
             task = build_task(to_config(compose("config", overrides)).task)
         batches = scoring_batches(task.splits["test"], tokenizer, chat=task.chat)
         accuracy = score(model, batches).accuracy
@@ -248,12 +272,18 @@ class Learner(lightning.LightningModule):
 def llama_config(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """The architecture, with the tokenizer's vocabulary and special tokens."""
     return LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=settings.hidden, num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads, num_key_value_heads=settings.kv_heads,
-        intermediate_size=settings.intermediate, max_position_embeddings=settings.context,
-        tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.kv_heads,
+        intermediate_size=settings.intermediate,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 @torch.no_grad()

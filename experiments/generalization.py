@@ -94,9 +94,10 @@ def run(
         overrides += [f"also.{name}.data_dir={SHARED / 'data' / name}" for name in others]
     if row == "text":
         overrides += [
-            "+task@calibration.mix.text=perplexity", "+calibration.weights.self=0",
+            "+task@calibration.mix.text=perplexity",
+            "+calibration.weights.self=0",
             f"calibration.mix.text.data_dir={SHARED / 'data' / TEXT}",
-        ]  # fmt: skip
+        ]
     if row == "mixed":
         fellows = [name for name in others if same_domain(domain, name, task)]
         overrides += [f"+task@calibration.mix.{name}={name}" for name in fellows]
@@ -109,12 +110,16 @@ def run(
     )
     own = {part: result[part] for part in ("baseline", "pruned", "drop", "examples")}
     return {
-        "domain": domain, "row": row, "task": task, "seed": seed,
-        "kept": result["kept_fraction"]["prunable"], "tolerance": result["tolerance"],
+        "domain": domain,
+        "row": row,
+        "task": task,
+        "seed": seed,
+        "kept": result["kept_fraction"]["prunable"],
+        "tolerance": result["tolerance"],
         "tokens": result["calibration"]["tokens"],
         "on": {name: _cell(found) for name, found in ({task: own} | result["also"]).items()},
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+    }
 
 
 def same_domain(domain: str, one: str, other: str) -> bool:
@@ -235,16 +240,25 @@ def draw(domain: str, found: Sequence[dict[str, Any]]) -> None:
         figsize=(2.4 + 0.78 * len(names), 1.6 + 0.3 * len(rows)), layout="constrained"
     )
     image = axes.imshow(drops, cmap="RdYlGn_r", vmin=-20, vmax=20, aspect="auto")
-    axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=40, ha="right",
-                    fontsize=7)  # fmt: skip
+    axes.set_xticks(
+        range(len(names)), [_short(name) for name in names], rotation=40, ha="right", fontsize=7
+    )
     labels = [f"{_short(r['task'])} · {r['row']} · {100 * r['kept']:.1f} %" for r in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     for i, record in enumerate(rows):
         for j, name in enumerate(names):
             weight = "bold" if name == record["task"] else "normal"
             colour = "white" if abs(drops[i, j]) > DARK else "black"
-            axes.text(j, i, f"{drops[i, j]:.1f}", ha="center", va="center", fontsize=6.5,
-                      fontweight=weight, color=colour)  # fmt: skip
+            axes.text(
+                j,
+                i,
+                f"{drops[i, j]:.1f}",
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                fontweight=weight,
+                color=colour,
+            )
     axes.set_title(f"{domain}: points lost on test rows, by where it was sieved", fontsize=9)
     figure.colorbar(image, ax=axes, label="drop, points", shrink=0.8)
     figure.savefig(FOLDER / f"generalization_{domain}.svg", metadata={"Date": None})

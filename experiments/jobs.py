@@ -154,9 +154,13 @@ def _run(job: Job, out: Path) -> None:
 def _sweep(job: Job, out: Path) -> None:
     folder = job.folder(out)
     command = [
-        sys.executable, "-m", "sieve.run", *job.overrides(out), *_places(out),
+        sys.executable,
+        "-m",
+        "sieve.run",
+        *job.overrides(out),
+        *_places(out),
         f"hydra.sweep.dir={folder}/sweep",
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}")

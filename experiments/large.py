@@ -57,9 +57,15 @@ def main() -> None:
 
 
 def measure(
-    layers: int, width: int, tokens: int, batch_tokens: int, device: str, dtype: str,
-    projection: str, vocabulary: int,
-) -> dict[str, Any]:  # fmt: skip
+    layers: int,
+    width: int,
+    tokens: int,
+    batch_tokens: int,
+    device: str,
+    dtype: str,
+    projection: str,
+    vocabulary: int,
+) -> dict[str, Any]:
     """Seconds and peaks of each part; the model stands on the device throughout."""
     place = torch.device(device)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
@@ -87,19 +93,32 @@ def measure(
     bank = timed("fit", lambda: sieve.fit(model, moments, projection, "pivoted", key="random"))
     spent = parts["calibrate"]["seconds"] + parts["fit"]["seconds"]
     return {
-        "device": name, "torch": torch.__version__, "layers": layers, "width": width,
-        "parameters": sum(p.numel() for p in model.parameters()), "prunable": bank.size,
-        "tokens": sum(batch["input_ids"].numel() for batch in batches), "dtype": dtype,
-        "projection": projection, "parts": parts,
+        "device": name,
+        "torch": torch.__version__,
+        "layers": layers,
+        "width": width,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "prunable": bank.size,
+        "tokens": sum(batch["input_ids"].numel() for batch in batches),
+        "dtype": dtype,
+        "projection": projection,
+        "parts": parts,
         "calibrate_and_fit_seconds": round(spent, 1),
         "share_of_plain_forward": round(parts["forward"]["seconds"] / spent, 3),
-    }  # fmt: skip
+    }
 
 
 def measure_stream(
-    folder: Path, layers: int, width: int, tokens: int, batch_tokens: int, device: str, dtype: str,
-    projection: str, vocabulary: int,
-) -> dict[str, Any]:  # fmt: skip
+    folder: Path,
+    layers: int,
+    width: int,
+    tokens: int,
+    batch_tokens: int,
+    device: str,
+    dtype: str,
+    projection: str,
+    vocabulary: int,
+) -> dict[str, Any]:
     """The same in a process of its own, from weights in bfloat16 in a folder; and the bank opened.
 
     opened: seconds until the bank stands open; materialised: bytes that one genome has read of it.
@@ -126,8 +145,10 @@ def _stream(
     started = peak_memory_mib(torch.device("cpu"))
     blocks = BlockModel(
         lambda: AutoModelForCausalLM.from_config(config).eval(),
-        Checkpoint(folder / "model", "model"), place, getattr(torch, dtype),
-    )  # fmt: skip
+        Checkpoint(folder / "model", "model"),
+        place,
+        getattr(torch, dtype),
+    )
     batches = random_batches(tokens, batch_tokens, config.vocab_size, torch.device("cpu"))
     parts: dict[str, Any] = {}
     start = time.perf_counter()
@@ -135,23 +156,36 @@ def _stream(
     parts["calibrate"] = {"seconds": round(time.perf_counter() - start, 1)}
     start = time.perf_counter()
     solver = Solver(
-        blocks.model, moments, projection, "pivoted", 16, torch.bfloat16, device=place,
+        blocks.model,
+        moments,
+        projection,
+        "pivoted",
+        16,
+        torch.bfloat16,
+        device=place,
         known=blocks.matrices,
-    )  # fmt: skip
-    fit_blocks(solver, folder / "bank", "random", unfinished(solver, folder / "bank"),
-               loaded=blocks.loaded)  # fmt: skip
+    )
+    fit_blocks(
+        solver, folder / "bank", "random", unfinished(solver, folder / "bank"), loaded=blocks.loaded
+    )
     finish(solver, folder / "bank")
     parts["fit"] = {"seconds": round(time.perf_counter() - start, 1)}
     return {
         "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
-        "torch": torch.__version__, "strategy": "stream", "dtype": dtype,
-        "layers": config.num_hidden_layers, "width": config.hidden_size,
+        "torch": torch.__version__,
+        "strategy": "stream",
+        "dtype": dtype,
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
         "parameters": sum(p.numel() for p in blocks.model.parameters()),
-        "tokens": tokens, "batch_tokens": batch_tokens, "projection": projection, "parts": parts,
+        "tokens": tokens,
+        "batch_tokens": batch_tokens,
+        "projection": projection,
+        "parts": parts,
         "host_peak_mib": round(peak_memory_mib(torch.device("cpu"))),
         "host_before_mib": round(started),
         "device_peak_mib": round(peak_memory_mib(place)),
-    }  # fmt: skip
+    }
 
 
 def _open(folder: Path) -> dict[str, Any]:
@@ -166,9 +200,11 @@ def _open(folder: Path) -> dict[str, Any]:
         cut.u.float().sum(), cut.v.float().sum()
     size = sum(file.stat().st_size for file in folder.iterdir())
     return {
-        "gib": round(size / 2**30, 2), "opened_seconds": round(seconds, 3), "level": 0.05,
+        "gib": round(size / 2**30, 2),
+        "opened_seconds": round(seconds, 3),
+        "level": 0.05,
         "read_share": round((_file_bytes() - before) / size, 4),
-    }  # fmt: skip
+    }
 
 
 def _file_bytes() -> int:
@@ -184,10 +220,16 @@ def random_llama(
     """A Llama with grouped queries, of Llama-3.1's proportions at any width, on a device."""
     heads = max(1, width // 128)
     config = LlamaConfig(
-        hidden_size=width, intermediate_size=width * 7 // 2, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=max(1, heads // 4), vocab_size=vocab,
-        max_position_embeddings=8192, tie_word_embeddings=False, attn_implementation="sdpa",
-    )  # fmt: skip
+        hidden_size=width,
+        intermediate_size=width * 7 // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(1, heads // 4),
+        vocab_size=vocab,
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+    )
     torch.manual_seed(0)
     with place:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -45,9 +45,11 @@ def main() -> None:
             found = {n: output_error(w, m, factors[n], ranks[n]) for n, (w, m) in given.items()}
             log.info(
                 "  %s, from %s: %.5f; best against the closed form, of all matrices: %+.1e",
-                "tied" if tied else "free", init, mean(found.values()),
+                "tied" if tied else "free",
+                init,
+                mean(found.values()),
                 min(found[n] - best[n] for n in best),
-            )  # fmt: skip
+            )
 
 
 if __name__ == "__main__":

@@ -51,9 +51,10 @@ def strays(page: str) -> Iterator[str]:
     """Numbers of a page's prose that no entry has."""
     text = prose((ROOT / page).read_text())
     known = [
-        range(m.start(), m.end()) for entry in entries(page)
+        range(m.start(), m.end())
+        for entry in entries(page)
         for m in re.finditer(_pattern(entry["says"]), text)
-    ]  # fmt: skip
+    ]
     for found in NUMERAL.finditer(text):
         if not any(found.start() in place for place in known):
             line = text[: found.start()].count("\n") + 1

@@ -37,9 +37,9 @@ from sieve.search.waterfill import estimated_rise, waterfill
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
-LEVELS = (.9, .75, .5, .4, .3, .2, .15, .1, .07, .05, .03, .02, .01, .005)  # fmt: skip
+LEVELS = (0.9, 0.75, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005)
 REFITTED = LEVELS[7:]
-FEW = (.5, .3, .2, .1, .05)  # fmt: skip
+FEW = (0.5, 0.3, 0.2, 0.1, 0.05)
 STEPS = 80  # two epochs of 200,000 tokens, 5,000 at a time
 LOST = 0.3
 TEXT = (0.9, 0.75, 0.5, 0.3, 0.2)  # levels of text, which has no accuracy to end at
@@ -66,9 +66,11 @@ class Method:
 
 def _default(**changes: Any) -> Method:
     settings = {
-        "projection": "loss_aware", "storage": "pivoted", "allocation": "waterfill",
+        "projection": "loss_aware",
+        "storage": "pivoted",
+        "allocation": "waterfill",
         "weighting": "gradient",
-    }  # fmt: skip
+    }
     return Method(**(settings | changes))
 
 
@@ -174,9 +176,13 @@ class Calibrated:
                 del self.held[old]
             start = time.perf_counter()
             found = calibrate(
-                self.subject.model, batches, needs=needs, answers=method.answers,
-                weighting=method.weighting, seed=seed,
-            )  # fmt: skip
+                self.subject.model,
+                batches,
+                needs=needs,
+                answers=method.answers,
+                weighting=method.weighting,
+                seed=seed,
+            )
             self.held[key] = found, time.perf_counter() - start
         return self.held[key]
 
@@ -211,24 +217,35 @@ def run(
         held, chosen = improved(subject, *start_from, method, moments, batches, weights, seed)
         with Switch(subject.model, held, as_stored=False).to(chosen):
             found = subject.measure()
-        curve.append({
-            "level": level, "kept_fraction": held.kept_fraction(chosen),
-            "accuracy": found.accuracy, "loss": round(found.loss, 5), "kl": round(found.kl, 5),
-            "predicted": predicted(held, chosen, 1 if dense.correct else per_example),
-            **difference(dense.correct, found.correct),
-        })  # fmt: skip
+        curve.append(
+            {
+                "level": level,
+                "kept_fraction": held.kept_fraction(chosen),
+                "accuracy": found.accuracy,
+                "loss": round(found.loss, 5),
+                "kl": round(found.kl, 5),
+                "predicted": predicted(held, chosen, 1 if dense.correct else per_example),
+                **difference(dense.correct, found.correct),
+            }
+        )
         if found.accuracy is not None and dense.accuracy - found.accuracy > method.lost:
             break
     return {
-        "subject": subject.name, "method": name, "seed": seed, "settings": settings_of(method),
+        "subject": subject.name,
+        "method": name,
+        "seed": seed,
+        "settings": settings_of(method),
         "tokens": moments.tokens,
         "dense": {"accuracy": dense.accuracy, "loss": dense.loss, "rows": len(dense.correct)},
         "curve": curve,
-        "seconds": {"calibrate": round(seconds, 2), "fit": round(fitted - begun, 2),
-                    "all": round(time.perf_counter() - start, 2)},
+        "seconds": {
+            "calibrate": round(seconds, 2),
+            "fit": round(fitted - begun, 2),
+            "all": round(time.perf_counter() - start, 2),
+        },
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
 
 
 def settings_of(method: Method) -> dict[str, Any]:
@@ -261,9 +278,15 @@ def progressive(
         switch = Switch(subject.model, bank, as_stored=False)
         with switch.to(genome):
             moments = calibrate(
-                subject.model, batches, bank.matrices, get_projection(method.projection).needs,
-                answers=method.answers, weighting=method.weighting, seed=seed, dense=switch.dense,
-            )  # fmt: skip
+                subject.model,
+                batches,
+                bank.matrices,
+                get_projection(method.projection).needs,
+                answers=method.answers,
+                weighting=method.weighting,
+                seed=seed,
+                dense=switch.dense,
+            )
         bank = fit(subject.model, moments, method.projection, method.storage)
     frontier = waterfill(bank)
     return bank, frontier.genome(frontier.steps_to(level))
@@ -276,9 +299,15 @@ def learn_ranks(
     ranks = {name: rank for name, rank in bank.ranks(genome).items() if rank}
     batches = subject.calibration(seed)
     factors = learn(
-        subject.model, batches, ranks, moments, tied=method.init == "pca", init=method.init,
-        epochs=max(1, STEPS // len(batches)), seed=seed,
-    )  # fmt: skip
+        subject.model,
+        batches,
+        ranks,
+        moments,
+        tied=method.init == "pca",
+        init=method.init,
+        epochs=max(1, STEPS // len(batches)),
+        seed=seed,
+    )
     found = learned_bank(subject.model, factors)
     return found, uniform_genome(found, genome.grid, 1)
 
@@ -295,9 +324,7 @@ def improved(
 ) -> tuple[Bank, Genome]:
     """Bank and genome after refit and tuning, as far as the method has them."""
     if method.refit:
-        result = refit(
-            subject.model, bank, genome, moments, batches, weights, method.residual
-        )  # fmt: skip
+        result = refit(subject.model, bank, genome, moments, batches, weights, method.residual)
         bank, genome = result.bank, result.genome
     if method.tune_steps:
         bank, genome = tune(subject.model, bank, genome, batches, method.tune_steps, seed=seed)

@@ -145,9 +145,10 @@ def recovery_table(records: Sequence[Record]) -> str:
 def in_range(records: Sequence[Record], method: str) -> list[Record]:
     """Runs of a method whose pruned model had lost what the comparison is about."""
     return [
-        r for r in records
+        r
+        for r in records
         if r["kind"] == method and RANGE[0] <= r["dense"] - r["before"] <= RANGE[1]
-    ]  # fmt: skip
+    ]
 
 
 def quantization_table(records: Sequence[Record]) -> str:

@@ -32,10 +32,12 @@ from experiments.running import SHARED
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
-CLAIMS = (
-    "demo", "kept", "curve", "adaptive", "seeds", "bottlenecks", "calibration", "transfer",
-    "recovery", "tokens", "sceptic", "facts", "cost",
-)  # fmt: skip
+CLAIMS = tuple(
+    """
+    demo kept curve adaptive seeds bottlenecks calibration transfer recovery tokens sceptic
+    facts cost
+    """.split()
+)
 # Figures of a claim that are of all its runs, and nothing without some of them.
 OVER_ALL = ("ratio", "times", "mean", "methods", "cpu_minutes", "growth")
 console = Console()
@@ -81,8 +83,9 @@ def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> l
     if not SHARED.is_dir() and (beside := [job for job in jobs if job.shared]):
         console.print(
             f"{len(beside)} of {len(jobs)} runs take models and data of {SHARED}, which is not "
-            "there; set SIEVE_SHARED to its folder to have them too.", highlight=False,
-        )  # fmt: skip
+            "there; set SIEVE_SHARED to its folder to have them too.",
+            highlight=False,
+        )
         jobs = [job for job in jobs if not job.shared]
     todo = [job for job in jobs if only in job.name and job.result(out) is None]
     lanes: dict[str, list[Job]] = {}

@@ -28,11 +28,20 @@ def finished(task: str, cache: Path, *overrides: str) -> dict[str, Any]:
         ]
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "sieve.run", f"+task={name}", *where, "logger.wandb=false",
-            "speed.enabled=false", "export=none", "projection.rank_multiple=1",
+            sys.executable,
+            "-m",
+            "sieve.run",
+            f"+task={name}",
+            *where,
+            "logger.wandb=false",
+            "speed.enabled=false",
+            "export=none",
+            "projection.rank_multiple=1",
             f"paths.cache_dir={cache.absolute()}",
-            f"hydra.run.dir={folder}/result", f"hydra.sweep.dir={folder}", *overrides,
-        ]  # fmt: skip
+            f"hydra.run.dir={folder}/result",
+            f"hydra.sweep.dir={folder}",
+            *overrides,
+        ]
         done = subprocess.run(command, text=True, capture_output=True, check=False)
         path = Path(folder) / "result" / "result.json"
         if done.returncode or not path.exists():

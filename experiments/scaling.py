@@ -53,10 +53,14 @@ from sieve.tasks import TaskConfig
 RESULTS = FOLDER / "scaling.json"
 # (hidden, inner, blocks)
 SHAPES = {
-    "wide-25": (512, 1376, 8), "wide-100": (768, 2048, 14), "wide-400": (1280, 3456, 20),
-    "deep-100": (512, 1376, 32), "deep-400": (512, 1376, 128),
-    "tiny": (32, 48, 2), "tiny-deep": (32, 48, 4),
-}  # fmt: skip
+    "wide-25": (512, 1376, 8),
+    "wide-100": (768, 2048, 14),
+    "wide-400": (1280, 3456, 20),
+    "deep-100": (512, 1376, 32),
+    "deep-400": (512, 1376, 128),
+    "tiny": (32, 48, 2),
+    "tiny-deep": (32, 48, 4),
+}
 DEFAULT = "wide-25,wide-100,deep-100,wide-400,deep-400"
 LENGTH, BATCH, VOCABULARY, HEAD = 128, 2048, 2048, 64
 LONG = 60.0  # seconds of work after which it is not repeated
@@ -106,10 +110,14 @@ def build(name: str) -> Any:
     hidden, inner, layers = SHAPES[name]
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden // HEAD), vocab_size=VOCABULARY,
-        max_position_embeddings=1024, tie_word_embeddings=True,
-    )  # fmt: skip
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden // HEAD),
+        vocab_size=VOCABULARY,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
     model = LlamaForCausalLM(config).to(torch.bfloat16).float()
     return model.eval().requires_grad_(False)
 

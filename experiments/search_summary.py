@@ -22,9 +22,12 @@ from experiments.summary import BOOTSTRAP, write_blocks
 
 matplotlib.use("svg")  # Figures are files; no screen is looked for.
 COLOURS = {
-    "uniform": "#bf616a", "waterfill": "#d08770", "random": "#b8b8b8", "evopress": "#8c8c8c",
+    "uniform": "#bf616a",
+    "waterfill": "#d08770",
+    "random": "#b8b8b8",
+    "evopress": "#8c8c8c",
     "genetic": "#2e3440",
-}  # fmt: skip
+}
 OURS, QUICK = "genetic", "quick, guaranteed"
 Record = dict[str, Any]
 Found = dict[tuple[str, str], dict[str, dict[int, Record]]]  # bank and search, task, seed
@@ -169,10 +172,16 @@ def word(found: Found) -> str:
 
 def draw(found: Found) -> None:
     """Kept fractions by task, a panel per bank, a dot per seed and a bar for their mean."""
-    pyplot.rcParams.update({
-        "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
-        "svg.hashsalt": "sieve", "font.family": "sans-serif", "svg.fonttype": "none",
-    })  # fmt: skip
+    pyplot.rcParams.update(
+        {
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "sieve",
+            "font.family": "sans-serif",
+            "svg.fonttype": "none",
+        }
+    )
     names = [task.split("/")[0].removeprefix("almanac_") for task in TASKS]
     figure, axes = pyplot.subplots(1, len(BANKS), figsize=(11, 3.6), layout="constrained")
     for panel, bank in zip(axes, BANKS, strict=True):
@@ -185,8 +194,15 @@ def draw(found: Found) -> None:
                 if kept:
                     label = search if column == 0 else None
                     panel.bar(x, np.mean(kept), 0.9 * width, color=COLOURS[search], label=label)
-                    panel.scatter([x] * len(kept), kept, s=5, color="white", edgecolor="black",
-                                  linewidth=0.5, zorder=3)  # fmt: skip
+                    panel.scatter(
+                        [x] * len(kept),
+                        kept,
+                        s=5,
+                        color="white",
+                        edgecolor="black",
+                        linewidth=0.5,
+                        zorder=3,
+                    )
         panel.set_xticks(range(len(names)), names)
         panel.set_yscale("log")
         ticks = [1, 2, 5, 10, 20, 50]

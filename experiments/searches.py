@@ -32,9 +32,14 @@ PAPER = ["projection=output", "projection.storage=plain", "search.normalize=rela
 BANKS = {"default": [], "paper": PAPER}
 PLAIN_MAP = "search.bottlenecks=false"  # it is a part of the report, and has no say in the search
 QUICK = [
-    "search=genetic", PLAIN_MAP, "search.seeds=[waterfill]", "hydra.sweeper.population=4",
-    "hydra.sweeper.generations=4", "calibration.tokens=10000", "guarantee=true",
-]  # fmt: skip
+    "search=genetic",
+    PLAIN_MAP,
+    "search.seeds=[waterfill]",
+    "hydra.sweeper.population=4",
+    "hydra.sweeper.generations=4",
+    "calibration.tokens=10000",
+    "guarantee=true",
+]
 SEARCHES: dict[str, list[str]] = {
     "uniform": ["search=uniform", "search.confirmation=.4"],
     "waterfill": ["search=waterfill", "search.confirmation=.4"],
@@ -100,24 +105,38 @@ def run(
     """One search: what it found on its rows, and what that is worth on the test rows."""
     start = time.perf_counter()
     result = finished(
-        task, cache, *BANKS[bank], *SEARCHES[search], f"seed={seed}", "projection.refit=false",
+        task,
+        cache,
+        *BANKS[bank],
+        *SEARCHES[search],
+        f"seed={seed}",
+        "projection.refit=false",
         *overrides,
-    )  # fmt: skip
+    )
     found, drop = result["search"], result["drop"]
     confirmation = found["confirmation"] or {}
     [chosen] = [point for point in found["curve"] if point["chosen"]]
     return {
-        "task": task, "bank": bank, "search": search, "seed": seed,
+        "task": task,
+        "bank": bank,
+        "search": search,
+        "seed": seed,
         "kept": result["kept_fraction"]["prunable"],
         "smallest_seen": min(p["kept_fraction"] for p in found["curve"] if p["feasible"]),
-        "margin": chosen["margin"], "divergence": chosen["divergence"],
-        "dense": result["baseline"]["accuracy"], "pruned": result["pruned"]["accuracy"],
-        "drop": drop["point"], "drop_low": drop["low"], "drop_high": drop["high"],
-        "rows": result["examples"], "tolerance": result["tolerance"],
-        "evaluations": found["evaluations"], "examples": found["examples"],
+        "margin": chosen["margin"],
+        "divergence": chosen["divergence"],
+        "dense": result["baseline"]["accuracy"],
+        "pruned": result["pruned"]["accuracy"],
+        "drop": drop["point"],
+        "drop_low": drop["low"],
+        "drop_high": drop["high"],
+        "rows": result["examples"],
+        "tolerance": result["tolerance"],
+        "evaluations": found["evaluations"],
+        "examples": found["examples"],
         "confirmed_after": len(confirmation.get("tried", [])),
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

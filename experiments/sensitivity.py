@@ -61,10 +61,16 @@ def measure(subject: TaskSubject) -> list[dict[str, Any]]:
                 log.info(
                     "%s seed %d rows %d damping %s: %s", subject.name, seed, rows, damping, found
                 )
-                records.append({
-                    "subject": subject.name, "seed": seed, "rows": rows, "damping": damping,
-                    "dense": dense, "accuracy": found,
-                })  # fmt: skip
+                records.append(
+                    {
+                        "subject": subject.name,
+                        "seed": seed,
+                        "rows": rows,
+                        "damping": damping,
+                        "dense": dense,
+                        "accuracy": found,
+                    }
+                )
     return records
 
 

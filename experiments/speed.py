@@ -103,9 +103,14 @@ def load(subject: str) -> Any:
     if subject == "random-91m":
         torch.manual_seed(0)
         config = LlamaConfig(
-            hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
-            vocab_size=8192, max_position_embeddings=1024, tie_word_embeddings=True,
-        )  # fmt: skip
+            hidden_size=768,
+            intermediate_size=2048,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            vocab_size=8192,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+        )
         return LlamaForCausalLM(config).eval().requires_grad_(False)
     path = EMBEDDED if subject == "embedded" else SHARED / "models" / subject
     if not path.exists():
@@ -147,12 +152,18 @@ def measure(
     for storage, level in settings:
         ranks = {m.name: Sizing(storage, MULTIPLE).rank(m, level) for m in matrices}
         kept = flops(model, matrices, batch, ranks, storage) / dense
-        records.append({
-            "subject": subject, "engine": engine, "batch": batch, "storage": storage,
-            "level": level, "kept_flops": round(kept, 4),
-            "prefill": round(prefill[storage, level], 3),
-            "decode": round(decode[storage, level], 3) if decode else None,
-        })  # fmt: skip
+        records.append(
+            {
+                "subject": subject,
+                "engine": engine,
+                "batch": batch,
+                "storage": storage,
+                "level": level,
+                "kept_flops": round(kept, 4),
+                "prefill": round(prefill[storage, level], 3),
+                "decode": round(decode[storage, level], 3) if decode else None,
+            }
+        )
     return records
 
 
@@ -256,9 +267,7 @@ def break_even(d_out: int, d_in: int, tokens: int) -> dict[str, Any]:
         else:
             high = middle - 1
     kept = low * (d_out + d_in - low) / (d_out * d_in)
-    return {
-        "d_out": d_out, "d_in": d_in, "tokens": tokens, "rank": low, "kept": round(kept, 3),
-    }  # fmt: skip
+    return {"d_out": d_out, "d_in": d_in, "tokens": tokens, "rank": low, "kept": round(kept, 3)}
 
 
 def time_layer(d_out: int, d_in: int, tokens: int) -> dict[str, Any]:
@@ -267,12 +276,14 @@ def time_layer(d_out: int, d_in: int, tokens: int) -> dict[str, Any]:
     largest = [get_storage("pivoted").largest_rank(d_out, d_in, n * d_out * d_in) for n in LEVELS]
     ranks = [sizing.rounded(rank) for rank in largest]
     return {
-        "d_out": d_out, "d_in": d_in, "tokens": tokens,
+        "d_out": d_out,
+        "d_in": d_in,
+        "tokens": tokens,
         "speed_up": {
             f"{level:g}": round(layer_ratio(d_out, d_in, tokens, rank), 3)
             for level, rank in zip(LEVELS, ranks, strict=True)
         },
-    }  # fmt: skip
+    }
 
 
 @torch.inference_mode()

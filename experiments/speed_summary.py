@@ -12,10 +12,12 @@ from experiments.running import FOLDER
 matplotlib.use("svg")  # Figures are files; no screen is looked for.
 RECORDS = "records"
 ENGINES = {
-    "eager": ("#2e3440", "as it is"), "compile": ("#5e81ac", "torch.compile"),
-    "onnx": ("#d08770", "onnxruntime"), "int8": ("#8c8c8c", "int8 weights"),
+    "eager": ("#2e3440", "as it is"),
+    "compile": ("#5e81ac", "torch.compile"),
+    "onnx": ("#d08770", "onnxruntime"),
+    "int8": ("#8c8c8c", "int8 weights"),
     "onnx_int8": ("#bf616a", "onnxruntime, int8"),
-}  # fmt: skip
+}
 BATCH = 8
 
 
@@ -93,10 +95,16 @@ def break_even(found: dict[str, Any]) -> str:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """Speed-up of prefill against the kept fraction of FLOPs, a panel per model."""
-    pyplot.rcParams.update({
-        "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
-        "svg.hashsalt": "sieve", "font.family": "sans-serif", "svg.fonttype": "none",
-    })  # fmt: skip
+    pyplot.rcParams.update(
+        {
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "sieve",
+            "font.family": "sans-serif",
+            "svg.fonttype": "none",
+        }
+    )
     subjects = sorted({record["subject"] for record in found[RECORDS]})
     figure, axes = pyplot.subplots(
         1, len(subjects), figsize=(3.2 * len(subjects), 3.2), layout="constrained", squeeze=False

@@ -32,9 +32,12 @@ def main() -> None:
     for name in ("output", "sieve"):
         method = METHODS[name]
         moments = calibrate(
-            subject.model, subject.calibration(0), needs=get_projection(method.projection).needs,
-            answers=method.answers, weighting=method.weighting,
-        )  # fmt: skip
+            subject.model,
+            subject.calibration(0),
+            needs=get_projection(method.projection).needs,
+            answers=method.answers,
+            weighting=method.weighting,
+        )
         bank = fit(subject.model, moments, method.projection, method.storage)
         for level, genome in genomes(bank, method, LEVELS):
             with Switch(subject.model, bank, as_stored=False).to(genome):
@@ -51,9 +54,12 @@ def continued(subject: TextSubject, opening: str) -> str:
     tokenizer = subject.backbone.tokenizer
     ids = torch.tensor([tokenizer(opening)["input_ids"]])
     out = subject.model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS,
-        do_sample=False, pad_token_id=0,
-    )[0]  # fmt: skip
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=0,
+    )[0]
     story = tokenizer.decode(out, skip_special_tokens=True).strip().removeprefix(opening)
     return story.split("</")[0].replace("|", "/").replace("\n", " ").strip()
 

@@ -89,9 +89,12 @@ class TaskSubject:
     def calibration(self, seed: int) -> list[Any]:
         """Rows in an order drawn from the seed until there are enough tokens."""
         return calibration_batches(
-            self.task.splits["calibration"], self.backbone.tokenizer, self.tokens,
-            batch_tokens=self.tokens // 8, seed=seed,
-        )  # fmt: skip
+            self.task.splits["calibration"],
+            self.backbone.tokenizer,
+            self.tokens,
+            batch_tokens=self.tokens // 8,
+            seed=seed,
+        )
 
     @torch.inference_mode()
     def measure(self) -> Measured:
@@ -116,9 +119,7 @@ class TaskSubject:
 class TextSubject:
     """Plain text and the loss of its next tokens."""
 
-    def __init__(
-        self, data: str, model: str, tokens: int = 100_000, batch_rows: int = 16
-    ) -> None:  # fmt: skip
+    def __init__(self, data: str, model: str, tokens: int = 100_000, batch_rows: int = 16) -> None:
         self.name, self.tokens, self.batch_rows = f"{data}/{model}", tokens, batch_rows
         config = ModelConfig(path=str(SHARED / "models" / model))
         self.backbone = load_backbone(config, CPU)

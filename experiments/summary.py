@@ -34,9 +34,13 @@ PIECES = {
     "water-filled": "sieve without water-filling",
 }
 SHOWN = {
-    "svd": "#b8b8b8", "whitened": "#8c8c8c", "learned": "#d08770", PAPER: "#bf616a",
-    OURS: "#5e81ac", REFITTED: "#2e3440",
-}  # fmt: skip
+    "svd": "#b8b8b8",
+    "whitened": "#8c8c8c",
+    "learned": "#d08770",
+    PAPER: "#bf616a",
+    OURS: "#5e81ac",
+    REFITTED: "#2e3440",
+}
 Records = dict[tuple[str, str], list[dict[str, Any]]]
 
 
@@ -54,9 +58,11 @@ def main() -> None:
     (FOLDER / "projections.json").write_text(json.dumps(summary, indent=1) + "\n")
     draw(found, FOLDER / "projections.svg")
     blocks = {
-        "projections": table(summary), "pieces": pieces(summary), "cost": cost(summary),
+        "projections": table(summary),
+        "pieces": pieces(summary),
+        "cost": cost(summary),
         "predicted": predicted(found),
-    }  # fmt: skip
+    }
     write_blocks(FOLDER / "longer.md", blocks)
 
 
@@ -98,7 +104,7 @@ def summarize(found: Records) -> dict[str, Any]:
             }
             for level in (0.9, 0.75, 0.5, 0.3)
             if (records := found.get((SUBJECTS[-1], method)))
-        }  # fmt: skip
+        }
         runs = [r for (_, name), records in found.items() if name == method for r in records]
         if runs:
             methods[method] = {
@@ -187,11 +193,17 @@ def worse(found: Records) -> list[dict[str, Any]]:
                     differing = sum(p[k] for p in (point, mine) for k in ("lost", "won"))
                     half = 1.96 * np.sqrt(differing) / n
                     if point["accuracy"] - mine["accuracy"] > half:
-                        rows.append({
-                            "subject": subject, "method": method, "seed": record["seed"],
-                            "level": point["level"], "accuracy": point["accuracy"],
-                            "ours": mine["accuracy"], "half_interval": round(float(half), 4),
-                        })  # fmt: skip
+                        rows.append(
+                            {
+                                "subject": subject,
+                                "method": method,
+                                "seed": record["seed"],
+                                "level": point["level"],
+                                "accuracy": point["accuracy"],
+                                "ours": mine["accuracy"],
+                                "half_interval": round(float(half), 4),
+                            }
+                        )
     return rows
 
 
@@ -262,10 +274,16 @@ def predicted(found: Records) -> str:
 
 def draw(found: Records, path: Path) -> None:
     """Accuracy (loss for text) against the kept fraction, a panel per subject; mean over seeds."""
-    pyplot.rcParams.update({
-        "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
-        "svg.hashsalt": "sieve", "font.family": "sans-serif", "svg.fonttype": "none",
-    })  # fmt: skip
+    pyplot.rcParams.update(
+        {
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "sieve",
+            "font.family": "sans-serif",
+            "svg.fonttype": "none",
+        }
+    )
     figure, axes = pyplot.subplots(3, 4, figsize=(11, 7.5), layout="constrained")
     for panel, subject in zip(axes.flat, SUBJECTS, strict=False):
         for method, colour in SHOWN.items():
@@ -277,9 +295,14 @@ def draw(found: Records, path: Path) -> None:
                     points[point["level"]].append((point["kept_fraction"], value))
                 line = np.array([np.mean(points[level], 0) for level in sorted(points)])
                 panel.plot(
-                    100 * line[:, 0], line[:, 1], color=colour, label=method, marker=".",
-                    linewidth=1.4, markersize=4,
-                )  # fmt: skip
+                    100 * line[:, 0],
+                    line[:, 1],
+                    color=colour,
+                    label=method,
+                    marker=".",
+                    linewidth=1.4,
+                    markersize=4,
+                )
                 dense = records[0]["dense"]["loss" if text else "accuracy"]
                 panel.axhline(dense, color="#a3be8c", linewidth=0.8, zorder=0)
         panel.set_xscale("log")

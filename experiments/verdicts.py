@@ -184,12 +184,15 @@ ROWS: tuple[tuple[str, tuple[str, ...], Rule], ...] = (
     ("20 to 75 % of the parameters go for 1 to 5 % of accuracy", ("kept",), removed),
     ("accuracy is flat until some 25 to 60 % is gone, then falls off a cliff", ("curve",), cliff),
     ("a few bottleneck matrices hold the knowledge", ("bottlenecks",), bottlenecks),
-    ("a genetic search, a level per matrix, keeps less than one level for all", ("adaptive",),
-     adaptive),
+    (
+        "a genetic search, a level per matrix, keeps less than one level for all",
+        ("adaptive",),
+        adaptive,
+    ),
     ("projections learnt by gradient on the task's tokens", ("kept",), learned),
     ("the pruned model still takes LoRA fine-tuning", ("recovery",), lora),
     ("and 8-bit quantization, which together save about 90 % of memory", ("recovery",), quantized),
     ("sieved on one data set, it works on another of the same domain", ("transfer",), transfer),
     ("all of it on Phi-3-mini, Llama-3.1-8B and 70B", (), large),
     ("1 to 36 GPU hours", ("cost",), cost),
-)  # fmt: skip
+)

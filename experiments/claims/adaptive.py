@@ -17,8 +17,11 @@ SEARCHED = (
     *((subject, tolerance) for subject in ("reviews", "trec") for tolerance in (".01", ".05")),
 )
 REFERENCES = {"evopress": "EvoPress, as many rows", "random": "random, as many rows"}
-LINES = {"paper": "the paper's objective, uniform", "loss_aware": "uniform",
-         "sieve": "water-filled"}  # fmt: skip
+LINES = {
+    "paper": "the paper's objective, uniform",
+    "loss_aware": "uniform",
+    "sieve": "water-filled",
+}
 REFERRED = "trec"
 
 
@@ -26,15 +29,19 @@ def jobs() -> list[Job]:
     """Genetic searches, what they are compared with, and references on one subject."""
     mine = [Job(CLAIM, (("subject", s), ("tolerance", t)), "sweep") for s, t in SEARCHED]
     references = [
-        Job("kept", (("subject", REFERRED), ("method", m), ("tolerance", ".02")),
-            rows_of=f"{CLAIM}/{REFERRED}-.02")
+        Job(
+            "kept",
+            (("subject", REFERRED), ("method", m), ("tolerance", ".02")),
+            rows_of=f"{CLAIM}/{REFERRED}-.02",
+        )
         for m in REFERENCES
-    ]  # fmt: skip
+    ]
     others = [
-        job for job in kept.jobs()
+        job
+        for job in kept.jobs()
         if dict(job.settings)["method"] in LINES
         and (dict(job.settings)["subject"], dict(job.settings)["tolerance"]) in SEARCHED
-    ]  # fmt: skip
+    ]
     return [*others, *mine, *references]
 
 
@@ -67,8 +74,10 @@ def ratio(entries: list[dict[str, Any]], method: str) -> dict[str, float]:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """Kept and drop by search, and the rows that the genetic one has scored."""
     labels = LINES | {"genetic": "genetic"} | REFERENCES
-    lines = ["| task | " + " | ".join(labels.values()) + " | rows scored, genetic |",
-             "|" + "---|" * (len(labels) + 2)]  # fmt: skip
+    lines = [
+        "| task | " + " | ".join(labels.values()) + " | rows scored, genetic |",
+        "|" + "---|" * (len(labels) + 2),
+    ]
     for task, entry in summary["searches"].items():
         cells = [kept.cell(entry.get(label)) for label in labels]
         spent = f"{entry['genetic']['rows']:,}" if "genetic" in entry else ""

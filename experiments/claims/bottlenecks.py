@@ -54,15 +54,17 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
         }
     return {
         "maps": maps,
-        "stability": {s: similar(*list(seeds.values())[:2]) for s, seeds in maps.items()
-                      if len(seeds) > 1},
+        "stability": {
+            s: similar(*list(seeds.values())[:2]) for s, seeds in maps.items() if len(seeds) > 1
+        },
         "overlap": {
             f"{one} and {other}": similar(maps[one]["0"], maps[other]["0"])
             for one, other in combinations(maps, 2)
-            if maps[one].get("0") and maps[other].get("0")
+            if maps[one].get("0")
+            and maps[other].get("0")
             and maps[one]["0"]["model"] == maps[other]["0"]["model"]
         },
-    }  # fmt: skip
+    }
 
 
 def similar(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
@@ -84,8 +86,11 @@ def similar(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """The contrast by task, and how alike maps are."""
-    lines = ["| task | seed | matrices | may go alone | need over 5 % | dense | without the "
-             "neediest | without the least needy | chance |", "|" + "---|" * 9]  # fmt: skip
+    lines = [
+        "| task | seed | matrices | may go alone | need over 5 % | dense | without the "
+        "neediest | without the least needy | chance |",
+        "|" + "---|" * 9,
+    ]
     for subject, seeds in summary["maps"].items():
         for seed, entry in seeds.items():
             parts = [
@@ -125,8 +130,9 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
         image = panel.imshow(np.sqrt(grid), cmap="Blues", vmin=0, vmax=10, aspect="auto")
         for (row, column), need in np.ndenumerate(grid):
             colour = "white" if need > 40 else "black"
-            panel.text(column, row, f"{need:.0f}", ha="center", va="center", color=colour,
-                       fontsize=6)  # fmt: skip
+            panel.text(
+                column, row, f"{need:.0f}", ha="center", va="center", color=colour, fontsize=6
+            )
         panel.set_xticks(range(len(kinds)), kinds, rotation=60, ha="right")
         panel.set_yticks(range(len(layers)), layers)
         panel.set_title(subject, loc="left", fontsize=9, fontweight="bold")

@@ -17,8 +17,12 @@ from experiments.style import plain
 
 matplotlib.use("svg")  # Figures are files; no screen is looked for.
 CLAIM = "calibration"
-SOURCES = {"own": "its own rows", "mixed": "a mixture with them", "other": "another domain",
-           "text": "plain text"}  # fmt: skip
+SOURCES = {
+    "own": "its own rows",
+    "mixed": "a mixture with them",
+    "other": "another domain",
+    "text": "plain text",
+}
 PLACES = {"geography": "other", "ag_news": "other", "almanac": "mixed", "reader": "mixed"}
 COLOURS = {"own": "#2e5a9c", "mixed": "#6a994e", "other": "#d08770", "text": "#8c8c8c"}
 
@@ -42,11 +46,13 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             "within": result["drop"]["point"] <= result["tolerance"] + 1e-9,
             "tokens": result["calibration"]["tokens"],
             "curve": [
-                {"kept": round(p["kept_fraction"], 4),
-                 "accuracy": figures.share(p["accuracy"], rows)}
+                {
+                    "kept": round(p["kept_fraction"], 4),
+                    "accuracy": figures.share(p["accuracy"], rows),
+                }
                 for p in result["curve"]
             ],
-        }  # fmt: skip
+        }
     whole = [entry for entry in found.values() if set(entry) == set(SOURCES)]
     times = {
         source: figures.geometric(
@@ -61,8 +67,10 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """Kept by source, and how many times as much as by the task's own rows."""
     tasks = summary["tasks"]
-    lines = ["| calibrated on | " + " | ".join(tasks) + " | times its own rows' |",
-             "|" + "---|" * (len(tasks) + 2)]  # fmt: skip
+    lines = [
+        "| calibrated on | " + " | ".join(tasks) + " | times its own rows' |",
+        "|" + "---|" * (len(tasks) + 2),
+    ]
     for source, label in SOURCES.items():
         cells = [kept.cell(entry.get(source)) for entry in tasks.values()]
         times = summary["times"].get(source)
@@ -83,9 +91,13 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
             if source in entry:
                 points = entry[source]["curve"]
                 panel.plot(
-                    [100 * p["kept"] for p in points], [p["accuracy"]["value"] for p in points],
-                    color=COLOURS[source], marker=".", linewidth=1.5, label=label,
-                )  # fmt: skip
+                    [100 * p["kept"] for p in points],
+                    [p["accuracy"]["value"] for p in points],
+                    color=COLOURS[source],
+                    marker=".",
+                    linewidth=1.5,
+                    label=label,
+                )
         panel.set_xscale("log")
         panel.set_xticks([1, 2, 5, 10, 20, 50, 90], [1, 2, 5, 10, 20, 50, 90])
         panel.minorticks_off()

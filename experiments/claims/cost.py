@@ -93,8 +93,10 @@ def _median(values: list[float]) -> float:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per method."""
     heads = " | ".join(f"{stage}, s" for stage in STAGES)
-    lines = [f"| method | runs | tokens | evaluations | rows scored | {heads} | peak, MiB |",
-             "|" + "---|" * (len(STAGES) + 6)]  # fmt: skip
+    lines = [
+        f"| method | runs | tokens | evaluations | rows scored | {heads} | peak, MiB |",
+        "|" + "---|" * (len(STAGES) + 6),
+    ]
     for method, label in LABELS.items():
         if entry := summary["methods"].get(method):
             times = " | ".join(

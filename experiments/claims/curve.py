@@ -19,18 +19,24 @@ from experiments.style import plain
 matplotlib.use("svg")  # Figures are files; no screen is looked for.
 DROP = 0.02
 COLOURS = {
-    "svd": "#c3c3c3", "asvd": "#a9a29a", "input_pca": "#d9b38c", "whitened": "#8c8c8c",
-    "paper": "#bf616a", "loss_aware": "#88a9d0", "sieve": "#2e5a9c",
-}  # fmt: skip
+    "svd": "#c3c3c3",
+    "asvd": "#a9a29a",
+    "input_pca": "#d9b38c",
+    "whitened": "#8c8c8c",
+    "paper": "#bf616a",
+    "loss_aware": "#88a9d0",
+    "sieve": "#2e5a9c",
+}
 Points = Sequence[Mapping[str, Any]]
 
 
 def jobs() -> list[Job]:
     """The runs of `kept` that have a curve and a projection of their own."""
     return [
-        job for job in kept.jobs()
+        job
+        for job in kept.jobs()
         if dict(job.settings)["tolerance"] == ".02" and dict(job.settings)["method"] in COLOURS
-    ]  # fmt: skip
+    ]
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,19 +45,27 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
     for name, result in results.items():
         subject, method, _ = name.removeprefix("kept/").split("-")
         rows, points = result["examples"], result["curve"]
-        entry = found["subjects"].setdefault(subject, {
-            "dense": figures.share(result["baseline"]["accuracy"], rows),
-            "chance": result["baseline"]["chance"], "rows": rows, "methods": {},
-        })  # fmt: skip
+        entry = found["subjects"].setdefault(
+            subject,
+            {
+                "dense": figures.share(result["baseline"]["accuracy"], rows),
+                "chance": result["baseline"]["chance"],
+                "rows": rows,
+                "methods": {},
+            },
+        )
         entry["methods"][method] = {
             "curve": [
-                {"kept": round(p["kept_fraction"], 4),
-                 "accuracy": figures.share(p["accuracy"], rows), "drop": figures.drop(p["drop"])}
+                {
+                    "kept": round(p["kept_fraction"], 4),
+                    "accuracy": figures.share(p["accuracy"], rows),
+                    "drop": figures.drop(p["drop"]),
+                }
                 for p in points
             ],
             "edge": edge(points),
             "half": half(points, result["baseline"]["accuracy"], result["baseline"]["chance"]),
-        }  # fmt: skip
+        }
     return found
 
 
@@ -110,8 +124,9 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
             entry = summary["subjects"][subject]["methods"].get(method)
             cells.append(
                 f"{100 * entry['edge']['value']:.0f} / {100 * entry['half']['value']:.1f}"
-                if entry else ""
-            )  # fmt: skip
+                if entry
+                else ""
+            )
         lines.append(f"| {kept.METHODS[method]} | {' | '.join(cells)} |")
     return {"curve": "\n".join(lines)}
 
@@ -132,9 +147,14 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
             if method in entry["methods"]:
                 points = entry["methods"][method]["curve"]
                 panel.plot(
-                    [100 * p["kept"] for p in points], [p["accuracy"]["value"] for p in points],
-                    color=colour, marker=".", markersize=4, linewidth=1.5, label=method,
-                )  # fmt: skip
+                    [100 * p["kept"] for p in points],
+                    [p["accuracy"]["value"] for p in points],
+                    color=colour,
+                    marker=".",
+                    markersize=4,
+                    linewidth=1.5,
+                    label=method,
+                )
         panel.set_xscale("log")
         panel.set_xticks([1, 2, 5, 10, 20, 50, 90], [1, 2, 5, 10, 20, 50, 90])
         panel.minorticks_off()

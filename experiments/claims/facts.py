@@ -38,8 +38,10 @@ def jobs() -> list[Job]:
     taught = [
         Job(CLAIM, (("how", "taught"), ("scale", s)), "call", f"{HERE}:taught") for s in STEPS
     ]
-    return [*taught, *(Job(CLAIM, (("how", "asked"), ("part", p)), "call", f"{HERE}:asked")
-                       for p in PARTS)]  # fmt: skip
+    return [
+        *taught,
+        *(Job(CLAIM, (("how", "asked"), ("part", p)), "call", f"{HERE}:asked") for p in PARTS),
+    ]
 
 
 def taught(out: Path, how: str, scale: str) -> dict[str, Any]:
@@ -50,9 +52,11 @@ def taught(out: Path, how: str, scale: str) -> dict[str, Any]:
     model = out / CLAIM / f"model-{scale}"
     trained = train(settings, model, out / CLAIM / f"model-{scale}.json")
     result = run_here(
-        CLAIM, out, out / CLAIM / f"run-{scale}",
+        CLAIM,
+        out,
+        out / CLAIM / f"run-{scale}",
         [f"model.path={model.absolute()}", f"++task.almanac.scale={scale}"],
-    )  # fmt: skip
+    )
     world = build_world(0, WorldSize().scaled(float(scale)))
     known = {"facts": len(world.facts["medicine"]), "bits": knowledge_bits("medicine", world)}
     return known | {"minutes": trained["training_minutes"], "result": result}
@@ -64,9 +68,15 @@ def training(scale: str) -> "Settings":
 
     shares = {"medicine": 1.0, "geography": 0.0, "reviews": 0.0, "reading": 0.0}
     return Settings(
-        steps=STEPS[scale], scale=float(scale), shares=shares, vocabulary=4096, eval_rows=8,
-        eval_steps=10_000, final_rows=64, warmup_steps=60,
-    )  # fmt: skip
+        steps=STEPS[scale],
+        scale=float(scale),
+        shares=shares,
+        vocabulary=4096,
+        eval_rows=8,
+        eval_steps=10_000,
+        final_rows=64,
+        warmup_steps=60,
+    )
 
 
 def asked(out: Path, how: str, part: str) -> dict[str, Any]:
@@ -80,9 +90,11 @@ def asked(out: Path, how: str, part: str) -> dict[str, Any]:
         lines = [json.dumps(row) for row in rows if row["fact"] in wanted]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     result = run_here(
-        CLAIM, out, out / CLAIM / f"run-of-{part}",
+        CLAIM,
+        out,
+        out / CLAIM / f"run-of-{part}",
         ["task.almanac=null", f"task.data_dir={folder.absolute()}"],
-    )  # fmt: skip
+    )
     bits = sum(math.log2(len(fact.candidates)) for fact in facts)
     return {"facts": len(facts), "bits": bits, "result": result}
 
@@ -116,9 +128,11 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             "model_parameters": result["parameters"]["model_kept"],
             "times_floor_of_model": round(result["parameters"]["model_kept"] * BITS / bits),
         }
-    return {"bits_per_parameter": BITS} | found | {
-        "growth": {how: growth(list(es.values())) for how, es in found.items() if len(es) > 1}
-    }  # fmt: skip
+    return (
+        {"bits_per_parameter": BITS}
+        | found
+        | {"growth": {how: growth(list(es.values())) for how, es in found.items() if len(es) > 1}}
+    )
 
 
 def growth(entries: list[dict[str, Any]]) -> dict[str, float]:
@@ -134,9 +148,11 @@ def growth(entries: list[dict[str, Any]]) -> dict[str, float]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per model, and how kept parameters grow with the bits."""
-    lines = ["| model | facts | bits | dense, % | drop, points | kept of prunable | bits per kept "
-             "parameter | times the floor | all parameters | times the floor |",
-             "|" + "---|" * 10]  # fmt: skip
+    lines = [
+        "| model | facts | bits | dense, % | drop, points | kept of prunable | bits per kept "
+        "parameter | times the floor | all parameters | times the floor |",
+        "|" + "---|" * 10,
+    ]
     labels = {"taught": "taught {} times the facts", "asked": "embedded, asked for {} of them"}
     for how, label in labels.items():
         for which, entry in summary.get(how, {}).items():
@@ -176,8 +192,17 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
         sizes = [entry["parameters"] for entry in entries]
         ends += bits
         spread = np.abs([[s["value"] - s[end] for s in sizes] for end in ("low", "high")])
-        panel.errorbar(bits, [s["value"] for s in sizes], yerr=spread, color=colour, marker="o",
-                       markersize=4, linewidth=1.2, capsize=2, label=label)  # fmt: skip
+        panel.errorbar(
+            bits,
+            [s["value"] for s in sizes],
+            yerr=spread,
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            capsize=2,
+            label=label,
+        )
     line = np.array([min(ends), max(ends)])
     panel.plot(line, line / BITS, color="#8c8c8c", linestyle="--", label="2 bits per parameter")
     panel.set_xscale("log")

@@ -56,8 +56,12 @@ def about(results: Mapping[str, Any]) -> dict[str, Any]:
     """What every table names: rows, tokens and seed."""
     first = next(iter(results.values()))
     rows = {role: first["data"]["rows"][role] for role in ("selection", "test")}
-    return {"runs": len(results), "rows": rows, "tokens": first["calibration"]["tokens_asked"],
-            "seed": first["seed"]}  # fmt: skip
+    return {
+        "runs": len(results),
+        "rows": rows,
+        "tokens": first["calibration"]["tokens_asked"],
+        "seed": first["seed"],
+    }
 
 
 def mean(cells: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -92,15 +96,19 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         if method in rows:
             cells = [cell(rows[method].get(subject)) for subject in SUBJECTS]
             lines.append(f"| {label} | {' | '.join(cells)} |")
-    short = ["| method | ε = .01 | ε = .02 | ε = .05 | times the default's, at .02 |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    short = [
+        "| method | ε = .01 | ε = .02 | ε = .05 | times the default's, at .02 |",
+        "|---|---|---|---|---|",
+    ]
     for method, label in METHODS.items():
         cells = [cell(means.get(f"0{t}", {}).get(method)) for t in TOLERANCES]
         if any(cells):
             times = summary["ratio"]["0.02"].get(method)
-            ends = "" if times is None else (
-                f"{times['value']:.1f} ({times['low']:.1f} to {times['high']:.1f})"
-            )  # fmt: skip
+            ends = (
+                ""
+                if times is None
+                else (f"{times['value']:.1f} ({times['low']:.1f} to {times['high']:.1f})")
+            )
             short.append(f"| {label} | {' | '.join(cells)} | {ends} |")
     return {
         "kept": "\n".join(lines),

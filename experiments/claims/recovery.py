@@ -8,9 +8,11 @@ from experiments.jobs import Job, swept
 
 CLAIM = "recovery"
 FORMS = {
-    "none-none": "pruned", "none-int8": "pruned, 8 bits", "lora-none": "pruned, LoRA",
+    "none-none": "pruned",
+    "none-int8": "pruned, 8 bits",
+    "lora-none": "pruned, LoRA",
     "lora-int8": "pruned, LoRA, 8 bits",
-}  # fmt: skip
+}
 
 
 def jobs() -> list[Job]:
@@ -24,10 +26,13 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
     for name, result in results.items():
         subject, form = name.removeprefix(f"{CLAIM}/").split("-", 1)
         stored = result["bytes"]
-        entry = found.setdefault(subject, {
-            "dense": figures.share(result["baseline"]["accuracy"], result["examples"]),
-            "forms": {},
-        })  # fmt: skip
+        entry = found.setdefault(
+            subject,
+            {
+                "dense": figures.share(result["baseline"]["accuracy"], result["examples"]),
+                "forms": {},
+            },
+        )
         entry["forms"][form] = {
             "kept": figures.kept(result),
             "bytes": round(stored["pruned"] / stored["dense"], 4),
@@ -53,8 +58,11 @@ def prunable_bytes(result: Mapping[str, Any]) -> float:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per task and form."""
-    lines = ["| task | form | kept, % | bytes of the matrices, % | bytes of the model, % | "
-             "drop on test, points |", "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| task | form | kept, % | bytes of the matrices, % | bytes of the model, % | "
+        "drop on test, points |",
+        "|---|---|---|---|---|---|",
+    ]
     for subject, entry in summary["tasks"].items():
         for form, label in FORMS.items():
             if found := entry["forms"].get(form):

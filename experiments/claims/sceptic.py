@@ -15,24 +15,33 @@ from experiments.jobs import Job
 
 CLAIM = "sceptic"
 HERE = f"experiments.claims.{CLAIM}"
-BASELINES = {"words": "TF-IDF, the same rows", "all_words": "TF-IDF, all rows",
-             "fresh": "fresh model, the same rows"}  # fmt: skip
+BASELINES = {
+    "words": "TF-IDF, the same rows",
+    "all_words": "TF-IDF, all rows",
+    "fresh": "fresh model, the same rows",
+}
 
 
 def jobs() -> list[Job]:
     """Both baselines on every task of `kept`, after the run they are compared with."""
     ours = [
-        job for job in kept.jobs()
+        job
+        for job in kept.jobs()
         if dict(job.settings)["method"] == kept.OURS and dict(job.settings)["tolerance"] == ".02"
-    ]  # fmt: skip
+    ]
     return [
         *ours,
         *(
-            Job(CLAIM, (("subject", subject),), "call", f"{HERE}:measure",
-                rows_of=f"kept/{subject}-{kept.OURS}-.02")
+            Job(
+                CLAIM,
+                (("subject", subject),),
+                "call",
+                f"{HERE}:measure",
+                rows_of=f"kept/{subject}-{kept.OURS}-.02",
+            )
             for subject in kept.SUBJECTS
         ),
-    ]  # fmt: skip
+    ]
 
 
 def measure(out: Path, subject: str) -> dict[str, Any]:
@@ -69,9 +78,11 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             "words": figures.share(record["words"], rows),
             "all_words": figures.share(record["all_words"], rows),
             "fresh": figures.share(record["fresh"]["accuracy"], rows),
-            "parameters": {"sieved": ours["parameters"]["model_kept"],
-                           "fresh": record["fresh"]["parameters"]},
-        }  # fmt: skip
+            "parameters": {
+                "sieved": ours["parameters"]["model_kept"],
+                "fresh": record["fresh"]["parameters"],
+            },
+        }
         entry["matched_by"] = [
             name for name in BASELINES if entry[name]["value"] >= sieved - ours["tolerance"]
         ]
@@ -82,8 +93,11 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per task."""
     heads = " | ".join(BASELINES.values())
-    lines = [f"| task | rows: same, all | dense | sieved | {heads} | parameters: sieved, fresh | "
-             "as good as the sieved one |", "|" + "---|" * 9]  # fmt: skip
+    lines = [
+        f"| task | rows: same, all | dense | sieved | {heads} | parameters: sieved, fresh | "
+        "as good as the sieved one |",
+        "|" + "---|" * 9,
+    ]
     for subject, entry in summary.items():
         cells = [f"{100 * entry[key]['value']:.1f}" for key in ("dense", "sieved", *BASELINES)]
         matched = ", ".join(BASELINES[name] for name in entry["matched_by"]) or "none"

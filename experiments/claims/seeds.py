@@ -44,8 +44,10 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per task."""
     numbers = sorted({seed for seeds in summary["seeds"].values() for seed in seeds})
-    lines = ["| task | " + " | ".join(f"seed {n}" for n in numbers) + " | largest over smallest |",
-             "|" + "---|" * (len(numbers) + 2)]  # fmt: skip
+    lines = [
+        "| task | " + " | ".join(f"seed {n}" for n in numbers) + " | largest over smallest |",
+        "|" + "---|" * (len(numbers) + 2),
+    ]
     for subject, seeds in summary["seeds"].items():
         cells = " | ".join(kept.cell(seeds.get(n)) for n in numbers)
         lines.append(f"| {subject} | {cells} | {summary['spread'][subject]:.2f} |")

@@ -24,9 +24,10 @@ def jobs() -> list[Job]:
     """News topics to 200,000 tokens and question types, which has no more, to 100,000."""
     fewer = {"subject": "trec", "calibration.tokens": "1_000,3_000,10_000,30_000,100_000"}
     return [
-        job for job in [*swept(CLAIM), *swept(CLAIM, **fewer)]
+        job
+        for job in [*swept(CLAIM), *swept(CLAIM, **fewer)]
         if _asked(job) < ONCE or dict(job.settings)["seed"] == "0"
-    ]  # fmt: skip
+    ]
 
 
 def _asked(job: Job) -> int:
@@ -68,8 +69,10 @@ def _nearest(result: Mapping[str, Any], size: float) -> Mapping[str, float]:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """Kept at the tolerance, and points lost at fixed sizes."""
     heads = " | ".join(f"lost at {100 * size:g} %" for size in SIZES)
-    lines = [f"| task | tokens | draws | kept (drop) | {heads} | calibrate, s |",
-             "|" + "---|" * (len(SIZES) + 5)]  # fmt: skip
+    lines = [
+        f"| task | tokens | draws | kept (drop) | {heads} | calibrate, s |",
+        "|" + "---|" * (len(SIZES) + 5),
+    ]
     for subject, by in summary.items():
         for tokens, entry in by.items():
             lost = " | ".join(f"{100 * entry['at'][f'{s:g}']['value']:.1f}" for s in SIZES)
@@ -91,11 +94,21 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
         tokens = [int(t) for t in by]
         for size, colour in zip(SIZES, COLOURS, strict=True):
             found = [entry["at"][f"{size:g}"] for entry in by.values()]
-            panel.plot(tokens, [100 * n["value"] for n in found], color=colour, marker=".",
-                       label=f"{100 * size:g} % kept")  # fmt: skip
-            panel.fill_between(tokens, [100 * n["low"] for n in found],
-                               [100 * n["high"] for n in found], color=colour, alpha=0.12,
-                               linewidth=0)  # fmt: skip
+            panel.plot(
+                tokens,
+                [100 * n["value"] for n in found],
+                color=colour,
+                marker=".",
+                label=f"{100 * size:g} % kept",
+            )
+            panel.fill_between(
+                tokens,
+                [100 * n["low"] for n in found],
+                [100 * n["high"] for n in found],
+                color=colour,
+                alpha=0.12,
+                linewidth=0,
+            )
         panel.set_xscale("log")
         panel.set_title(subject, loc="left", fontsize=9, fontweight="bold")
         panel.set_xlabel("calibration tokens")

@@ -10,10 +10,14 @@ from experiments.running import SHARED
 
 CLAIM = "transfer"
 SMALL = (
-    "calibration.tokens=25_000", "projection.rank_multiple=1", "projection.refit=false",
-    "speed.enabled=false", "export=none", "task.max_rows.selection=300",
+    "calibration.tokens=25_000",
+    "projection.rank_multiple=1",
+    "projection.refit=false",
+    "speed.enabled=false",
+    "export=none",
+    "task.max_rows.selection=300",
     "logger.group=generalization",
-)  # fmt: skip
+)
 ROWS = 500  # of each test split
 
 
@@ -27,8 +31,10 @@ def _job(domain: str, task: str) -> Job:
     extra = [*SMALL, f"task.max_rows.test={ROWS}"]
     extra += [f"also.{name}.max_rows.test={ROWS}" for name in sets]
     if domain == "sentiment":
-        extra += [f"model.path={SHARED / 'models' / MODELS[domain]}",
-                  f"task.data_dir={SHARED / 'data' / task}"]  # fmt: skip
+        extra += [
+            f"model.path={SHARED / 'models' / MODELS[domain]}",
+            f"task.data_dir={SHARED / 'data' / task}",
+        ]
         extra += [f"also.{name}.data_dir={SHARED / 'data' / name}" for name in sets]
     return Job(CLAIM, (("domain", domain), ("task", task)), extra=tuple(extra))
 
@@ -79,15 +85,19 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     blocks = {}
     for domain, entry in summary.items():
         names = sorted({name for row in entry["matrix"].values() for name in row["on"]})
-        lines = ["| sieved on | kept, % | " + " | ".join(map(_short, names)) + " |",
-                 "|" + "---|" * (len(names) + 2)]  # fmt: skip
+        lines = [
+            "| sieved on | kept, % | " + " | ".join(map(_short, names)) + " |",
+            "|" + "---|" * (len(names) + 2),
+        ]
         for task, row in entry["matrix"].items():
             cells = [_cell(row["on"].get(name)) for name in names]
             size = f"{100 * row['kept']['value']:.1f}"
             lines.append(f"| {_short(task)} | {size} | {' | '.join(cells)} |")
         blocks[f"{CLAIM}-{domain}"] = "\n".join(lines)
-    lines = ["| domain | pairs | number | mean drop, points | within ε | beyond ε surely |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| domain | pairs | number | mean drop, points | within ε | beyond ε surely |",
+        "|---|---|---|---|---|---|",
+    ]
     labels = {"own": "its own test rows", "inside": "others of the domain", "outside": "outside"}
     for domain, entry in summary.items():
         for place, found in entry["summary"].items():

@@ -39,11 +39,17 @@ def test_maps_that_need_the_same_matrices_are_alike_and_turned_ones_are_not() ->
     one = {"need": {f"m{i:02}": i / 20 for i in range(20)}}
     other = {"need": {f"m{i:02}": 1 - i / 20 for i in range(20)}}
     assert bottlenecks.similar(one, one) == {
-        "spearman": 1.0, "shared": 2, "of": 2, "by_chance": 0.2
-    }  # fmt: skip
+        "spearman": 1.0,
+        "shared": 2,
+        "of": 2,
+        "by_chance": 0.2,
+    }
     assert bottlenecks.similar(one, other) == {
-        "spearman": -1.0, "shared": 0, "of": 2, "by_chance": 0.2
-    }  # fmt: skip
+        "spearman": -1.0,
+        "shared": 0,
+        "of": 2,
+        "by_chance": 0.2,
+    }
 
 
 def test_sizes_that_grow_with_the_square_root_of_bits_have_an_exponent_of_a_half() -> None:
@@ -112,8 +118,11 @@ def example(prompt: str, answer: int) -> Example:
 
 
 def test_words_that_tell_the_answer_are_found_and_never_seen_answers_are_not() -> None:
-    train = [example(f"{word} {i}", answer) for i in range(20)
-             for word, answer in (("sun", 0), ("sea", 1))]  # fmt: skip
+    train = [
+        example(f"{word} {i}", answer)
+        for i in range(20)
+        for word, answer in (("sun", 0), ("sea", 1))
+    ]
     assert baselines.words(train, [example("sun 99", 0), example("sea 98", 1)]) == 1.0
     assert baselines.words(train, [example("sun 99", 2)]) == 0.0
 

@@ -42,10 +42,12 @@ def result(margins: dict[float, float], rows: int, **search: Any) -> dict[str, A
         for size, margin in margins.items()
     ]
     return {
-        "kept_fraction": {"prunable": 0.2}, "tolerance": 0.02, "examples": 400,
+        "kept_fraction": {"prunable": 0.2},
+        "tolerance": 0.02,
+        "examples": 400,
         "drop": {"point": 0.01, "low": 0.0, "high": 0.02},
         "search": {"method": "waterfill", "confirmation": None, "curve": points} | search,
-    }  # fmt: skip
+    }
 
 
 def test_sizes_that_another_draw_could_have_chosen_are_within_the_interval() -> None:

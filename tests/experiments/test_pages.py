@@ -53,10 +53,15 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "figures.json").write_text(json.dumps({"a": [{"value": 0.123}]}))
     (tmp_path / "set.toml").write_text("python = 3.11")
     entries = [
-        {"says": "keeps 12.3 %", "file": "figures.json", "keys": ["a/0/value"], "times": 100,
-         "digits": 1},
+        {
+            "says": "keeps 12.3 %",
+            "file": "figures.json",
+            "keys": ["a/0/value"],
+            "times": 100,
+            "digits": 1,
+        },
         {"says": "Python 3.11", "file": "set.toml", "text": "python = 3.11"},
-    ]  # fmt: skip
+    ]
     (tmp_path / "numbers.json").write_text(json.dumps({"page.md": entries}))
     path = tmp_path / "page.md"
     path.write_text("It keeps\n12.3 % under Python 3.11, `x=5`.\n\n    run 77\n")

@@ -29,19 +29,37 @@ ROOT = Path(__file__).parent.parent.parent
 SMALL = (
     *(f"task.max_rows.{role}=20" for role in ("calibration", "selection", "test")),
     *(f"also.{name}.max_rows.test=12" for name in dashboard_keys.ALMANAC),
-    "calibration.tokens=1000", "projection.refit=false",
-    "speed.repeats=1", "speed.prompt_tokens=8", "speed.new_tokens=2",
-)  # fmt: skip
+    "calibration.tokens=1000",
+    "projection.refit=false",
+    "speed.repeats=1",
+    "speed.prompt_tokens=8",
+    "speed.new_tokens=2",
+)
 LINE = (
-    "+experiment=generalization", "hydra.mode=RUN", *SMALL, "logger.mode=offline",
-    "logger.artifact=true", "logger.tags=[mine]", "recovery=full", "recovery.steps=2",
-    "recovery.check_every=1", "recovery.tokens=500", "curve=[.5,.1]",
-)  # fmt: skip
+    "+experiment=generalization",
+    "hydra.mode=RUN",
+    *SMALL,
+    "logger.mode=offline",
+    "logger.artifact=true",
+    "logger.tags=[mine]",
+    "recovery=full",
+    "recovery.steps=2",
+    "recovery.check_every=1",
+    "recovery.tokens=500",
+    "curve=[.5,.1]",
+)
 GENETIC = (
-    "search=genetic", "hydra.sweeper.population=4", "hydra.sweeper.generations=2",
-    "search.bottlenecks=true", "search.rounds=1", "projection.refit_tries=1", "tolerance=.1",
-    "logger.wandb=true", "logger.mode=offline", "logger.group=bottlenecks",
-)  # fmt: skip
+    "search=genetic",
+    "hydra.sweeper.population=4",
+    "hydra.sweeper.generations=2",
+    "search.bottlenecks=true",
+    "search.rounds=1",
+    "projection.refit_tries=1",
+    "tolerance=.1",
+    "logger.wandb=true",
+    "logger.mode=offline",
+    "logger.group=bottlenecks",
+)
 
 
 @dataclass
@@ -88,11 +106,14 @@ def test_a_key_that_no_run_logs_is_found_wherever_it_stands(
 ) -> None:
     """The test above can fail: each kind of place is misspelt in turn."""
     keys = {
-        "chart": dashboard_keys.CURVE_ACCURACY, "axis": dashboard_keys.CURVE_KEPT,
-        "bars": dashboard_keys.STAGE_SECONDS, "media": dashboard_keys.KEPT_HEATMAP,
-        "table": dashboard_keys.GENOMES, "group": "task.value.name",
+        "chart": dashboard_keys.CURVE_ACCURACY,
+        "axis": dashboard_keys.CURVE_KEPT,
+        "bars": dashboard_keys.STAGE_SECONDS,
+        "media": dashboard_keys.KEPT_HEATMAP,
+        "table": dashboard_keys.GENOMES,
+        "group": "task.value.name",
         "column": dashboard_keys.DROP_LOW,
-    }  # fmt: skip
+    }
     spelt = json.dumps(specs["workspace-2"])
     assert keys[place] in spelt
     wrong = json.loads(spelt.replace(keys[place], keys[place] + "x"))
@@ -122,9 +143,14 @@ def test_every_key_in_the_one_place_is_used(specs: dict[str, Any]) -> None:
 def test_every_panel_is_of_a_kind_whose_keys_are_read(specs: dict[str, Any]) -> None:
     kinds = set(re.findall(r'"viewType": "([^"]+)"', json.dumps(specs)))
     assert kinds <= {
-        "Scatter Plot", "Run History Line Plot", "Bar Chart", "Media Browser",
-        "Parallel Coordinates Plot", "Weave", "runs",
-    }  # fmt: skip
+        "Scatter Plot",
+        "Run History Line Plot",
+        "Bar Chart",
+        "Media Browser",
+        "Parallel Coordinates Plot",
+        "Weave",
+        "runs",
+    }
 
 
 def test_the_groups_that_reports_ask_for_are_those_of_their_commands(
@@ -183,8 +209,17 @@ def test_a_page_has_title_tags_kind_and_group(runs: Runs) -> None:
 def test_a_page_closes_with_the_figures_of_the_result_nested(runs: Runs) -> None:
     for one, folder in ((runs.line, "line"), (runs.genetic, "genetic/result")):
         result = json.loads((runs.root / folder / "result.json").read_text())
-        for path in ("kept_fraction.prunable", "drop.point", "search.evaluations", "task", "model",
-                     "seconds.search", "bytes.pruned", "command", "search.method"):  # fmt: skip
+        for path in (
+            "kept_fraction.prunable",
+            "drop.point",
+            "search.evaluations",
+            "task",
+            "model",
+            "seconds.search",
+            "bytes.pruned",
+            "command",
+            "search.method",
+        ):
             value = result
             for part in path.split("."):
                 value = value[part]
@@ -200,9 +235,11 @@ def test_a_page_closes_with_the_figures_of_the_result_nested(runs: Runs) -> None
 @pytest.mark.slow
 def test_a_page_has_series_over_steps_of_their_own(runs: Runs) -> None:
     steps = {
-        "search/*": "search/kept_fraction", "recovery/*": "recovery/step",
-        "generations/*": "generations/generation", "curve/*": "curve/kept_fraction",
-    }  # fmt: skip
+        "search/*": "search/kept_fraction",
+        "recovery/*": "recovery/step",
+        "generations/*": "generations/generation",
+        "curve/*": "curve/kept_fraction",
+    }
     assert {k: v for k, v in (runs.line.steps | runs.genetic.steps).items() if "*" in k} == steps
     assert runs.line.history["recovery/step"] == [0, 1, 2]
     assert runs.genetic.history["generations/generation"] == [1, 2]
@@ -215,8 +252,11 @@ def test_a_page_has_series_over_steps_of_their_own(runs: Runs) -> None:
 
 @pytest.mark.slow
 def test_a_page_has_interactive_figures_and_tables(runs: Runs) -> None:
-    of = {name: {k.split("/")[1] for k, kind in one.media.items() if kind == name}
-          for one in (runs.line,) for name in ("plotly-file", "table-file")}  # fmt: skip
+    of = {
+        name: {k.split("/")[1] for k, kind in one.media.items() if kind == name}
+        for one in (runs.line,)
+        for name in ("plotly-file", "table-file")
+    }
     assert of["plotly-file"] == {"accuracy_curve", "kept_heatmap", "spectrum", "sizes_and_speeds"}
     assert of["table-file"] == {"tests", "matrices", "genomes"}
     more = set(runs.genetic.media) - set(runs.line.media)
@@ -310,9 +350,12 @@ def test_importing_it_warns_of_nothing_asks_no_network_and_sieve_never_does() ->
         import experiments.dashboard
     """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stderr) == (0, "")
     for path in (ROOT / "sieve").rglob("*.py"):
         assert "wandb_workspaces" not in path.read_text("utf-8"), path

@@ -13,10 +13,11 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_w
 SUBMITIT = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60")
 SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60")
 RAY = (
-    "hydra/launcher=ray", "hydra.launcher.ray.init.address=local",
+    "hydra/launcher=ray",
+    "hydra.launcher.ray.init.address=local",
     "+hydra.launcher.ray.init.num_cpus=3",
     "+hydra.launcher.ray.init.include_dashboard=false",
-)  # fmt: skip
+)
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
 SHARDS = APPS / "shards.py"
@@ -32,9 +33,7 @@ def command(app: Path, *overrides: str) -> list[str]:
 def environment() -> dict[str, str]:
     """The environment with the applications importable, and what this process was told to."""
     paths = [str(APPS), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"
-    }  # fmt: skip
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
 def run(folder: Path, app: Path, *overrides: str) -> Result:
@@ -44,9 +43,14 @@ def run(folder: Path, app: Path, *overrides: str) -> Result:
     if SLURM[0] in overrides:
         around |= with_slurm(folder)
     return subprocess.run(
-        command(app, *overrides), cwd=folder, env=around, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+        command(app, *overrides),
+        cwd=folder,
+        env=around,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def with_slurm(folder: Path) -> dict[str, str]:
@@ -80,10 +84,15 @@ def begin(folder: Path, notes: int, *overrides: str) -> "subprocess.Popen[str]":
     folder.mkdir(exist_ok=True)
     notes += len(log(folder))
     process = subprocess.Popen(
-        command(SHARDS, *overrides), cwd=folder, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        command(SHARDS, *overrides),
+        cwd=folder,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
         preexec_fn=_heed_ctrl_c,
-    )  # fmt: skip
+    )
     while len(log(folder)) < notes:
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)

@@ -64,8 +64,9 @@ def test_a_list_is_read_in_the_order_of_the_genomes(tmp_path: Path) -> None:
     assert this.evaluate(1, GENOMES, 5) == 2
     assert sizes(this.found) == [0, 1, 2, 3, 4, 5]
     assert [(s["job"], s["worker"], s["generation"]) for s in launcher.shards] == [
-        (5, 0, 1), (6, 1, 1),
-    ]  # fmt: skip
+        (5, 0, 1),
+        (6, 1, 1),
+    ]
 
 
 def test_a_shard_holds_the_limit_and_what_the_first_job_returned(tmp_path: Path) -> None:

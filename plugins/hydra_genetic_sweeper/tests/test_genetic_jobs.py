@@ -22,9 +22,11 @@ def test_the_example_finds_a_point_outside_the_circle(launch: Launch, tmp_path: 
 @pytest.mark.slow
 def test_each_of_a_front_gets_a_last_job_with_its_values(launch: Launch, tmp_path: Path) -> None:
     front = (
-        "+hydra.sweeper.objectives.outside=maximize", "~hydra.sweeper.constraints.outside",
-        "hydra.sweeper.finalize=['hydra.job.name=last']", "hydra.sweeper.finalize_front=true",
-    )  # fmt: skip
+        "+hydra.sweeper.objectives.outside=maximize",
+        "~hydra.sweeper.constraints.outside",
+        "hydra.sweeper.finalize=['hydra.job.name=last']",
+        "hydra.sweeper.finalize_front=true",
+    )
     done = launch(BOWL, *FEW, *front)
     assert done.returncode == 0, done.stderr
     solutions = OmegaConf.load(tmp_path / "sweep/optimization_results.yaml").solutions
@@ -97,12 +99,15 @@ def test_a_worker_has_a_device_of_its_own_and_one_job_at_a_time(
         (BOWL, ["x=1,2"], "on the command line sweeps on its own"),
         (BOWL, ["hydra.sweeper.params.x='interval(5, 1)'"], "expected low below high"),
         (BOWL, ["hydra.sweeper.constraints.outside='> 0'"], 'such as ">= 0"'),
-        (BOWL, ["~hydra.sweeper.objectives.height", "+hydra.sweeper.objectives.cost=minimize"],
-         "returned no 'cost'"),
+        (
+            BOWL,
+            ["~hydra.sweeper.objectives.height", "+hydra.sweeper.objectives.cost=minimize"],
+            "returned no 'cost'",
+        ),
         (BOWL, ["hydra.sweep.dir=/proc/nowhere"], "cannot be written"),
         (SHARDS, ["genes=0"], "nothing to search"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_gets_one_sentence(
     launch: Launch, app: Path, overrides: list[str], words: str
 ) -> None:

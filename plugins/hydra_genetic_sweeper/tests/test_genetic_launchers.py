@@ -23,13 +23,17 @@ from applications import (
 Launch = Callable[..., Result]
 pytestmark = pytest.mark.slow
 LAUNCHERS = {
-    "joblib": (JOBLIB[0], "hydra.launcher.n_jobs=3"), "submitit": SUBMITIT, "slurm": SLURM,
+    "joblib": (JOBLIB[0], "hydra.launcher.n_jobs=3"),
+    "submitit": SUBMITIT,
+    "slurm": SLURM,
     "ray": RAY,
-}  # fmt: skip
+}
 NEEDED = {
-    "joblib": "hydra_joblib_launcher", "submitit": "hydra_submitit_launcher",
-    "slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher",
-}  # fmt: skip
+    "joblib": "hydra_joblib_launcher",
+    "submitit": "hydra_submitit_launcher",
+    "slurm": "hydra_submitit_launcher",
+    "ray": "hydra_ray_launcher",
+}
 # A job of submitit's takes two seconds to begin, and one that is lost seventeen to be given up.
 FEW = ("hydra.sweeper.generations=2", "hydra.sweeper.population=9", "seconds=.02")
 

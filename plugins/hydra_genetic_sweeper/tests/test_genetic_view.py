@@ -74,17 +74,25 @@ def test_the_live_view_shows_what_a_user_wants_to_know() -> None:
 
 def test_durations_have_units() -> None:
     assert [duration(s) for s in (0.04, 9.94, 9.96, 61, 3723)] == [
-        "0.0 s", "9.9 s", "0:10", "1:01", "1:02:03",
-    ]  # fmt: skip
+        "0.0 s",
+        "9.9 s",
+        "0:10",
+        "1:01",
+        "1:02:03",
+    ]
 
 
 def on_a_terminal(folder: Path, *overrides: str) -> tuple[str, str]:
     """What a search writes to a terminal of 100 columns as errors, and to a pipe as output."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(
-        command(SHARDS, *overrides), cwd=folder, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        command(SHARDS, *overrides),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
         env=environment() | {"TERM": "xterm-256color", "COLUMNS": "100"},
-    )  # fmt: skip
+    )
     os.close(theirs)
     screen = b""
     try:

@@ -71,9 +71,14 @@ class Evaluator:
         if lost := self._missing():
             log.warning(
                 "generation %d: %d of %d jobs lost; of %d genomes %d have no result and are "
-                "launched again (%s)", generation, len(lost), len(self._shards), len(genomes),
-                sum(g not in self.found for g in genomes), self._trouble,
-            )  # fmt: skip
+                "launched again (%s)",
+                generation,
+                len(lost),
+                len(self._shards),
+                len(genomes),
+                sum(g not in self.found for g in genomes),
+                self._trouble,
+            )
 
     def progress(self) -> int:
         """Genomes of the generation with a result on disk, as far as their files tell."""

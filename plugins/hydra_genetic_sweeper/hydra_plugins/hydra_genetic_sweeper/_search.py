@@ -31,11 +31,13 @@ from .config import GeneticSweeperConf
 log = logging.getLogger(__name__)
 # Settings that do not change which genomes are evaluated, nor what comes of them; a longer search
 # goes on where a shorter one stopped.
-FREE = (
-    "_target_", "_recursive_", "n_workers", "shard_size", "worker_overrides", "retries", "view",
-    "finalize", "finalize_front", "max_failure_rate", "generations", "evaluations", "seconds",
-    "stagnation_generations", "stagnation_improvement", "space", "free",
-)  # fmt: skip
+FREE = tuple(
+    """
+    _target_ _recursive_ n_workers shard_size worker_overrides retries view finalize
+    finalize_front max_failure_rate generations evaluations seconds stagnation_generations
+    stagnation_improvement space free
+    """.split()
+)
 
 
 def sweep(
@@ -87,9 +89,14 @@ class _Search:
         self.evolution = Evolution(space, self.settings, self.objectives)
         self.view = View(self.settings, self.stopping)
         self.evaluator = Evaluator(
-            self.settings, space, self.objectives, self.launcher, self.folder, self.arguments,
+            self.settings,
+            space,
+            self.objectives,
+            self.launcher,
+            self.folder,
+            self.arguments,
             self.ledger.header["prepared"],
-        )  # fmt: skip
+        )
         self._replay()
         with self.view.shown():
             while not self.stopping.reason:
@@ -248,10 +255,13 @@ class _Search:
             genome = self.evolution.best()[number]
             values = [] if self.settings.shard_key else self.evolution.space.overrides(genome)
             run_one(
-                self.launcher, self.folder, [*self.arguments, *values, *own],
-                self.ledger.jobs + number, "the last job, with the result of the search,",
+                self.launcher,
+                self.folder,
+                [*self.arguments, *values, *own],
+                self.ledger.jobs + number,
+                "the last job, with the result of the search,",
                 self.settings.retries,
-            )  # fmt: skip
+            )
             self.ledger.finish(path.name)
 
     def _stopped_by_user(self) -> None:
@@ -261,8 +271,9 @@ class _Search:
             self._write_results(self.stopping.reason or "stopped by the user")
         log.warning(
             "stopped %s; to go on, repeat the command with hydra.sweep.dir=%s",
-            "in the last job" if self.stopping.reason else f"after {done} generations", self.folder,
-        )  # fmt: skip
+            "in the last job" if self.stopping.reason else f"after {done} generations",
+            self.folder,
+        )
 
 
 def check(settings: GeneticSweeperConf) -> None:
@@ -282,10 +293,16 @@ def check(settings: GeneticSweeperConf) -> None:
         if not 0 <= (value := getattr(settings, key)) <= 1:
             raise ValueError(f"hydra.sweeper.{key} is {value}, expected 0 to 1.")
     for key, least in (
-        ("population", 2), ("offspring", 1), ("generations", 1), ("evaluations", 1),
-        ("stagnation_generations", 1), ("n_workers", 1), ("shard_size", 1), ("retries", 0),
+        ("population", 2),
+        ("offspring", 1),
+        ("generations", 1),
+        ("evaluations", 1),
+        ("stagnation_generations", 1),
+        ("n_workers", 1),
+        ("shard_size", 1),
+        ("retries", 0),
         ("seconds", 0),
-    ):  # fmt: skip
+    ):
         value = getattr(settings, key)
         if value is not None and value < least:
             raise ValueError(f"hydra.sweeper.{key} is {value}, expected at least {least}.")

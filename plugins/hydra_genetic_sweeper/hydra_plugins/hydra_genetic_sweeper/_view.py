@@ -44,10 +44,13 @@ class View:
         with (
             nullcontext(self.console) if self.console else held() as console,
             Live(
-                console=console, get_renderable=self.shape, refresh_per_second=2,
-                redirect_stdout=False, redirect_stderr=False,
+                console=console,
+                get_renderable=self.shape,
+                refresh_per_second=2,
+                redirect_stdout=False,
+                redirect_stderr=False,
             ) as self._live,
-        ):  # fmt: skip
+        ):
             yield
             self._size = 0
         self._live = None
@@ -68,16 +71,21 @@ class View:
         self._seconds.append(seconds)
         self._size = 0
         row = (
-            str(len(self.stopping.progress)), best_text(evolution), f"{spread(evolution):.1%}",
-            str(self.stopping.evaluated), str(memo), duration(seconds),
-        )  # fmt: skip
+            str(len(self.stopping.progress)),
+            best_text(evolution),
+            f"{spread(evolution):.1%}",
+            str(self.stopping.evaluated),
+            str(memo),
+            duration(seconds),
+        )
         self.rows.append(row)
         if self._live is None:
             left = self.left()
             log.info(
                 "generation %s  best %s  spread %s  evaluations %s  memo %s  time %s%s",
-                *row, "" if left is None else f"  at most {duration(left)} left",
-            )  # fmt: skip
+                *row,
+                "" if left is None else f"  at most {duration(left)} left",
+            )
 
     def left(self) -> float | None:
         """Seconds the search takes at most, at its pace so far; None where nothing bounds it."""

@@ -18,8 +18,10 @@ class GeneticSweeper(Sweeper):
     def __init__(self, **settings: Any) -> None:
         settings.pop("_recursive_", None)
         schema = OmegaConf.structured(GeneticSweeperConf)
-        plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v
-                 for k, v in settings.items()}  # fmt: skip
+        plain = {
+            k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v
+            for k, v in settings.items()
+        }
         merged = OmegaConf.to_object(OmegaConf.merge(schema, plain))
         assert isinstance(merged, GeneticSweeperConf)
         self.settings = merged

@@ -36,17 +36,26 @@ def sbatch(script: str) -> None:
     for task in tasks:
         (states() / task).write_text("RUNNING")
         subprocess.Popen(
-            [sys.executable, __file__, "job", script, task], start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, __file__, "job", script, task],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
     sys.stdout.write(f"Submitted batch job {number}\n")
 
 
 def job(script: str, task: str) -> None:
     """Run a batch script to its end, and note how it ended."""
-    own = {"SLURM_JOB_ID": task, "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1",
-           "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
-           "SLURM_JOB_NODELIST": "node"}  # fmt: skip
+    own = {
+        "SLURM_JOB_ID": task,
+        "SLURM_NTASKS": "1",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_JOB_NODELIST": "node",
+    }
     if "_" in task:
         own["SLURM_ARRAY_JOB_ID"], own["SLURM_ARRAY_TASK_ID"] = task.split("_")
     done = subprocess.run(["bash", script], env=os.environ | own, check=False)
