@@ -84,13 +84,9 @@ def build_harness_task(config: TaskConfig, seed: int = 0) -> Task:
         filter_name = settings.get("filter") or harness._filters[0].name
     if kind != "perplexity":
         row_metric = _row_metric(harness, metric, filter_name, by_key)
-    report: dict[str, object] = {
+    report = {
         "source": f"lm-evaluation-harness {config.name}",
         "read": {role: len(asked) for role, asked in requests.items()},
-        "rows": {role: len(rows) for role, rows in division.splits.items()},
-        "carved": {r: {"from": "calibration", "rows": n} for r, n in division.carved.items()},
-        "duplicates": division.duplicates,
-        "truncated": {},
         "harness": {
             "metric": metric.name,
             "filter": filter_name,
@@ -102,7 +98,7 @@ def build_harness_task(config: TaskConfig, seed: int = 0) -> Task:
         domain=config.domain,
         metric=metric,
         splits=division.splits,
-        report=report,
+        report=report | division.report,
         chat="never",
         delimiter=str(harness.config.target_delimiter or ""),
         kind=kind,

@@ -35,6 +35,19 @@ class Division(Generic[E]):
     carved: dict[str, int]  # role -> rows taken from calibration
     duplicates: dict[str, int]  # see `drop_duplicates`
 
+    @property
+    def report(self) -> dict[str, object]:
+        """The numbers of rows, for JSON."""
+        return {
+            "rows": {role: len(examples) for role, examples in self.splits.items()},
+            "carved": {
+                role: {"from": "calibration", "fraction": CARVED_FRACTION[role], "rows": rows}
+                for role, rows in self.carved.items()
+            },
+            "duplicates": self.duplicates,
+            "truncated": {},
+        }
+
 
 def divide(
     name: str, splits: Mapping[str, list[E]], limits: Mapping[str, int | None], seed: int
