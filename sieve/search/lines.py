@@ -127,7 +127,12 @@ def _bisect(count: int, accepts: Callable[[int], bool]) -> int:
     return accepted
 
 
-def neighbors(line: Line, index: int, before: int = 6, after: int = 12) -> list[Genome]:
+def neighbors(
+    line: Line,
+    index: int,
+    before: int = MARGIN_NEIGHBORS[0],
+    after: int = MARGIN_NEIGHBORS[1],
+) -> list[Genome]:
     """The genomes around `index` on a line: `before` larger ones and `after` smaller ones."""
     indexes = range(max(0, index - before), min(line.count, index + after + 1))
     return [line.genome(i) for i in indexes]
