@@ -13,7 +13,7 @@ from sieve.bank.genome import Sizing
 from sieve.config import SearchConfig
 from sieve.costs.shape import Shape
 from sieve.search import bottlenecks
-from sieve.search.lines import LARGER, MARGIN_NEIGHBORS, NEIGHBORS, RESIZE_NEIGHBORS, STEP
+from sieve.search.lines import FALLBACKS, MARGIN_NEIGHBORS, NEIGHBORS, RESIZE_NEIGHBORS, STEP
 from sieve.search.measured import measured_rows
 
 SCORED = {"margin": 0.7, "divergence": 0.6}  # share of the rows that a genome is scored on
@@ -110,7 +110,7 @@ def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> tup
         return count, count * rows
     frontier = _bisections(line_length(shape, sizing, search, "waterfill")) + 1
     count = sum(ends or [frontier]) + max(1, len(lines)) * (1 + sum(NEIGHBORS))
-    count += frontier + sum(RESIZE_NEIGHBORS) + len(LARGER)
+    count += frontier + sum(RESIZE_NEIGHBORS) + len(FALLBACKS)
     if "measured" not in search.seeds:
         return count, count * rows
     measured = search.rounds * (2 * len(shape.matrices) + 1)

@@ -23,7 +23,7 @@ FIRST_STRIDE = 8  # positions by which `descend` first moves down a line
 MARGIN_NEIGHBORS = (6, 12)  # larger and smaller genomes around the end of a line, seeds by margin
 NEIGHBORS = (3, 4)  # the same, seeds by divergence
 RESIZE_NEIGHBORS = (6, 4)  # the same, after a genetic search
-LARGER = (8, 12, 17, 24, 33, 45)  # positions of larger genomes that a confirmation can fall back on
+FALLBACKS = (8, 12, 17, 24, 33, 45)  # positions up a line that a confirmation falls back on
 STEP = 0.97  # kept fraction of a genome on the frontier over that of the genome before it
 
 

@@ -9,14 +9,13 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from sieve.calibration.calibration import CalibrationModule
+from sieve.calibration.schedule import groups_of, needs_of
 from sieve.data.batches import batches_of_rank, count_rows
-from sieve.model.matrices import Matrix, blocks_of
-from sieve.projections import get_projection
+from sieve.model.matrices import Matrix
 from sieve.projections.moments import (
     BY_GRADIENT,
     FORMAT,
     Moments,
-    Needs,
     StoredMoments,
     weighting_for,
 )
@@ -65,9 +64,7 @@ class _Calibration:
     def __init__(self, run: Run) -> None:
         self.run, self.settings = run, run.config.calibration
         self.streamed = isinstance(run.backbone, StreamedBackbone)
-        needs = get_projection(run.config.projection.name).needs
-        # Siblings that share one V are solved from the moments of their inputs.
-        self.needs: Needs = replace(needs, input=needs.input or run.config.projection.joint)
+        self.needs = needs_of(run.config.projection)
         self.weighting = weighting_for(self.settings.weighting, self.needs)
         matrices = run.backbone.matrices(run.config.projection.prune_head)
         self.groups = groups_of(matrices, 1 if self.streamed else self.settings.layers_at_once)
@@ -164,17 +161,6 @@ class _Calibration:
         if self.run.leads:
             replace(moments, fingerprint=self.key).save(path)
         return [(matrix, moments.of(matrix).count) for matrix in group if matrix.expert]
-
-
-def groups_of(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Matrix]]:
-    """Matrices whose moments are in memory together: all, or those of `layers_at_once` blocks."""
-    if layers_at_once is None:
-        return [matrices]
-    blocks = list(blocks_of(matrices).values())
-    starts = range(0, len(blocks), layers_at_once)
-    groups = [sum(blocks[start : start + layers_at_once], []) for start in starts]
-    head = [matrix for matrix in matrices if matrix.layer is None]
-    return [*groups, head] if head else groups
 
 
 def token_shares(run: Run) -> dict[str, float] | None:

@@ -12,6 +12,7 @@ from sieve.bank.genome import Genome
 from sieve.projections import get_projection
 from sieve.search.confirmation import divergence_limit
 from sieve.search.lines import (
+    NEIGHBORS,
     Line,
     last_within,
     neighbors,
@@ -19,7 +20,7 @@ from sieve.search.lines import (
     uniform_line,
     waterfill_line,
 )
-from sieve.search.measured import measure_weights
+from sieve.search.measured import measure_weights, measured_rows
 from sieve.search.objective import Objective
 from sieve.search.score import CostModel, fit_cost_model
 from sieve.search.waterfill import scale_energies
@@ -27,9 +28,7 @@ from sieve.stages.rows import search_objective
 from sieve.stages.run import Run
 
 log = logging.getLogger(__name__)
-FEWEST_ROWS = 64  # rows on which the cost of a matrix is measured, at least
 SMALLEST_KEPT = 1e-6  # stands for a kept fraction of 0 in ratios
-LARGER_SEEDS, SMALLER_SEEDS = 3, 4  # genomes of a line on either side of an index
 
 
 def usable_levels(run: Run, bank: Bank) -> list[float]:
@@ -120,7 +119,7 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
     order = _decisive_first(objective, lines[-1])
     decisive = None
     if "measured" in search.seeds:
-        decisive = search_objective(run, bank, rows=order[: max(FEWEST_ROWS, len(order) // 4)])
+        decisive = search_objective(run, bank, rows=order[: measured_rows(len(order))])
         size = bank.kept_fraction(lines[-1].genome(_limit_index(objective, lines[-1])))
         lines = [*closed, measured_line(run, bank, decisive, size)]
         smallest_feasible(objective, lines[-1])
@@ -128,7 +127,7 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
     genomes = [
         genome
         for line in lines
-        for genome in neighbors(line, _limit_index(objective, line), LARGER_SEEDS, SMALLER_SEEDS)
+        for genome in neighbors(line, _limit_index(objective, line), *NEIGHBORS)
     ]
     cost_model = _cost_model(run, objective, genomes)
     genomes.sort(key=lambda genome: cost_model.cost(objective.score(genome)))

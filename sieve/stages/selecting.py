@@ -11,7 +11,14 @@ from sieve.projections import get_projection
 from sieve.report.genomes import LINES
 from sieve.search.bottlenecks import Bottleneck, find_bottlenecks
 from sieve.search.confirmation import candidates, confirm, narrow
-from sieve.search.lines import Line, last_within, neighbors, waterfill_line
+from sieve.search.lines import (
+    FALLBACKS,
+    RESIZE_NEIGHBORS,
+    Line,
+    last_within,
+    neighbors,
+    waterfill_line,
+)
 from sieve.search.objective import JointObjective, Objective
 from sieve.search.score import Score
 from sieve.search.space import GenomeSpace, make_space
@@ -25,10 +32,9 @@ from sieve.stages.rows import (
     search_rows,
 )
 from sieve.stages.run import Run
-from sieve.stages.seeds import LARGER_SEEDS, SMALLER_SEEDS, line_of, lowest_rank, usable_levels
+from sieve.stages.seeds import line_of, lowest_rank, usable_levels
 
 log = logging.getLogger(__name__)
-FALLBACKS = (8, 12, 17, 24, 33, 45)  # indexes up a line, 3 % of size apart, for the confirmation
 
 
 def search_inputs(run: Run, bank: Bank) -> list[object]:
@@ -161,7 +167,7 @@ def score_frontier(
     line = waterfill_line(_steered(run, bank, genome), "none", lowest_rank(run, bank))
     index = last_within(objective, line, divergence)
     larger = [line.genome(max(0, index - steps)) for steps in FALLBACKS]
-    for neighbor in [*neighbors(line, index, 2 * LARGER_SEEDS, SMALLER_SEEDS), *larger]:
+    for neighbor in [*neighbors(line, index, *RESIZE_NEIGHBORS), *larger]:
         objective.score(neighbor)
     return line
 
