@@ -197,7 +197,7 @@ class LearningModule(L.LightningModule):
         for tensor in chain.from_iterable(learner.seen for learner in self._learners.values()):
             tensor.zero_()
 
-    def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+    def training_step(self, batch: object, batch_idx: int = 0) -> Tensor:
         """One step for this rank's matrices; returns the sum of their relative output errors."""
         checksum: Any = as_inputs(batch)["input_ids"].sum()
         gathered: Any = self.all_gather(checksum)
@@ -213,7 +213,7 @@ class LearningModule(L.LightningModule):
     def on_train_end(self) -> None:
         self.factors = self.gather()
 
-    def learn_batch(self, batch: Any, optimizer: Any) -> Tensor:
+    def learn_batch(self, batch: object, optimizer: Any) -> Tensor:
         """`training_step` without a Trainer.
 
         Each matrix's loss runs backwards in its forward hook, so that the activations of only one
@@ -259,7 +259,7 @@ class LearningModule(L.LightningModule):
 @torch.inference_mode(False)
 def learn(
     model: PreTrainedModel,
-    batches: Sequence[Any],
+    batches: Sequence[object],
     ranks: Mapping[str, int],
     moments: MomentSource | None = None,
     tied: bool = True,

@@ -67,7 +67,7 @@ class CalibrationModule(L.LightningModule):
         self.moments: Moments | None = None
         self._batch = 0
 
-    def predict_step(self, batch: Any, batch_idx: int = 0) -> int:
+    def predict_step(self, batch: object, batch_idx: int = 0) -> int:
         """Collect from one batch; returns its number of rows."""
         self._batch, inputs = batch_idx, as_inputs(batch)
         rows = len(inputs["input_ids"])
@@ -135,7 +135,7 @@ class CalibrationModule(L.LightningModule):
 
 def calibrate(
     model: PreTrainedModel,
-    batches: Iterable[Any],
+    batches: Iterable[object],
     matrices: list[Matrix] | None = None,
     needs: Needs = PLAIN,
     projection: str | None = None,

@@ -1,7 +1,6 @@
 """The training batches of every optimizer step, in an order that depends on the seed alone."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -9,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from sieve.config import RecoveryConfig
 
 
-class StepBatches(Dataset[Any]):
+class StepBatches(Dataset[object]):
     """The batches that one rank trains on, from step `start` to the last step.
 
     Every epoch shuffles all batches anew. Which batches a step takes depends on the step and the
@@ -19,7 +18,7 @@ class StepBatches(Dataset[Any]):
 
     def __init__(
         self,
-        batches: Sequence[Any],
+        batches: Sequence[object],
         config: RecoveryConfig,
         start: int = 0,
         rank: int = 0,
@@ -33,17 +32,17 @@ class StepBatches(Dataset[Any]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> object:
         if index >= self.count:
             raise IndexError(index)
         epoch, position = divmod(self.first + index * self.world + self.rank, len(self.batches))
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * epoch)
         return self.batches[int(torch.randperm(len(self.batches), generator=generator)[position])]
 
-    def loader(self) -> DataLoader[Any]:
+    def loader(self) -> DataLoader[object]:
         """A loader that yields the batches unchanged."""
         return DataLoader(self, batch_size=None, collate_fn=_unchanged)
 
 
-def _unchanged(batch: Any) -> Any:
+def _unchanged(batch: object) -> object:
     return batch

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import lightning as L
 import torch
@@ -85,7 +85,7 @@ class Keeper(L.Callback):
         self,
         trainer: L.Trainer,
         module: L.LightningModule,
-        outputs: Any,
+        outputs: Tensor | Mapping[str, object] | None,
         batch: object,
         index: int,
     ) -> None:

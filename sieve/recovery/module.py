@@ -5,14 +5,14 @@ LoRA (Hu et al., arXiv:2106.09685; the layers are PEFT's) adds a product of two 
 and size do not change.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank, stored
 from sieve.bank.genome import Genome
@@ -77,13 +77,13 @@ class RecoveryModule(L.LightningModule):
         """The trained parameters by name."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
-    def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+    def training_step(self, batch: object, batch_idx: int = 0) -> Tensor:
         """Mean loss per answer token of one batch, nats."""
         loss = self.loss(batch)
         self.log("recover/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def loss(self, batch: Any) -> Tensor:
+    def loss(self, batch: object) -> Tensor:
         """The loss that `config.loss` names, mean per answer token, nats."""
         kind, model = self.config.loss, self.switch.model
         dense = None
@@ -100,7 +100,7 @@ class RecoveryModule(L.LightningModule):
         return total / max(1, len(targets))
 
     @torch.no_grad()
-    def mean_divergence(self, batches: list[Any]) -> float:
+    def mean_divergence(self, batches: Sequence[object]) -> float:
         """Mean KL(dense ‖ pruned) per answer token over batches, nats."""
         model, total, tokens = self.switch.model, 0.0, 0
         for batch in batches:
@@ -151,7 +151,7 @@ class RecoveryModule(L.LightningModule):
         return replace(bank, factors=factors, fingerprint=key), replace(self.genome, bank=key)
 
 
-def _answers(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+def _answers(model: PreTrainedModel, batch: object) -> tuple[Tensor, Tensor]:
     """Log-probabilities (tokens, V) at the answer tokens of a batch, and those tokens (tokens,)."""
     targets = as_targets(batch)
     keep = trailing_positions(targets >= 0)
@@ -197,7 +197,7 @@ def _add_lora(layers: nn.ModuleList, config: RecoveryConfig) -> None:
 
 def _merged(layer: nn.Module, before: Factors) -> Factors:
     """The factors of a trained layer as a bank stores them: u with unit columns."""
-    u, v = (_weight(factor).double() for factor in (layer.factor_out, layer.factor_in))
+    u, v = (_weight(layer.get_submodule(f)).double() for f in ("factor_out", "factor_in"))
     norm = u.norm(dim=0).clamp_min(1e-30)
     mean, offset = before.mean, before.offset
     if (bias := before.bias(len(v))) is not None:  # Fitted with the untrained u, so kept whole.
@@ -205,10 +205,9 @@ def _merged(layer: nn.Module, before: Factors) -> Factors:
     return Factors((u / norm).cpu(), (v * norm[:, None]).cpu(), before.energy, mean, offset)
 
 
-def _weight(factor: Any) -> Tensor:
+def _weight(factor: nn.Module) -> Tensor:
     """The weight of a Linear; of a LoRA layer, its base weight plus the product it adds."""
-    base = getattr(factor, "base_layer", factor)
-    weight: Tensor = base.weight.detach()
-    if base is not factor:
-        weight = weight + factor.get_delta_weight("default").detach()
-    return weight
+    if isinstance(factor, nn.Linear):
+        return factor.weight.detach()
+    added: Tensor = factor.get_delta_weight("default").detach()  # type: ignore[operator]
+    return _weight(factor.get_submodule("base_layer")) + added

@@ -44,7 +44,7 @@ class Recovered:
 
 def recover(
     module: RecoveryModule,
-    batches: Sequence[Any],
+    batches: Sequence[object],
     evaluate: Evaluate,
     trainer: Callable[[list[L.Callback], int], L.Trainer],
     seed: int = 0,
@@ -84,7 +84,7 @@ def tune(
     model: PreTrainedModel,
     bank: Bank,
     genome: Genome,
-    batches: Sequence[Any],
+    batches: Sequence[object],
     steps: int = 300,
     learning_rate: float = 1e-3,
     seed: int = 0,
