@@ -163,7 +163,7 @@ def _stream(
         16,
         torch.bfloat16,
         device=place,
-        known=blocks.matrices,
+        matrix_list=blocks.matrices,
     )
     fit_blocks(
         solver, folder / "bank", "random", unfinished(solver, folder / "bank"), loaded=blocks.loaded

@@ -1,7 +1,7 @@
 """The bank: nested factors of every matrix of a model, in memory and on disk.
 
-The best rank-r factors are the first r columns, so every genome is a slice of one bank. Each pair
-is cut at the break-even rank: the bank weighs what the dense weights weigh.
+The best factors of rank r are the first r directions, so every genome is a slice of one bank. The
+factors of a matrix end at the break-even rank, where they have as many numbers as its weight.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,11 +40,11 @@ class Bank:
     projection: str
     dtype: torch.dtype
     fingerprint: str
-    groups: list[Matrix] = field(default_factory=list)  # siblings that may share one V
+    groups: list[Matrix] = field(default_factory=list)  # of siblings that may share one V
 
     @property
     def genes(self) -> list[Matrix]:
-        """What has a level in a genome, in order: the matrices, then the groups of siblings."""
+        """Everything with a level in a genome: the matrices, then the groups of siblings."""
         return [*self.matrices, *self.groups]
 
     @property
@@ -59,15 +58,16 @@ class Bank:
         return sum(matrix.size for matrix in self.matrices)
 
     def ranks(self, genome: Genome) -> dict[str, int | None]:
-        """Rank of every matrix and group under a genome; None is the dense matrix.
+        """Rank of every matrix and group under a genome.
 
-        None is a group whose members go their own ways; the members of another have no say.
+        None is the dense matrix, or a group whose members do not share. A group with a rank
+        overrides the ranks of its members.
         """
         levels = genome.levels
         return {m.name: self.sizing.rank(m, levels[m.name]) for m in self.genes}
 
     def in_use(self, genome: Genome) -> dict[Matrix, int | None]:
-        """What makes up the model of a genome, with its rank: groups in place of their members."""
+        """The matrices and groups in the model of a genome, with their ranks."""
         return in_use(genome, self.matrices, self.sizing, self.groups)
 
     def kept_parameters(self, genome: Genome) -> int:
@@ -79,18 +79,18 @@ class Bank:
         return kept_fraction(genome, self.matrices, self.sizing, self.groups)
 
     def index_bytes(self, genome: Genome) -> int:
-        """Bytes of the rows' order under a genome, which pivoted matrices store beside numbers."""
+        """Bytes of the indices that pivoted matrices store beside their factors."""
         if self.sizing.storage != "pivoted":
             return 0
         return sum(INDEX_BYTES * m.d_out for m, rank in self.in_use(genome).items() if rank)
 
     def only(self, genome: Genome) -> "Bank":
-        """The bank with no more directions than a genome's ranks take."""
+        """The bank cut to the ranks of a genome."""
         ranks = {matrix.name: rank for matrix, rank in self.in_use(genome).items()}
-        factors = {}
-        for name, held in self.factors.items():
-            rank = ranks.get(name) or 0
-            factors[name] = held.cut(min(rank, held.rank))
+        factors = {
+            name: entry.cut(min(ranks.get(name) or 0, entry.rank))
+            for name, entry in self.factors.items()
+        }
         return replace(self, factors=factors)
 
     def save(self, path: Path) -> None:
@@ -100,9 +100,9 @@ class Bank:
 
     @classmethod
     def load(cls, path: Path) -> "Bank":
-        """Open what `save` or `fit_blocks` wrote; numbers are read once they are used.
+        """Open a bank of `save` or `fit_blocks`; factors are read from disk at their first use.
 
-        Raises ValueError when a file is damaged or something else.
+        Raises ValueError when a file is damaged or is not a bank.
         """
         header, genes, factors = read_bank(Path(path))
         matrices, groups = ([m for m in genes if bool(m.members) == k] for k in (False, True))
@@ -119,8 +119,11 @@ class Bank:
 class Solver:
     """Solves matrices of `model` for every rank at once, in closed form; see `fit` for the options.
 
-    device: where, by default the model's; known: its matrices, by default found by a pass.
-    Raises ValueError for an unknown projection or storage, or one that has no closed form.
+    Raises ValueError for an unknown projection or storage, or a projection without a closed form.
+
+    Args:
+        device: where to solve, by default the model's device.
+        matrix_list: the prunable matrices, by default those that `find_matrices` finds.
     """
 
     model: PreTrainedModel
@@ -133,7 +136,7 @@ class Solver:
     prune_head: bool = False
     joint: bool = False
     device: torch.device | None = None
-    known: Sequence[Matrix] | None = None
+    matrix_list: Sequence[Matrix] | None = None
 
     def __post_init__(self) -> None:
         if get_projection(self.projection).learned:
@@ -146,7 +149,7 @@ class Solver:
     @cached_property
     def matrices(self) -> list[Matrix]:
         """The prunable matrices of the model."""
-        return list(self.known or find_matrices(self.model, self.prune_head))
+        return list(self.matrix_list or find_matrices(self.model, self.prune_head))
 
     @cached_property
     def groups(self) -> list[Matrix]:
@@ -155,25 +158,27 @@ class Solver:
 
     @property
     def sizing(self) -> Sizing:
-        """How ranks are counted, whatever the projection."""
+        """How levels become ranks, without the biases that a projection may add."""
         return Sizing(self.storage, self.rank_multiple, fits_bias=False)
 
     @property
     def stored_dtype(self) -> torch.dtype:
-        """What factors are rounded to."""
+        """The dtype that factors are rounded to."""
         return self.dtype or self.model.dtype
 
     @torch.no_grad()
     def solve(self, gene: Matrix, weights: list[Tensor] | None = None) -> BankFactors:
         """Factors of a matrix or a group, on the CPU.
 
-        weights: of it, where they are at hand; else ranks that share them must all ask for them.
+        Args:
+            weights: the weights of the matrix or of the members. Without them the model's are
+                used; all processes must then solve a sharded matrix together.
         """
-        # Solved where the model stands, unless that has no float64.
-        place = self.device or self.model.device
-        device = place if place.type == "cuda" else torch.device("cpu")
+        device = self.device or self.model.device
+        if device.type != "cuda":
+            device = torch.device("cpu")  # Other devices may have no float64.
         try:
-            weight, moment = self._given(gene, weights or self.weights(gene))
+            weight, moment = self._inputs(gene, weights or self.weights(gene))
             _check_finite(weight, moment)
             project = get_projection(self.projection, self.damping)
             rank = self.sizing.top_rank(gene)
@@ -182,19 +187,14 @@ class Solver:
             raise ValueError(f"{gene.name}: {error}") from error
         return stored(solved, self.stored_dtype, gene.name)
 
-    @property
-    def shared(self) -> bool:
-        """Whether the weights are shared out over ranks, which must ask for them together."""
-        return is_sharded(self.model)
-
     def _members(self, gene: Matrix) -> list[Matrix]:
         return [m for m in self.matrices if m.name in gene.members] or [gene]
 
     def weights(self, gene: Matrix) -> list[Tensor]:
-        """The weight of a matrix, or those of a group; ranks that share them all have to ask."""
+        """The weight of a matrix, or of each member; on all ranks at once if sharded."""
         return [whole_weight(self.model.get_submodule(m.name)) for m in self._members(gene)]
 
-    def _given(self, gene: Matrix, weights: list[Tensor]) -> tuple[Tensor, Moment]:
+    def _inputs(self, gene: Matrix, weights: list[Tensor]) -> tuple[Tensor, Moment]:
         """Weight and moment of a matrix, or of a group as one."""
         moments = [self.moments.of(m) for m in self._members(gene)]
         return stacked(weights, moments) if gene.members else (weights[0], moments[0])
@@ -214,12 +214,15 @@ def fit(
 ) -> Bank:
     """Solve every matrix of `model` for every rank at once, in closed form.
 
-    dtype: what the factors are rounded to and stored in, by default the model's own. key: the
-    bank's fingerprint; by default derived from the factors and these settings. moments: in memory,
-    or `StoredMoments`, of which one matrix's are read at a time. prune_head: the output head too,
-    which the moments must hold. joint: groups of siblings too, which needs moments of the inputs.
     Raises ValueError for an unknown projection or storage, moments of another model, or numbers
     that are not finite.
+
+    Args:
+        moments: in memory, or `StoredMoments`, which reads those of one matrix at a time.
+        dtype: the storage dtype of the factors, by default the model's.
+        key: the bank's fingerprint, by default derived from the factors and these settings.
+        prune_head: also solve the output head; the moments must include it.
+        joint: also solve groups of siblings; this needs moments of the inputs.
     """
     solver = Solver(
         model, moments, projection, storage, rank_multiple, dtype, damping, prune_head, joint
@@ -230,14 +233,12 @@ def fit(
     if key is None:
         digests = {name: _digest(stored) for name, stored in factors.items()}
         key = fingerprint(moments.fingerprint, digests, projection, storage, rank_multiple)
-    return Bank(
-        factors, solver.matrices, sizing_of(solver, factors), projection, solver.stored_dtype,
-        key, solver.groups,
-    )  # fmt: skip
+    sizing, matrices = sizing_of(solver, factors), solver.matrices
+    return Bank(factors, matrices, sizing, projection, solver.stored_dtype, key, solver.groups)
 
 
 def sizing_of(solver: Solver, factors: Mapping[str, BankFactors]) -> Sizing:
-    """How the ranks of factors are counted, biases that they carry included."""
+    """How levels become ranks, including the biases of these factors."""
     return replace(solver.sizing, fits_bias=any(one.fits_bias for one in factors.values()))
 
 
@@ -248,20 +249,22 @@ def fit_blocks(
     blocks: Sequence[str],
     rank: int = 0,
     world_size: int = 1,
-    loaded: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+    loaded: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> None:
-    """Solve blocks (`unfinished`) one after another, and write a file for each.
+    """Solve decoder blocks one after another, and write a file for each. Raises as `fit`.
 
-    The weights of one matrix are in memory at a time. Blocks are dealt to the ranks, which put each
-    other's together first where they share out the model. `finish` makes the folder a bank, once
-    all ranks are done.
-    loaded: brings the weights of a matrix, by its name, for as long as it is entered. Errors as
-    `fit`.
+    The weights of one matrix are in memory at a time. Call `finish` once all processes are done.
+
+    Args:
+        blocks: module paths of the blocks to solve, see `unfinished`.
+        rank, world_size: this process solves every `world_size`-th block. Processes of a sharded
+            model gather the weights of each other's blocks together.
+        loaded: a context that loads the weights of a matrix, by its name.
     """
     for start in track(range(0, len(blocks), world_size), "Fitting"):
-        dealt = blocks[start : start + world_size]
-        own = dealt[rank] if rank < len(dealt) else None
-        held = _put_together(solver, dealt, own) if solver.shared else {}
+        turn = blocks[start : start + world_size]
+        own = turn[rank] if rank < len(turn) else None
+        weights = _gathered(solver, turn, own) if is_sharded(solver.model) else {}
         if own is None:
             continue
         genes = blocks_of_genes(solver)[own]
@@ -271,27 +274,25 @@ def fit_blocks(
                 with ExitStack() as stack:
                     for name in gene.members or (gene.name,):
                         stack.enter_context(loaded(name))
-                    factors[gene.name] = solver.solve(gene, held.get(gene.name))
+                    factors[gene.name] = solver.solve(gene, weights.get(gene.name))
         sizing = sizing_of(solver, factors)
         header = header_of(genes, sizing, solver.projection, solver.stored_dtype, key)
         write_bank(_file_of(folder, own), factors, header)
 
 
-def _put_together(
-    solver: Solver, blocks: Sequence[str], own: str | None
-) -> dict[str, list[Tensor]]:
-    """The weights of this rank's block, by matrix and group; all ranks go through all blocks."""
-    held = {}
+def _gathered(solver: Solver, blocks: Sequence[str], own: str | None) -> dict[str, list[Tensor]]:
+    """The weights of this process's block by matrix and group; all processes gather all blocks."""
+    gathered = {}
     for path in blocks:
         for gene in blocks_of_genes(solver)[path]:
             weights = solver.weights(gene)
             if path == own:
-                held[gene.name] = weights
-    return held
+                gathered[gene.name] = weights
+    return gathered
 
 
 def unfinished(solver: Solver, folder: Path) -> list[str]:
-    """Module paths of the blocks that have no file yet; what a killed run has finished is kept."""
+    """Module paths of the blocks without a file; a killed run leaves the files of whole blocks."""
     return [path for path in blocks_of_genes(solver) if not _file_of(folder, path).is_file()]
 
 
@@ -306,7 +307,7 @@ def _file_of(folder: Path, block: str) -> Path:
 
 
 def blocks_of_genes(solver: Solver) -> dict[str, list[Matrix]]:
-    """Matrices and groups by the module path of their block; that of the head is its own."""
+    """Matrices and groups by the module path of their block; the head is a block of its own."""
     blocks: dict[str, list[Matrix]] = {}
     for gene in [*solver.matrices, *solver.groups]:
         blocks.setdefault(block_of(gene.members[0] if gene.members else gene.name), []).append(gene)
@@ -314,15 +315,17 @@ def blocks_of_genes(solver: Solver) -> dict[str, list[Matrix]]:
 
 
 def _check_finite(weight: Tensor, moment: Moment) -> None:
-    """ValueError that says what is not finite; some solvers would fail, others say nothing."""
+    """ValueError if a number is not finite: not every solver would fail."""
     if not torch.isfinite(weight).all():
-        raise ValueError("the weights are not finite; the checkpoint is damaged, get it again.")
+        raise ValueError(
+            "the weights are not finite; the checkpoint is damaged; download it again."
+        )
     if not all(torch.isfinite(part).all() for part in (moment.second, moment.mean)):
         raise ValueError("the moments are not finite; calibrate again.")
 
 
 def _digest(factors: BankFactors) -> str:
-    """Digest of every number stored for a matrix."""
+    """Digest of all stored numbers of a matrix."""
     digest = hashlib.sha256()
     for part in (factors.u, factors.v, factors.energy, factors.mean, factors.offset):
         if part is not None:
@@ -331,9 +334,9 @@ def _digest(factors: BankFactors) -> str:
 
 
 def stored(factors: Factors, dtype: torch.dtype, name: str) -> BankFactors:
-    """Factors rounded for storage, on the CPU; ValueError when a number does not fit the dtype."""
+    """Factors rounded for storage, on the CPU; ValueError where a number overflows the dtype."""
     u, v, mean = (part.to(dtype) for part in (factors.u, factors.v, factors.mean))
-    if not all(torch.isfinite(part).all() for part in (u, v, mean)):  # Where they were solved.
+    if not all(torch.isfinite(part).all() for part in (u, v, mean)):
         raise ValueError(f"{name}: factors do not fit {dtype}; set projection.dtype=float32.")
     offset = None if factors.offset is None else factors.offset.float().cpu()
     energy = factors.energy.float().cpu()

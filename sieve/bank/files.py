@@ -1,8 +1,8 @@
 """Banks on disk: safetensors files, one per block or one for all, read lazily by memory map.
 
-U is written transposed, so that the first r directions of a matrix lie together in both factors: a
-genome reads no more of a file than its ranks take. A folder holds a file per block, each a bank of
-its own, and `index.json`, written last: a folder without it is not finished.
+U is stored transposed, so the first r directions of a matrix are contiguous in both factors, and a
+genome reads no more of a file than its ranks need. A folder has one file per decoder block, each a
+bank of its own, and `index.json`, which is written last: a folder without it is not finished.
 """
 
 import json
@@ -48,12 +48,12 @@ class BankFactors(Factors):
 
 
 def write_bank(path: Path, factors: Mapping[str, Factors], header: dict[str, Any]) -> None:
-    """Write one file, whole or not at all. header: JSON-able, `matrices` among it."""
+    """Write one file, whole or not at all, with the header of `header_of`."""
     tensors: dict[str, Tensor] = {}
-    for name, held in factors.items():
-        tensors[f"{name}|ut"] = held.u.T.cpu().contiguous()
+    for name, entry in factors.items():
+        tensors[f"{name}|ut"] = entry.u.T.cpu().contiguous()
         for part in ("v", "energy", "mean", "offset"):
-            tensor = getattr(held, part)
+            tensor = getattr(entry, part)
             if tensor is not None:
                 tensors[f"{name}|{part}"] = tensor.cpu().contiguous()
     with written_beside(path) as partial:
@@ -61,38 +61,38 @@ def write_bank(path: Path, factors: Mapping[str, Factors], header: dict[str, Any
 
 
 def write_index(folder: Path, files: Sequence[str], genes: Sequence[Matrix]) -> None:
-    """Say that a folder is finished: its files, and the order of matrices and groups."""
+    """Mark a folder as finished: list its files, and its matrices and groups in order."""
     body = {"format": FORMAT, "files": list(files), "genes": [gene.name for gene in genes]}
     write_json_atomic(folder / INDEX, body)
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a bank stands at a path: a file, or a folder with its index."""
+    """Whether a path is a whole bank: a file, or a folder with its index."""
     return path.is_file() or (path / INDEX).is_file()
 
 
 def read_bank(path: Path) -> tuple[dict[str, Any], list[Matrix], "StoredFactors"]:
     """Header, matrices and groups in order, and factors of a file or a folder of files.
 
-    Raises ValueError where a file is damaged, lacks something or is something else.
+    Raises ValueError where a file is damaged or is not a bank.
     """
     if not path.is_dir():
         header, genes = _header(path)
         return header, genes, StoredFactors({g.name: path for g in genes}, [g.name for g in genes])
     if not is_finished(path):
-        raise ValueError(f"the bank {path} is not finished; run again, and it is gone on with.")
+        raise ValueError(f"the bank {path} is not finished; run the same command again to resume.")
     index = read_json(path / INDEX)
-    headers, found, homes = [], dict[str, Matrix](), dict[str, Path]()
+    headers, matrices, paths = [], dict[str, Matrix](), dict[str, Path]()
     for name in index["files"]:
         header, genes = _header(path / name)
         headers.append(header)
-        found |= {gene.name: gene for gene in genes}
-        homes |= {gene.name: path / name for gene in genes}
+        matrices |= {gene.name: gene for gene in genes}
+        paths |= {gene.name: path / name for gene in genes}
     keys = {header["fingerprint"] for header in headers}
-    if index.get("format") != FORMAT or len(keys) != 1 or set(index["genes"]) != found.keys():
-        raise ValueError(f"the files of {path} do not belong together; delete it and run again.")
+    if index.get("format") != FORMAT or len(keys) != 1 or set(index["genes"]) != matrices.keys():
+        raise ValueError(f"the files of {path} are of different banks; delete it and run again.")
     names = index["genes"]
-    return headers[0], [found[name] for name in names], StoredFactors(homes, names)
+    return headers[0], [matrices[name] for name in names], StoredFactors(paths, names)
 
 
 def _header(path: Path) -> tuple[dict[str, Any], list[Matrix]]:
@@ -100,7 +100,7 @@ def _header(path: Path) -> tuple[dict[str, Any], list[Matrix]]:
         with safe_open(path, framework="pt") as file:
             header: Any = json.loads((file.metadata() or {}).get("sieve_bank", "null"))
             if not header or header["format"] != FORMAT:
-                raise ValueError(f"{path} holds no bank; delete it and run again.")
+                raise ValueError(f"{path} is not a bank; delete it and run again.")
             missing = {"sizing", "projection", "dtype", "fingerprint"} - header.keys()
             if missing:
                 raise KeyError(min(missing))
@@ -108,26 +108,26 @@ def _header(path: Path) -> tuple[dict[str, Any], list[Matrix]]:
                 Matrix(**entry | {"members": tuple(entry["members"])})
                 for entry in header["matrices"]
             ]
-            wanted = {f"{g.name}|{part}" for g in genes for part in ("ut", "v", "energy", "mean")}
-            if lacking := sorted(wanted - set(file.keys())):
-                raise KeyError(lacking[0])
+            expected = {f"{g.name}|{part}" for g in genes for part in ("ut", "v", "energy", "mean")}
+            if absent := sorted(expected - set(file.keys())):
+                raise KeyError(absent[0])
             return header, genes
     except (SafetensorError, KeyError, TypeError, FileNotFoundError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
 
 
 class StoredFactors(Mapping[str, BankFactors]):
-    """Factors by name, of files: views of a memory map, of which the system reads what is used."""
+    """Factors by name: views of memory-mapped files, read from disk as they are used."""
 
-    def __init__(self, homes: Mapping[str, Path], names: Sequence[str]) -> None:
-        self._homes, self._names = dict(homes), list(names)
-        self._held: dict[str, BankFactors] = {}
+    def __init__(self, paths: Mapping[str, Path], names: Sequence[str]) -> None:
+        self._paths, self._names = dict(paths), list(names)
+        self._factors: dict[str, BankFactors] = {}
         self._files: dict[Path, Any] = {}
 
     def __getitem__(self, name: str) -> BankFactors:
-        if name not in self._held:
-            self._held[name] = self._read(name)
-        return self._held[name]
+        if name not in self._factors:
+            self._factors[name] = self._read(name)
+        return self._factors[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -136,7 +136,7 @@ class StoredFactors(Mapping[str, BankFactors]):
         return len(self._names)
 
     def _read(self, name: str) -> BankFactors:
-        path = self._homes[name]
+        path = self._paths[name]
         if path not in self._files:
             self._files[path] = safe_open(path, framework="pt")
         file = self._files[path]
@@ -153,7 +153,7 @@ class StoredFactors(Mapping[str, BankFactors]):
 def header_of(
     genes: Sequence[Matrix], sizing: Sizing, projection: str, dtype: torch.dtype, key: str
 ) -> dict[str, Any]:
-    """What a bank's file says beside its tensors."""
+    """The JSON header of a bank's file."""
     return {
         "matrices": [asdict(gene) for gene in genes],
         "sizing": asdict(sizing),

@@ -1,13 +1,12 @@
-"""Genomes: a level per matrix, its rank, and what that costs. Pure functions of integers.
+"""Genomes: a level per matrix, its rank and its cost. Pure functions of integers.
 
-A level is the fraction of a matrix's weights that stays, on a grid; 1 is the dense matrix itself
-and 0 its mean output alone. A genome belongs to one bank and says so.
+A level is the kept fraction of a matrix's parameters, on a grid; 1 is the dense matrix itself and 0
+its mean output alone. A genome names the bank it belongs to.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sieve.model.matrices import Matrix
 from sieve.runtime.artifacts import read_json, write_json_atomic
@@ -21,7 +20,7 @@ class PlainStorage:
     name = "plain"
 
     def cost(self, d_out: int, d_in: int, rank: int) -> int:
-        """Numbers stored at a rank."""
+        """Numbers to store at a rank."""
         return rank * (d_out + d_in)
 
     def largest_rank(self, d_out: int, d_in: int, budget: float) -> int:
@@ -30,16 +29,16 @@ class PlainStorage:
 
 
 class PivotedStorage(PlainStorage):
-    """r rows of the product itself, (r, d_in), and the others as their mixture (d_out − r, r).
+    """r rows of the product, (r, d_in), and the coefficients (d_out − r, r) of all other rows.
 
     These are the degrees of freedom of a rank-r matrix (PIFA, arXiv:2501.19090). The order of the
-    rows is an integer per output, counted in bytes but not as a parameter.
+    rows, an integer per output, counts in bytes but not as a parameter.
     """
 
     name = "pivoted"
 
     def cost(self, d_out: int, d_in: int, rank: int) -> int:
-        """Numbers stored at a rank."""
+        """Numbers to store at a rank."""
         return rank * (d_out + d_in - rank)
 
     def largest_rank(self, d_out: int, d_in: int, budget: float) -> int:
@@ -58,22 +57,24 @@ STORAGES = {storage.name: storage for storage in (PlainStorage(), PivotedStorage
 
 
 def get_storage(name: str) -> PlainStorage:
-    """Look a storage form up by name; ValueError lists the known ones."""
+    """Look up a storage form by name; ValueError lists the names."""
     if name not in STORAGES:
         raise ValueError(f"got storage {name!r}, expected one of {', '.join(STORAGES)}.")
     return STORAGES[name]
 
 
-COARSE = 8  # steps that a rank has at least
+STEPS = 8  # the smallest rank in units of its step
 
 
 @dataclass(frozen=True)
 class Sizing:
     """How levels become ranks and ranks become numbers, the same for a whole bank.
 
-    rank_multiple: ranks are rounded down to its multiples, as matrix units like 8 or 16 want them;
-    below eight times it to those of its half, and so on, so that no rank loses more than an eighth;
-    fits_bias: every factorized matrix carries a bias, which counts where the dense one had none.
+    Args:
+        rank_multiple: round ranks down to multiples of it: matrix units compute multiples of 8 or
+            16 fastest. A rank below eight multiples is rounded to a half, a quarter ... of it, so
+            that no rank loses more than an eighth.
+        fits_bias: every factorized matrix has a bias, which counts where the dense one had none.
     """
 
     storage: str = "plain"
@@ -84,21 +85,21 @@ class Sizing:
         """Largest rank within `level` of the dense size; None is the dense matrix (level 1)."""
         if level >= 1:
             return None
-        # A level may be the fraction of a certain rank: rounding must not lose that rank.
+        # The level of a rank must give that rank again, in spite of rounding.
         budget = level * matrix.size * (1 + 1e-12)
         budget -= self._bias_cost(matrix) if self.fits_bias else 0
         rank = get_storage(self.storage).largest_rank(matrix.d_out, matrix.d_in, budget)
         return self.rounded(min(rank, self.top_rank(matrix)))
 
     def step(self, rank: int) -> int:
-        """What a rank has to be a multiple of."""
+        """The number that a rank is rounded down to a multiple of."""
         step = self.rank_multiple
-        while step > 1 and rank < COARSE * step:
+        while step > 1 and rank < STEPS * step:
             step //= 2
         return step
 
     def rounded(self, rank: int) -> int:
-        """The largest rank allowed that is no larger than one."""
+        """The largest allowed rank up to `rank`."""
         return rank - rank % self.step(rank)
 
     def top_rank(self, matrix: Matrix) -> int:
@@ -108,13 +109,13 @@ class Sizing:
         return min(largest, matrix.d_out, matrix.d_in)
 
     def level(self, matrix: Matrix, rank: int | None) -> float:
-        """The level that `rank` turns into this very rank."""
+        """The level that gives `rank`."""
         if rank is None:
             return 1.0
         return self.kept(matrix, rank) / matrix.size if rank else 0.0
 
     def kept(self, matrix: Matrix, rank: int | None) -> int:
-        """Numbers stored for a matrix at a rank, new biases counted."""
+        """Numbers to store for a matrix at a rank, including new biases."""
         if rank is None:
             return matrix.size
         bias = self._bias_cost(matrix) if self.fits_bias or rank == 0 else 0
@@ -129,7 +130,7 @@ class Sizing:
 class Genome:
     """One level index per matrix: `grid[indexes[i]]` is the level of matrix `names[i]`.
 
-    `bank` is the fingerprint of the bank whose factors the levels speak of.
+    `bank` is the fingerprint of the bank that it belongs to.
     """
 
     grid: tuple[float, ...]
@@ -142,17 +143,17 @@ class Genome:
         """Level of every matrix by name."""
         return {n: self.grid[i] for n, i in zip(self.names, self.indexes, strict=True)}
 
-    def save(self, path: Path, **extra: Any) -> None:
-        """Write readable JSON, whole or not at all; `extra` stands beside the levels."""
+    def save(self, path: Path, **extra: object) -> None:
+        """Write readable JSON, whole or not at all; `extra` are more keys beside the levels."""
         body = {"format": FORMAT, "bank": self.bank, "grid": list(self.grid), "levels": self.levels}
         write_json_atomic(path, body | extra)
 
     @classmethod
     def load(cls, path: Path) -> "Genome":
-        """Read what `save` wrote; ValueError when it is no genome or a level is off its grid."""
+        """Read a file of `save`; ValueError when it is not a genome or a level is off its grid."""
         body = read_json(path)
         if not isinstance(body, dict) or body.get("format") != FORMAT or "levels" not in body:
-            raise ValueError(f"{path} is no genome of this version of Sieve; search again.")
+            raise ValueError(f"{path} is not a genome of this version of Sieve; search again.")
         grid = tuple(float(level) for level in body["grid"])
         position = {level: i for i, level in enumerate(grid)}
         stray = {n: lv for n, lv in body["levels"].items() if float(lv) not in position}
@@ -173,10 +174,11 @@ class Genome:
 def in_use(
     genome: Genome, matrices: list[Matrix], sizing: Sizing, groups: Sequence[Matrix] = ()
 ) -> dict[Matrix, int | None]:
-    """What makes up the model of a genome, with its rank; None is the dense matrix.
+    """The matrices and groups in the model of a genome with their ranks; None is the dense matrix.
 
-    groups: siblings that may share one V. A group with a rank stands for its members, whose own
-    levels have no say; one at level 1 leaves them to themselves.
+    Args:
+        groups: siblings that may share one V. A group with a rank replaces its members, whatever
+            their levels; a group at level 1 is not in use.
     """
     levels = genome.levels
     ranks = {m: sizing.rank(m, levels[m.name]) for m in (*matrices, *groups)}
@@ -188,7 +190,7 @@ def in_use(
 def kept_parameters(
     genome: Genome, matrices: list[Matrix], sizing: Sizing, groups: Sequence[Matrix] = ()
 ) -> int:
-    """Numbers stored for all prunable matrices under a genome."""
+    """Numbers to store for all prunable matrices under a genome."""
     used = in_use(genome, matrices, sizing, groups)
     return sum(sizing.kept(matrix, rank) for matrix, rank in used.items())
 

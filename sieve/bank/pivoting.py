@@ -1,9 +1,9 @@
-"""Pivoted factors: a rank-r matrix in its true number of degrees of freedom, without loss.
+"""Pivoted factors: a rank-r matrix in r(d_out + d_in − r) numbers, its degrees of freedom.
 
-Of B = U V r pivot rows B_p are chosen; every other row is a mixture T of them: y_p = B_p x and
-y_rest = T y_p, r(d_out + d_in − r) numbers (PIFA, arXiv:2501.19090). Pivots come from a QR of Uᵀ
-with column pivoting, and are exchanged until no entry of T exceeds `BOUND` (maxvol, Goreinov et al.
-2010), so that neither float16 nor int8 loses more on T than on the dense matrix.
+B = U V keeps r of its rows, the pivots B_p; all other rows are mixtures T of them: y_p = B_p x and
+y_rest = T y_p (PIFA, arXiv:2501.19090). The pivots come from a QR of Uᵀ with column pivoting, and
+are exchanged until no entry of T exceeds `BOUND` (maxvol, Goreinov et al. 2010), so that float16
+and int8 lose no more on T than on the dense matrix.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,24 @@ import torch
 from torch import Tensor
 
 BOUND = 1.5
-DEFICIENT = 1e-10  # of the first pivot: below it a row adds nothing
+DEFICIENT = 1e-10  # of the first pivot: a smaller last pivot means a rank below r
 
 
 @dataclass(frozen=True)
 class Pivoted:
-    """rows: B_p (r, d_in); mix: T (d_out − r, r); order: (d_out,) int32, where output i stands in
-    [y_p, y_rest]; biases of both, or None."""
+    """A matrix in pivoted form; the biases are both None or both tensors."""
 
-    rows: Tensor
-    mix: Tensor
-    order: Tensor
-    row_bias: Tensor | None
-    mix_bias: Tensor | None
+    rows: Tensor  # B_p (r, d_in)
+    mix: Tensor  # T (d_out − r, r)
+    order: Tensor  # (d_out,) int32, the position of output i in [y_p, y_rest]
+    row_bias: Tensor | None  # (r,)
+    mix_bias: Tensor | None  # (d_out − r,)
 
 
 def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:
-    """The pivoted form of x ↦ u v x + bias, in float64 but for the dtype of the result.
+    """The pivoted form of x ↦ u v x + bias, computed in float64 and returned in the dtype of u.
 
-    u: (d_out, r), r ≥ 1; v: (r, d_in); bias: (d_out,). All come back in u's dtype.
+    u: (d_out, r), r ≥ 1; v: (r, d_in); bias: (d_out,).
     """
     exact = u.double()
     basis = torch.linalg.qr(exact).Q.cpu()  # (d_out, r): T depends on the column space alone.
@@ -49,20 +48,18 @@ def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:
 
 
 def part_of(pivoted: Pivoted, start: int, end: int) -> Pivoted:
-    """Outputs `start` to `end` of the whole: all its pivots, and the mixtures among them."""
+    """Outputs `start` to `end`: all pivots, and the mixtures within that range."""
     rank = len(pivoted.rows)
     order = pivoted.order[start:end].long()
-    own = order[order >= rank].sort().values  # Where their mixtures stand in [y_p, y_rest].
-    placed = torch.searchsorted(own, order.contiguous()) + rank
+    own = order[order >= rank].sort().values  # The positions of its mixtures.
+    moved = torch.searchsorted(own, order.contiguous()) + rank
     bias = None if pivoted.mix_bias is None else pivoted.mix_bias[own - rank]
-    return Pivoted(
-        pivoted.rows, pivoted.mix[own - rank], torch.where(order < rank, order, placed).int(),
-        pivoted.row_bias, bias,
-    )  # fmt: skip
+    order = torch.where(order < rank, order, moved).int()
+    return Pivoted(pivoted.rows, pivoted.mix[own - rank], order, pivoted.row_bias, bias)
 
 
 def _choose(basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Pivot rows of an orthonormal basis (d_out, r), and every row as a mixture of them."""
+    """Pivot rows (r,) of an orthonormal basis (d_out, r), and all rows as mixtures (d_out, r)."""
     rank = basis.shape[1]
     triangle, columns = scipy.linalg.qr(basis.T.numpy(), mode="r", pivoting=True)
     order = torch.from_numpy(columns).long()
@@ -79,7 +76,7 @@ def _choose(basis: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bounded(chosen: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
-    """Exchange pivots until |T| ≤ BOUND; every exchange multiplies the pivots' volume by more."""
+    """Exchange pivots until |T| ≤ BOUND; each exchange multiplies their volume by over BOUND."""
     while mix.numel():
         row, column = divmod(int(mix.abs().argmax()), mix.shape[1])
         value = float(mix[row, column])

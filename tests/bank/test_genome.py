@@ -94,7 +94,7 @@ def test_a_level_off_the_grid_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": 99, "levels": {}}'])
 def test_a_file_that_is_no_genome_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "g.json").write_text(text)
-    with pytest.raises(ValueError, match="is no genome"):
+    with pytest.raises(ValueError, match="is not a genome"):
         Genome.load(tmp_path / "g.json")
 
 

@@ -173,12 +173,12 @@ def test_a_bank_fitted_block_by_block_equals_the_bank_of_the_whole_model(tmp_pat
         "loss_aware",
         dtype=torch.float32,
         device=torch.device("cpu"),
-        known=blocks.matrices,
+        matrix_list=blocks.matrices,
     )
     folder = tmp_path / "bank"
     for rank in (1, 0):  # Two processes, one after the other.
         fit_blocks(solver, folder, "key", blocks.paths, rank, 2, blocks.loaded)
-    with pytest.raises(ValueError, match=r"bank is not finished.*run again"):
+    with pytest.raises(ValueError, match=r"bank is not finished.*to resume"):
         Bank.load(folder)
     assert unfinished(solver, folder) == []
     finish(solver, folder)
