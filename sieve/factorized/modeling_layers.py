@@ -55,10 +55,10 @@ class FactorizedLinear(nn.Module):
         pivots = self.factor_in(x)
         pivots = pivots.reshape(-1, pivots.shape[-1])  # index_select is slow on three dimensions.
         tokens, rank = pivots.shape
-        # Order the rows of the weight where they are fewer than the tokens. The pivots are then
+        # For many tokens order the rows of the weight, not of the outputs. The pivots are then
         # multiplied by an identity, which costs little at a small rank.
-        small = 3 * rank <= len(order)
-        if small and eager and tokens > max(rank, 32) and _is_bare(outer):
+        many = eager and tokens > 32 and tokens > rank
+        if many and 3 * rank <= len(order) and _is_bare(outer):
             y = linear(pivots, *self.unfolded())
         else:
             y = torch.cat([pivots, outer(pivots)], 1).index_select(1, order)

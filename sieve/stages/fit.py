@@ -62,7 +62,7 @@ def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> tuple[()
         prune_head=settings.prune_head,
         joint=settings.joint,
         device=backbone.device,
-        known=backbone.matrices(settings.prune_head),
+        matrix_list=backbone.matrices(settings.prune_head),
     )
     loaded = backbone.blocks.loaded if isinstance(backbone, StreamedBackbone) else nullcontext
     blocks = unfinished(solver, folder)
