@@ -12,7 +12,7 @@ of the loss-aware bank (aim for the embedded model: 5).
 memory: what calibrating and fitting take at their peak beyond the loaded model, all layers' moments
 at once and one layer's, beside the size of the bank and of one layer's moments.
 sweeper: seconds of a generation of 100 genomes of 224 genes that cost nothing to evaluate, in one
-shard: what the genetic sweeper and Hydra add (aim: at most 1).
+chunk: what the genetic sweeper and Hydra add (aim: at most 1).
 """
 
 import argparse
@@ -45,7 +45,7 @@ from sieve.tasks.almanac import almanac_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ROOT / "sieve/assets/embedded"
-SHARDS = ROOT / "plugins/hydra_genetic_sweeper/tests/apps/shards.py"
+CHUNKS = ROOT / "plugins/hydra_genetic_sweeper/tests/apps/chunks.py"
 
 
 def main() -> None:
@@ -203,19 +203,19 @@ def _peak(fresh: bool = False) -> int:
 
 
 def time_sweeper(repeats: int) -> float:
-    """Median seconds from one generation's shard to the next, of a search that costs nothing."""
+    """Median seconds from one generation's chunk to the next, of a search that costs nothing."""
     settings = {"population": 100, "generations": repeats + 2, "finalize": []}
     overrides = [f"hydra.sweeper.{key}={value}" for key, value in settings.items()]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            [sys.executable, str(SHARDS), "-m", "genes=224", *overrides],
+            [sys.executable, str(CHUNKS), "-m", "genes=224", *overrides],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(SHARDS.parent)},
+            env=os.environ | {"PYTHONPATH": str(CHUNKS.parent)},
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        shards = sorted((Path(folder) / "sweep/shards").glob("*/*.json"))
-        times = [path.stat().st_mtime for path in shards]
+        chunks = sorted((Path(folder) / "sweep/chunks").glob("*/*.json"))
+        times = [path.stat().st_mtime for path in chunks]
     return round(statistics.median(after - before for before, after in pairwise(times[1:])), 3)
 
 

@@ -108,7 +108,7 @@ fsync = os.fsync
 def fsync_and_die(number):
     fsync(number)
     path = os.readlink(f"/proc/self/fd/{number}")
-    if "/shards/0002/" in path and path.endswith(".jsonl"):
+    if "/chunks/0002/" in path and path.endswith(".jsonl"):
         try:
             Path(os.environ["KILL_ONCE"]).unlink()
         except FileNotFoundError:

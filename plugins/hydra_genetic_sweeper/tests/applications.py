@@ -20,7 +20,7 @@ RAY = (
 )
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
-SHARDS = APPS / "shards.py"
+CHUNKS = APPS / "chunks.py"
 BOWL = HERE.parent / "example" / "bowl.py"
 Result = subprocess.CompletedProcess[str]
 
@@ -69,7 +69,7 @@ def results(folder: Path) -> str:
 
 
 def log(folder: Path) -> list[str]:
-    """What jobs of `shards.py` noted, without who noted it."""
+    """What jobs of `chunks.py` noted, without who noted it."""
     path = folder / "log.txt"
     return [x.split(" ", 1)[1] for x in path.read_text().splitlines()] if path.exists() else []
 
@@ -80,11 +80,11 @@ def evaluated(folder: Path) -> list[str]:
 
 
 def begin(folder: Path, notes: int, *overrides: str) -> "subprocess.Popen[str]":
-    """Start a search over shards, and return once its jobs have made so many more notes."""
+    """Start a search over chunks, and return once its jobs have made so many more notes."""
     folder.mkdir(exist_ok=True)
     notes += len(log(folder))
     process = subprocess.Popen(
-        command(SHARDS, *overrides),
+        command(CHUNKS, *overrides),
         cwd=folder,
         env=environment(),
         text=True,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from applications import SHARDS, Result, run
+from applications import CHUNKS, Result, run
 
 
 @pytest.fixture
@@ -15,8 +15,8 @@ def launch(tmp_path: Path) -> Callable[..., Result]:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a search over shards that nothing interrupts."""
+    """The folder of a search over chunks that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    done = run(folder, SHARDS)
+    done = run(folder, CHUNKS)
     assert done.returncode == 0, done.stderr
     return folder

@@ -24,20 +24,20 @@ Job = Callable[[dict[str, Any]], Any]
 
 
 class Made:
-    """A launcher that gives each job's shard to a function; what that raises is the job's."""
+    """A launcher that gives each job's chunk to a function; what that raises is the job's."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.shards = job, list[dict[str, Any]]()
+        self.job, self.chunks = job, list[dict[str, Any]]()
 
     def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         returns = []
         for overrides in jobs:
-            [path] = [o.split("=", 1)[1].strip("'") for o in overrides if o.startswith("shard=")]
-            shard = json.loads(Path(path).read_text())
-            self.shards.append(shard)
+            [path] = [o.split("=", 1)[1].strip("'") for o in overrides if o.startswith("chunk=")]
+            chunk = json.loads(Path(path).read_text())
+            self.chunks.append(chunk)
             job = JobReturn(status=JobStatus.COMPLETED)
             try:
-                job.return_value = self.job(shard)
+                job.return_value = self.job(chunk)
             except RuntimeError as error:
                 job.status, job.return_value = JobStatus.FAILED, error
             returns.append(job)
@@ -46,12 +46,12 @@ class Made:
 
 def evaluator(folder: Path, job: Job, **changes: Any) -> tuple[Evaluator, Made]:
     launcher = Made(job)
-    settings = GeneticSweeperConf(**{"shard_key": "shard", "shard_size": None} | changes)
+    settings = GeneticSweeperConf(**{"shard_key": "chunk", "shard_size": None} | changes)
     return Evaluator(settings, SPACE, SIZE, launcher, folder, []), launcher
 
 
-def listed(shard: dict[str, Any]) -> list[float]:
-    return [float(values[0]) for values in shard["genomes"]]
+def listed(chunk: dict[str, Any]) -> list[float]:
+    return [float(values[0]) for values in chunk["genomes"]]
 
 
 def sizes(found: dict[Genome, Evaluation]) -> list[float]:
@@ -63,23 +63,23 @@ def test_a_list_is_read_in_the_order_of_the_genomes(tmp_path: Path) -> None:
     assert this.progress() == 0
     assert this.evaluate(1, GENOMES, 5) == 2
     assert sizes(this.found) == [0, 1, 2, 3, 4, 5]
-    assert [(s["job"], s["worker"], s["generation"]) for s in launcher.shards] == [
+    assert [(s["job"], s["worker"], s["generation"]) for s in launcher.chunks] == [
         (5, 0, 1),
         (6, 1, 1),
     ]
 
 
-def test_a_shard_holds_the_limit_and_what_the_first_job_returned(tmp_path: Path) -> None:
+def test_a_chunk_holds_the_limit_and_what_the_first_job_returned(tmp_path: Path) -> None:
     this, launcher = evaluator(tmp_path, listed)
     this.limit, this.prepared = {"size": 3.5}, {"bank": "here"}
     this.evaluate(1, GENOMES, 0)
-    assert launcher.shards[0]["limit"] == {"size": 3.5}
-    assert launcher.shards[0]["prepared"] == {"bank": "here"}
+    assert launcher.chunks[0]["limit"] == {"size": 3.5}
+    assert launcher.chunks[0]["prepared"] == {"bank": "here"}
 
 
 def test_lines_of_a_killed_search_count_for_any_division_into_jobs(tmp_path: Path) -> None:
-    def cut_short(shard: dict[str, Any]) -> None:
-        with open(shard["results"], "a") as file:
+    def cut_short(chunk: dict[str, Any]) -> None:
+        with open(chunk["results"], "a") as file:
             file.write('{"index": 1, "size": 1}\n{"index": 4, "size": 4}\n{"index": 2, "si')
         raise KeyboardInterrupt
 
@@ -87,10 +87,10 @@ def test_lines_of_a_killed_search_count_for_any_division_into_jobs(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         this.evaluate(1, GENOMES, 0)
     assert this.progress() == 2
-    again, launcher = evaluator(tmp_path, lambda shard: [-1.0] * len(shard["genomes"]), n_workers=2)
+    again, launcher = evaluator(tmp_path, lambda chunk: [-1.0] * len(chunk["genomes"]), n_workers=2)
     again.evaluate(1, GENOMES, 0)
     assert sizes(again.found) == [-1, 1, -1, -1, 4, -1]
-    known = [Path(shard["results"]).read_text() for shard in launcher.shards]
+    known = [Path(chunk["results"]).read_text() for chunk in launcher.chunks]
     assert sum(text.count("\n") for text in known) == 2
 
 
@@ -98,14 +98,14 @@ def test_lines_of_a_killed_search_count_for_any_division_into_jobs(tmp_path: Pat
 def test_a_record_counts_for_the_job_that_had_these_overrides(tmp_path: Path, same: bool) -> None:
     this, launcher = evaluator(tmp_path, listed)
     this.evaluate(1, GENOMES, 4)
-    [path] = (tmp_path / "shards/0001").glob("*.json")
-    body = {"overrides": [f"shard='{path}'" if same else "shard=another"], "returned": [9.0] * 6}
+    [path] = (tmp_path / "chunks/0001").glob("*.json")
+    body = {"overrides": [f"chunk='{path}'" if same else "chunk=another"], "returned": [9.0] * 6}
     (tmp_path / "returned").mkdir()
     (tmp_path / "returned/4.json").write_text(json.dumps(body))
     again, launcher = evaluator(tmp_path, listed)
     again.evaluate(1, GENOMES, 4)
     assert sizes(again.found) == ([9.0] * 6 if same else [0, 1, 2, 3, 4, 5])
-    assert len(launcher.shards) == (0 if same else 1)
+    assert len(launcher.chunks) == (0 if same else 1)
 
 
 def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> Non
                 raise OSError("a worker died")
             return returns
 
-    def one_lives(shard: dict[str, Any]) -> None:
-        if shard["shard"] == 0 or len(calls) > 1:
-            lines = [{"index": i, "size": v[0]} for i, v in enumerate(shard["genomes"])]
-            Path(shard["results"]).write_text("".join(json.dumps(x) + "\n" for x in lines))
+    def one_lives(chunk: dict[str, Any]) -> None:
+        if chunk["chunk"] == 0 or len(calls) > 1:
+            lines = [{"index": i, "size": v[0]} for i, v in enumerate(chunk["genomes"])]
+            Path(chunk["results"]).write_text("".join(json.dumps(x) + "\n" for x in lines))
 
     this, _ = evaluator(tmp_path, one_lives, n_workers=2)
     this.launcher = Dying(one_lives)
@@ -131,7 +131,7 @@ def test_only_jobs_without_all_results_are_launched_again(tmp_path: Path) -> Non
 
 
 class Killed(Made):
-    """Loses every job, after as many genomes of its shard as are given for its launch."""
+    """Loses every job, after as many genomes of its chunk as are given for its launch."""
 
     def __init__(self, *genomes: int) -> None:
         super().__init__(listed)
@@ -140,7 +140,7 @@ class Killed(Made):
     def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         self.calls += 1
         super().launch(jobs, initial_job_idx)
-        results = Path(self.shards[-1]["results"])
+        results = Path(self.chunks[-1]["results"])
         done = results.read_text().count("\n")
         new = range(done, done + self.genomes.pop(0))
         with results.open("a") as file:
@@ -205,7 +205,7 @@ def test_submitit_s_jobs_are_calls_of_their_own_and_one_that_is_lost_leaves_the_
     this.launcher = launcher = Apart(listed)
     this.evaluate(1, GENOMES, 0)
     assert sizes(this.found) == [0, 1, 2, 3, 4, 5]
-    assert sorted(shard["job"] for shard in launcher.shards) == [0, 1, 2, 3, 4, 5]
+    assert sorted(chunk["job"] for chunk in launcher.chunks) == [0, 1, 2, 3, 4, 5]
 
 
 def test_what_submitit_raises_in_a_job_whose_time_is_over_is_a_lost_job(
@@ -266,14 +266,14 @@ def test_workers_with_settings_of_their_own_take_one_job_at_a_time(
 
 
 def test_a_job_that_raises_fails_its_genomes_and_is_not_launched_again(tmp_path: Path) -> None:
-    def raises(shard: dict[str, Any]) -> list[float]:
-        if shard["shard"] == 1:
+    def raises(chunk: dict[str, Any]) -> list[float]:
+        if chunk["chunk"] == 1:
             raise RuntimeError("no luck")
-        return listed(shard)
+        return listed(chunk)
 
     this, launcher = evaluator(tmp_path, raises, n_workers=3, max_failure_rate=0.4)
     this.evaluate(1, GENOMES, 0)
-    assert len(launcher.shards) == 3
+    assert len(launcher.chunks) == 3
     assert [this.found[g].error for g in GENOMES if this.found[g].failed] == [
         "RuntimeError: no luck"
     ] * 2
@@ -283,29 +283,29 @@ def test_a_job_that_raises_fails_its_genomes_and_is_not_launched_again(tmp_path:
 
 
 def test_genomes_that_failed_are_tried_again_when_a_search_goes_on(tmp_path: Path) -> None:
-    def broken(shard: dict[str, Any]) -> None:
+    def broken(chunk: dict[str, Any]) -> None:
         lines = [{"index": 0, "size": 7}] + [{"index": i, "error": "broken"} for i in range(1, 6)]
-        Path(shard["results"]).write_text("".join(json.dumps(x) + "\n" for x in lines))
+        Path(chunk["results"]).write_text("".join(json.dumps(x) + "\n" for x in lines))
 
     with pytest.raises(ValueError, match="5 of 6 genomes failed.*the first: broken"):
         evaluator(tmp_path, broken)[0].evaluate(1, GENOMES, 0)
     again, launcher = evaluator(tmp_path, listed)
     again.evaluate(1, GENOMES, 0)
-    assert sizes(again.found) == [7, 1, 2, 3, 4, 5] and len(launcher.shards) == 1
+    assert sizes(again.found) == [7, 1, 2, 3, 4, 5] and len(launcher.chunks) == 1
 
 
 @pytest.mark.parametrize(
     ("returned", "words"), [([1.0], "expected a list"), (None, "returned NoneType")]
 )
-def test_a_shard_without_results_is_refused(tmp_path: Path, returned: Any, words: str) -> None:
-    this, _ = evaluator(tmp_path, lambda shard: returned)
+def test_a_chunk_without_results_is_refused(tmp_path: Path, returned: Any, words: str) -> None:
+    this, _ = evaluator(tmp_path, lambda chunk: returned)
     with pytest.raises(ValueError, match=words):
         this.evaluate(1, GENOMES, 0)
 
 
 def test_a_line_of_no_genome_is_refused(tmp_path: Path) -> None:
-    def beyond(shard: dict[str, Any]) -> None:
-        Path(shard["results"]).write_text('{"index": 6, "size": 1}\n')
+    def beyond(chunk: dict[str, Any]) -> None:
+        Path(chunk["results"]).write_text('{"index": 6, "size": 1}\n')
 
     with pytest.raises(ValueError, match="has the index 6, expected 0 to 5"):
         evaluator(tmp_path, beyond)[0].evaluate(1, GENOMES, 0)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from applications import (
     BOWL,
+    CHUNKS,
     JOBLIB,
-    SHARDS,
     Result,
     begin,
     command,
@@ -54,7 +54,7 @@ def test_a_search_killed_at_five_random_moments_ends_like_one_that_was_not(
         time.sleep(random.uniform(0, 0.08))
         kill(process, signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
-    done = launch(SHARDS, SLOW, folder="killed")
+    done = launch(CHUNKS, SLOW, folder="killed")
     assert done.returncode == 0, done.stderr
     assert results(folder) == results(whole)
     again = len(evaluated(folder)) - len(evaluated(whole))
@@ -92,7 +92,7 @@ def test_a_ledger_that_these_genomes_do_not_lead_to_is_refused(
     second = json.loads(lines[2])
     second["genomes"][0][0] = 9 - second["genomes"][0][0]
     ledger.write_text("\n".join([*lines[:2], json.dumps(second), *lines[3:]]) + "\n")
-    done = launch(SHARDS, folder="other")
+    done = launch(CHUNKS, folder="other")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "generation 2 of sweep/generations.jsonl cannot be repeated" in done.stderr
 
@@ -114,7 +114,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_the_search_can_go_on(
     assert (out + err).count("to go on, repeat the command with hydra.sweep.dir=sweep") == 1
     assert "stopped_by: stopped by the user" in results(folder)
     assert "best_value" in results(folder)
-    done = launch(SHARDS, SLOW, *extra, folder="stopped")
+    done = launch(CHUNKS, SLOW, *extra, folder="stopped")
     assert done.returncode == 0, done.stderr
     assert results(folder) == results(whole)
 
@@ -125,16 +125,16 @@ def test_what_the_first_job_raises_is_one_sentence_and_the_search_begins_once_it
     folder = tmp_path / "first"
     folder.mkdir()
     (folder / "raise-prepare").touch()
-    done = launch(SHARDS, PREPARE, folder="first")
+    done = launch(CHUNKS, PREPARE, folder="first")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (
         "the job that prepares the search failed: RuntimeError: nothing to prepare" in done.stderr
     )
     assert "nothing to prepare" in (folder / "sweep/failed/0.txt").read_text()
     (folder / "raise-prepare").unlink()
-    assert launch(SHARDS, PREPARE, folder="first").returncode == 0
+    assert launch(CHUNKS, PREPARE, folder="first").returncode == 0
     assert results(folder) == results(whole) and log(folder).count("first") == 2
-    assert launch(SHARDS, PREPARE, folder="first").returncode == 0
+    assert launch(CHUNKS, PREPARE, folder="first").returncode == 0
     assert log(folder).count("first") == 2
 
 
@@ -144,7 +144,7 @@ def test_what_the_last_job_raises_is_one_sentence_and_the_search_is_not_repeated
     folder = tmp_path / "last"
     folder.mkdir()
     (folder / "raise-finish").touch()
-    done = launch(SHARDS, folder="last")
+    done = launch(CHUNKS, folder="last")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (
         "the last job, with the result of the search, failed: RuntimeError: nothing to finish"
@@ -152,7 +152,7 @@ def test_what_the_last_job_raises_is_one_sentence_and_the_search_is_not_repeated
     )
     assert results(folder) == results(whole)
     (folder / "raise-finish").unlink()
-    assert launch(SHARDS, folder="last").returncode == 0
+    assert launch(CHUNKS, folder="last").returncode == 0
     assert (folder / "last.txt").exists() and evaluated(folder) == evaluated(whole)
 
 
@@ -164,5 +164,5 @@ def test_ctrl_c_in_the_last_job_keeps_the_result(
     out, err = kill(process, signal.SIGINT)
     assert process.returncode == 130 and "stopped in the last job" in out + err
     assert results(folder) == results(whole) and not (folder / "last.txt").exists()
-    assert launch(SHARDS, SLOW, folder="stopped").returncode == 0
+    assert launch(CHUNKS, SLOW, folder="stopped").returncode == 0
     assert (folder / "last.txt").exists()

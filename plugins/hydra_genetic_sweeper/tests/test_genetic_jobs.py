@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from applications import BOWL, JOBLIB, SHARDS, Result, evaluated, log, results
+from applications import BOWL, CHUNKS, JOBLIB, Result, evaluated, log, results
 from omegaconf import OmegaConf
 
 Launch = Callable[..., Result]
@@ -39,26 +39,26 @@ def test_each_of_a_front_gets_a_last_job_with_its_values(launch: Launch, tmp_pat
 
 
 @pytest.mark.slow
-def test_shards_find_the_least_genome_and_the_last_job_gets_it_once(
+def test_chunks_find_the_least_genome_and_the_last_job_gets_it_once(
     launch: Launch, tmp_path: Path
 ) -> None:
-    done = launch(SHARDS, "hydra.sweeper.generations=25")
+    done = launch(CHUNKS, "hydra.sweeper.generations=25")
     assert done.returncode == 0, done.stderr
     solution = json.loads(Path((tmp_path / "last.txt").read_text()).read_text())
     assert list(solution["params"].values()) == [0, 1, 2, 3] and solution["feasible"]
     (tmp_path / "last.txt").unlink()
-    assert launch(SHARDS, "hydra.sweeper.generations=25").returncode == 0
+    assert launch(CHUNKS, "hydra.sweeper.generations=25").returncode == 0
     assert not (tmp_path / "last.txt").exists()
 
 
 @pytest.mark.slow
-def test_a_shard_says_what_the_worst_that_lives_is_worth(whole: Path) -> None:
+def test_a_chunk_says_what_the_worst_that_lives_is_worth(whole: Path) -> None:
     lines = (whole / "sweep/generations.jsonl").read_text().splitlines()
     sizes: list[float] = []
     limits = []
     for number, line in enumerate(map(json.loads, lines[1:7]), 1):
-        [shard] = (whole / f"sweep/shards/{number:04d}").glob("*.json")
-        limits.append(json.loads(shard.read_text())["limit"])
+        [chunk] = (whole / f"sweep/chunks/{number:04d}").glob("*.json")
+        limits.append(json.loads(chunk.read_text())["limit"])
         living = sorted(sizes)[:8]
         assert limits[-1] == ({"size": living[-1]} if len(living) == 8 else None)
         sizes += [v["size"] for v in line["values"] if v["margin"] >= 0]
@@ -70,7 +70,7 @@ def test_two_workers_find_what_one_does_and_share_the_work(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("joblib")
-    done = launch(SHARDS, *JOBLIB, folder="joblib")
+    done = launch(CHUNKS, *JOBLIB, folder="joblib")
     assert done.returncode == 0, done.stderr
     assert results(whole) == results(tmp_path / "joblib")
     assert evaluated(whole) == evaluated(tmp_path / "joblib")
@@ -82,9 +82,9 @@ def test_a_worker_has_a_device_of_its_own_and_one_job_at_a_time(
 ) -> None:
     pytest.importorskip("joblib")
     short = ("hydra.sweeper.generations=2", "hydra.sweeper.shard_size=2")
-    assert launch(SHARDS, *short, folder="basic").returncode == 0
+    assert launch(CHUNKS, *short, folder="basic").returncode == 0
     device = "hydra.sweeper.worker_overrides=['device={worker}']"
-    done = launch(SHARDS, *short, *JOBLIB, device, "seconds=0.02", folder="joblib")
+    done = launch(CHUNKS, *short, *JOBLIB, device, "seconds=0.02", folder="joblib")
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "basic") == results(tmp_path / "joblib")
     for worker in (0, 1):
@@ -105,7 +105,7 @@ def test_a_worker_has_a_device_of_its_own_and_one_job_at_a_time(
             "returned no 'cost'",
         ),
         (BOWL, ["hydra.sweep.dir=/proc/nowhere"], "cannot be written"),
-        (SHARDS, ["genes=0"], "nothing to search"),
+        (CHUNKS, ["genes=0"], "nothing to search"),
     ],
 )
 def test_bad_input_gets_one_sentence(
@@ -118,7 +118,7 @@ def test_bad_input_gets_one_sentence(
 
 @pytest.mark.slow
 def test_a_changed_setting_is_named_when_a_search_is_resumed(launch: Launch) -> None:
-    assert launch(SHARDS, "hydra.sweeper.generations=1").returncode == 0
-    done = launch(SHARDS, "hydra.sweeper.generations=2", "hydra.sweeper.population=4")
+    assert launch(CHUNKS, "hydra.sweeper.generations=1").returncode == 0
+    done = launch(CHUNKS, "hydra.sweeper.generations=2", "hydra.sweeper.population=4")
     assert done.returncode == 1 and "population was 8, is 4" in done.stderr
-    assert launch(SHARDS, "hydra.sweeper.generations=2").returncode == 0
+    assert launch(CHUNKS, "hydra.sweeper.generations=2").returncode == 0

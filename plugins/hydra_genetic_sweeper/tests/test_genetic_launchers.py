@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from applications import (
+    CHUNKS,
     JOBLIB,
     RAY,
-    SHARDS,
     SLURM,
     SUBMITIT,
     Result,
@@ -48,7 +48,7 @@ def using(launcher: str) -> tuple[str, ...]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a search in one process that nothing interrupts."""
     folder = tmp_path_factory.mktemp("alone")
-    done = run(folder, SHARDS, *FEW)
+    done = run(folder, CHUNKS, *FEW)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -60,7 +60,7 @@ def test_a_worker_killed_amid_a_generation_costs_its_own_work_only(
     overrides, folder = using(launcher), tmp_path / "killed"
     folder.mkdir()
     (folder / "kill-evaluate").touch()
-    done = launch(SHARDS, *overrides, folder="killed")
+    done = launch(CHUNKS, *overrides, folder="killed")
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert not (folder / "kill-evaluate").exists() and "Traceback" not in said
@@ -85,7 +85,7 @@ def test_a_generation_that_is_killed_with_all_its_workers_goes_on_under_another_
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert len((folder / "sweep/generations.jsonl").read_text().splitlines()) == 2
-    done = launch(SHARDS, *using("submitit"), folder="whole")
+    done = launch(CHUNKS, *using("submitit"), folder="whole")
     assert done.returncode == 0, done.stdout + done.stderr
     assert results(folder) == results(alone)
     again = len(evaluated(folder)) - len(evaluated(alone))
@@ -98,7 +98,7 @@ def test_a_job_that_is_preempted_goes_on_from_the_queue(
     overrides, folder = using("submitit"), tmp_path / "preempted"
     folder.mkdir()
     (folder / "preempt-evaluate").touch()
-    done = launch(SHARDS, *overrides, folder="preempted")
+    done = launch(CHUNKS, *overrides, folder="preempted")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lost" not in done.stdout and not (folder / "preempt-evaluate").exists()
     assert results(folder) == results(alone)
@@ -110,6 +110,6 @@ def test_without_slurm_its_launcher_gets_one_sentence(
 ) -> None:
     monkeypatch.setattr("applications.with_slurm", lambda folder: {})
     pytest.importorskip("submitit")
-    done = launch(SHARDS, *SLURM, "hydra.sweeper.retries=0")
+    done = launch(CHUNKS, *SLURM, "hydra.sweeper.retries=0")
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     assert "no job ended with a result; the launcher failed: RuntimeError: Could not" in done.stderr

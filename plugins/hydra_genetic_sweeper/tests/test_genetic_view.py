@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from applications import JOBLIB, SHARDS, command, environment
+from applications import CHUNKS, JOBLIB, command, environment
 from hydra_plugins.hydra_genetic_sweeper._evolution import Evolution
 from hydra_plugins.hydra_genetic_sweeper._ledger import Generation
 from hydra_plugins.hydra_genetic_sweeper._objectives import Evaluation, Objectives
@@ -86,7 +86,7 @@ def on_a_terminal(folder: Path, *overrides: str) -> tuple[str, str]:
     """What a search writes to a terminal of 100 columns as errors, and to a pipe as output."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(
-        command(SHARDS, *overrides),
+        command(CHUNKS, *overrides),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=theirs,
@@ -117,9 +117,9 @@ def test_lines_of_jobs_stand_above_the_view_on_lines_of_their_own(
     few = ("hydra.sweeper.generations=3", "seconds=0.15")
     screen, out = on_a_terminal(tmp_path, *few, *(JOBLIB if launcher == "joblib" else ()))
     screen = re.sub(r"\x1b\[\?25[lh]", "", screen)  # whether the cursor is shown
-    notes = [match.start() for match in re.finditer("a shard of", screen)]
+    notes = [match.start() for match in re.finditer("a chunk of", screen)]
     assert len(notes) == (3 if launcher == "basic" else 6)
     for note in notes:
         assert screen[:note].endswith(("\n", "\x1b[2K")) or note == 0
-    assert "a shard of" not in out and "optimization_results.yaml" in out
+    assert "a chunk of" not in out and "optimization_results.yaml" in out
     assert re.search(r"generation [23]: . of 8 genomes in .* s, at most .* s left", screen)

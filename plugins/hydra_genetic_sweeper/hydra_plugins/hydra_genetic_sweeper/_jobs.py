@@ -8,10 +8,10 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
+from ._chunks import Chunk, ChunkFiles
 from ._launching import launch_one, launched
 from ._objectives import Evaluation, Objectives
 from ._records import failure, is_recorded, outcome, reason, recorded
-from ._shards import Shard, ShardFiles
 from ._space import Genome, Space
 from .config import GeneticSweeperConf
 
@@ -37,8 +37,8 @@ class Evaluator:
         self.arguments = list(arguments)
         self.found: dict[Genome, Evaluation] = {}  # of the generation at hand
         self.limit: dict[str, float] | None = None  # that its genomes must be better than
-        self.files = ShardFiles(self.folder, 0, space, objectives)
-        self._shards: list[Shard] = []
+        self.files = ChunkFiles(self.folder, 0, space, objectives)
+        self._chunks: list[Chunk] = []
         self._trouble = ""  # why the launcher failed last
 
     def evaluate(self, generation: int, genomes: Sequence[Genome], first_job: int) -> int:
@@ -48,9 +48,9 @@ class Evaluator:
         runs no job at all, or when a job returned what cannot be read.
         """
         self.found, self._trouble = {}, ""
-        self.files = ShardFiles(self.folder, generation, self.space, self.objectives)
-        self._shards = self._divide(genomes, first_job)
-        self._recover(self._shards)
+        self.files = ChunkFiles(self.folder, generation, self.space, self.objectives)
+        self._chunks = self._divide(genomes, first_job)
+        self._recover(self._chunks)
         fruitless = 0
         while missing := self._missing():
             before = len(self.found)
@@ -60,11 +60,11 @@ class Evaluator:
                 break
             self._warn(generation, genomes)
         self._check_failures(genomes, fruitless)
-        return len(self._shards)
+        return len(self._chunks)
 
-    def _missing(self) -> list[Shard]:
-        """Shards with a genome that has no result."""
-        return [s for s in self._shards if any(g not in self.found for g in s.genomes)]
+    def _missing(self) -> list[Chunk]:
+        """Chunks with a genome that has no result."""
+        return [s for s in self._chunks if any(g not in self.found for g in s.genomes)]
 
     def _warn(self, generation: int, genomes: Sequence[Genome]) -> None:
         """Say what was lost, if anything, and that it is launched again."""
@@ -74,7 +74,7 @@ class Evaluator:
                 "launched again (%s)",
                 generation,
                 len(lost),
-                len(self._shards),
+                len(self._chunks),
                 len(genomes),
                 sum(g not in self.found for g in genomes),
                 self._trouble,
@@ -84,40 +84,40 @@ class Evaluator:
         """Genomes of the generation with a result on disk, as far as their files tell."""
         if self.settings.shard_key:
             return max(len(self.found), self.files.count())
-        records = sum(is_recorded(self.folder, shard.job) for shard in self._shards)
+        records = sum(is_recorded(self.folder, chunk.job) for chunk in self._chunks)
         return max(len(self.found), records)
 
-    def _divide(self, genomes: Sequence[Genome], first_job: int) -> list[Shard]:
+    def _divide(self, genomes: Sequence[Genome], first_job: int) -> list[Chunk]:
         workers = self.settings.n_workers
         size = self.settings.shard_size or -(-len(genomes) // workers)
         count = -(-len(genomes) // size)
-        return [Shard(list(genomes[i::count]), i, first_job + i, i % workers) for i in range(count)]
+        return [Chunk(list(genomes[i::count]), i, first_job + i, i % workers) for i in range(count)]
 
-    def _launch(self, shards: list[Shard]) -> None:
-        """Run the jobs of shards; one that is lost leaves what its files hold."""
+    def _launch(self, chunks: list[Chunk]) -> None:
+        """Run the jobs of chunks; one that is lost leaves what its files hold."""
         if self.settings.shard_key:
             extra = {"prepared": self.prepared, "limit": self.limit}
-            for shard in shards:
-                self.files.write(shard, self.found, extra)
-        jobs = [(shard, self._overrides(shard)) for shard in shards]
+            for chunk in chunks:
+                self.files.write(chunk, self.found, extra)
+        jobs = [(chunk, self._overrides(chunk)) for chunk in chunks]
         width = self.settings.n_workers if self.settings.worker_overrides else None
         lost = []
-        for shard, returned in launched(self.launcher, jobs, width):
+        for chunk, returned in launched(self.launcher, jobs, width):
             if isinstance(returned, Exception):
-                lost.append(shard)
+                lost.append(chunk)
                 self._trouble = reason(returned)
-                log.debug("job %d is lost", shard.job, exc_info=returned)
+                log.debug("job %d is lost", chunk.job, exc_info=returned)
             else:
-                self._take(shard, returned)
+                self._take(chunk, returned)
         if lost:
             self._recover(lost)
 
-    def _take(self, shard: Shard, job: JobReturn) -> None:
+    def _take(self, chunk: Chunk, job: JobReturn) -> None:
         """What a job that came back has found, and why where it has not."""
         value, raised = outcome(job)
-        lines = self._lines(shard)
-        listed = self._listed(shard.genomes, value)
-        for index, genome in enumerate(shard.genomes):
+        lines = self._lines(chunk)
+        listed = self._listed(chunk.genomes, value)
+        for index, genome in enumerate(chunk.genomes):
             if index in lines:
                 self.found.setdefault(genome, lines[index])
             elif raised:
@@ -126,15 +126,15 @@ class Evaluator:
                 self.found.setdefault(genome, self.objectives.read(listed[index]))
             elif genome not in self.found:
                 raise ValueError(
-                    f"the job of a shard with {len(shard.genomes)} genomes returned "
+                    f"the job of a chunk with {len(chunk.genomes)} genomes returned "
                     f"{type(value).__name__}, expected a list with as many results, or a line for "
                     'each in its "results" file.'
                 )
 
-    def _lines(self, shard: Shard) -> dict[int, Evaluation]:
+    def _lines(self, chunk: Chunk) -> dict[int, Evaluation]:
         if not self.settings.shard_key:
             return {}
-        return self.files.lines(self.files.path(shard), len(shard.genomes))
+        return self.files.lines(self.files.path(chunk), len(chunk.genomes))
 
     def _listed(self, genomes: Sequence[Genome], value: Any) -> list[Any] | None:
         """One result per genome as a job returned them; None where it did not."""
@@ -142,10 +142,10 @@ class Evaluator:
             return [value]
         return value if isinstance(value, list) and len(value) == len(genomes) else None
 
-    def _overrides(self, shard: Shard) -> list[str]:
+    def _overrides(self, chunk: Chunk) -> list[str]:
         """All overrides of a job."""
-        own = [text.format(worker=shard.worker) for text in self.settings.worker_overrides]
-        return [*self.arguments, *self._values(shard.genomes[0], self.files.path(shard)), *own]
+        own = [text.format(worker=chunk.worker) for text in self.settings.worker_overrides]
+        return [*self.arguments, *self._values(chunk.genomes[0], self.files.path(chunk)), *own]
 
     def _values(self, genome: Genome, path: Path) -> list[str]:
         """The overrides that say which genomes a job evaluates."""
@@ -153,14 +153,14 @@ class Evaluator:
             return [f"{self.settings.shard_key}={quoted(path)}"]
         return self.space.overrides(genome)
 
-    def _recover(self, shards: list[Shard]) -> None:
+    def _recover(self, chunks: list[Chunk]) -> None:
         """What jobs that were cut short, in this process or an earlier one, had finished.
 
-        Shards count in whatever division of the generation they were; failures are tried again.
+        Chunks count in whatever division of the generation they were; failures are tried again.
         """
         if not self.settings.shard_key:
-            for shard in shards:
-                self._recall(shard.job, shard.genomes, Path())
+            for chunk in chunks:
+                self._recall(chunk.job, chunk.genomes, Path())
             return
         for path, job, genomes in self.files.earlier():
             for index, found in self.files.lines(path, len(genomes)).items():
@@ -190,7 +190,7 @@ class Evaluator:
             self.found.setdefault(genome, Evaluation({}, why))
         errors = [e.error for e in map(self.found.__getitem__, genomes) if e.failed]
         if len(errors) > self.settings.max_failure_rate * len(genomes):
-            where = next(filter(None, (failure(self.folder, s.job) for s in self._shards)), "")
+            where = next(filter(None, (failure(self.folder, s.job) for s in self._chunks)), "")
             raise ValueError(
                 f"{len(errors)} of {len(genomes)} genomes failed, more than "
                 f"hydra.sweeper.max_failure_rate={self.settings.max_failure_rate} allows; "

@@ -14,11 +14,11 @@ from queue import SimpleQueue
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
+from ._chunks import Chunk
 from ._records import is_lost
-from ._shards import Shard
 
-Job = tuple[Shard, list[str]]  # and its overrides
-Outcome = tuple[Shard, JobReturn | Exception]  # an exception of the launcher where it was lost
+Job = tuple[Chunk, list[str]]  # and its overrides
+Outcome = tuple[Chunk, JobReturn | Exception]  # an exception of the launcher where it was lost
 APART = ("hydra_plugins.hydra_submitit_launcher",)  # modules of launchers, a call per job
 
 
@@ -42,9 +42,9 @@ def launched(launcher: Launcher, jobs: Sequence[Job], width: int | None) -> Iter
         try:
             returned = launcher.launch([o for _, o in call], initial_job_idx=call[0][0].job)
         except Exception as error:  # A dead worker is whatever the launcher makes of it.
-            yield from ((shard, error) for shard, _ in call)
+            yield from ((chunk, error) for chunk, _ in call)
         else:
-            yield from zip((shard for shard, _ in call), returned, strict=True)
+            yield from zip((chunk for chunk, _ in call), returned, strict=True)
 
 
 def _calls(jobs: Sequence[Job], width: int | None) -> Iterator[list[Job]]:
@@ -60,20 +60,20 @@ def _apart(launcher: Launcher, jobs: Sequence[Job]) -> Iterator[Outcome]:
 
     The threads are daemons: Ctrl-C ends the search, and not only once they have returned.
     """
-    done: SimpleQueue[tuple[Shard, JobReturn | BaseException]] = SimpleQueue()
+    done: SimpleQueue[tuple[Chunk, JobReturn | BaseException]] = SimpleQueue()
 
     def work(mine: Sequence[Job]) -> None:
-        for shard, overrides in mine:
+        for chunk, overrides in mine:
             try:
-                done.put((shard, launch_one(launcher, overrides, shard.job)))
+                done.put((chunk, launch_one(launcher, overrides, chunk.job)))
             except BaseException as error:
-                done.put((shard, error))
+                done.put((chunk, error))
 
-    for worker in sorted({shard.worker for shard, _ in jobs}):
+    for worker in sorted({chunk.worker for chunk, _ in jobs}):
         mine = [job for job in jobs if job[0].worker == worker]
         threading.Thread(target=work, args=(mine,), daemon=True).start()
     for _ in jobs:
-        shard, outcome = done.get()
+        chunk, outcome = done.get()
         if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
             raise outcome
-        yield shard, outcome
+        yield chunk, outcome

@@ -309,7 +309,7 @@ def check(settings: GeneticSweeperConf) -> None:
     if settings.shard_size != 1 and settings.shard_key is None:
         raise ValueError(
             f"hydra.sweeper.shard_size is {settings.shard_size or 'null'}, but shard_key does not "
-            "say which setting takes a shard's file; set it, or shard_size=1 for a job per genome."
+            "say which setting takes a chunk's file; set it, or shard_size=1 for a job per genome."
         )
 
 

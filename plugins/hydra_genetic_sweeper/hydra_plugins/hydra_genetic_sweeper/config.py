@@ -43,7 +43,7 @@ class GeneticSweeperConf:
     stagnation_generations: int | None = 10  # stop when over so many generations ...
     stagnation_improvement: float = 0.05  # ... the best improved by less than this fraction
 
-    n_workers: int = 1  # jobs that run at a time: shards per generation
+    n_workers: int = 1  # jobs that run at a time: chunks per generation
     # Genomes per job. 1: a job per genome, its values as overrides; null: the population split over
     # the workers. Above 1 the application reads them from a file, see `shard_key`.
     shard_size: int | None = 1

@@ -1,6 +1,6 @@
-"""The files of shards: genomes for a job, and a line for each that it has evaluated.
+"""The files of chunks: genomes for a job, and a line for each that it has evaluated.
 
-A shard's file is JSON: {"format": 1, "generation", "shard", "job", "worker", "names": [...],
+A chunk's file is JSON: {"format": 1, "generation", "chunk", "job", "worker", "names": [...],
 "genomes": [[value, ...], ...], "genes", "results": path, "prepared": what the first job returned,
 "limit": {objective: number} or null}. The application evaluates the genomes and either returns what
 it found, in their order, as a list, or appends a line {"index": i, key: number, ...} to `results`
@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Shard:
+class Chunk:
     """Genomes of one job, and its number among all jobs and among those of its generation."""
 
     genomes: list[Genome]
@@ -34,38 +34,38 @@ class Shard:
     worker: int
 
 
-class ShardFiles:
-    """The folder with the shards of one generation."""
+class ChunkFiles:
+    """The folder with the chunks of one generation."""
 
     def __init__(self, folder: Path, generation: int, space: Space, objectives: Objectives) -> None:
-        self.folder = folder / "shards" / f"{generation:04d}"
+        self.folder = folder / "chunks" / f"{generation:04d}"
         self.generation, self.space, self.objectives = generation, space, objectives
 
-    def path(self, shard: Shard) -> Path:
-        """A shard's file; another division of the generation has other names."""
-        digest = hashlib.sha256(json.dumps(shard.genomes).encode()).hexdigest()[:8]
-        return self.folder / f"{shard.index:03d}-{digest}.json"
+    def path(self, chunk: Chunk) -> Path:
+        """A chunk's file; another division of the generation has other names."""
+        digest = hashlib.sha256(json.dumps(chunk.genomes).encode()).hexdigest()[:8]
+        return self.folder / f"{chunk.index:03d}-{digest}.json"
 
     def write(
-        self, shard: Shard, found: Mapping[Genome, Evaluation], extra: Mapping[str, Any]
+        self, chunk: Chunk, found: Mapping[Genome, Evaluation], extra: Mapping[str, Any]
     ) -> None:
-        """Write the file of a shard, with `extra` entries, and in its results what is known."""
-        path = self.path(shard)
+        """Write the file of a chunk, with `extra` entries, and in its results what is known."""
+        path = self.path(chunk)
         results = path.with_suffix(".jsonl")
         known = [
             json.dumps(found[g].values | {"index": i}) + "\n"
-            for i, g in enumerate(shard.genomes)
+            for i, g in enumerate(chunk.genomes)
             if g in found and not found[g].failed
         ]
         body = {
             "format": FORMAT,
             "generation": self.generation,
-            "shard": shard.index,
-            "job": shard.job,
-            "worker": shard.worker,
+            "chunk": chunk.index,
+            "job": chunk.job,
+            "worker": chunk.worker,
             "names": [v.name for v in self.space.variables],
-            "genomes": [list(self.space.values(g).values()) for g in shard.genomes],
-            "genes": shard.genomes,  # as the sweeper counts; the application needs them not
+            "genomes": [list(self.space.values(g).values()) for g in chunk.genomes],
+            "genes": chunk.genomes,  # as the sweeper counts; the application needs them not
             "results": str(results),
             **extra,
         }
@@ -73,13 +73,13 @@ class ShardFiles:
         write(path, json.dumps(body))
 
     def earlier(self) -> Iterator[tuple[Path, int, list[Genome]]]:
-        """Shards that are on disk, of this division of the generation and of others."""
+        """Chunks that are on disk, of this division of the generation and of others."""
         for path in sorted(self.folder.glob("*.json")):
             body = json.loads(path.read_text(encoding="utf-8"))
             yield path, body["job"], [tuple(map(float, genes)) for genes in body["genes"]]
 
     def lines(self, path: Path, size: int) -> dict[int, Evaluation]:
-        """Results so far of a shard of `size` genomes, by index; the first counts.
+        """Results so far of a chunk of `size` genomes, by index; the first counts.
 
         A line that was cut short is none. Raises ValueError where one is not understood.
         """
@@ -98,7 +98,7 @@ class ShardFiles:
         return found
 
     def count(self) -> int:
-        """Lines of all shards."""
+        """Lines of all chunks."""
         return sum(path.read_bytes().count(b"\n") for path in self.folder.glob("*.jsonl"))
 
 

@@ -1,4 +1,4 @@
-"""An application that reads shards: the sum of genes, none of which may fall below its index.
+"""An application that reads chunks: the sum of genes, none of which may fall below its index.
 
 Files beside it, such as `raise-finish` and `kill-evaluate`, ask for a job to go wrong.
 """
@@ -44,9 +44,9 @@ def go_wrong(config: DictConfig, name: str) -> None:
         os.kill(os.getpid(), number)
 
 
-@hydra.main(version_base="1.3", config_path=".", config_name="shards")
+@hydra.main(version_base="1.3", config_path=".", config_name="chunks")
 def main(config: DictConfig) -> dict[str, str] | None:
-    """One shard, a line as each genome is done; the first job and the last find little to do."""
+    """One chunk, a line as each genome is done; the first job and the last find little to do."""
     if config.first:
         note(config, "first")
         go_wrong(config, "prepare")
@@ -57,12 +57,12 @@ def main(config: DictConfig) -> dict[str, str] | None:
         time.sleep(2 * config.seconds)
         Path("last.txt").write_text(config.last)
         return None
-    shard = json.loads(Path(config.shard).read_text())
+    chunk = json.loads(Path(config.chunk).read_text())
     note(config, f"begin {config.device}")
-    sys.stderr.write(f"a shard of {len(shard['genomes'])} genomes\n")
-    results = Path(shard["results"])
+    sys.stderr.write(f"a chunk of {len(chunk['genomes'])} genomes\n")
+    results = Path(chunk["results"])
     done = {json.loads(line)["index"] for line in results.read_text().splitlines()}
-    for index, genome in enumerate(shard["genomes"]):
+    for index, genome in enumerate(chunk["genomes"]):
         if index not in done:
             time.sleep(config.seconds)
             with results.open("a") as file:
