@@ -1,20 +1,24 @@
 """Runs `sieve.run` in forks of one process that has everything imported: a run takes a second.
 
-One JSON request per line on stdin, `{"arguments", "folder", "kill", "file_size"}`; the answer on
-stdout is `{"status", "stderr"}`. `kill` is `stage:moment`; the moments of a stage are `begin`,
-`rename` (a file is written beside its place, not yet renamed) and `end` (all is written).
+One JSON request per line on stdin, `{"arguments", "folder", "kill", "file_size", "ranks"}`; the
+answer on stdout is `{"status", "stderr"}`. `kill` is `stage:moment`; the moments of a stage are
+`begin`, `rename` (a file is written under its temporary name) and `end` (all files are written).
+`ranks` is the number of processes of a distributed run.
 """
 
 import json
 import os
 import resource
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
+
+from lightning.pytorch.utilities import rank_zero_only
 
 import sieve.run
 import sieve.runtime.artifacts
@@ -44,37 +48,59 @@ def arm(stage: str, moment: str) -> None:
     patch.object(Run, "stage", watched).start()
 
 
-def run(request: dict[str, Any]) -> None:
-    """The run itself, in the fork."""
+def run(request: dict[str, Any], rank: int, port: int) -> None:
+    """Run the command line in the fork, as one of `ranks` processes."""
     os.chdir(request["folder"])
     if request["kill"]:
         arm(*request["kill"].split(":"))
     if limit := request["file_size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.argv = ["sieve", *request["arguments"]]
+    if request["ranks"] > 1:
+        # With LOCAL_RANK, Lightning takes this process as a rank and starts no other.
+        os.environ |= {"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
+        rank_zero_only.rank = rank
+    if rank > 0:  # Hydra's own files are written once.
+        sys.argv += ["hydra.output_subdir=null", f"hydra.job.name=rank_{rank}"]
     sieve.run.main()
 
 
+def start(request: dict[str, Any], errors: int, rank: int, port: int) -> int:
+    """Fork a run that writes its errors to a descriptor; returns its process id."""
+    if child := os.fork():
+        return child
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    os.dup2(errors, 2)
+    status = 1
+    try:
+        run(request, rank, port)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    finally:
+        if "wandb" in sys.modules:  # Its service writes the rest.
+            sys.modules["wandb"].teardown()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Fork, wait, and tell how it ended."""
-    with tempfile.TemporaryFile() as errors, open(os.devnull, "w") as nowhere:
-        if (child := os.fork()) == 0:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(errors.fileno(), 2)
-            status = 1
-            try:
-                run(request)
-                status = 0
-            except SystemExit as end:
-                status = end.code if isinstance(end.code, int) else 1
-            finally:
-                if "wandb" in sys.modules:  # Its service writes the rest.
-                    sys.modules["wandb"].teardown()
-                sys.stderr.flush()
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    """Fork, wait, and report how the run ended: the first status that is not 0."""
+    with tempfile.TemporaryFile() as errors:
+        port = free_port()
+        children = [start(request, errors.fileno(), r, port) for r in range(request["ranks"])]
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         errors.seek(0)
+        status = next((status for status in statuses if status), 0)
         return {"status": status, "stderr": errors.read().decode()}
+
+
+def free_port() -> int:
+    """A port of this machine that no process uses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -69,18 +69,23 @@ def run_sieve(
     cache: str = "cache",
     kill: str | None = None,
     file_size: int | None = None,
+    ranks: int = 1,
 ) -> Done:
     """Run the command line in a process of its own.
 
-    kill: where it is killed, as `run_server.py` says; file_size: no file may grow beyond it.
+    Args:
+        kill: where the run is killed, as `run_server.py` says.
+        file_size: the largest size of a file, in bytes.
+        ranks: the processes of a run with `trainer.devices=ranks`.
     """
     given = arguments(world, run_dir, *overrides, cache=cache)
-    return execute(world, given, kill=kill, file_size=file_size)
+    return execute(world, given, kill=kill, file_size=file_size, ranks=ranks)
 
 
 def execute(folder: Path, given: list[str], **limits: Any) -> Done:
-    """Run a command line of one's own in a folder."""
-    request = {"arguments": given, "folder": str(folder), "kill": None, "file_size": None} | limits
+    """Run a complete command line in a folder."""
+    request = {"arguments": given, "folder": str(folder), "kill": None, "file_size": None}
+    request |= {"ranks": 1} | limits
     server = start_server()
     assert server.stdin and server.stdout
     server.stdin.write(json.dumps(request) + "\n")

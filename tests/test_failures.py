@@ -191,7 +191,7 @@ def test_a_dense_model_whose_scores_are_not_finite_is_refused() -> None:
     model.get_input_embeddings().weight[tiny_tokenizer()(EXAMPLES[3].prompt).input_ids[-3]] = (
         math.nan
     )
-    with pytest.raises(ValueError, match=r"not finite on \d of 8 rows; load it in another dtype"):
+    with pytest.raises(ValueError, match=r"on \d of 8 rows\. Load the model in another dtype"):
         Objective(model, bank, scoring_batches(EXAMPLES, tiny_tokenizer()))
 
 

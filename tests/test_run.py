@@ -13,7 +13,6 @@ from logged import metrics
 from models import build, tiny_llama, tiny_tokenizer
 from runs import (
     ENVIRONMENT,
-    arguments,
     finished,
     make_world,
     read_result,
@@ -196,16 +195,32 @@ def test_without_a_mean_and_at_level_zero_the_model_still_runs(world: Path) -> N
     assert model.generate(tokens, max_new_tokens=3, do_sample=False).shape == (1, 20)
 
 
-def test_two_processes_find_what_one_finds(world: Path) -> None:
-    """DDP with two gloo processes: the same rows, each once."""
-    small = "batch_tokens=128"  # many batches, and an odd number of them
-    alone = finished(world, "alone", small, cache="alone")
-    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    line = arguments(world, world / "joined", small, *more, cache="joined")
-    # Lightning starts the second process from the command line of the first.
-    done = subprocess.run([sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT)
-    assert done.returncode == 0
-    joined = read_result(world / "joined")
+DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+SMALL = ("batch_tokens=128", "tolerance=.3", "search.levels=[1,.6]", "speed.enabled=false")
+RECOVERY = (
+    *SMALL,
+    "projection.refit_tries=1",
+    "recovery=lora",
+    "recovery.steps=4",
+    "recovery.check_every=2",
+    "recovery.batch_tokens=128",
+    "recovery.learning_rate=3e-2",
+    "export=none",
+)
+
+
+@pytest.fixture(scope="module")
+def alone_and_joined(world: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The results of a run with recovery on one process, and on two (DDP with gloo)."""
+    alone = finished(world, "alone", *RECOVERY, "recovery.accumulate=2", cache="alone")
+    return alone, finished(world, "joined", *RECOVERY, *DDP, cache="joined", ranks=2)
+
+
+def test_two_processes_find_what_one_finds(
+    world: Path, alone_and_joined: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    """Each row is seen once: there are many batches, and an odd number of them."""
+    alone, joined = alone_and_joined
     moments = [
         Moments.load(next((world / cache).glob("moments-*"))) for cache in ("alone", "joined")
     ]
@@ -215,67 +230,37 @@ def test_two_processes_find_what_one_finds(world: Path) -> None:
         assert entry.count == other.count
         torch.testing.assert_close(entry.second, other.second, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(entry.mean, other.mean, rtol=1e-5, atol=1e-6)
-    for key in ("baseline", "pruned", "drop", "kept_fraction"):
+    for key in ("baseline", "kept_fraction"):
         assert alone[key] == joined[key], key
     levels = [json.loads((world / n / "genome.json").read_text()) for n in ("alone", "joined")]
     assert levels[0] == levels[1]
 
 
-RECOVERY = (
-    "batch_tokens=128",
-    "recovery=lora",
-    "recovery.steps=4",
-    "recovery.check_every=2",
-    "recovery.batch_tokens=128",
-    "recovery.learning_rate=3e-2",
-    "search=uniform",
-    "search.levels=[1,.6]",
-    "tolerance=.3",
-    "export=none",
-    "projection.refit=false",
-)
-
-
-def test_recovery_trains_the_same_on_two_processes_as_on_one(world: Path) -> None:
-    alone = finished(world, "trained", *RECOVERY, "recovery.accumulate=2", cache="alone")
-    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    line = arguments(world, world / "trained-joined", *RECOVERY, *more, cache="trained-joined")
-    done = subprocess.run([sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT)
-    assert done.returncode == 0
-    found = [r["recovery"] for r in (alone, read_result(world / "trained-joined"))]
-    assert [len(record["history"]) for record in found] == [3, 3]
-    for one, other in zip(found[0]["history"], found[1]["history"], strict=True):
+def test_recovery_trains_the_same_on_two_processes_as_on_one(
+    world: Path, alone_and_joined: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    alone, joined = (result["recovery"] for result in alone_and_joined)
+    assert [len(record["history"]) for record in (alone, joined)] == [3, 3]
+    for one, other in zip(alone["history"], joined["history"], strict=True):
         assert one["step"] == other["step"]
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-3)
-    losses = [entry["loss"] for entry in found[0]["history"]]
+    losses = [entry["loss"] for entry in alone["history"]]
     assert len(set(losses)) == 3
-    # A second run takes it from the cache, and the size is that of the genome.
-    again = finished(world, "trained-again", *RECOVERY, "recovery.accumulate=2", cache="alone")
-    assert again["cached"]["recover"] and again["recovery"] == found[0]
-    for name in ("trained", "trained-joined", "trained-again"):
+    # A second run takes the recovery from the cache, and keeps the size of the genome.
+    again = finished(world, "again", *RECOVERY, "recovery.accumulate=2", cache="alone")
+    assert again["cached"]["recover"] and again["recovery"] == alone
+    assert again["kept_fraction"] == alone_and_joined[0]["kept_fraction"]
+    for name in ("alone", "joined", "again"):
         [*noted] = (line for line in metrics(world / name) if "recovery/loss" in line)
         assert [line["recovery/loss"] for line in noted] == pytest.approx(losses, abs=1e-3)
         assert [line["step"] for line in noted] == [0, 2, 4]
-    # One process takes half as many rows a step as two, so theirs is another training.
-    other = finished(world, "trained-other", *RECOVERY, cache="trained-joined")
+    # One process takes half as many rows a step as two, so its training is another one.
+    other = finished(world, "other", *RECOVERY, cache="joined")
     assert not other["cached"]["recover"]
-    assert again["kept_fraction"] == alone["kept_fraction"]
 
 
 def test_fewer_batches_than_processes_are_refused(world: Path) -> None:
-    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    line = arguments(world, world / "few", *more, cache="few")
-    done = subprocess.run(
-        [sys.executable, "-m", "sieve.run", *line],
-        cwd=world,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "got 1 batches for 2 processes" in done.stderr
-    assert "Traceback" not in done.stderr
+    refused(world, "got 1 batches for 2 processes", *DDP, cache="few", ranks=2)
 
 
 def test_layer_by_layer_calibration_gives_the_same_bank(world: Path) -> None:
@@ -305,19 +290,18 @@ def test_the_paper_s_learning_from_the_command_line(world: Path) -> None:
 
 
 def test_two_processes_learn_what_one_learns(world: Path) -> None:
-    """The matrices are dealt to the processes; gradients are never averaged."""
+    """Each process learns some of the matrices; gradients are never averaged."""
     options = (
+        *SMALL,
         "projection=learned",
         "projection.learning.epochs=1",
-        "tolerance=0.9",
-        "batch_tokens=128",
         "projection.learning.batch_tokens=500",
+        "export=none",
+        "until=fit",
     )
-    finished(world, "learns", *options, cache="learns")
-    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    line = arguments(world, world / "learn-joined", *options, *more, cache="learn-joined")
-    done = subprocess.run([sys.executable, "-m", "sieve.run", *line], cwd=world, env=ENVIRONMENT)
-    assert done.returncode == 0
+    assert run_sieve(world, world / "learns", *options, cache="learns").status == 0
+    done = run_sieve(world, world / "learn-joined", *options, *DDP, cache="learn-joined", ranks=2)
+    assert done.status == 0, done.stderr
     banks = [
         Bank.load(next((world / cache).glob("bank-*"))) for cache in ("learns", "learn-joined")
     ]

@@ -1,46 +1,72 @@
 """The end of one rank ends the others, also where they do not wait for each other."""
 
+import logging
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sieve.distributed import ranks
 from sieve.distributed.ranks import lost_rank
 
-WATCHES = """
-import subprocess, sys, time
-from types import SimpleNamespace
-from sieve.distributed import ranks
-ranks.GRACE_S = 0.0
-child = subprocess.Popen([sys.executable, "-c", "import os; {end}"])
-launcher = SimpleNamespace(procs=[child])
-ranks.watch(launcher)
-assert launcher.procs == []
-{then}
-"""
+
+class Exit(Exception):
+    """The watching thread would have ended the process."""
 
 
-def run(end: str, then: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", WATCHES.format(end=end, then=then)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
+@pytest.fixture(autouse=True)
+def raise_in_place_of_an_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(status: int) -> None:
+        raise Exit(status)
+
+    monkeypatch.setattr(ranks, "GRACE_S", 0.0)
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    monkeypatch.setattr("os._exit", leave)
+
+
+def start(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-S", "-c", code])
+
+
+def test_the_end_of_a_killed_rank_ends_all_others(caplog: pytest.LogCaptureFixture) -> None:
+    busy, killed = (
+        start("import time; time.sleep(600)"),
+        start("import os; os.kill(os.getpid(), 9)"),
     )
+    with pytest.raises(Exit, match="1"):
+        ranks._watch([busy, killed], parent=0)
+    assert busy.wait() == -9
+    assert "rank 2 was killed by signal 9" in caplog.text
+    assert "Run the same command again to resume" in caplog.text
 
 
-def test_a_rank_that_is_busy_ends_when_another_is_killed() -> None:
-    done = run("os.kill(os.getpid(), 9)", "time.sleep(600)")
-    assert done.returncode == 1
-    assert "rank 1 was killed by signal 9" in done.stderr
-    assert "Run the same command again to resume" in done.stderr
+def test_ranks_that_have_finished_are_not_reported_as_lost(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = start("pass")
+    child.wait()
+    polls = []
+
+    def sleep(seconds: float) -> None:
+        polls.append(seconds)
+        if len(polls) == 3:
+            raise TimeoutError
+
+    monkeypatch.setattr(ranks.time, "sleep", sleep)
+    with pytest.raises(TimeoutError):
+        ranks._watch([child], parent=0)
+    assert polls == [ranks.POLL_S] * 3 and not caplog.records
 
 
-def test_ranks_that_have_finished_are_not_missed() -> None:
-    done = run("pass", "child.wait(); time.sleep(3 * ranks.POLL_S)")
-    assert (done.returncode, done.stderr) == (0, "")
+def test_watching_takes_the_ranks_from_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[object] = []
+    monkeypatch.setattr(ranks, "_watch", lambda children, parent: watched.append(children))
+    child = start("pass")
+    launcher = SimpleNamespace(procs=[child])
+    ranks.watch(launcher)
+    child.wait()
+    assert launcher.procs == [] and watched == [[child]]
 
 
 @pytest.mark.parametrize(
