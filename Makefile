@@ -36,7 +36,7 @@ help: ## list the targets
 
 install: $(DEV) ## set up .venv with everything a contributor needs
 
-demo: $(CORE) ## sieve the embedded model on the embedded task; takes a few minutes
+demo: $(CORE) ## prune the small model that comes with Sieve on a task that comes with it
 	@$(BIN)/python -m sieve.run +experiment=demo $(ARGS)
 
 experiments: $(DEV) ## measure every claim on small models; resumes, an hour or so on two cores
