@@ -18,8 +18,8 @@ A layer of rank r in pivoted storage has P (r, d_in), T (d_out - r, r) and an in
     layer      `sieve.FactorizedLinear` in pivoted storage, with all that it checks
 
 The layer computes as `ordered` for few tokens or large ranks, and as `unfolded` otherwise. The
-record also has `layer before`: the layer of version 0.1, which chose among the five forms by a
-model of their costs and watched its weights for changes. It is no longer in the code.
+record also has `layer before`: the layer of an earlier commit, which chose among the five forms
+by a model of their costs and kept copies that it renewed when a weight changed.
 """
 
 import json

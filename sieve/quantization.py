@@ -1,9 +1,9 @@
 """Weight-only quantization of a pruned model's matrices, through torchao.
 
-`int8` scales each row of a factor by its largest weight, on any device; `int4` packs two weights in
-a byte, a scale and an offset for each group, on GPUs. Neither looks at data. What would not get
-smaller stays as it is: factors of a few columns, and matrices that are gone. Embeddings, norms and
-the head, where it is not pruned, are never touched.
+`int8` scales each row of a factor by its largest weight, on any device. `int4` packs two weights
+into a byte, with a scale and an offset for each group, on GPUs. Neither needs data. A weight that
+would not get smaller stays as it is, such as a factor with few columns. Embeddings, norms and an
+unpruned head are never quantized.
 """
 
 import math
@@ -21,13 +21,13 @@ from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.model.matrices import dense_like
 from sieve.model.quantized import bytes_of, is_quantized
 
-ROW_BYTES = 5  # of a row in int8 beside its weights: a scale in float32, an offset in int8
-GROUP_BYTES = 4  # of a group in int4 beside its weights: scale and offset in bfloat16
+ROW_BYTES = 5  # in int8 each row has a scale in float32 and an offset in int8
+GROUP_BYTES = 4  # in int4 each group has a scale and an offset in bfloat16
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """How many weights were quantized and left, and the bytes of all prunable ones."""
+    """How many weights were quantized and how many left, and the bytes of all prunable weights."""
 
     quantized: int
     left: int
@@ -38,7 +38,7 @@ class Quantized:
 def check_available(
     settings: QuantizationConfig, device: torch.device, dtype: torch.dtype | None = None
 ) -> None:
-    """ValueError in one sentence where a method is not to be had on a device, or in a dtype."""
+    """ValueError where a method does not work on a device or in a dtype."""
     if settings.method == "none":
         return
     if not is_torchao_available():
@@ -47,8 +47,8 @@ def check_available(
         )
     if settings.method == "int4" and device.type != "cuda":
         raise ValueError(
-            f"quantization=int4 has kernels for GPUs alone, got a {device.type}; set "
-            "quantization=int8, or run with trainer=gpu."
+            f"quantization=int4 needs a GPU, got a {device.type}; set quantization=int8, or "
+            "run with trainer=gpu."
         )
     if settings.method == "int4" and dtype not in (None, torch.bfloat16):
         raise ValueError(
@@ -65,52 +65,47 @@ def quantize(
 ) -> Quantized:
     """Quantize the named matrices of a model in place, factors or dense.
 
-    dtype: what the weights are stored in when they are not quantized. A dense layer is replaced, so
-    that the caller's own stays as it was. Raises ValueError where the method is not to be had.
+    Dense layers are replaced by copies, so the caller's layers stay as they are. Raises ValueError
+    as `check_available`.
+
+    Args:
+        dtype: the storage dtype of the weights that are not quantized.
     """
     check_available(settings, model.device, model.dtype)
     check_not_quantized(model)
     _copy_dense(model, names)
-    before, done, left = stored_bytes(model, names, dtype), 0, 0
-    for layer in _layers(model, names):
-        if _quantize_one(layer, settings, dtype):
-            done += 1
-        else:
-            left += 1
-    return Quantized(done, left, before, stored_bytes(model, names, dtype))
+    before = stored_bytes(model, names, dtype)
+    done = [_quantize_one(layer, settings, dtype) for layer in _layers(model, names)]
+    after = stored_bytes(model, names, dtype)
+    return Quantized(sum(done), len(done) - sum(done), before, after)
 
 
 def check_not_quantized(model: nn.Module) -> None:
-    """ValueError where a model has quantized weights already, which nothing can be made of."""
+    """ValueError where a model has quantized weights."""
     if any(is_quantized(parameter) for parameter in model.parameters()):
         raise ValueError(
-            "got a model whose weights are quantized, expected one whose are not; load the export "
-            "of a run without quantization."
+            "got a model whose weights are quantized, expected an unquantized model; load the "
+            "export of a run without quantization."
         )
 
 
 def stored_bytes(model: nn.Module, names: Sequence[str], dtype: torch.dtype) -> int:
-    """Bytes on disk of the named matrices: weights, biases and the orders of pivoted ones."""
-    modules = {name: model.get_submodule(name) for name in names}
-    tensors: dict[int, Tensor] = {}
-    for module in modules.values():
-        for tensor in [*module.parameters(), *module.buffers()]:
-            tensors[id(tensor)] = tensor
+    """Bytes on disk of the named matrices: weights, biases and the indices of pivoted storage."""
+    tensors: dict[int, Tensor] = {}  # by id, to count a shared factor once
+    for module in (model.get_submodule(name) for name in names):
+        tensors |= {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     return sum(bytes_of(tensor, dtype) for tensor in tensors.values())
 
 
 def mark(model: PreTrainedModel) -> None:
-    """Let `save_pretrained` write quantized weights, and `from_pretrained` know them again.
-
-    Nothing happens to a model without any.
-    """
+    """Let `save_pretrained` and `from_pretrained` handle quantized weights, if a model has any."""
     if not any(is_quantized(parameter) for parameter in model.parameters()):
         return
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
     from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
-    # What each weight is in stands beside it in the file; the type named here is not looked at.
+    # The file says how each weight is quantized; the type of this configuration is not used.
     config = TorchAoConfig(Int8WeightOnlyConfig())
     model.config.quantization_config = config
     model.__dict__["hf_quantizer"] = TorchAoHfQuantizer(config, pre_quantized=True)
@@ -124,17 +119,19 @@ def _copy_dense(model: PreTrainedModel, names: Sequence[str]) -> None:
 
 
 def _layers(model: PreTrainedModel, names: Sequence[str]) -> list[nn.Module]:
-    """Every layer that the named matrices consist of, shared ones once."""
-    found: dict[nn.Module, None] = {}
+    """Every layer of the named matrices, a shared factor once."""
+    layers: dict[nn.Module, None] = {}
     for name in names:
-        layer: Any = model.get_submodule(name)
-        factored = isinstance(layer, FactorizedLinear)
-        found |= dict.fromkeys([layer.factor_in, layer.factor_out] if factored else [layer])
-    return list(found)
+        layer = model.get_submodule(name)
+        if isinstance(layer, FactorizedLinear):
+            layers |= {layer.factor_in: None, layer.factor_out: None}
+        else:
+            layers[layer] = None
+    return list(layers)
 
 
 def _quantize_one(layer: nn.Module, settings: QuantizationConfig, dtype: torch.dtype) -> bool:
-    """Quantize one layer in place; False where that is not possible or makes it no smaller."""
+    """Quantize one layer in place; False where that is impossible or makes it no smaller."""
     if not isinstance(layer, nn.Linear):
         return False
     form = smallest_form(layer.out_features, layer.in_features, settings, dtype)
@@ -152,10 +149,10 @@ def _quantize_one(layer: nn.Module, settings: QuantizationConfig, dtype: torch.d
 
 
 def smallest_form(rows: int, columns: int, settings: QuantizationConfig, dtype: torch.dtype) -> str:
-    """The form that a weight (rows, columns) takes the fewest bytes in: "none", "int8", "int4".
+    """The form of a weight (rows, columns) with the fewest bytes: "none", "int8" or "int4".
 
-    int4 is offered where it is asked for and its groups come out even; its kernels fill columns up
-    to a multiple of 1,024, so that it does not pay for narrow factors.
+    int4 must be the method, and the group size must divide the columns. Its kernels pad columns to
+    a multiple of 1,024, so it does not pay for narrow factors.
     """
     numbers = rows * columns
     sizes = {"none": numbers * dtype.itemsize, "int8": numbers + rows * ROW_BYTES}

@@ -184,7 +184,7 @@ def test_a_damaged_scale_is_seen_on_loading(tmp_path: Path) -> None:
 def test_four_bits_are_refused_on_a_processor_in_one_sentence() -> None:
     model = tiny_llama()
     _, names = switched(model)
-    with pytest.raises(ValueError, match="has kernels for GPUs alone, got a cpu; set quantization"):
+    with pytest.raises(ValueError, match="needs a GPU, got a cpu; set quantization"):
         quantize(model, names, QuantizationConfig("int4"), torch.float16)
 
 
@@ -257,7 +257,7 @@ def test_a_run_reports_bytes_and_accuracy_and_exports_what_it_measured(tmp_path:
 @pytest.mark.parametrize(
     "overrides, sentence",
     [
-        (["quantization=int4"], "quantization=int4 has kernels for GPUs alone"),
+        (["quantization=int4"], "quantization=int4 needs a GPU"),
         (["quantization=int8", "export=dense"], "set export=factorized, or quantization=none"),
         (["quantization.method=int3"], "expected one of none, int8, int4"),
         (["quantization=int4", "quantization.group_size=48"], "expected one of 32, 64, 128, 256"),

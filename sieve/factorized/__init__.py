@@ -1,1 +1,1 @@
-"""Layers and models that travel with exports; they need torch and transformers alone."""
+"""Layers and models that travel with exports; they need only torch and transformers."""

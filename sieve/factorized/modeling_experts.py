@@ -1,7 +1,7 @@
-"""Experts that transformers holds as 3-D parameters, unfolded to a plain module for each.
+"""Stacked experts, 3-D parameters in transformers, unfolded into plain Linears for each expert.
 
-Travels with exports beside `modeling_sieve.py`. What a class of experts does is read from what
-transformers itself says of it: gated or not, with biases, transposed, its gate and its norm.
+Travels with exports beside `modeling_sieve.py`. The attributes that transformers gives a class of
+experts say how it computes: whether it has a gate, biases or a norm, and whether it is transposed.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ WEIGHTS = ("gate_up_proj", "up_proj", "down_proj")
 
 
 class Expert(nn.Module):
-    """One expert's Linears, views of its slices; `tokens` (n,): those routed to it last."""
+    """The Linears of one expert; `tokens` (n,) are the positions last routed to it."""
 
     def __init__(self, linears: dict[str, nn.Linear]) -> None:
         super().__init__()
@@ -23,22 +23,22 @@ class Expert(nn.Module):
 
 
 class Unfolded:
-    """What an unfolded class of experts does beside its native one."""
+    """The forward pass of unfolded experts, mixed into their native class."""
 
-    _is_hf_initialized = True  # Nothing for transformers to draw: the native weights are gone.
+    _is_hf_initialized = True  # transformers must not initialize the removed weights.
 
     def forward(self: Any, *args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
         """Hidden states (tokens, d), chosen experts (tokens, k), their weights; to (tokens, d)."""
         x, chosen, weights = [*args, *kwargs.values()][:3]
         out = torch.zeros_like(x)
-        if type(x).__name__ == "FakeTensor":  # Nobody knows where tokens without values go.
+        if type(x).__name__ == "FakeTensor":  # Without values no token can be routed.
             return out
         for name, expert in self.named_children():
             if isinstance(expert, Expert):
-                expert.tokens, place = torch.where(chosen == int(name))
+                expert.tokens, slot = torch.where(chosen == int(name))
                 if len(expert.tokens):
                     y = self._one(expert, x[expert.tokens])
-                    y = y * weights[expert.tokens, place, None]
+                    y = y * weights[expert.tokens, slot, None]
                     out.index_add_(0, expert.tokens, y.to(out.dtype))
         return out
 
@@ -51,34 +51,34 @@ class Unfolded:
 
 
 def can_unfold(module: nn.Module) -> bool:
-    """Whether a module holds stacked experts in the way that transformers describes."""
-    told = all(hasattr(module, name) for name in ("has_gate", "has_bias", "is_transposed"))
-    held = _held(module)
-    return told and len(held) == 2 and all(getattr(module, name).ndim == 3 for name in held)
+    """Whether a module has stacked experts in the form of transformers."""
+    described = all(hasattr(module, name) for name in ("has_gate", "has_bias", "is_transposed"))
+    names = _stacked(module)
+    return described and len(names) == 2 and all(getattr(module, n).ndim == 3 for n in names)
 
 
 def unfold(model: nn.Module) -> list[str]:
-    """Unfold all stacked experts, in place, without a copy of a weight; returns their paths."""
-    found = [name for name, module in model.named_modules() if can_unfold(module)]
-    for path in found:
+    """Unfold all stacked experts in place, without copying weights; returns their module paths."""
+    paths = [name for name, module in model.named_modules() if can_unfold(module)]
+    for path in paths:
         _unfold(model.get_submodule(path))
-    return found
+    return paths
 
 
 def fold(model: nn.Module) -> None:
-    """Stack unfolded experts again, in place; all of their layers must be plain Linears."""
+    """Stack unfolded experts again in place; their layers must be plain Linears."""
     for module in list(model.modules()):
         if isinstance(module, Unfolded):
             _fold(module)
 
 
-def _held(module: nn.Module) -> list[str]:
+def _stacked(module: nn.Module) -> list[str]:
     """Names of the stacked parameters."""
     return [name for name in WEIGHTS if isinstance(getattr(module, name, None), nn.Parameter)]
 
 
 def _unfold(module: Any) -> None:
-    names, cls = _held(module), type(module)
+    names, cls = _stacked(module), type(module)
     for index in range(len(getattr(module, names[0]))):
         linears = {}
         for name in names:
@@ -104,14 +104,13 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 
 def _fold(module: Any) -> None:
     experts = {name: child for name, child in module.named_children() if isinstance(child, Expert)}
-    parts = list(next(iter(experts.values()))._modules)
-    for part in parts:
-        linears: list[Any] = [getattr(expert, part) for expert in experts.values()]
+    for name in list(next(iter(experts.values()))._modules):
+        linears: list[Any] = [getattr(expert, name) for expert in experts.values()]
         stacked = torch.stack([x.weight.T if module.is_transposed else x.weight for x in linears])
-        module.register_parameter(part, nn.Parameter(stacked, requires_grad=False))
+        module.register_parameter(name, nn.Parameter(stacked, requires_grad=False))
         if module.has_bias:
             bias = torch.stack([linear.bias for linear in linears])
-            module.register_parameter(f"{part}_bias", nn.Parameter(bias, requires_grad=False))
+            module.register_parameter(f"{name}_bias", nn.Parameter(bias, requires_grad=False))
     for name in experts:
         delattr(module, name)
     module.__class__ = type(module).__bases__[1]

@@ -44,7 +44,8 @@ class FactorizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., d_in) to (..., d_out)."""
-        outer, order = self.factor_out, self.order
+        # Attributes of nn.Module are slow enough to be seen in decoding; its dictionaries are not.
+        outer, order = cast(nn.Linear, self._modules["factor_out"]), self._buffers["order"]
         eager = not torch.compiler.is_compiling()  # A compiled graph leaves the sizes open.
         if order is None:
             # With gradients rank 0 computes its empty products: DDP expects every parameter.

@@ -1,11 +1,11 @@
 """A language model whose weight matrices are factorized: modeling code for transformers.
 
-It travels with every exported model and needs torch and transformers alone. The class of any
-architecture is made from the native one: `SieveXForCausalLM` is `XForCausalLM` with the layers
-named in `config.sieve["ranks"]` replaced by `FactorizedLinear`.
+It travels with every exported model and needs only torch and transformers. `SieveXForCausalLM` is
+the native class `XForCausalLM` with the layers in `config.sieve["ranks"]` replaced by
+`FactorizedLinear`.
 Load with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`, or without the
-flag after `import sieve`. AutoTokenizer looks at the model's configuration first: give it the flag
-too, or transformers asks for it and warns of a model of type ``, and then reads the tokenizer.
+flag after `import sieve`. Give AutoTokenizer the flag as well: it reads the model's configuration
+first, and without the flag transformers asks for it and warns of a model of type ``.
 """
 
 from typing import Any
@@ -45,12 +45,13 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
         raise ValueError(f"transformers {transformers.__version__} has no {architecture}.")
     base = native.config_class
     config_class: Any = type(
-        PREFIX + base.__name__, (base,),
+        PREFIX + base.__name__,
+        (base,),
         {"model_type": "sieve", "__module__": __name__, "__doc__": SieveConfig.__doc__},
-    )  # fmt: skip
+    )
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        # Some build their inside by an Auto class, which knows native configurations alone.
+        # Some models build their parts with Auto classes, which only accept native configurations.
         config.__class__ = base
         try:
             native.__init__(self, config, *args, **kwargs)
@@ -59,16 +60,22 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
         entry = config.sieve
         if entry.get("experts"):
             unfold(self)
-        parts = {key: entry[key] for key in ("pivoted", "mixed", "shared") if key in entry}
-        factorize(self, entry["ranks"], entry["biases"], **parts)
+        options = {key: entry[key] for key in ("pivoted", "mixed", "shared") if key in entry}
+        factorize(self, entry["ranks"], entry["biases"], **options)
 
-    model_class: Any = type(PREFIX + architecture, (native,), {
-        "config_class": config_class, "__init__": __init__, "__module__": __name__,
-        "__doc__": f"{architecture} with factorized layers.",
-    })  # fmt: skip
+    model_class: Any = type(
+        PREFIX + architecture,
+        (native,),
+        {
+            "config_class": config_class,
+            "__init__": __init__,
+            "__module__": __name__,
+            "__doc__": f"{architecture} with factorized layers.",
+        },
+    )
     _classes[architecture] = model_class, config_class
     globals().update({cls.__name__: cls for cls in _classes[architecture]})
-    # A model saved again carries this file and points at it.
+    # When a model is saved again, this file is saved with it.
     model_class.register_for_auto_class(auto := auto_class(architecture))
     config_class.register_for_auto_class("AutoConfig")
     getattr(transformers, auto).register(config_class, model_class, exist_ok=True)
@@ -76,24 +83,24 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
 
 
 def auto_class(architecture: str) -> str:
-    """The Auto class of a native one."""
+    """The name of the Auto class for a native class."""
     classifies = architecture.endswith("ForSequenceClassification")
     return "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
 
 
 def native_class(model: nn.Module) -> type:
-    """The class that transformers has for a model, factorized or not."""
+    """The class of transformers for a model, factorized or not."""
     cls = type(model)
-    if cls.__name__.startswith("FSDP"):  # Torch gives a sharded model a class of its own.
+    if cls.__name__.startswith("FSDP"):  # torch gives a sharded model a class of its own.
         cls = cls.__bases__[-1]
     return cls.__bases__[0] if cls.__name__.startswith(PREFIX) else cls
 
 
 def __getattr__(name: str) -> Any:
-    """Make `SieveXForCausalLM` when it is first asked for.
+    """Make `SieveXForCausalLM` at its first use.
 
-    Transformers asks for `SieveXConfig` too, before it is known which model it configures:
-    `SieveConfig` finds that out when it reads the file.
+    transformers also imports `SieveXConfig`, before it has read which model it configures:
+    `SieveConfig` finds the model when it reads the file.
     """
     native = getattr(transformers, name.removeprefix(PREFIX), None)
     if name.startswith(PREFIX) and isinstance(native, type):

@@ -20,9 +20,7 @@ def rebuilt(pivoted: Pivoted) -> Tensor:
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(
-        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )  # fmt: skip
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def kahan(n: int) -> Tensor:

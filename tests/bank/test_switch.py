@@ -298,11 +298,13 @@ def test_factors_take_no_gradients_and_know_their_shapes():
         for matrix in bank.matrices:
             layer, rank = model.get_submodule(matrix.name), ranks[matrix.name]
             assert (layer.factor_in.in_features, layer.factor_in.out_features) == (
-                matrix.d_in, rank,
-            )  # fmt: skip
+                matrix.d_in,
+                rank,
+            )
             assert (layer.factor_out.in_features, layer.factor_out.out_features) == (
-                rank, matrix.d_out,
-            )  # fmt: skip
+                rank,
+                matrix.d_out,
+            )
             assert not layer.training and f"rank={rank}" in repr(layer)
         assert not any(parameter.requires_grad for parameter in model.parameters())
 
