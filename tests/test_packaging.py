@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {
+    "huggingface_hub": "huggingface-hub",
     "hydra": "hydra-core",
     "lm_eval": "lm-eval",
     "onnx_ir": "onnx-ir",

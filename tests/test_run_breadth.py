@@ -209,7 +209,7 @@ def test_a_mixture_goes_through_every_stage(world: Path, settings: list[str]) ->
     ("settings", "said"),
     [
         (["projection=learned"], "is of an expert, which sees some of the tokens"),
-        (["export=onnx"], "got a mixture of experts, of which Sieve makes no graph"),
+        (["export=onnx"], "got a mixture of experts, which Sieve cannot export to ONNX"),
     ],
 )
 def test_what_a_mixture_cannot_have_is_one_sentence(

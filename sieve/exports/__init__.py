@@ -1,1 +1,1 @@
-"""Exports in every format, how they are loaded again, and the task files beside them."""
+"""Write a model in every export format, load it again, and write the task files beside it."""

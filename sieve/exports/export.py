@@ -1,7 +1,7 @@
-"""Export: a directory that transformers loads, with or without Sieve installed.
+"""Write a model to a directory that transformers loads, with or without Sieve.
 
-`factorized` keeps the factors and carries the modeling file beside the weights; `dense` merges
-them into plain matrices of the native architecture. Weights are safetensors.
+"factorized" keeps the factors and puts the modeling files beside the weights. "dense" multiplies
+the factors and writes the native architecture. "onnx" and "onnx_int8" are in `sieve.exports.onnx`.
 """
 
 import os
@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.bank.switch import merge_dense
 from sieve.config import FORMATS
 from sieve.distributed.sharding import is_sharded
-from sieve.exports.onnx import check_packages, write_onnx
-from sieve.exports.sharded import weights_of, write_sharded
+from sieve.exports.onnx import check_packages, replaced_layers, write_onnx
+from sieve.exports.sharded import as_stored, weights_of, write_sharded
 from sieve.factorized.modeling_experts import Unfolded, fold, unfold
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.factorized.modeling_sieve import classes_for, native_class
+from sieve.model.backbone import is_classifier
 from sieve.model.matrices import shares_embedding
 from sieve.model.quantized import is_quantized
 from sieve.quantization import check_not_quantized, mark
@@ -37,21 +38,25 @@ def export(
     format: str = "factorized",
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write the model as it stands in memory, its factors included, to a directory.
+    """Write a model as it is in memory, with its factors, to a directory.
 
-    format: "factorized", "dense", "onnx" or "onnx_int8". dtype: of the weights on disk, by default
-    the model's own; float32 in ONNX, whatever is said.
-    All ranks export a model that is shared out over them, and rank 0 writes.
-    The directory appears whole or not at all; an older export is replaced. Raises ValueError for
-    an unknown format, for a path that cannot be written or holds anything else, or where a dense
-    matrix would need a bias its architecture has no place for.
+    The directory appears complete or not at all; an older export is replaced. If the weights are
+    sharded over ranks, every rank must call this, and rank 0 writes.
+
+    Args:
+        format: "factorized", "dense", "onnx" or "onnx_int8".
+        dtype: of the weights on disk; None keeps the model's dtype. ONNX ignores it.
+
+    Raises:
+        ValueError: the format is unknown or cannot store this model, `path` cannot be written or
+            contains other files, or a dense matrix needs a bias that its architecture lacks.
     """
     check_format(model, format)
     path, dtype = Path(path).expanduser(), dtype or model.dtype
     if is_sharded(model) and distributed.get_rank():
         _write_weights(model, None, format, dtype)
         return path
-    _check_free(path.resolve())
+    _check_path(path.resolve())
     with written_beside(path.resolve()) as partial:
         if format.startswith("onnx"):
             write_onnx(model, partial, int8=format == "onnx_int8")
@@ -65,20 +70,20 @@ def export(
 
 
 def check_format(model: PreTrainedModel, format: str) -> None:
-    """ValueError unless `model` can be written in a format, as far as its class says."""
+    """Raise ValueError if the format is unknown or cannot store models of this class."""
     if format not in FORMATS:
         raise ValueError(f"got export format {format!r}, expected one of {', '.join(FORMATS)}.")
     if format.startswith("onnx"):
         if is_sharded(model):
             raise ValueError(
-                "a graph is made of a model on one device; use export=factorized or export=dense."
+                "got a model sharded over ranks, but ONNX needs the whole model on one device; use "
+                "export=factorized or export=dense."
             )
         check_packages()
-        classifies = native_class(model).__name__.endswith("ForSequenceClassification")
-        if classifies or any(isinstance(m, Unfolded) for m in model.modules()):
-            kind = "classifier" if classifies else "mixture of experts"
+        if is_classifier(model) or _has_experts(model):
+            kind = "classifier" if is_classifier(model) else "mixture of experts"
             raise ValueError(
-                f"got a {kind}, of which Sieve makes no graph; use export=factorized or "
+                f"got a {kind}, which Sieve cannot export to ONNX; use export=factorized or "
                 "export=dense."
             )
     if format != "factorized":
@@ -91,12 +96,16 @@ def check_format(model: PreTrainedModel, format: str) -> None:
         )
 
 
-def _check_free(path: Path) -> None:
-    """ValueError unless `path` can be made, or is empty or an older export that may be replaced."""
-    held = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
-    if held and "config.json" not in held:
+def _has_experts(model: PreTrainedModel) -> bool:
+    return any(isinstance(module, Unfolded) for module in model.modules())
+
+
+def _check_path(path: Path) -> None:
+    """Raise ValueError unless `path` can be created, is empty, or is an older export."""
+    names = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    if names and "config.json" not in names:
         raise ValueError(
-            f"{path} holds {held[0]} and no config.json, expected a new directory or an older "
+            f"{path} contains {names[0]} and no config.json, expected a new directory or an older "
             "export to replace; choose another path."
         )
     parent = next(folder for folder in path.parents if folder.exists())
@@ -104,98 +113,88 @@ def _check_free(path: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file, expected a directory; choose another path.")
     if not os.access(parent, os.W_OK):
-        raise ValueError(f"{parent} cannot be written; choose another path, or change its rights.")
+        raise ValueError(
+            f"{parent} is not writable; choose another path, or change its permissions."
+        )
 
 
 def _native_config(model: PreTrainedModel) -> PreTrainedConfig:
     """The configuration of the architecture without factors."""
-    held = {k: v for k, v in model.config.to_dict().items() if k not in ("sieve", "auto_map")}
-    config_class: Any = native_class(model)
-    return config_class.config_class.from_dict(held)
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("sieve", "auto_map")}
+    native: Any = native_class(model)
+    return native.config_class.from_dict(config)
 
 
 def _write_weights(
     model: PreTrainedModel, path: Path | None, format: str, dtype: torch.dtype
 ) -> None:
-    """Write a model "factorized" or "dense"; path: None on the ranks that do not write."""
+    """Write a "factorized" or "dense" export; `path` is None on ranks that do not write."""
     if format == "factorized":
-        model_class, config = _factorized_config(model)
+        shell = _factorized_shell(model)
     else:
-        model_class, config = native_class(model), _native_config(model).to_dict()
+        shell = _shell(native_class(model), _native_config(model).to_dict(), model)
     if is_sharded(model):
-        shell = _shell(model_class, config, model)
         write_sharded(shell, weights_of(model, format), path, dtype)
-        return
-    assert path is not None
-    with nullcontext() if format == "factorized" else _merged(model):
-        _write(_shell(model_class, config, model), model, path, dtype)
+    elif path is not None:
+        with nullcontext() if format == "factorized" else _merged(model):
+            state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
+        shell.load_state_dict(state, assign=True)
+        shell.tie_weights()
+        mark(shell)
+        shell.save_pretrained(path)
 
 
-def _factorized_config(model: PreTrainedModel) -> tuple[Any, dict[str, Any]]:
-    """Class and configuration of a model with factors."""
+def _factorized_shell(model: PreTrainedModel) -> PreTrainedModel:
+    """An empty model with factors, whose configuration has the entry "sieve"."""
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     architecture = native_class(model).__name__
-    model_class, _ = classes_for(architecture)
-    entry: dict[str, Any] = {
+    entry: dict[str, object] = {
         "architecture": architecture,
         "ranks": {name: layer.factor_in.out_features for name, layer in layers.items()},
         "biases": [name for name, layer in layers.items() if layer.factor_out.bias is not None],
         "pivoted": [name for name, layer in layers.items() if layer.order is not None],
     }
-    if any(isinstance(module, Unfolded) for module in model.modules()):
+    if _has_experts(model):
         entry["experts"] = True
-    first: dict[nn.Module, str] = {}
+    owners: dict[int, str] = {}  # id of a factor_in -> the first layer that uses it
     shared = {
-        name: source
+        name: owner
         for name, layer in layers.items()
-        if (source := first.setdefault(layer.factor_in, name)) != name
+        if (owner := owners.setdefault(id(layer.factor_in), name)) != name
     }
     if shared:
         entry["shared"] = shared
         siblings = {*shared, *shared.values()}
         entry["mixed"] = {name: layers[name].factor_out.out_features for name in siblings}
-    return model_class, model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
+    config = model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
+    return _shell(classes_for(architecture)[0], config, model)
 
 
-def _shell(model_class: Any, config: dict[str, Any], model: PreTrainedModel) -> Any:
-    """A model of another class and configuration, without numbers."""
+def _shell(model_class: Any, config: dict[str, object], model: PreTrainedModel) -> PreTrainedModel:
+    """A model of another class and configuration on the meta device, without weights."""
     config = {key: value for key, value in config.items() if key != "auto_map"}
     if config.get("tie_word_embeddings") and not shares_embedding(model):
-        config["tie_word_embeddings"] = False  # The head was factorized, the embedding was not.
+        config["tie_word_embeddings"] = False  # Only the head was factorized.
     with torch.device("meta"):
-        shell = model_class(model_class.config_class.from_dict(config))
+        shell: PreTrainedModel = model_class(model_class.config_class.from_dict(config))
     if model.can_generate():
         shell.generation_config = model.generation_config
     return shell
 
 
-def _write(shell: Any, model: PreTrainedModel, path: Path, dtype: torch.dtype) -> None:
-    """Save the weights of `model` as the shell's."""
-    state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
-    shell.load_state_dict(state, assign=True)
-    shell.tie_weights()
-    mark(shell)
-    shell.save_pretrained(path)
-
-
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = tensor.detach().cpu()
-    if is_quantized(tensor):
-        return tensor
-    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).clone().contiguous()
+    """A copy on the CPU: factors may be views of a larger tensor."""
+    stored = as_stored(tensor, dtype).cpu()
+    return stored if is_quantized(stored) else stored.clone().contiguous()
 
 
 @contextmanager
 def _merged(model: PreTrainedModel) -> Iterator[None]:
-    """Merge the factors, and stack experts, for the duration of the block."""
-    layers: dict[str, nn.Module] = {
-        n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)
-    }
-    try:
-        merge_dense(model)
-        fold(model)
-        yield
-    finally:
-        unfold(model)
-        for name, layer in layers.items():
-            model.set_submodule(name, layer)
+    """Multiply the factors and stack the experts for the duration of the block."""
+    with replaced_layers(model):
+        try:
+            merge_dense(model)
+            fold(model)
+            yield
+        finally:
+            unfold(model)

@@ -1,13 +1,15 @@
-"""A Sieve task for lm-evaluation-harness: `python -m sieve.exports.lm_eval_task FOLDER +task=sst2`.
+"""Write a Sieve task for lm-evaluation-harness.
 
-Writes a task file and the rows of the test split as Sieve renders them, prompts and answers, so
-that the harness scores an export, or any other model, on the very rows of a result:
+    python -m sieve.exports.lm_eval_task FOLDER +task=sst2
+
+writes a task file and the rows of the test split, with the prompts and answers that Sieve renders,
+so that the harness scores an export, or another model, on the rows of a result:
 
     lm_eval --model hf --model_args pretrained=EXPORT,trust_remote_code=True,dtype=float32 \\
         --include_path FOLDER --tasks sieve_sst2
 
-What follows the folder are the overrides that the run was given. Sieve scores in float32 on a CPU
-and uses a chat template where there is one: the harness is told so by `--apply_chat_template`.
+Pass the overrides of the run after the folder. Sieve scores in float32 on a CPU, and applies a
+chat template if the tokenizer has one: give the harness `--apply_chat_template` then.
 """
 
 import argparse
@@ -16,7 +18,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -27,44 +28,45 @@ from sieve.tasks import Task, build_task
 from sieve.tasks.build import CHOICE_KINDS
 
 log = logging.getLogger(__name__)
-# The harness's metrics by what log-likelihoods are divided by.
+# What log-likelihoods are divided by -> the metric of the harness.
 METRICS = {"none": "acc", "characters": "acc_norm", "bytes": "acc_bytes"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the task of some overrides; status 1 and one sentence where that cannot be."""
+    """Write the task of the given overrides; log an error and exit with status 1 on failure."""
     parser = argparse.ArgumentParser(
-        prog="python -m sieve.exports.lm_eval_task", description=__doc__
+        prog="python -m sieve.exports.lm_eval_task",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("overrides", nargs="+", help="as of a run: +task=sst2 seed=1")
-    asked = parser.parse_args(arguments)
+    parser.add_argument("folder", type=Path, help="where to write the task file and the rows")
+    parser.add_argument("overrides", nargs="+", help="overrides of the run: +task=sst2 seed=1")
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     register_resolvers()
     try:
         with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            config = to_config(compose("config", asked.overrides))
-        name = write_lm_eval_task(build_task(config.task, config.seed), asked.folder)
+            config = to_config(compose("config", options.overrides))
+        name = write_lm_eval_task(build_task(config.task, config.seed), options.folder)
     except (HydraException, ValueError, RuntimeError, OSError) as error:
         log.error("%s", str(error).splitlines()[0])
         sys.exit(1)
-    log.info("%s: lm_eval --include_path %s --tasks %s", name, asked.folder, name)
+    log.info("%s: lm_eval --include_path %s --tasks %s", name, options.folder, name)
 
 
 def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
-    """Write `<name>.yaml` and `<name>.parquet` into a folder; returns the name of the task there.
+    """Write `<name>.yaml` and `<name>.parquet` into a folder; returns the name of the task.
 
-    Its metric is Sieve's accuracy, of log-likelihoods as they are or by characters or bytes;
-    where the task divides them by tokens, the harness has no such metric and ValueError says so, as
-    for tasks without answers to choose from. Prompts are written without a chat template:
-    `--apply_chat_template` adds the tokenizer's.
+    Prompts have no chat template: `--apply_chat_template` adds the tokenizer's. Raises ValueError
+    if the harness has no such metric: it has the accuracy of choices by their log-likelihoods,
+    which are divided by nothing, characters or bytes, but not by tokens.
     """
     if task.kind not in CHOICE_KINDS or task.normalize not in METRICS or task.row_metric:
         raise ValueError(
-            f"task '{task.name}' is of kind '{task.kind}', by {task.metric.name} of "
-            f"log-likelihoods divided by {task.normalize}, expected the accuracy of a choice, "
-            f"divided by {', '.join(METRICS)}; set task.normalize=none, or run a task of the "
-            "harness."
+            f"task '{task.name}' is of kind '{task.kind}' with the metric {task.metric.name} and "
+            f"task.normalize={task.normalize}, expected the accuracy of a choice with "
+            f"task.normalize one of {', '.join(METRICS)}; set task.normalize=none, or run a task "
+            "of the harness."
         )
     from datasets import Dataset
 
@@ -78,22 +80,16 @@ def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
         }
         for example in task.splits[role]
     ]
-    path = folder / f"{name}.parquet"  # Not JSON, which is read with guesses: texts become dates.
+    path = folder / f"{name}.parquet"  # A JSON reader would turn some texts into dates.
     with written_beside(path) as partial:
         Dataset.from_list(rows).to_parquet(partial)
-    # JSON is YAML; the harness reads it as such.
-    write_json_atomic(folder / f"{name}.yaml", _task_file(name, path.resolve(), task))
-    return name
-
-
-def _task_file(name: str, rows: Path, task: Task) -> dict[str, Any]:
-    return {
+    content = {
         "task": name,
         "dataset_path": "parquet",
-        "dataset_kwargs": {"data_files": {"test": str(rows)}},
+        "dataset_kwargs": {"data_files": {"test": str(path.resolve())}},
         "test_split": "test",
         "output_type": "multiple_choice",
-        # Names of fields, which are read as they stand: a template makes a number of digits.
+        # Field names, which the harness reads verbatim: a template turns digits into a number.
         "doc_to_text": "prompt",
         "doc_to_choice": "choices",
         "doc_to_target": "answer",
@@ -103,6 +99,8 @@ def _task_file(name: str, rows: Path, task: Task) -> dict[str, Any]:
         ],
         "metadata": {"version": 1},
     }
+    write_json_atomic(folder / f"{name}.yaml", content)  # YAML includes JSON.
+    return name
 
 
 if __name__ == "__main__":

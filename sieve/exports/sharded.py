@@ -1,16 +1,16 @@
-"""Export of a model whose weights are shared out over ranks, which is never whole on one of them.
+"""Export a model whose weights are sharded over ranks, without gathering it whole on any rank.
 
-All ranks go through the weights in one order and put one after the other together; rank 0 collects
-a file's worth and writes it. The files hold what those of `sieve.export` do.
+All ranks gather the weights one by one, in the same order. Rank 0 collects the weights of one file,
+writes it, and goes on. The files are the same as those of `sieve.export`.
 """
 
 import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -21,96 +21,86 @@ from sieve.distributed.sharding import whole
 from sieve.factorized.modeling_experts import Unfolded
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.model.matrices import dense_like
+from sieve.model.quantized import is_quantized
 
-FILE_BYTES = 5 * 10**9  # of weights that rank 0 holds at a time, at most
-Weights = dict[str, Callable[[], Tensor]]  # by name: gives a weight, once all ranks ask for it
+FILE_BYTES = 5 * 10**9  # of weights in one file, and on rank 0 at a time
+Weights = dict[str, Callable[[], Tensor]]  # name -> gathers the weight; every rank must call it
 
 
 def weights_of(model: nn.Module, format: str) -> Weights:
-    """How each weight of an export is had, "dense" or "factorized".
+    """How to gather each weight of a "dense" or "factorized" export.
 
-    Raises ValueError where a dense matrix would need a bias its architecture has no place for, and
-    for experts in "dense", where transformers stacks them.
+    Raises ValueError if a dense matrix needs a bias that its architecture lacks, and for experts in
+    a dense export, which transformers stacks.
     """
-    found: Weights = {name: partial(whole, t) for name, t in model.state_dict().items()}
+    weights: Weights = {name: partial(whole, t) for name, t in model.state_dict().items()}
     if format != "dense":
-        return found
+        return weights
     if any(isinstance(module, Unfolded) for module in model.modules()):
         raise ValueError(
-            "got a mixture of experts, which is not stacked again while its weights are shared out "
-            "over ranks; use export=factorized, or run again with trainer=cpu, which has but the "
-            "export left to do."
+            "got a mixture of experts, whose experts cannot be stacked while its weights are "
+            "sharded over ranks; use export=factorized, or run the same command again with "
+            "trainer=cpu, which only exports."
         )
     for name, (layer, original) in to_merge(model).items():
-        for part in layer.state_dict():
-            del found[f"{name}.{part}"]
-        for part in ("weight", "bias")[: 1 + (layer.factor_out.bias is not None)]:
-            found[f"{name}.{part}"] = partial(_merged, layer, original, part)
-    return found
+        for key in layer.state_dict():
+            del weights[f"{name}.{key}"]
+        weights[f"{name}.weight"] = partial(_merged, layer, original, "weight")
+        if layer.factor_out.bias is not None:
+            weights[f"{name}.bias"] = partial(_merged, layer, original, "bias")
+    return weights
 
 
-def _merged(layer: FactorizedLinear, original: nn.Module, part: str) -> Tensor:
-    """Weight or bias of the dense layer in the place of a factorized one."""
-    found: Tensor = getattr(dense_like(original, *merged(layer)), part)
-    return found
+def _merged(layer: FactorizedLinear, original: nn.Module, key: str) -> Tensor:
+    """The weight or the bias of the dense layer that replaces a factorized one."""
+    return dense_like(original, *merged(layer)).get_parameter(key)
 
 
 def write_sharded(
     shell: PreTrainedModel, weights: Weights, path: Path | None, dtype: torch.dtype
 ) -> None:
-    """Write weights, and the configuration of `shell`, to a directory; None on all ranks but 0.
+    """Gather the weights, and write them and the configuration to a directory.
 
-    shell: of the class and configuration that are written, on the meta device. Raises ValueError
-    for an architecture whose weights have other names on disk.
+    Args:
+        shell: a model on the meta device, of the class and configuration to write.
+        path: None on every rank but 0.
+
+    Raises:
+        ValueError: the architecture stores its weights under other names.
     """
-    empty = {name: _as_stored(tensor, dtype) for name, tensor in shell.state_dict().items()}
+    empty = {name: as_stored(tensor, dtype) for name, tensor in shell.state_dict().items()}
     shell.load_state_dict(empty, assign=True)
     shell.tie_weights()
     skipped = {*shell.all_tied_weights_keys, *(shell._keys_to_ignore_on_save or ())}
-    kept = {name: tensor for name, tensor in empty.items() if name not in skipped}
-    if revert_weight_conversion(shell, dict(kept)).keys() != kept.keys():
+    stored = {name: tensor for name, tensor in empty.items() if name not in skipped}
+    if revert_weight_conversion(shell, dict(stored)).keys() != stored.keys():
         raise ValueError(
-            f"the weights of {type(shell).__name__} have other names on disk, which are not known "
-            "while they are shared out over ranks; run again with trainer=cpu, which has but the "
-            "export left to do."
+            f"{type(shell).__name__} stores its weights under other names, which Sieve cannot "
+            "write while they are sharded over ranks; run the same command again with "
+            "trainer=cpu, which only exports."
         )
-    files = _files(kept)
+    split = split_torch_state_dict_into_shards(stored, max_shard_size=FILE_BYTES)
     if path is not None:
-        shell.save_pretrained(path, state_dict={})  # The configuration alone.
-    for file, names in files.items():
-        held: dict[str, Tensor] = {}
+        shell.save_pretrained(path, state_dict={})  # only the configuration
+    for file, names in split.filename_to_tensors.items():
+        tensors: dict[str, Tensor] = {}
         for name in names:
-            tensor = weights[name]()  # On every rank, whoever writes.
+            tensor = weights[name]()  # Every rank gathers, rank 0 keeps.
             if path is not None:
-                held[name] = _as_stored(tensor.detach(), dtype).cpu().contiguous()
+                tensors[name] = as_stored(tensor, dtype).cpu().contiguous()
             del tensor
         if path is not None:
-            save_file(held, path / file, metadata={"format": "pt"})
-    if path is not None and len(files) > 1:
-        size = sum(tensor.nbytes for tensor in kept.values())
+            save_file(tensors, path / file, metadata={"format": "pt"})
+    if path is not None and split.is_sharded:
         index = {
-            "metadata": {"total_parameters": shell.num_parameters(), "total_size": size},
-            "weight_map": {name: file for file, names in files.items() for name in names},
+            "metadata": split.metadata | {"total_parameters": shell.num_parameters()},
+            "weight_map": split.tensor_to_filename,
         }
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (path / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
-def _files(weights: dict[str, Tensor]) -> dict[str, list[str]]:
-    """Names of weights by the file they go to, in order: as many to a file as it may hold."""
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in weights.items():
-        if groups[-1] and size + tensor.nbytes > FILE_BYTES:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += tensor.nbytes
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
-    numbered = enumerate(groups, start=1)
-    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in numbered}
-
-
-def _as_stored(tensor: Any, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+def as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight as an export stores it: floating-point numbers in `dtype`, unless quantized."""
+    convert = tensor.is_floating_point() and not is_quantized(tensor)
+    return tensor.detach().to(dtype) if convert else tensor.detach()

@@ -1,1 +1,1 @@
-"""An exported model that answers its task over HTTP: `python -m sieve.serve runs/.../export`."""
+"""Answer the task of an exported model over HTTP: `python -m sieve.serve runs/.../export`."""

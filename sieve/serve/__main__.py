@@ -1,8 +1,8 @@
 """Serve an exported model: `python -m sieve.serve runs/medqa/.../export --port 8000`.
 
-POST a row as JSON to /predict, or type one into the page at /. SIGTERM and Ctrl-C let what has
-begun be answered. It listens on this machine alone unless --host says otherwise, and knows no
-users: put it behind a proxy that does.
+POST a row as JSON to /predict, or type one into the page at /. On SIGTERM and Ctrl-C the server
+answers all accepted requests and exits. It listens only on this machine unless --host says
+otherwise. It has no authentication: put it behind a proxy that has.
 """
 
 import argparse
@@ -14,82 +14,90 @@ from collections.abc import Sequence
 from sieve.runtime.progress import output
 
 log = logging.getLogger("sieve.serve")
-BACKLOG = 2048  # connections that may wait to be taken up
+BACKLOG = 2048  # connections that may wait to be accepted
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; argparse itself says what is wrong with it."""
-    parser = argparse.ArgumentParser(prog="python -m sieve.serve", description="Serve an export.")
-    parser.add_argument("folder", help="an export directory, as runs/medqa/.../export")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=port, default=8000, help="0 takes a free one (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
-    parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    """Parse the command line; argparse exits with status 2 if it is invalid."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sieve.serve",
+        description="Answer the task of an exported model over HTTP.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    add = parser.add_argument
+    add("folder", help="an export directory, such as runs/medqa/.../export")
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=port, default=8000, help="port to listen on; 0 takes a free one")
+    add("--device", default="cpu", help="cpu, cuda or cuda:1")
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--dtype", default="auto", choices=dtypes, help="auto: float32 on a CPU, else as stored")
     for name, default, text in (
-        ("max-rows", 256, "rows of one request"),
-        ("max-body-bytes", 1_000_000, "bytes of one request"),
-        ("max-queue", 1024, "rows that may wait"),
-        ("batch-tokens", 8192, "tokens of one forward pass, padding counted"),
+        ("max-rows", 256, "the most rows of one request"),
+        ("max-body-bytes", 1_000_000, "the most bytes of one request"),
+        ("max-queue", 1024, "the most rows that may wait"),
+        ("batch-tokens", 8192, "the most tokens of one forward pass, with padding"),
     ):
-        parser.add_argument(f"--{name}", type=at_least_one, default=default, help=text)
+        add(f"--{name}", type=at_least_one, default=default, help=text)
     return parser.parse_args(arguments)
 
 
 def at_least_one(text: str) -> int:
-    """A count; ArgumentTypeError below 1."""
+    """Parse a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
     return int(text)
 
 
 def port(text: str) -> int:
-    """A port; ArgumentTypeError where there is no such number."""
+    """Parse the number of a port."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected 0 to 65535")
     return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Load, then serve until stopped; status 1 and one sentence where that cannot be."""
-    asked = parse(arguments)
+    """Serve until stopped; log an error and exit with status 1 on failure."""
+    options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        serve(asked)
+        serve(options)
     except (ValueError, RuntimeError, OSError) as error:
         log.debug("failed", exc_info=True)
         log.error("%s", str(error).splitlines()[0])
         sys.exit(1)
-    except KeyboardInterrupt:  # Everything has been answered; Ctrl-C is no failure to trace.
+    except KeyboardInterrupt:  # Every accepted request has been answered.
         sys.exit(130)
 
 
-def serve(asked: argparse.Namespace) -> None:
-    """Raises ValueError or RuntimeError with one sentence where the export cannot be served."""
+def serve(options: argparse.Namespace) -> None:
+    """Load the export and serve it; ValueError or RuntimeError if that is impossible."""
     try:
         import uvicorn
 
         from sieve.serve.app import make_app
     except ImportError as error:
         raise RuntimeError(
-            f"serving needs {error.name}; install it with pip install 'sieve-llm[serve]'."
+            f"serving needs {error.name}; run pip install 'sieve-llm[serve]'."
         ) from error
     from sieve.serve.body import Limits
     from sieve.serve.engine import Engine
 
-    if asked.max_rows > asked.max_queue:
+    if options.max_rows > options.max_queue:
         raise ValueError(
-            f"--max-rows is {asked.max_rows}, expected at most --max-queue, {asked.max_queue}, or "
-            "a request of so many rows would never fit; lower the one or raise the other."
+            f"--max-rows is {options.max_rows}, expected at most --max-queue, which is "
+            f"{options.max_queue}; lower the first or raise the second."
         )
-    check_device(asked.device)
-    with listen(asked.host, asked.port) as listening:
+    check_device(options.device)
+    with listen(options.host, options.port) as listening:
         engine = Engine(
-            asked.folder, asked.device, asked.dtype, asked.batch_tokens, asked.max_queue
-        )  # fmt: skip
-        app = make_app(engine, Limits(asked.max_rows, asked.max_body_bytes))
-        host = f"[{asked.host}]" if ":" in asked.host else asked.host
+            options.folder,
+            device=options.device,
+            dtype=options.dtype,
+            batch_tokens=options.batch_tokens,
+            max_waiting=options.max_queue,
+        )
+        app = make_app(engine, Limits(options.max_rows, options.max_body_bytes))
+        host = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{host}:{listening.getsockname()[1]}"
         output.print(f"{engine.task.config.name} on {address}", highlight=False, soft_wrap=True)
         config = uvicorn.Config(app, log_level="warning", backlog=BACKLOG)
@@ -97,20 +105,20 @@ def serve(asked: argparse.Namespace) -> None:
 
 
 def check_device(name: str) -> None:
-    """ValueError where torch cannot put a tensor on a device."""
+    """Raise ValueError if torch cannot use a device."""
     import torch
 
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"--device is {name!r}, which torch cannot use here, expected cpu, or cuda on a "
-            "machine with a GPU and torch built for it."
+            f"--device is {name!r}, which torch cannot use here, expected cpu, or cuda with a GPU "
+            "and a build of torch for it."
         ) from error
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; taken before the model is loaded, so that a taken port shows soon."""
+    """A listening socket, opened before the model is loaded so that a used port fails early."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

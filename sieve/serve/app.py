@@ -1,4 +1,4 @@
-"""The HTTP side: routes, what a body may be, limits, and a sentence for everything else."""
+"""The HTTP application of an exported model: routes, answers, and a sentence for every error."""
 
 import asyncio
 import math
@@ -6,37 +6,36 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from sieve.serve.body import Limits, read_rows, request_schema
-from sieve.serve.engine import Engine, Full
+from sieve.serve.engine import Engine, QueueFull
 
 PAGE = Path(__file__).with_name("page.html")
 REFUSALS = (
     (400, "the body is not JSON"),
-    (409, "a row is as it should be, but too long for the model, or two of its answers are alike"),
+    (409, "a row is valid, but too long for the model, or two of its answers have the same tokens"),
     (413, "the body is too large"),
-    (415, "the body is not said to be JSON"),
-    (422, "a row does not hold"),
+    (415, "the content type is not JSON"),
+    (422, "a row is invalid"),
     (500, "the server failed"),
-    (503, "too many rows wait"),
+    (503, "too many rows are waiting"),
 )
 
 
 class Choice(BaseModel):
-    """One of the answers a row may have."""
+    """A possible answer to a row."""
 
     label: str
     probability: float = Field(ge=0, le=1, description="among the choices of this row")
-    loglikelihood: float | None = Field(description="of its tokens after the prompt, nats")
+    loglikelihood: float | None = Field(description="of its tokens after the prompt, in nats")
 
 
 class Answer(BaseModel):
-    """What the model answers to one row."""
+    """The answer of the model to one row."""
 
     label: str
     index: int = Field(ge=0, description="of the label among the choices")
@@ -44,37 +43,37 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """The answers to the rows of a request, in their order."""
+    """The answers to the rows of a request, in order."""
 
     answers: list[Answer]
-    latency_ms: float = Field(ge=0, description="from the parsed request to its last answer")
+    latency_ms: float = Field(ge=0, description="from the request to its last answer")
 
 
 class Problem(BaseModel):
-    """What was wrong with a request, in one sentence."""
+    """Why a request was refused, in one sentence."""
 
     detail: str
 
 
 class Health(BaseModel):
-    """Whether the server answers, and how many rows wait."""
+    """Whether the server can answer, and how many rows are waiting."""
 
     status: str
     waiting: int = Field(ge=0)
 
 
 class TaskDescription(BaseModel):
-    """What the page needs to know of the task."""
+    """The task as the page at / shows it."""
 
     name: str
     kind: str
     prompt: str
-    fields: dict[str, list[str]] = Field(description="what a row has, and the columns it may be in")
-    labels: list[str] = Field(description="empty where every row brings its options")
+    fields: dict[str, list[str]] = Field(description="each field of a row, with its columns")
+    labels: list[str] = Field(description="empty if each row has its own options")
 
 
 def make_app(engine: Engine, limits: Limits) -> FastAPI:
-    """The application of one exported model; the engine starts and stops with it."""
+    """The application for one engine, which starts and stops with it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -85,20 +84,20 @@ def make_app(engine: Engine, limits: Limits) -> FastAPI:
     config = engine.task.config
     app = FastAPI(
         title=f"Sieve: {config.name}",
-        description="Answers one task with a model that was sieved for it.",
+        description="Answers one task with a model that Sieve pruned for it.",
         lifespan=lifespan,
-        docs_url=None,  # Its pages are made of scripts from elsewhere.
+        docs_url=None,  # These pages load scripts from other servers.
         redoc_url=None,
     )
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        problem = f"the server failed on this request ({type(error).__name__}); its log says why."
+        problem = f"the server failed on this request ({type(error).__name__}); see its log."
         return JSONResponse({"detail": problem}, 500)
 
     @app.get("/health")
     async def health() -> Health:
-        """Whether the server answers."""
+        """Whether the server can answer."""
         if not engine.alive:
             raise HTTPException(503, "the scoring thread has ended; restart the server.")
         return Health(status="ok", waiting=engine.waiting)
@@ -125,7 +124,7 @@ def make_app(engine: Engine, limits: Limits) -> FastAPI:
         openapi_extra={"requestBody": request_schema(engine.task, limits)},
     )
     async def predict(request: Request) -> Answers:
-        """Label, probabilities and latency of one row, or of many under `rows`."""
+        """Label, probabilities and latency for one row, or for several under `rows`."""
         start = time.perf_counter()
         rows = await read_rows(request, engine.task, limits)
         answers = await answer_rows(rows, engine)
@@ -134,50 +133,45 @@ def make_app(engine: Engine, limits: Limits) -> FastAPI:
     return app
 
 
-async def answer_rows(rows: list[dict[str, Any]], engine: Engine) -> list[Answer]:
-    """The model's answers; HTTPException with a sentence where a row or the queue does not hold."""
+async def answer_rows(rows: list[dict[str, object]], engine: Engine) -> list[Answer]:
+    """The answers of the model; HTTPException if a row is invalid or the queue is full."""
+    task = engine.task
     try:
-        examples = [
-            engine.task.question(row, f"row {number}") for number, row in enumerate(rows, 1)
-        ]
-    except ValueError as error:  # What it advises is for those who run the task.
+        examples = [task.question(row, f"row {number}") for number, row in enumerate(rows, 1)]
+    except ValueError as error:  # The advice behind the semicolon is for whoever wrote the task.
         raise HTTPException(422, f"{str(error).rpartition('; ')[0]}.") from error
     try:
         encoded = await asyncio.to_thread(engine.encode, examples)
-    except ValueError as error:
-        # All that a schema can ask of a row holds: what is in the way is this model.
+    except ValueError as error:  # The row fits the schema, but not this model.
         raise HTTPException(409, str(error)) from error
     try:
         future = engine.submit(encoded)
-    except Full as error:
-        raise HTTPException(
-            503, f"{engine.waiting} rows wait already, expected at most {engine.max_waiting} with "
-            f"the {len(rows)} of this request; try again in a second.",
-            headers={"Retry-After": "1"},
-        ) from error  # fmt: skip
-    found = await asyncio.wrap_future(future)
+    except QueueFull as error:
+        problem = (
+            f"{engine.waiting} rows are waiting, expected at most {engine.max_waiting} with the "
+            f"{len(rows)} of this request; try again in a second."
+        )
+        raise HTTPException(503, problem, headers={"Retry-After": "1"}) from error
+    scores = await asyncio.wrap_future(future)
     return [
-        to_answer(engine.task.words(example), logprobs)
-        for example, logprobs in zip(examples, found, strict=True)
+        to_answer(task.words(example), logprobs)
+        for example, logprobs in zip(examples, scores, strict=True)
     ]
 
 
 def to_answer(words: list[str], logprobs: list[float]) -> Answer:
-    """The likeliest of some choices, and how likely each is among them."""
+    """The most likely choice, and the probability of each among the choices."""
     top = max(logprobs)
     if not math.isfinite(top):
         raise HTTPException(500, "the model gave no finite log-likelihood for this row.")
     weights = [math.exp(value - top) for value in logprobs]
     index = logprobs.index(top)
-    return Answer(
-        label=words[index],
-        index=index,
-        choices=[
-            Choice(
-                label=word,
-                probability=weight / sum(weights),
-                loglikelihood=value if math.isfinite(value) else None,
-            )
-            for word, weight, value in zip(words, weights, logprobs, strict=True)
-        ],
-    )
+    choices = [
+        Choice(
+            label=word,
+            probability=weight / sum(weights),
+            loglikelihood=value if math.isfinite(value) else None,
+        )
+        for word, weight, value in zip(words, weights, logprobs, strict=True)
+    ]
+    return Answer(label=words[index], index=index, choices=choices)

@@ -1,10 +1,10 @@
-"""OpenAI's protocol for an export, by transformers' own server: /v1/completions and the rest.
+"""Serve an export with OpenAI's protocol, such as /v1/completions, by `transformers serve`.
 
     python -m sieve.serve.completions EXPORT --trust-remote-code --port 8000
 
-is `transformers serve EXPORT ...`, which looks a model's class up in transformers itself: here it
-finds Sieve's there too. A dense export needs no help. Its extra packages come with
-pip install 'transformers[serving]'.
+is `transformers serve EXPORT ...`, which finds the class of a model in transformers itself, and so
+needs the classes of Sieve there. A dense export can be served without this command. Install the
+packages with pip install 'transformers[serving]'.
 """
 
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger("sieve.serve")
 
 
 def register_classes() -> None:
-    """Let transformers have every factorized class under its name, each read by the Auto class."""
+    """Put every factorized class into transformers by name, to be loaded by the Auto class."""
     register()
     for name in dir(transformers):
         if name.endswith(("ForCausalLM", "LMHeadModel")) and not name.startswith("Auto"):
@@ -28,7 +28,7 @@ def register_classes() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `transformers serve`; status 1 and one sentence where its packages are missing."""
+    """Run `transformers serve`; log an error and exit with status 1 if a package is missing."""
     from transformers.cli.transformers import main as cli
 
     register_classes()

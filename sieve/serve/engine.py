@@ -1,10 +1,9 @@
-"""The model behind the server: one thread scores what all requests have brought, in batches.
+"""The model behind the server: one thread scores the rows of all requests in batches.
 
-Rows of several requests stand in one batch, as rows of a split do in the run's own evaluation.
-The rows beside it change a row's log-likelihoods by rounding alone (about 1e-5 nats in float32):
-padding is masked, but sums of other shapes are taken in another order. With `batch_tokens=1` every
-row is scored by itself, and its numbers are the same bits whatever else is asked; an ONNX graph
-always scores so.
+Rows of several requests share a batch, as rows of a split do in an evaluation. The other rows of a
+batch change the log-likelihoods of a row only by rounding, about 1e-5 nats in float32. With
+`batch_tokens=1` every row is scored alone and its numbers are the same bits in any company; an
+ONNX graph is always run so.
 """
 
 import logging
@@ -13,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -31,23 +31,27 @@ SERVED = ("classification", "multiple_choice")
 LogProbs = list[list[float]]  # per row and choice
 
 
-class Full(Exception):
-    """More rows wait than may."""
+class QueueFull(Exception):
+    """More rows wait than the engine accepts."""
 
 
 @dataclass
-class Waiting:
-    """The rows of one request, and where its answers go."""
+class PendingRequest:
+    """The encoded rows of a request, and the future of their log-likelihoods."""
 
     rows: list[EncodedExample]
-    answers: Future[LogProbs] = field(default_factory=Future)
+    logprobs: Future[LogProbs] = field(default_factory=Future)
 
 
 class Engine:
-    """Scores rows of a task on a model of its own; start it, submit, stop it.
+    """Scores rows of a task with an exported model: start it, submit rows, stop it.
 
-    batch_tokens: padded tokens of a forward pass; max_waiting: rows that may wait at a time.
-    Raises ValueError in one sentence where the directory holds no model or no task.
+    Args:
+        batch_tokens: the most tokens of a forward pass, with padding.
+        max_waiting: the most rows that may wait.
+
+    Raises:
+        ValueError: the directory has no model or no task, or not of a kind that can be served.
     """
 
     def __init__(
@@ -61,127 +65,117 @@ class Engine:
         self.task: TaskFile = read_task(folder)
         if self.task.config.kind not in SERVED:
             raise ValueError(
-                f"{folder} was made for a task of kind '{self.task.config.kind}', expected "
+                f"{folder} has a task of kind '{self.task.config.kind}', expected "
                 f"{' or '.join(SERVED)}; serve it with python -m sieve.serve.completions."
             )
         self.model, self.tokenizer = load(folder, device, dtype)
-        if not isinstance(self.model, OnnxModel) and is_classifier(self.model):
+        is_graph = isinstance(self.model, OnnxModel)
+        if not is_graph and is_classifier(self.model):
             raise ValueError(
-                f"{folder} holds a classifier, expected a causal language model; use it with "
-                "AutoModelForSequenceClassification or transformers' pipeline."
+                f"{folder} has a classifier, expected a causal language model; use it with "
+                "AutoModelForSequenceClassification or the pipeline of transformers."
             )
-        # A graph in 8 bits scales activations by the whole batch: rows would change one another.
-        self.batch_tokens = 1 if isinstance(self.model, OnnxModel) else batch_tokens
+        # An 8-bit graph scales activations by the whole batch, so rows would change one another.
+        self.batch_tokens = 1 if is_graph else batch_tokens
         self.max_waiting = max_waiting
-        self._queue: queue.Queue[Waiting | None] = queue.Queue()
+        self.waiting = 0  # rows that are accepted and not yet answered
+        self._accepted = 0
+        self._queue: queue.Queue[PendingRequest | None] = queue.Queue()
         self._lock = threading.Lock()
-        self._tokenizer_lock = threading.Lock()  # Tokenizers do not bear two threads at a time.
-        self._rows_waiting = self._rows_accepted = 0
+        self._tokenizer_lock = threading.Lock()  # Tokenizers are not thread-safe.
         self._thread = threading.Thread(target=self._work, name="scoring", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the scoring thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer everything that waits, then end."""
+        """Answer all waiting requests, then end the scoring thread."""
         self._queue.put(None)
         self._thread.join()
-        log.info("stopped: %d rows accepted, %d left", self._rows_accepted, self._rows_waiting)
+        log.info("stopped: %d rows accepted, %d left", self._accepted, self.waiting)
 
     @property
     def alive(self) -> bool:
-        """Whether rows are being answered."""
+        """Whether the scoring thread is running."""
         return self._thread.is_alive()
 
-    @property
-    def waiting(self) -> int:
-        """Rows that have not been answered yet."""
-        return self._rows_waiting
-
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        """Token ids of rows; ValueError where one is too long or two of its answers are alike."""
+        """Encode rows; ValueError if one is too long or two of its answers have the same tokens."""
         config = self.task.config
         with self._tokenizer_lock:
             encoded = encode_examples(
-                examples, self.tokenizer, chat=config.chat, delimiter=config.delimiter,
+                examples,
+                self.tokenizer,
+                chat=config.chat,
+                delimiter=config.delimiter,
                 normalize=config.normalize,
-            )  # fmt: skip
+            )
         limit = context_length(self.model)
         for number, row in enumerate(encoded, 1):
-            length = max(map(len, row.rows()))
-            if limit is not None and length > limit:
+            if limit is not None and row.length > limit:
                 raise ValueError(
-                    f"row {number} has {length:,} tokens within its prompt, expected at most "
+                    f"row {number} has {row.length:,} tokens within its prompt, expected at most "
                     f"{limit:,}; shorten it."
                 )
         return encoded
 
     def submit(self, rows: list[EncodedExample]) -> Future[LogProbs]:
-        """Log-likelihoods of every choice of every row, when they are there; Full at the limit."""
+        """Queue rows for scoring; QueueFull if too many wait already."""
         with self._lock:
-            if self._rows_waiting + len(rows) > self.max_waiting:
-                raise Full
-            self._rows_waiting += len(rows)
-            self._rows_accepted += len(rows)
-        waiting = Waiting(rows)
-        self._queue.put(waiting)
-        return waiting.answers
+            if self.waiting + len(rows) > self.max_waiting:
+                raise QueueFull
+            self.waiting += len(rows)
+            self._accepted += len(rows)
+        request = PendingRequest(rows)
+        self._queue.put(request)
+        return request.logprobs
 
     def _work(self) -> None:
-        ended = False
-        while not ended:
-            requests, ended = self._take()
+        stopping = False
+        while not stopping:
+            requests, stopping = self._take()
             rows = [row for request in requests for row in request.rows]
-            found: LogProbs | Exception
             try:
-                found = self.score(rows)
-            except Exception as error:  # Whatever it is, the requests are told, and others go on.
+                logprobs = iter(self.score(rows))
+            except Exception as error:  # Fail these requests, whatever the reason, and go on.
                 log.exception("scoring %d rows failed", len(rows))
-                found = error
-            with self._lock:
-                self._rows_waiting -= len(rows)
-            _tell(requests, found)
+                self._release(rows)
+                for request in requests:
+                    request.logprobs.set_exception(error)
+                continue
+            self._release(rows)
+            for request in requests:
+                request.logprobs.set_result(list(islice(logprobs, len(request.rows))))
 
-    def _take(self) -> tuple[list[Waiting], bool]:
-        """The requests that fit one pass, at least one, and whether it is time to end."""
-        taken: list[Waiting] = []
+    def _take(self) -> tuple[list[PendingRequest], bool]:
+        """The requests of the next batch, at least one, and whether to stop after it."""
+        requests: list[PendingRequest] = []
         tokens = 0
-        item = self._queue.get()
-        while item is not None:
-            if item.answers.set_running_or_notify_cancel():
-                taken.append(item)
-            else:  # Whoever asked has gone.
-                self._done(len(item.rows))
-            tokens += sum(len(row) for example in item.rows for row in example.rows())
+        request = self._queue.get()
+        while request is not None:
+            if request.logprobs.set_running_or_notify_cancel():
+                requests.append(request)
+            else:  # The client has gone.
+                self._release(request.rows)
+            tokens += sum(len(ids) for row in request.rows for ids in row.rows())
             if tokens >= self.batch_tokens or self._queue.empty():
-                return taken, False
-            item = self._queue.get()
-        return taken, True
+                return requests, False
+            request = self._queue.get()
+        return requests, True
 
-    def _done(self, rows: int) -> None:
+    def _release(self, rows: list[EncodedExample]) -> None:
         with self._lock:
-            self._rows_waiting -= rows
+            self.waiting -= len(rows)
 
     @torch.inference_mode()
     def score(self, rows: Sequence[EncodedExample]) -> LogProbs:
-        """Log-likelihoods of every choice of every row, as the run's own evaluation has them."""
-        found: dict[int, list[float]] = {}
+        """Log-likelihoods of every choice of every row, as an evaluation computes them."""
+        scores: LogProbs = [[] for _ in rows]
         for batch in encoded_batches(rows, pad_token_id(self.tokenizer), self.batch_tokens):
             batch = batch.to(self.model.device)
             logits = forward(self.model, as_inputs(batch), batch.keep)
-            logprobs = choice_logprobs(logits, batch).cpu()
-            for place, index in enumerate(batch.examples.tolist()):
-                found[index] = logprobs[place, : len(rows[index].choices)].tolist()
-        return [found[index] for index in range(len(rows))]
-
-
-def _tell(requests: Sequence[Waiting], found: LogProbs | Exception) -> None:
-    """Give every request what was found for its rows."""
-    start = 0
-    for request in requests:
-        if isinstance(found, Exception):
-            request.answers.set_exception(found)
-        else:
-            request.answers.set_result(found[start : start + len(request.rows)])
-        start += len(request.rows)
+            logprobs = choice_logprobs(logits, batch).tolist()
+            for index, row in zip(batch.examples.tolist(), logprobs, strict=True):
+                scores[index] = row[: len(rows[index].choices)]
+        return scores

@@ -500,9 +500,9 @@ def refused(path):
 def test_a_directory_of_other_things_is_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years")
-    assert "holds thesis.txt and no config.json" in refused(tmp_path / "home")
+    assert "contains thesis.txt and no config.json" in refused(tmp_path / "home")
     monkeypatch.chdir(tmp_path / "home")
-    assert "holds thesis.txt and no config.json" in refused(".")
+    assert "contains thesis.txt and no config.json" in refused(".")
     assert (tmp_path / "home" / "thesis.txt").read_text() == "years"
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
@@ -518,7 +518,7 @@ def test_a_file_in_the_way_is_named_and_stays(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     # The tests may run as root, whom no permission stops.
     monkeypatch.setattr(sieve.exports.export.__globals__["os"], "access", lambda *_: False)
-    assert f"{tmp_path} cannot be written" in refused(tmp_path / "a" / "export")
+    assert f"{tmp_path} is not writable" in refused(tmp_path / "a" / "export")
     assert list(tmp_path.iterdir()) == []
 
 

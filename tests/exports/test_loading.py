@@ -65,11 +65,11 @@ def halve(file: Path) -> None:
     ("damage", "sentence"),
     [
         (lambda folder: halve(folder / "model.safetensors"), "are damaged"),
-        (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: halve(folder / "config.json"), "not a valid JSON file"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "the tokenizer of"),
         (lambda folder: halve(folder / "tokenizer.json"), "the tokenizer of"),
-        (lambda folder: tiny_gpt2().config.save_pretrained(folder), "config.json asks for"),
+        (lambda folder: tiny_gpt2().config.save_pretrained(folder), "than its config.json says"),
     ],
     ids=["weights cut", "no config", "config cut", "no tokenizer", "tokenizer cut", "config of "
          "another model"],

@@ -101,7 +101,7 @@ def test_what_is_no_row_gets_a_sentence(
     [
         (b"{", "application/json", 400, "the body is not JSON"),
         (b"", "application/json", 400, "the body is not JSON"),
-        (b'{"text": NaN, "what": "a"}', "application/json", 400, "NaN is no number of JSON"),
+        (b'{"text": NaN, "what": "a"}', "application/json", 400, "NaN is not a number in JSON"),
         (b'{"text": 1e999, "what": "a"}', "application/json", 400, "the body is not JSON"),
         (b'{"text": "\\ud800", "what": "a"}', "application/json", 400, "the body is not JSON"),
         (b"\xff\xfe\x00", "application/json", 400, "the body is not JSON"),
@@ -227,5 +227,5 @@ def test_a_failure_of_the_server_is_a_sentence_too(
         response = served.post("/predict", json=GOOD)
     assert response.status_code == 500
     assert response.json()["detail"] == (
-        "the server failed on this request (RuntimeError); its log says why."
+        "the server failed on this request (RuntimeError); see its log."
     )

@@ -12,7 +12,7 @@ from served import GOOD, REVIEWS, rows_of
 import sieve
 from sieve.evaluation.evaluation import score
 from sieve.exports.task_file import write_task
-from sieve.serve.engine import Engine, Full
+from sieve.serve.engine import Engine, QueueFull
 
 
 def test_a_failure_is_told_to_those_it_concerns_and_the_next_are_answered(exported: Path) -> None:
@@ -37,7 +37,7 @@ def test_what_waits_when_it_stops_is_still_answered(exported: Path) -> None:
     engine = Engine(exported, batch_tokens=16)
     rows = engine.encode([engine.task.question(row) for row in rows_of(30)])
     futures = [engine.submit([row]) for row in rows]
-    with pytest.raises(Full):
+    with pytest.raises(QueueFull):
         engine.submit(rows * 40)
     engine.start()
     engine.stop()

@@ -89,14 +89,18 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (["nowhere", "--port", "0"], 1, "nowhere holds no task.json"),
+        (["nowhere", "--port", "0"], 1, "nowhere has no task.json"),
         (["{folder}", "--device", "gpu9"], 1, "--device is 'gpu9', which torch cannot use here"),
         (
             ["{folder}", "--host", "no.such.host.invalid"],
             1,
             "cannot listen on no.such.host.invalid",
         ),
-        (["{folder}", "--max-queue", "9"], 1, "--max-rows is 256, expected at most --max-queue, 9"),
+        (
+            ["{folder}", "--max-queue", "9"],
+            1,
+            "expected at most --max-queue, which is 9",
+        ),
         (["{folder}", "--port", "70000"], 2, "--port: got '70000', expected 0 to 65535"),
         (["{folder}", "--max-rows", "0"], 2, "--max-rows: got '0', expected a whole number"),
         ([], 2, "the following arguments are required: folder"),
@@ -145,4 +149,4 @@ def test_without_the_extra_one_sentence_says_what_to_install(
     with pytest.raises(SystemExit) as ended:
         main([str(exported)])
     assert ended.value.code == 1
-    assert "serving needs uvicorn; install it with pip install 'sieve-llm[serve]'." in caplog.text
+    assert "serving needs uvicorn; run pip install 'sieve-llm[serve]'." in caplog.text

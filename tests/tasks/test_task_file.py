@@ -26,7 +26,7 @@ from sieve.tasks import build_task
 )
 def test_a_damaged_task_file_gets_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text(text)
-    with pytest.raises(ValueError, match="does not hold .*; export the model again"):
+    with pytest.raises(ValueError, match="is invalid .*; export the model again"):
         read_task(tmp_path)
 
 
@@ -42,8 +42,8 @@ def test_the_task_file_does_not_say_where_the_data_is(tmp_path: Path) -> None:
     [
         ("prompt", 3, "prompt is 3, expected a str"),
         ("normalize", "no", "task.normalize is 'no', expected one of none, tokens"),
-        ("labels", ["a", 1], "labels and fields are lists of texts"),
-        ("fields", {"text": "sentence"}, "labels and fields are lists of texts"),
+        ("labels", ["a", 1], "labels and fields must be lists of texts"),
+        ("fields", {"text": "sentence"}, "labels and fields must be lists of texts"),
         ("max_words", {"text": "9"}, "max_words is {'text': '9'}, expected whole numbers"),
         ("labels", [], "labels is [], expected at least two"),
         ("chat", "maybe", "task.chat is 'maybe'"),
