@@ -154,7 +154,7 @@ def test_reference_searches_run(world: Path, method: str) -> None:
         (["search.judge=margin"], "choose search=genetic_margin"),
         (["search.alleles=bits"], "expected one of ranks, levels"),
         (["trainer.devices=2"], "a sweep takes one device per job"),
-        (["tolerance=.1,.2"], "on the command line sweeps on its own"),
+        (["tolerance=.1,.2"], "is a sweep, which the genetic sweeper does not accept"),
     ],
 )
 def test_bad_input_gets_one_sentence(world: Path, overrides: list[str], words: str) -> None:

@@ -3,7 +3,7 @@
     python example/bowl.py -m
     python example/bowl.py -m hydra.sweeper.generations=10 hydra/launcher=joblib
 
-It finds the lowest point of the better of two bowls, outside a circle around the bottom.
+It finds the lowest point of two bowls that lies outside a circle around the bottom.
 """
 
 import hydra
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path=".", config_name="bowl")
 def main(config: DictConfig) -> dict[str, float]:
-    """One job: the height at a point, and how far outside the circle it is."""
+    """Evaluate one point: its height, and how far it lies outside the circle."""
     squares = config.x**2 + config.y**2
     height = squares if config.shape == "round" else abs(config.x) + abs(config.y)
     return {"height": float(height), "outside": squares - 1}

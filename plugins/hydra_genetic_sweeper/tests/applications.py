@@ -1,4 +1,4 @@
-"""The applications that are searched, and how a user runs them."""
+"""Run the test applications from the command line."""
 
 import os
 import signal
@@ -31,21 +31,21 @@ def command(app: Path, *overrides: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment with the applications importable, and what this process was told to."""
+    """The environment of this process, with the applications importable."""
     paths = [str(APPS), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
 def run(folder: Path, app: Path, *overrides: str) -> Result:
-    """Search in a folder, to the end."""
+    """Run a search in a folder and wait for its end."""
     folder.mkdir(exist_ok=True)
-    around = environment()
+    variables = environment()
     if SLURM[0] in overrides:
-        around |= with_slurm(folder)
+        variables |= with_slurm(folder)
     return subprocess.run(
         command(app, *overrides),
         cwd=folder,
-        env=around,
+        env=variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -54,7 +54,7 @@ def run(folder: Path, app: Path, *overrides: str) -> Result:
 
 
 def with_slurm(folder: Path) -> dict[str, str]:
-    """An environment with a cluster of this machine, which keeps its states in a folder."""
+    """Environment variables of a fake Slurm cluster, with its states in a folder."""
     states = folder / "states"
     states.mkdir()
     return {
@@ -64,23 +64,23 @@ def with_slurm(folder: Path) -> dict[str, str]:
 
 
 def results(folder: Path) -> str:
-    """What a search has written."""
+    """The results file of a search."""
     return (folder / "sweep" / "optimization_results.yaml").read_text()
 
 
 def log(folder: Path) -> list[str]:
-    """What jobs of `chunks.py` noted, without who noted it."""
+    """The log lines of the jobs of `chunks.py`, without process ids."""
     path = folder / "log.txt"
     return [x.split(" ", 1)[1] for x in path.read_text().splitlines()] if path.exists() else []
 
 
 def evaluated(folder: Path) -> list[str]:
-    """Genomes that were evaluated, each as often as it was."""
+    """The evaluated genomes, one entry per evaluation."""
     return sorted(line for line in log(folder) if line.startswith("["))
 
 
 def begin(folder: Path, notes: int, *overrides: str) -> "subprocess.Popen[str]":
-    """Start a search over chunks, and return once its jobs have made so many more notes."""
+    """Start a search over chunks, and return after its jobs have logged `notes` more lines."""
     folder.mkdir(exist_ok=True)
     notes += len(log(folder))
     process = subprocess.Popen(
@@ -91,7 +91,7 @@ def begin(folder: Path, notes: int, *overrides: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=_heed_ctrl_c,
+        preexec_fn=_accept_ctrl_c,
     )
     while len(log(folder)) < notes:
         assert process.poll() is None, process.communicate()
@@ -99,6 +99,6 @@ def begin(folder: Path, notes: int, *overrides: str) -> "subprocess.Popen[str]":
     return process
 
 
-def _heed_ctrl_c() -> None:
-    """What a shell runs in the background, such as these tests, passes on that it ignores it."""
+def _accept_ctrl_c() -> None:
+    """Handle Ctrl-C even if this process was started in the background and ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -20,7 +20,7 @@ def test_what_does_not_fit_on_the_disk_is_named_and_what_stood_there_stays(
 
     monkeypatch.setattr(os, "fsync", refuse)
     for path, work in ((lines, append), (whole, write)):
-        with pytest.raises(OSError, match=f"{path.name} could not be written .No space.*free spac"):
+        with pytest.raises(OSError, match=f"{path.name} could not be written .No space.*Free disk"):
             work(path, "new")
     assert lines.read_text() == "1\n" and whole.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.jsonl", "whole.json"]

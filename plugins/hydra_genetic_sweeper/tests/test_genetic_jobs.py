@@ -1,6 +1,7 @@
-"""Whole searches, as a user runs them."""
+"""Whole searches from the command line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +14,14 @@ FEW = ("hydra.sweeper.population=4", "hydra.sweeper.generations=2", "hydra.sweep
 
 
 @pytest.mark.slow
-def test_the_example_finds_a_point_outside_the_circle(launch: Launch, tmp_path: Path) -> None:
+def test_the_example_runs(launch: Launch, tmp_path: Path) -> None:
     done = launch(BOWL, *FEW)
     assert done.returncode == 0, done.stderr
     assert "best_params" in results(tmp_path) and "generation 2" in done.stdout + done.stderr
 
 
 @pytest.mark.slow
-def test_each_of_a_front_gets_a_last_job_with_its_values(launch: Launch, tmp_path: Path) -> None:
+def test_every_genome_of_the_front_gets_a_finalize_job(launch: Launch, tmp_path: Path) -> None:
     front = (
         "+hydra.sweeper.objectives.outside=maximize",
         "~hydra.sweeper.constraints.outside",
@@ -39,7 +40,7 @@ def test_each_of_a_front_gets_a_last_job_with_its_values(launch: Launch, tmp_pat
 
 
 @pytest.mark.slow
-def test_chunks_find_the_least_genome_and_the_last_job_gets_it_once(
+def test_a_search_over_chunks_finds_the_optimum_and_finalizes_it_once(
     launch: Launch, tmp_path: Path
 ) -> None:
     done = launch(CHUNKS, "hydra.sweeper.generations=25")
@@ -52,53 +53,39 @@ def test_chunks_find_the_least_genome_and_the_last_job_gets_it_once(
 
 
 @pytest.mark.slow
-def test_a_chunk_says_what_the_worst_that_lives_is_worth(whole: Path) -> None:
+def test_the_limit_of_a_chunk_is_the_worst_survivor(whole: Path) -> None:
     lines = (whole / "sweep/generations.jsonl").read_text().splitlines()
     sizes: list[float] = []
     limits = []
     for number, line in enumerate(map(json.loads, lines[1:7]), 1):
         [chunk] = (whole / f"sweep/chunks/{number:04d}").glob("*.json")
         limits.append(json.loads(chunk.read_text())["limit"])
-        living = sorted(sizes)[:8]
-        assert limits[-1] == ({"size": living[-1]} if len(living) == 8 else None)
+        survivors = sorted(sizes)[:8]
+        assert limits[-1] == ({"size": survivors[-1]} if len(survivors) == 8 else None)
         sizes += [v["size"] for v in line["values"] if v["margin"] >= 0]
     assert limits[0] is None and limits[-1] is not None
 
 
 @pytest.mark.slow
-def test_two_workers_find_what_one_does_and_share_the_work(
+def test_two_workers_find_the_same_result_each_on_its_own_device(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("joblib")
-    done = launch(CHUNKS, *JOBLIB, folder="joblib")
+    device = "hydra.sweeper.worker_overrides=['device={worker}']"
+    done = launch(CHUNKS, *JOBLIB, device, "hydra.sweeper.shard_size=2", folder="joblib")
     assert done.returncode == 0, done.stderr
     assert results(whole) == results(tmp_path / "joblib")
     assert evaluated(whole) == evaluated(tmp_path / "joblib")
-
-
-@pytest.mark.slow
-def test_a_worker_has_a_device_of_its_own_and_one_job_at_a_time(
-    launch: Launch, tmp_path: Path
-) -> None:
-    pytest.importorskip("joblib")
-    short = ("hydra.sweeper.generations=2", "hydra.sweeper.shard_size=2")
-    assert launch(CHUNKS, *short, folder="basic").returncode == 0
-    device = "hydra.sweeper.worker_overrides=['device={worker}']"
-    done = launch(CHUNKS, *short, *JOBLIB, device, "seconds=0.02", folder="joblib")
-    assert done.returncode == 0, done.stderr
-    assert results(tmp_path / "basic") == results(tmp_path / "joblib")
     for worker in (0, 1):
-        mine = [x.split()[0] for x in log(tmp_path / "joblib") if x.split()[-1] == str(worker)]
-        assert mine == ["begin", "end"] * 4  # 2 generations, 8 genomes, 2 a job, 2 workers
+        notes = [x.split()[0] for x in log(tmp_path / "joblib") if x.split()[-1] == str(worker)]
+        assert notes == ["begin", "end"] * (len(notes) // 2) and len(notes) > 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("app", "overrides", "words"),
     [
-        (BOWL, ["x=1,2"], "on the command line sweeps on its own"),
-        (BOWL, ["hydra.sweeper.params.x='interval(5, 1)'"], "expected low below high"),
-        (BOWL, ["hydra.sweeper.constraints.outside='> 0'"], 'such as ">= 0"'),
+        (BOWL, ["x=1,2"], "is a sweep, which the genetic sweeper does not accept"),
         (
             BOWL,
             ["~hydra.sweeper.objectives.height", "+hydra.sweeper.objectives.cost=minimize"],
@@ -117,8 +104,10 @@ def test_bad_input_gets_one_sentence(
 
 
 @pytest.mark.slow
-def test_a_changed_setting_is_named_when_a_search_is_resumed(launch: Launch) -> None:
-    assert launch(CHUNKS, "hydra.sweeper.generations=1").returncode == 0
-    done = launch(CHUNKS, "hydra.sweeper.generations=2", "hydra.sweeper.population=4")
+def test_a_changed_setting_is_named_when_a_search_is_resumed(
+    launch: Launch, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "resumed")
+    done = launch(CHUNKS, "hydra.sweeper.population=4", folder="resumed")
     assert done.returncode == 1 and "population was 8, is 4" in done.stderr
-    assert launch(CHUNKS, "hydra.sweeper.generations=2").returncode == 0
+    assert launch(CHUNKS, "hydra.sweeper.generations=7", folder="resumed").returncode == 0

@@ -1,4 +1,4 @@
-"""Searches under every launcher, with workers that are lost amid a generation."""
+"""Searches under every launcher, with workers that die during a generation."""
 
 import os
 import signal
@@ -34,54 +34,57 @@ NEEDED = {
     "slurm": "hydra_submitit_launcher",
     "ray": "hydra_ray_launcher",
 }
-# A job of submitit's takes two seconds to begin, and one that is lost seventeen to be given up.
+# Submitit needs 2 s to start a job and 17 s to give up a lost one.
 FEW = ("hydra.sweeper.generations=2", "hydra.sweeper.population=9", "seconds=.02")
 
 
 def using(launcher: str) -> tuple[str, ...]:
-    """Three workers of a launcher; the test is skipped where it is not installed."""
+    """Overrides for three workers; skip the test if the launcher is not installed."""
     pytest.importorskip(f"hydra_plugins.{NEEDED[launcher]}")
     return (*LAUNCHERS[launcher], "hydra.sweeper.n_workers=3", *FEW)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a search in one process that nothing interrupts."""
+    """The folder of an uninterrupted search in one process."""
     folder = tmp_path_factory.mktemp("alone")
     done = run(folder, CHUNKS, *FEW)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_worker_killed_amid_a_generation_costs_its_own_work_only(
+# submitit_local would take the same path as submitit_slurm.
+@pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
+def test_a_killed_worker_loses_only_its_own_work(
     launch: Launch, alone: Path, tmp_path: Path, launcher: str
 ) -> None:
     overrides, folder = using(launcher), tmp_path / "killed"
     folder.mkdir()
     (folder / "kill-evaluate").touch()
     done = launch(CHUNKS, *overrides, folder="killed")
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert not (folder / "kill-evaluate").exists() and "Traceback" not in said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert not (folder / "kill-evaluate").exists() and "Traceback" not in output
     assert results(folder) == results(alone)
-    found = evaluated(folder)
-    if launcher == "joblib":  # Which ends all its workers with the one.
-        assert set(found) == set(evaluated(alone)) and len(found) <= len(evaluated(alone)) + 2
+    genomes = evaluated(folder)
+    if launcher == "joblib":  # Joblib stops all workers when one dies.
+        assert set(genomes) == set(evaluated(alone)) and len(genomes) <= len(evaluated(alone)) + 2
     else:
-        assert found == evaluated(alone)
-    if launcher == "ray":  # Which starts the job again by itself, and says so.
-        assert "retries" in said
+        assert genomes == evaluated(alone)
+    if launcher == "ray":  # Ray restarts the job and logs it.
+        assert "retries" in output
         assert sum(line.startswith("begin") for line in log(folder)) == 7
     else:
-        assert said.count("jobs lost; of 9 genomes") == 1
+        assert output.count("jobs lost; of 9 genomes") == 1
 
 
-def test_a_generation_that_is_killed_with_all_its_workers_goes_on_under_another_launcher(
+def test_a_killed_search_resumes_under_another_launcher(
     launch: Launch, alone: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "whole"
-    process = begin(folder, 12 + 3 + 3, *using("joblib"))  # all of the first; of the second some
+    process = begin(
+        folder, 12 + 3 + 3, *using("joblib")
+    )  # all of the first generation, a part of the second
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert len((folder / "sweep/generations.jsonl").read_text().splitlines()) == 2
@@ -92,7 +95,7 @@ def test_a_generation_that_is_killed_with_all_its_workers_goes_on_under_another_
     assert set(evaluated(folder)) == set(evaluated(alone)) and again <= 3
 
 
-def test_a_job_that_is_preempted_goes_on_from_the_queue(
+def test_a_preempted_job_resumes_from_the_queue(
     launch: Launch, alone: Path, tmp_path: Path
 ) -> None:
     overrides, folder = using("submitit"), tmp_path / "preempted"
@@ -105,11 +108,9 @@ def test_a_job_that_is_preempted_goes_on_from_the_queue(
     assert sum(line.startswith("begin") for line in log(folder)) == 7
 
 
-def test_without_slurm_its_launcher_gets_one_sentence(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_slurm_is_one_sentence(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("applications.with_slurm", lambda folder: {})
     pytest.importorskip("submitit")
     done = launch(CHUNKS, *SLURM, "hydra.sweeper.retries=0")
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
-    assert "no job ended with a result; the launcher failed: RuntimeError: Could not" in done.stderr
+    assert "no job returned a result; the launcher failed: RuntimeError: Could not" in done.stderr

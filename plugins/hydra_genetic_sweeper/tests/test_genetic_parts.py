@@ -62,7 +62,7 @@ def test_hydra_discovers_the_sweeper() -> None:
     assert GeneticSweeper.__qualname__ in found
 
 
-def test_what_hydra_scans_imports_nothing_heavy() -> None:
+def test_plugin_discovery_imports_nothing_heavy() -> None:
     code = (
         "import sys, hydra_plugins.hydra_genetic_sweeper.genetic_sweeper; "
         "print([m for m in ('numpy', 'pymoo', 'rich', 'torch', 'sieve') if m in sys.modules])"
@@ -73,7 +73,7 @@ def test_what_hydra_scans_imports_nothing_heavy() -> None:
     assert out.strip() == "[]"
 
 
-def test_the_grammar_gives_values_and_bounds() -> None:
+def test_params_in_hydras_grammar_become_variables() -> None:
     space, constant = from_params(
         {
             "act": "choice(relu, 2, true, 'a b', 1.5)",
@@ -103,7 +103,7 @@ def test_overrides_of_a_genome_parse_back_to_its_values() -> None:
     assert [str(v) for v in values] == ["relu", "2", "True", "a b", "1.5"]
 
 
-def test_a_setting_of_the_command_line_is_not_searched() -> None:
+def test_a_setting_on_the_command_line_is_not_searched() -> None:
     space, _ = from_params({"x": "range(3)", "y": "range(3)"}, PARSER, fixed=("x",))
     assert [v.name for v in space.variables] == ["y"]
 
@@ -114,24 +114,24 @@ def test_a_setting_of_the_command_line_is_not_searched() -> None:
         (None, "expected a mapping"),
         ({"variables": []}, "nothing to search"),
         ({"variables": [{"name": "a", "low": 5, "high": 1}]}, "expected low below high"),
-        ({"variables": [{"name": "a", "values": []}]}, "no value for a"),
+        ({"variables": [{"name": "a", "values": []}]}, "no values for a"),
         ({"variables": [{"name": "a", "values": [1]}] * 2}, "more than once"),
         ({"variables": [{"name": "a", "values": [1, 2], "costs": [1]}]}, "1 costs"),
-        ({"variables": [{"name": "a", "values": [1]}], "seeds": [[2]]}, "none of a"),
+        ({"variables": [{"name": "a", "values": [1]}], "seeds": [[2]]}, "expected one of"),
         ({"variables": [{"name": "a"}]}, 'neither "values"'),
     ],
 )
-def test_a_space_that_does_not_hold_is_refused(described: Any, words: str) -> None:
+def test_a_malformed_space_is_refused(described: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         from_mapping(described)
 
 
-def test_bounds_the_wrong_way_round_are_refused() -> None:
+def test_swapped_bounds_are_refused() -> None:
     with pytest.raises(ValueError, match="expected low below high"):
         from_params({"x": "interval(5, 1)"}, PARSER)
 
 
-def test_what_a_job_returned_is_read_or_refused() -> None:
+def test_the_return_value_of_a_job_is_read_or_refused() -> None:
     assert Objectives({}, {}).read(3).values == {"objective": 3.0}
     assert SIZE.read({"size": 1, "margin": 2, "note": "x"}).values == {"size": 1.0, "margin": 2.0}
     assert SIZE.read({"size": float("nan"), "margin": 2}).failed
@@ -146,7 +146,7 @@ def test_what_a_job_returned_is_read_or_refused() -> None:
         Objectives({"size": "minimize"}, {"margin": "> 0"})
 
 
-def test_a_step_stays_within_the_values_and_goes_somewhere_else() -> None:
+def test_a_mutated_gene_differs_and_stays_in_range() -> None:
     random = np.random.default_rng(0)
     variable = grid(1).variables[0]
     for number, down in product(range(6), (0.0, 0.5, 1.0)):
@@ -166,7 +166,7 @@ def test_a_level_switch_keeps_the_sum_of_costs() -> None:
 
 
 @pytest.mark.parametrize("fill", ["random", "mutate"])
-def test_the_first_population_is_the_seeds_and_as_many_others_as_it_takes(fill: str) -> None:
+def test_the_first_population_is_the_seeds_filled_up(fill: str) -> None:
     space = Space(grid(3).variables, ((5.0, 5.0, 5.0), (5.0, 5.0, 5.0), (4.0, 4.0, 4.0)))
     genomes = first_population(space, 20, fill, 0.2, np.random.default_rng(0))
     assert genomes[:2] == [(5, 5, 5), (4, 4, 4)] and len(set(genomes)) == 20
@@ -180,15 +180,15 @@ def test_the_same_seed_gives_the_same_genomes_and_the_best_never_gets_worse() ->
     evolution, best = Evolution(grid(6), settings(seed=5), SIZE), []
     for _ in range(20):
         evolve(evolution, 1, judged)
-        best.append(SIZE.order(evolution.known[evolution.best()[0]]))
+        best.append(SIZE.order(evolution.evaluations[evolution.best()[0]]))
     assert best == sorted(best, reverse=True)
     assert evolution.best() == [(1.0,) * 6]
 
 
-def test_the_least_infeasible_is_reported_where_none_is_feasible() -> None:
+def test_the_least_infeasible_genome_is_reported_if_none_is_feasible() -> None:
     evolution = Evolution(grid(3), settings(), SIZE)
     evolve(evolution, 3, lambda g: Evaluation({"size": sum(g), "margin": -1 - g[0]}))
-    assert evolution.best()[0][0] == min(genome[0] for genome in evolution.known)
+    assert evolution.best()[0][0] == min(genome[0] for genome in evolution.evaluations)
 
 
 def test_a_genome_that_failed_dies_out() -> None:
@@ -201,7 +201,7 @@ def test_a_genome_that_failed_dies_out() -> None:
     assert evolution.best()[0][0] <= 2
 
 
-def test_the_front_of_two_objectives_is_that_of_all_genomes() -> None:
+def test_the_front_of_an_exhaustive_search_is_the_true_front() -> None:
     objectives = Objectives({"size": "minimize", "quality": "maximize"}, {})
 
     def judge(genome: tuple[float, ...]) -> Evaluation:
@@ -219,7 +219,7 @@ def generation(sizes: list[float]) -> Generation:
     return Generation([(size,) for size in sizes], values, len(sizes), 1, 2.0)
 
 
-def test_a_ledger_is_read_as_it_was_written_and_a_line_cut_short_is_dropped(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_a_ledger_is_dropped(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path)
     ledger.begin({"settings": {"seed": 1}, "prepare_jobs": 1, "prepared": None})
     ledger.append(generation([1.0, 2.0]))
@@ -238,7 +238,7 @@ def test_changed_settings_are_named_when_a_search_is_resumed(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="seed was 1, is 2"):
         Ledger.open(tmp_path).begin({"settings": {"seed": 2, "space": {"x": [1, 2]}}})
     (tmp_path / "generations.jsonl").write_text(json.dumps({"other": 1}) + "\n")
-    with pytest.raises(ValueError, match="no ledger"):
+    with pytest.raises(ValueError, match="is not a ledger"):
         Ledger.open(tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_changed_settings_are_named_when_a_search_is_resumed(tmp_path: Path) -> 
         ({"stagnation_generations": 2}, [9, 5, 4.9, 4.8, 1], "less than 5% in 2 generations"),
     ],
 )
-def test_the_search_stops_for_the_first_reason_that_holds(
+def test_the_search_stops_at_the_first_limit(
     changes: dict[str, Any], sizes: list[float], reason: str
 ) -> None:
     stopping = Stopping(settings(**changes), SIZE)
@@ -268,20 +268,20 @@ def test_the_search_stops_for_the_first_reason_that_holds(
     [
         ({"params": {}}, "nothing to search"),
         ({"space": {"_target_": "a.b"}}, "both params and space"),
-        ({"shard_size": 4}, "shard_key does not say"),
+        ({"shard_size": 4}, "shard_key is not set"),
         ({"mutation": 2.0}, "mutation is 2.0"),
         ({"population": 1}, "population is 1"),
         ({"fill": "zeros"}, "fill is 'zeros'"),
-        ({"prepare": ["x=1"]}, "prepare goes with"),
+        ({"prepare": ["x=1"]}, "prepare needs"),
     ],
 )
-def test_settings_that_do_not_hold_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         check(settings(**changes))
 
 
 @pytest.mark.parametrize("constraints", [{}, {"margin": ">= 0"}])
-def test_what_cannot_live_on_may_be_worth_any_worse_number(constraints: dict[str, str]) -> None:
+def test_genomes_worse_than_the_limit_do_not_change_the_search(constraints: dict[str, str]) -> None:
     def run(cut: bool) -> tuple[list[Any], int]:
         objectives = Objectives({"size": "minimize"}, constraints)
         evolution = Evolution(grid(12), settings(seed=3, switch=0.3), objectives)
@@ -303,7 +303,7 @@ def test_what_cannot_live_on_may_be_worth_any_worse_number(constraints: dict[str
     assert whole == cut and count > 10
 
 
-def test_a_limit_is_the_worst_that_lives_or_none() -> None:
+def test_the_limit_is_the_worst_survivor_or_none() -> None:
     evolution = Evolution(grid(4), settings(seed=1), SIZE)
     assert evolution.limit is None
     while evolution.limit is None:
@@ -318,7 +318,7 @@ def test_a_limit_is_the_worst_that_lives_or_none() -> None:
     assert front.limit is None
 
 
-def test_before_the_population_is_whole_nothing_is_too_bad_to_live() -> None:
+def test_there_is_no_limit_until_the_population_is_complete() -> None:
     evolution = Evolution(grid(4), settings(seed=1), Objectives({"size": "minimize"}, {}))
     evolution.tell([judged(genome) for genome in evolution.ask()[:5]])
     assert len(evolution.population) == 5 and evolution.limit is None

@@ -1,4 +1,4 @@
-"""The live view, and the terminal that it shares with jobs."""
+"""The live view, and job output on the same terminal."""
 
 import io
 import os
@@ -30,9 +30,9 @@ def view(console: Console | None = None, **changes: Any) -> tuple[View, Evolutio
 
 def take(view: View, evolution: Evolution, seconds: float) -> None:
     genomes = evolution.ask()
-    found = [Evaluation({"size": genome[0]}) for genome in genomes]
-    evolution.tell(found)
-    view.stopping.update(Generation(genomes, found, len(genomes), 1, seconds))
+    evaluations = [Evaluation({"size": genome[0]}) for genome in genomes]
+    evolution.tell(evaluations)
+    view.stopping.update(Generation(genomes, evaluations, len(genomes), 1, seconds))
     view.end(evolution, 2, seconds)
 
 
@@ -46,26 +46,26 @@ def take(view: View, evolution: Evolution, seconds: float) -> None:
         ({"generations": None}, None),
     ],
 )
-def test_time_left_is_the_nearest_bound_at_the_pace_so_far(
+def test_time_left_is_the_nearest_limit_at_the_current_pace(
     changes: dict[str, Any], left: float | None
 ) -> None:
-    this, evolution = view(**changes)
-    assert this.left() is None
-    take(this, evolution, 8.0)
-    take(this, evolution, 12.0)
-    assert this.left() == (None if left is None else pytest.approx(left))
-    this.begin(3, 6, lambda: 3)
-    this._began -= 4.0
-    assert this.left() == (None if left is None else pytest.approx(left - 4, abs=0.1))
+    shown_view, evolution = view(**changes)
+    assert shown_view.left() is None
+    take(shown_view, evolution, 8.0)
+    take(shown_view, evolution, 12.0)
+    assert shown_view.left() == (None if left is None else pytest.approx(left))
+    shown_view.begin(3, 6, lambda: 3)
+    shown_view._began -= 4.0
+    assert shown_view.left() == (None if left is None else pytest.approx(left - 4, abs=0.1))
 
 
-def test_the_live_view_shows_what_a_user_wants_to_know() -> None:
+def test_the_live_view_shows_progress_and_time_left() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    this, evolution = view(console, generations=4)
-    with this.shown():
-        take(this, evolution, 61.0)
-        this.begin(2, 6, lambda: 3)
-        console.print(this.shape())
+    shown_view, evolution = view(console, generations=4)
+    with shown_view.shown():
+        take(shown_view, evolution, 61.0)
+        shown_view.begin(2, 6, lambda: 3)
+        console.print(shown_view.shape())
     text = console.file.getvalue()
     for name in ("generation", "best", "spread", "evaluations", "memo", "time", "1:01"):
         assert name in text
@@ -83,7 +83,7 @@ def test_durations_have_units() -> None:
 
 
 def on_a_terminal(folder: Path, *overrides: str) -> tuple[str, str]:
-    """What a search writes to a terminal of 100 columns as errors, and to a pipe as output."""
+    """Run a search with stderr on a terminal of 100 columns; return stderr and stdout."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         command(CHUNKS, *overrides),
@@ -99,7 +99,7 @@ def on_a_terminal(folder: Path, *overrides: str) -> tuple[str, str]:
         while chunk := os.read(ours, 1 << 16):
             screen += chunk
     except OSError:
-        pass  # How Linux says that nobody has the other end any more.
+        pass  # Linux raises this when the other end is closed.
     os.close(ours)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, screen
@@ -108,17 +108,13 @@ def on_a_terminal(folder: Path, *overrides: str) -> tuple[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_lines_of_jobs_stand_above_the_view_on_lines_of_their_own(
-    tmp_path: Path, launcher: str
-) -> None:
-    if launcher == "joblib":
-        pytest.importorskip("joblib")
-    few = ("hydra.sweeper.generations=3", "seconds=0.15")
-    screen, out = on_a_terminal(tmp_path, *few, *(JOBLIB if launcher == "joblib" else ()))
-    screen = re.sub(r"\x1b\[\?25[lh]", "", screen)  # whether the cursor is shown
+def test_job_output_appears_above_the_view(tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    few = ("hydra.sweeper.generations=3", "seconds=0.1")
+    screen, out = on_a_terminal(tmp_path, *few, *JOBLIB)
+    screen = re.sub(r"\x1b\[\?25[lh]", "", screen)  # show and hide the cursor
     notes = [match.start() for match in re.finditer("a chunk of", screen)]
-    assert len(notes) == (3 if launcher == "basic" else 6)
+    assert len(notes) == 6
     for note in notes:
         assert screen[:note].endswith(("\n", "\x1b[2K")) or note == 0
     assert "a chunk of" not in out and "optimization_results.yaml" in out

@@ -1,7 +1,8 @@
 """pymoo's genetic algorithms behind three methods: `ask`, `tell`, `best`.
 
-One objective: a (μ+λ) genetic algorithm, feasible genomes first (Deb 2000); several: NSGA-II (Deb
-et al. 2002). Both as in pymoo (Blank and Deb 2020), with the operators of `_operators.py`.
+One objective: a (μ+λ) genetic algorithm that prefers feasible genomes (Deb 2000). Several
+objectives: NSGA-II (Deb et al. 2002). pymoo (Blank and Deb 2020) implements both; the mutation and
+the first population come from `_operators.py`.
 """
 
 from collections.abc import Sequence
@@ -20,24 +21,24 @@ from ._operators import Mutate, first_population
 from ._space import Genome, Space
 from .config import GeneticSweeperConf
 
-ENDLESS = 10**9  # generations; when to stop is decided elsewhere
+ENDLESS = 10**9  # generations; `_stopping.py` decides when to stop
 
 
 class Evolution:
-    """A population that is bred from evaluated genomes; the same seed, the same genomes."""
+    """Breeds a population of genomes. The same seed gives the same genomes."""
 
     def __init__(self, space: Space, settings: GeneticSweeperConf, objectives: Objectives) -> None:
         self.space, self.objectives = space, objectives
-        self.known: dict[Genome, Evaluation] = {}
+        self.evaluations: dict[Genome, Evaluation] = {}
         random = np.random.default_rng(settings.seed)
-        first = first_population(
+        seeds = first_population(
             space, settings.population, settings.fill, settings.mutation, random
         )
         kind = GA if len(objectives.directions) == 1 else NSGA2
         self._algorithm = kind(
-            pop_size=len(first),
+            pop_size=len(seeds),
             n_offsprings=settings.offspring or settings.population,
-            sampling=np.array(first, dtype=float),
+            sampling=np.array(seeds, dtype=float),
             crossover=UniformCrossover(prob=settings.crossover),
             mutation=Mutate(space, settings.mutation, settings.switch, settings.down),
             eliminate_duplicates=True,
@@ -56,31 +57,31 @@ class Evolution:
         self._asked: Population | None = None
 
     def ask(self) -> list[Genome]:
-        """The genomes of the next generation; empty when there is none left that is new."""
+        """The genomes of the next generation; empty when all genomes have been evaluated."""
         self._asked = self._algorithm.ask()
         if self._asked is None:
             return []
         return [tuple(float(x) for x in row) for row in self._asked.get("X")]
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Take what the genomes of `ask` were worth, in their order; fewer than all are allowed."""
+        """Take the evaluations of the first genomes that `ask` returned, in their order."""
         assert self._asked is not None
-        told = self._asked[: len(evaluations)]
-        genomes = [tuple(float(x) for x in row) for row in told.get("X")]
-        self.known.update(zip(genomes, evaluations, strict=True))
-        told.set("F", np.array([self.objectives.costs(e) for e in evaluations]))
-        told.set("G", np.array([self.objectives.violations(e) for e in evaluations]))
-        told.set("H", np.zeros((len(told), 0)))
-        for individual in told:
+        offspring = self._asked[: len(evaluations)]
+        genomes = [tuple(float(x) for x in row) for row in offspring.get("X")]
+        self.evaluations.update(zip(genomes, evaluations, strict=True))
+        offspring.set("F", np.array([self.objectives.costs(e) for e in evaluations]))
+        offspring.set("G", np.array([self.objectives.violations(e) for e in evaluations]))
+        offspring.set("H", np.zeros((len(offspring), 0)))
+        for individual in offspring:
             individual.evaluated.update({"F", "G", "H"})
-        self._algorithm.tell(infills=told)
+        self._algorithm.tell(infills=offspring)
 
     def best(self) -> list[Genome]:
-        """The best genome, or the Pareto front in order of its first objective.
+        """The best genome, or the Pareto front sorted by the first objective.
 
-        Where no genome is feasible, the one nearest to it; empty where all failed.
+        If no genome is feasible: the genome with the smallest violation. If all failed: empty.
         """
-        usable = {g: e for g, e in self.known.items() if not e.failed}
+        usable = {g: e for g, e in self.evaluations.items() if not e.failed}
         if not usable:
             return []
         ranked = sorted(usable, key=lambda g: (self.objectives.order(usable[g]), g))
@@ -89,29 +90,28 @@ class Evolution:
             return ranked[:1]
         costs = np.array([self.objectives.costs(usable[g]) for g in feasible])
         front = NonDominatedSorting().do(costs, only_non_dominated_front=True)
-        points: dict[tuple[float, ...], Genome] = {}  # one genome for each point
+        points: dict[tuple[float, ...], Genome] = {}  # one genome per point of the front
         for i in sorted(front):
             points.setdefault(tuple(costs[i]), feasible[i])
         return list(points.values())
 
     @property
     def limit(self) -> dict[str, float] | None:
-        """What a genome must be better than to live on: the objective of the worst that lives.
+        """The objective of the worst survivor, which a new genome must beat to survive.
 
-        None where there is no such bound: with several objectives, and before the population is
-        whole and meets the constraints.
+        None with several objectives, and until the population is complete and feasible.
         """
-        living = [self.known.get(genome) for genome in self.population]
-        if len(self.objectives.directions) > 1 or len(living) < self._algorithm.pop_size:
+        survivors = [self.evaluations.get(genome) for genome in self.population]
+        if len(self.objectives.directions) > 1 or len(survivors) < self._algorithm.pop_size:
             return None
-        if any(e is None or self.objectives.violation(e) > 0 for e in living):
+        if any(e is None or self.objectives.violation(e) > 0 for e in survivors):
             return None
-        worst = max((e for e in living if e is not None), key=self.objectives.order)
+        worst = max((e for e in survivors if e is not None), key=self.objectives.order)
         return {key: worst.values[key] for key in self.objectives.directions}
 
     @property
     def population(self) -> list[Genome]:
-        """Genomes that live, from which the next are bred."""
+        """The surviving genomes, which are the parents of the next generation."""
         population = self._algorithm.pop
         if population is None:
             return []

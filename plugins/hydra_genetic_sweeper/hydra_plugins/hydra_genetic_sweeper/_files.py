@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and values as plain containers that JSON can hold."""
+"""Atomic file writes, and conversion of values to what JSON can store."""
 
 import os
 import uuid
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that is whole or absent, through to the disk, whoever else writes it too."""
+    """Write a file atomically and sync it to disk. Several processes may write the same file."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def write(path: Path, text: str) -> None:
 
 
 def append(path: Path, line: str) -> None:
-    """Append a line that is whole or absent, through to the disk."""
+    """Append a line and sync it to disk. If that fails, the file is as before."""
     try:
         with path.open("ab") as file:
             end = file.tell()
@@ -42,15 +42,15 @@ def append(path: Path, line: str) -> None:
 
 
 def unwritten(path: Path, error: OSError) -> OSError:
-    """What to do about a file that could not be written."""
+    """The error for a file that could not be written, with advice."""
     return OSError(
-        f"{path} could not be written ({error.strerror}); free space on its disk and run again "
-        "with the same hydra.sweep.dir, which goes on where it ended."
+        f"{path} could not be written ({error.strerror}). Free disk space, then repeat the command "
+        "with the same hydra.sweep.dir to resume."
     )
 
 
 def plain(value: Any) -> Any:
-    """A value as plain containers and numbers; NumPy's, PyTorch's and OmegaConf's are converted."""
+    """Convert arrays, tensors and OmegaConf containers to lists, dicts and numbers."""
     if OmegaConf.is_config(value):
         return OmegaConf.to_container(value, resolve=True)
     if isinstance(value, dict):

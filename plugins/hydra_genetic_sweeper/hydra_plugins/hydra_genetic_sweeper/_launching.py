@@ -1,9 +1,9 @@
-"""Jobs through Hydra's launcher, such that a worker that is lost costs its own job only.
+"""Run jobs through Hydra's launcher so that a dead worker costs as few other jobs as possible.
 
-A launcher takes several jobs in one call and hands them back together, or raises where one is lost.
-Submitit's raises while the others still run, so each of its jobs is a call of its own, in a thread.
-Joblib ends its other workers with the lost one, and Ray starts a lost job again three times before
-it raises: one call is enough for these, and for launchers that are not known.
+A launcher runs several jobs in one call. It returns all results together, or raises if a job is
+lost. Submitit raises while other jobs still run, so each of its jobs gets its own call in a thread.
+Joblib stops all its workers when one dies, and Ray restarts a lost job three times before it
+raises: these two, and all other launchers, get one call for all jobs.
 """
 
 import threading
@@ -17,13 +17,13 @@ from hydra.plugins.launcher import Launcher
 from ._chunks import Chunk
 from ._records import is_lost
 
-Job = tuple[Chunk, list[str]]  # and its overrides
-Outcome = tuple[Chunk, JobReturn | Exception]  # an exception of the launcher where it was lost
-APART = ("hydra_plugins.hydra_submitit_launcher",)  # modules of launchers, a call per job
+Job = tuple[Chunk, list[str]]  # a chunk and the overrides of its job
+Outcome = tuple[Chunk, JobReturn | Exception]  # the launcher's exception if the job is lost
+APART = ("hydra_plugins.hydra_submitit_launcher",)  # launchers with one call per job
 
 
 def launch_one(launcher: Launcher, overrides: Sequence[str], number: int) -> JobReturn:
-    """Run one job; raises what the launcher raises where the job is lost."""
+    """Run one job. If it is lost, raise the launcher's exception."""
     [returned] = launcher.launch([list(overrides)], initial_job_idx=number)
     if is_lost(returned):
         raise returned._return_value
@@ -31,9 +31,11 @@ def launch_one(launcher: Launcher, overrides: Sequence[str], number: int) -> Job
 
 
 def launched(launcher: Launcher, jobs: Sequence[Job], width: int | None) -> Iterator[Outcome]:
-    """Run jobs; yields each as it is known what came of it.
+    """Run jobs and yield each outcome as soon as it is available.
 
-    width: jobs of one call, where no two jobs of one worker may run at a time; None: no limit.
+    Args:
+        width: the most jobs per call, so that no two jobs of one worker run at the same time;
+            None: no limit.
     """
     if type(launcher).__module__.startswith(APART):
         yield from _apart(launcher, jobs)
@@ -41,14 +43,14 @@ def launched(launcher: Launcher, jobs: Sequence[Job], width: int | None) -> Iter
     for call in _calls(jobs, width):
         try:
             returned = launcher.launch([o for _, o in call], initial_job_idx=call[0][0].job)
-        except Exception as error:  # A dead worker is whatever the launcher makes of it.
+        except Exception as error:  # Each launcher raises its own errors for a dead worker.
             yield from ((chunk, error) for chunk, _ in call)
         else:
             yield from zip((chunk for chunk, _ in call), returned, strict=True)
 
 
 def _calls(jobs: Sequence[Job], width: int | None) -> Iterator[list[Job]]:
-    """What one call of a launcher can take: jobs with numbers in a row."""
+    """Group jobs into calls. The jobs of one call must have consecutive numbers."""
     for _, pairs in groupby(enumerate(jobs), key=lambda pair: pair[1][0].job - pair[0]):
         run = [job for _, job in pairs]
         step = width or len(run)
@@ -56,9 +58,9 @@ def _calls(jobs: Sequence[Job], width: int | None) -> Iterator[list[Job]]:
 
 
 def _apart(launcher: Launcher, jobs: Sequence[Job]) -> Iterator[Outcome]:
-    """A thread per worker, which runs its jobs one after the other.
+    """Run the jobs of each worker one after another, in one thread per worker.
 
-    The threads are daemons: Ctrl-C ends the search, and not only once they have returned.
+    The threads are daemons, so that Ctrl-C ends the search without waiting for them.
     """
     done: SimpleQueue[tuple[Chunk, JobReturn | BaseException]] = SimpleQueue()
 

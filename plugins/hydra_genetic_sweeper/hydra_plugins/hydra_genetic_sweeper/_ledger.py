@@ -1,7 +1,7 @@
-"""The ledger: `generations.jsonl`, append-only, a line for the search and one per generation.
+"""The ledger `generations.jsonl`: one line of settings, then one line per generation.
 
-A line counts when it ends with a line break and was synced: what a killed process left of the last
-one is cut off. Resuming is replaying.
+The file is append-only. An incomplete last line, as a killed process leaves it, is removed. To
+resume, the search replays the ledger.
 """
 
 import json
@@ -20,16 +20,16 @@ NAME = "generations.jsonl"
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation: its genomes, what they were worth, and what that took."""
+    """The genomes of one generation, their evaluations, and the cost of evaluating them."""
 
     genomes: list[Genome]
     evaluations: list[Evaluation]
-    evaluated: int  # genomes that were not known before
+    evaluated: int  # genomes that had not been evaluated before
     jobs: int
     seconds: float
 
     def to_json(self, number: int) -> dict[str, Any]:
-        """The line of the ledger."""
+        """The generation as a line of the ledger."""
         return {
             "generation": number,
             "genomes": self.genomes,
@@ -41,7 +41,7 @@ class Generation:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> "Generation":
-        """What `to_json` gave."""
+        """The generation that `to_json` wrote."""
         return cls(
             [tuple(map(float, genome)) for genome in line["genomes"]],
             [
@@ -56,18 +56,20 @@ class Generation:
 
 @dataclass
 class Ledger:
-    """What has happened so far, on disk and in memory."""
+    """The generations so far, on disk and in memory."""
 
     path: Path
     header: dict[str, Any] = field(default_factory=dict)
     generations: list[Generation] = field(default_factory=list)
-    finished: list[str] = field(default_factory=list)  # solutions whose last job is done
+    finished: list[str] = field(
+        default_factory=list
+    )  # file names of solutions whose last job is done
 
     @classmethod
     def open(cls, folder: Path) -> "Ledger":
-        """The ledger of a sweep directory, empty where there is none.
+        """Open the ledger of a sweep directory, or start an empty one.
 
-        Raises ValueError when the directory cannot be written or the file is none of ours.
+        Raises ValueError if the directory cannot be written or the file is not a ledger.
         """
         ledger = cls(folder / NAME)
         try:
@@ -80,22 +82,22 @@ class Ledger:
                     file.truncate(len(whole))
         except OSError as error:
             raise ValueError(
-                f"the sweep directory {folder} cannot be written ({error.strerror}); "
-                "set hydra.sweep.dir to one that can."
+                f"the sweep directory {folder} cannot be written ({error.strerror}). "
+                "Set hydra.sweep.dir to a writable directory."
             ) from error
         ledger._read(whole)
         return ledger
 
     @property
     def jobs(self) -> int:
-        """Jobs launched so far: the number of the next."""
+        """How many jobs were launched so far; also the number of the next job."""
         prepared = int(self.header.get("prepare_jobs", 0))
         return prepared + sum(generation.jobs for generation in self.generations)
 
     def begin(self, header: dict[str, Any]) -> None:
-        """Write the first line, or see that the search is still the same.
+        """Write the first line, or check that the settings equal those of the first line.
 
-        Raises ValueError that names what differs.
+        Raises ValueError that names the settings that differ.
         """
         header = json.loads(json.dumps({"format": FORMAT} | header))
         if not self.header:
@@ -104,17 +106,17 @@ class Ledger:
             return
         if changes := _changes(self.header["settings"], header["settings"]):
             raise ValueError(
-                f"{self.path} was begun with other settings: {'; '.join(changes[:3])}. Set them "
-                "back to go on with it, or set another hydra.sweep.dir to begin anew."
+                f"{self.path} was started with other settings: {'; '.join(changes[:3])}. Restore "
+                "them to resume, or set another hydra.sweep.dir to start a new search."
             )
 
     def append(self, generation: Generation) -> None:
-        """Add a finished generation."""
+        """Write a finished generation."""
         self.generations.append(generation)
         self._append(generation.to_json(len(self.generations)))
 
     def finish(self, solution: str) -> None:
-        """Note that the last job of a solution is done."""
+        """Record that the last job of a solution is done."""
         self.finished.append(solution)
         self._append({"finished": solution})
 
@@ -132,12 +134,12 @@ class Ledger:
                 self.finished = [x["finished"] for x in rest if "finished" in x]
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{self.path} is no ledger of this sweeper; set another hydra.sweep.dir."
+                f"{self.path} is not a ledger of this sweeper. Set another hydra.sweep.dir."
             ) from error
 
 
 def _changes(old: Any, new: Any, key: str = "") -> list[str]:
-    """What differs between two JSON values, as `key: old -> new`."""
+    """The differences between two JSON values, each as `key was old, is new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(k for k in new if k not in old)]
         return [

@@ -1,4 +1,4 @@
-"""What a job returned, read as objectives and constraints."""
+"""Objectives and constraints, read from the return value of a job."""
 
 import math
 import re
@@ -14,14 +14,14 @@ _BOUND = re.compile(r"^\s*(>=|<=)\s*([-+0-9.eE]+)\s*$")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of one genome; `values` is empty and `error` says why where it failed."""
+    """The numbers of one genome. If it failed, `values` is empty and `error` says why."""
 
     values: Values
     error: str = ""
 
     @property
     def failed(self) -> bool:
-        """Whether there is no number to go by."""
+        """Whether the genome has no usable numbers."""
         return bool(self.error)
 
 
@@ -34,15 +34,15 @@ class Constraint:
     bound: float
 
     def violation(self, values: Values) -> float:
-        """How far a number is on the wrong side; 0 or less where it is within."""
+        """The distance to the bound: above 0 outside, 0 or less within."""
         gap = self.bound - values[self.key]
         return gap if self.sign == ">=" else -gap
 
 
 class Objectives:
-    """Which returned numbers count, which way, and within which bounds.
+    """Which returned numbers are minimized, maximized or bounded.
 
-    Raises ValueError where one is not understood.
+    Raises ValueError for an unknown direction or bound.
     """
 
     def __init__(self, objectives: Mapping[str, str], constraints: Mapping[str, str]) -> None:
@@ -50,7 +50,7 @@ class Objectives:
         for key, direction in objectives.items():
             if direction not in ("minimize", "maximize"):
                 raise ValueError(
-                    f"hydra.sweeper.objectives.{key} is {direction!r}, expected minimize or "
+                    f"hydra.sweeper.objectives.{key} is {direction!r}; expected minimize or "
                     "maximize."
                 )
         self.directions = dict(objectives)
@@ -59,13 +59,13 @@ class Objectives:
 
     @property
     def keys(self) -> list[str]:
-        """Numbers that a job must return."""
+        """The keys of the numbers that a job must return."""
         return [*dict.fromkeys([*self.directions, *(c.key for c in self.constraints)])]
 
     def read(self, returned: Any) -> Evaluation:
-        """The evaluation of what a job returned.
+        """Read the return value of a job.
 
-        Raises ValueError when a number is missing: no genome would have it.
+        Raises ValueError if a number is missing, because it would be missing for every genome.
         """
         if isinstance(returned, Mapping):
             values = dict(returned)
@@ -73,48 +73,48 @@ class Objectives:
             values = {self.keys[0]: returned}
         else:
             raise ValueError(
-                f"the job returned {_shown(returned)}, expected a mapping with {_names(self.keys)}."
+                f"the job returned {_shown(returned)}; expected a mapping with {_names(self.keys)}."
             )
         if "error" in values and not set(self.keys) <= set(values):
             return Evaluation({}, str(values["error"]))
         if missing := [key for key in self.keys if key not in values]:
             raise ValueError(
                 f"the job returned no {missing[0]!r}, only {_names(list(values))}; "
-                "name what it returns in hydra.sweeper.objectives and hydra.sweeper.constraints."
+                "set hydra.sweeper.objectives and hydra.sweeper.constraints to its keys."
             )
         try:
             numbers = {str(k): float(v) for k, v in values.items() if _is_number(k, v, self.keys)}
         except (TypeError, ValueError):
             raise ValueError(
-                f"the job returned {_shown(values)}, expected a number for {_names(self.keys)}."
+                f"the job returned {_shown(values)}; expected a number for {_names(self.keys)}."
             ) from None
         if bad := [key for key in self.keys if not math.isfinite(numbers[key])]:
             return Evaluation({}, f"{bad[0]} is {numbers[bad[0]]}")
         return Evaluation(numbers)
 
     def costs(self, evaluation: Evaluation) -> np.ndarray:
-        """(M,) objectives, all to be minimised."""
+        """(M,) objectives, all to be minimized; maximized ones are negated."""
         if evaluation.failed:
             return np.zeros(len(self.directions))
         signs = {"minimize": 1.0, "maximize": -1.0}
         return np.array([signs[d] * evaluation.values[k] for k, d in self.directions.items()])
 
     def violations(self, evaluation: Evaluation) -> np.ndarray:
-        """(K + 1,) what is out of bounds, above 0, and last whether there is no result at all."""
+        """(K + 1,) violations, above 0 if violated: K constraints, and whether it failed."""
         if evaluation.failed:
             return np.array([*[0.0] * len(self.constraints), 1e12])
         return np.array([*(c.violation(evaluation.values) for c in self.constraints), 0.0])
 
     def violation(self, evaluation: Evaluation) -> float:
-        """How far out of bounds in all; 0 means feasible."""
+        """The sum of all violations; 0 means feasible."""
         return float(np.maximum(self.violations(evaluation), 0).sum())
 
     def order(self, evaluation: Evaluation) -> tuple[float, float]:
-        """Sorts the better first, by the first objective: feasible ones, then those near it."""
+        """A sort key, best first: the violation, then the first objective."""
         return self.violation(evaluation), float(self.costs(evaluation)[0])
 
     def _contradiction(self) -> None:
-        """ValueError where two bounds of one number leave nothing."""
+        """Raise ValueError if two bounds contradict each other."""
         floors = {c.key: c.bound for c in self.constraints if c.sign == ">="}
         for c in self.constraints:
             if c.sign == "<=" and floors.get(c.key, -math.inf) > c.bound:
@@ -128,12 +128,14 @@ def _constraint(key: str, text: str) -> Constraint:
     except ValueError:
         bound = math.nan
     if match is None or not math.isfinite(bound):
-        raise ValueError(f'hydra.sweeper.constraints.{key} is {text!r}, expected such as ">= 0".')
+        raise ValueError(
+            f'hydra.sweeper.constraints.{key} is {text!r}; expected a bound such as ">= 0".'
+        )
     return Constraint(key, match[1], bound)
 
 
 def _is_number(key: Any, value: Any, needed: list[str]) -> bool:
-    """Numbers that count must be ones; others are kept where they are."""
+    """Whether to convert a value: needed ones must be numbers, others may be."""
     return key in needed or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 

@@ -1,7 +1,7 @@
 """Mutation and the first population, for genomes of discrete and continuous genes.
 
-Steps have a heavy tail, after the fast genetic algorithms of Doerr et al. (arXiv:1703.03334). The
-level switch is that of EvoPress (arXiv:2410.14649): one gene up, another down, the size kept.
+Step sizes are heavy-tailed as in Doerr et al. (arXiv:1703.03334). The level switch of EvoPress
+(arXiv:2410.14649) raises one gene and lowers another, which keeps the total cost about equal.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,18 @@ from pymoo.core.mutation import Mutation
 
 from ._space import Discrete, Genome, Space, Variable
 
-REACH = 0.1  # standard deviation of a step of a continuous gene, in parts of its range
-ATTEMPTS = 200  # to find one more genome that is not there yet
+STEP_SIZE = 0.1  # standard deviation of a step of a continuous gene, as a fraction of its range
+ATTEMPTS = 200  # per genome of the first population, to find one that is not a duplicate
 
 
 class Mutate(Mutation):
-    """Moves each gene with probability `rate`, or switches two with probability `switch`.
+    """Mutates genomes.
 
-    down: probability that a gene whose values have order moves down.
+    Args:
+        space: the variables.
+        rate: probability that a gene changes.
+        switch: probability that a genome gets a level switch instead.
+        down: probability that an ordered gene changes to a lower value.
     """
 
     def __init__(self, space: Space, rate: float, switch: float, down: float = 0.5) -> None:
@@ -29,11 +33,11 @@ class Mutate(Mutation):
     def _do(
         self, problem: Any, X: np.ndarray, *args: Any, random_state: Any = None, **kwargs: Any
     ) -> np.ndarray:
-        """X: (n, genes); returns changed copies."""
+        """Mutate genomes X (n, genes) into an array of the same shape."""
         return np.stack([self.mutated(row, random_state) for row in X])
 
     def mutated(self, row: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """A changed copy of one genome (genes,)."""
+        """A mutated copy of one genome (genes,)."""
         row = row.copy()
         if random.random() < self.switch and (pair := _pair(self.variables, row, random)):
             _switch(self.variables, row, *pair)
@@ -46,15 +50,15 @@ class Mutate(Mutation):
 def moved(
     variable: Variable, number: float, random: np.random.Generator, down: float = 0.5
 ) -> float:
-    """A gene elsewhere: near by where values have order, any other where they have none.
+    """A new value of a gene: a nearby one if values are ordered, else any other one.
 
-    The logarithm of a step is even between that of one and that of half of all values. What would
-    fall below the lowest value stops there; at a bound the way back is the way out.
+    Discrete steps are log-uniform between 1 and half the number of values. A step that would leave
+    the range upward, or downward from the lowest value, is reversed; other steps are clipped.
     """
     if variable.low == variable.high:
         return number
     if not isinstance(variable, Discrete):
-        step = abs(random.normal(0, REACH * (variable.high - variable.low)))
+        step = abs(random.normal(0, STEP_SIZE * (variable.high - variable.low)))
     elif not variable.ordered:
         other = random.integers(0, len(variable.values) - 1)
         return float(other + (other >= number))
@@ -69,7 +73,7 @@ def moved(
 def _pair(
     variables: Sequence[Variable], row: np.ndarray, random: np.random.Generator
 ) -> tuple[int, int] | None:
-    """A gene that can rise and another that can fall; None where there are none."""
+    """The indices of a gene to raise and another to lower; None if there is no such pair."""
     fits = [isinstance(v, Discrete) and v.ordered for v in variables]
     up = [i for i, v in enumerate(variables) if fits[i] and row[i] < v.high]
     down = [i for i, v in enumerate(variables) if fits[i] and row[i] > v.low]
@@ -81,7 +85,7 @@ def _pair(
 
 
 def _switch(variables: Sequence[Variable], row: np.ndarray, rising: int, falling: int) -> None:
-    """Raise one gene by a step and lower the other by what costs as much, at least by a step."""
+    """Raise one gene by one step and lower the other by the steps whose cost is closest."""
     gained, lost = variables[rising].costs, variables[falling].costs
     at = int(row[rising])
     row[rising] += 1
@@ -95,7 +99,7 @@ def _switch(variables: Sequence[Variable], row: np.ndarray, rising: int, falling
 
 
 def random_genome(space: Space, random: np.random.Generator) -> Genome:
-    """A genome drawn evenly."""
+    """A uniformly drawn genome."""
     return tuple(
         float(random.integers(0, len(v.values)))
         if isinstance(v, Discrete)
@@ -107,23 +111,27 @@ def random_genome(space: Space, random: np.random.Generator) -> Genome:
 def first_population(
     space: Space, size: int, fill: str, rate: float, random: np.random.Generator
 ) -> list[Genome]:
-    """Seeds without repetition, the first `size` of them, filled up to `size` genomes.
+    """Up to `size` distinct genomes: the seeds, then mutated seeds or random genomes.
 
-    fill: "mutate" adds changed seeds where there are seeds, "random" draws evenly. A space with
-    fewer genomes gives what it has.
+    Args:
+        space: variables and seeds.
+        size: number of genomes; a space with fewer genomes gives all of them.
+        fill: "mutate" adds mutated seeds (if there are seeds), "random" draws uniformly.
+        rate: probability that a gene of a seed changes.
+        random: the generator to draw from.
     """
     genomes = list(dict.fromkeys(space.seeds))[:size]
-    seeds, known = len(genomes), set(genomes)
+    n_seeds, seen = len(genomes), set(genomes)
     mutate = Mutate(space, max(rate, 1 / len(space.variables)), 0)
     for _ in range(size * ATTEMPTS):
         if len(genomes) == size:
             break
-        if fill == "mutate" and seeds:
-            parent = np.array(genomes[len(genomes) % seeds])
+        if fill == "mutate" and n_seeds:
+            parent = np.array(genomes[len(genomes) % n_seeds])
             genome = tuple(float(x) for x in mutate.mutated(parent, random))
         else:
             genome = random_genome(space, random)
-        if genome not in known:
-            known.add(genome)
+        if genome not in seen:
+            seen.add(genome)
             genomes.append(genome)
     return genomes

@@ -1,7 +1,7 @@
-"""What jobs returned, on disk: it outlives the sweeper, which may be killed before it has read it.
+"""Save the return values of jobs, so that they survive if the sweeper is killed.
 
-`returned/<job>.json` holds a job's overrides and what it returned; `failed/<job>.txt` the traceback
-of one that raised.
+`returned/<job>.json` holds the overrides and the return value of a job, `failed/<job>.txt` the
+traceback of a job that raised.
 """
 
 import json
@@ -18,51 +18,51 @@ from omegaconf import DictConfig
 
 from ._files import plain, write
 
-LONGEST = 600  # characters of a reason
+MAX_REASON = 600  # characters of an error message
 
 
 class Recorder:
-    """The application's function, with a file for what it returned or raised."""
+    """Wraps the application: saves its return value or its traceback to a file."""
 
     def __init__(self, function: Callable[[Any], Any], folder: Path) -> None:
         self.function, self.folder = function, folder.absolute()
-        self.here = Path.cwd()
+        self.working_directory = Path.cwd()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrive in a worker, which may have been started in another folder, as Ray's are.
+        """Change to the working directory of the search, because workers may start elsewhere.
 
-        The folders of jobs, and the application's own paths, may be relative to the search's.
+        Ray's workers do. The sweep directory and the application's paths may be relative.
         """
         self.__dict__.update(state)
-        os.chdir(self.here)
+        os.chdir(self.working_directory)
 
     def __call__(self, config: DictConfig) -> Any:
-        """Run the job. An exit of the application is an error of this job, not of the search."""
+        """Run the job. If the application exits, this job fails and the search continues."""
         job = HydraConfig.get()
         _failed(self.folder, job.job.num).unlink(missing_ok=True)
         try:
             returned = self.function(config)
         except SystemExit as error:
-            if _is_launchers(error):
-                raise  # The job goes on in another process.
+            if _is_submitit_exit(error):
+                raise  # Submitit resumes the job in another process.
             if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from error  # Frameworks end so on Ctrl-C.
+                raise KeyboardInterrupt from error  # Frameworks exit this way after Ctrl-C.
             raise RuntimeError(f"the application exited with {error.code!r}") from error
         except Exception as error:
-            if (lost := _of_submitit(error)) is not None:
+            if (lost := _submitit_error(error)) is not None:
                 raise lost from None
             write(_failed(self.folder, job.job.num), traceback.format_exc())
             raise
         try:
             text = json.dumps({"overrides": list(job.overrides.task), "returned": plain(returned)})
         except (TypeError, ValueError, RuntimeError):
-            return returned  # Only what is JSON can be found again.
+            return returned  # Values that JSON cannot store are not saved.
         write(_path(self.folder, job.job.num), text)
         return returned
 
 
 def recorded(folder: Path, job: int, overrides: Iterable[str]) -> tuple[bool, Any]:
-    """Whether a job with these overrides, and maybe others, has returned before, and what."""
+    """Whether a job with these overrides (and maybe more) has returned, and its return value."""
     path = _path(folder, job)
     if not path.exists():
         return False, None
@@ -71,20 +71,20 @@ def recorded(folder: Path, job: int, overrides: Iterable[str]) -> tuple[bool, An
 
 
 def is_recorded(folder: Path, job: int) -> bool:
-    """Whether a job has returned, as far as its file tells."""
+    """Whether the return value of a job has been saved."""
     return _path(folder, job).exists()
 
 
 def failure(folder: Path, job: int) -> str:
-    """Where the traceback of a job is, for the end of a sentence; empty where there is none."""
+    """The path of a job's traceback in parentheses; empty if there is none."""
     path = _failed(folder, job)
     return f" (traceback in {path})" if path.exists() else ""
 
 
 def outcome(job: JobReturn) -> tuple[Any, str]:
-    """What a job returned, as plain containers, and why where it raised.
+    """The return value of a job as plain containers, and its error message; one of them is empty.
 
-    Not by `return_value`, which writes to the terminal before it raises.
+    Read `_return_value`, because the property `return_value` prints the error before it raises it.
     """
     if job.status == JobStatus.COMPLETED:
         return plain(job.return_value), ""
@@ -92,31 +92,31 @@ def outcome(job: JobReturn) -> tuple[Any, str]:
 
 
 def is_lost(job: JobReturn) -> bool:
-    """Whether a job came back because its launcher had to end it, and may be launched again."""
-    return job.status != JobStatus.COMPLETED and _of_submitit(job._return_value) is not None
+    """Whether the launcher ended the job early, so that it may be launched again."""
+    return job.status != JobStatus.COMPLETED and _submitit_error(job._return_value) is not None
 
 
-def _of_submitit(error: BaseException | None) -> BaseException | None:
-    """What submitit raised in a job whose time is over, itself or under what was made of it."""
+def _submitit_error(error: BaseException | None) -> BaseException | None:
+    """The exception of submitit behind an error, such as a timeout; None if there is none."""
     while error is not None and not type(error).__module__.startswith("submitit."):
         error = error.__context__
     return error
 
 
-def _is_launchers(error: SystemExit) -> bool:
-    """Whether submitit exits, as it does before a preempted job goes back into the queue."""
+def _is_submitit_exit(error: SystemExit) -> bool:
+    """Whether submitit raised the exit, which it does when it requeues a preempted job."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and str(frames[-1][0].f_globals["__name__"]).startswith("submitit.")
 
 
 def reason(error: BaseException) -> str:
-    """An error as one line, its middle left out where it is long, as with the log of a lost job.
+    """An error as one line. The middle of a long message, such as a job's log, is left out.
 
-    The kind is left out where the text was written for the user.
+    Messages of CompactHydraException are written for users and get no class name.
     """
     text = " ".join(str(error).split())
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    if len(text) > MAX_REASON:
+        text = f"{text[: MAX_REASON // 2]} ... {text[-MAX_REASON // 2 :]}"
     if isinstance(error, CompactHydraException) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a search leaves: `optimization_results.yaml`, and a file for each solution."""
+"""The results of a search: `optimization_results.yaml`, and one file per solution."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ NAME = "optimization_results.yaml"
 
 
 def results(evolution: Evolution, generations: int, evaluated: int, reason: str) -> dict[str, Any]:
-    """The results as Hydra's own sweepers name them, and the front beside them.
+    """The results, with the keys of Hydra's other sweepers.
 
-    `best_params` and `best_value` for one objective, `solutions` for several; `feasible` says
-    whether the constraints hold. Times are left out, so that equal searches write equal files.
+    One objective: `best_params`, `best_value`. Several objectives: `solutions`. `feasible` says
+    whether the constraints are met. There are no times, so that equal searches write equal files.
     """
     objectives = evolution.objectives
     solutions = [_solution(evolution, genome) for genome in evolution.best()]
@@ -40,12 +40,12 @@ def results(evolution: Evolution, generations: int, evaluated: int, reason: str)
 
 
 def save(folder: Path, body: dict[str, Any]) -> None:
-    """Write the results, whole or not at all."""
+    """Write the results atomically."""
     write(folder / NAME, OmegaConf.to_yaml(OmegaConf.create(body)))
 
 
 def save_solutions(folder: Path, evolution: Evolution) -> list[Path]:
-    """A JSON file for each solution: {"params", "values", "feasible"}."""
+    """Write one JSON file per solution: {"params", "values", "feasible"}."""
     paths = []
     for number, genome in enumerate(evolution.best()):
         path = (folder / f"solution-{number}.json").absolute()
@@ -55,7 +55,7 @@ def save_solutions(folder: Path, evolution: Evolution) -> list[Path]:
 
 
 def _solution(evolution: Evolution, genome: Genome) -> dict[str, Any]:
-    evaluation = evolution.known[genome]
+    evaluation = evolution.evaluations[genome]
     return {
         "params": evolution.space.values(genome),
         "values": evaluation.values,

@@ -1,4 +1,4 @@
-"""The search: prepare, then ask, evaluate, tell, until it is time to stop; then the last job."""
+"""The search: prepare; ask, evaluate and tell until a stopping rule applies; run the last job."""
 
 import logging
 import time
@@ -29,9 +29,9 @@ from ._view import View
 from .config import GeneticSweeperConf
 
 log = logging.getLogger(__name__)
-# Settings that do not change which genomes are evaluated, nor what comes of them; a longer search
-# goes on where a shorter one stopped.
-FREE = tuple(
+# Settings that may differ when a search is resumed, because they change neither the genomes of a
+# generation nor their evaluation.
+RESUMABLE = tuple(
     """
     _target_ _recursive_ n_workers shard_size worker_overrides retries view finalize
     finalize_front max_failure_rate generations evaluations seconds stagnation_generations
@@ -47,7 +47,7 @@ def sweep(
     launcher: Launcher,
     arguments: list[str],
 ) -> dict[str, Any]:
-    """One search, begun or gone on with; an error the user can mend is one sentence."""
+    """Start or resume a search. User errors become a CompactHydraException with one sentence."""
     try:
         with _quiet(launcher):
             return _Search(settings, context, config, launcher, arguments).run()
@@ -70,7 +70,7 @@ class _Search:
         self.launcher = launcher
         self.objectives = Objectives(settings.objectives, settings.constraints)
         self.parser = OverridesParser.create(config_loader=context.config_loader)
-        self.arguments = self._plain(arguments)
+        self.arguments = self._checked_arguments(arguments)
         self.folder = Path(str(config.hydra.sweep.dir))
         self.stopping = Stopping(settings, self.objectives)
         self.replayed = False
@@ -106,59 +106,59 @@ class _Search:
         return body
 
     def _generation(self) -> None:
-        """One generation: ask, evaluate what is not known, tell, write down."""
+        """Ask for genomes, evaluate the new ones, write the ledger and tell the results."""
         genomes = self.evolution.ask()
         if (budget := self.stopping.budget) is not None:
             genomes = self._within(genomes, budget)
         if not genomes:
-            self.stopping.reason = "no genome is left that is new"
+            self.stopping.reason = "all genomes have been evaluated"
             return
         number = len(self.ledger.generations) + 1
-        known = self.evolution.known
+        known = self.evolution.evaluations
         new = [g for g in dict.fromkeys(genomes) if g not in known or known[g].failed]
         start = time.monotonic()
         self.view.begin(number, len(new), self.evaluator.progress)
         self.evaluator.limit = self.evolution.limit
         jobs = self.evaluator.evaluate(number, new, self.ledger.jobs) if new else 0
-        found = self.evaluator.found if new else {}
-        evaluations = [found.get(genome) or known[genome] for genome in genomes]
+        latest = self.evaluator.evaluations if new else {}
+        evaluations = [latest.get(genome) or known[genome] for genome in genomes]
         seconds = time.monotonic() - start
         generation = Generation(genomes, evaluations, len(new), jobs, seconds)
         self.ledger.append(generation)
-        self._take(generation)
+        self._tell(generation)
 
-    def _take(self, generation: Generation) -> None:
+    def _tell(self, generation: Generation) -> None:
         self.evolution.tell(generation.evaluations)
         self.stopping.update(generation)
         memo = len(generation.genomes) - generation.evaluated
         self.view.end(self.evolution, memo, generation.seconds)
 
     def _within(self, genomes: list[Any], budget: int) -> list[Any]:
-        """The first genomes, as many as may still be evaluated."""
+        """The first genomes, up to `budget` new ones."""
         new = 0
-        for place, genome in enumerate(genomes):
-            new += genome not in self.evolution.known
+        for position, genome in enumerate(genomes):
+            new += genome not in self.evolution.evaluations
             if new > budget:
-                return genomes[:place]
+                return genomes[:position]
         return genomes
 
     def _replay(self) -> None:
-        """Bring the population to where the ledger ends; ValueError when it does not lead there."""
+        """Repeat the generations of the ledger; ValueError if they come out differently."""
         for number, generation in enumerate(self.ledger.generations, 1):
             asked = self.evolution.ask()
             if asked[: len(generation.genomes)] != generation.genomes:
                 raise ValueError(
                     f"generation {number} of {self.ledger.path} cannot be repeated with these "
-                    "versions of pymoo and NumPy; install those that wrote it, or set another "
-                    "hydra.sweep.dir."
+                    "versions of pymoo and NumPy. Install the versions that wrote it, or set "
+                    "another hydra.sweep.dir to start a new search."
                 )
-            self._take(generation)
+            self._tell(generation)
         self.replayed = True
         if self.ledger.generations:
-            log.info("going on after generation %d", len(self.ledger.generations))
+            log.info("resuming after generation %d", len(self.ledger.generations))
 
     def _space(self) -> Space:
-        """The space, after the job that prepares it; writes the head of the ledger."""
+        """Run the `prepare` job, build the space, and write the first line of the ledger."""
         params = {k: v for k, v in self.settings.params.items() if v is not None}
         keys = {o.get_key_element() for o in self.parser.parse_overrides(self.arguments)}
         if self.settings.space is None:
@@ -170,12 +170,12 @@ class _Search:
             prepared, jobs = self._prepare()
             described = plain(self._call_space(prepared))
             space = from_mapping(described)
-        settings = {k: v for k, v in asdict(self.settings).items() if k not in FREE}
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in RESUMABLE}
         self.ledger.begin(
             {
                 "settings": {
                     "sweeper": settings,
-                    "overrides": sorted(self._telling()),
+                    "overrides": sorted(self._relevant_overrides()),
                     "space": described,
                 },
                 "names": [variable.name for variable in space.variables],
@@ -185,18 +185,18 @@ class _Search:
         )
         return space
 
-    def _telling(self) -> list[str]:
-        """The overrides that what is found may depend on."""
+    def _relevant_overrides(self) -> list[str]:
+        """The overrides that may change a result."""
         keys = [o.key_or_group for o in self.parser.parse_overrides(self.arguments)]
         free = self.settings.free
         return [
             text
             for text, key in zip(self.arguments, keys, strict=True)
-            if not any(key == one or key.startswith(f"{one}.") for one in free)
+            if not any(key == name or key.startswith(f"{name}.") for name in free)
         ]
 
     def _prepare(self) -> tuple[Any, int]:
-        """What the first job returned, and whether there is one."""
+        """The return value of the `prepare` job, and how many such jobs there are (0 or 1)."""
         if self.ledger.header:
             return self.ledger.header["prepared"], self.ledger.header["prepare_jobs"]
         if not self.settings.prepare:
@@ -204,16 +204,16 @@ class _Search:
         overrides = [*self.arguments, *self.settings.prepare]
         done, value = recorded(self.folder, 0, overrides)
         if not done:
-            name = "the job that prepares the search"
+            name = "the prepare job"
             value = run_one(self.launcher, self.folder, overrides, 0, name, self.settings.retries)
         return value, 1
 
     def _call_space(self, prepared: Any) -> Any:
-        """What the `space` callable says, given the configuration that jobs get."""
+        """Call the `space` function with the configuration that jobs get."""
         node = OmegaConf.to_container(OmegaConf.create(self.settings.space))
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise ValueError(
-                "hydra.sweeper.space has no _target_, expected {_target_: module.function}."
+                "hydra.sweeper.space has no _target_; expected {_target_: module.function}."
             )
         config = self.context.config_loader.load_sweep_config(self.config, list(self.arguments))
         HydraConfig.instance().set_config(config)
@@ -221,14 +221,14 @@ class _Search:
         positional = (config, prepared) if self.settings.prepare else (config,)
         return get_method(node["_target_"])(*positional, **keywords)
 
-    def _plain(self, arguments: Sequence[str]) -> list[str]:
-        """The overrides of the command line; ValueError where one is a sweep of its own."""
+    def _checked_arguments(self, arguments: Sequence[str]) -> list[str]:
+        """The overrides of the command line; ValueError if one of them is a sweep."""
         for override in self.parser.parse_overrides(list(arguments)):
             if override.is_sweep_override():
                 raise ValueError(
-                    f"{override.input_line} on the command line sweeps on its own, next to the "
-                    "genetic sweeper; search over it with "
-                    f"hydra.sweeper.params.{override.get_key_element()}, or give it one value."
+                    f"{override.input_line} is a sweep, which the genetic sweeper does not accept "
+                    "on the command line. Set one value, or search over it with "
+                    f"hydra.sweeper.params.{override.get_key_element()}."
                 )
         return list(arguments)
 
@@ -239,11 +239,11 @@ class _Search:
         _results.save(self.folder, body)
         log.info("%s: %s", self.folder / _results.NAME, reason)
         if not body["feasible"]:
-            log.warning("no genome meets the constraints; the one nearest to them is reported.")
+            log.warning("No genome meets the constraints; reporting the smallest violation.")
         return body
 
     def _finalize(self) -> None:
-        """The last job with the winner, or one for each of the front; done ones are left out."""
+        """Run the last job for the best genome, or for each of the front, unless it is done."""
         if not self.settings.finalize:
             return
         paths = _results.save_solutions(self.folder, self.evolution)
@@ -251,47 +251,47 @@ class _Search:
             if path.name in self.ledger.finished:
                 continue
             names = {"solution": quoted(path), "ledger": quoted(self.ledger.path.absolute())}
-            own = [text.format(**names, number=number) for text in self.settings.finalize]
+            extra = [text.format(**names, number=number) for text in self.settings.finalize]
             genome = self.evolution.best()[number]
             values = [] if self.settings.shard_key else self.evolution.space.overrides(genome)
             run_one(
                 self.launcher,
                 self.folder,
-                [*self.arguments, *values, *own],
+                [*self.arguments, *values, *extra],
                 self.ledger.jobs + number,
-                "the last job, with the result of the search,",
+                "the finalize job",
                 self.settings.retries,
             )
             self.ledger.finish(path.name)
 
     def _stopped_by_user(self) -> None:
-        """Write the best so far, and say how to go on."""
+        """Write the best genome so far, and log how to resume."""
         done = len(self.stopping.progress)
         if done and self.replayed:
             self._write_results(self.stopping.reason or "stopped by the user")
         log.warning(
-            "stopped %s; to go on, repeat the command with hydra.sweep.dir=%s",
-            "in the last job" if self.stopping.reason else f"after {done} generations",
+            "stopped %s; to resume, repeat the command with hydra.sweep.dir=%s",
+            "in the finalize job" if self.stopping.reason else f"after {done} generations",
             self.folder,
         )
 
 
 def check(settings: GeneticSweeperConf) -> None:
-    """ValueError in one sentence where settings do not hold."""
+    """Raise ValueError for settings that are out of range or contradict each other."""
     if bool(settings.params) == (settings.space is not None):
         raise ValueError(
-            "hydra.sweeper has nothing to search; set params, such as "
+            "hydra.sweeper has nothing to search. Set params, such as "
             "hydra.sweeper.params.x='range(0, 10)', or space."
             if not settings.params
-            else "hydra.sweeper has both params and space; set one of them."
+            else "hydra.sweeper has both params and space. Set only one of them."
         )
     if settings.prepare and settings.space is None:
-        raise ValueError("hydra.sweeper.prepare goes with hydra.sweeper.space, which is not set.")
+        raise ValueError("hydra.sweeper.prepare needs hydra.sweeper.space, which is not set.")
     if settings.fill not in ("random", "mutate"):
-        raise ValueError(f"hydra.sweeper.fill is {settings.fill!r}, expected random or mutate.")
+        raise ValueError(f"hydra.sweeper.fill is {settings.fill!r}; expected random or mutate.")
     for key in ("crossover", "mutation", "down", "switch", "max_failure_rate"):
         if not 0 <= (value := getattr(settings, key)) <= 1:
-            raise ValueError(f"hydra.sweeper.{key} is {value}, expected 0 to 1.")
+            raise ValueError(f"hydra.sweeper.{key} is {value}; expected 0 to 1.")
     for key, least in (
         ("population", 2),
         ("offspring", 1),
@@ -305,20 +305,20 @@ def check(settings: GeneticSweeperConf) -> None:
     ):
         value = getattr(settings, key)
         if value is not None and value < least:
-            raise ValueError(f"hydra.sweeper.{key} is {value}, expected at least {least}.")
+            raise ValueError(f"hydra.sweeper.{key} is {value}; expected at least {least}.")
     if settings.shard_size != 1 and settings.shard_key is None:
         raise ValueError(
-            f"hydra.sweeper.shard_size is {settings.shard_size or 'null'}, but shard_key does not "
-            "say which setting takes a chunk's file; set it, or shard_size=1 for a job per genome."
+            f"hydra.sweeper.shard_size is {settings.shard_size or 'null'}, but shard_key is not "
+            "set. Set it to the setting that takes the path of a chunk, or set shard_size=1."
         )
 
 
 @contextmanager
 def _quiet(launcher: Launcher) -> Iterator[None]:
-    """Keep launchers from listing the overrides of every job."""
+    """Silence launchers, which log the overrides of every job."""
     module = type(launcher).__module__
-    beside = [f"{module.rpartition('.')[0]}.{name}" for name in ("_core", "_launcher_util")]
-    loggers = [logging.getLogger(name) for name in (module, *beside)]
+    helpers = [f"{module.rpartition('.')[0]}.{name}" for name in ("_core", "_launcher_util")]
+    loggers = [logging.getLogger(name) for name in (module, *helpers)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(max(logging.WARNING, logger.level))

@@ -1,7 +1,7 @@
-"""What is searched: variables, seeds, and the overrides of a genome.
+"""The search space: variables, seeds, and the overrides of a genome.
 
-A genome is a tuple with one number per variable: the position among its values for a discrete
-variable, the value itself (its logarithm for `log`) for a continuous one.
+A genome is a tuple with one number (gene) per variable: the index of the value of a discrete
+variable, or the value of a continuous one (its logarithm with `log`).
 """
 
 import math
@@ -27,8 +27,12 @@ TAGS = ("log", "ordered")
 class Discrete:
     """A variable with a list of values.
 
-    ordered: neighbouring values are alike, and mutation moves among them; costs: what each value
-    costs, in any unit the variables share, for a level switch that keeps the sum.
+    Args:
+        name: the setting.
+        values: all values.
+        ordered: whether neighbors are similar, so that mutation changes a value to a nearby one.
+        costs: the cost of each value, in a unit that all variables share; a level switch keeps
+            the total cost about equal.
     """
 
     name: str
@@ -40,30 +44,30 @@ class Discrete:
 
     @property
     def low(self) -> float:
-        """Lowest position."""
+        """The lowest gene, 0."""
         return 0.0
 
     @property
     def high(self) -> float:
-        """Highest position."""
+        """The highest gene."""
         return float(len(self.values) - 1)
 
     def encode(self, value: Any) -> float:
-        """Position of a value; ValueError when it is none of them."""
+        """The index of a value; ValueError if it is not in the list."""
         if value not in self.values:
             raise ValueError(
-                f"the value {value!r} of a seed is none of {self.name}: {list(self.values)}."
+                f"a seed has {self.name}={value!r}; expected one of {list(self.values)}."
             )
         return float(self.values.index(value))
 
     def decode(self, number: float) -> Any:
-        """The value at a position."""
+        """The value at an index."""
         return self.values[int(number)]
 
 
 @dataclass(frozen=True)
 class Continuous:
-    """A real number between two bounds, mutated on a logarithmic scale where `log`."""
+    """A real number between two bounds, mutated on a logarithmic scale if `log`."""
 
     name: str
     lowest: float
@@ -76,21 +80,20 @@ class Continuous:
 
     @property
     def low(self) -> float:
-        """Lower bound as a gene."""
+        """The lower bound as a gene."""
         return math.log(self.lowest) if self.log else self.lowest
 
     @property
     def high(self) -> float:
-        """Upper bound as a gene."""
+        """The upper bound as a gene."""
         return math.log(self.highest) if self.log else self.highest
 
     def encode(self, value: Any) -> float:
-        """The gene of a value; ValueError when it is out of bounds."""
+        """The gene of a value; ValueError if it is out of bounds."""
         number = float(value)
         if not self.lowest <= number <= self.highest:
             raise ValueError(
-                f"the value {value!r} of a seed for {self.name} is outside "
-                f"{self.lowest} to {self.highest}."
+                f"a seed has {self.name}={value!r}; expected {self.lowest} to {self.highest}."
             )
         return math.log(number) if self.log else number
 
@@ -104,41 +107,43 @@ Variable = Discrete | Continuous
 
 @dataclass(frozen=True)
 class Space:
-    """Variables, and genomes to begin with."""
+    """The variables, and seeds for the first population."""
 
     variables: tuple[Variable, ...]
     seeds: tuple[Genome, ...] = ()
 
     def values(self, genome: Genome) -> dict[str, Any]:
-        """Value of every variable by name."""
+        """The value of every variable, by name."""
         return {v.name: v.decode(x) for v, x in zip(self.variables, genome, strict=True)}
 
     def overrides(self, genome: Genome) -> list[str]:
-        """What a job of its own gets for a genome."""
+        """The overrides of a job that evaluates this genome alone."""
         return [f"{name}={_quoted(value)}" for name, value in self.values(genome).items()]
 
     def encode(self, seed: Mapping[str, Any] | Sequence[Any]) -> Genome:
-        """The genome of a seed: values by name, or in the order of the variables."""
+        """The genome of a seed, which has values by name or in the order of the variables."""
         names = [v.name for v in self.variables]
         if isinstance(seed, Mapping):
             if stray := set(names) ^ set(seed):
-                raise ValueError(f"a seed and the variables differ in {', '.join(sorted(stray))}.")
+                raise ValueError(
+                    f"a seed and the variables have different names: {', '.join(sorted(stray))}."
+                )
             seed = [seed[name] for name in names]
         if len(seed) != len(names):
-            raise ValueError(f"a seed has {len(seed)} values, expected {len(names)}.")
+            raise ValueError(f"a seed has {len(seed)} values; expected {len(names)}.")
         return tuple(v.encode(x) for v, x in zip(self.variables, seed, strict=True))
 
 
 def from_mapping(described: Any) -> Space:
-    """The space that a `space` callable describes.
+    """Convert the return value of a `space` function; ValueError if it is malformed.
 
-    described: {"variables": [{"name", "values", "ordered"?, "costs"?} or {"name", "low", "high",
-    "integer"?, "log"?}, ...], "seeds": [[value, ...], ...]}. Raises ValueError where that does
-    not hold.
+    Args:
+        described: {"variables": [{"name", "values", "ordered"?, "costs"?} or {"name", "low",
+            "high", "integer"?, "log"?}, ...], "seeds": [[value, ...], ...]}.
     """
     if not isinstance(described, Mapping) or "variables" not in described:
         raise ValueError(
-            f"hydra.sweeper.space returned {type(described).__name__}, expected a mapping with "
+            f"hydra.sweeper.space returned {type(described).__name__}; expected a mapping with "
             '"variables", a list of {"name", "values"} or {"name", "low", "high"}.'
         )
     variables = tuple(_variable(dict(entry)) for entry in described["variables"])
@@ -150,9 +155,15 @@ def from_mapping(described: Any) -> Space:
 def from_params(
     params: Mapping[str, Any], parser: OverridesParser, fixed: Sequence[str] = ()
 ) -> tuple[Space, list[str]]:
-    """The space of `params` in Hydra's grammar, and the overrides of those that are no sweep.
+    """The space of `params` in Hydra's grammar, and overrides for entries with a single value.
 
-    fixed: keys the command line sets, which are left out. ValueError where one does not hold.
+    Args:
+        params: setting and values.
+        parser: Hydra's parser of overrides.
+        fixed: keys that the command line sets, which are not searched.
+
+    Raises:
+        ValueError: if an entry has bad bounds or tags.
     """
     variables: list[Variable] = []
     constant: list[str] = []
@@ -173,7 +184,7 @@ def _of_override(key: str, override: Override) -> Variable:
     assert isinstance(sweep, Sweep)
     if stray := sorted(set(map(str, sweep.tags)) - set(TAGS)):
         raise ValueError(
-            f"hydra.sweeper.params.{key} has the tag {stray[0]!r}, expected {' or '.join(TAGS)}."
+            f"hydra.sweeper.params.{key} has the tag {stray[0]!r}; expected {' or '.join(TAGS)}."
         )
     log = "log" in sweep.tags
     if isinstance(sweep, IntervalSweep):
@@ -182,7 +193,7 @@ def _of_override(key: str, override: Override) -> Variable:
         return _between(key, low, high, integer, log)
     if log:
         raise ValueError(
-            f"hydra.sweeper.params.{key} has the tag 'log', which goes with interval(low, high)."
+            f"hydra.sweeper.params.{key} has the tag 'log', which needs interval(low, high)."
         )
     if isinstance(sweep, RangeSweep):
         values = tuple(sweep.range())
@@ -212,11 +223,13 @@ def _variable(entry: dict[str, Any]) -> Variable:
 
 def _between(name: str, low: Any, high: Any, integer: bool, log: bool) -> Variable:
     if not (low < high and math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"the bounds of {name} are {low} and {high}, expected low below high.")
+        raise ValueError(f"the bounds of {name} are {low} and {high}; expected low below high.")
     if log and low <= 0:
-        raise ValueError(f"the lower bound of {name} is {low}, expected above 0 with 'log'.")
+        raise ValueError(f"the lower bound of {name} is {low}; 'log' needs a bound above 0.")
     if integer and log:
-        raise ValueError(f"{name} is an integer with 'log'; list its values: choice(1, 2, 4, 8).")
+        raise ValueError(
+            f"{name} is an integer with 'log'. List its values instead: choice(1, 2, 4, 8)."
+        )
     if integer:
         return Discrete(name, tuple(range(int(low), int(high) + 1)))
     return Continuous(name, float(low), float(high), log)
@@ -225,7 +238,7 @@ def _between(name: str, low: Any, high: Any, integer: bool, log: bool) -> Variab
 def _check(variables: tuple[Variable, ...], subject: str) -> None:
     if not variables:
         raise ValueError(
-            f"{subject} nothing to search; set hydra.sweeper.params, such as "
+            f"{subject} nothing to search. Set hydra.sweeper.params, such as "
             "hydra.sweeper.params.x='range(0, 10)', or hydra.sweeper.space."
         )
     names = [variable.name for variable in variables]
@@ -233,11 +246,11 @@ def _check(variables: tuple[Variable, ...], subject: str) -> None:
         raise ValueError(f"{subject} the variable {min(twice)!r} more than once.")
     for variable in variables:
         if isinstance(variable, Discrete) and not variable.values:
-            raise ValueError(f"{subject} no value for {variable.name}.")
+            raise ValueError(f"{subject} no values for {variable.name}.")
 
 
 def _quoted(value: Any) -> str:
-    """A value in the grammar of overrides."""
+    """A value, quoted for an override."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""When to stop: generations, evaluations, wall time, or stagnation."""
+"""When to stop: after generations, evaluations or seconds, or on stagnation."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,12 @@ from .config import GeneticSweeperConf
 
 
 class Stopping:
-    """Watches the generations; `reason` says why the search ends, and is empty before.
+    """Decides when the search ends. `reason` says why, and is empty until then.
 
-    Stagnation is that of LLM-Sieve (arXiv:2505.18350): the best feasible value improved by less
-    than a fraction of itself over so many generations. A front is measured by the hypervolume it
-    dominates, up to the worst corner of the first generation that has feasible genomes.
+    Stagnation as in LLM-Sieve (arXiv:2505.18350): over a number of generations, the best feasible
+    value improved by less than a fraction of itself. With several objectives the value is the
+    hypervolume that the front dominates; its reference point is the worst corner of the first
+    generation with feasible genomes.
     """
 
     def __init__(self, settings: GeneticSweeperConf, objectives: Objectives) -> None:
@@ -27,12 +28,12 @@ class Stopping:
 
     @property
     def budget(self) -> int | None:
-        """Evaluations left; None without a limit."""
+        """Evaluations left; None if there is no limit."""
         limit = self.settings.evaluations
         return None if limit is None else max(0, limit - self.evaluated)
 
     def update(self, generation: Generation) -> None:
-        """Take one more generation."""
+        """Count a finished generation."""
         self.evaluated += generation.evaluated
         self.seconds += generation.seconds
         self.progress.append(self._measure(generation.evaluations))
@@ -51,7 +52,7 @@ class Stopping:
             return ""
         before, now = self.progress[-1 - span], self.progress[-1]
         if before is None or now is None:
-            return ""  # Nothing is feasible yet, or it was not then.
+            return ""  # Nothing is feasible yet, or nothing was feasible then.
         if before - now < settings.stagnation_improvement * abs(before):
             return (
                 f"the best improved by less than {settings.stagnation_improvement:.0%} "

@@ -1,7 +1,7 @@
-"""The terminal while a live view holds it: what jobs write goes above the view, line by line.
+"""Print the output of jobs above the live view, line by line.
 
-Jobs in other processes write to what they inherit, past any console of this one. So the view keeps
-the terminal for itself, and everybody else gets a pipe whose lines the view's console prints.
+Jobs in other processes write to the file descriptors that they inherit, so rich cannot redirect
+their output. The view therefore replaces these descriptors by a pipe, and prints its lines itself.
 """
 
 import os
@@ -14,39 +14,38 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-PATIENCE = 0.3  # seconds for the last lines, as jobs that go on may hold the pipe open
+PUMP_TIMEOUT = 0.3  # seconds to wait for the last lines; running jobs may keep the pipe open
 
 
 @contextmanager
-def held() -> Iterator[Console]:
-    """A console on the terminal that standard error is, for whoever shows a live view.
+def captured_terminal() -> Iterator[Console]:
+    """A console for the live view on the terminal of standard error.
 
-    Standard output goes through the pipe as well where it is the terminal, and stays what it is
-    where it is a file.
+    Standard output goes through the pipe only if it is a terminal as well.
     """
     _flush()
-    kept = {number: os.dup(number) for number in (1, 2) if os.isatty(number)}
+    originals = {number: os.dup(number) for number in (1, 2) if os.isatty(number)}
     reader, writer = os.pipe()
-    with os.fdopen(os.dup(kept[2]), "w", encoding="utf-8") as terminal:
+    with os.fdopen(os.dup(originals[2]), "w", encoding="utf-8") as terminal:
         console = Console(file=terminal)
         pump = threading.Thread(target=_pump, args=(reader, console), daemon=True)
         pump.start()
-        for number in kept:
+        for number in originals:
             os.dup2(writer, number)
         os.close(writer)
         try:
             yield console
         finally:
             _flush()
-            for number, terminal_number in kept.items():
+            for number, terminal_number in originals.items():
                 os.dup2(terminal_number, number)
                 os.close(terminal_number)
-            pump.join(PATIENCE)
-            console.file = sys.stderr  # For lines of jobs that go on.
+            pump.join(PUMP_TIMEOUT)
+            console.file = sys.stderr  # For jobs that are still running.
 
 
 def _pump(reader: int, console: Console) -> None:
-    """Print what comes out of the pipe, a line at a time; a progress bar's steps are lines."""
+    """Print the lines of the pipe. A carriage return, as in progress bars, also ends a line."""
     rest = b""
     try:
         while chunk := os.read(reader, 1 << 16):
@@ -55,7 +54,7 @@ def _pump(reader: int, console: Console) -> None:
                 text = Text.from_ansi(line.decode("utf-8", "replace"))
                 console.print(text, soft_wrap=True, highlight=False)
     finally:
-        os.close(reader)  # Else jobs would wait for someone to read.
+        os.close(reader)  # Otherwise jobs that write would block.
 
 
 def _flush() -> None:

@@ -1,4 +1,4 @@
-"""The live view: one table where the terminal can show it, else a line per generation."""
+"""The live view: a table on a terminal, otherwise one log line per generation."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ._evolution import Evolution
 from ._stopping import Stopping
-from ._terminal import held
+from ._terminal import captured_terminal
 from .config import GeneticSweeperConf
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ RECENT = 8  # generations shown
 
 
 class View:
-    """Generation, best feasible, spread of the population, evaluations, memo hits, time left."""
+    """Shows the last generations: best, spread, evaluations, memo hits, time and time left."""
 
     def __init__(
         self, settings: GeneticSweeperConf, stopping: Stopping, console: Console | None = None
@@ -42,7 +42,7 @@ class View:
             yield
             return
         with (
-            nullcontext(self.console) if self.console else held() as console,
+            nullcontext(self.console) if self.console else captured_terminal() as console,
             Live(
                 console=console,
                 get_renderable=self.shape,
@@ -56,18 +56,18 @@ class View:
         self._live = None
 
     def _can_be_live(self) -> bool:
-        """Whether there is a terminal that can move its cursor; rich takes a variable's word."""
+        """Whether the terminal can move its cursor; rich alone trusts environment variables."""
         console = self.console or Console(stderr=True)
         able = console.is_terminal and not console.is_dumb_terminal
         return self.settings.view and able and (self.console is not None or os.isatty(2))
 
     def begin(self, number: int, size: int, progress: Callable[[], int]) -> None:
-        """A generation of `size` new genomes begins; progress: how many of them are done."""
+        """Start a generation of `size` new genomes; `progress` returns how many are done."""
         self._number, self._size, self._progress = number, size, progress
         self._began = time.monotonic()
 
     def end(self, evolution: Evolution, memo: int, seconds: float) -> None:
-        """A generation is done, and counted. memo: its genomes that were known before."""
+        """Add a finished generation; `memo` of its genomes had been evaluated before."""
         self._seconds.append(seconds)
         self._size = 0
         row = (
@@ -88,7 +88,7 @@ class View:
             )
 
     def left(self) -> float | None:
-        """Seconds the search takes at most, at its pace so far; None where nothing bounds it."""
+        """The most seconds that the search can still take at its pace; None without a limit."""
         settings, stopping = self.settings, self.stopping
         passed = time.monotonic() - self._began if self._size else 0.0
         if (pace := self._pace(passed)) is None:
@@ -104,14 +104,14 @@ class View:
         return max(0.0, min(bounds)) if bounds else None
 
     def _pace(self, passed: float) -> float | None:
-        """Seconds of a generation: of the last ones, or as the first goes on."""
+        """Seconds per generation: the mean of the last ones, or an estimate during the first."""
         if self._seconds:
             return float(np.mean(self._seconds[-5:]))
         done = self._progress()
         return passed * self._size / done if done else None
 
     def shape(self) -> Group:
-        """The last generations as a table, and a line on the one that runs."""
+        """The last generations as a table, and a line about the running one."""
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         for name in ("generation", "best", "spread", "evaluations", "memo", "time"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -120,7 +120,7 @@ class View:
         return Group(table, Text(self.running())) if self._size else Group(table)
 
     def running(self) -> str:
-        """What is going on, in a line."""
+        """The progress of the running generation, in one line."""
         done = min(self._progress(), self._size)
         passed, left = duration(time.monotonic() - self._began), self.left()
         rest = "" if left is None else f", at most {duration(left)} left"
@@ -128,11 +128,11 @@ class View:
 
 
 def best_text(evolution: Evolution) -> str:
-    """The best value, the length of the front, or what is missing to be feasible."""
+    """The best value, the size of the front, or the smallest violation."""
     best, objectives = evolution.best(), evolution.objectives
     if not best:
         return "none"
-    evaluation = evolution.known[best[0]]
+    evaluation = evolution.evaluations[best[0]]
     if (violation := objectives.violation(evaluation)) > 0:
         return f"infeasible by {violation:.3g}"
     if len(objectives.directions) > 1:
@@ -141,14 +141,14 @@ def best_text(evolution: Evolution) -> str:
 
 
 def spread(evolution: Evolution) -> float:
-    """Mean standard deviation of a gene in the population, in parts of its range."""
+    """The mean standard deviation of a gene in the population, as a fraction of its range."""
     genomes = np.array(evolution.population)
-    reach = np.array([max(v.high - v.low, 1e-12) for v in evolution.space.variables])
-    return float((genomes.std(axis=0) / reach).mean())
+    ranges = np.array([max(v.high - v.low, 1e-12) for v in evolution.space.variables])
+    return float((genomes.std(axis=0) / ranges).mean())
 
 
 def duration(seconds: float) -> str:
-    """Such as 1:02:03, 0:42 or 7.1 s."""
+    """A duration such as 1:02:03, 0:42 or 7.1 s."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Settings of the sweeper, a comment per field; registered as `hydra/sweeper: genetic`."""
+"""The settings of the sweeper. Select it with `override hydra/sweeper: genetic`."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,62 +8,67 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class GeneticSweeperConf:
-    """`hydra.sweeper` of an application that is searched with a genetic algorithm."""
+    """The settings under `hydra.sweeper`."""
 
     _target_: str = "hydra_plugins.hydra_genetic_sweeper.genetic_sweeper.GeneticSweeper"
-    _recursive_: bool = False  # `space` is called with the job's configuration, not before
+    _recursive_: bool = False  # Hydra must not call `space`; the search calls it
 
-    # What is searched: settings and their values in Hydra's grammar, such as
-    # {lr: "tag(log, interval(1e-5, 1e-1))", layers: "range(1, 5)", act: "choice(relu, gelu)"} ...
+    # The search space: settings and their values in Hydra's grammar, such as
+    # {lr: "tag(log, interval(1e-5, 1e-1))", layers: "range(1, 5)", act: "choice(relu, gelu)"}.
+    # Set either this or `space`.
     params: dict[str, Any] = field(default_factory=dict)
-    # ... or {_target_: module.function}, which gets the composed job configuration (and what the
-    # `prepare` job returned) and returns {"variables": [...], "seeds": [...]}.
+    # A function that builds the search space at run time: {_target_: module.function}. It gets the
+    # composed job configuration and, if `prepare` is set, the return value of the `prepare` job.
+    # It returns {"variables": [...], "seeds": [...]}.
     space: Any = None
-    # Overrides of one job before the search; what it returns, JSON-able, goes to `space`.
+    # Overrides of one job that runs before the search. Its return value, which must be JSON, is
+    # passed to `space`.
     prepare: list[str] = field(default_factory=list)
 
-    # Keys of what a job returns and `minimize` or `maximize`; none: it returns one number, and the
-    # smaller the better.
+    # `minimize` or `maximize` for keys of the mapping that a job returns. If empty, a job returns
+    # one number, which is minimized.
     objectives: dict[str, str] = field(default_factory=dict)
-    # Keys and bounds, such as {margin: ">= 0"}; a genome that meets them beats one that does not.
+    # Bounds on keys of that mapping, such as {margin: ">= 0"}. A genome within all bounds beats any
+    # genome that violates one.
     constraints: dict[str, str] = field(default_factory=dict)
 
-    population: int = 100  # genomes that live from one generation to the next; the best survive
-    offspring: int | None = None  # new genomes per generation; null: as many as the population
-    crossover: float = 0.5  # probability that two parents are mixed gene by gene
-    mutation: float = 0.2  # probability that a gene moves, to a neighbour where values have order
-    down: float = 0.5  # probability that such a gene moves to a lower value; above .5 for sizes
-    switch: float = 0.0  # probability that instead one gene is raised and another lowered
-    fill: str = "random"  # what seeds are filled up with: random, or mutate (changed seeds)
-    seed: int = 0  # of every random choice of the search
+    population: int = 100  # number of genomes that survive a generation
+    offspring: int | None = None  # new genomes per generation; null: same as population
+    crossover: float = 0.5  # probability that two parents exchange genes
+    mutation: float = 0.2  # probability that a gene changes; ordered values change to nearby ones
+    down: float = 0.5  # probability that an ordered gene changes to a lower value
+    switch: float = 0.0  # probability of raising one gene and lowering another instead
+    fill: str = "random"  # rest of the first population: random, or mutate (mutated seeds)
+    seed: int = 0  # seeds every random choice of the search
 
-    generations: int | None = 30  # stop after so many; null: no limit
-    evaluations: int | None = None  # stop after so many genomes were evaluated
-    seconds: float | None = None  # stop at the end of the generation that passes this time
-    stagnation_generations: int | None = 10  # stop when over so many generations ...
-    stagnation_improvement: float = 0.05  # ... the best improved by less than this fraction
+    generations: int | None = 30  # stop after this many generations; null: no limit
+    evaluations: int | None = None  # stop after this many evaluated genomes; null: no limit
+    seconds: float | None = None  # stop after the generation during which this time passes
+    stagnation_generations: int | None = 10  # over this many generations ...
+    stagnation_improvement: float = 0.05  # ... stop if the best value improved by less
 
-    n_workers: int = 1  # jobs that run at a time: chunks per generation
-    # Genomes per job. 1: a job per genome, its values as overrides; null: the population split over
-    # the workers. Above 1 the application reads them from a file, see `shard_key`.
+    n_workers: int = 1  # jobs that run at the same time
+    # Genomes per job. 1: one job per genome, which gets the values as overrides. null: a generation
+    # is split evenly over the workers. Unless it is 1, set `shard_key`.
     shard_size: int | None = 1
-    shard_key: str | None = None  # the application's setting that takes the path of such a file
-    # Overrides of each job, with {worker} for its number below n_workers: ["device={worker}"]
+    shard_key: str | None = None  # the application's setting for the path of a chunk of genomes
+    # Extra overrides of each job; {worker} is 0 to n_workers - 1: ["device={worker}"]
     worker_overrides: list[str] = field(default_factory=list)
-    max_failure_rate: float = 0.0  # fraction of a generation that may fail before the search stops
-    # How often in a row genomes of workers that died are launched again without a new result;
-    # 0: never.
+    max_failure_rate: float = 0.0  # stop if a larger fraction of a generation fails
+    # How many launches in a row may bring no result before genomes of dead workers count as failed.
+    # 0: never launch them again.
     retries: int = 1
-    # Settings and groups of the application that say where jobs run and not what a genome is worth:
-    # ["launcher"]; they may change when a search is resumed.
+    # The application's settings and groups that cannot change a result, such as ["launcher"]. They
+    # may differ when a search is resumed.
     free: list[str] = field(default_factory=list)
 
-    # Overrides of one last job with the winner; {solution} is a file that holds it, {ledger} the
-    # one of all evaluated genomes. Without a shard_key the winner's values come as overrides too.
+    # Overrides of one last job for the best genome. {solution} is the path of the file with this
+    # genome, {ledger} the path of generations.jsonl. Without `shard_key` the job also gets the
+    # values of the genome as overrides.
     finalize: list[str] = field(default_factory=list)
-    finalize_front: bool = False  # one last job for each member of the Pareto front
+    finalize_front: bool = False  # run one last job per genome of the Pareto front
 
-    view: bool = True  # a live table where the terminal can show one; else a line per generation
+    view: bool = True  # show a live table on a terminal; false: log one line per generation
 
 
 ConfigStore.instance().store(

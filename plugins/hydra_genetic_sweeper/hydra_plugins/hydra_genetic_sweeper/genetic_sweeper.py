@@ -1,4 +1,4 @@
-"""The plugin that Hydra finds: a thin facade, so that discovery stays fast."""
+"""The plugin class that Hydra discovers. It imports heavy modules only when a sweep starts."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from .config import GeneticSweeperConf
 
 
 class GeneticSweeper(Sweeper):
-    """Searches with a genetic algorithm; settings as in `config.py`."""
+    """Search with a genetic algorithm. `config.py` documents the settings."""
 
     def __init__(self, **settings: Any) -> None:
         settings.pop("_recursive_", None)
@@ -32,7 +32,7 @@ class GeneticSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra hands over, and make the launcher."""
+        """Create the launcher and wrap the application so that its return values are saved."""
         from ._records import Recorder
 
         self.hydra_context, self.config = hydra_context, config
@@ -42,9 +42,10 @@ class GeneticSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Search; returns what is written to `optimization_results.yaml`.
+        """Run the search and return the content of `optimization_results.yaml`.
 
-        arguments: the overrides of the command line, which every job gets.
+        Args:
+            arguments: the overrides of the command line, which every job gets.
         """
         from ._search import sweep
 

@@ -1,6 +1,6 @@
-"""An application that reads chunks: the sum of genes, none of which may fall below its index.
+"""An application that reads chunks: minimize the sum of genes; gene i must be at least i.
 
-Files beside it, such as `raise-finish` and `kill-evaluate`, ask for a job to go wrong.
+Files in the working directory, such as `raise-finish` and `kill-evaluate`, make a job fail.
 """
 
 import json
@@ -15,25 +15,25 @@ from omegaconf import DictConfig
 
 
 def space(config: DictConfig, prepared: object = None) -> dict:
-    """Genes of 0 to 9, and a seed of nines."""
+    """Genes from 0 to 9, and one seed with all genes 9."""
     names = [f"g{i}" for i in range(config.genes)]
     variables = [{"name": n, "values": list(range(10)), "costs": list(range(10))} for n in names]
     return {"variables": variables, "seeds": [[9] * config.genes]}
 
 
 def evaluate(genome: list[int]) -> dict[str, float]:
-    """Size, and how far the least gene is above its floor."""
+    """The sum of the genes, and the smallest distance of a gene to its minimum."""
     return {"size": float(sum(genome)), "margin": float(min(g - i for i, g in enumerate(genome)))}
 
 
 def note(config: DictConfig, text: str) -> None:
-    """One more line of the log that all jobs share."""
+    """Append a line to the log that all jobs share."""
     with open(config.log, "a") as log:
         log.write(f"{os.getpid()} {text}\n")
 
 
 def go_wrong(config: DictConfig, name: str) -> None:
-    """Raise while a file asks for it; signal this process, once, when another does."""
+    """Raise while `raise-<name>` exists; signal this process once if `kill-<name>` exists."""
     if Path(f"raise-{name}").exists():
         raise RuntimeError(f"nothing to {name}")
     for what, number in (("kill", signal.SIGKILL), ("preempt", signal.SIGUSR2)):
@@ -46,7 +46,7 @@ def go_wrong(config: DictConfig, name: str) -> None:
 
 @hydra.main(version_base="1.3", config_path=".", config_name="chunks")
 def main(config: DictConfig) -> dict[str, str] | None:
-    """One chunk, a line as each genome is done; the first job and the last find little to do."""
+    """Evaluate a chunk and write one line per genome, or run the prepare or finalize job."""
     if config.first:
         note(config, "first")
         go_wrong(config, "prepare")

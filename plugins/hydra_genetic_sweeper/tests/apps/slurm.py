@@ -1,6 +1,6 @@
-"""What Slurm's commands do on one machine, as far as submitit asks: sbatch, srun and sacct.
+"""Fakes of the Slurm commands that submitit calls: sbatch, srun and sacct.
 
-`install` puts them into a folder. A job is a process in a session of its own; its state is a file.
+`install` writes them into a folder. A job is a process in its own session; its state is a file.
 """
 
 import os
@@ -14,7 +14,7 @@ COMMANDS = ("sbatch", "srun", "sacct")
 
 
 def install(folder: Path) -> Path:
-    """Make the commands; returns the folder, which goes to the head of PATH."""
+    """Write the commands; return the folder, which belongs first in PATH."""
     folder.mkdir(parents=True)
     for name in COMMANDS:
         script = folder / name
@@ -24,12 +24,12 @@ def install(folder: Path) -> Path:
 
 
 def states() -> Path:
-    """A file for each job: how it stands."""
+    """The folder with one state file per job."""
     return Path(os.environ["SLURM_STATES"])
 
 
 def sbatch(script: str) -> None:
-    """Start a job, or each of an array, and say which number it has."""
+    """Start a job, or every job of an array, and print its number."""
     number = str(time.time_ns())
     array = re.search(r"--array=0-(\d+)", Path(script).read_text())
     tasks = [f"{number}_{i}" for i in range(int(array[1]) + 1)] if array else [number]
@@ -46,8 +46,8 @@ def sbatch(script: str) -> None:
 
 
 def job(script: str, task: str) -> None:
-    """Run a batch script to its end, and note how it ended."""
-    own = {
+    """Run a batch script and write its final state."""
+    variables = {
         "SLURM_JOB_ID": task,
         "SLURM_NTASKS": "1",
         "SLURM_JOB_NUM_NODES": "1",
@@ -57,13 +57,13 @@ def job(script: str, task: str) -> None:
         "SLURM_JOB_NODELIST": "node",
     }
     if "_" in task:
-        own["SLURM_ARRAY_JOB_ID"], own["SLURM_ARRAY_TASK_ID"] = task.split("_")
-    done = subprocess.run(["bash", script], env=os.environ | own, check=False)
+        variables["SLURM_ARRAY_JOB_ID"], variables["SLURM_ARRAY_TASK_ID"] = task.split("_")
+    done = subprocess.run(["bash", script], env=os.environ | variables, check=False)
     (states() / task).write_text("FAILED" if done.returncode else "COMPLETED")
 
 
 def srun(*arguments: str) -> None:
-    """Become the command, with its output in a file."""
+    """Replace this process by the command, with its output in a file."""
     task = os.environ["SLURM_JOB_ID"]
     whole, _, index = task.partition("_")
     start = next(i for i, word in enumerate(arguments) if word.endswith(Path(sys.executable).name))
@@ -76,12 +76,12 @@ def srun(*arguments: str) -> None:
 
 
 def sacct(*arguments: str) -> None:
-    """The table of the jobs that are asked for."""
-    asked = [arguments[i + 1] for i, word in enumerate(arguments) if word == "-j"]
+    """Print the table of the requested jobs."""
+    requested = [arguments[i + 1] for i, word in enumerate(arguments) if word == "-j"]
     rows = [
         f"{path.name}|{path.read_text()}|node"
         for path in sorted(states().iterdir())
-        if path.name.split("_")[0] in asked
+        if path.name.split("_")[0] in requested
     ]
     sys.stdout.write("\n".join(["JobID|State|NodeList", *rows]) + "\n")
 
