@@ -36,7 +36,9 @@ def to_config(raw: DictConfig) -> Config:
             "no task was chosen; add one, such as +task=almanac_medicine or +task=jsonl."
         )
     if OmegaConf.is_missing(raw.task, "name"):
-        raise ValueError("task.name is missing; set it, as task.name=arc_easy for +task=lm_eval.")
+        raise ValueError(
+            "task.name is missing; set it, for example task.name=arc_easy with +task=lm_eval."
+        )
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
         OmegaConf.resolve(merged)

@@ -158,10 +158,11 @@ def token_batch(rows: Sequence[EncodedExample], pad: int, pad_right: bool = Fals
 
 
 def bucket(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> list[list[int]]:
-    """Group items of (rows, longest row) so that rows x longest stays within `batch_tokens`.
+    """Group items, each given as (number of rows, length of the longest), into batches.
 
-    The longest come first, so that running out of memory shows at once; ties keep their order. A
-    group that is a quarter full is closed where one fifth of the next row would be padding.
+    A batch has at most `batch_tokens` tokens, padding included. The longest items come first, so
+    that running out of memory shows at once; ties keep their order. A group that is at least a
+    quarter full is closed when more than a fifth of the next item would be padding.
     """
     order = sorted(range(len(sizes)), key=lambda index: (-sizes[index][1], index))
     groups: list[list[int]] = []
@@ -213,8 +214,9 @@ def held_out_batches(count: int) -> list[bool]:
     """
     if count < 2:
         raise ValueError(
-            f"got {count} calibration batch, expected at least 2, since some are held out; raise "
-            "calibration.tokens, or set projection.refit=false and projection.tune_steps=0."
+            f"got {count} calibration batch, expected at least 2, since one is held out to check "
+            "the fit; raise calibration.tokens, or set projection.refit=false and "
+            "projection.tune_steps=0."
         )
     held_out = [index % HELD_OUT == HELD_OUT - 1 for index in range(count)]
     return held_out if any(held_out) else [False] * (count - 1) + [True]

@@ -34,8 +34,8 @@ def classes_of(model: PreTrainedModel, task: Task) -> tuple[int, ...]:
     if len(labels) != model.config.num_labels or len(labels) < 2:
         raise ValueError(
             f"the model has {model.config.num_labels} classes ({', '.join(names)}) and task "
-            f"'{task.name}' has the labels {', '.join(task.labels)}, expected as many labels as "
-            "classes, or the same names; set task.labels."
+            f"'{task.name}' has the labels {', '.join(task.labels)}, expected labels that "
+            "match the names of classes, or one label per class in their order; set task.labels."
         )
     return tuple(range(len(labels)))
 

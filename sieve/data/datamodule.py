@@ -81,7 +81,7 @@ class SieveDataModule(L.LightningDataModule):
         return self.calibration_batches(self.batch_tokens, self.calibration_tokens)
 
     def calibration_parts(self, tokens: int) -> list[TokenBatch]:
-        """The first `tokens` tokens of calibration, in at least 8 batches if there are 8 rows."""
+        """Calibration batches of about `tokens` tokens; at least 8, if there are 8 rows."""
         limit = tokens if self.calibration_tokens is None else min(tokens, self.calibration_tokens)
         batch_tokens = max(1, min(self.batch_tokens, limit // PARTS))
         batches = self.calibration_batches(batch_tokens, limit)

@@ -239,7 +239,10 @@ class PrefixCache:
                 or layer.values is None
                 or layer.keys.shape[-2] != len(prefix)
             ):
-                raise ValueError("the model caches more than keys and values.")
+                raise ValueError(
+                    "the model's cache has layers that are not plain keys and values; set "
+                    "share_prefix=2."
+                )
             pairs.append((layer.keys, layer.values))
         return pairs
 

@@ -25,9 +25,9 @@ class Reader:
     """How a model reads a task.
 
     Args:
-        context_length: the most tokens of a row; None does not check.
+        context_length: maximum number of tokens in a row; None: no limit.
         classes: returns the classes of a classifier for a task's labels; None for language models.
-        cut: called with the number of prompts that were too long and had a field shortened.
+        cut: callback that gets the number of prompts whose field was shortened.
         sharing: when to run the common prefix of scored rows once; None: never.
     """
 

@@ -37,7 +37,7 @@ _classes: dict[str, tuple[Any, Any]] = {}
 
 
 def classes_for(architecture: str) -> tuple[Any, Any]:
-    """The factorized model and configuration classes of a native one, by its class name."""
+    """The factorized model and configuration classes for a transformers architecture."""
     if architecture in _classes:
         return _classes[architecture]
     native = getattr(transformers, architecture, None)

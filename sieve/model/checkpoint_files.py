@@ -100,7 +100,7 @@ def explained_errors(name: str, part: str) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ValueError(
-            f"the weights of {name!r} are damaged ({error}); get the checkpoint again."
+            f"the weights of {name!r} are damaged ({error}); download the checkpoint again."
         ) from error
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = _first_line(error)
@@ -113,7 +113,7 @@ def explained_errors(name: str, part: str) -> Iterator[None]:
     except (AttributeError, RuntimeError, TypeError) as error:  # Built from a damaged config.json.
         raise ValueError(
             f"the {part} of {name!r} could not be built from its config.json "
-            f"({_first_line(error)}); get the directory again, or export the model again."
+            f"({_first_line(error)}); download the checkpoint again, or export the model again."
         ) from error
 
 
@@ -136,7 +136,7 @@ def check_complete(info: LoadingInfo) -> None:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise ValueError(
             f"the weights {names[0]}{more} are missing from the checkpoint or have another shape "
-            "than its config.json says; get the checkpoint again."
+            "than its config.json says; download the checkpoint again."
         )
 
 

@@ -107,7 +107,10 @@ class Moment:
     def input_second(self) -> Tensor:
         """E[x xᵀ] (d_in, d_in) in float64; ValueError where E[y yᵀ] was kept instead."""
         if self.side != "input":
-            raise ValueError("the projection needs moments of the inputs; calibrate for it again.")
+            raise ValueError(
+                "the moments are of the outputs, expected the inputs; calibrate again with this "
+                "projection."
+            )
         return self.second.double()
 
 
@@ -125,9 +128,9 @@ class Moments:
     magnitudes: dict[str, Tensor] = field(default_factory=dict)  # E|x|, by input
 
     def of(self, matrix: Matrix) -> Moment:
-        """The moment of a matrix: its own, or that of the input it shares.
+        """The moment of a matrix itself, or of the input that it shares with other matrices.
 
-        Raises ValueError where there is none, or its size differs from the matrix's.
+        Raises ValueError if neither exists, or if the size does not match.
         """
         moment = self.entries.get(matrix.name) or self.entries.get(matrix.source)
         if moment is None:

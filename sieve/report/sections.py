@@ -51,7 +51,7 @@ def key_figures(result: Result) -> list[tuple[str, str]]:
             "Rise, over the dense model" if result.relative else "Drop, dense minus pruned",
             drop if drop == NOT_MEASURED else f"{drop} {loss_unit}{bounds}",
         ),
-        ("Tolerance", f"{points(result.tolerance)} {loss_unit}, for the {rule}"),
+        ("Tolerance", f"{points(result.tolerance)} {loss_unit}, applied to the {rule}"),
         (f"{test}'s exact p-value", probability(result.drop.mcnemar_p)),
         ("Test rows", count(result.examples)),
         ("Prunable parameters kept", percent(result.kept_fraction.prunable)),

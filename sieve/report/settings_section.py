@@ -40,11 +40,11 @@ def _refit(result: Result) -> str:
         return ""
     if not refit.taken:
         return "tried, but the fitted factors did as well and were kept"
-    changed = f"{count(refit.matrices_changed)} matrices changed"
+    changed = f"{count(refit.matrices_changed)} matrices solved again"
     before, after = refit.kept_before, result.kept_fraction.prunable
     if before is not None and after is not None and after < before:
         return f"{changed}; kept fell from {percent(before)} to {percent(after)} of prunable"
-    return f"{changed}, at the same size"
+    return f"{changed}; the size did not change"
 
 
 def _recovery(result: Result) -> str:

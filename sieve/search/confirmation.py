@@ -30,11 +30,11 @@ class Confirmed:
 
 
 def candidates(scores: Mapping[Genome, Score], count: int) -> list[Genome]:
-    """At most `count` feasible genomes to confirm, from the smallest up; the largest comes last.
+    """At most `count` feasible genomes to confirm, by rising size; the largest is always one.
 
     The ratio between neighboring sizes grows: twelve candidates span a factor of 18. Of genomes of
-    about the same size, the one with the largest margin is taken. Genomes that `not_by_luck` leaves
-    out are no candidates.
+    about the same size, the one with the largest margin is taken. Genomes that `not_by_luck`
+    rejects are left out.
     """
     order = {genome: index for index, genome in enumerate(not_by_luck(scores))}
     groups: list[list[Genome]] = []

@@ -68,7 +68,7 @@ def _measure(
     normalize: str,
     lowest_rank: int,
 ) -> dict[str, float]:
-    """Measured over estimated cost of each matrix whose rank a step changes; about 1 on average."""
+    """Measured over estimated cost, for each matrix whose rank a step changes; mean about 1."""
     estimated = scale_energies(bank, weights, normalize)
     no_groups = dict.fromkeys(group.name for group in bank.groups)
     frontier = waterfill(replace(estimated, groups=[]), lowest_rank=lowest_rank)

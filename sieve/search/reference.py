@@ -38,7 +38,7 @@ class Budget:
         return self.evaluations > 0 and self.rows > 0
 
     def score(self, objective: Scorer, genome: Genome, max_divergence: float = math.inf) -> Score:
-        """Score a genome and pay for it; a genome scored before costs no rows."""
+        """Score a genome at the cost of an evaluation, and of its rows if it is new."""
         score = objective.score(genome, max_divergence)
         if self.scores.get(genome) is not score:
             self.rows -= score.examples_used
@@ -57,8 +57,8 @@ def search_random(
 ) -> Genome:
     """Draw random genomes smaller than the best so far; return the smallest feasible one.
 
-    Sizes are drawn uniformly on a logarithmic scale. Alleles are drawn at random and then moved at
-    random until the genome has that size. `judge` has no effect.
+    Sizes are drawn uniformly on a logarithmic scale. Random alleles are drawn, then
+    changed at random until the genome has that size. `judge` has no effect.
     """
     random = np.random.default_rng(seed)
     best, size = _smallest(space, objective, seeds)

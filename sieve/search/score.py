@@ -77,10 +77,10 @@ class CostModel:
 
 
 def fit_cost_model(best: Score, others: Sequence[Score], tolerance: float = 1.0) -> CostModel:
-    """The cost model at a genome, with the exchange rate of other genomes on its frontier.
+    """The cost model with `best` as its reference.
 
-    The rate is fitted by least squares to genomes at most three times larger or smaller. It is 0.25
-    if there are fewer than three of them.
+    `exchange` is fitted by least squares to the genomes at most three times larger or smaller than
+    `best`; with fewer than three of them it is 0.25.
     """
     divergence = max(best.divergence, LEAST_DIVERGENCE)
     kept = max(best.kept_fraction, LEAST_KEPT)

@@ -42,7 +42,7 @@ def curve(run: Run, bank: Bank, search: Record) -> Record:
 
 
 def nearest(line: Line, bank: Bank, fractions: Iterable[float]) -> list[Genome]:
-    """For each kept fraction the largest genome of a line that keeps no more, without repeats."""
+    """For each fraction, the largest genome on the line that keeps at most this; no duplicates."""
     sizes = [bank.kept_fraction(line.genome(index)) for index in range(line.count)]
     indexes = {
         min((i for i, size in enumerate(sizes) if size <= f + 1e-9), default=line.count - 1)

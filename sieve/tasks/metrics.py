@@ -112,7 +112,7 @@ class RowMetric:
         return self.text(example.choices[likeliest(logprobs)].strip(), right)
 
     def text(self, prediction: str, references: Sequence[str]) -> float:
-        """The value of a predicted answer; ValueError unless it is a number up to the best."""
+        """The value of a predicted answer; ValueError unless finite and at most `best`."""
         assert self.from_text is not None
         return self._checked(self.from_text(prediction, references), prediction)
 
@@ -169,7 +169,7 @@ def make_row_metric(kind: str, setting: object) -> RowMetric | None:
 
 
 def _user_metric(kind: str, setting: Mapping[str, Any]) -> RowMetric:
-    """A function of the user's, called as f(prediction, references, **other keys of setting)."""
+    """The user's function, called as f(prediction, references, **other keys of setting)."""
     from hydra.utils import get_method
 
     options = dict(setting)

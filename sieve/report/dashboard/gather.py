@@ -73,10 +73,10 @@ def read_result(path: Path) -> Result:
     if not isinstance(record, dict) or not all(
         isinstance(record.get(key), str) for key in ("task", "model")
     ):
-        raise ValueError("not a result of Sieve")
+        raise ValueError("is not a result of Sieve")
     result = read(record)
     if result.kept_fraction.prunable is None:
-        raise ValueError("a result without a kept fraction")
+        raise ValueError("has no kept fraction")
     return result
 
 
