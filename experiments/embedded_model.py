@@ -178,7 +178,7 @@ def final_accuracies(folder: Path, n_rows: int, scale: float = 1.0) -> dict[str,
             overrides = [
                 f"+task={task_name(domain, dataset)}",
                 f"++task.almanac.scale={scale}",
-                f"++task.max_rows.test={n_rows}",
+                f"++task.almanac.n_rows={n_rows}",
             ]
             task = build_task(to_config(compose("config", overrides)).task)
         batches = scoring_batches(task.splits["test"], tokenizer, chat=task.chat)

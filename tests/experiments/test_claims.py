@@ -1,4 +1,4 @@
-"""What is made of results: edges, overlaps, exponents, verdicts, baselines."""
+"""The figures of the claims: edges, overlaps, exponents, verdicts, baselines."""
 
 import json
 from pathlib import Path
@@ -24,18 +24,18 @@ def points(drops: dict[float, float]) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_edge_is_the_last_size_before_two_points_are_lost() -> None:
-    found = curve.edge(points({0.5: 0.0, 0.2: 0.015, 0.1: 0.025, 0.05: 0.01}))
-    assert found == {"value": 0.2, "low": 0.05, "high": 0.5}
+def test_the_edge_is_the_smallest_size_before_two_points_are_lost() -> None:
+    edge = curve.edge(points({0.5: 0.0, 0.2: 0.015, 0.1: 0.025, 0.05: 0.01}))
+    assert edge == {"value": 0.2, "low": 0.05, "high": 0.5}
 
 
-def test_half_of_what_is_above_chance_is_lost_between_two_sizes() -> None:
-    found = curve.half(points({0.4: 0.0, 0.1: 0.4}), dense=0.9, chance=0.5)
-    assert found["value"] == pytest.approx(0.2, abs=1e-3)  # Half way, in the logarithm.
+def test_half_the_accuracy_above_chance_is_lost_between_two_sizes() -> None:
+    half = curve.half(points({0.4: 0.0, 0.1: 0.4}), dense=0.9, chance=0.5)
+    assert half["value"] == pytest.approx(0.2, abs=1e-3)  # halfway on a logarithmic scale
     assert curve.half(points({0.4: 0.0, 0.1: 0.1}), 0.9, 0.5)["value"] == 0.1
 
 
-def test_maps_that_need_the_same_matrices_are_alike_and_turned_ones_are_not() -> None:
+def test_equal_bottleneck_maps_correlate_and_reversed_ones_anticorrelate() -> None:
     one = {"need": {f"m{i:02}": i / 20 for i in range(20)}}
     other = {"need": {f"m{i:02}": 1 - i / 20 for i in range(20)}}
     assert bottlenecks.similar(one, one) == {
@@ -52,23 +52,23 @@ def test_maps_that_need_the_same_matrices_are_alike_and_turned_ones_are_not() ->
     }
 
 
-def test_sizes_that_grow_with_the_square_root_of_bits_have_an_exponent_of_a_half() -> None:
+def test_sizes_that_grow_with_the_square_root_of_bits_have_exponent_one_half() -> None:
     def entry(bits: float) -> dict[str, Any]:
         size = 0.001 * bits**0.5
         return {"bits": bits, "kept": {"value": size, "low": size / 1.1, "high": size * 1.1}}
 
-    found = facts.growth([entry(bits) for bits in (100, 200, 400)])
-    assert found["value"] == 0.5 and found["low"] < 0.5 < found["high"]
+    exponent = facts.growth([entry(bits) for bits in (100, 200, 400)])
+    assert exponent["value"] == 0.5 and exponent["low"] < 0.5 < exponent["high"]
 
 
 @pytest.mark.parametrize("scale", facts.STEPS)
-def test_a_model_is_taught_with_a_token_for_every_word_of_its_world(scale: str) -> None:
+def test_the_vocabulary_has_a_token_for_every_word_of_the_world(scale: str) -> None:
     settings = facts.training(scale)
     world = build_world(0, WorldSize().scaled(settings.scale))
     assert len(build_tokenizer(world, settings.vocabulary, 0)) <= settings.vocabulary
 
 
-def test_a_set_is_inside_outside_or_its_own() -> None:
+def test_a_data_set_is_inside_the_domain_outside_or_the_own_one() -> None:
     place = transfer._place
     assert place("almanac", "almanac_medicine", "almanac_medicine_alternate") == "inside"
     assert place("almanac", "almanac_medicine", "almanac_reviews") == "outside"
@@ -78,7 +78,7 @@ def test_a_set_is_inside_outside_or_its_own() -> None:
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_the_runs_of_a_claim_compose(claim: str, tmp_path: Path) -> None:
+def test_the_jobs_of_a_claim_compose(claim: str, tmp_path: Path) -> None:
     jobs = module(claim).jobs()
     assert len({job.folder(tmp_path) for job in jobs}) == len(set(jobs))
     for job in (jobs[0], jobs[-1]):
@@ -86,27 +86,27 @@ def test_the_runs_of_a_claim_compose(claim: str, tmp_path: Path) -> None:
             assert composed(job.overrides(tmp_path), tmp_path).paths.cache_dir
 
 
-def test_a_run_that_is_to_spend_as_many_rows_as_another_says_so(tmp_path: Path) -> None:
+def test_a_job_may_take_its_row_budget_from_another_job(tmp_path: Path) -> None:
     job = Job("kept", (("subject", "trec"), ("method", "random")), rows_of="adaptive/trec-.02")
     folder = tmp_path / "adaptive/trec-.02/sweep/result"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"search": {"examples": 1234}}))
     assert "search.examples=1234" in job.overrides(tmp_path)
-    assert job.lane == "adaptive/trec"  # after what it waits for
+    assert job.lane == "adaptive/trec"  # the lane of the job that it waits for
 
 
 def test_a_verdict_follows_the_figures() -> None:
-    def found(kept: float, within: bool) -> dict[str, Any]:
+    def results(kept: float, within: bool) -> dict[str, Any]:
         cell = {"kept": {"value": kept}, "within": within}
         return {"kept": {"at": {t: {"paper": {"a": cell}} for t in ("0.01", "0.05")}}}
 
-    assert verdicts.removed(found(0.3, True))[1] == verdicts.YES
-    assert verdicts.removed(found(0.3, False))[1] == verdicts.PART
-    assert verdicts.removed(found(0.9, True))[1] == verdicts.NO
-    assert "70 to 70 % at ε = .01" in verdicts.removed(found(0.3, True))[0]
+    assert verdicts.removed(results(0.3, True))[1] == verdicts.YES
+    assert verdicts.removed(results(0.3, False))[1] == verdicts.PART
+    assert verdicts.removed(results(0.9, True))[1] == verdicts.NO
+    assert "70 to 70 % at ε = .01" in verdicts.removed(results(0.3, True))[0]
 
 
-def test_a_claim_that_was_not_measured_is_said_to_be_so() -> None:
+def test_an_unmeasured_claim_is_marked_as_such() -> None:
     rows = verdicts.verdicts({}).splitlines()[2:]
     assert len(rows) == len(verdicts.ROWS)
     assert sum(verdicts.LATER in row for row in rows) == len(rows) - 1
@@ -117,7 +117,7 @@ def example(prompt: str, answer: int) -> Example:
     return Example(prompt, (" red", " blue", " green"), answer)
 
 
-def test_words_that_tell_the_answer_are_found_and_never_seen_answers_are_not() -> None:
+def test_the_bag_of_words_finds_telling_words_but_no_unseen_answer() -> None:
     train = [
         example(f"{word} {i}", answer)
         for i in range(20)
@@ -127,12 +127,12 @@ def test_words_that_tell_the_answer_are_found_and_never_seen_answers_are_not() -
     assert baselines.words(train, [example("sun 99", 2)]) == 0.0
 
 
-def test_a_fresh_model_is_the_widest_that_fits() -> None:
+def test_a_fresh_model_is_the_widest_within_the_parameter_limit() -> None:
     backbone = Backbone(tiny_llama(hidden_size=64), tiny_tokenizer(), "tiny", "f", None)  # type: ignore[call-arg]
     limit = count_parameters(baselines._shaped(backbone, 32, 2, 100))
-    found = baselines.fresh_model(backbone, limit)
-    assert found.config.num_hidden_layers == 2 and found.config.hidden_size >= 32
-    assert 0.97 * limit < count_parameters(found) <= limit
+    fresh = baselines.fresh_model(backbone, limit)
+    assert fresh.config.num_hidden_layers == 2 and fresh.config.hidden_size >= 32
+    assert 0.97 * limit < count_parameters(fresh) <= limit
     least = count_parameters(baselines._shaped(backbone, baselines.STEP, 1, 22))
     assert baselines.fresh_model(backbone, least).config.num_hidden_layers == 1
     with pytest.raises(RuntimeError, match="at most 10 parameters"):

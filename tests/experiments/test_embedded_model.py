@@ -1,4 +1,4 @@
-"""The script that makes the embedded model: every line of it runs in seconds."""
+"""The script that trains the embedded model, in a smoke run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SETS = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a smoke run in a process of its own."""
+    """The folder of a smoke run in its own process."""
     out = tmp_path_factory.mktemp("embedded") / "model"
     command = [sys.executable, "-m", "experiments.embedded_model", "--smoke", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_smoke_run_leaves_a_float16_model_that_loads_offline(trained: Path) -> None:
+def test_a_smoke_run_saves_a_float16_model_that_loads_offline(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(trained, local_files_only=True, dtype="auto")
     assert model.dtype == torch.float16
@@ -42,7 +42,7 @@ def test_a_smoke_run_leaves_a_float16_model_that_loads_offline(trained: Path) ->
 
 
 @pytest.mark.slow
-def test_a_smoke_run_records_what_it_did(trained: Path) -> None:
+def test_a_smoke_run_writes_its_settings_and_accuracies(trained: Path) -> None:
     figures = json.loads((trained / "embedded_model.json").read_text())
     assert figures["steps"] > 0
     assert figures["tokens"] > figures["steps"]

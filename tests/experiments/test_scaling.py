@@ -1,4 +1,4 @@
-"""How costs grow: stages that are really run, and figures that follow from theirs."""
+"""The scaling experiment on a tiny model, and the growth figures it computes."""
 
 import math
 from pathlib import Path
@@ -8,15 +8,20 @@ from models import tiny_llama
 
 from experiments import scaling
 from experiments.sharing import PARTS, compare_sharing
+from sieve.config import DeviceConfig
+from sieve.costs.probe import Device
 
+TFLOPS = {"float32": 0.05, "float64": 0.02}
+DEVICE = Device(DeviceConfig("test", "cpu", 8.0, TFLOPS, 10.0), on_cpu=True, source="the test")
 STAGE = {"seconds", "reckoned_seconds", "peak_mib", "reckoned_peak_mib"}
 
 
-def test_every_stage_of_a_shape_is_run_and_reckoned_with(
+def test_every_stage_is_measured_and_forecast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scaling, "EXAMPLES", (2, 4))
     monkeypatch.setattr(scaling, "LONG", 0.0)
+    monkeypatch.setattr(scaling, "find_device", lambda *_: DEVICE)
     row = scaling.collect("tiny", 256, tmp_path) | scaling.solve("tiny", 256, tmp_path)
     row |= scaling.search("tiny", 256, tmp_path)
     assert row["prunable"] == 2 * (4 * 32 * 32 + 3 * 32 * 48)
@@ -28,7 +33,7 @@ def test_every_stage_of_a_shape_is_run_and_reckoned_with(
     assert set(row["search"]["seconds"]) == {"2", "4"} and math.isfinite(row["search"]["slope"])
 
 
-def test_growth_is_by_parameter_and_of_shapes_of_a_kind() -> None:
+def test_growth_is_per_parameter_and_per_kind_of_shape() -> None:
     def row(prunable: int, calibrate: float, fit: float) -> dict:
         stages = {"calibrate": {"seconds": calibrate, "tokens": 1000}, "fit": {"seconds": fit}}
         return {"prunable": prunable} | stages
@@ -43,8 +48,8 @@ def test_growth_is_by_parameter_and_of_shapes_of_a_kind() -> None:
     assert set(deep["fit"]) == {"wide-25", "deep-100", "spread"} and deep["both"]["spread"] == 0
 
 
-def test_a_prefix_is_counted_once_for_all_rows() -> None:
-    found = compare_sharing(tiny_llama(max_position_embeddings=512), repeats=1, rows=10)
-    assert set(found) == {f"{part:g}" for part in PARTS}
-    # Half of ten rows of 60 tokens, and 30 that all share.
-    assert found["0.5"]["tokens"] == pytest.approx((10 * 30 + 30) / (10 * 60), abs=5e-4)
+def test_a_shared_prefix_is_computed_once_for_all_rows() -> None:
+    sharing = compare_sharing(tiny_llama(max_position_embeddings=512), repeats=1, rows=10)
+    assert set(sharing) == {f"{part:g}" for part in PARTS}
+    # Half of each of 10 rows of 60 tokens, and 30 tokens that all rows share.
+    assert sharing["0.5"]["tokens"] == pytest.approx((10 * 30 + 30) / (10 * 60), abs=5e-4)
