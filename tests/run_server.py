@@ -3,6 +3,7 @@
 One JSON request per line on stdin, `{"arguments", "folder", "kill", "file_size", "ranks"}`; the
 answer on stdout is `{"status", "stderr"}`. `kill` is `stage:moment`; the moments of a stage are
 `begin`, `rename` (a file is written under its temporary name) and `end` (all files are written).
+`kill` is also `name.jsonl:lines`, for a file that has that many lines.
 `ranks` is the number of processes of a distributed run.
 """
 
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -30,8 +32,23 @@ def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def arm_at_line(name: str, lines: int) -> None:
+    """Kill this process once a file of that name has that many lines on the disk."""
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        if path.name == name and path.read_bytes().count(b"\n") == lines:
+            die()
+
+    patch("os.fsync", watched).start()
+
+
 def arm(stage: str, moment: str) -> None:
-    """Have this process killed at a moment of a stage."""
+    """Kill this process at a moment of a stage."""
+    if stage.endswith(".jsonl"):
+        return arm_at_line(stage, int(moment))
     original = Run.stage
 
     @contextmanager

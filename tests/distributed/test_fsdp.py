@@ -56,11 +56,9 @@ def artifact(world: Path, cache: str, kind: str) -> Path:
 
 
 def test_a_run_on_two_ranks_gives_the_results_of_one_process(world: Path) -> None:
-    alone = finished(world, "alone", *RECOVERY, "recovery.accumulate=2", cache="alone")
-    run = started(world, "shared", *RECOVERY)
-    _, errors = run.communicate()
-    assert run.returncode == 0, errors
-    shared = read_result(world / "shared")
+    quick = ("recovery.accumulate=2", "speed.enabled=false")
+    alone = finished(world, "alone", *RECOVERY, *quick, cache="alone")
+    shared = finished(world, "shared", *RANKS, *RECOVERY, cache="shared", ranks=2)
     one, two = (Moments.load(artifact(world, name, "moments")) for name in ("alone", "shared"))
     for name, entry in one.entries.items():
         other = two.entries[name]
@@ -108,7 +106,7 @@ def running() -> dict[int, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_lost_rank_ends_the_other_and_a_rerun_resumes(world: Path, rank: int) -> None:
-    more = (*RECOVERY, "recovery.steps=16", "recovery.patience=16", "export=none")
+    more = (*RECOVERY, "recovery.steps=12", "recovery.patience=12", "export=none")
     name = f"lost-{rank}"
     run = started(world, name, *more)
     wait_for(lambda: list((world / name).glob("training-*.parts")), run)
@@ -124,10 +122,9 @@ def test_a_lost_rank_ends_the_other_and_a_rerun_resumes(world: Path, rank: int) 
     assert before <= {path.name for path in (world / name).glob("[a-z]*-*")}
     if rank == 0:
         return  # The rerun takes long, so it is tested once.
-    run = started(world, name, *more)
-    _, errors = run.communicate()
-    assert run.returncode == 0, errors
-    assert "resumes after step" in errors
+    done = run_sieve(world, world / name, *RANKS, *more, cache=name, ranks=2)
+    assert done.status == 0, done.stderr
+    assert "resumes after step" in done.stderr
     result = read_result(world / name)
     assert result["cached"]["fit"] and result["cached"]["search"]
 
