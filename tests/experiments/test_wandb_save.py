@@ -1,0 +1,63 @@
+"""`python -m experiments.dashboard` sends nothing without --save, and says what went wrong."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import dashboard, dashboard_workspace
+from experiments.dashboard_studies import STUDIES
+
+
+def test_nothing_is_sent_or_asked_without_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network is asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("wandb.login", refuse)
+    assert dashboard.main(["--entity", "me", "--project", "pans", "--out", str(tmp_path)]) == 0
+    written = sorted(path.stem for path in tmp_path.iterdir())
+    assert written == sorted(dashboard.build("me", "pans"))
+    assert len(capsys.readouterr().out.splitlines()) == len(written)
+    body = json.loads((tmp_path / "report-recovery.json").read_text())
+    assert body["project"] == {"name": "pans", "entityName": "me"}
+    assert dashboard.main(["--entity", "me"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(written)
+
+
+def test_save_without_a_key_or_refused_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wandb.login", lambda prompt: False)
+    assert dashboard.main(["--entity", "me", "--save"]) == 1
+    assert capsys.readouterr().err == (
+        "Weights & Biases did not take the dashboards: there is no key; run `wandb login`, or set "
+        "WANDB_API_KEY.\n"
+    )
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("permission denied.\nand a page of details")
+
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", refuse)
+    assert dashboard.main(["--entity", "me", "--save"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "Weights & Biases did not take the dashboards: permission denied.\n"
+    assert said.out == ""
+
+
+def test_save_sends_all_and_prints_their_addresses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+    for kind in (dashboard.ws.Workspace, dashboard.wr.Report):
+        monkeypatch.setattr(kind, "save", lambda self: kept.append(type(self).__name__))
+        monkeypatch.setattr(kind, "url", property(lambda self: f"https://{len(kept)}"))
+    assert dashboard.main(["--entity", "me", "--save"]) == 0
+    assert kept == ["Workspace"] * len(dashboard_workspace.VIEWS) + ["Report"] * len(STUDIES)
+    assert capsys.readouterr().out.split() == [f"https://{i + 1}" for i in range(len(kept))]
