@@ -1,4 +1,9 @@
-"""Accuracy against size: every evaluated genome, the dense model and the tolerance."""
+"""Accuracy and divergence against size: every evaluated genome, the best ones, the tolerance.
+
+The genomes of a search along a line are joined. Any other search has a Pareto front: no genome is
+both smaller and better than one on it. Genomes that were dropped early have their own symbol, as
+their values are bounds.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +11,13 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from sieve.report.genomes import (
-    LINES,
     genomes,
     is_feasible,
+    is_line,
     is_whole,
     kept,
     most_examples,
+    pareto_front,
     sizes,
     value,
 )
@@ -23,39 +29,34 @@ from sieve.report.values import count, percent
 
 def accuracy_curve(result: Result) -> go.Figure | None:
     """Accuracy on the selection split (percent) against kept prunable parameters (percent)."""
-    curve = genomes(result)
-    metric = label(metric_name(result))
-    title = f"{metric.capitalize()} on the selection split against size"
-    if not curve:
+    metric = label(metric_name(result)).capitalize()
+    points = genomes(result)
+    if not points:
         return None
-    figure = base_figure(title, height=420)
-    add_reference_lines(figure, result, sizes(curve))
-    line = [point for point in curve if not point.refitted]
-    if result.search.method in LINES:
-        figure.add_trace(_joining_line(line, scale(result)))
-    everything = most_examples(curve)
-    for name, refitted, feasible, symbol, color in (
-        ("within the tolerance", False, True, "circle", ACCENT),
-        ("beyond it", False, False, "triangle-down", WARNING),
-        ("refitted, within", True, True, "diamond", ACCENT),
-        ("refitted, beyond", True, False, "x", WARNING),
-    ):
-        group = [
-            point for point in curve if (point.refitted, is_feasible(point)) == (refitted, feasible)
-        ]
-        if group:
-            figure.add_trace(_markers(group, name, symbol, color, everything, scale(result)))
-    chosen = [point for point in curve if point.chosen]
-    if chosen:
-        figure.add_trace(chosen_ring(chosen, scale=scale(result)))
-    figure.update_yaxes(title_text=f"{metric.capitalize()} on the<br>selection split{axis(result)}")
+    figure = base_figure(f"{metric} on the selection split against size", height=460)
+    _add_reference_lines(figure, result, sizes(points))
+    _add_genomes(figure, result, points, "accuracy")
+    figure.update_yaxes(title_text=f"{metric} on the<br>selection split{axis(result)}")
     if result.relative:  # A pruned model's perplexity can be many times the dense model's.
         figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
-    size_axis(figure, sizes(curve))
     return figure
 
 
-def add_reference_lines(figure: go.Figure, result: Result, percents: Sequence[float]) -> None:
+def divergence_front(result: Result) -> go.Figure | None:
+    """Divergence from the dense model's answers (nats, log) against kept parameters (percent)."""
+    # The dense model has divergence 0, which a logarithmic axis cannot show.
+    points = [point for point in genomes(result, "divergence") if (point.divergence or 0) > 0]
+    if not points or is_line(result):
+        return None
+    figure = base_figure("Divergence from the dense model's answers against size", height=460)
+    _add_genomes(figure, result, points, "divergence")
+    figure.update_yaxes(
+        title_text="Divergence, nats<br>(logarithmic)", type="log", dtick="D2", tickformat="~g"
+    )
+    return figure
+
+
+def _add_reference_lines(figure: go.Figure, result: Result, percents: Sequence[float]) -> None:
     """The dense model's accuracy and the limit of the tolerance, over the sizes in percent."""
     baseline, tolerance = result.search.baseline_accuracy, result.tolerance
     if baseline is None:
@@ -77,59 +78,64 @@ def add_reference_lines(figure: go.Figure, result: Result, percents: Sequence[fl
         )
 
 
-def _joining_line(curve: Sequence[EvaluatedGenome], scale: float) -> go.Scatter:
-    return go.Scatter(
-        x=sizes(curve),
-        y=[scale * (value(point, "accuracy") or 0) for point in curve],
-        mode="lines",
-        line={"color": ACCENT, "width": 1},
-        opacity=0.5,
-        hoverinfo="skip",
-        showlegend=False,
-    )
+def _add_genomes(
+    figure: go.Figure, result: Result, points: Sequence[EvaluatedGenome], key: str
+) -> None:
+    """All genomes by group, the best ones, a ring around the chosen one, and the axis of sizes."""
+    larger_is_better = key == "accuracy" and not result.relative
+    side, symbol = ("at most", "down") if larger_is_better else ("at least", "up")
+    groups: dict[str, list[EvaluatedGenome]] = {}
+    for point in points:
+        groups.setdefault(_group(point, most_examples(points)), []).append(point)
+    for group, suffix, shape, color in (
+        ("within the tolerance", "", "circle", ACCENT),
+        ("beyond it", "", "x-thin-open", WARNING),
+        ("dropped early", f": {key} {side}", f"triangle-{symbol}-open", NEUTRAL),
+        ("refitted, within the tolerance", "", "diamond-open", ACCENT),
+        ("refitted, beyond it", "", "diamond-open", WARNING),
+    ):
+        if group in groups:
+            trace = _scatter(result, groups[group], key, group + suffix)
+            marker = {"symbol": shape, "color": color, "size": 8, "line": {"color": color}}
+            figure.add_trace(trace.update(mode="markers", marker=marker, opacity=0.6))
+    if is_line(result):
+        line = _scatter(result, [point for point in points if not point.refitted], key, "")
+        style = {"mode": "lines", "line": {"color": ACCENT, "width": 1}, "opacity": 0.5}
+        figure.add_trace(line.update(**style, hoverinfo="skip", showlegend=False))
+    elif best := pareto_front(points, key, larger_is_better):
+        line = _scatter(result, best, key, "Pareto front: none is smaller and better")
+        # Steps, because between two sizes the smaller genome is the best known.
+        line.update(mode="lines+markers", line={"color": INK, "width": 1.5, "shape": "hv"})
+        figure.add_trace(line.update(marker={"color": INK, "size": 5}))
+    if chosen := [point for point in points if point.chosen]:
+        ring = _scatter(result, chosen, key, f"chosen, {percent(kept(chosen[0]))} kept")
+        marker = {"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 2}}
+        figure.add_trace(ring.update(mode="markers", marker=marker, hoverinfo="skip"))
+    _label_sizes(figure, sizes(points))
 
 
-def _markers(
-    points: Sequence[EvaluatedGenome],
-    name: str,
-    symbol: str,
-    color: str,
-    everything: float,
-    scale: float,
-) -> go.Scatter:
-    """Evaluated genomes; symbols are open if they were scored on fewer rows than `everything`."""
-    stopped = [not is_whole(point, everything) for point in points]
+def _group(point: EvaluatedGenome, all_examples: float) -> str:
+    if point.refitted:
+        return f"refitted, {'within the tolerance' if is_feasible(point) else 'beyond it'}"
+    if not is_whole(point, all_examples):
+        return "dropped early"
+    return "within the tolerance" if is_feasible(point) else "beyond it"
+
+
+def _scatter(result: Result, points: Sequence[EvaluatedGenome], key: str, name: str) -> go.Scatter:
+    factor, shown = 1.0, "%{y:.3g} nats"
+    if key == "accuracy":
+        factor, shown = scale(result), "%{y:.2f}" if result.relative else "%{y:.1f} %"
     return go.Scatter(
         x=sizes(points),
-        y=[scale * (value(point, "accuracy") or 0) for point in points],
-        mode="markers",
-        name=name + (" (open: stopped early)" if any(stopped) else ""),
-        marker={
-            "symbol": [f"{symbol}-open" if early else symbol for early in stopped],
-            "color": color,
-            "size": 9,
-            "line": {"width": 1.5, "color": color},
-        },
-        text=[f"{count(point.examples_used)} examples" for point in points],
-        hovertemplate="%{x:.2f} % kept<br>%{y:.4g}<br>%{text}<extra></extra>",
+        y=[factor * (value(point, key) or 0) for point in points],
+        name=name,
+        text=[f"{count(point.examples_used)} rows" for point in points],
+        hovertemplate=f"%{{x:.2f}} % kept<br>{shown}<br>%{{text}}<extra></extra>",
     )
 
 
-def chosen_ring(
-    chosen: Sequence[EvaluatedGenome], key: str = "accuracy", scale: float = 100
-) -> go.Scatter:
-    """A ring around the chosen genome, at `scale` times its value of `key`."""
-    return go.Scatter(
-        x=sizes(chosen),
-        y=[scale * (value(point, key) or 0) for point in chosen],
-        mode="markers",
-        name=f"chosen, {percent(kept(chosen[0]))} kept",
-        marker={"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 2}},
-        hoverinfo="skip",
-    )
-
-
-def size_axis(figure: go.Figure, percents: Sequence[float]) -> None:
+def _label_sizes(figure: go.Figure, percents: Sequence[float]) -> None:
     """Logarithmic if the smallest genome keeps less than 10 % (but not 0), else linear."""
     smallest = min(percents)
     figure.update_xaxes(title_text="Prunable parameters kept, %")

@@ -7,7 +7,7 @@ import pytest
 
 from sieve.report import figures
 from sieve.report.curve import accuracy_curve
-from sieve.report.figures import sizes_and_speeds, spectrum
+from sieve.report.figures import spectrum
 from sieve.report.heatmap import kept_heatmap
 from sieve.report.result import read
 
@@ -18,9 +18,9 @@ def named(figure: go.Figure, start: str) -> Any:
     return next(trace for trace in figure.data if (trace.name or "").startswith(start))
 
 
-def test_all_four_figures_have_a_title_and_titled_axes(result: Result) -> None:
+def test_all_three_figures_have_a_title_and_titled_axes(result: Result) -> None:
     made = figures(result)
-    assert list(made) == ["accuracy_curve", "kept_heatmap", "spectrum", "sizes_and_speeds"]
+    assert list(made) == ["accuracy_curve", "kept_heatmap", "spectrum"]
     for figure in made.values():
         assert figure.layout.title.text
         assert figure.layout.xaxis.title.text
@@ -56,14 +56,6 @@ def test_the_curve_draws_the_dense_and_the_tolerance_line_of_the_selection_split
     assert set(named(figure, "tolerance, 79.0 %").y) == {79.0}
 
 
-def test_genomes_dropped_early_have_open_symbols(result: Result) -> None:
-    beyond = named(accuracy_curve(read(result)), "beyond")
-    by_size = dict(zip(beyond.x, beyond.marker.symbol, strict=True))
-    assert by_size[5.0] == "triangle-down-open"
-    assert by_size[10.0] == "triangle-down"
-    assert "stopped early" in beyond.name
-
-
 def test_the_size_axis_is_logarithmic_for_small_genomes_unless_one_keeps_nothing(
     result: Result,
 ) -> None:
@@ -72,10 +64,12 @@ def test_the_size_axis_is_logarithmic_for_small_genomes_unless_one_keeps_nothing
     assert accuracy_curve(read(result)).layout.xaxis.type != "log"
 
 
-def test_only_genomes_of_a_line_search_are_joined_by_a_line(result: Result) -> None:
-    joined = len(accuracy_curve(read(result)).data)
+def test_genomes_of_a_line_search_are_joined_and_others_have_a_front(result: Result) -> None:
+    assert any(
+        trace.mode == "lines" and trace.opacity for trace in accuracy_curve(read(result)).data
+    )
     result["search"]["method"] = "genetic"
-    assert len(accuracy_curve(read(result)).data) == joined - 1
+    assert named(accuracy_curve(read(result)), "Pareto front").line.shape == "hv"
 
 
 def test_a_curve_of_one_point_is_drawn(result: Result) -> None:
@@ -138,24 +132,7 @@ def test_the_spectrum_has_a_line_per_kind_without_the_zero_at_full_rank(result: 
     assert figure.layout.yaxis.type == "log"
 
 
-def test_bars_hold_the_ratios_in_percent(result: Result) -> None:
-    figure = sizes_and_speeds(read(result))
-    drawn = {name: x for bar in figure.data for name, x in zip(bar.y, bar.x, strict=True)}
-    assert drawn == {
-        "Prunable parameters": pytest.approx(35.0),
-        "All parameters": pytest.approx(55.0),
-        "Bytes on disk": pytest.approx(100 * 7200000 / 12906872),
-        "Prefill speed": pytest.approx(120.0),
-        "Decode speed": pytest.approx(95.0),
-    }
-
-
-def test_sizes_are_drawn_without_speeds(result: Result) -> None:
-    result["speed"] = None
-    assert [bar.name for bar in sizes_and_speeds(read(result)).data] == ["size: less is better"]
-
-
-@pytest.mark.parametrize("make", [accuracy_curve, kept_heatmap, spectrum, sizes_and_speeds])
+@pytest.mark.parametrize("make", [accuracy_curve, kept_heatmap, spectrum])
 def test_a_figure_of_nothing_is_none(make: Any) -> None:
     assert make(read({})) is None
 

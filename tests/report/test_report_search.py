@@ -8,10 +8,10 @@ import pytest
 from report.results import genetic_result
 
 from sieve.report import figures
+from sieve.report.curve import accuracy_curve, divergence_front
 from sieve.report.evolution import bottleneck_map, generations
 from sieve.report.genomes import front, genome_rows, is_feasible
 from sieve.report.page import render_page
-from sieve.report.pareto import accuracy_front, divergence_front
 from sieve.report.result import EvaluatedGenome, build, read
 from sieve.report.spent import confirmation, spent
 
@@ -36,15 +36,14 @@ def words(page: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", page).replace("&nbsp;", " ").split())
 
 
-def test_a_genetic_search_has_fronts_instead_of_a_curve(result: Result) -> None:
+def test_a_genetic_search_has_a_figure_of_accuracy_and_one_of_divergence(result: Result) -> None:
     assert list(figures(result)) == [
-        "accuracy_front",
+        "accuracy_curve",
         "divergence_front",
         "generations",
         "kept_heatmap",
         "bottlenecks",
         "spectrum",
-        "sizes_and_speeds",
     ]
 
 
@@ -52,19 +51,19 @@ def test_a_genetic_search_has_fronts_instead_of_a_curve(result: Result) -> None:
 def test_a_search_along_a_line_has_its_curve_and_no_front(result: Result, method: str) -> None:
     result["search"]["method"] = method
     made = figures(result)
-    assert "accuracy_curve" in made
-    assert not {"accuracy_front", "divergence_front"} & set(made)
+    assert "accuracy_curve" in made and "divergence_front" not in made
+    assert not any("front" in trace.name for trace in made["accuracy_curve"].data)
 
 
 def test_the_front_contains_the_genomes_that_no_other_beats(result: Result) -> None:
-    line = named(accuracy_front(read(result)), "Pareto front")
+    line = named(accuracy_curve(read(result)), "Pareto front")
     assert (list(line.x), list(line.y)) == ([10.0, 20.0, 35.0, 100.0], [60.0, 79.0, 80.5, 81.0])
     line = named(divergence_front(read(result)), "Pareto front")
     assert (list(line.x), list(line.y)) == ([10.0, 20.0, 35.0], [0.9, 0.05, 0.01])
 
 
 def test_fronts_are_drawn_as_steps(result: Result) -> None:
-    for figure in (accuracy_front(read(result)), divergence_front(read(result))):
+    for figure in (accuracy_curve(read(result)), divergence_front(read(result))):
         assert named(figure, "Pareto front").line.shape == "hv"
 
 
@@ -74,7 +73,7 @@ def test_of_equally_accurate_genomes_the_smallest_is_on_the_front() -> None:
 
 
 def test_genomes_dropped_early_are_a_group_of_bounds(result: Result) -> None:
-    figure = accuracy_front(read(result))
+    figure = accuracy_curve(read(result))
     assert list(named(figure, "dropped early: accuracy at most").x) == [5.0, 30.0]
     assert list(named(figure, "within").x) == [20.0, 35.0, 50.0, 100.0]
     assert list(named(figure, "beyond").x) == [10.0]
@@ -93,16 +92,16 @@ def test_refitted_genomes_are_not_on_the_front(result: Result) -> None:
     curve = result["search"]["curve"]
     curve.append(curve[2] | {"kept_fraction": 0.01, "refitted": True, "examples_used": 872})
     curve[2]["chosen"] = False
-    for figure in (accuracy_front(read(result)), divergence_front(read(result))):
+    for figure in (accuracy_curve(read(result)), divergence_front(read(result))):
         assert 1.0 not in named(figure, "Pareto front").x
         assert list(named(figure, "refitted").x) == [1.0]
         assert list(named(figure, "chosen, 1.0 %").x) == [1.0]
     del curve[3]["whole"]  # Fewer rows than the refitted one had, yet all of the search.
-    assert 20.0 in named(accuracy_front(read(result)), "Pareto front").x
+    assert 20.0 in named(accuracy_curve(read(result)), "Pareto front").x
 
 
 def test_the_winner_and_the_tolerance_are_marked(result: Result) -> None:
-    figure = accuracy_front(read(result))
+    figure = accuracy_curve(read(result))
     assert list(named(figure, "chosen, 35.0 % kept").y) == [80.5]
     assert set(named(figure, "tolerance, 79.0 %").y) == {79.0}
     assert list(named(divergence_front(read(result)), "chosen, 35.0 % kept").y) == [0.01]
@@ -112,7 +111,7 @@ def test_without_divergences_there_is_no_divergence_figure(result: Result) -> No
     for point in result["search"]["curve"]:
         point["divergence"] = None
     assert "divergence_front" not in figures(result)
-    assert divergence_front(read(result)) is accuracy_front(read({})) is None
+    assert divergence_front(read(result)) is accuracy_curve(read({})) is None
 
 
 def test_generations_show_the_best_and_the_spread(result: Result) -> None:
