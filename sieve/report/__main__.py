@@ -14,6 +14,7 @@ from rich.console import Console
 
 from sieve.report.dashboard import gather, write_dashboard
 from sieve.report.dashboard.gather import listed
+from sieve.report.values import counted
 
 log = logging.getLogger("sieve.report")
 output = Console()
@@ -51,18 +52,16 @@ def dashboard(folders: Sequence[Path], out: Path) -> None:
         )
     gathered = gather(folders)
     if gathered.skipped:
-        log.warning("skipped %s: %s.", _plural(gathered.skipped, "file"), listed(gathered.skipped))
+        log.warning(
+            "skipped %s: %s.", counted(len(gathered.skipped), "file"), listed(gathered.skipped)
+        )
     try:
         write_dashboard(gathered.runs, out)
     except OSError as error:
         reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
         raise ValueError(f"{out} could not be written ({reason}); choose another --out.") from error
-    message = f"{_plural(gathered.runs, 'run')} in {out}"
+    message = f"{counted(len(gathered.runs), 'run')} in {out}"
     output.print(message, highlight=False, markup=False, soft_wrap=True)
-
-
-def _plural(items: Sequence[object], noun: str) -> str:
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ The page contains plotly.js once; its content security policy forbids the page t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -21,7 +20,7 @@ from sieve.report.spent import confirmation, spent
 from sieve.report.style import untitled
 from sieve.report.templating import environment
 from sieve.report.units import metric_name
-from sieve.report.values import short_name
+from sieve.report.values import date, short_name
 from sieve.runtime.artifacts import write_text_atomic
 
 _PLOT_OPTIONS = {"responsive": True, "displayModeBar": False, "displaylogo": False}
@@ -51,7 +50,9 @@ def render_page(record: Mapping[str, object]) -> str:
         .render(
             result=result,
             title=title,
-            eyebrow=" · ".join(filter(None, ["Sieve report", title, _date(result.date)])),
+            eyebrow=" · ".join(
+                filter(None, ["Sieve report", title, result.date and f"{date(result.date)} UTC"])
+            ),
             answer=answer_sentence(result),
             verdict=verdict(result),
             metric=metric_name(result).capitalize(),
@@ -89,13 +90,3 @@ def _plot(name: str, figure: go.Figure) -> Plot:
         div_id=f"figure-{name.replace('_', '-')}",
     )
     return Plot(label, Markup(html))
-
-
-def _date(stamp: str) -> str:
-    """ "2026-11-23T23:00:00Z" → "23 November 2026, 23:00 UTC"; other text stays as it is."""
-    try:
-        moment = datetime.fromisoformat(stamp)
-    except ValueError:
-        return stamp
-    zone = f" {moment.tzname()}" if moment.tzinfo else ""
-    return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"

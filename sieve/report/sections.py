@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sieve.report.result import Result
-from sieve.report.sentence import drop_interval
+from sieve.report.sentence import drop_text
 from sieve.report.templating import Table
 from sieve.report.units import metric_name, metric_value, unit
 from sieve.report.values import (
@@ -36,10 +36,7 @@ STAGES = {
 
 def key_figures(result: Result) -> list[tuple[str, str]]:
     """The numbers behind the answer, each with its name."""
-    metric, loss_unit = metric_name(result).capitalize(), unit(result)
-    interval = drop_interval(result.drop)
-    bounds = f" (95 % interval {interval})" if interval else ""
-    drop = points(result.drop.point)
+    metric = metric_name(result).capitalize()
     rule = "interval's upper end" if result.guarantee else "point estimate"
     test = "Sign test" if result.relative else "McNemar"
     graph = result.export.accuracy
@@ -49,9 +46,9 @@ def key_figures(result: Result) -> list[tuple[str, str]]:
         *([] if graph is None else [(f"{metric}, exported graph", metric_value(result, graph))]),
         (
             "Rise, over the dense model" if result.relative else "Drop, dense minus pruned",
-            drop if drop == NOT_MEASURED else f"{drop} {loss_unit}{bounds}",
+            drop_text(result),
         ),
-        ("Tolerance", f"{points(result.tolerance)} {loss_unit}, applied to the {rule}"),
+        ("Tolerance", f"{points(result.tolerance)} {unit(result)}, applied to the {rule}"),
         (f"{test}'s exact p-value", probability(result.drop.mcnemar_p)),
         ("Test rows", count(result.examples)),
         ("Prunable parameters kept", percent(result.kept_fraction.prunable)),

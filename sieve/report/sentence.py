@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sieve.report.result import Drop, Result
-from sieve.report.units import lost, metric_name, metric_value, word
-from sieve.report.values import count, percent, points, short_name
+from sieve.report.units import lost, metric_name, metric_value, unit, word
+from sieve.report.values import NOT_MEASURED, count, percent, points, short_name
 
 Kind = Literal["met", "uncertain", "missed", "unknown"]
 _ROUNDING = 1e-9
@@ -164,6 +164,15 @@ def drop_interval(drop: Drop) -> str:
     """The interval of the drop, "−0.4 to 1.6", where positive is worse; "" if not measured."""
     measured = drop.low is not None and drop.high is not None
     return f"{points(drop.low)} to {points(drop.high)}" if measured else ""
+
+
+def drop_text(result: Result) -> str:
+    """The drop with its unit and its 95 % interval, "0.6 points (95 % interval −0.4 to 1.6)"."""
+    if result.drop.point is None:
+        return NOT_MEASURED
+    bounds = drop_interval(result.drop)
+    interval = f" (95 % interval {bounds})" if bounds else ""
+    return f"{points(result.drop.point)} {unit(result)}{interval}"
 
 
 def _rows(result: Result) -> str:

@@ -5,7 +5,7 @@ Sentences for the page and the terminal. They leave out what the result does not
 
 from sieve.report.genomes import is_whole, most_examples
 from sieve.report.result import Result
-from sieve.report.values import count, percent
+from sieve.report.values import count, counted, percent
 
 
 def spent(result: Result) -> str:
@@ -54,11 +54,6 @@ def confirmation(result: Result) -> str:
     if record.kept_before is None or before == kept:
         return f"{sentence} {chosen}."
     return f"{sentence} {chosen}; the rows of the search alone would have given {before}."
-
-
-def counted(number: float, noun: str) -> str:
-    """ "1 row", "2 rows"."""
-    return f"{count(number)} {noun}{'s' * (number != 1)}"
 
 
 def _were(number: float) -> str:

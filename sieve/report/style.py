@@ -18,31 +18,36 @@ _PALE, _DEEP = (240, 246, 250), (4, 74, 120)
 
 def base_figure(title: str, height: int) -> go.Figure:
     """A figure without data. `height` is in pixels; the width follows the container."""
+    layout = plain_layout(INK, MUTED, GRID, "white")
+    return go.Figure(layout=layout).update_layout(
+        template="none",
+        title={"text": title, "x": 0, "xref": "paper", "font": {"size": 16}},
+        height=height,
+        margin_t=48,
+    )
+
+
+def plain_layout(ink: str, muted: str, grid: str, ground: str) -> go.Layout:
+    """Fonts, axes, margins and legend of all figures, in the colors of a light or a dark page."""
     axis = {
         "automargin": True,
-        "gridcolor": GRID,
-        "linecolor": NEUTRAL,
+        "gridcolor": grid,
+        "linecolor": muted,
         "showline": True,
-        "tickcolor": NEUTRAL,
-        "ticks": "outside",
-        "ticklen": 4,
+        "tickfont": {"color": muted},
         "title": {"standoff": 10},
         "zeroline": False,
     }
-    layout = go.Layout(
-        template="none",
-        title={"text": title, "x": 0, "xref": "paper", "font": {"size": 16}},
-        font={"family": FONTS, "size": 13, "color": INK},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        height=height,
-        margin={"l": 8, "r": 16, "t": 48, "b": 8},
-        hoverlabel={"bgcolor": "white", "font": {"color": INK}},
+    return go.Layout(
+        font={"family": FONTS, "size": 13, "color": ink},
+        paper_bgcolor=ground,
+        plot_bgcolor=ground,
+        margin={"l": 8, "r": 16, "t": 16, "b": 8},
+        hoverlabel={"bgcolor": ground, "font": {"color": ink}, "align": "left"},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         xaxis=axis,
         yaxis=axis,
     )
-    return go.Figure(layout=layout)
 
 
 def untitled(figure: go.Figure) -> go.Figure:

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sieve.report.result import Result, read
-from sieve.report.sentence import answer_sentence, drop_interval, verdict
+from sieve.report.sentence import answer_sentence, drop_text, verdict
 from sieve.report.spent import confirmation, spent
-from sieve.report.units import metric_name, metric_value, unit, word
+from sieve.report.units import metric_name, metric_value, word
 from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, times
 
 _STYLES = {"met": "green", "uncertain": "yellow", "missed": "bold red", "unknown": "dim"}
@@ -47,7 +47,7 @@ def _numbers(result: Result) -> dict[str, str]:
         "model": short_name(result.model),
         "kept": f"{prunable} of prunable, {model} of all parameters",
         f"{metric_name(result)} on test": f"{dense} → {pruned}",
-        word(result): _drop(result),
+        word(result): f"{drop_text(result)}; tolerance {points(result.tolerance)}",
         "on disk": f"{size(result.bytes.dense)} → {size(result.bytes.pruned)}",
         "speed": _speed(result),
     }
@@ -63,15 +63,6 @@ def _table(rows: Mapping[str, str]) -> Table:
     for name, value in rows.items():
         table.add_row(Text(name), Text(value))
     return table
-
-
-def _drop(result: Result) -> str:
-    if result.drop.point is None:
-        return NOT_MEASURED
-    bounds = drop_interval(result.drop)
-    interval = f" (95 % interval {bounds})" if bounds else ""
-    drop = f"{points(result.drop.point)} {unit(result)}{interval}"
-    return f"{drop}; tolerance {points(result.tolerance)}"
 
 
 def _speed(result: Result) -> str:

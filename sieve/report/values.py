@@ -3,6 +3,8 @@
 A number that was not measured is None and prints as "–".
 """
 
+from datetime import datetime
+
 NOT_MEASURED = "–"
 MINUS = "\N{MINUS SIGN}"
 
@@ -38,6 +40,11 @@ def points(difference: float | None) -> str:
 def count(number: float | None) -> str:
     """A whole number with thousands separators."""
     return NOT_MEASURED if number is None else decimal(number, 0)
+
+
+def counted(number: float, noun: str) -> str:
+    """ "1 row", "2 rows"."""
+    return f"{count(number)} {noun}{'s' * (number != 1)}"
 
 
 def size(n_bytes: float | None) -> str:
@@ -92,3 +99,12 @@ def short_name(path: str) -> str:
     """The last part of a model's name or path: "owner/name" → "name"."""
     text = path or "the model"
     return text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or text
+
+
+def date(stamp: str) -> str:
+    """ "2026-11-23T23:00:00Z" → "23 Nov 2026, 23:00"; text that is no date stays as it is."""
+    try:
+        moment = datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    return f"{moment.day} {moment:%b %Y, %H:%M}"

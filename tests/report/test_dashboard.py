@@ -261,7 +261,7 @@ def test_the_page_has_only_the_settings_that_differ(tmp_path: Path) -> None:
     assert settings == [
         {"seed": "0", "calibration.tokens": "500"},
         {"seed": "1", "calibration.tokens": "500"},
-        {"seed": "0", "calibration.tokens": "none"},
+        {"seed": "none", "calibration.tokens": "none"},
     ]
 
 

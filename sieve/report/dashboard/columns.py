@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from sieve.report.dashboard.gather import Run
 from sieve.report.result import Number, Result
@@ -11,6 +10,7 @@ from sieve.report.units import lost, metric_name, metric_value, unit
 from sieve.report.values import (
     NOT_MEASURED,
     count,
+    date,
     duration,
     memory,
     percent,
@@ -98,15 +98,6 @@ def seconds(result: Result) -> float | None:
     return sum(stages) if stages else None
 
 
-def date(result: Result) -> str:
-    """ "2026-11-23T23:00:00Z" → "23 Nov 2026, 23:00"; text that is no date stays as it is."""
-    try:
-        moment = datetime.fromisoformat(result.date)
-    except ValueError:
-        return result.date
-    return f"{moment.day} {moment:%b %Y, %H:%M}"
-
-
 def _after_pruning(run: Run) -> Cell:
     """Recovery and quantization."""
     recovery, quantization = run.result.recovery, run.result.quantization
@@ -137,7 +128,7 @@ def _drop(run: Run) -> Cell:
 
 
 def _date(run: Run) -> Cell:
-    day, _, time = date(run.result).partition(", ")
+    day, _, time = date(run.result.date).partition(", ")
     return Cell(run.result.date or None, day or NOT_MEASURED, time)
 
 

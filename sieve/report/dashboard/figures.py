@@ -11,7 +11,16 @@ import plotly.graph_objects as go
 
 from sieve.report.dashboard.gather import Run
 from sieve.report.result import Number, Result
-from sieve.report.style import ACCENT, FONTS, GRID, INK, MUTED, WARNING, label, sequential_scale
+from sieve.report.style import (
+    ACCENT,
+    GRID,
+    INK,
+    MUTED,
+    WARNING,
+    label,
+    plain_layout,
+    sequential_scale,
+)
 from sieve.report.units import axis, limit, metric_name, scale, unit, word
 
 _LIGHT = (ACCENT, "#b36b00", "#00805d", "#b04f8a", "#c44f00", "#2f8fc4", "#6d7883")
@@ -37,27 +46,12 @@ def themes() -> dict[str, dict[str, object]]:
 def _template(
     ink: str, muted: str, grid: str, ground: str, colors: Sequence[str]
 ) -> dict[str, object]:
-    axes = {
-        "automargin": True,
-        "gridcolor": grid,
-        "linecolor": muted,
-        "showline": True,
-        "zeroline": False,
-        "title": {"standoff": 10},
-        "tickfont": {"color": muted},
+    layout = plain_layout(ink, muted, grid, ground)
+    layout.colorway = colors
+    layout.shapedefaults = {
+        "line": {"color": muted, "width": 1},
+        "label": {"font": {"color": muted}},
     }
-    layout = go.Layout(
-        font={"family": FONTS, "size": 13, "color": ink},
-        paper_bgcolor=ground,
-        plot_bgcolor=ground,
-        colorway=colors,
-        hoverlabel={"bgcolor": ground, "font": {"color": ink}, "align": "left"},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        margin={"l": 8, "r": 16, "t": 16, "b": 8},
-        shapedefaults={"line": {"color": muted, "width": 1}, "label": {"font": {"color": muted}}},
-        xaxis=axes,
-        yaxis=axes,
-    )
     return {"layout": _layout(go.Figure(layout=layout))}
 
 

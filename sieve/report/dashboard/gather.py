@@ -5,8 +5,7 @@ files and files of other programs are skipped, with the reason.
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,23 +96,16 @@ def listed(skipped: Sequence[tuple[Path, str]]) -> str:
 
 
 def _paths(folders: Sequence[Path]) -> list[Path]:
-    """Every `result.json` under the folders, each file once."""
-    paths: dict[str, Path] = {}
+    """Every `result.json` under the folders, each file once; hidden and linked folders are skipped.
+
+    A folder in `folders` may itself be a link.
+    """
+    paths: dict[Path, Path] = {}
     for folder in folders:
-        for path in sorted(_walk(folder)):
-            paths.setdefault(os.path.realpath(path), path)
+        for path in sorted(folder.rglob(RESULT)):
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+                paths.setdefault(path.resolve(), path)
     return list(paths.values())
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """All results below a folder. Follows links, but neither loops nor hidden folders."""
-    visited = set[str]()
-    for parent, children, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        children[:] = [c for c in children if not c.startswith(".") and real not in visited]
-        visited.add(real)
-        if RESULT in names:
-            yield Path(parent) / RESULT
 
 
 def _reason(error: BaseException) -> str:

@@ -36,18 +36,12 @@ def folder_names(runs: Sequence[Run]) -> list[str]:
     """The folder of each run, relative to the folder that contains them all."""
     folders = [os.path.abspath(run.folder) for run in runs]
     common = os.path.commonpath(folders) if len(set(folders)) > 1 else os.path.dirname(folders[0])
-    return [Path(os.path.relpath(folder, common)).as_posix() for folder in folders]
+    return [os.path.relpath(folder, common) for folder in folders]
 
 
 def link(path: Path | None, out: Path) -> str | None:
     """The address of a file relative to the page's folder, so that both can move together."""
-    if path is None:
-        return None
-    try:
-        relative = os.path.relpath(os.path.abspath(path), os.path.abspath(out.parent))
-    except ValueError:  # on another drive of Windows
-        return path.absolute().as_uri()
-    return quote(Path(relative).as_posix())
+    return None if path is None else quote(os.path.relpath(path, out.parent))
 
 
 def _record(run: Run, folder: str) -> Record:

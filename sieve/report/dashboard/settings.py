@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from sieve.report.dashboard.gather import Run
-from sieve.report.result import Result
 
 # Settings that do not change what a run computes.
 _IGNORED = ("hydra", "paths", "logger", "inspect", "sweep")
@@ -13,29 +12,15 @@ ABSENT = "none"
 
 def varying_settings(runs: Sequence[Run]) -> list[dict[str, str]]:
     """For each run, the text of every setting that is not the same in all runs."""
-    settings = [_from_result(run.result) | dict(_flat(run.settings)) for run in runs]
+    settings = [
+        {"device": _text(run.result.device), "sieve": _text(run.result.sieve_version)}
+        | {f"version of {name}": version for name, version in run.result.versions.items()}
+        | dict(_flat(run.settings))
+        for run in runs
+    ]
     names = dict.fromkeys(name for found in settings for name in found)
     varying = [n for n in names if len({found.get(n, ABSENT) for found in settings}) > 1]
     return [{name: found.get(name, ABSENT) for name in varying} for found in settings]
-
-
-def _from_result(result: Result) -> dict[str, str]:
-    """What the result says of its settings, for runs without a settings file."""
-    values: dict[str, object] = {
-        "tolerance": result.tolerance,
-        "guarantee": result.guarantee,
-        "seed": result.seed,
-        "projection.name": result.projection,
-        "projection.storage": result.storage,
-        "search.method": result.search.method,
-        "recovery.method": result.recovery and result.recovery.method,
-        "quantization.method": result.quantization and result.quantization.method,
-        "export.format": result.export.format,
-        "device": result.device,
-        "sieve": result.sieve_version,
-    }
-    values |= {f"version of {name}": version for name, version in result.versions.items()}
-    return {name: _text(value) for name, value in values.items()}
 
 
 def _flat(settings: Mapping[object, object], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from sieve.report.dashboard.columns import seconds
 from sieve.report.dashboard.gather import Run
 from sieve.report.sentence import verdict
-from sieve.report.values import count, duration, short_name
+from sieve.report.values import count, counted, duration, short_name
 
 
 def headline(runs: Sequence[Run]) -> str:
     """ "14 runs on 3 tasks, 9 of them within their tolerance"."""
-    tasks = _plural(len({run.result.task for run in runs}), "task")
+    tasks = counted(len({run.result.task for run in runs}), "task")
     within = sum(map(is_within, runs))
     if len(runs) == 1:
         return f"1 run on {tasks}, {'' if within else 'not '}within its tolerance"
     number = {0: "none", len(runs): "all"}.get(within, count(within))
-    return f"{_plural(len(runs), 'run')} on {tasks}, {number} of them within their tolerance"
+    return f"{counted(len(runs), 'run')} on {tasks}, {number} of them within their tolerance"
 
 
 def key_figures(runs: Sequence[Run]) -> dict[str, str]:
@@ -51,7 +51,3 @@ def method(run: Run) -> str:
 def is_within(run: Run) -> bool:
     """Whether the run is within its tolerance on the test split."""
     return verdict(run.result).kind in ("met", "uncertain")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
