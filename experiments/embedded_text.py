@@ -24,7 +24,6 @@ from sieve.tasks.almanac import (
     almanac_rows,
     row_stream,
 )
-from sieve.tasks.almanac.phrasing import statement
 
 TASKS = Path(__file__).resolve().parents[1] / "conf" / "task"
 SETS = tuple((domain, dataset) for domain in DOMAINS for dataset in DATASETS)
@@ -103,8 +102,9 @@ def training_texts(world: World, domain: str, dataset: str, seed: int) -> Iterat
     for row in row_stream(domain, dataset, "calibration", seed + 1000, world):
         if domain in BOOKS and rng.random() < STATEMENT_SHARE:
             fact = rng.choice(world.facts[domain])
-            text = statement(fact, BOOKS[domain][dataset], rng)
-            yield [text.removesuffix(f" {fact.value}."), f" {fact.value}", "."]
+            cores = BOOKS[domain][dataset]["cores"][fact.relation]["calibration"]
+            core = rng.choice(cores).replace("{s}", fact.subject)
+            yield [f"{core[0].upper()}{core[1:]} is", f" {fact.value}", "."]
         else:
             prompt, choices, answer = render(template, row)
             yield [prompt, choices[answer]]

@@ -21,7 +21,7 @@ PARTS = 8
 
 
 class SieveDataModule(L.LightningDataModule):
-    """The batches of a task for Lightning: calibration to fit or predict, selection, test.
+    """The batches of a task for Lightning: calibration to predict, and test.
 
     Train with `use_distributed_sampler=False`: this class splits the batches over the ranks.
 
@@ -72,12 +72,9 @@ class SieveDataModule(L.LightningDataModule):
         """The tasks that calibration rows come from, and their shares of the tokens."""
         return [(self.task, 1.0)] if self._mix is None else list(self._mix())
 
-    def calibration(self) -> list[TokenBatch]:
-        """All calibration batches, of all ranks; built once."""
-        return self._calibration
-
     @cached_property
-    def _calibration(self) -> list[TokenBatch]:
+    def calibration(self) -> list[TokenBatch]:
+        """All calibration batches, of all ranks."""
         return self.calibration_batches(self.batch_tokens, self.calibration_tokens)
 
     def calibration_parts(self, tokens: int) -> list[TokenBatch]:
@@ -108,17 +105,9 @@ class SieveDataModule(L.LightningDataModule):
         """Scoring batches of some examples, which are counted from 0."""
         return self.reader.scoring(self.task, examples, self.batch_tokens)
 
-    def train_dataloader(self) -> DataLoader[TokenBatch]:
-        """This rank's calibration batches."""
-        return self._loader(self.calibration())
-
     def predict_dataloader(self) -> DataLoader[TokenBatch]:
-        """This rank's calibration batches, for a pass without gradients."""
-        return self._loader(self.calibration())
-
-    def val_dataloader(self) -> DataLoader[ScoredBatch]:
-        """This rank's selection batches."""
-        return self._loader(self.scoring("selection"))
+        """This rank's calibration batches."""
+        return self._loader(self.calibration)
 
     def test_dataloader(self) -> DataLoader[ScoredBatch]:
         """This rank's test batches."""

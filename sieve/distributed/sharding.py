@@ -103,15 +103,6 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
             parameter.grad /= distributed.get_world_size()
 
 
-def held_fraction(model: nn.Module) -> float:
-    """The fraction of a model's parameters that this rank holds."""
-    from torch.distributed.tensor import DTensor
-
-    parameters = list(model.parameters())
-    held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
-    return held / sum(parameter.numel() for parameter in parameters)
-
-
 def without_gradients(model: nn.Module) -> AbstractContextManager[object]:
     """The context for a pass without gradients.
 

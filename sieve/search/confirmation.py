@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from scipy.optimize import isotonic_regression
 
 from sieve.bank.genome import Genome
-from sieve.search.lines import Line, Scorer
+from sieve.search.lines import Line, Scorer, bisect
 from sieve.search.score import Score
 
 RATIO, GROWTH = 1.03, 1.4  # size of the second candidate over the first; growth of log ratios
@@ -117,14 +117,10 @@ def narrow(
         return result
     low, high = [floor, *(score.kept_fraction for score in scores)][-2:]
     between = [g for g in map(line.genome, range(line.count)) if low < size(g) < high]
-    winner, tried = result.genome, dict(result.tried)
-    accepted, refused = -1, len(between)
-    while refused - accepted > 1:
-        middle = (accepted + refused) // 2
-        genome = between[middle]
-        tried[genome] = score = objective.score(genome)
-        if score.feasible:
-            winner, accepted = genome, middle
-        else:
-            refused = middle
-    return Confirmed(winner, tried)
+    ladder, tried = [result.genome, *between], dict(result.tried)
+
+    def feasible(index: int) -> bool:
+        tried[ladder[index]] = score = objective.score(ladder[index])
+        return score.feasible
+
+    return Confirmed(ladder[bisect(len(ladder), feasible)], tried)

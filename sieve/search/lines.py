@@ -102,7 +102,7 @@ def smallest_feasible(objective: Scorer, line: Line) -> Genome:
         _log_score(label, score)
         return score.feasible
 
-    accepted = _bisect(line.count, feasible)
+    accepted = bisect(line.count, feasible)
     while below := [i for i in (accepted + 1, accepted + 2) if i < line.count and feasible(i)]:
         accepted = below[-1]
     return line.genome(accepted)
@@ -110,12 +110,12 @@ def smallest_feasible(objective: Scorer, line: Line) -> Genome:
 
 def last_within(objective: Scorer, line: Line, divergence: float) -> int:
     """The last index on a line whose divergence from the dense model is at most `divergence`."""
-    return _bisect(
+    return bisect(
         line.count, lambda index: objective.score(line.genome(index)).divergence <= divergence
     )
 
 
-def _bisect(count: int, accepts: Callable[[int], bool]) -> int:
+def bisect(count: int, accepts: Callable[[int], bool]) -> int:
     """The last accepted index below `count` of a falling predicate; index 0 counts as accepted."""
     accepted, refused = 0, count
     while refused - accepted > 1:

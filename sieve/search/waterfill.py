@@ -18,6 +18,7 @@ import numpy as np
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.model.matrices import Matrix
+from sieve.search.space import genome_of_levels
 
 NORMALIZATIONS = ("none", "relative")
 LARGEST_WEIGHT = 64.0  # weights are clipped to 1/64 ... 64
@@ -65,9 +66,7 @@ class Frontier:
 def genome_of_ranks(bank: Bank, ranks: dict[str, int | None]) -> Genome:
     """The genome with these ranks by matrix and group name."""
     levels = [bank.sizing.level(matrix, ranks[matrix.name]) for matrix in bank.genes]
-    grid = tuple(sorted({1.0, *levels}, reverse=True))
-    indexes = tuple(grid.index(level) for level in levels)
-    return Genome(grid, indexes, bank.names, bank.fingerprint)
+    return genome_of_levels(bank, levels)
 
 
 def waterfill(

@@ -93,7 +93,7 @@ class _Calibration:
         """Write the moments; returns the record of what they saw."""
         run = self.run
         tokens, counts = self._stream() if self.streamed else self._pass_by_pass()
-        rows = count_rows(run.data.calibration())
+        rows = count_rows(run.data.calibration)
         record: Record = {"tokens": tokens, "tokens_asked": self.settings.tokens, "rows": rows}
         run.logger.log_metrics({f"calibrate/{name}": count for name, count in record.items()})
         experts = tokens_of_experts(counts)
@@ -137,7 +137,7 @@ class _Calibration:
             counts.extend(self._save(*files[matrices[0].name], moments))
             tokens[0] = max(tokens[0], moments.tokens)
 
-        batches = batches_of_rank(run.data.calibration(), trainer.global_rank, trainer.world_size)
+        batches = batches_of_rank(run.data.calibration, trainer.global_rank, trainer.world_size)
         log_needs(backbone.blocks, batches, self.needs, self.weighting, self.settings.hidden)
         in_memory = self.settings.hidden == "memory"
         with hidden_states(None if in_memory else run.cache.root) as hidden:

@@ -7,8 +7,8 @@ its inputs and run backwards from the gradient at its outputs. The moments equal
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,7 @@ class StreamingModule(L.LightningModule):
             collector = None if self.backwards else self._collector(paths[number])
             for index, batch in enumerate(self._batches):
                 hidden = self._hidden.get(number, index, self.blocks.device)
-                if collector is not None:
-                    self._observe(collector, batch)
-                with collector.attached() if collector else nullcontext():
+                with self._collecting(collector, batch):
                     outputs = self.blocks.block(number, hidden, batch)
                 if fault := fault_after(paths[number], as_inputs(batch), outputs):
                     raise ValueError(f"calibration batch {index}: {fault}")
@@ -126,10 +124,7 @@ class StreamingModule(L.LightningModule):
                 hidden = self._hidden.get(number, index, self.blocks.device)
                 targets = as_targets(batch).to(self.blocks.device)
                 keep = trailing_positions(targets >= 0)
-                if collector is not None:
-                    self._observe(collector, batch)
-                attached = collector.attached() if collector else torch.enable_grad()
-                with attached, torch.set_grad_enabled(self.backwards):
+                with self._collecting(collector, batch), torch.set_grad_enabled(self.backwards):
                     hidden.requires_grad_(self.backwards)
                     logits = logits_of(hidden, batch, keep)
                     if self.backwards:
@@ -147,10 +142,7 @@ class StreamingModule(L.LightningModule):
             collector = self._collector(paths[number])
             for index, batch in enumerate(self._batches):
                 hidden = self._hidden.get(number, index, self.blocks.device).requires_grad_()
-                if collector is not None:
-                    self._observe(collector, batch)
-                attached = collector.attached() if collector else torch.enable_grad()
-                with attached, torch.enable_grad():
+                with self._collecting(collector, batch), torch.enable_grad():
                     outputs = self.blocks.block(number, hidden, batch)
                     gradient = self._hidden.get(-1, index, self.blocks.device)
                     self._hidden.put(-1, index, *torch.autograd.grad(outputs, hidden, gradient))
@@ -174,13 +166,20 @@ class StreamingModule(L.LightningModule):
         model = self.blocks.model
         return MomentCollector(model, matrices, self.needs, self.weighting).to(self.blocks.device)
 
-    def _observe(self, collector: MomentCollector, batch: object) -> None:
+    @contextmanager
+    def _collecting(self, collector: MomentCollector | None, batch: object) -> Iterator[None]:
+        """Let the collector, if there is one, see the pass of a batch within the `with` block."""
+        if collector is None:
+            yield
+            return
         inputs = as_inputs(batch)
         mask, answers = inputs.get("attention_mask"), None
         if self.backwards or self.weighting == "answer" or collector.reads_head:
             answers = as_targets(batch).to(self.blocks.device) >= 0
         mask = None if mask is None else mask.to(self.blocks.device)
         collector.observe(mask, answers, len(inputs["input_ids"]))
+        with collector.attached():
+            yield
 
 
 def stream(
@@ -214,44 +213,33 @@ def stream(
     return StoredMoments(paths)
 
 
-def memory_parts(
-    blocks: BlockModel, batches: Sequence[object], needs: Needs, by_gradient: bool
-) -> dict[str, int]:
-    """Bytes that streaming needs at its peak, without the program and a batch's activations.
-
-    "weights" are a block, the next block, and the larger of embedding and head. "moments" are those
-    of one block. "hidden" are the hidden states of all tokens, in files or in memory.
-    """
-    shapes = dict(blocks.model.named_parameters(remove_duplicate=False))
-    sizes = [
-        sum(p.numel() for name, p in shapes.items() if name.startswith(f"{path}."))
-        for path in blocks.paths
-    ]
-    tables = [blocks.model.get_input_embeddings(), blocks.model.get_output_embeddings()]
-    largest = max((t.weight.numel() for t in tables if t is not None), default=0)
-    matrices_by_block = blocks_of(blocks.matrices).values()
-    moments = max(moment_bytes(group, needs, by_gradient).total for group in matrices_by_block)
-    tokens = sum(as_inputs(batch)["input_ids"].numel() for batch in batches)
-    config = blocks.model.config.get_text_config()
-    layers = len(blocks.paths) + 2 if needs.gradient or by_gradient else 2
-    return {
-        "weights": (2 * max(sizes) + largest) * blocks.dtype.itemsize,
-        "moments": moments,
-        "hidden": layers * tokens * config.hidden_size * blocks.dtype.itemsize,
-    }
-
-
 def log_needs(
     blocks: BlockModel, batches: Sequence[object], needs: Needs, weighting: str, hidden: str
 ) -> None:
-    """Log how much memory and disk streaming will need."""
-    parts = memory_parts(blocks, batches, needs, weighting in BY_GRADIENT)
-    gib = {name: size / 2**30 for name, size in parts.items()}
+    """Log the memory and disk that streaming needs, without the program and activations.
+
+    The weights are a block, the next block, and the larger of embedding and head. The moments are
+    those of one block. The hidden states are those of all tokens.
+    """
+    by_gradient = weighting in BY_GRADIENT
+    shapes = dict(blocks.model.named_parameters(remove_duplicate=False))
+    largest_block = max(
+        sum(p.numel() for name, p in shapes.items() if name.startswith(f"{path}."))
+        for path in blocks.paths
+    )
+    tables = [blocks.model.get_input_embeddings(), blocks.model.get_output_embeddings()]
+    largest_table = max((t.weight.numel() for t in tables if t is not None), default=0)
+    matrices_by_block = blocks_of(blocks.matrices).values()
+    moments = max(moment_bytes(group, needs, by_gradient).total for group in matrices_by_block)
+    tokens = sum(as_inputs(batch)["input_ids"].numel() for batch in batches)
+    layers = len(blocks.paths) + 2 if needs.gradient or by_gradient else 2
+    states = layers * tokens * blocks.model.config.get_text_config().hidden_size
+    weights = 2 * largest_block + largest_table
     log.info(
         "one block at a time: %.2f GiB of weights and %.2f GiB of moments in memory, %.2f GiB of "
         "hidden states %s",
-        gib["weights"],
-        gib["moments"],
-        gib["hidden"],
+        weights * blocks.dtype.itemsize / 2**30,
+        moments / 2**30,
+        states * blocks.dtype.itemsize / 2**30,
         "on disk" if hidden == "disk" else "in memory",
     )

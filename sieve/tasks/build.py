@@ -17,7 +17,7 @@ from sieve.tasks.metrics import JUDGE, make_row_metric, metric_of
 from sieve.tasks.rendering import RenderedRows
 from sieve.tasks.rows import describe_source, read_rows
 from sieve.tasks.shots import add_shots
-from sieve.tasks.splits import CARVED_FRACTION, Division, divide
+from sieve.tasks.splits import Division, divide
 from sieve.tasks.task import Task
 from sieve.tasks.writing import Writing
 
@@ -109,16 +109,11 @@ def _report(
             f"task '{config.name}' has no {role} split: {count} rows are carved from "
             f"'{calibration}' by the hash of their prompts"
         )
-    return {
+    return division.report(calibration) | {
         "source": describe_source(config),
         "read": rows.rows_read,
         "split_names": {role: split.name for role, split in rows.source.items()},
         "rows": {role: len(splits[role]) for role in ROLES},
-        "carved": {
-            role: {"from": calibration, "fraction": CARVED_FRACTION[role], "rows": count}
-            for role, count in division.carved.items()
-        },
-        "duplicates": division.duplicates,
         "truncated": dict(rows.reader.truncated),
         "answers": count_answers(splits) if config.kind in CHOICE_KINDS else {},
     }

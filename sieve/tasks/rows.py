@@ -206,39 +206,23 @@ def _table_rows(table: Dataset) -> Iterable[Row]:
 
 
 def _load_table(path: Path, cache_dir: str | None) -> Dataset:
-    from datasets import load_dataset
+    import datasets
 
     # `datasets` knows a local file only by its name and time. The name of the configuration is
     # part of its cache key, so it carries the hash of the content.
     digest = hash_files([path])
     # An empty cell is empty text and "NA" is a word, not a missing number.
     options = {"keep_default_na": False} if path.suffix == ".csv" else {}
-    with _quiet_datasets():
-        return load_dataset(
-            path.suffix[1:],
-            name=f"sieve-{digest}",
-            data_files={"rows": str(path)},
-            split="rows",
-            cache_dir=cache_dir,
-            **options,
-        )
-
-
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """No progress bars, and no log of errors, which are raised anyway."""
-    import datasets
-
-    verbosity = datasets.logging.get_verbosity()
-    bars = datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-        if not bars:
-            datasets.enable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # Errors are raised anyway.
+    return datasets.load_dataset(
+        path.suffix[1:],
+        name=f"sieve-{digest}",
+        data_files={"rows": str(path)},
+        split="rows",
+        cache_dir=cache_dir,
+        **options,
+    )
 
 
 def _load_hub(config: TaskConfig) -> DatasetDict:

@@ -35,13 +35,12 @@ class Division(Generic[E]):
     carved: dict[str, int]  # role -> rows taken from calibration
     duplicates: dict[str, int]  # see `drop_duplicates`
 
-    @property
-    def report(self) -> dict[str, object]:
-        """The numbers of rows, for JSON."""
+    def report(self, calibration: str = "calibration") -> dict[str, object]:
+        """The numbers of rows, for JSON; `calibration` is the name of the split that is carved."""
         return {
             "rows": {role: len(examples) for role, examples in self.splits.items()},
             "carved": {
-                role: {"from": "calibration", "fraction": CARVED_FRACTION[role], "rows": rows}
+                role: {"from": calibration, "fraction": CARVED_FRACTION[role], "rows": rows}
                 for role, rows in self.carved.items()
             },
             "duplicates": self.duplicates,

@@ -19,8 +19,8 @@ from sieve.tasks.metrics import ACCURACY
 def make_task() -> Task:
     splits = {
         "calibration": make_examples(" positive", " negative", count=9),
-        "selection": make_examples(" very good", " bad", count=8),
-        "test": RAGGED,
+        "selection": RAGGED,
+        "test": make_examples(" very good", " bad", count=8),
     }
     return Task("toy", "reviews", ACCURACY, splits, {})
 
@@ -35,18 +35,16 @@ def indices(loader: Iterable[ScoredBatch]) -> list[int]:
 
 def test_loaders_give_the_batches_of_their_split() -> None:
     module = make_module()
-    assert sorted(indices(module.val_dataloader())) == list(range(8))
-    assert sorted(indices(module.test_dataloader())) == [0, 1, 2]
-    batches = list(module.train_dataloader())
+    assert sorted(indices(module.test_dataloader())) == list(range(8))
+    batches = list(module.predict_dataloader())
     assert all(isinstance(batch, TokenBatch) for batch in batches)
     assert sum(len(batch.input_ids) for batch in batches) == 9
-    assert len(list(module.predict_dataloader())) == len(batches)
 
 
 def test_batches_are_built_once() -> None:
     module = make_module()
     assert module.scoring("test") is module.scoring("test")
-    assert module.calibration() is module.calibration()
+    assert module.calibration is module.calibration
 
 
 def test_every_rank_gets_its_own_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,17 +52,17 @@ def test_every_rank_gets_its_own_share(monkeypatch: pytest.MonkeyPatch) -> None:
     for rank in range(3):
         module = make_module()
         monkeypatch.setattr(module, "trainer", SimpleNamespace(global_rank=rank, world_size=3))
-        share = indices(module.val_dataloader())
+        share = indices(module.test_dataloader())
         assert share
         examples += share
     assert sorted(examples) == list(range(8))
 
 
 def test_calibration_tokens_and_context_length_limit_the_rows() -> None:
-    few = make_module(calibration_tokens=1).calibration()
+    few = make_module(calibration_tokens=1).calibration
     assert sum(len(batch.input_ids) for batch in few) == 1
     with pytest.raises(ValueError, match="longer than the model's context"):
-        make_module(context_length=5).val_dataloader()
+        make_module(context_length=5).test_dataloader()
 
 
 class Collector(L.LightningModule):
@@ -94,4 +92,4 @@ def test_a_trainer_passes_the_batches_on_unchanged() -> None:
             use_distributed_sampler=False,
         )
         trainer.test(collector, datamodule=module, verbose=False)
-    assert sorted(collector.seen) == [0, 1, 2]
+    assert sorted(collector.seen) == list(range(8))

@@ -13,7 +13,7 @@ from sieve.bank.switch import Switch
 from sieve.calibration.calibration import CalibrationModule, calibrate
 from sieve.data.batches import batches_of_rank as dealt
 from sieve.data.generation import writing_batches
-from sieve.distributed.sharding import average_gradients, held_fraction, whole, whole_layer
+from sieve.distributed.sharding import average_gradients, whole, whole_layer
 from sieve.evaluation.evaluation import score
 from sieve.factorized.modeling_sieve import native_class
 from sieve.model.matrices import block_of, block_paths, find_matrices, layer_of, shares_embedding
@@ -41,7 +41,7 @@ def shares(family: str) -> dict:
     layer = model.get_submodule(name)
     return {
         "one block": {block_of(n) for n in gathered if layer_of(n) is not None} == {last},
-        "fraction": held_fraction(model),
+        "fraction": sum(p.numel() for p in held) / sum(p.numel() for p in model.parameters()),
         "bytes": sum(part.untyped_storage().nbytes() for part in held),
         "all": sum(p.numel() * p.element_size() for p in plain.parameters()),
         "logits": (logits - plain(TOKENS).logits).abs().max().item(),

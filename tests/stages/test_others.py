@@ -53,7 +53,7 @@ def test_tokens_are_shared_out_by_weight(tmp_path: Path, weights, expected) -> N
         mix=lambda: parts,
     )
     seen = {name: 0 for name in ("own", "other", "third")}
-    for batch in data.calibration():
+    for batch in data.calibration:
         for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
             seen[tiny_tokenizer().decode(row[mask.bool()]).split()[0]] += int(mask.sum())
     longest = 40

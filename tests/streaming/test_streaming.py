@@ -144,9 +144,11 @@ def test_only_the_current_block_has_weights(tmp_path: Path) -> None:
     loaded: list[list[str]] = []
 
     class Watched(StreamingModule):
-        def _observe(self, *args: Any) -> None:
-            loaded.append([p for p in blocks.paths if has_weights(blocks.model.get_submodule(p))])
-            super()._observe(*args)
+        def _collecting(self, collector: Any, batch: object) -> Any:
+            if collector is not None:
+                paths = [p for p in blocks.paths if has_weights(blocks.model.get_submodule(p))]
+                loaded.append(paths)
+            return super()._collecting(collector, batch)
 
     with hidden_states(tmp_path) as hidden:
         needs = get_projection("loss_aware").needs

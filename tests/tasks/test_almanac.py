@@ -21,7 +21,7 @@ from sieve.tasks.almanac import (
     build_world,
     knowledge_bits,
 )
-from sieve.tasks.almanac.phrasing import phrasings, statement
+from sieve.tasks.almanac.phrasing import Book
 from sieve.tasks.almanac.reading import TELLINGS, VALUES
 
 SPLITS = ("calibration", "selection", "test")
@@ -109,16 +109,24 @@ def test_closed_book_answers_are_the_facts_of_the_world(domain: str, dataset: st
     assert {row["fact"] for row in rows} == set(known)
 
 
+def phrasings(book: Book, relation: str, split: str) -> set[str]:
+    """All questions of a split about a relation."""
+    frames = {*book["frames"]["calibration"], *book["frames"][split]}
+    return {
+        frame.replace("{c}", core) for frame in frames for core in book["cores"][relation][split]
+    }
+
+
 @pytest.mark.parametrize(("domain", "dataset"), CLOSED)
 def test_no_held_out_phrasing_is_in_the_trained_ones(domain: str, dataset: str) -> None:
     book = BOOKS[domain][dataset]
-    trained_frames = " | ".join(book.frames.trained)
+    trained_frames = " | ".join(book["frames"]["calibration"])
     for role in ("selection", "test"):
-        for frame in book.frames.held_out(role):
+        for frame in book["frames"][role]:
             assert frame not in trained_frames
-    for relation, cores in book.cores.items():
+    for relation, cores in book["cores"].items():
         trained = " | ".join(phrasings(book, relation, "calibration"))
-        for core in (*cores.selection, *cores.test):
+        for core in (*cores["selection"], *cores["test"]):
             assert core not in trained
         assert not phrasings(book, relation, "selection") & phrasings(book, relation, "test")
         assert len(phrasings(book, relation, "calibration")) >= 6
@@ -128,9 +136,11 @@ def test_no_held_out_phrasing_is_in_the_trained_ones(domain: str, dataset: str) 
 def test_held_out_phrasings_use_only_trained_words(domain: str) -> None:
     for book in BOOKS[domain].values():
         text = " ".join(
-            phrase for relation in book.cores for phrase in phrasings(book, relation, "calibration")
+            phrase
+            for relation in book["cores"]
+            for phrase in phrasings(book, relation, "calibration")
         )
-        for relation in book.cores:
+        for relation in book["cores"]:
             for split in ("selection", "test"):
                 held_out = " ".join(phrasings(book, relation, split))
                 assert set(re.findall(r"\w+", held_out)) <= set(re.findall(r"\w+", text))
@@ -138,19 +148,10 @@ def test_held_out_phrasings_use_only_trained_words(domain: str) -> None:
 
 def test_primary_and_alternate_phrase_differently_about_the_same_facts() -> None:
     for books in BOOKS.values():
-        assert books["primary"].cores.keys() == books["alternate"].cores.keys()
-        for relation in books["primary"].cores:
+        assert books["primary"]["cores"].keys() == books["alternate"]["cores"].keys()
+        for relation in books["primary"]["cores"]:
             asked = [phrasings(book, relation, "calibration") for book in books.values()]
             assert not asked[0] & asked[1]
-
-
-def test_a_statement_is_its_fact() -> None:
-    import random
-
-    fact = Fact("organ", "Sagoritis", "liver", ("liver", "heart"))
-    said = {statement(fact, BOOKS["medicine"]["primary"], random.Random(i)) for i in range(40)}
-    assert "The organ attacked by Sagoritis is liver." in said
-    assert len(said) == 4
 
 
 def test_knowledge_bits_of_a_tiny_world_agree_with_a_count_by_hand() -> None:
@@ -214,9 +215,8 @@ def test_only_passage_and_question_together_give_the_answer(dataset: str) -> Non
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_reading_asks_held_out_questions_about_unseen_passages(dataset: str) -> None:
     for telling in TELLINGS[dataset].values():
-        questions = telling.questions
-        assert not set(questions.test) & set(questions.trained)
-        assert not set(questions.selection) & {*questions.trained, *questions.test}
+        trained, selection, test = (set(telling["questions"][split]) for split in SPLITS)
+        assert not test & trained and not selection & (trained | test)
     contexts = [
         {row["context"] for row in almanac_rows("reading", dataset, split, n_rows=500)}
         for split in SPLITS

@@ -5,9 +5,8 @@ use a frame that is never trained on.
 """
 
 import random
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
@@ -18,59 +17,25 @@ _TEXT = files("sieve.tasks.almanac").joinpath("phrases.yaml").read_text(encoding
 PHRASES: dict[str, Any] = yaml.safe_load(_TEXT)
 
 
-@dataclass(frozen=True)
-class Phrases:
-    """Cores or frames: trained ones for calibration, held-out ones for selection and for test."""
-
-    trained: tuple[str, ...]
-    selection: tuple[str, ...]
-    test: tuple[str, ...]
-
-    @classmethod
-    def read(cls, lists: dict[str, list[str]]) -> "Phrases":
-        """Phrases as phrases.yaml has them."""
-        return cls(**{split: tuple(phrases) for split, phrases in lists.items()})
-
-    def held_out(self, split: str) -> tuple[str, ...]:
-        """The phrases that only `split` uses; the trained ones for calibration."""
-        if split == "calibration":
-            return self.trained
-        return self.selection if split == "selection" else self.test
+Phrases = dict[str, list[str]]  # by split; models are trained on the phrases of calibration
 
 
-@dataclass(frozen=True)
-class Book:
+class Book(TypedDict):
     """How one closed-book data set asks: its frames, and the cores of each relation."""
 
     frames: Phrases
     cores: dict[str, Phrases]
 
-    @classmethod
-    def read(cls, lists: dict[str, Any]) -> "Book":
-        """A book as phrases.yaml has it."""
-        cores = {relation: Phrases.read(core) for relation, core in lists["cores"].items()}
-        return cls(Phrases.read(lists["frames"]), cores)
 
-
-BOOKS = {
-    domain: {dataset: Book.read(lists) for dataset, lists in books.items()}
-    for domain, books in PHRASES["books"].items()
-}
+BOOKS: dict[str, dict[str, Book]] = PHRASES["books"]  # by domain and data set
 
 
 def draw_phrasing(book: Book, relation: str, split: str, rng: random.Random) -> str:
     """A question of this split, with {s} in place of the subject."""
-    core = rng.choice(book.cores[relation].held_out(split))
+    core = rng.choice(book["cores"][relation][split])
     own_frame = split != "calibration" and rng.random() < 0.5
-    frame = rng.choice(book.frames.held_out(split) if own_frame else book.frames.trained)
+    frame = rng.choice(book["frames"][split if own_frame else "calibration"])
     return frame.replace("{c}", core)
-
-
-def phrasings(book: Book, relation: str, split: str) -> set[str]:
-    """All questions that `draw_phrasing` can return."""
-    frames = {*book.frames.trained, *book.frames.held_out(split)}
-    cores = book.cores[relation].held_out(split)
-    return {frame.replace("{c}", core) for frame in frames for core in cores}
 
 
 def question_row(fact: Fact, book: Book, split: str, rng: random.Random) -> dict[str, object]:
@@ -91,9 +56,3 @@ def four_options(
     rng.shuffle(texts)
     options = dict(zip(LETTERS, texts, strict=True))
     return {"question": question, "options": options, "answer_idx": LETTERS[texts.index(answer)]}
-
-
-def statement(fact: Fact, book: Book, rng: random.Random) -> str:
-    """The fact as a sentence from a trained core; it ends with the value and a full stop."""
-    core = rng.choice(book.cores[fact.relation].trained).replace("{s}", fact.subject)
-    return f"{core[0].upper()}{core[1:]} is {fact.value}."

@@ -6,9 +6,8 @@ the right kind but is not in the passage. So neither passage nor question alone 
 """
 
 import random
-from dataclasses import dataclass
 
-from sieve.tasks.almanac.phrasing import PHRASES, Phrases, four_options
+from sieve.tasks.almanac.phrasing import PHRASES, four_options
 
 NAMES = (
     "Ada Ben Clara David Emma Felix Greta Hugo Ines Jonas Karl Lena Martin Nora Oscar Paula "
@@ -31,21 +30,9 @@ VALUES = {
 }
 
 
-@dataclass(frozen=True)
-class Telling:
-    """How a data set states a kind of value, and asks for it; {n} is the person, {v} the value."""
-
-    sentences: tuple[str, ...]
-    questions: Phrases
-
-
-TELLINGS = {
-    dataset: {
-        kind: Telling(tuple(lists["sentences"]), Phrases.read(lists["questions"]))
-        for kind, lists in kinds.items()
-    }
-    for dataset, kinds in PHRASES["reading"].items()
-}
+# Data set -> kind of value -> sentences that state it, and questions that ask for it by split.
+# {n} is the person, {v} the value.
+TELLINGS = PHRASES["reading"]
 
 
 def draw_reading(dataset: str, split: str, rng: random.Random) -> dict[str, object]:
@@ -55,16 +42,14 @@ def draw_reading(dataset: str, split: str, rng: random.Random) -> dict[str, obje
     facts = {kind: rng.choice(values) for kind, values in others.items()}
     kinds = list(facts)
     rng.shuffle(kinds)
-    sentences = [tell(dataset, kind, name, facts[kind], rng) for kind in kinds]
+    told = {
+        k: rng.choice(TELLINGS[dataset][k]["sentences"]).replace("{v}", facts[k]) for k in kinds
+    }
     asked = rng.choice(kinds)
-    questions = TELLINGS[dataset][asked].questions.held_out(split)
+    questions = TELLINGS[dataset][asked]["questions"][split]
     absent = rng.choice([value for value in others[asked] if value != facts[asked]])
     wrong = [absent, *rng.sample([facts[kind] for kind in kinds if kind != asked], 2)]
     question = rng.choice(questions).replace("{n}", name)
-    return {"context": " ".join(sentences)} | four_options(question, facts[asked], wrong, rng)
-
-
-def tell(dataset: str, kind: str, name: str, value: str, rng: random.Random) -> str:
-    """One fact as a sentence."""
-    sentence = rng.choice(TELLINGS[dataset][kind].sentences)
-    return sentence.replace("{n}", name).replace("{v}", value)
+    return {"context": " ".join(told.values()).replace("{n}", name)} | four_options(
+        question, facts[asked], wrong, rng
+    )
