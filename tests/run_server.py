@@ -1,9 +1,9 @@
 """Runs `sieve.run` in forks of one process that has everything imported: a run takes a second.
 
 One JSON request per line on stdin, `{"arguments", "folder", "kill", "file_size", "ranks"}`; the
-answer on stdout is `{"status", "stderr"}`. `kill` is `stage:moment`; the moments of a stage are
-`begin`, `rename` (a file is written under its temporary name) and `end` (all files are written).
-`kill` is also `name.jsonl:lines`, for a file that has that many lines.
+answer on stdout is `{"status", "stdout", "stderr"}`. `kill` is `stage:moment`; the moments of a
+stage are `begin`, `rename` (a file is written under its temporary name) and `end` (all files are
+written). `kill` is also `name.jsonl:lines`, for a file that has that many lines.
 `ranks` is the number of processes of a distributed run.
 """
 
@@ -82,12 +82,11 @@ def run(request: dict[str, Any], rank: int, port: int) -> None:
     sieve.run.main()
 
 
-def start(request: dict[str, Any], errors: int, rank: int, port: int) -> int:
-    """Fork a run that writes its errors to a descriptor; returns its process id."""
+def start(request: dict[str, Any], output: int, errors: int, rank: int, port: int) -> int:
+    """Fork a run that writes to two descriptors; returns its process id."""
     if child := os.fork():
         return child
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
+    os.dup2(output, 1)
     os.dup2(errors, 2)
     status = 1
     try:
@@ -98,19 +97,22 @@ def start(request: dict[str, Any], errors: int, rank: int, port: int) -> int:
     finally:
         if "wandb" in sys.modules:  # Its service writes the rest.
             sys.modules["wandb"].teardown()
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Fork, wait, and report how the run ended: the first status that is not 0."""
-    with tempfile.TemporaryFile() as errors:
-        port = free_port()
-        children = [start(request, errors.fileno(), r, port) for r in range(request["ranks"])]
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        files, port = (output.fileno(), errors.fileno()), free_port()
+        children = [start(request, *files, rank, port) for rank in range(request["ranks"])]
         statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        errors.seek(0)
         status = next((status for status in statuses if status), 0)
-        return {"status": status, "stderr": errors.read().decode()}
+        for file in (output, errors):
+            file.seek(0)
+        texts = {"stdout": output.read().decode(), "stderr": errors.read().decode()}
+        return {"status": status, **texts}
 
 
 def free_port() -> int:

@@ -59,6 +59,7 @@ class Done:
     """How a run ended; a status of -9 is a kill."""
 
     status: int
+    stdout: str
     stderr: str
 
 

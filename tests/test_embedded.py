@@ -1,12 +1,10 @@
 """The embedded model knows its world, and the demo's run holds what the README says."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from runs import ENVIRONMENT, read_result
+from runs import execute, read_result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sieve.conversion import ASSETS, CONF, register_resolvers, to_config
@@ -23,7 +21,7 @@ TASKS = sorted(path.stem for path in (CONF / "task").glob("almanac_*.yaml"))
 def test_the_embedded_model_does_every_task_of_almanac(name: str) -> None:
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_config(compose("config", [f"+task={name}", "++task.max_rows.test=300"]))
+        config = to_config(compose("config", [f"+task={name}", "++task.max_rows.test=100"]))
     task = build_task(config.task)
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype="float32").eval()
     batches = scoring_batches(task.splits["test"], AutoTokenizer.from_pretrained(EMBEDDED))
@@ -40,20 +38,22 @@ def test_the_embedded_model_is_small_and_in_half_precision() -> None:
 
 @pytest.mark.slow
 def test_the_demo_ends_with_a_smaller_model_that_does_the_task(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "sieve.run",
+    settings = [
         "+task=almanac_medicine",
-        "calibration.tokens=20000",
+        "++task.max_rows.selection=500",
+        "++task.max_rows.test=500",
+        "calibration.tokens=10000",
         "projection.refit_tries=1",
-        "projection.refit_tokens=12000",
+        "projection.refit_tokens=6000",
+        "speed.repeats=1",
+        "speed.prompt_tokens=8",
+        "speed.new_tokens=2",
         "logger.mode=offline",
         f"hydra.run.dir={tmp_path / 'run'}",
         f"paths.cache_dir={tmp_path / 'cache'}",
     ]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = execute(tmp_path, settings)
+    assert done.status == 0, done.stderr
     result = read_result(tmp_path / "run")
     assert result["baseline"]["accuracy"] >= 0.9
     assert result["kept_fraction"]["prunable"] <= 0.1

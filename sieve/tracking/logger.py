@@ -28,7 +28,9 @@ class RunLogger(Logger):
 
     Args:
         settings: plain containers, logged as the configuration of the W&B run.
-        title, tags, job_type: labels of the W&B run.
+        title: name of the W&B run.
+        tags: of the W&B run.
+        job_type: of the W&B run.
 
     Raises:
         RuntimeError: W&B is enabled and cannot start.

@@ -19,6 +19,7 @@ SEARCH = (
     "projection.refit=false",
     "tolerance=.1",
     "search.rounds=1",
+    "speed.enabled=false",
 )
 
 
