@@ -4,7 +4,6 @@ Takes seconds for any size, without weights and without a GPU. Shows a table and
 `dry_run.json`.
 """
 
-from bisect import bisect_left
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -84,11 +83,8 @@ def read_model(config: Config) -> tuple[Shape, bool, int | None]:
 def _devices(config: Config) -> int:
     """The devices of the trainer; with "auto" those of this machine, at least one."""
     devices = config.trainer.get("devices", 1)
-    if isinstance(devices, list):
-        return max(1, len(devices))
-    return (
-        devices if isinstance(devices, int) and devices > 0 else max(1, torch.cuda.device_count())
-    )
+    count = len(devices) if isinstance(devices, list) else devices
+    return count if isinstance(count, int) and count > 0 else max(1, torch.cuda.device_count())
 
 
 def stages_of(plan: Plan) -> list[Stage]:
@@ -102,21 +98,9 @@ def stages_of(plan: Plan) -> list[Stage]:
 def needed_devices(stages: list[Stage], device: Device) -> int | None:
     """The fewest devices that hold every stage with trainer=fsdp; None if no number does."""
 
-    def fits(ranks: int) -> bool:
-        return all(stage.peak(device, ranks) <= USABLE * device.memory for stage in stages)
-
-    if fits(1):
-        return 1
-    # From two devices on, each more lowers the peak.
-    ranks = 2 + bisect_left(range(2, MAX_DEVICES + 1), True, key=fits)
-    return ranks if ranks <= MAX_DEVICES else None
-
-
-def thrifty(plan: Plan) -> Plan:
-    """The same run with one block's moments and activations in memory at a time."""
-    config = plan.config
-    calibration = replace(config.calibration, layers_at_once=1, checkpointing=True)
-    return replace(plan, config=replace(config, calibration=calibration))
+    limit = USABLE * device.memory
+    counts = range(1, MAX_DEVICES + 1)
+    return next((n for n in counts if all(s.peak(device, n) <= limit for s in stages)), None)
 
 
 def describe(plan: Plan, source: str) -> Record:
@@ -124,6 +108,9 @@ def describe(plan: Plan, source: str) -> Record:
     stages, device, config = stages_of(plan), plan.device, plan.config
     written = {stage.name: stage.work.written / GIB for stage in stages}
     rows = [_row(stage, plan) for stage in stages]
+    # One block's moments and activations in memory at a time.
+    calibration = replace(config.calibration, layers_at_once=1, checkpointing=True)
+    thrifty = replace(plan, config=replace(config, calibration=calibration))
     hours = sum(row["hours"] for row in rows)
     peak = max(row["peak_gib"] for row in rows)
     devices = max(plan.devices, plan.workers)
@@ -153,7 +140,7 @@ def describe(plan: Plan, source: str) -> Record:
         "asks": _without_fsdp(config),
         "fits": peak <= USABLE * device.memory / GIB,
         "needed": needed_devices(stages, device),
-        "needed_thrifty": needed_devices(stages_of(thrifty(plan)), device),
+        "needed_thrifty": needed_devices(stages_of(thrifty), device),
         "assumptions": _assumptions(plan, source),
     }
     return record | {"verdict": verdict(record)}

@@ -6,7 +6,7 @@ numbers are those of `task.typical`, and nothing is downloaded.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -18,7 +18,7 @@ from sieve.tasks import Example, Task, TaskConfig, build_task
 from sieve.tasks.splits import CARVED_FRACTION
 
 SAMPLED = 64  # rows of a split that are encoded
-CHARACTERS_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4  # without a tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Lengths:
 def lengths_of(
     config: TaskConfig,
     model: ModelConfig,
-    context: int | None = None,
-    classifies: bool = False,
-    seed: int = 0,
-    share: float = 2.0,
+    context: int | None,
+    classifies: bool,
+    seed: int,
+    share: float,
 ) -> Lengths:
     """A task in numbers.
 
@@ -57,10 +57,11 @@ def lengths_of(
     Raises ValueError if the task is not valid, or has neither rows nor `task.typical`.
     """
     config.validate()
+    written = config.max_new_tokens if config.kind == "generation" else 0
     local = config.data_dir is not None or config.almanac is not None
     typical = config.typical.get("tokens") and "calibration" in config.typical.get("rows", {})
     if typical and not local:
-        return _stated(config, context)
+        return _stated(config, context, written)
     try:
         task = build_task(config, seed)
     except RuntimeError as error:
@@ -72,22 +73,22 @@ def lengths_of(
             "split, as conf/task/medqa.yaml does."
         ) from error
     rows = {role: len(examples) for role, examples in task.splits.items()}
+    samples = {role: examples[:SAMPLED] for role, examples in task.splits.items()}
+    every = [example for examples in samples.values() for example in examples]
     tokenizer = _tokenizer(model)
     if tokenizer is None:
-        guess = _stated(config, context) if config.typical else _guessed(config, task)
-        return replace(guess, rows=rows, source=f"rows counted, tokens {guess.source}")
-    samples = {role: task.splits[role][:SAMPLED] for role in task.splits}
-    count = sum(map(len, samples.values()))
-    source = f"measured on {count:,} rows"
+        texts = [example.prompt + example.choices[example.answer] for example in every]
+        tokens = max(1.0, _mean(map(len, texts)) / CHARACTERS_PER_TOKEN)
+        answer = tokens if config.kind == "perplexity" else 1.0
+        source = f"rows counted, tokens guessed at {CHARACTERS_PER_TOKEN} characters each"
+        return Lengths(rows, tokens, tokens, 1.0, answer, written, source)
+    source = f"measured on {len(every):,} rows"
     if classifies:
-        prompts = [example.prompt for examples in samples.values() for example in examples]
-        mean = sum(map(len, tokenizer(prompts)["input_ids"])) / count
-        return Lengths(rows, mean, mean, 1.0, 1.0, 0, source)
+        tokens = _mean(map(len, tokenizer([example.prompt for example in every])["input_ids"]))
+        return Lengths(rows, tokens, tokens, 1.0, 1.0, 0, source)
     learned = _encode(task, tokenizer, context, samples["calibration"])
     scored = _encode(task, tokenizer, context, [*samples["selection"], *samples["test"]])
-    prefix: tuple[int, ...] = ()
-    if task.kind != "perplexity":
-        prefix = PrefixSharing(share, lambda: math.inf).prefix(scored)[0]
+    sharing = PrefixSharing(share, lambda: math.inf)
     passes = [len(row) for example in scored for row in example.rows()]
     return Lengths(
         rows,
@@ -95,9 +96,9 @@ def lengths_of(
         scored=_mean(passes),
         passes=len(passes) / (len(samples["selection"]) + len(samples["test"])),
         answer=_mean(len(example.choices[example.answer]) for example in scored),
-        written=_written(config),
+        written=written,
         source=source,
-        shared=len(prefix),
+        shared=0 if task.kind == "perplexity" else len(sharing.prefix(scored)[0]),
     )
 
 
@@ -113,7 +114,7 @@ def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
     return tokenizer
 
 
-def _stated(config: TaskConfig, context: int | None) -> Lengths:
+def _stated(config: TaskConfig, context: int | None, written: int) -> Lengths:
     """The numbers of `task.typical`; missing splits are carved from calibration as in a run."""
     rows = {role: int(count) for role, count in config.typical["rows"].items()}
     whole = rows["calibration"]
@@ -122,23 +123,9 @@ def _stated(config: TaskConfig, context: int | None) -> Lengths:
             rows[role] = round(fraction * whole)
             rows["calibration"] -= rows[role]
     rows = {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
-    tokens = min(float(config.typical["tokens"]), math.inf if context is None else context)
+    tokens = min(float(config.typical["tokens"]), context or math.inf)
     answer, passes = (float(config.typical.get(key, 1)) for key in ("answer", "passes"))
-    return Lengths(rows, tokens, tokens, passes, answer, _written(config), "stated in task.typical")
-
-
-def _guessed(config: TaskConfig, task: Task) -> Lengths:
-    """Tokens guessed from characters; rows are left out."""
-    examples = [e for examples in task.splits.values() for e in examples[:SAMPLED]]
-    characters = _mean(len(e.prompt) + len(e.choices[e.answer]) for e in examples)
-    tokens = max(1.0, characters / CHARACTERS_PER_TOKEN)
-    answer = tokens if config.kind == "perplexity" else 1.0
-    source = f"guessed at {CHARACTERS_PER_TOKEN} characters each"
-    return Lengths({}, tokens, tokens, 1.0, answer, _written(config), source)
-
-
-def _written(config: TaskConfig) -> int:
-    return config.max_new_tokens if config.kind == "generation" else 0
+    return Lengths(rows, tokens, tokens, passes, answer, written, "stated in task.typical")
 
 
 def _encode(

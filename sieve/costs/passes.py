@@ -31,23 +31,22 @@ def pass_flops(
     shape: Shape,
     rows: Rows,
     kept: float = 1.0,
-    backward: bool = False,
-    trained: bool = False,
+    backward: int = 0,
     again: bool = False,
 ) -> float:
     """One pass over rows.
 
     Args:
         kept: fraction of the prunable weights.
-        backward: with a backward pass. Weights are frozen, so it takes each matrix once (gradients
-            of activations alone) and attention twice.
-        trained: the backward pass computes gradients of the matrices' factors, too.
+        backward: how many products a backward pass makes with each matrix: 1 computes gradients of
+            activations, 2 also those of the factors, 0 means no backward pass.
         again: the backward pass computes every block again (checkpointing).
     """
-    weights = kept * shape.per_token * (1 + backward * (1 + trained) + again)
-    weights += shape.unprunable * (1 + backward + again)
-    attention = 2 * rows.length * shape.queries * shape.layers * (1 + 2 * backward + again)
-    head = rows.count * rows.logits * shape.hidden * shape.vocabulary * (1 + backward)
+    once = min(backward, 1)
+    weights = kept * shape.per_token * (1 + backward + again)
+    weights += shape.unprunable * (1 + once + again)
+    attention = 2 * rows.length * shape.queries * shape.layers * (1 + 2 * once + again)
+    head = rows.count * rows.logits * shape.hidden * shape.vocabulary * (1 + once)
     return 2 * (rows.padding * rows.tokens * (weights + attention) + head)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a run before it starts, and what each stage of it costs."""
+"""A run in numbers: its settings, model, task and device, and what parts of it cost."""
 
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
@@ -7,12 +7,12 @@ from sieve.bank.genome import Sizing
 from sieve.calibration.schedule import needs_of
 from sieve.config import Config, shards
 from sieve.costs.lengths import Lengths
-from sieve.costs.passes import PADDING, Rows, activation_bytes, logit_bytes, pass_flops
+from sieve.costs.passes import Rows, activation_bytes, logit_bytes, pass_flops
 from sieve.costs.probe import Device
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Shape
-from sieve.costs.solving import Flops, pivot_flops
-from sieve.model.matrices import siblings
+from sieve.costs.solving import QR, Flops
+from sieve.model.matrices import Matrix, siblings
 from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, weighting_for
 
 KEPT = 0.5  # kept fraction of the pruned model, which only the search can tell
@@ -104,11 +104,6 @@ class Plan:
         return self.needs.gradient or self.by_gradient
 
     @property
-    def streams(self) -> bool:
-        """Whether calibration and fit hold one block in memory at a time."""
-        return self.config.calibration.strategy == "stream"
-
-    @property
     def ranks(self) -> int:
         """Number of devices that share the model's weights."""
         return self.devices if shards(self.config.trainer) else 1
@@ -119,6 +114,11 @@ class Plan:
         projection = self.config.projection
         affine = projection.name.endswith("affine")
         return Sizing(projection.storage, projection.rank_multiple, fits_bias=affine)
+
+    @property
+    def ranks_kept(self) -> list[tuple[Matrix, int]]:
+        """Each matrix and its rank in the pruned model."""
+        return [(matrix, self.sizing.rank(matrix, KEPT) or 0) for matrix in self.shape.matrices]
 
     @property
     def bank_dtype(self) -> str:
@@ -166,10 +166,7 @@ class Plan:
     @property
     def pruned(self) -> tuple[Part, ...]:
         """The dense model, the factors of one genome as they are stored, and the bank."""
-        factors = self.factors(KEPT)
-        if self.sizing.storage == "pivoted":
-            factors = Part("factors", KEPT * self.shape.prunable * self.itemsize)
-        return self.weights, factors, self.bank
+        return self.weights, Part("factors", KEPT * self.shape.prunable * self.itemsize), self.bank
 
     def kept_parameters(self, kept: float) -> float:
         """The fraction of all parameters that stays."""
@@ -186,36 +183,29 @@ class Plan:
         rows: Rows,
         kept: float = 1.0,
         batches: float | None = None,
-        backward: bool = False,
-        trained: bool = False,
+        backward: int = 0,
         again: bool = False,
     ) -> Work:
         """Passes over rows, whose batches the devices share; options as `pass_flops`."""
-        flops = pass_flops(self.shape, rows, kept, backward, trained, again)
+        spec, flops = self.device.spec, pass_flops(self.shape, rows, kept, backward, again)
         if batches is None:
             batches = max(1.0, rows.padding * rows.tokens / self.config.batch_tokens)
-        seconds = self.device.pass_seconds(
-            flops,
-            self.compute,
-            batches=batches * (1 + 2 * backward),
-            layers=self.shape.layers,
-            weight_bytes=self.weights.size * self.kept_parameters(kept),
-        )
+        read = self.weights.size * self.kept_parameters(kept) / ((spec.bandwidth_gb or 0) * 1e9)
+        least = max(read, self.shape.layers * spec.layer_ms / 1e3)
+        least *= batches * (3 if backward else 1)
+        seconds = max(self.device.product_seconds(flops, self.compute), least)
         return Work(flops, seconds / self.devices, rows.tokens)
 
-    def score(
-        self, examples: float, kept: float = KEPT, again: int = 1, lengths: Lengths | None = None
-    ) -> Work:
-        """Examples scored; if answers are written, the finished ones run through `again` times."""
+    def score(self, examples: float, kept: float = KEPT, lengths: Lengths | None = None) -> Work:
+        """Examples scored; written answers are run through twice more."""
         lengths = lengths or self.lengths
         rows = lengths.scoring(examples)
         work = self.run(rows, kept) + Work(examples=examples)
         if lengths.written:
             tokens = Rows(examples, lengths.written, lengths.written)
-            whole = PADDING * examples * (rows.length * lengths.passes + lengths.written)
+            whole = examples * (rows.length * lengths.passes + lengths.written)
             batches = max(1.0, whole / self.config.batch_tokens)
-            work += self.run(rows, kept) * again
-            work += self.run(tokens, kept, batches * lengths.written)
+            work += self.run(rows, kept) * 2 + self.run(tokens, kept, batches * lengths.written)
         return work
 
     @property
@@ -241,10 +231,12 @@ class Plan:
         return Work(products + decompositions, seconds)
 
     def pivots(self, times: float = 1) -> Work:
-        """Pivot rows of a genome, chosen by the processor."""
-        flops = times * sum(pivot_flops(m, self.sizing, KEPT) for m in self.shape.matrices)
+        """Pivot rows of a genome, chosen by the processor: pivoted QR of (r, d_out)."""
+        if self.sizing.storage != "pivoted":
+            return Work()
+        flops = times * sum(r**2 * ((QR + 2) * m.d_out + 2 * m.d_in) for m, r in self.ranks_kept)
         return Work(flops, flops / (self.device.spec.host_gflops * 1e9))
 
-    def write(self, size: float, kept: bool = True) -> Work:
+    def write(self, size: float) -> Work:
         """Bytes written to disk, and kept there."""
-        return Work(seconds=size / (self.device.spec.disk_gb * 1e9), written=size * kept)
+        return Work(seconds=size / (self.device.spec.disk_gb * 1e9), written=size)

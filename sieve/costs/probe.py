@@ -41,14 +41,6 @@ class Device:
         """Bytes in use before the first tensor."""
         return self.spec.overhead_gib * GIB
 
-    def pass_seconds(
-        self, flops: float, dtype: str, batches: float, layers: int, weight_bytes: float
-    ) -> float:
-        """Seconds of passes over batches, each of which reads `weight_bytes`."""
-        read = weight_bytes / ((self.spec.bandwidth_gb or 0) * 1e9)
-        least = batches * max(read, layers * self.spec.layer_ms / 1e3)
-        return max(self.product_seconds(flops, dtype), least)
-
     def product_seconds(self, flops: float, dtype: str) -> float:
         """Seconds of large matrix products."""
         return flops / (self.spec.tflops[dtype] * 1e12 * self.spec.utilization)
@@ -98,21 +90,24 @@ def _measured(settings: DeviceConfig, device: torch.device, dtypes: set[str]) ->
     random = torch.randn(eigh_side, eigh_side, dtype=torch.float64, device=device)
     eigh = EIGH * eigh_side**3 / _seconds("torch.linalg.eigh(a)", random @ random.T)
     floats = torch.zeros(COPIED, device=device)
+    if on_cpu:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        memory = torch.cuda.get_device_properties(device).total_memory
     spec = replace(
         settings,
+        name="cpu" if on_cpu else torch.cuda.get_device_name(device),
         tflops=tflops,
         solver_utilization=eigh / tflops["float64"] / 1e12,
         bandwidth_gb=settings.bandwidth_gb
         or 2 * floats.nbytes / _seconds("a.clone()", floats) / 1e9,
-        memory_gib=settings.memory_gib or _memory(device) / GIB,
+        memory_gib=settings.memory_gib or memory / GIB,
     )
-    own: dict[str, str | float] = {"name": "cpu" if on_cpu else torch.cuda.get_device_name(device)}
     if on_cpu:
-        own |= {"utilization": CPU_UTILIZATION, "layer_ms": CPU_LAYER_MS}
-        own |= {"overhead_gib": peak_memory_mib(device) / 1024}
-        own |= {"host_gflops": tflops["float64"] * 1e3 / 4}
-    source = f"measured here on {torch.get_num_threads()} thread(s)"
-    return Device(replace(spec, **own), on_cpu, source)  # type: ignore[arg-type]
+        spec.utilization, spec.layer_ms = CPU_UTILIZATION, CPU_LAYER_MS
+        spec.overhead_gib = peak_memory_mib(device) / 1024
+        spec.host_gflops = tflops["float64"] * 1e3 / 4
+    return Device(spec, on_cpu, f"measured here on {torch.get_num_threads()} thread(s)")
 
 
 def _seconds(statement: str, a: torch.Tensor) -> float:
@@ -123,9 +118,3 @@ def _seconds(statement: str, a: torch.Tensor) -> float:
     threads = torch.get_num_threads()
     timer = Timer(statement, timer=clock, globals={"a": a}, num_threads=threads)
     return max(1e-9, min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times))
-
-
-def _memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

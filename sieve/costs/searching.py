@@ -1,8 +1,8 @@
 """How many genomes a search evaluates, and how many examples that takes: expected and at most.
 
-Bounds come from the settings and from the constants of `sieve/search`. What only a run can tell,
-the rows of a genome that is dropped early and the generation of the last improvement, is estimated
-from past searches (`experiments/searches.jsonl`).
+Bounds come from the settings and from the constants of `sieve/search`. The rows of a genome that is
+dropped early and the generation of the last improvement are estimated from past searches
+(`experiments/searches.jsonl`).
 """
 
 import math
@@ -24,7 +24,7 @@ Sweeper = Mapping[str, float | None]  # settings of the genetic sweeper
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Genomes evaluated and examples scored, those of the dense model too."""
+    """Genomes evaluated and examples scored; the dense model's are included in the examples."""
 
     expected: float
     most: float
@@ -38,35 +38,28 @@ def search_evaluations(
 ) -> Evaluations:
     """What a search takes on `rows` selection rows, with its confirmation and bottleneck map."""
     seen = rows - round(search.confirmation * rows)
-    share, limit = SCORED[search.judge], math.inf
-    extra, extra_rows = 0.0, 2.0 * seen  # scored in any case; the dense model is scored twice
+    share, seeds, dense, limit = SCORED[search.judge], 0.0, 2, math.inf
     if search.method in ("uniform", "waterfill"):
         count = line_length(shape, sizing, search, search.method)
-        expected: float = min(count - 1, _bisections(count) + 1)
-        most, remark = float(count - 1), f"bisection over {count} genomes"
-        share, extra_rows = 1.0, seen
+        expected, most = float(min(count - 1, _bisections(count) + 1)), float(count - 1)
+        share, dense, remark = 1.0, 1, f"bisection over {count} genomes"
     elif search.method == "genetic":
         expected, most, remark = _generations(sweeper)
-        extra, seed_rows = _seeds(shape, sizing, search, seen)
-        extra_rows += 2 * seen + seed_rows  # The dense model once more by the last job.
+        seeds, dense = _seeds(shape, sizing, search, seen), 4
     else:
         expected = most = search.evaluations
         remark, limit = f"{search.evaluations:,} genomes", search.examples or math.inf
-        share = SCORED["margin"] if search.method == "random" else share
-    most_extra = extra_rows
+    scored, most_scored = min(limit, share * expected * seen), min(limit, most * seen)
+    always = (dense + seeds) * seen
     if seen < rows:
-        extra_rows += CONFIRMED * rows
-        most_extra += search.candidates * rows
+        scored += CONFIRMED * rows
+        most_scored += search.candidates * rows
     if search.bottlenecks:
         genes = seen * len(shape.matrices)
-        extra_rows += 1.5 * SCORED["margin"] * genes
-        most_extra += (1 + _bisections(len(bottlenecks.LEVELS))) * genes
+        scored += 1.5 * SCORED["margin"] * genes
+        most_scored += (1 + _bisections(len(bottlenecks.LEVELS))) * genes
     return Evaluations(
-        expected + extra,
-        most + extra,
-        min(limit, share * expected * seen) + extra_rows,
-        min(limit, most * seen) + most_extra,
-        remark,
+        expected + seeds, most + seeds, scored + always, most_scored + always, remark
     )
 
 
@@ -91,8 +84,8 @@ def _generations(sweeper: Sweeper) -> tuple[float, float, str]:
     population = sweeper.get("population") or 100
     offspring, most = sweeper.get("offspring") or population, sweeper.get("generations")
     stagnation = sweeper.get("stagnation_generations")
-    expected = min(round(PATIENCE * stagnation) if stagnation else math.inf, most or math.inf)
-    expected = expected if math.isfinite(expected) else 100
+    expected = round(PATIENCE * stagnation) if stagnation else most or 100
+    expected = min(expected, most or expected)
     limit = sweeper.get("evaluations") or math.inf
     bred, most_bred = (
         min(limit, population + offspring * (count - 1)) for count in (expected, most or expected)
@@ -101,18 +94,14 @@ def _generations(sweeper: Sweeper) -> tuple[float, float, str]:
     return bred, most_bred, words
 
 
-def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> tuple[float, float]:
-    """Genomes and rows scored before and after the generations of a genetic search."""
-    lines = [method for method in search.seeds if method != "measured"]
-    ends = [_bisections(line_length(shape, sizing, search, line)) + 1 for line in lines]
-    if search.judge == "margin":
-        count = sum(ends) + len(lines) * (1 + sum(MARGIN_NEIGHBORS))
-        return count, count * rows
+def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> float:
+    """Genomes on all `rows` before and after the generations of a genetic search."""
     frontier = _bisections(line_length(shape, sizing, search, "waterfill")) + 1
-    count = sum(ends or [frontier]) + max(1, len(lines)) * (1 + sum(NEIGHBORS))
+    if search.judge == "margin":
+        return len(search.seeds) * (frontier + 1 + sum(MARGIN_NEIGHBORS))
+    count = max(1, len(search.seeds)) * (frontier + 1 + sum(NEIGHBORS))
     count += frontier + sum(RESIZE_NEIGHBORS) + len(FALLBACKS)
     if "measured" not in search.seeds:
-        return count, count * rows
+        return count
     measured = search.rounds * (2 * len(shape.matrices) + 1)
-    count += frontier + 1 + sum(NEIGHBORS)
-    return count + measured, count * rows + measured * min(rows, measured_rows(rows))
+    return count + measured * min(1.0, measured_rows(rows) / rows)

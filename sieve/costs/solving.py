@@ -8,14 +8,11 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sieve.bank.genome import Sizing
 from sieve.model.matrices import Matrix
 from sieve.projections import get_projection
 from sieve.projections.moments import Gradient, Moment, Side, gradient_side
-from sieve.refit.paired import Paired, held_out_error, solve
 
 SIDE = 48  # of the smaller side of the matrix that is solved
 EIGH, SVD, QR = 9.0, 20.0, 4.0  # operations over n³ (of a symmetric matrix), m n², m n²
@@ -39,33 +36,6 @@ Flops = tuple[float, float]  # in float64: products and solves, and decompositio
 @cache
 def fit_flops(projection: str, d_out: int, d_in: int, side: Side, rank: int) -> Flops:
     """One matrix solved up to a rank, from a moment of its inputs or outputs."""
-
-    def closed_form(weight: Tensor, moment: Moment, rank: int) -> None:
-        get_projection(projection)(weight, moment, rank)
-
-    return _scaled_up(closed_form, d_out, d_in, side, rank)
-
-
-@cache
-def refit_flops(projection: str, d_out: int, d_in: int, rank: int) -> Flops:
-    """One matrix solved on the inputs of the pruned model, with the errors before and after."""
-
-    def closed_form(weight: Tensor, moment: Moment, rank: int) -> None:
-        pairs = [Paired.zeros(weight.shape[1], weight.device, own) for own in (False, True)]
-        for pair in pairs:
-            pair.inner += moment.second
-            pair.mass = 1.0
-        weight, (fitted, held_out) = weight.double(), (pair.scaled() for pair in pairs)
-        factors = solve(weight, moment, fitted, get_projection(projection))
-        for _ in ("before", "after"):
-            held_out_error(weight, moment, held_out, factors, rank)
-
-    return _scaled_up(closed_form, d_out, d_in, "input", rank)
-
-
-def _scaled_up(
-    closed_form: Callable[[Tensor, Moment, int], None], d_out: int, d_in: int, side: Side, rank: int
-) -> Flops:
     scale = max(1.0, min(d_out, d_in) / SIDE)
     shape = round(d_out / scale), round(d_in / scale)
     gradient_of, n = gradient_side(Matrix("", *shape, "", None, False, ""))
@@ -75,7 +45,7 @@ def _scaled_up(
     moment = Moment(side, torch.eye(width), mean, 100, magnitude, gradient)
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False, custom_mapping=DECOMPOSITIONS | SOLVES) as counter:
-        closed_form(weight, moment, round(rank / scale))
+        get_projection(projection)(weight, moment, round(rank / scale))
     counts = counter.get_flop_counts()["Global"]
     decompositions = sum(counts.get(operation, 0) for operation in DECOMPOSITIONS)
     return (sum(counts.values()) - decompositions) * scale**3, decompositions * scale**3
@@ -86,11 +56,3 @@ def solve_bytes(projection: str, matrix: Matrix, width: int) -> float:
     of_inputs = projection in ("input_pca", "whitened")
     side = matrix.d_in if of_inputs else min(matrix.d_out, matrix.d_in)
     return FLOAT64 * (4.0 * matrix.size + 1.5 * width**2 + 6 * side**2)
-
-
-def pivot_flops(matrix: Matrix, sizing: Sizing, level: float) -> float:
-    """Pivot rows of a matrix at a level, chosen on the processor: pivoted QR of (r, d_out)."""
-    if sizing.storage != "pivoted":
-        return 0.0
-    rank = sizing.rank(matrix, level) or 0
-    return rank**2 * ((QR + 2) * matrix.d_out + 2.0 * matrix.d_in)

@@ -1,5 +1,7 @@
 """The stages that every run has: operations, seconds and bytes."""
 
+from dataclasses import replace
+
 from sieve.calibration.schedule import groups_of
 from sieve.costs.passes import Rows, activation_bytes, logit_bytes, moment_flops
 from sieve.costs.plan import ITEMSIZE, KEPT, Part, Plan, Stage, Work
@@ -11,66 +13,58 @@ from sieve.projections.moments import FLOAT32, Side, moment_bytes, plan_streams
 # Memory that the C library keeps after backward passes on a processor, over their activations:
 # 0.42 to 0.68 for Llamas of 25M to 400M parameters (experiments/scaling.json).
 UNRELEASED = 0.5
-EXPORT_SECONDS = 0.1  # tokenizer, code and model card
 QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 
 
 def calibrate(plan: Plan) -> Stage:
     """Forward passes over the calibration rows, and backward passes if gradients are needed."""
     settings, shape, backward = plan.config.calibration, plan.shape, plan.backward
-    rows, matrices = plan.calibration_rows(settings.tokens), list(shape.matrices)
-    groups = groups_of(matrices, 1 if plan.streams else settings.layers_at_once)
+    streams, tokens = settings.strategy == "stream", plan.config.batch_tokens
+    rows = plan.calibration_rows(settings.tokens)
+    groups = groups_of(list(shape.matrices), 1 if streams else settings.layers_at_once)
     moments = [moment_bytes(group, plan.needs, plan.by_gradient) for group in groups]
     largest = max(moments, key=lambda size: size.total)
-    passes = 1 if plan.streams else len(groups)
-    again = backward and (settings.checkpointing or plan.streams)
-    work = plan.run(rows, backward=backward, again=again) * passes
+    passes = 1 if streams else len(groups)
+    again = backward and (settings.checkpointing or streams)
+    work = plan.run(rows, backward=int(backward), again=again) * passes
     work += plan.products(moment_flops(shape, rows, plan.needs, plan.by_gradient))
     work += plan.write(float(sum(size.total for size in moments)))
-    remark = f"{passes} passes" if passes > 1 else ""
-    weights: tuple[Part, ...] = (plan.weights,)
-    tokens, inputs = plan.config.batch_tokens, shape.layers * shape.hidden * plan.itemsize
-    activations = activation_bytes(
-        shape, tokens, plan.itemsize, backward * (1 if again else shape.layers)
-    )
-    if plan.streams:
-        weights, on_disk = _streamed(plan, rows)
-        work += plan.write(on_disk, kept=False)
-        work += plan.write((1 + backward) * shape.parameters * ITEMSIZE[plan.stored], kept=False)
+    parts, remark = [plan.weights], f"{passes} passes" if passes > 1 else ""
+    saved = backward * (1 if again else shape.layers)
+    activations = activation_bytes(shape, tokens, plan.itemsize, saved)
+    activations += 2 * FLOAT32 * tokens * shape.widest  # The copies that a hook makes.
+    if streams:
+        # Hidden states before and after a block; for gradients those of all blocks.
+        states = shape.layers + 2 if backward else 2
+        hidden = states * rows.tokens * shape.hidden * plan.itemsize
+        in_memory = settings.hidden == "memory"
+        parts = [
+            Part("weights of two blocks", 2 * plan.block_bytes),
+            Part("embedding or head", plan.embedding_bytes),
+            Part("hidden states", hidden * in_memory, host=True),
+        ]
+        on_disk = hidden * (not in_memory)
+        read = (1 + backward) * shape.parameters * ITEMSIZE[plan.stored]
+        work += replace(plan.write(on_disk + read), written=0.0)
         remark = f"one block at a time, {on_disk / 2**30:.2g} GiB of hidden states on disk"
     elif again:
-        activations += tokens * inputs
-    activations += 2 * FLOAT32 * tokens * shape.widest  # The copies that a hook makes.
+        activations += tokens * shape.layers * shape.hidden * plan.itemsize
     positions = tokens / plan.lengths.calibration * plan.lengths.answer
-    parts = (
-        *weights,
+    parts += [
         Part("moments", largest.activations),
         Part("moments of gradients", largest.gradients),
         Part("activations", activations),
         Part("unreleased", UNRELEASED * activations * (plan.device.on_cpu and backward)),
         Part("logits", logit_bytes(shape, positions, plan.itemsize, backward)),
-    )
-    return Stage("calibrate", work, parts, remark=remark)
-
-
-def _streamed(plan: Plan, rows: Rows) -> tuple[tuple[Part, ...], float]:
-    """Weights and hidden states with one block in memory, and bytes of hidden states on disk."""
-    states = plan.shape.layers + 2 if plan.backward else 2  # and the gradients at one block
-    hidden = states * rows.tokens * plan.shape.hidden * plan.itemsize
-    in_memory = plan.config.calibration.hidden == "memory"
-    parts = (
-        Part("weights of two blocks", 2 * plan.block_bytes),
-        Part("embedding or head", plan.embedding_bytes),
-        Part("hidden states", hidden * in_memory, host=True),
-    )
-    return parts, hidden * (not in_memory)
+    ]
+    return Stage("calibrate", work, tuple(parts), remark=remark)
 
 
 def fit(plan: Plan) -> Stage:
     """The closed form of every matrix."""
     work, workspace = solve_all(plan)
     weights = plan.weights
-    if plan.streams:
+    if plan.config.calibration.strategy == "stream":
         largest = max(matrix.size for matrix in plan.shape.matrices)
         weights = Part("weights of a matrix", largest * plan.itemsize)
     # The factors of a block are in memory, and once more as they are written.
@@ -97,22 +91,16 @@ def solve_all(plan: Plan) -> tuple[Work, Part]:
 
 def search(plan: Plan) -> Stage:
     """Genomes scored on the selection rows, with factors of every rank in memory."""
-    evaluations = search_evaluations(
-        plan.shape,
-        plan.sizing,
-        plan.config.search,
-        plan.lengths.rows["selection"],
-        plan.sweeper,
-    )
-    work = plan.score(evaluations.rows, again=2)
-    most = plan.score(evaluations.most_rows, kept=1.0, again=2)
+    rows = plan.lengths.rows["selection"]
+    forecast = search_evaluations(plan.shape, plan.sizing, plan.config.search, rows, plan.sweeper)
+    work = plan.score(forecast.rows)
     return Stage(
         "search",
-        work + Work(seconds=work.seconds / plan.workers - work.seconds),
+        replace(work, seconds=work.seconds / plan.workers),
         (plan.weights, plan.factors(sharded=True), plan.bank, *plan.scoring_parts),
-        evaluations=(evaluations.expected, evaluations.most),
-        most_seconds=most.seconds / plan.workers,
-        remark=evaluations.remark,
+        evaluations=(forecast.expected, forecast.most),
+        most_seconds=plan.score(forecast.most_rows, kept=1.0).seconds / plan.workers,
+        remark=forecast.remark,
     )
 
 
@@ -136,12 +124,11 @@ def quantize(plan: Plan) -> Stage | None:
 
 def evaluate(plan: Plan) -> Stage:
     """Both models on the test rows, also of other tasks, and the speed of both."""
-    speed, work, repeats = plan.config.speed, Work(), 0
-    if speed.enabled and plan.ranks == 1:
-        repeats = speed.repeats + 1
+    speed, work = plan.config.speed, Work()
+    repeats = speed.repeats + 1 if speed.enabled and plan.ranks == 1 else 0
     for kept in (1.0, KEPT):
         for lengths in (plan.lengths, *plan.others):
-            work += plan.score(lengths.rows["test"], kept, lengths=lengths)
+            work += plan.score(lengths.rows["test"], kept, lengths)
         for length, steps in ((speed.prompt_tokens, 2), (1, speed.new_tokens)):
             one = plan.run(Rows(speed.batch_size, length, padding=1.0), kept)
             work += Work(one.flops, one.seconds * plan.devices) * (steps * repeats)
@@ -159,5 +146,4 @@ def export(plan: Plan) -> Stage | None:
     size = plan.shape.parameters * fraction * (FLOAT32 if form.startswith("onnx") else stored)
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
-    work = plan.pivots() + plan.write(size) + Work(seconds=EXPORT_SECONDS)
-    return Stage("export", work, plan.pruned)
+    return Stage("export", plan.pivots() + plan.write(size), plan.pruned)
