@@ -136,7 +136,7 @@ def describe(plan: Plan, source: str) -> Record:
             "cache_gib": written["calibrate"] + written["fit"],
             "export_gib": written.get("export", 0.0),
         },
-        "shards": plan.ranks,
+        "shards": plan.shards,
         "asks": _without_fsdp(config),
         "fits": peak <= USABLE * device.memory / GIB,
         "needed": needed_devices(stages, device),
@@ -165,7 +165,7 @@ def _row(stage: Stage, plan: Plan) -> Record:
         "flops": work.flops,
         "hours": work.seconds / HOUR,
         "hours_at_most": max(work.seconds, stage.most_seconds) / HOUR,
-        "peak_gib": stage.peak(device, plan.ranks) / GIB,
+        "peak_gib": stage.peak(device, plan.shards) / GIB,
         "host_gib": stage.host(device) / GIB,
         "parts_gib": {
             part.name + " (host)" * (part.host and not device.on_cpu): part.size / GIB

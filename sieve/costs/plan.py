@@ -104,7 +104,7 @@ class Plan:
         return self.needs.gradient or self.by_gradient
 
     @property
-    def ranks(self) -> int:
+    def shards(self) -> int:
         """Number of devices that share the model's weights."""
         return self.devices if shards(self.config.trainer) else 1
 
@@ -115,10 +115,9 @@ class Plan:
         affine = projection.name.endswith("affine")
         return Sizing(projection.storage, projection.rank_multiple, fits_bias=affine)
 
-    @property
-    def ranks_kept(self) -> list[tuple[Matrix, int]]:
-        """Each matrix and its rank in the pruned model."""
-        return [(matrix, self.sizing.rank(matrix, KEPT) or 0) for matrix in self.shape.matrices]
+    def ranks(self, level: float) -> list[tuple[Matrix, int]]:
+        """Each matrix and its rank at a level."""
+        return [(matrix, self.sizing.rank(matrix, level) or 0) for matrix in self.shape.matrices]
 
     @property
     def bank_dtype(self) -> str:
@@ -234,7 +233,7 @@ class Plan:
         """Pivot rows of a genome, chosen by the processor: pivoted QR of (r, d_out)."""
         if self.sizing.storage != "pivoted":
             return Work()
-        flops = times * sum(r**2 * ((QR + 2) * m.d_out + 2 * m.d_in) for m, r in self.ranks_kept)
+        flops = times * sum(r**2 * ((QR + 2) * m.d_out + 2 * m.d_in) for m, r in self.ranks(KEPT))
         return Work(flops, flops / (self.device.spec.host_gflops * 1e9))
 
     def write(self, size: float) -> Work:

@@ -125,7 +125,7 @@ def quantize(plan: Plan) -> Stage | None:
 def evaluate(plan: Plan) -> Stage:
     """Both models on the test rows, also of other tasks, and the speed of both."""
     speed, work = plan.config.speed, Work()
-    repeats = speed.repeats + 1 if speed.enabled and plan.ranks == 1 else 0
+    repeats = speed.repeats + 1 if speed.enabled and plan.shards == 1 else 0
     for kept in (1.0, KEPT):
         for lengths in (plan.lengths, *plan.others):
             work += plan.score(lengths.rows["test"], kept, lengths)

@@ -2,7 +2,7 @@
 
 from sieve.costs.passes import Rows, activation_bytes, logit_bytes, moment_flops
 from sieve.costs.plan import KEPT, Part, Plan, Stage, Work
-from sieve.costs.solving import solve_bytes
+from sieve.costs.solving import QR, solve_bytes
 from sieve.costs.stages import solve_all
 from sieve.projections.moments import FLOAT32
 
@@ -12,7 +12,6 @@ REFIT_PASSES = 4.7 + 3 / 4
 # Products of inputs that a refit sums: two on the rows that it fits, three on the held-out quarter.
 REFIT_SUMS = 2.25
 REFIT_BYTES = 5 * (FLOAT32 + 8)  # of these sums, in float32 and averaged in float64
-REFIT_SOLVES = 2  # closed forms that one solve with its held-out errors takes
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences
 ADAM = 4 * FLOAT32  # bytes of a parameter in float32, its gradient and two moments
 MIN_BATCHES = 8  # of a refit
@@ -41,13 +40,21 @@ def train(
 
 
 def learn(plan: Plan) -> Stage:
-    """The fit of projection=learned: Adam on the factors of every matrix, from a closed form."""
-    settings = plan.config.projection.learning
-    rows = plan.calibration_rows(settings.tokens)
-    work, parts = train(plan, rows, settings.batch_tokens, plan.shape.prunable * KEPT, False)
+    """The fit of projection=learned: Adam on one factor of every matrix, or two if untied."""
+    settings, shape = plan.config.projection.learning, plan.shape
+    rows, tokens = plan.calibration_rows(settings.tokens), settings.batch_tokens
+    ranks = plan.ranks(settings.level)
+    widths = sum(rank * (m.d_in + m.d_out) for m, rank in ranks)
+    updates = sum(rank * m.size for m, rank in ranks) / tokens
+    epoch = plan.run(rows) + plan.products(6 * rows.tokens * (widths + updates))
     solves, workspace = solve_all(plan)
-    work = work * settings.epochs + solves + plan.write(plan.bank.size)
-    return Stage("fit", work, (plan.weights, *parts, workspace, plan.bank), remark="learned")
+    work = epoch * settings.epochs + solves + plan.write(plan.bank.size)
+    trained = sum(rank * m.d_in for m, rank in ranks) if settings.tied else widths
+    hooks = 6 * FLOAT32 * tokens * shape.widest
+    activations = Part("activations", hooks + activation_bytes(shape, tokens, plan.itemsize))
+    adam = Part("trained and Adam", ADAM * trained)
+    parts = (plan.weights, adam, activations, workspace, plan.bank)
+    return Stage("fit", work, parts, remark="learned")
 
 
 def refit(plan: Plan) -> Stage | None:
@@ -60,7 +67,17 @@ def refit(plan: Plan) -> Stage | None:
     once, tries = Work(), settings.refit_tries
     parts = [plan.weights, plan.factors((SWITCHES if settings.refit else 2) * KEPT), plan.bank]
     if settings.refit:
-        once += plan.run(rows) * REFIT_PASSES + solve_all(plan)[0] * REFIT_SOLVES
+        once += plan.run(rows) * REFIT_PASSES + solve_all(plan)[0]
+        # Beside the closed form: a solve on paired inputs, and errors on held-out rows.
+        once += plan.solves(
+            [
+                (
+                    7 * m.d_in**3 + 25 * m.d_in * min(m.d_out, m.d_in) ** 2,
+                    4 * QR * m.d_out * m.d_in**2 * (m.d_out > m.d_in),
+                )
+                for m in shape.blocks
+            ]
+        )
         sums = moment_flops(shape, rows, plan.needs, plan.by_gradient)
         once += plan.products(REFIT_SUMS * sums)
         widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
@@ -88,9 +105,9 @@ def recover(plan: Plan) -> Stage | None:
     batch = max(settings.batch_tokens, lengths.calibration)
     count = settings.steps * settings.accumulate * plan.devices * batch / lengths.calibration
     rows = Rows(count, lengths.calibration, lengths.answer)
-    factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks_kept)
+    factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
     if settings.method == "lora":
-        trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks_kept)
+        trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))
     work, parts = train(plan, rows, batch, trained, settings.loss != "task")
     checks = settings.steps / settings.check_every + 1
     work += plan.score(lengths.rows["selection"]) * checks
