@@ -6,8 +6,6 @@ Figures are drawn in placeholder colors. `to_svg` replaces these with the custom
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -42,13 +40,6 @@ STYLE: dict[Any, object] = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
 }
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the look of the site within this context."""
-    with plt.rc_context(STYLE):
-        yield
 
 
 def new_figure(height: float = 2.9, columns: int = 1) -> tuple[Figure, list[Axes]]:

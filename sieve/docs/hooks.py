@@ -20,9 +20,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"settings.md": settings.page()}
     assets: dict[str, Path] = {"files/report.png": included.ROOT / ".github/report.png"}
     for source, name in included.PAGES.items():
-        page = included.include(source)
-        pages[name] = page.text
-        assets |= page.files
+        pages[name], linked = included.include(source)
+        assets |= linked
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     for name, path in assets.items():

@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,23 +23,15 @@ _LIST_MARK = re.compile(r"^( *)(\d+\.|[-*+])( +)\S")
 _LINK = re.compile(r'(\]\(|\b(?:src|href)=")([^)\s"]+)')
 
 
-@dataclass(frozen=True)
-class Included:
-    """A page in Markdown, and the files that it needs: path on the site -> file."""
-
-    text: str
-    files: dict[str, Path]
-
-
-def include(source: str) -> Included:
-    """A Markdown file of the repository as a page of the site."""
+def include(source: str) -> tuple[str, dict[str, Path]]:
+    """A Markdown file of the repository as a page, and its files: path on the site -> file."""
     files: dict[str, Path] = {}
 
     def redirect(match: re.Match[str]) -> str:
         return match[1] + link_target(match[2], source, files)
 
     text = (ROOT / source).read_text("utf-8")
-    return Included(_LINK.sub(redirect, nest_by_four(text)), files)
+    return _LINK.sub(redirect, nest_by_four(text)), files
 
 
 def link_target(target: str, source: str, files: dict[str, Path]) -> str:

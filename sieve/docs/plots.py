@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -20,10 +21,10 @@ from sieve.docs.drawing import (
     GROUND,
     INK,
     MUTED,
+    STYLE,
     WARNING,
     hide_frame,
     new_figure,
-    styled,
     to_svg,
 )
 from sieve.docs.subject import CALIBRATED, REFITTED, SCORED, Subject
@@ -233,7 +234,7 @@ FIGURES: dict[Callable[[Subject], Figure], str] = {
 def render() -> dict[str, tuple[str, str, str]]:
     """Name of a figure -> its SVG, what a screen reader says, and its caption."""
     subject = Subject()
-    with styled():
+    with plt.rc_context(STYLE):
         return {
             draw.__name__: (
                 to_svg(draw(subject), draw.__name__),

@@ -1,6 +1,5 @@
 """Prefill and decode speed of the dense and the pruned model, measured alternately."""
 
-import inspect
 import platform
 import statistics
 import time
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.model.backbone import context_length, forward, is_classifier
+from sieve.model.backbone import cache_name, context_length, forward, is_classifier
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 def _decode_seconds(model: PreTrainedModel, tokens: Tensor, steps: int) -> float:
     """Seconds of `steps` greedy decoding steps; the prefill before them is not timed."""
-    parameters = inspect.signature(model.forward).parameters
-    cache = "cache" if "cache" in parameters else "past_key_values"  # before transformers 5.24
+    cache = cache_name(model)
     out = model(input_ids=tokens, use_cache=True)
     state = [out.logits[:, -1:].argmax(-1), getattr(out, cache)]
 

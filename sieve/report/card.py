@@ -19,7 +19,6 @@ def model_card(
     base: str,
     prompt: str,
     form: str = "factorized",
-    folder: str = "export",
     auto_class: str = "AutoModelForCausalLM",
 ) -> str:
     """Markdown with the Hub's front matter.
@@ -29,7 +28,6 @@ def model_card(
         base: the model that was pruned, by its name on the Hub if it has one.
         prompt: the task's prompt with its fields.
         form: the format of the export.
-        folder: the export's path in the examples.
         auto_class: the transformers class that loads the model.
     """
     result = read(record)
@@ -39,7 +37,6 @@ def model_card(
         base=base,
         prompt=prompt,
         form=form,
-        folder=folder,
         auto_class=auto_class,
         pipeline=PIPELINES[auto_class],
         answer=answer_sentence(result),

@@ -97,15 +97,6 @@ def other_tasks(also: Mapping[str, Comparison]) -> Table:
     return Table(["Task", "Dense", "Pruned", "Drop, 95 % interval", "Test rows"], rows)
 
 
-def others(data: Data) -> list[tuple[str, str]]:
-    """The keys of the task's report that have no place elsewhere on the page."""
-    return [
-        (key.replace("_", " "), str(value))
-        for key, value in data.others.items()
-        if value not in (None, {}, [])
-    ]
-
-
 def values(result: Result) -> dict[str, object]:
     """All values of the section; empty if the result says nothing about its data."""
     data = result.data
@@ -118,5 +109,5 @@ def values(result: Result) -> dict[str, object]:
         "answers": answers(data),
         "notes": notes(result),
         "other_tasks": other_tasks(result.also),
-        "others": others(data),
+        "harness": data.harness,
     }

@@ -228,7 +228,7 @@ class Data:
     shortened: Number  # prompts cut to the length of the model's context
     answers: dict[str, dict[str, Number]]
     vocabulary: Vocabulary
-    others: dict[str, object]  # the keys without a field of their own
+    harness: dict[str, str]  # metric, filter and shots of a task of lm-evaluation-harness
 
 
 @dataclass(frozen=True)
@@ -312,8 +312,6 @@ def build(kind: type[T], record: Mapping[str, object]) -> T:
     hints = get_type_hints(kind)
     keys = {name: "from" if name == "taken_from" else name for name in hints}
     values = {name: _convert(hints[name], record.get(key)) for name, key in keys.items()}
-    if kind is Data:
-        values["others"] = {k: v for k, v in record.items() if k not in keys}
     return kind(**values)
 
 

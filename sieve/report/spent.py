@@ -22,7 +22,7 @@ def spent(result: Result) -> str:
     repeated = sum(generation.memo or 0 for generation in search.generations)
     alone = sum(bottleneck.evaluations or 0 for bottleneck in search.bottlenecks)
     remarks = [
-        f"{count(early)} {_were(early)} dropped early" if early else "",
+        f"{count(early)} of them dropped early" if early else "",
         f"{count(repeated)} came up again at no cost" if repeated else "",
         f"the bottleneck map evaluated {counted(alone, 'genome')} more" if alone else "",
     ]
@@ -35,16 +35,10 @@ def confirmation(result: Result) -> str:
     if record is None or not record.tried or record.rows is None:
         return ""
     feasible = sum(bool(candidate.feasible) for candidate in record.tried)
-    tried = len(record.tried)
-    passed = f"{count(feasible) if feasible else 'none'} {_were(max(1, feasible))}"
-    if tried == 1:
-        passed = "it was" if feasible else "it was not"
     rows = f"{counted(record.rows, 'row')} that the search had not used"
     rows += ", and on its own rows," if record.together else ""
-    sentence = (
-        f"{counted(tried, 'candidate')} {_were(tried)} scored on {rows}: "
-        f"{passed} within the tolerance."
-    )
+    tried = counted(len(record.tried), "candidate")
+    sentence = f"Within the tolerance on {rows}: {count(feasible)} of {tried}."
     if record.kept is None:
         return sentence
     kept, before = percent(record.kept), percent(record.kept_before)
@@ -54,7 +48,3 @@ def confirmation(result: Result) -> str:
     if record.kept_before is None or before == kept:
         return f"{sentence} {chosen}."
     return f"{sentence} {chosen}; the rows of the search alone would have given {before}."
-
-
-def _were(number: float) -> str:
-    return "was" if number == 1 else "were"

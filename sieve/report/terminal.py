@@ -41,6 +41,7 @@ def _numbers(result: Result) -> dict[str, str]:
         metric_value(result, accuracy)
         for accuracy in (result.baseline.accuracy, result.pruned.accuracy)
     )
+    speed, decode = result.speed, times(result.speed.decode_ratio)
     prunable, model = percent(result.kept_fraction.prunable), percent(result.kept_fraction.model)
     numbers = {
         "task": result.task or NOT_MEASURED,
@@ -49,7 +50,7 @@ def _numbers(result: Result) -> dict[str, str]:
         f"{metric_name(result)} on test": f"{dense} → {pruned}",
         word(result): f"{drop_text(result)}; tolerance {points(result.tolerance)}",
         "on disk": f"{size(result.bytes.dense)} → {size(result.bytes.pruned)}",
-        "speed": _speed(result),
+        "speed": f"prefill {times(speed.prefill_ratio)}, decode {decode} of the dense model",
     }
     if result.export.accuracy is not None:
         numbers["exported graph"] = f"{metric_value(result, result.export.accuracy)} on test"
@@ -63,11 +64,3 @@ def _table(rows: Mapping[str, str]) -> Table:
     for name, value in rows.items():
         table.add_row(Text(name), Text(value))
     return table
-
-
-def _speed(result: Result) -> str:
-    prefill, decode = result.speed.prefill_ratio, result.speed.decode_ratio
-    if prefill is None and decode is None:
-        return "not measured"
-    decoded = "" if decode is None else f", decode {times(decode)}"
-    return f"prefill {times(prefill)}{decoded} of the dense model"

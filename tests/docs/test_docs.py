@@ -138,9 +138,9 @@ def test_list_items_are_indented_by_four_with_an_empty_line_before_the_list() ->
 
 
 def test_links_of_included_pages_lead_to_the_site() -> None:
-    page = included.include("experiments/longer.md")
-    assert "](files/experiments/projections.svg)" in page.text
-    assert all(path.is_file() for path in page.files.values())
+    page, linked = included.include("experiments/longer.md")
+    assert "](files/experiments/projections.svg)" in page
+    assert all(path.is_file() for path in linked.values())
     files: dict[str, Path] = {}
     assert (
         included.link_target("../README.md#here", "experiments/README.md", files) == "index.md#here"
@@ -159,11 +159,13 @@ def test_the_answer_is_the_one_of_the_readme() -> None:
 
 def test_a_figure_takes_its_colors_and_its_font_from_the_page() -> None:
     pytest.importorskip("matplotlib")
-    from sieve.docs.drawing import COLORS, styled, to_svg
+    from matplotlib import pyplot as plt
+
+    from sieve.docs.drawing import COLORS, STYLE, to_svg
     from sieve.docs.plots import interval
     from sieve.docs.subject import Subject
 
-    with styled():
+    with plt.rc_context(STYLE):
         svg = to_svg(interval(Subject()), "one")
     assert not [color for color in COLORS.values() if color in svg]
     assert "var(--figure-ink)" in svg and "DejaVu" not in svg and "<style" not in svg

@@ -31,11 +31,6 @@ def test_a_missing_part_of_any_type_reads_like_an_empty_result() -> None:
             assert value in (getattr(empty, key), str(wrong), wrong), key
 
 
-def test_keys_of_the_data_without_a_field_are_kept() -> None:
-    data = read({"data": {"source": "here", "note": [1]}}).data
-    assert (data.source, data.others) == ("here", {"note": [1]})
-
-
 def test_a_carved_split_names_the_split_it_came_from() -> None:
     data = read({"data": {"carved": {"test": {"from": "train", "fraction": 0.1}}}}).data
     assert (data.carved["test"].taken_from, data.carved["test"].fraction) == ("train", 0.1)
