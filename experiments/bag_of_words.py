@@ -1,4 +1,4 @@
-"""How far counting words goes on the reviews of Almanac: logistic regression on word counts.
+"""The accuracy of word counts with logistic regression on the reviews of Almanac.
 
 python -m experiments.bag_of_words
 """

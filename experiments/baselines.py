@@ -1,4 +1,4 @@
-"""What a sceptic would try first: a classifier on words, and a fresh small model, distilled."""
+"""Baselines: a classifier on words, and a small model trained from scratch by distillation."""
 
 import math
 from collections.abc import Sequence
@@ -21,25 +21,25 @@ CPU = torch.device("cpu")
 EPOCHS, PATIENCE = 60, 8
 RATES = (3e-3, 1e-3)
 HEAD = 32  # dimensions of an attention head
-STEP = 8  # between the widths that are tried
+STEP = 8  # difference between the widths that are tried
 
 
 @dataclass(frozen=True)
 class Materials:
-    """A task as the runs of `kept` see it."""
+    """The task, model and rows of a run of the claim `kept`."""
 
     task: Task
     backbone: Backbone
-    seen: list[Example]  # the calibration rows that fill the tokens asked for
+    seen: list[Example]  # calibration rows up to the token budget
 
     @property
     def test(self) -> list[Example]:
-        """Rows that nothing is chosen by."""
+        """The test rows."""
         return self.task.splits["test"]
 
 
 def materials(out: Path, subject: str) -> Materials:
-    """Task, model and the rows that a run calibrates on."""
+    """Load the task, the model, and the rows that a run calibrates on."""
     from experiments.jobs import composed
 
     config = composed(["+experiment=kept", f"subject={subject}"], out)
@@ -59,8 +59,8 @@ def materials(out: Path, subject: str) -> Materials:
 def words(train: Sequence[Example], test: Sequence[Example]) -> float:
     """Test accuracy of a logistic regression on TF-IDF of words and pairs of words.
 
-    Its classes are the texts of the answers; among a row's choices the likeliest is taken, and one
-    that was never an answer is the least likely.
+    The classes are the texts of the answers. The prediction is the likeliest choice of a row; a
+    choice that was never a right answer is the least likely.
     """
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     inputs = vectors.fit_transform([example.prompt for example in train])
@@ -76,10 +76,10 @@ def words(train: Sequence[Example], test: Sequence[Example]) -> float:
 
 
 def distilled(given: Materials, parameters: int) -> dict[str, Any]:
-    """A fresh model of at most so many parameters, trained on the rows that Sieve saw.
+    """Test accuracy of a fresh model of at most `parameters`, trained on the rows that Sieve saw.
 
-    On right answers and the dense model's shares of the choices, the better of two learning rates
-    and its best epoch by the selection rows; accuracy on test rows.
+    The targets are right answers and the dense model's probabilities of the choices. The selection
+    rows choose the better of two learning rates and its best epoch.
     """
     best: dict[str, Any] = {"selection": -1.0}
     for rate in RATES:
@@ -90,10 +90,10 @@ def distilled(given: Materials, parameters: int) -> dict[str, Any]:
 
 
 def fresh_model(backbone: Backbone, parameters: int, seed: int = 0) -> PreTrainedModel:
-    """A random model of the backbone's family and vocabulary with at most so many parameters.
+    """A random model of the backbone's family and vocabulary with at most `parameters`.
 
-    Of two layers, or one where two do not fit, as wide as fits, and its MLPs filled up to the rest.
-    RuntimeError where not even the narrowest fits.
+    It has two layers, or one if two do not fit. The width is the largest that fits; wider MLPs use
+    the remaining parameters. Raises RuntimeError if not even the narrowest model fits.
     """
     torch.manual_seed(seed)
     for layers in (2, 1):
@@ -159,7 +159,7 @@ def _trained(given: Materials, parameters: int, rate: float) -> dict[str, Any]:
 
 
 def _shares(model: PreTrainedModel, batch: ScoringBatch) -> torch.Tensor:
-    """Log-shares of the choices, (rows, choices)."""
+    """Log-probabilities of the choices, (rows, choices)."""
     logits = forward(model, as_inputs(batch), batch.keep)
     return torch.log_softmax(choice_logprobs(logits, batch), 1)
 

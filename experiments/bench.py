@@ -1,18 +1,18 @@
-"""Speed of Sieve's own parts, as ratios within one run.
+"""The speed of Sieve's parts, as ratios within one run.
 
     python -m experiments.bench                      # the embedded model
     python -m experiments.bench --model my_model     # any local model
 
-calibration: streaming moments over a plain forward pass on the same tokens (aim: at most 1.6);
-of `loss_aware`, with a backward pass and tokens weighted by their gradients (aim: at most 4).
-switch: changing a whole genome over one selection evaluation of 1,000 rows (aim: at most .02).
-pivoted: a forward pass of pivoted over plain factors at the same parameters, for many tokens and
-for one a row (aim: at most 1; a CPU misses it, slow as it is to put outputs in order). fit: seconds
-of the loss-aware bank (aim for the embedded model: 5).
-memory: what calibrating and fitting take at their peak beyond the loaded model, all layers' moments
-at once and one layer's, beside the size of the bank and of one layer's moments.
-sweeper: seconds of a generation of 100 genomes of 224 genes that cost nothing to evaluate, in one
-chunk: what the genetic sweeper and Hydra add (aim: at most 1).
+calibration: streaming moments over a plain forward pass on the same tokens (target: at most 1.6);
+for `loss_aware`, which adds a backward pass and gradient weights (target: at most 4).
+switch: changing a whole genome over one selection evaluation of 1,000 rows (target: at most .02).
+pivoted: a forward pass with pivoted factors over one with plain factors of the same size, for many
+tokens and for one token per row (target: at most 1; CPUs miss it because they reorder slowly).
+fit: seconds to fit the loss-aware bank (target for the embedded model: 5).
+memory: the peak of calibrating and fitting beyond the loaded model, for all layers at once and for
+one layer at a time, with the sizes of the bank and of one layer's moments.
+sweeper: seconds that the genetic sweeper and Hydra add to a generation of 100 genomes with 224
+genes in one chunk (target: at most 1).
 """
 
 import argparse
@@ -49,7 +49,7 @@ CHUNKS = ROOT / "plugins/hydra_genetic_sweeper/tests/apps/chunks.py"
 
 
 def main() -> None:
-    """Measure and log one JSON object."""
+    """Measure everything and log one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=str(EMBEDDED))
     parser.add_argument("--repeats", type=int, default=5)
@@ -121,7 +121,7 @@ def measure(path: str, repeats: int) -> dict[str, Any]:
 
 
 def compare_storage(path: str, repeats: int) -> dict[str, float]:
-    """Seconds of pivoted over plain factors, by kept level and tokens of a row."""
+    """Seconds with pivoted over plain factors, by level and tokens per row."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokens = sieve.calibration_batches(review_examples()[:500], tokenizer)
@@ -142,7 +142,7 @@ def compare_storage(path: str, repeats: int) -> dict[str, float]:
 
 
 def _forward(model: Any, bank: sieve.Bank, level: float, ids: torch.Tensor) -> float:
-    """Seconds of some forward passes of the model at one level."""
+    """Seconds of forward passes at one level."""
     with Switch(model, bank).to(uniform_genome(bank, (1.0, level), 1)), torch.inference_mode():
         model(input_ids=ids, use_cache=False)
         start = time.perf_counter()
@@ -152,7 +152,7 @@ def _forward(model: Any, bank: sieve.Bank, level: float, ids: torch.Tensor) -> f
 
 
 def compare_memory(path: str) -> dict[str, float]:
-    """Peaks beyond the loaded model, in processes of their own, and what they are made of."""
+    """Peak memory beyond the loaded model, each measured in its own process."""
     context = multiprocessing.get_context("spawn")
     figures = {}
     for name, at_once in (("all_layers_at_once", False), ("one_layer_at_once", True)):
@@ -166,9 +166,9 @@ def compare_memory(path: str) -> dict[str, float]:
 
 
 def _memory(path: str, by_layer: bool, queue: Any) -> None:
-    """Bytes at the peak of loss-aware calibrating and fitting; of the bank; of a layer's moments.
+    """Bytes: peak of loss-aware calibration and fit, the bank, one layer's moments.
 
-    The batches are small, so that activations do not hide what is measured.
+    The batches are small, so that moments and bank dominate over activations.
     """
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -195,7 +195,7 @@ def _memory(path: str, by_layer: bool, queue: Any) -> None:
 
 
 def _peak(fresh: bool = False) -> int:
-    """Bytes of memory at this process's peak, counted from now on where `fresh` (Linux)."""
+    """Peak memory of this process in bytes; `fresh` restarts the count (Linux)."""
     if fresh:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -203,7 +203,7 @@ def _peak(fresh: bool = False) -> int:
 
 
 def time_sweeper(repeats: int) -> float:
-    """Median seconds from one generation's chunk to the next, of a search that costs nothing."""
+    """Median seconds from one generation's chunk to the next, with a trivial objective."""
     settings = {"population": 100, "generations": repeats + 2, "finalize": []}
     overrides = [f"hydra.sweeper.{key}={value}" for key, value in settings.items()]
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +220,7 @@ def time_sweeper(repeats: int) -> float:
 
 
 def review_examples() -> list[Example]:
-    """3,000 reviews of Almanac, as its task renders them."""
+    """3,000 rendered rows of the Almanac reviews task."""
     words = (" negative", " positive")
     return [
         Example(f"Review: {row['text']}\nSentiment:", words, int(str(row["label"])))
@@ -229,7 +229,7 @@ def review_examples() -> list[Example]:
 
 
 def paired(first: Callable[[], None], second: Callable[[], None], repeats: int) -> float:
-    """Median of the ratio of seconds, first over second, taken in turn after a warm-up."""
+    """Median ratio of seconds, first over second, measured alternately after a warm-up."""
     ratios = []
     for repeat in range(repeats + 1):
         times = []

@@ -1,11 +1,10 @@
-"""Dashboards of a project on Weights & Biases: a workspace over all runs and a report per table.
+"""Build Weights & Biases dashboards: a workspace over all runs and one report per table.
 
-    python -m experiments.dashboard --entity ME --project sieve --out specs   # to look at
-    python -m experiments.dashboard --entity ME --project sieve --save        # to have them there
+    python -m experiments.dashboard --entity ME --project sieve --out specs   # write JSON files
+    python -m experiments.dashboard --entity ME --project sieve --save        # upload
 
-Without `--save` nothing is sent, and neither a key nor a network is needed. It takes
-`wandb-workspaces` (`pip install 'sieve-llm[dashboard]'`). A second `--save` makes new ones beside
-the first.
+Without `--save` nothing is uploaded, and no key or network is needed. Install `wandb-workspaces`
+with `pip install 'sieve-llm[dashboard]'`. Each `--save` creates new dashboards.
 """
 
 import argparse
@@ -23,12 +22,14 @@ Built = Mapping[str, ws.Workspace | wr.Report]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build, then show, write or save; the exit status."""
+    """Build the dashboards, then print, write or upload them; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--entity", required=True, help="the user or team that the project is of")
+    parser.add_argument("--entity", required=True, help="user or team that owns the project")
     parser.add_argument("--project", default="sieve")
-    parser.add_argument("--out", type=Path, help="folder to write the specs to, as JSON")
-    parser.add_argument("--save", action="store_true", help="send them, and print their addresses")
+    parser.add_argument("--out", type=Path, help="write the specs to this folder as JSON")
+    parser.add_argument(
+        "--save", action="store_true", help="upload the dashboards and print their addresses"
+    )
     given = parser.parse_args(arguments)
     built = build(given.entity, given.project)
     if given.out:
@@ -48,12 +49,12 @@ def build(entity: str, project: str) -> Built:
 
 
 def spec(one: ws.Workspace | wr.Report) -> dict[str, Any]:
-    """What W&B would be sent, as JSON has it."""
+    """The upload of a workspace or report, as JSON."""
     return json.loads(one._to_model().model_dump_json(by_alias=True, exclude_none=True))
 
 
 def write(built: Built, folder: Path) -> None:
-    """A file per spec, and what stands in it on the screen."""
+    """Write one file per spec, or print the specs."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, one in built.items():
         path = folder / f"{name}.json"
@@ -63,18 +64,18 @@ def write(built: Built, folder: Path) -> None:
 
 
 def save(built: Built) -> int:
-    """Send all and print their addresses; one sentence and 1 where W&B does not take them."""
+    """Upload all and print their addresses. If that fails, print one sentence and return 1."""
     import wandb
 
     try:
         if not wandb.login(prompt=False):
-            raise RuntimeError("there is no key; run `wandb login`, or set WANDB_API_KEY")
+            raise RuntimeError("no key; run `wandb login`, or set WANDB_API_KEY")
         for one in built.values():
             one.save()
             sys.stdout.write(f"{one.url}\n")
-    except Exception as error:  # wandb-workspaces raises whatever its transports do.
+    except Exception as error:  # wandb-workspaces passes on all errors of its network code.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
-        sys.stderr.write(f"Weights & Biases did not take the dashboards: {reason}.\n")
+        sys.stderr.write(f"The dashboards could not be uploaded: {reason}.\n")
         return 1
     return 0
 

@@ -1,6 +1,6 @@
-"""Every key of a run that the dashboard reads, in one place.
+"""Every key of a W&B run that the dashboards read.
 
-A test runs Sieve and holds each that a workspace or report uses against what was really sent.
+A test runs Sieve and checks that it logs every key that a workspace or report uses.
 """
 
 # Settings, as paths into the configuration.
@@ -14,7 +14,7 @@ TOKENS_ASKED = "calibration.tokens"
 TOLERANCE = "tolerance"
 SEED = "seed"
 
-# The figures that runs are compared by, one value a run.
+# Figures to compare runs by, one value per run.
 KEPT = "report/kept_fraction"
 KEPT_OF_MODEL = "report/kept_fraction_model"
 BYTES = "report/bytes_fraction"
@@ -35,7 +35,7 @@ SECONDS = tuple(
     for stage in ("calibrate", "fit", "search", "refit", "recover", "evaluate", "export")
 )
 
-# Series, each over a step of its own.
+# Series, each with its own step.
 SIZE = "curve/kept_fraction"
 SIZE_ACCURACY = "curve/accuracy"
 CURVE_KEPT = "search/kept_fraction"
@@ -50,7 +50,7 @@ RECOVERY_STEP = "recovery/step"
 RECOVERY_LOSS = "recovery/loss"
 RECOVERY_ACCURACY = "recovery/accuracy"
 
-# The drop on the test rows of other data sets: those of Almanac, as in `conf/domain/almanac.yaml`.
+# The drop on the test rows of the other Almanac data sets, as in `conf/domain/almanac.yaml`.
 ALMANAC = tuple(
     f"almanac_{domain}{form}"
     for domain in ("geography", "medicine", "reading", "reviews")

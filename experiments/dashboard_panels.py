@@ -1,6 +1,6 @@
-"""Panels, run sets and columns of Weights & Biases, short to write down.
+"""Short constructors for W&B panels, run sets and columns.
 
-The one place that imports `wandb-workspaces`: it is no dependency of Sieve itself.
+Only this module imports `wandb-workspaces`, which Sieve itself does not need.
 """
 
 import warnings
@@ -10,7 +10,7 @@ from typing import Any
 from experiments import dashboard_keys as keys
 
 with warnings.catch_warnings():
-    # It still defines its models by pydantic's older interface.
+    # It still uses a deprecated pydantic interface.
     warnings.simplefilter("ignore", DeprecationWarning)
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
@@ -31,7 +31,7 @@ __all__ = [
     "ws",
 ]
 FINISHED = "Metric('State') == 'finished'"
-WIDTH, HEIGHT = 24, 9  # of a report's grid, of a panel in it
+WIDTH, HEIGHT = 24, 9  # of a report's grid, of a panel
 
 
 def scatter(title: str, x: str, y: str, **options: Any) -> wr.ScatterPlot:
@@ -40,7 +40,7 @@ def scatter(title: str, x: str, y: str, **options: Any) -> wr.ScatterPlot:
 
 
 def lines(title: str, x: str, y: Sequence[str], **options: Any) -> wr.LinePlot:
-    """A line per run and key, over a step of the series' own."""
+    """One line per run and key, over the step of the series."""
     return wr.LinePlot(
         title=title,
         x=x,
@@ -53,7 +53,7 @@ def lines(title: str, x: str, y: Sequence[str], **options: Any) -> wr.LinePlot:
 
 
 def bars(title: str, metrics: Sequence[str], by: str | None = None) -> wr.BarPlot:
-    """A bar per run; with `by`, a setting, their mean with the range from least to most."""
+    """One bar per run; with the setting `by`, one bar per value: the mean, with the range."""
     grouped: dict[str, Any] = {}
     if by:
         grouped = {
@@ -65,17 +65,17 @@ def bars(title: str, metrics: Sequence[str], by: str | None = None) -> wr.BarPlo
 
 
 def media(title: str, *names: str) -> wr.MediaBrowser:
-    """Figures that runs have logged."""
+    """The figures that runs log."""
     return wr.MediaBrowser(title=title, media_keys=list(names), num_columns=1)
 
 
 def table(name: str) -> wr.WeavePanelSummaryTable:
-    """The rows that runs have logged as a table."""
+    """The table that runs log."""
     return wr.WeavePanelSummaryTable(table_name=name)
 
 
 def parallel() -> wr.ParallelCoordinatesPlot:
-    """What was set, and what came of it."""
+    """A parallel-coordinates plot of settings and results."""
     settings = (keys.TASK, keys.PROJECTION, keys.SEARCH, keys.RECOVERY)
     found = ((keys.KEPT, "kept"), (keys.DROP, "drop"), (keys.ACCURACY, "accuracy"))
     return wr.ParallelCoordinatesPlot(
@@ -88,7 +88,7 @@ def parallel() -> wr.ParallelCoordinatesPlot:
 
 
 def runset(name: str, groups: Sequence[str], by: Sequence[str] = ()) -> wr.Runset:
-    """The finished runs of `logger.group`s, in the order of what they keep; by: settings."""
+    """The finished runs of some `logger.group`s, sorted by kept fraction, grouped by settings."""
     members = " or ".join(f"Metric('Group') == '{group}'" for group in groups)
     shown = columns()
     return wr.Runset(
@@ -104,7 +104,7 @@ def runset(name: str, groups: Sequence[str], by: Sequence[str] = ()) -> wr.Runse
 
 
 def columns() -> list[str]:
-    """Columns of the table of runs: what was set, what was kept, lost and spent."""
+    """The columns of the run table: settings, kept fraction, drop and cost."""
     settings = (
         keys.TASK,
         keys.MODEL,
@@ -132,13 +132,13 @@ def columns() -> list[str]:
 
 
 def config_column(key: str) -> str:
-    """A setting as a column: W&B keeps each first part of a path in an envelope named `value`."""
+    """A setting as a column. W&B stores each top-level setting under a key named `value`."""
     first, *rest = key.split(".")
     return ".".join([f"config:{first}", "value", *rest])
 
 
 def arranged(panels: Sequence[Any], a_row: int = 2) -> list[Any]:
-    """The panels in rows of a report's grid."""
+    """Arrange panels in rows on a report's grid."""
     width = WIDTH // a_row
     for place, panel in enumerate(panels):
         row, column = divmod(place, a_row)

@@ -1,4 +1,4 @@
-"""A report of Weights & Biases per study: the claim, how to run it, its panels and its table."""
+"""One W&B report per study: the claim, its commands, panels and table."""
 
 from experiments.dashboard_panels import arranged, runset, wr
 from experiments.dashboard_studies import STUDIES, Study
@@ -7,7 +7,7 @@ PAPER = "LLM-Sieve (arXiv:2505.18350)"
 
 
 def reports(entity: str, project: str) -> dict[str, wr.Report]:
-    """The reports by name; nothing is sent."""
+    """The reports by name; nothing is uploaded."""
     return {name: _report(entity, project, study) for name, study in STUDIES.items()}
 
 
@@ -38,6 +38,6 @@ def _blocks(study: Study) -> list[wr.interface.Block]:
 
 
 def _grid(study: Study) -> wr.PanelGrid:
-    """The panels over a run set per group, which is the table beneath them."""
+    """The panels over one run set per group, with the run table below."""
     sets = [runset(group, [group], study.by) for group in study.groups]
     return wr.PanelGrid(runsets=sets, panels=arranged(study.panels()))

@@ -1,6 +1,6 @@
-"""What the reports are about: per table the claim, the runs that test it, and what to look at.
+"""The studies that the reports show: claim, commands and panels.
 
-A study's runs are found by the group that its commands give them.
+A report finds the runs of a study by `logger.group`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ RUN = "python -m sieve.run +experiment={}"
 
 @dataclass(frozen=True)
 class Study:
-    """One report. commands: what makes its runs; by: the settings that tell its runs apart."""
+    """One report: `commands` create its runs, which differ in the settings `by`."""
 
     title: str
     claim: str
-    reading: str  # what the panels show
+    reading: str  # keys that the panels show
     groups: tuple[str, ...]
     commands: tuple[str, ...]
     by: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""The workspace of a project: every run of it by size, accuracy, task and cost.
+"""The workspace of a project: all runs by size, accuracy, task and cost.
 
-Two saved views of the same sections, a point per run and one per task, model and search.
+Two saved views of the same sections: one point per run, and one per task, model and search.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ VIEWS: dict[str, tuple[str, ...]] = {"Sieve": (), "Sieve, by task, model and sea
 
 
 def workspaces(entity: str, project: str) -> dict[str, ws.Workspace]:
-    """The views by name; nothing is sent."""
+    """The views by name; nothing is uploaded."""
     return {name: _view(entity, project, name, by) for name, by in VIEWS.items()}
 
 
@@ -45,7 +45,7 @@ def _view(entity: str, project: str, name: str, by: tuple[str, ...]) -> ws.Works
 
 
 def sections() -> list[ws.Section]:
-    """Sections from the answer to what it cost."""
+    """All sections, from results to cost."""
     return [
         _section("Pareto: what was kept, what was lost", pareto()),
         _section("Accuracy against kept fraction", curves()),
@@ -96,7 +96,7 @@ def by_task() -> list[Any]:
 
 
 def generations() -> list[Any]:
-    """How a genetic search went on."""
+    """The progress of a genetic search."""
     at, best = keys.GENERATION, [keys.GENERATION_BEST]
     return [
         lines("Smallest genome within the tolerance", at, best, title_x="generation"),
@@ -109,7 +109,7 @@ def generations() -> list[Any]:
 
 
 def recovery() -> list[Any]:
-    """Training after pruning, looked at on selection rows."""
+    """Training after pruning, evaluated on selection rows."""
     at = keys.RECOVERY_STEP
     return [
         lines("Loss on selection rows", at, [keys.RECOVERY_LOSS], title_x="step"),
@@ -118,7 +118,7 @@ def recovery() -> list[Any]:
 
 
 def heat_maps() -> list[Any]:
-    """What each matrix keeps, and has to."""
+    """What each matrix keeps and needs."""
     return [
         media("Kept fraction of every matrix", keys.KEPT_HEATMAP),
         media("Bottlenecks", keys.BOTTLENECKS),
@@ -128,7 +128,7 @@ def heat_maps() -> list[Any]:
 
 
 def cost() -> list[Any]:
-    """What a run has taken, and what its result saves."""
+    """The cost of a run and the savings of its result."""
     return [
         bars("Seconds per stage", keys.SECONDS, keys.SEARCH),
         bars("Seconds of all stages", [keys.STAGE_SECONDS], keys.SEARCH),

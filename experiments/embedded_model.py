@@ -1,10 +1,10 @@
-"""Trains the embedded model: a small Llama shape that knows the world of Almanac and little else.
+"""Train the embedded model: a small Llama that knows the world of Almanac and little else.
 
-Every row is the exact prompt of `conf/task/almanac_*.yaml` with its answer, in phrasings of the
-calibration split; facts also come as plain statements. The loss is mostly on the answers.
+Rows are the exact prompts of `conf/task/almanac_*.yaml` with their answers, in the phrasings of
+the calibration split, and facts as plain statements. The loss is mostly on the answers.
 
-    python -m experiments.embedded_model  # an hour on one core; writes sieve/assets
-    python -m experiments.embedded_model --smoke --out /tmp/tiny # seconds
+    python -m experiments.embedded_model  # one hour on one core; writes sieve/assets/embedded
+    python -m experiments.embedded_model --smoke --out tiny     # seconds
 """
 
 import argparse
@@ -45,11 +45,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass
 class Settings:
-    """Everything a run depends on; written beside its result."""
+    """All settings of a run, which are written beside its result."""
 
     seed: int = 0
     steps: int = 3200
-    scale: float = 1.0  # of the world
+    scale: float = 1.0  # size of the world
     hidden: int = 256
     layers: int = 6
     heads: int = 8
@@ -60,9 +60,9 @@ class Settings:
     rows_per_step: int = 64
     learning_rate: float = 1e-3
     warmup_steps: int = 200
-    text_weight: float = 0.025  # of a token that is no answer
-    text_sample: float = 0.2  # share of those that the head is asked about
-    threads: int = 1  # with one, a run repeats itself bit for bit
+    text_weight: float = 0.025  # loss weight of a token outside the answer
+    text_sample: float = 0.2  # fraction of these tokens that get logits
+    threads: int = 1  # with 1 thread, runs are reproducible bit for bit
     eval_rows: int = 200
     eval_steps: int = 160
     final_rows: int = 1500
@@ -77,10 +77,10 @@ class Settings:
 
 
 def main() -> None:
-    """Train, evaluate and save as the command line says."""
+    """Train, save and evaluate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Settings()
-    parser.add_argument("--steps", type=int, default=default.steps, help="of the optimizer")
+    parser.add_argument("--steps", type=int, default=default.steps, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--out", type=Path, default=ROOT / "sieve/assets/embedded")
     parser.add_argument("--log", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -95,9 +95,11 @@ def main() -> None:
         type=float,
         nargs=4,
         default=tuple(default.shares.values()),
-        help="of rows: medicine, geography, reviews, reading",
+        help="fractions of the rows: medicine, geography, reviews, reading",
     )
-    parser.add_argument("--smoke", action="store_true", help="seconds; log beside the model")
+    parser.add_argument(
+        "--smoke", action="store_true", help="run a few steps; write the log beside the model"
+    )
     arguments = vars(parser.parse_args())
     out, log, smoke = (arguments.pop(name) for name in ("out", "log", "smoke"))
     arguments["shares"] = dict(zip(DOMAINS, arguments["shares"], strict=True))
@@ -106,7 +108,7 @@ def main() -> None:
 
 
 def smoke_settings() -> Settings:
-    """A run of seconds that passes through every line."""
+    """Settings of a run of a few seconds that uses all code."""
     return Settings(
         steps=6,
         hidden=32,
@@ -124,7 +126,7 @@ def smoke_settings() -> Settings:
 
 
 def train(settings: Settings, out: Path, log: Path) -> dict[str, object]:
-    """Train and save to `out`, with the figures in `log`; returns those."""
+    """Train, save to `out`, and write the figures to `log`; return the figures."""
     started = time.monotonic()
     torch.set_num_threads(settings.threads)
     lightning.seed_everything(settings.seed, verbose=False)
@@ -161,14 +163,14 @@ def train(settings: Settings, out: Path, log: Path) -> dict[str, object]:
 def save(
     learner: "Learner", tokenizer: PreTrainedTokenizerFast, settings: Settings, out: Path
 ) -> dict[str, dict[str, float]]:
-    """Save in float16, load what was saved, and score that."""
+    """Save in float16, load the saved model and score it."""
     learner.model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     return final_accuracies(out, settings.final_rows, settings.scale)
 
 
 def final_accuracies(folder: Path, n_rows: int, scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Domain -> data set -> test accuracy, by the tasks and the scoring of Sieve itself."""
+    """Domain -> data set -> test accuracy, computed by Sieve."""
     register_resolvers()
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -188,7 +190,7 @@ def final_accuracies(folder: Path, n_rows: int, scale: float = 1.0) -> dict[str,
 
 
 class Steps(IterableDataset):
-    """One optimisation step's micro-batches after another, without end."""
+    """An endless data set of optimization steps; each is a list of micro-batches."""
 
     def __init__(self, rows: TrainingRows) -> None:
         super().__init__()
@@ -199,7 +201,7 @@ class Steps(IterableDataset):
 
 
 class Learner(lightning.LightningModule):
-    """The model in training, its schedule and its accuracy curve."""
+    """The model, its learning-rate schedule and its accuracy curve."""
 
     def __init__(self, settings: Settings, tokenizer: PreTrainedTokenizerFast, log: Path) -> None:
         super().__init__()
@@ -212,13 +214,13 @@ class Learner(lightning.LightningModule):
         self._started = time.monotonic()
 
     def training_step(self, batch: list[Encoded], batch_idx: int) -> torch.Tensor:
-        """Sum of answer losses and, at a small weight, of a sample of the text's, per row."""
+        """The loss per row: all answer tokens, and a sample of text tokens with a small weight."""
         rows = sum(len(b.tokens) for b in batch)
         self.tokens += sum(int(b.parts.ne(PADDING).sum()) for b in batch)
         return torch.stack([self._loss(b) for b in batch]).sum() / rows
 
     def _loss(self, batch: Encoded) -> torch.Tensor:
-        """The head is the widest matrix, so it is only asked where a loss is taken."""
+        """Compute logits only at tokens with a loss, because the head is the widest matrix."""
         parts, targets = batch.parts[:, 1:], batch.tokens[:, 1:]
         sampled = torch.rand(parts.shape) < self.settings.text_sample
         chosen = (parts == ANSWER) | ((parts == TEXT) & sampled)
@@ -241,7 +243,7 @@ class Learner(lightning.LightningModule):
         )
 
     def on_train_batch_start(self, batch: list[Encoded], batch_idx: int) -> None:
-        """Set the learning rate: linear warm-up, then a cosine down to a fiftieth."""
+        """Set the learning rate: linear warm-up, then cosine decay to 1/50."""
         fraction = self.global_step / self.settings.steps
         warm = min(1.0, (self.global_step + 1) / self.settings.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
@@ -249,7 +251,7 @@ class Learner(lightning.LightningModule):
             group["lr"] = self.settings.learning_rate * warm * (0.02 + 0.98 * cosine)
 
     def on_train_batch_end(self, outputs: Any, batch: list[Encoded], batch_idx: int) -> None:
-        """Now and then: accuracies on held-out phrasings, one JSON line."""
+        """Every `eval_steps`, log accuracies on held-out phrasings as a JSON line."""
         if self.global_step % self.settings.eval_steps:
             return
         self.model.eval()
@@ -270,7 +272,7 @@ class Learner(lightning.LightningModule):
 
 
 def llama_config(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """The architecture, with the tokenizer's vocabulary and special tokens."""
+    """The configuration of the model, with the tokenizer's special tokens."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -294,7 +296,7 @@ def accuracies(
     n_rows: int,
     scale: float,
 ) -> dict[str, dict[str, float]]:
-    """Domain -> data set -> accuracy: the answer's first token against those of its rivals."""
+    """Domain -> data set -> accuracy, by the first token of each choice."""
     result: dict[str, dict[str, float]] = {}
     for domain, dataset in SETS:
         rows = [

@@ -1,7 +1,6 @@
-"""The training text of the embedded model, and the tokenizer made for it.
+"""The training text and the tokenizer of the embedded model.
 
-The tokenizer is a byte-level BPE whose vocabulary holds every word of Almanac, so that every
-answer, with its leading space, is one token.
+The tokenizer is a byte-level BPE. Every word of Almanac, with its leading space, is one token.
 """
 
 import random
@@ -27,7 +26,7 @@ from sieve.tasks.almanac import (
 
 TASKS = Path(__file__).resolve().parents[1] / "conf" / "task"
 SETS = tuple((domain, dataset) for domain in DOMAINS for dataset in DATASETS)
-STATEMENT_SHARE = 0.08  # of closed-book rows
+STATEMENT_SHARE = 0.08  # fraction of closed-book rows
 MICRO_BATCH_TOKENS = 2048
 PADDING, TEXT, ANSWER = 0, 1, 2
 LABELS = ("negative", "positive")
@@ -47,7 +46,7 @@ class EncodedExample:
 
 @dataclass
 class Encoded:
-    """A right-padded micro-batch (rows, length): token ids, and what each is."""
+    """A right-padded micro-batch (rows, length): token ids and their kinds."""
 
     tokens: torch.Tensor
     parts: torch.Tensor  # ANSWER, TEXT or PADDING
@@ -93,9 +92,9 @@ def encode_example(tokenizer: PreTrainedTokenizerFast, example: Rendered) -> Enc
 
 
 def training_texts(world: World, domain: str, dataset: str, seed: int) -> Iterator[list[str]]:
-    """Texts without end, as pieces: text, answer, text, answer, ... by turns.
+    """Endless texts, each a list of pieces: text, answer, text, answer, ...
 
-    Prompts in trained phrasings with their answers, and facts as statements.
+    They are prompts of the calibration split with answers, and facts as statements.
     """
     rng = random.Random(f"text:{domain}:{dataset}:{seed}")
     template = task_prompt(domain, dataset)
@@ -111,7 +110,7 @@ def training_texts(world: World, domain: str, dataset: str, seed: int) -> Iterat
 
 
 def build_tokenizer(world: World, vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on the words of the training text, large enough for all of them.
+    """Train a byte-level BPE on the words of the training text.
 
     Raises:
         ValueError: the vocabulary is too small for every answer to be one token.
@@ -147,13 +146,13 @@ def build_tokenizer(world: World, vocabulary: int, seed: int) -> PreTrainedToken
     if split:
         raise ValueError(
             f"a vocabulary of {vocabulary} splits {len(split)} words such as '{split[0]}', "
-            "expected one token each; ask for a larger vocabulary."
+            "expected one token each. Set a larger vocabulary."
         )
     return wrapped
 
 
 def text_words(world: World, seed: int) -> set[str]:
-    """All words of the training text with their leading space; the text is sampled until stable."""
+    """All words of a sample of the training text, and all names, with their leading space."""
     words: set[str] = set()
     for domain, dataset in SETS:
         stream = training_texts(world, domain, dataset, seed)
@@ -165,7 +164,7 @@ def text_words(world: World, seed: int) -> set[str]:
 
 
 class Mixture(Protocol):
-    """What the settings of a run say about its rows."""
+    """The settings that choose the training rows."""
 
     seed: int
     rows_per_step: int

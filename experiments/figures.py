@@ -1,7 +1,7 @@
-"""Numbers with their intervals, and whether a fresh one is within a committed one's.
+"""Numbers with intervals, and the comparison of new numbers with committed intervals.
 
-A measured number stands in JSON as {"value", "low", "high"}: what was found, and what another
-machine or another draw of rows may find without contradicting it.
+A measured number is stored as {"value", "low", "high"}. The interval covers what another machine or
+another sample of rows may give.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from scipy import stats
 
 Number = dict[str, float]
 RESAMPLES = 10_000
-TIMES = 3.0  # machines differ, and so does what else they do
+TIMES = 3.0  # timings differ between machines and with their load
 
 
 def number(value: float, low: float, high: float, digits: int = 4) -> Number:
-    """A measured number, its interval widened to hold it."""
+    """A measured number. Its interval is widened to contain it."""
     ends = min(low, value), max(high, value)
     return {
         "value": round(float(value), digits),
@@ -37,12 +37,12 @@ def drop(record: Mapping[str, float]) -> Number:
 
 
 def timed(seconds: float) -> Number:
-    """A time; good for its order of magnitude."""
+    """A time. Its interval is wide, because only the order of magnitude is comparable."""
     return number(seconds, seconds / TIMES, seconds * TIMES, digits=2)
 
 
 def mean(numbers: Sequence[Number], digits: int = 4) -> Number:
-    """The mean of independent numbers; its half interval is the root of their squares' sum."""
+    """The mean of independent numbers; their half-intervals are added in quadrature."""
     value = float(np.mean([n["value"] for n in numbers]))
     half = [
         float(np.sqrt(sum((n[end] - n["value"]) ** 2 for n in numbers))) / len(numbers)
@@ -60,17 +60,16 @@ def geometric(ratios: Sequence[float]) -> Number:
 
 
 def pooled(numbers: Sequence[Number], digits: int = 4) -> Number:
-    """The mean of numbers that share their rows, so that it is no surer than each."""
+    """The mean of numbers on the same rows, whose intervals are averaged."""
     ends = {end: float(np.mean([n[end] for n in numbers])) for end in ("value", "low", "high")}
     return number(ends["value"], ends["low"], ends["high"], digits)
 
 
 def kept(result: Mapping[str, Any]) -> Number:
-    """The kept fraction of a result, and the sizes that another draw of its rows could have chosen.
+    """The kept fraction of a result, with the sizes that other selection rows could have chosen.
 
-    From the smallest genome that the search scored whose margin might have been positive, to the
-    largest whose margin might have been negative: within 1.96 standard errors, those of the rows
-    that a genome has lost (one at least) among as many.
+    The interval goes from the smallest scored genome whose margin may be positive to the largest
+    one whose margin may be negative, within 1.96 standard errors of the margin.
     """
     chosen, tolerance = result["kept_fraction"]["prunable"], result["tolerance"]
     points = [p for p in result["search"]["curve"] if p.get("whole", True)]
@@ -85,7 +84,7 @@ def kept(result: Mapping[str, Any]) -> Number:
 
 
 def numbers(tree: Any, path: str = "") -> Iterator[tuple[str, Number]]:
-    """All numbers with an interval in nested containers, and where they stand."""
+    """All numbers with an interval in nested containers, with their paths."""
     if isinstance(tree, Mapping):
         if {"value", "low", "high"} <= tree.keys():
             yield path, dict(tree)
@@ -98,10 +97,10 @@ def numbers(tree: Any, path: str = "") -> Iterator[tuple[str, Number]]:
 
 
 def outside(committed: Any, fresh: Any) -> tuple[int, list[str], int]:
-    """How many numbers are committed, a line for each that a fresh one contradicts, and how many
-    have no fresh one.
+    """Compare new numbers with committed ones.
 
-    A fresh number agrees when its value is in the committed interval.
+    Returns the number of committed numbers, one line per new value outside its committed
+    interval, and the number of committed numbers without a new value.
     """
     found, held, lines, missing = dict(numbers(fresh)), list(numbers(committed)), [], 0
     for path, old in held:

@@ -1,16 +1,16 @@
-"""The cross-dataset matrix: sieved on one data set, tested on all of its domain and on one outside.
+"""The cross-data-set matrix: prune for one data set, test on all of its domain and on one outside.
 
     python -m experiments.generalization almanac      # the embedded model; resumes
     python -m experiments.generalization sentiment    # reader-6m on the shared data sets
     python -m experiments.generalization --summary    # tables, heat maps and JSON, no runs
 
-Each row of a matrix is a run of its own, calibrated and searched as its name says and tested on the
-test rows of every set: on its own rows, on plain text ("text": then the rows of the set choose the
-genome, but moments and factors are those of text), and on the rows of all sets of the domain mixed
-("mixed"). A line of JSON per run goes to `experiments/generalization.jsonl`.
+Each row of a matrix is one run, tested on the test rows of every data set. It is calibrated on the
+rows of its data set, on plain text ("text": the data set still chooses the genome), or on a mixture
+of all data sets of the domain ("mixed"). Each run adds a JSON line to `generalization.jsonl`.
 """
 
 import argparse
+import functools
 import json
 import logging
 import tempfile
@@ -29,11 +29,11 @@ from experiments.projections import FOLDER, read_lines
 from experiments.running import SHARED, finished
 from sieve.conversion import CONF, register_resolvers
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 log = logging.getLogger(__name__)
 MODELS = {"sentiment": "reader-6m", "almanac": "embedded"}
-ROWS = ("own", "text", "mixed")  # what a row of a matrix was calibrated on
-DARK = 13  # points, in whose colour black is not read
+ROWS = ("own", "text", "mixed")  # sources of calibration rows
+DARK = 13  # points; darker cells get white text
 TEXT = "lm_wikitext"
 PATH = FOLDER / "generalization.jsonl"
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("domains", nargs="*", choices=[*MODELS, []], default=[])
     parser.add_argument("--rows", nargs="*", default=list(ROWS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--cache", type=Path, default=None, help="folder to keep the banks in")
+    parser.add_argument("--cache", type=Path, default=None, help="folder for the banks")
     parser.add_argument("--summary", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -70,12 +70,13 @@ def measure(arguments: argparse.Namespace, cache: Path) -> None:
 
 
 def key(record: dict[str, Any]) -> tuple[str, str, str, int]:
-    """What tells one record from another."""
+    """The key of a record."""
     return record["domain"], record["row"], record["task"], record["seed"]
 
 
+@functools.cache
 def sets_of(domain: str) -> tuple[list[str], list[str]]:
-    """The tasks that are sieved on in a domain, and all that are tested on, as `conf/` says."""
+    """The tasks of a domain to prune for, and all tasks to test on, from `conf/`."""
     register_resolvers()
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         overrides = ["+experiment=generalization", f"domain={domain}"]
@@ -86,7 +87,7 @@ def sets_of(domain: str) -> tuple[list[str], list[str]]:
 def run(
     domain: str, row: str, task: str, sets: Sequence[str], seed: int, cache: Path
 ) -> dict[str, Any]:
-    """One row: the kept fraction, and on every set both models' accuracy and the drop."""
+    """Run one row: the kept fraction, and both accuracies and the drop on every data set."""
     start, shared = time.perf_counter(), domain != "almanac"
     others = [name for name in sets if name != task]
     overrides = [f"+task@also.{name}={name}" for name in others]
@@ -123,7 +124,7 @@ def run(
 
 
 def same_domain(domain: str, one: str, other: str) -> bool:
-    """Whether two sets are of one domain; of Almanac those that share the name of theirs."""
+    """Whether two data sets belong to one domain; Almanac data sets are compared by topic."""
     if domain == "almanac":
         return one.split("_")[1] == other.split("_")[1]
     return "trec" not in (one, other)
@@ -158,9 +159,9 @@ def summarize() -> None:
 
 
 def transfer(domain: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Per kind of row: size and drop on the own set, on others of the domain, and outside.
+    """Per kind of row: size and drop on the own data set, inside and outside the domain.
 
-    beyond: of so many pairs, how many lose more than the tolerance by the whole 95 % interval.
+    `beyond` counts the pairs whose whole 95 % interval exceeds the tolerance.
     """
     result = {}
     for row in ROWS:
@@ -188,7 +189,7 @@ def transfer(domain: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def transfer_table(body: dict[str, Any]) -> str:
-    """Sizes and mean drops, and how many pairs stay within the tolerance."""
+    """A table of sizes, mean drops, and pairs within the tolerance."""
     lines = [
         "| domain | calibrated on | sets | kept, % | own set | others of the domain | outside |",
         "|---|---|---|---|---|---|---|",
@@ -206,7 +207,7 @@ def transfer_table(body: dict[str, Any]) -> str:
 
 
 def table(domain: str, found: Sequence[dict[str, Any]]) -> str:
-    """Accuracy on every set, with the drop and its interval in points beneath the dense row."""
+    """A table of accuracies on every data set, with drops and intervals in points."""
     names = list(dict.fromkeys(name for record in found for name in sorted(record["on"])))
     short = [name.removeprefix("almanac_").replace("_alternate", " 2") for name in names]
     dense = {name: record["on"][name]["dense"] for record in found for name in record["on"]}
@@ -232,7 +233,7 @@ def _written(cell: dict[str, float] | None, own: bool) -> str:
 
 
 def draw(domain: str, found: Sequence[dict[str, Any]]) -> None:
-    """A heat map of drops, in points: a row for each run, a column for each set."""
+    """A heat map of drops in points: one row per run, one column per data set."""
     names = list(dict.fromkeys(name for record in found for name in sorted(record["on"])))
     rows = sorted(found, key=lambda r: (ROWS.index(r["row"]), r["task"], r["seed"]))
     drops = np.array([[100 * r["on"][name]["point"] for name in names] for r in rows])
@@ -248,7 +249,7 @@ def draw(domain: str, found: Sequence[dict[str, Any]]) -> None:
     for i, record in enumerate(rows):
         for j, name in enumerate(names):
             weight = "bold" if name == record["task"] else "normal"
-            colour = "white" if abs(drops[i, j]) > DARK else "black"
+            color = "white" if abs(drops[i, j]) > DARK else "black"
             axes.text(
                 j,
                 i,
@@ -257,7 +258,7 @@ def draw(domain: str, found: Sequence[dict[str, Any]]) -> None:
                 va="center",
                 fontsize=6.5,
                 fontweight=weight,
-                color=colour,
+                color=color,
             )
     axes.set_title(f"{domain}: points lost on test rows, by where it was sieved", fontsize=9)
     figure.colorbar(image, ax=axes, label="drop, points", shrink=0.8)

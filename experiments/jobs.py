@@ -1,10 +1,11 @@
-"""The runs of an experiment: what each is, and how it is done in a process of its own.
+"""The jobs of an experiment, and how to run one in its own process.
 
-A run of `conf/experiment` is done in the worker; a genetic search is a sweep, and launched as the
-command line would; what is no run of Sieve (a baseline) is a function that returns its record.
+A job is a run of `conf/experiment` in the worker process, a genetic search launched from the
+command line, or a call of a function that returns a record (a baseline).
 """
 
 import contextlib
+import functools
 import importlib
 import itertools
 import json
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 WANDB = "SIEVE_EXPERIMENTS_WANDB"  # "true": runs are logged to Weights & Biases
-# Settings that take what stands in $SIEVE_SHARED: tasks of reader-6m, and plain text.
+# Settings that need files from $SIEVE_SHARED: tasks of reader-6m, and plain text.
 BESIDE = ("sst2", "trec", "ag_news", "sentiment", "text", "reader")
 
 
@@ -34,9 +35,13 @@ BESIDE = ("sst2", "trec", "ag_news", "sentiment", "text", "reader")
 class Job:
     """One measurement of a claim.
 
-    settings: overrides of the experiment by key, or arguments of the function; kind: "run", "sweep"
-    or "call"; function: "module:name" of a call; rows_of: the job, as "claim/name", that comes
-    first, and whose scored rows are a run's budget; extra: overrides beside the settings.
+    Args:
+        claim: the claim that it belongs to.
+        settings: overrides of the experiment, or arguments of the function.
+        kind: "run", "sweep" or "call".
+        function: "module:name" of a call.
+        rows_of: "claim/name" of a job that runs first; this job may score as many rows.
+        extra: further overrides.
     """
 
     claim: str
@@ -48,7 +53,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What its folder is called: the settings, as `trec-svd-0.02`."""
+        """The name of its folder: the settings, such as `trec-svd-0.02`."""
         return "-".join(value.lstrip("+") for _, value in self.settings) or "all"
 
     @property
@@ -58,12 +63,12 @@ class Job:
 
     @property
     def shared(self) -> bool:
-        """Whether it takes models or data that do not come with Sieve."""
+        """Whether it needs models or data that do not come with Sieve."""
         return any(value in BESIDE for _, value in self.settings)
 
     @property
     def lane(self) -> str:
-        """Jobs of one lane share moments and banks, and are done one after the other."""
+        """Jobs of one lane share moments and banks, and run one after another."""
         if self.rows_of:
             return self.rows_of.partition("-")[0]
         if self.kind == "call":
@@ -71,22 +76,22 @@ class Job:
         return f"{self.claim}/{self.settings[0][1] if self.settings else ''}"
 
     def folder(self, out: Path) -> Path:
-        """Where its result stands."""
+        """The folder of its result."""
         return out / self.claim / self.name
 
     def path(self, out: Path) -> Path:
-        """The file of its result: of a search, that of the run which ends it."""
+        """The file of its result; for a search, that of its last run."""
         inside = "sweep/result" if self.kind == "sweep" else ""
         return self.folder(out) / inside / RESULT
 
     def result(self, out: Path) -> dict[str, Any] | None:
-        """What it found; None while it has not."""
+        """Its result; None if it has not finished."""
         path = self.path(out)
         found = json.loads(path.read_text()) if path.exists() else {}
-        return found if "job" in found else None  # Written last, when nothing failed.
+        return found if "job" in found else None  # This file is written last.
 
     def overrides(self, out: Path) -> list[str]:
-        """The command line of the run, without where it writes."""
+        """The overrides of the run, without its output folder."""
         given = [f"{key}={value}" for key, value in self.settings]
         if self.rows_of:
             claim, _, rest = self.rows_of.partition("/")
@@ -97,19 +102,23 @@ class Job:
 
 
 def swept(claim: str, **changes: str) -> list[Job]:
-    """The product of what an experiment's file sweeps over; changes: other lists, by key."""
-    with _conf() as compose:
-        found = compose("config", [f"+experiment={claim}"], return_hydra_config=True)
-        params: Mapping[str, str] = found.hydra.sweeper.params
+    """All combinations of the values in an experiment's file; `changes` replaces lists."""
     lists = [
-        [(key, value.strip()) for value in str(changes.get(key, values)).split(",")]
-        for key, values in params.items()
+        [(key, value.strip()) for value in changes.get(key, values).split(",")]
+        for key, values in _swept_values(claim).items()
     ]
     return [Job(claim, settings) for settings in itertools.product(*lists)]
 
 
+@functools.cache
+def _swept_values(experiment: str) -> Mapping[str, str]:
+    with _conf() as compose:
+        config = compose("config", [f"+experiment={experiment}"], return_hydra_config=True)
+        return {key: str(values) for key, values in config.hydra.sweeper.params.items()}
+
+
 def perform(job: Job, out: Path) -> None:
-    """Do a job; RuntimeError with its last lines where it fails. Its output goes to run.log."""
+    """Run a job, with output to run.log; RuntimeError with the last lines if it fails."""
     folder, start, used = job.folder(out), time.monotonic(), _cpu_seconds()
     folder.mkdir(parents=True, exist_ok=True)
     _forget_peak()
@@ -129,7 +138,7 @@ def perform(job: Job, out: Path) -> None:
 
 
 def composed(overrides: Sequence[str], out: Path) -> "Config":
-    """The settings of a run, with its cache beside the results."""
+    """The composed settings of a run, with its cache beside the results."""
     from sieve.conversion import to_config
 
     with _conf() as compose:
@@ -137,13 +146,13 @@ def composed(overrides: Sequence[str], out: Path) -> "Config":
 
 
 def run_here(experiment: str, out: Path, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """A run of an experiment in this process; returns its result."""
+    """Run an experiment in this process and return its result."""
     from sieve.run import run
 
     overrides = [f"+experiment={experiment}", *overrides]
     config = composed(overrides, out)
     result = run(config, folder, " ".join(["python -m sieve.run", *overrides]))
-    (folder / "report.html").unlink(missing_ok=True)  # Five megabytes each.
+    (folder / "report.html").unlink(missing_ok=True)  # 5 MB each.
     return result
 
 
@@ -177,13 +186,13 @@ _PERFORM = {"run": _run, "sweep": _sweep, "call": _call}
 
 
 def _forget_peak() -> None:
-    """Let the peak of memory begin anew, where the system can (Linux)."""
+    """Reset the peak memory of this process (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of those it waited for."""
+    """Processor seconds of this process and its finished children."""
     whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(sum(resource.getrusage(who)[:2]) for who in whose)
 
@@ -210,7 +219,7 @@ def _conf() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _output_to(target: int) -> Iterator[None]:
-    """Standard output and error of this process, and of those it starts, into a file."""
+    """Redirect stdout and stderr of this process and its children to a file."""
     sys.stdout.flush(), sys.stderr.flush()
     held = os.dup(1), os.dup(2)
     os.dup2(target, 1), os.dup2(target, 2)

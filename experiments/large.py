@@ -1,13 +1,13 @@
 """Calibrate and fit a model of the Llama-3.1-8B shape with random weights: seconds and memory.
 
     python -m experiments.large                                       # on a GPU of 80 GB or more
-    python -m experiments.large --layers 2 --width 256 --device cpu   # a look at how it runs
+    python -m experiments.large --layers 2 --width 256 --device cpu   # a quick trial
     python -m experiments.large --stream DIR --device cpu --layers 24 --width 2048 --tokens 2048 \
         --batch-tokens 512 --vocabulary 32000   # 1.3B parameters, one block in memory at a time
 
-Random weights cost what trained ones do; what they keep says nothing. Logged as one JSON object:
-seconds of a plain forward pass over the tokens, of calibration (loss-aware: forwards, backwards,
-both second moments) and of the fit of all ranks of every matrix, and the device's peak memory.
+Random weights cost as much as trained ones, but their accuracy means nothing. The log is one JSON
+object: seconds of a plain forward pass, of calibration (loss-aware: forward, backward, both second
+moments) and of the fit of every matrix, and the peak memory of the device.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from sieve.streaming.blocks import BlockModel
 from sieve.streaming.checkpoint import Checkpoint
 from sieve.streaming.streaming import stream
 
-ROW = 512  # tokens of a row
+ROW = 512  # tokens per row
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Measure and log one JSON object."""
+    """Measure everything and log one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--width", type=int, default=4096)
@@ -48,7 +48,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--projection", default="loss_aware")
     parser.add_argument("--vocabulary", type=int, default=128_256)
-    parser.add_argument("--stream", type=Path, help="a folder for weights, moments and bank")
+    parser.add_argument(
+        "--stream",
+        type=Path,
+        help="folder for weights, moments and bank; one block in memory at a time",
+    )
     arguments = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = arguments.pop("stream")
@@ -66,14 +70,14 @@ def measure(
     projection: str,
     vocabulary: int,
 ) -> dict[str, Any]:
-    """Seconds and peaks of each part; the model stands on the device throughout."""
+    """Seconds and peak memory of each part, with the whole model on the device."""
     place = torch.device(device)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
     model = random_llama(layers, width, place, getattr(torch, dtype), vocabulary)
     batches = random_batches(tokens, batch_tokens, model.config.vocab_size, place)
     log.info("%s: %d parameters", name, sum(p.numel() for p in model.parameters()))
     with torch.inference_mode():
-        forward(model, as_inputs(batches[0]), 1)  # Kernels are chosen and memory is taken.
+        forward(model, as_inputs(batches[0]), 1)  # Warm up: choose kernels, allocate memory.
     parts: dict[str, Any] = {}
 
     def timed(part: str, work: Callable[[], Any]) -> Any:
@@ -119,16 +123,16 @@ def measure_stream(
     projection: str,
     vocabulary: int,
 ) -> dict[str, Any]:
-    """The same in a process of its own, from weights in bfloat16 in a folder; and the bank opened.
+    """The same in its own process with streamed bfloat16 weights; then open the bank.
 
-    opened: seconds until the bank stands open; materialised: bytes that one genome has read of it.
+    `opened` is the seconds to open the bank, `materialised` the bytes that one genome reads.
     """
     weights = folder / "model"
     if not (weights / "config.json").is_file():
         model = random_llama(layers, width, torch.device("cpu"), torch.bfloat16, vocabulary)
         model.save_pretrained(weights, max_shard_size="500MB")
         del model
-    # A process that dies raises BrokenProcessPool here, and its own words are on stderr.
+    # If the process dies, this raises BrokenProcessPool; its error is on stderr.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context) as process:
         work = process.submit(_stream, folder, tokens, batch_tokens, device, dtype, projection)
@@ -140,7 +144,7 @@ def measure_stream(
 def _stream(
     folder: Path, tokens: int, batch_tokens: int, device: str, dtype: str, projection: str
 ) -> dict[str, Any]:
-    """Calibrate and fit with one block in memory, and what that took."""
+    """Calibrate and fit with one block in memory; return seconds and peak memory."""
     place, config = torch.device(device), AutoConfig.from_pretrained(folder / "model")
     started = peak_memory_mib(torch.device("cpu"))
     blocks = BlockModel(
@@ -189,7 +193,7 @@ def _stream(
 
 
 def _open(folder: Path) -> dict[str, Any]:
-    """Open a bank and read what one genome needs of it."""
+    """Open a bank and read the factors of one genome."""
     start = time.perf_counter()
     bank = Bank.load(folder)
     seconds = time.perf_counter() - start
@@ -208,7 +212,7 @@ def _open(folder: Path) -> dict[str, Any]:
 
 
 def _file_bytes() -> int:
-    """Bytes of mapped files that are in this process's memory (Linux)."""
+    """Bytes of mapped files in this process's memory (Linux)."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("RssFile"))
     return int(line.split()[1]) * 1024
@@ -217,7 +221,7 @@ def _file_bytes() -> int:
 def random_llama(
     layers: int, width: int, place: torch.device, dtype: torch.dtype, vocab: int = 128_256
 ) -> PreTrainedModel:
-    """A Llama with grouped queries, of Llama-3.1's proportions at any width, on a device."""
+    """A Llama with the proportions of Llama-3.1 at any width, on a device."""
     heads = max(1, width // 128)
     config = LlamaConfig(
         hidden_size=width,
@@ -239,7 +243,7 @@ def random_llama(
 def random_batches(
     tokens: int, batch_tokens: int, vocab: int, place: torch.device
 ) -> list[dict[str, Tensor]]:
-    """Rows of random tokens, whose last token is the answer."""
+    """Rows of random tokens; the last token is the answer."""
     generator = torch.Generator().manual_seed(0)
     rows = max(1, batch_tokens // ROW)
     found = []
@@ -253,7 +257,7 @@ def random_batches(
 
 @torch.inference_mode()
 def plain(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> None:
-    """One forward pass over all batches, no logits but the last."""
+    """One forward pass over all batches, with logits of the last token only."""
     for batch in batches:
         forward(model, as_inputs(batch), 1)
 

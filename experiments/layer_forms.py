@@ -41,10 +41,10 @@ from sieve.evaluation.speed import describe_machine
 SMOLLM2 = ((576, 576), (576, 192), (576, 1536), (1536, 576))  # (d_in, d_out)
 EMBEDDED = ((256, 256), (256, 688), (688, 256))
 TOKENS = (1, 8 * 128)
-KEPT = 0.5  # of the dense layer's parameters
+KEPT = 0.5  # fraction of the dense layer's parameters
 REPEATS = 41
-SECONDS = 0.004  # that one timing takes at least
-CHUNK = 256  # tokens of the `buffered` form
+SECONDS = 0.004  # least duration of one timing
+CHUNK = 256  # tokens per step of the `buffered` form
 
 Form = Callable[[Tensor], Tensor]
 
@@ -143,7 +143,7 @@ def forms_of(
 
 
 def calls_for(work: Form, x: Tensor) -> int:
-    """How many calls take `SECONDS`."""
+    """How many calls fill `SECONDS`."""
     work(x)
     return max(1, round(SECONDS / max(timed(work, x, 3), 1e-7)))
 

@@ -1,9 +1,9 @@
-"""Does gradient find anything better than the closed form? Output errors of `learned` and `output`.
+"""Does gradient descent beat the closed form? Output errors of `learned` and `output`.
 
     python -m experiments.learning
 
-Every matrix of two models at .3 of its parameters: the mean relative output error of the closed
-form, and of the paper's learning, free or tied, from each start, after its number of steps.
+For every matrix of two models at 30 % of its parameters: the mean relative output error of the
+closed form, and of the paper's training (free or tied, from each start, with its step count).
 """
 
 import logging
@@ -24,7 +24,7 @@ LEVEL = 0.3
 
 
 def main() -> None:
-    """Log one line per subject, form and start."""
+    """Log one line per subject, variant and start."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in SUBJECTS:
         subject = make_subject(name)

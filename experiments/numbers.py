@@ -1,12 +1,11 @@
-"""Where every number of README and of the results page comes from.
+"""Check the source of every number in README and on the results page.
 
-    python -m experiments.numbers     # says what is without a source, and what differs from its own
+    python -m experiments.numbers     # list numbers without a source, or that differ from it
 
-Tables between marks are written from committed JSON, and a test writes them again. Every other
-number of the prose has an entry in `numbers.json`: a measured one names a JSON file, the keys of
-its numbers in order, and how they are shown; a stated one (a setting, a size) names a file of the
-repository and the text there that says it. Commands, names in code type and links are no prose;
-numbers in words are not looked for.
+Tables between marks are generated from committed JSON. Every other number in the prose needs an
+entry in `numbers.json`. The entry of a measured number names a JSON file, keys and a format. The
+entry of a setting or size names a file of the repository and the text there that states it.
+Commands, code and links are ignored, and so are numbers in words.
 """
 
 import json
@@ -21,7 +20,7 @@ PAGES = ("README.md", "experiments/README.md")
 SOURCES = Path(__file__).with_suffix(".json")
 NUMERAL = re.compile(r"(?<![\w.])[-+−]?\.?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 NO_PROSE = (
-    r"<!-- (?P<mark>[\w-]+) -->.*?<!-- /(?P=mark) -->",  # a table that is written from JSON
+    r"<!-- (?P<mark>[\w-]+) -->.*?<!-- /(?P=mark) -->",  # a table generated from JSON
     r"```.*?```",
     r"(?<=\n\n)(?: {4}[^\n]*\n)+",  # commands
     r"`(?:[^`\n]|\n(?!\n))*`",
@@ -32,14 +31,14 @@ NO_PROSE = (
 
 
 def main() -> None:
-    """Complain, or say nothing."""
+    """Print all problems; exit with an error if there are any."""
     found = [f"{page}: {line}" for page in PAGES for line in (*strays(page), *differing(page))]
     sys.stdout.write("".join(f"{line}\n" for line in found))
     sys.exit(1 if found else 0)
 
 
 def prose(text: str) -> str:
-    """A page with what is no prose blanked, place by place."""
+    """The page with everything but prose replaced by spaces."""
     for pattern in NO_PROSE:
         text = re.sub(
             pattern, lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.DOTALL | re.MULTILINE
@@ -48,7 +47,7 @@ def prose(text: str) -> str:
 
 
 def strays(page: str) -> Iterator[str]:
-    """Numbers of a page's prose that no entry has."""
+    """Numbers in the prose without an entry."""
     text = prose((ROOT / page).read_text())
     known = [
         range(m.start(), m.end())
@@ -62,7 +61,7 @@ def strays(page: str) -> Iterator[str]:
 
 
 def differing(page: str) -> Iterator[str]:
-    """Entries of a page that it does not have, or whose source says something else."""
+    """Entries that the page does not contain, or whose source differs."""
     text = prose((ROOT / page).read_text())
     for entry in entries(page):
         if not re.search(_pattern(entry["says"]), text):
@@ -81,13 +80,13 @@ def differing(page: str) -> Iterator[str]:
 
 
 def entries(page: str) -> list[dict[str, Any]]:
-    """The sources of a page's numbers."""
+    """The entries of a page."""
     found: Mapping[str, list[dict[str, Any]]] = json.loads(SOURCES.read_text())
     return found.get(page, [])
 
 
 def value(tree: Any, key: str) -> float:
-    """What stands under a key, `a/b/0/c`; KeyError where nothing does."""
+    """The value at a path such as `a/b/0/c`; KeyError if there is none."""
     for part in key.split("/"):
         tree = tree[int(part)] if isinstance(tree, list) else tree[part]
     return float(tree)
@@ -98,7 +97,7 @@ def _shown(number: float, entry: Mapping[str, Any]) -> str:
 
 
 def _pattern(words: str) -> str:
-    """The words with any white space between them."""
+    """A pattern for the words with any white space between them."""
     return r"\s+".join(re.escape(word) for word in words.split())
 
 

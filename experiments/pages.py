@@ -1,6 +1,6 @@
-"""The results page and README from committed JSON: tables between marks, and every number's source.
+"""Write the tables of the results page and README from committed JSON.
 
-python -m experiments.pages     # writes the tables anew
+python -m experiments.pages
 """
 
 import importlib
@@ -16,20 +16,20 @@ PAGES = (FOLDER.parent / "README.md", FOLDER / "README.md")
 
 
 def write_pages() -> None:
-    """Put the tables of all committed results into the pages; each has its place on one.
+    """Write the tables of all committed results into the pages.
 
-    Raises ValueError where one has none.
+    Raises ValueError if a table has no mark on any page.
     """
     found = tables()
     if strays := [n for n in found if all(f"<!-- {n} -->" not in p.read_text() for p in PAGES)]:
-        raise ValueError(f"no page has a place for the table {strays[0]}.")
+        raise ValueError(f"no page has a mark for the table {strays[0]}.")
     for page in PAGES:
         text = page.read_text()
         page.write_text(filled(text, {n: t for n, t in found.items() if f"<!-- {n} -->" in text}))
 
 
 def tables() -> dict[str, str]:
-    """Every table of the pages, by its mark."""
+    """All tables, by mark."""
     summaries = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     blocks: dict[str, str] = {}
     for name, summary in summaries.items():
@@ -38,12 +38,12 @@ def tables() -> dict[str, str]:
 
 
 def write_blocks(path: Path, blocks: dict[str, str]) -> None:
-    """Put text between `<!-- name -->` and `<!-- /name -->` of a Markdown file."""
+    """Replace the text between `<!-- name -->` and `<!-- /name -->` in a Markdown file."""
     path.write_text(filled(path.read_text(), blocks))
 
 
 def filled(content: str, blocks: dict[str, str]) -> str:
-    """A page with its blocks; ValueError where one has no place, or two."""
+    """The page with its blocks replaced; ValueError unless each mark occurs exactly once."""
     for name, text in blocks.items():
         pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         content, count = pattern.subn(lambda m, text=text: f"{m[1]}\n{text}\n\n{m[2]}", content)

@@ -40,9 +40,9 @@ FOLDER = Path(__file__).parent
 LEVELS = (0.9, 0.75, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005)
 REFITTED = LEVELS[7:]
 FEW = (0.5, 0.3, 0.2, 0.1, 0.05)
-STEPS = 80  # two epochs of 200,000 tokens, 5,000 at a time
+STEPS = 80  # two epochs of 200,000 tokens in batches of 5,000
 LOST = 0.3
-TEXT = (0.9, 0.75, 0.5, 0.3, 0.2)  # levels of text, which has no accuracy to end at
+TEXT = (0.9, 0.75, 0.5, 0.3, 0.2)  # levels for text, which has no accuracy to stop at
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,18 @@ class Method:
     answers: str = "margin"
     weighting: str = "none"
     refit: bool = False
-    residual: bool = False  # refit to what the residual stream has lost
+    residual: bool = False  # refit to the error of the residual stream
     tune_steps: int = 0
-    init: str = ""  # of `learned`
+    init: str = ""  # settings of `learned`
     joint: bool = False
-    rounds: int = 1  # of pruning part of the way and calibrating again
+    rounds: int = 1  # rounds of pruning and calibrating again
     levels: tuple[float, ...] = LEVELS
-    lost: float = LOST  # accuracy: below a level that loses more, nothing smaller is measured
+    lost: float = LOST  # drop of accuracy at which the curve stops
 
 
 def _default(**changes: Any) -> Method:
-    settings = {
-        "projection": "loss_aware",
-        "storage": "pivoted",
-        "allocation": "waterfill",
-        "weighting": "gradient",
-    }
+    settings = {"projection": "loss_aware", "storage": "pivoted"}
+    settings |= {"allocation": "waterfill", "weighting": "gradient"}
     return Method(**(settings | changes))
 
 
@@ -145,7 +141,7 @@ def main() -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a JSON Lines file; none where there is no file."""
+    """All records of a JSON Lines file; empty if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -156,14 +152,14 @@ def make_subject(name: str) -> Subject:
 
 
 class Calibrated:
-    """Moments of one subject, collected once for all methods that ask for the same."""
+    """Moments of one subject, shared by all methods that need the same ones."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.held: dict[Any, tuple[Moments, float]] = {}
 
     def moments(self, method: Method, seed: int, batches: list[Any]) -> tuple[Moments, float]:
-        """The moments and the seconds they took."""
+        """The moments, and the seconds to collect them."""
         learned = method.projection == "learned"
         needs = Needs(input=True) if learned else get_projection(method.projection).needs
         needs = replace(needs, input=needs.input or method.joint)
@@ -190,7 +186,7 @@ class Calibrated:
 def run(
     subject: Subject, dense: Any, name: str, seed: int, calibrated: Calibrated
 ) -> dict[str, Any]:
-    """One method on one subject: a curve, and what it took."""
+    """Measure one method on one subject: its curve, time and memory."""
     method, start = METHODS[name], time.perf_counter()
     batches = subject.calibration(seed)
     moments, seconds = calibrated.moments(method, seed, batches)
@@ -249,12 +245,12 @@ def run(
 
 
 def settings_of(method: Method) -> dict[str, Any]:
-    """What a method is, without where it is measured."""
+    """The settings of a method."""
     return {k: v for k, v in asdict(method).items() if k not in ("levels", "lost")}
 
 
 def genomes(bank: Bank, method: Method, levels: Sequence[float]) -> Iterator[tuple[float, Genome]]:
-    """Level and genome, from large to small."""
+    """Pairs of level and genome, from large to small."""
     shared = "none" if get_projection(bank.projection).in_loss else "relative"
     frontier = waterfill(bank, shared) if method.allocation == "waterfill" else None
     for level in levels:
@@ -267,10 +263,10 @@ def genomes(bank: Bank, method: Method, levels: Sequence[float]) -> Iterator[tup
 def progressive(
     subject: Subject, bank: Bank, level: float, method: Method, batches: list[Any], seed: int
 ) -> tuple[Bank, Genome]:
-    """A bank fitted on what the model sees and cares for when it is pruned part of the way.
+    """A bank that is fitted on a partly pruned model.
 
-    The way to a level is cut into rounds of equal ratio; each takes moments of the model as the
-    round before has left it, and solves the dense weights anew.
+    The level is reached in rounds of equal ratio. Each round collects moments on the model that the
+    previous round pruned, and factorizes the dense weights again.
     """
     for turn in range(1, method.rounds):
         frontier = waterfill(bank)
@@ -295,7 +291,7 @@ def progressive(
 def learn_ranks(
     subject: Subject, bank: Bank, genome: Genome, method: Method, moments: Moments, seed: int
 ) -> tuple[Bank, Genome]:
-    """The paper's learning of a genome's ranks, with its number of steps on fewer tokens."""
+    """The paper's training for the ranks of a genome: its step count, but fewer tokens."""
     ranks = {name: rank for name, rank in bank.ranks(genome).items() if rank}
     batches = subject.calibration(seed)
     factors = learn(
@@ -322,7 +318,7 @@ def improved(
     weights: Any,
     seed: int,
 ) -> tuple[Bank, Genome]:
-    """Bank and genome after refit and tuning, as far as the method has them."""
+    """Bank and genome after refit and training, if the method has them."""
     if method.refit:
         result = refit(subject.model, bank, genome, moments, batches, weights, method.residual)
         bank, genome = result.bank, result.genome
@@ -332,16 +328,17 @@ def improved(
 
 
 def predicted(bank: Bank, genome: Genome, tokens: float) -> float | None:
-    """The rise of the loss that the energies left out foretell, where they are in its unit.
+    """The increase of the loss that the discarded energies predict, if they are in its unit.
 
-    tokens: what an example is divided by, 1 where losses are per example.
+    Args:
+        tokens: tokens per example, or 1 if losses are per example.
     """
     in_loss = get_projection(bank.projection).in_loss
     return round(estimated_rise(bank, genome) / tokens, 6) if in_loss else None
 
 
 def difference(dense: list[bool], pruned: list[bool]) -> dict[str, int]:
-    """Rows that only the dense model has right, and only the pruned one."""
+    """Counts of rows that only the dense model answers right, and only the pruned model."""
     pairs = list(zip(dense, pruned, strict=True))
     return {"lost": sum(d and not p for d, p in pairs), "won": sum(p and not d for d, p in pairs)}
 

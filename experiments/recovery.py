@@ -1,14 +1,14 @@
-"""What training after pruning brings back, and what 8 bits cost.
+"""What training after pruning recovers, and what 8-bit weights cost.
 
     python -m experiments.recovery                                   # all; resumes
     python -m experiments.recovery --tasks trec/reader-6m --seeds 0
     python -m experiments.recovery --summary                         # the tables alone
 
-Recovery: each task is pruned to where it loses some 12 points, and further by half and to twice of
-that where the test rows lost fewer than 5 or more than 20; then the same genome is trained by
-`recovery=lora` and by `recovery=full`. Quantization: each task is sieved at ε = .02 with
-the defaults, and its factors put in 8 bits. A line of JSON per run goes to `recovery.jsonl`; tables
-go to `longer.md`.
+Recovery: each task is pruned until it loses about 12 points. If the test rows lose fewer than 5 or
+more than 20 points, another tolerance is tried. The same genome is then trained with
+`recovery=lora` and `recovery=full`. Quantization: each task is pruned at ε = .02 with the defaults,
+and its factors are quantized to 8 bits. Each run adds a JSON line to `recovery.jsonl`; the tables
+are in `longer.md`.
 """
 
 import argparse
@@ -29,10 +29,10 @@ from experiments.running import FOLDER, finished
 from experiments.searches import TASKS
 
 log = logging.getLogger(__name__)
-TOLERANCES = (0.12, 0.06, 0.24)  # what is given up, in turn, until the drop on test is in range
+TOLERANCES = (0.12, 0.06, 0.24)  # tolerances to try until the drop on test rows is in range
 RANGE = (0.05, 0.20)
 METHODS = ("lora", "full")
-FLOAT16 = 2  # bytes
+FLOAT16 = 2  # bytes per parameter
 Record = dict[str, Any]
 
 
@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="*", default=["quantization", *METHODS])
     parser.add_argument("--out", type=Path, default=FOLDER / "recovery.jsonl")
-    parser.add_argument("--cache", type=Path, default=None, help="folder to keep the banks in")
-    parser.add_argument("--summary", action="store_true", help="run nothing")
+    parser.add_argument("--cache", type=Path, default=None, help="folder for the banks")
+    parser.add_argument("--summary", action="store_true", help="write the tables only")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def recovered(task: str, seed: int, method: str, cache: Path) -> Record:
 
 
 def quantized(task: str, seed: int, cache: Path) -> Record:
-    """One model at ε = .02, before and after its weights are put in 8 bits."""
+    """One model at ε = .02, before and after quantization to 8 bits."""
     result = finished(task, cache, f"seed={seed}", "quantization=int8")
     found = result["quantization"]
     dense = result["parameters"]["prunable_dense"] * FLOAT16
@@ -112,7 +112,7 @@ def quantized(task: str, seed: int, cache: Path) -> Record:
 
 
 def recovery_table(records: Sequence[Record]) -> str:
-    """Per task and method the means over seeds of drops on test, and what share came back."""
+    """Per task and method: mean drops on test rows, and the recovered fraction."""
     lines = [
         "| task | method | seeds | kept, % | drop before | after | came back, % |",
         "|---|---|---|---|---|---|---|",
@@ -143,7 +143,7 @@ def recovery_table(records: Sequence[Record]) -> str:
 
 
 def in_range(records: Sequence[Record], method: str) -> list[Record]:
-    """Runs of a method whose pruned model had lost what the comparison is about."""
+    """The runs of a method whose pruned model has a drop in range."""
     return [
         r
         for r in records
@@ -152,7 +152,7 @@ def in_range(records: Sequence[Record], method: str) -> list[Record]:
 
 
 def quantization_table(records: Sequence[Record]) -> str:
-    """Per task the means over seeds of bytes against the dense float16, and of accuracies."""
+    """Per task: mean bytes relative to the dense float16 model, and mean accuracies."""
     lines = [
         "| task | seeds | kept, % | bytes, % | in int8, % | accuracy, % | in int8 | change |",
         "|---|---|---|---|---|---|---|---|",
@@ -168,7 +168,7 @@ def quantization_table(records: Sequence[Record]) -> str:
 
 
 def written(row: Sequence[float]) -> str:
-    """The cells of one row, and the change of its last two."""
+    """The cells of one row, and the difference of the last two."""
     return " | ".join([*(f"{cell:.2f}" for cell in row), f"{row[4] - row[3]:+.2f}"])
 
 

@@ -1,12 +1,12 @@
-"""The small experiments: every claim of the paper and of ours that two cores can measure.
+"""Run the small experiments: every claim that two cores can measure.
 
-    python -m experiments.reproduce                # all; resumes; then compares with the committed
-    python -m experiments.reproduce kept tokens    # some
-    python -m experiments.reproduce --summary      # figures and tables of what is there, no runs
-    python -m experiments.reproduce --adopt        # and put them in the place of the committed
+    python -m experiments.reproduce                # run all, or resume; compare
+    python -m experiments.reproduce kept tokens    # run some claims
+    python -m experiments.reproduce --summary      # no runs, only figures and tables
+    python -m experiments.reproduce --adopt        # also replace the committed results
 
-Runs go to `runs/experiments`; what follows from them is compared with `experiments/results`, number
-by number: each committed one has an interval, and a fresh one is expected within it.
+Runs are written to `runs/experiments`. Each new number is compared with the interval of the
+committed number in `experiments/results`.
 """
 
 import argparse
@@ -38,24 +38,26 @@ CLAIMS = tuple(
     facts cost
     """.split()
 )
-# Figures of a claim that are of all its runs, and nothing without some of them.
+# Figures that need all runs of a claim.
 OVER_ALL = ("ratio", "times", "mean", "methods", "cpu_minutes", "growth")
 console = Console()
 
 
 def main() -> None:
-    """Run what is missing, summarize, compare, and write what is asked for."""
+    """Run missing jobs, summarize, compare, and write the requested files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("claims", nargs="*", metavar="claim", help=", ".join(CLAIMS))
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", default="", help="jobs whose name has this in it")
+    parser.add_argument("--only", default="", help="run only jobs whose name contains this")
     parser.add_argument("--wandb", action="store_true", help="log the runs to Weights & Biases")
-    parser.add_argument("--summary", action="store_true", help="no runs")
-    parser.add_argument("--adopt", action="store_true", help="commit to what was found")
+    parser.add_argument(
+        "--summary", action="store_true", help="run nothing; summarize finished jobs"
+    )
+    parser.add_argument("--adopt", action="store_true", help="replace the committed results")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.claims if name not in CLAIMS]:
-        parser.error(f"there is no claim {unknown[0]!r}, expected some of {', '.join(CLAIMS)}.")
+        parser.error(f"unknown claim {unknown[0]!r}; expected one of {', '.join(CLAIMS)}.")
     chosen = arguments.claims or list(CLAIMS)
     os.environ[WANDB] = str(arguments.wandb).lower()
     failed = (
@@ -78,12 +80,12 @@ def module(claim: str) -> Any:
 
 
 def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> list[str]:
-    """Do the jobs that have no result; returns what failed, a line each."""
+    """Run the jobs without a result; return one line per failure."""
     jobs = list(dict.fromkeys(job for claim in claims for job in module(claim).jobs()))
     if not SHARED.is_dir() and (beside := [job for job in jobs if job.shared]):
         console.print(
-            f"{len(beside)} of {len(jobs)} runs take models and data of {SHARED}, which is not "
-            "there; set SIEVE_SHARED to its folder to have them too.",
+            f"{len(beside)} of {len(jobs)} runs need models and data in {SHARED}, which does not "
+            "exist. Set SIEVE_SHARED to their folder to run them.",
             highlight=False,
         )
         jobs = [job for job in jobs if not job.shared]
@@ -101,7 +103,7 @@ def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> l
 
 
 def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[str]:
-    """Lanes side by side, in processes of their own; returns what failed, a line each."""
+    """Run lanes in parallel processes; return one line per failure."""
     failed: list[str] = []
     context, total = multiprocessing.get_context("spawn"), sum(map(len, lanes))
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -110,7 +112,7 @@ def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[st
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             waiting = [pool.submit(_lane, lane, out, told) for lane in lanes]
             while True:
-                over = all(future.done() for future in waiting)  # before the last look
+                over = all(future.done() for future in waiting)  # finished at the last check
                 try:
                     name, error, seconds = told.get(timeout=1)
                 except queue.Empty:
@@ -125,7 +127,7 @@ def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[st
 
 
 def _lane(jobs: Sequence[Job], out: Path, told: Any) -> None:
-    """Jobs that share a cache, one after the other; each is told of, failed or not."""
+    """Run jobs that share a cache one after another, and report each."""
     for job in jobs:
         start, error = time.monotonic(), ""
         try:
@@ -136,7 +138,7 @@ def _lane(jobs: Sequence[Job], out: Path, told: Any) -> None:
 
 
 def summarize(claims: Sequence[str], out: Path) -> dict[str, Any]:
-    """What follows from the runs that are there, by claim; those without any are left out."""
+    """The summary of each claim that has finished jobs."""
     summaries = {}
     for claim in claims:
         found = {}
@@ -151,12 +153,12 @@ def summarize(claims: Sequence[str], out: Path) -> dict[str, Any]:
 def adopt(summaries: dict[str, Any], out: Path) -> None:
     """Write figures and JSON to `experiments/results`, and tables into the pages.
 
-    Of claims alone whose runs are all there.
+    Only for claims whose jobs have all finished.
     """
     RESULTS.mkdir(exist_ok=True)
     for claim, summary in summaries.items():
         if missing := sum(job.result(out) is None for job in module(claim).jobs()):
-            console.print(f"{claim:12}  not adopted: {missing} of its runs are missing")
+            console.print(f"{claim:12}  not adopted: {missing} runs are missing")
             continue
         (RESULTS / f"{claim}.json").write_text(json.dumps(summary, indent=1) + "\n")
         if hasattr(module(claim), "draw"):
@@ -165,9 +167,9 @@ def adopt(summaries: dict[str, Any], out: Path) -> None:
 
 
 def report(summaries: dict[str, Any], out: Path) -> int:
-    """Say how many fresh numbers are within the committed intervals; returns how many are not.
+    """Print how many new numbers are within the committed intervals; return how many are not.
 
-    Those that were not measured now are counted apart.
+    Committed numbers without a new value are counted separately.
     """
     strange = 0
     for claim, summary in summaries.items():

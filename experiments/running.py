@@ -1,4 +1,4 @@
-"""A whole run of Sieve in a process of its own."""
+"""Run Sieve in its own process."""
 
 import json
 import os
@@ -13,11 +13,13 @@ SHARED = Path(os.environ.get("SIEVE_SHARED", "../shared"))
 
 
 def finished(task: str, cache: Path, *overrides: str) -> dict[str, Any]:
-    """What `result.json` of a run says.
+    """Run Sieve and return `result.json`.
 
-    task: its name and its model, such as "trec/reader-6m"; "embedded" is Sieve's own. Speed is not
-    measured and nothing exported unless the overrides ask for it, and ranks are of any size, not
-    those that hardware likes. RuntimeError where it fails.
+    Speed is not measured, nothing is exported, and ranks are not rounded, unless overrides say so.
+    Raises RuntimeError if the run fails.
+
+    Args:
+        task: task and model, such as "trec/reader-6m"; the model "embedded" comes with Sieve.
     """
     name, model = task.split("/")
     where = ["model=embedded"]

@@ -1,15 +1,14 @@
-"""How costs grow with a model, and what a dry run said of them beforehand.
+"""How costs grow with model size, measured and as forecast by a dry run.
 
     python -m experiments.scaling                          # Llama shapes of 25M, 100M and 400M
     python -m experiments.scaling --shapes wide-25 --tokens 512
 
-Random weights, kept in bfloat16 and computed with in float32 on this processor, as a run would.
-Each stage has a process of its own. `wide` shapes grow as model families do, in width and depth,
-`deep` ones in depth alone: a closed form takes the cube of a width where a model has its square, so
-that `fit` takes longer by parameter the wider a model is. Genomes are scored on ever more rows, and
-with a prefix that is shared. With one thread (OMP_NUM_THREADS=1) the clock is that of the
-processor, which does not count what other processes take. Adds to `scaling.json` what it
-measures.
+Weights are random, rounded to bfloat16 and computed in float32 on the CPU. Each stage runs in its
+own process. `wide` shapes grow in width and depth, as model families do; `deep` shapes only grow in
+depth. The closed form costs the cube of the width, but a model has its square in parameters, so
+`fit` takes more time per parameter for wider models. Genomes are scored on more and more rows, and
+with a shared prefix. With one thread (OMP_NUM_THREADS=1) processor time is measured, which excludes
+other processes. Results are added to `scaling.json`.
 """
 
 import argparse
@@ -63,14 +62,14 @@ SHAPES = {
 }
 DEFAULT = "wide-25,wide-100,deep-100,wide-400,deep-400"
 LENGTH, BATCH, VOCABULARY, HEAD = 128, 2048, 2048, 64
-LONG = 60.0  # seconds of work after which it is not repeated
+LONG = 60.0  # seconds; longer work is not repeated
 EXAMPLES = (16, 32, 64)
-TASK_TOKENS = 50_000  # that calibration sees by default
+TASK_TOKENS = 50_000  # calibration tokens by default
 PREFIXED = "wide-25"  # the shape on which shared prefixes are timed
 
 
 def main() -> None:
-    """Measure every shape, and write what was found."""
+    """Measure every shape and write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shapes", default=DEFAULT)
     parser.add_argument("--tokens", type=int, default=8192)
@@ -91,14 +90,14 @@ def main() -> None:
 
 
 def quadrupled(tokens: int, row: dict[str, Any]) -> float:
-    """Seconds of calibrating on four times the tokens over four times those measured."""
+    """Seconds of calibration on four times the tokens, over four times the measured seconds."""
     with tempfile.TemporaryDirectory() as folder:
         more = apart(collect, PREFIXED, 4 * tokens, Path(folder))
     return round(more["calibrate"]["seconds"] / row["calibrate"]["seconds"] / 4, 3)
 
 
 def apart(work: Callable[..., Any], *given: Any) -> Any:
-    """What a function returns in a process of its own."""
+    """Call a function in its own process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(work, given)
     logging.info("%s: %s", given[0], json.dumps(found))
@@ -106,7 +105,7 @@ def apart(work: Callable[..., Any], *given: Any) -> Any:
 
 
 def build(name: str) -> Any:
-    """A random Llama: numbers of bfloat16, in float32."""
+    """A random Llama in float32, with weights rounded to bfloat16."""
     hidden, inner, layers = SHAPES[name]
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -123,7 +122,7 @@ def build(name: str) -> Any:
 
 
 def plan_of(model: Any, tokens: int, device: Device) -> Plan:
-    """What a dry run knows of the same work."""
+    """The plan that a dry run makes for the same work."""
     config = Config(TaskConfig(name="random"), batch_tokens=BATCH)
     config.calibration.tokens = tokens
     rows = {"calibration": tokens // LENGTH, "selection": max(EXAMPLES), "test": 0}
@@ -132,7 +131,7 @@ def plan_of(model: Any, tokens: int, device: Device) -> Plan:
 
 
 def measure(name: str, tokens: int) -> dict[str, Any]:
-    """What each stage of one shape takes, in a process of its own, as reckoned and as measured."""
+    """Measured and forecast costs of every stage for one shape, each in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         found: dict[str, Any] = {}
         for stage in (collect, solve, search):
@@ -141,7 +140,7 @@ def measure(name: str, tokens: int) -> dict[str, Any]:
 
 
 def collect(name: str, tokens: int, folder: Path) -> dict[str, Any]:
-    """Loss-aware moments, written."""
+    """Collect and write loss-aware moments."""
     model, plan, before = prepared(name, tokens)
     matrices = find_matrices(model)
 
@@ -157,7 +156,7 @@ def collect(name: str, tokens: int, folder: Path) -> dict[str, Any]:
 
 
 def solve(name: str, tokens: int, folder: Path) -> dict[str, Any]:
-    """The loss-aware bank of these moments, written."""
+    """Fit and write the loss-aware bank of these moments."""
     model, plan, before = prepared(name, tokens)
 
     def work() -> None:
@@ -165,19 +164,19 @@ def solve(name: str, tokens: int, folder: Path) -> dict[str, Any]:
         bank = sieve.fit(model, moments, "loss_aware", "pivoted", dtype=torch.bfloat16)
         bank.save(folder / "bank.safetensors")
 
-    stage = fit(plan)  # In a run it writes block by block, here the whole bank is held.
+    stage = fit(plan)  # A run writes the bank block by block; here the whole bank is in memory.
     stage = replace(stage, parts=(*stage.parts, plan.bank))
     return {"fit": compared(work, stage, plan, before)}
 
 
 def search(name: str, tokens: int, folder: Path) -> dict[str, Any]:
-    """Genomes of that bank on ever more rows."""
+    """Score genomes of that bank on more and more rows."""
     model, plan, _ = prepared(name, tokens)
     return {"search": score_genomes(model, sieve.Bank.load(folder / "bank.safetensors"), plan)}
 
 
 def prepared(name: str, tokens: int) -> tuple[Any, Plan, int]:
-    """A model, what a dry run knows of the work, and bytes that were taken before the model was."""
+    """The model, the dry run's plan, and the bytes in use before the model was built."""
     warm = build("tiny")
     with torch.enable_grad():
         sieve.calibrate(warm, calibration(LENGTH), projection="loss_aware")
@@ -188,21 +187,21 @@ def prepared(name: str, tokens: int) -> tuple[Any, Plan, int]:
 
 
 def compared(work: Callable[[], None], stage: Stage, plan: Plan, before: int) -> dict[str, Any]:
-    """A stage's seconds and peak memory, and what was said of them; short ones are repeated."""
-    with watched() as held:
+    """Measured and forecast seconds and peak memory of a stage; short work is repeated."""
+    with watched() as samples:
         spent = [timed(work)]
     while sum(spent) < LONG and len(spent) < 3:
         spent.append(timed(work))
     return {
         "seconds": round(min(spent), 3),
         "reckoned_seconds": round(stage.work.seconds, 3),
-        "peak_mib": round((max(held) - before) / 2**20, 1),
+        "peak_mib": round((max(samples) - before) / 2**20, 1),
         "reckoned_peak_mib": round((stage.peak(plan.device) - plan.device.overhead) / 2**20, 1),
     }
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Seconds of some work."""
+    """Seconds of one call."""
     gc.collect()
     start = now()
     work()
@@ -211,40 +210,40 @@ def timed(work: Callable[[], None]) -> float:
 
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """Bytes of memory of this process, looked at fifty times a second for the block."""
-    held, done = [anonymous()], threading.Event()
+    """Sample the memory of this process 50 times per second; yields the list of bytes."""
+    samples, done = [anonymous()], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            held.append(anonymous())
+            samples.append(anonymous())
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield held
+        yield samples
     finally:
         done.set()
         thread.join()
 
 
 def now() -> float:
-    """Seconds of the processor where there is one thread, so that others do not count."""
+    """Processor seconds with one thread, which exclude other processes; else wall time."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def score_genomes(model: Any, bank: Any, plan: Plan) -> dict[str, Any]:
-    """Seconds of a genome by the rows it is scored on, and of how straight a line they are."""
+    """Seconds per genome by number of rows, with a linear fit."""
     genome, spent = uniform_genome(bank, LEVELS, LEVELS.index(KEPT)), {}
     for count in EXAMPLES:
         objective = Rows(model, bank, count)
-        objective.score(genome)  # The first one loads what later ones have at hand.
+        objective.score(genome)  # The first call loads and caches.
         spent[count] = min(objective.score(genome) for _ in range(3))
     each = [seconds / count for count, seconds in spent.items()]
-    reckoned = plan.score(max(EXAMPLES)).seconds
+    forecast = plan.score(max(EXAMPLES)).seconds
     slope, base = np.polyfit(list(spent), list(spent.values()), 1)
     return {
         "seconds": {str(count): round(seconds, 3) for count, seconds in spent.items()},
-        "reckoned_seconds": round(reckoned, 3),
+        "reckoned_seconds": round(forecast, 3),
         "seconds_per_example": [round(one, 5) for one in each],
         "spread_per_example": round(max(each) / min(each) - 1, 3),
         "seconds_beside": round(float(base), 4),
@@ -253,14 +252,14 @@ def score_genomes(model: Any, bank: Any, plan: Plan) -> dict[str, Any]:
 
 
 class Rows:
-    """Rows that genomes are scored on; no dense model is scored for comparison."""
+    """Scores genomes on random rows, without a dense baseline."""
 
     def __init__(self, model: Any, bank: Any, count: int) -> None:
         self.batches = encoded_batches(examples(count), 0, BATCH)
         self.switch = Switch(model, bank, as_stored=False)
 
     def score(self, genome: Any) -> float:
-        """Seconds of changing to a genome and scoring it."""
+        """Seconds of switching to a genome and scoring it."""
         start = now()
         with self.switch.to(genome):
             score(self.switch.model, self.batches)
@@ -268,10 +267,10 @@ class Rows:
 
 
 def growth(shapes: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
-    """Nanoseconds by parameter of shapes of a kind, and how far the most is above the least.
+    """Nanoseconds per parameter for the shapes of one kind, and their spread (max/min - 1).
 
-    calibrate: of a token; both: as measured; at_50k: on as many tokens as by default. The smallest
-    shape is of both kinds.
+    `calibrate` is per token, `both` as measured, `at_50k` for the default number of tokens. The
+    smallest shape belongs to both kinds.
     """
     rows = {n: row for n, row in shapes.items() if n.startswith((kind, PREFIXED))}
     tokens = {n: row["calibrate"]["tokens"] for n, row in rows.items()}
@@ -292,7 +291,7 @@ def growth(shapes: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def calibration(tokens: int) -> list[TokenBatch]:
-    """Rows of random tokens without padding, the last of each an answer's."""
+    """Rows of random tokens without padding; the last token is the answer."""
     generator = torch.Generator().manual_seed(1)
     batches = []
     for _ in range(max(1, tokens // BATCH)):
@@ -307,19 +306,19 @@ def calibration(tokens: int) -> list[TokenBatch]:
 
 
 def examples(count: int) -> list[EncodedExample]:
-    """Rows of random tokens with two answers of a token each."""
+    """Rows of random tokens with two one-token answers."""
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, VOCABULARY, (count, LENGTH), generator=generator).tolist()
     return [EncodedExample(tuple(row), ((3,), (4,)), 0) for row in ids]
 
 
 def share(name: str, repeats: int) -> dict[str, dict[str, float]]:
-    """What a shared prefix saves on one shape."""
+    """The ratio of seconds with and without a shared prefix, for one shape."""
     return compare_sharing(build(name), repeats, rows=48)
 
 
 def anonymous() -> int:
-    """Bytes of memory of this process (Linux); mapped files, which can be dropped, do not count."""
+    """Bytes of anonymous memory of this process, without mapped files (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
 

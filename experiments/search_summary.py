@@ -1,10 +1,10 @@
-"""Summary of `experiments/searches.jsonl`: what each search kept, and how often it kept its word.
+"""Summary of `experiments/searches.jsonl`: what each search kept, and its drop on test rows.
 
     python -m experiments.search_summary
 
-Writes `searches.json`, `searches.svg` and the tables in `longer.md` between their marks. A ratio is
-that of the means over tasks of what two searches kept, on the tasks and seeds that both have; its
-95 % interval is bootstrapped over tasks.
+Writes `searches.json`, `searches.svg` and the tables in `longer.md`. A ratio compares the mean kept
+fractions of two searches on the tasks and seeds that both have; its 95 % interval is bootstrapped
+over tasks.
 """
 
 import json
@@ -20,7 +20,7 @@ from experiments.projections import FOLDER, read_lines
 from experiments.searches import BANKS, SEARCHES, TASKS
 from experiments.summary import BOOTSTRAP, write_blocks
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 COLOURS = {
     "uniform": "#bf616a",
     "waterfill": "#d08770",
@@ -30,11 +30,11 @@ COLOURS = {
 }
 OURS, QUICK = "genetic", "quick, guaranteed"
 Record = dict[str, Any]
-Found = dict[tuple[str, str], dict[str, dict[int, Record]]]  # bank and search, task, seed
+Found = dict[tuple[str, str], dict[str, dict[int, Record]]]  # bank and search -> task -> seed
 
 
 def main() -> None:
-    """Write all of it."""
+    """Write the summary, figure and tables."""
     found: Found = defaultdict(lambda: defaultdict(dict))
     for record in read_lines(FOLDER / "searches.jsonl"):
         found[record["bank"], record["search"]][record["task"]][record["seed"]] = record
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def summarize(found: Found) -> dict[str, Any]:
-    """Per bank: how many times as much every search keeps as the genetic one."""
+    """Per bank: the kept fraction of every search relative to the genetic one."""
     body: dict[str, Any] = {}
     for bank in BANKS:
         others = [s for s in SEARCHES if s not in (OURS, QUICK) and (bank, s) in found]
@@ -96,7 +96,7 @@ def bootstrap(rows: np.ndarray, of: Callable[[np.ndarray], float]) -> tuple[floa
 
 
 def kept_table(found: Found) -> str:
-    """What each search kept, in percent, and lost on test rows, in points; means over seeds."""
+    """What each search kept (%) and lost on test rows (points); means over seeds."""
     names = [task.split("/")[0].removeprefix("almanac_") for task in TASKS]
     lines = [
         "| bank | search | " + " | ".join(names) + " | mean kept | mean drop | rows scored |",
@@ -129,7 +129,7 @@ def _mean(tasks: Sequence[Sequence[Record]], key: str) -> float:
 
 
 def against_table(body: dict[str, Any]) -> str:
-    """The genetic search against each other one, in Markdown."""
+    """The genetic search against every other search, in Markdown."""
     lines = [
         "| bank | against | keeps of it (95 % interval) | smaller / larger on tasks | "
         "mean drop on test, theirs / ours |",
@@ -148,7 +148,7 @@ def against_table(body: dict[str, Any]) -> str:
 
 
 def word(found: Found) -> str:
-    """How often a search kept its word on test rows, and by how much it was too hopeful."""
+    """How often a search was within its tolerance on test rows, and its mean optimism."""
     lines = [
         "| bank | search | runs | test drop within the tolerance | margin on its rows | "
         "margin on test |",
@@ -171,7 +171,7 @@ def word(found: Found) -> str:
 
 
 def draw(found: Found) -> None:
-    """Kept fractions by task, a panel per bank, a dot per seed and a bar for their mean."""
+    """Kept fractions by task: one panel per bank, one dot per seed, a bar for the mean."""
     pyplot.rcParams.update(
         {
             "font.size": 8,

@@ -4,10 +4,9 @@
     python -m experiments.searches --tasks trec/reader-6m --seeds 0 --searches waterfill genetic
     python -m experiments.search_summary                             # the tables
 
-Each search is a run of its own, `python -m sieve.run`, with the same calibration and bank from the
-cache, without refit, so that the genome alone makes the difference. References get as many rows to
-score as the genetic search of the same task and seed has spent. A line of JSON per run goes to
-`experiments/searches.jsonl`.
+Each search is one run of `python -m sieve.run` with the same cached bank and without refit, so that
+runs differ only in the genome. Reference searches may score as many rows as the genetic search of
+the same task and seed. Each run adds a JSON line to `experiments/searches.jsonl`.
 """
 
 import argparse
@@ -30,7 +29,7 @@ TASKS = (
 )
 PAPER = ["projection=output", "projection.storage=plain", "search.normalize=relative"]
 BANKS = {"default": [], "paper": PAPER}
-PLAIN_MAP = "search.bottlenecks=false"  # it is a part of the report, and has no say in the search
+PLAIN_MAP = "search.bottlenecks=false"  # part of the report only; does not affect the search
 QUICK = [
     "search=genetic",
     PLAIN_MAP,
@@ -53,7 +52,7 @@ SEARCHES: dict[str, list[str]] = {
     "unseeded": ["search=paper", "hydra.sweeper.generations=15"],
     "quick, guaranteed": QUICK,
 }
-EQUAL = ("random", "evopress")  # these may score as many rows as the genetic search
+EQUAL = ("random", "evopress")  # searches with the row budget of the genetic search
 DEFAULT = ("uniform", "waterfill", "genetic", "random", "evopress")
 
 
@@ -65,7 +64,7 @@ def main() -> None:
     parser.add_argument("--searches", nargs="*", default=list(DEFAULT))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=FOLDER / "searches.jsonl")
-    parser.add_argument("--cache", type=Path, default=None, help="folder to keep the banks in")
+    parser.add_argument("--cache", type=Path, default=None, help="folder for the banks")
     parser.add_argument("overrides", nargs="*", default=[])
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -95,14 +94,14 @@ def main() -> None:
 
 
 def key(record: dict[str, Any]) -> tuple[str, str, str, int]:
-    """What tells one record from another."""
+    """The key of a record."""
     return record["task"], record["bank"], record["search"], record["seed"]
 
 
 def run(
     task: str, bank: str, search: str, seed: int, cache: Path, overrides: list[str]
 ) -> dict[str, Any]:
-    """One search: what it found on its rows, and what that is worth on the test rows."""
+    """Run one search: its result on selection rows and on test rows."""
     start = time.perf_counter()
     result = finished(
         task,

@@ -2,9 +2,9 @@
 
     python -m experiments.sensitivity
 
-Defaults without refit on three subjects, three seeds: calibration rows from 32 to 4,096 at the
-damping rule, and damping over eight orders of magnitude at 1,024 rows. Writes `sensitivity.json`
-and the tables in `longer.md` between their marks.
+Defaults without refit on three subjects and three seeds: 32 to 4,096 calibration rows with the
+default damping, and damping over eight orders of magnitude with 1,024 rows. Writes
+`sensitivity.json` and the tables in `longer.md`.
 """
 
 import json
@@ -34,7 +34,7 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write records and tables."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     records = [record for name in SUBJECTS for record in measure(TaskSubject(*name.split("/")))]
     (FOLDER / "sensitivity.json").write_text(json.dumps(records, indent=1) + "\n")
@@ -75,7 +75,7 @@ def measure(subject: TaskSubject) -> list[dict[str, Any]]:
 
 
 def rows_of(subject: TaskSubject, rows: int, seed: int) -> list[TokenBatch]:
-    """So many calibration rows, drawn by the seed."""
+    """The first `rows` calibration rows in the order of the seed."""
     examples = subject.task.splits["calibration"]
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     chosen = [examples[index] for index in order[:rows].tolist()]
@@ -98,7 +98,7 @@ def accuracies(subject: TaskSubject, moments: Moments, damping: float | None) ->
 
 
 def table(records: list[dict[str, Any]], key: str) -> str:
-    """Accuracy below the dense model's in points, mean over seeds, in Markdown."""
+    """Drop of accuracy in points, mean over seeds, in Markdown."""
     heads = [
         f"{s.split('/')[0].removeprefix('almanac_')} .{f'{x:g}'[2:]}"
         for s in SUBJECTS

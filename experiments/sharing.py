@@ -1,9 +1,9 @@
-"""What a common prefix saves: seconds of a genome with the prefix run once over every row whole.
+"""What a shared prefix saves: seconds per genome with it, over seconds without.
 
     python -m experiments.sharing --model my_model
 
-By the part of a row that is common, with 30 tokens of each row's own, which are the prompts of the
-embedded model; medians of paired repeats. Below 1 it pays.
+For several fractions of a row that all rows share, with 30 own tokens per row as in the prompts of
+the embedded model. Medians of paired repeats; below 1, sharing is faster.
 """
 
 import argparse
@@ -28,7 +28,7 @@ OWN, ROWS = 30, 200
 
 
 def main() -> None:
-    """Measure and log one JSON object."""
+    """Measure everything and log one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=str(EMBEDDED))
     parser.add_argument("--repeats", type=int, default=5)
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def compare_sharing(model: Any, repeats: int, rows: int = ROWS) -> dict[str, dict[str, float]]:
-    """Seconds and tokens with sharing over those without, by the part of a row that is common."""
+    """Ratios of seconds and tokens with and without sharing, by the shared fraction of a row."""
     found = {}
     for part in PARTS:
         drawn = made_up(model.config.vocab_size, round(OWN * part / (1 - part)), rows)
@@ -56,7 +56,7 @@ def compare_sharing(model: Any, repeats: int, rows: int = ROWS) -> dict[str, dic
 
 
 def made_up(vocabulary: int, prefix: int, rows: int) -> list[EncodedExample]:
-    """Rows of random tokens that begin alike, two answers each."""
+    """Rows of random tokens with the same beginning and two answers."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(3, vocabulary, (rows + 1, prefix + OWN), generator=generator).tolist()
     head = tuple(drawn[-1][:prefix])

@@ -1,15 +1,14 @@
-"""Speed of pruned models against the dense one, and where factors stop to pay.
+"""The speed of pruned models relative to the dense one, and the break-even rank.
 
     python -m experiments.speed                                    # all of it, about half an hour
     python -m experiments.speed --subjects embedded --engines eager --batches 8
 
-Prefill of 128 tokens a row and greedy decoding at uniform levels, dense and pruned in turn, ranks
-rounded as `projection.rank_multiple` does by default; figures are medians of paired ratios. Factors
-are made up: pivots are rows of the dense matrix, mixtures are random, as speed depends on shapes
-alone. On a CPU with one thread the clock is that of the processor, which does not count what other
-processes take. Adds to `speed.json` what it measures, and writes figure and tables anew. Where
-there is a GPU, layers of Llama-3.1-8B's shapes are timed in bfloat16 as well: that part has not
-been run yet.
+Prefill of 128 tokens per row and greedy decoding at uniform levels, dense and pruned alternately,
+with the default rank rounding. Figures are medians of paired ratios. Factors are random, because
+speed depends on shapes alone. With one thread on a CPU, processor time is measured, which excludes
+other processes. Results are added to `speed.json`; figure and tables are rewritten. On a GPU,
+layers with the shapes of Llama-3.1-8B are timed in bfloat16 as well; that part has not been run
+yet.
 """
 
 import argparse
@@ -47,7 +46,7 @@ MULTIPLE = ProjectionConfig.rank_multiple
 SHAPES = ((256, 256), (688, 256), (256, 688), (768, 768), (2048, 768), (768, 2048))
 LLAMA_8B = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336))
 TOKENS = (1, 8, 1024)
-AS_QUICK = 1.03  # of the dense layer's time: what counts as no slower
+AS_QUICK = 1.03  # of the dense layer's time: counts as no slower
 Works = dict[Any, Callable[[], object]]
 
 
@@ -69,7 +68,7 @@ def main() -> None:
     for subject in arguments.subjects.split(","):
         model = load(subject)
         if model is None:
-            logging.info("%s is not there, and left out", subject)
+            logging.info("skipping %s: its model does not exist", subject)
             continue
         for engine in arguments.engines.split(","):
             batches = [int(batch) for batch in arguments.batches.split(",")]
@@ -86,7 +85,7 @@ def main() -> None:
 
 
 def keep(found: dict[str, Any], records: list[dict[str, Any]]) -> None:
-    """Put records in the place of older ones of the same setting."""
+    """Replace older records with the same settings."""
 
     def setting(record: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(record[key] for key in ("subject", "engine", "batch", "storage", "level"))
@@ -99,7 +98,7 @@ def keep(found: dict[str, Any], records: list[dict[str, Any]]) -> None:
 
 
 def load(subject: str) -> Any:
-    """A dense model in float32; None where it is not there."""
+    """A dense model in float32; None if its folder does not exist."""
     if subject == "random-91m":
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -122,9 +121,9 @@ def load(subject: str) -> Any:
 def measure(
     subject: str, model: Any, engine: str, batch: int, levels: list[float], repeats: int
 ) -> list[dict[str, Any]]:
-    """Speed-up at every level and storage form: prefill, and decode where the engine has a cache.
+    """Speed-up at every level and storage form: prefill, and decoding if the engine has a cache.
 
-    The dense model is run by the same engine; int8 is compared with the dense model in float32.
+    The dense model uses the same engine; int8 is compared with dense float32.
     """
     matrices = find_matrices(model)
     generator = torch.Generator().manual_seed(0)
@@ -168,7 +167,7 @@ def measure(
 
 
 def pruned(model: Any, matrices: list[Matrix], storage: str, level: float) -> Any:
-    """A copy with factors of the ranks of a level in place of all matrices."""
+    """A copy of the model with factorized matrices at the ranks of a level."""
     small = copy.deepcopy(model)
     for matrix in matrices:
         rank = Sizing(storage, MULTIPLE).rank(matrix, level)
@@ -179,7 +178,7 @@ def pruned(model: Any, matrices: list[Matrix], storage: str, level: float) -> An
 
 
 def made_up(weight: Tensor, rank: int, storage: str) -> FactorizedLinear:
-    """A layer that computes as much as one that was fitted, on numbers of the same size."""
+    """A factorized layer with random factors of the same scale as fitted ones."""
     d_out, d_in = weight.shape
     generator = torch.Generator().manual_seed(rank)
     chosen = torch.randperm(d_out, generator=generator).to(weight.device)
@@ -199,10 +198,10 @@ def made_up(weight: Tensor, rank: int, storage: str) -> FactorizedLinear:
 def flops(
     model: Any, matrices: list[Matrix], batch: int, ranks: dict[str, int | None], storage: str
 ) -> int:
-    """Floating-point operations of the prefill that is timed, two for each multiply-add.
+    """Floating-point operations of the timed prefill, two per multiply-add.
 
-    All matrices for every token, the head for the last of each row, scores and mixing of attention
-    over all pairs of positions. Norms, activations and rotations are not counted.
+    Counts all matrices for every token, the head for the last token of each row, and attention over
+    all pairs of positions; not norms, activations and rotations.
     """
     config, tokens, sizing = model.config, batch * PROMPT, Sizing(storage)
     kept = sum(sizing.kept(matrix, ranks.get(matrix.name)) for matrix in matrices)
@@ -225,7 +224,7 @@ def _prefill(model: Any, ids: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _decode(model: Any, ids: Tensor) -> float:
-    """Seconds of some greedy steps after a prefill that is not counted."""
+    """Seconds of greedy decoding steps, without the prefill."""
     out = model(input_ids=ids[:, :8], use_cache=True)
     start = _now()
     for _ in range(STEPS):
@@ -234,7 +233,7 @@ def _decode(model: Any, ids: Tensor) -> float:
 
 
 def paired(works: Works, repeats: int) -> dict[Any, float]:
-    """Median ratio of the dense model's seconds over each one's, all in turn after a warm-up."""
+    """Median speed-ups over the dense model, measured alternately after a warm-up."""
     seconds: dict[Any, list[float]] = {name: [] for name in works}
     for repeat in range(repeats + 1):
         for name, work in works.items():
@@ -258,7 +257,7 @@ def _now() -> float:
 
 
 def break_even(d_out: int, d_in: int, tokens: int) -> dict[str, Any]:
-    """The largest rank at which a pivoted layer is no slower, and what is kept there; bisection."""
+    """The largest rank at which a pivoted layer is no slower, found by bisection."""
     low, high = 0, min(d_out, d_in)
     while low < high:
         middle = (low + high + 1) // 2
@@ -288,7 +287,7 @@ def time_layer(d_out: int, d_in: int, tokens: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def layer_ratio(d_out: int, d_in: int, tokens: int, rank: int) -> float:
-    """Seconds of a dense layer over those of a pivoted one of a rank."""
+    """Speed-up of a pivoted layer of a rank over the dense layer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with torch.inference_mode(False), torch.no_grad():

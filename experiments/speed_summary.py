@@ -1,4 +1,4 @@
-"""Tables and figure of `experiments/speed.json`; `experiments.speed` calls it."""
+"""Tables and figure of `experiments/speed.json`, for `experiments.speed`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib import pyplot
 from experiments.pages import write_blocks
 from experiments.running import FOLDER
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 RECORDS = "records"
 ENGINES = {
     "eager": ("#2e3440", "as it is"),
@@ -22,14 +22,14 @@ BATCH = 8
 
 
 def write(found: dict[str, Any]) -> None:
-    """Figure and tables."""
+    """Write figure and tables."""
     draw(found, FOLDER / "speed.svg")
     blocks = {"speed": table(found), "engines": engines(found), "break_even": break_even(found)}
     write_blocks(FOLDER / "longer.md", blocks)
 
 
 def table(found: dict[str, Any]) -> str:
-    """Speed-up as it is, by subject, level and batch, and the part of the ideal, in Markdown."""
+    """Speed-up by subject, level and batch, and as a fraction of the ideal, in Markdown."""
     lines = [
         "| model | level | FLOPs kept | ideal | prefill, 1 / 8 / 32 rows | of the ideal, 8 rows | "
         "decode, 1 / 8 / 32 rows | plain: prefill, decode, 8 rows |",
@@ -76,7 +76,7 @@ def engines(found: dict[str, Any]) -> str:
 
 
 def break_even(found: dict[str, Any]) -> str:
-    """Largest rank that is no slower, by shape and tokens, in Markdown; nothing unmeasured."""
+    """Largest rank that is no slower, by shape and tokens, in Markdown; only measured ones."""
     rows = found["break_even"]
     if not rows:
         return ""

@@ -1,9 +1,9 @@
-"""What a story-telling model writes when three quarters, or half, of it are left.
+"""What a story-telling model writes with 75 % or 50 % of its parameters.
 
     python -m experiments.stories
 
-Greedy continuations by the dense model, by `output` (plain, uniform) and by the defaults without
-refit, of the same openings. Written to `longer.md`.
+Greedy continuations of the same openings by the dense model, by `output` (plain, uniform) and by
+the defaults without refit. Written to `longer.md`.
 """
 
 import torch
@@ -26,7 +26,7 @@ OPENINGS = (
 
 
 def main() -> None:
-    """Write the block."""
+    """Write the block of `longer.md`."""
     subject = TextSubject("lm_tinystories", "stories-656k")
     written = {"dense": [continued(subject, opening) for opening in OPENINGS]}
     for name in ("output", "sieve"):
@@ -50,7 +50,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def continued(subject: TextSubject, opening: str) -> str:
-    """What the model makes of an opening, in one line."""
+    """The model's continuation of an opening, in one line."""
     tokenizer = subject.backbone.tokenizer
     ids = torch.tensor([tokenizer(opening)["input_ids"]])
     out = subject.model.generate(

@@ -1,10 +1,10 @@
-"""How figures of the experiments look."""
+"""The style of the figures."""
 
 from matplotlib import pyplot
 
 
 def plain() -> None:
-    """Text as text, few lines, the same file from the same numbers."""
+    """Set text as text, few lines, and reproducible files."""
     pyplot.rcParams.update(
         {
             "font.size": 8,

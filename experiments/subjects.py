@@ -1,6 +1,6 @@
-"""What experiments are made on: a model with a task, or a model with plain text, as one interface.
+"""Subjects of experiments: a model with a task or with plain text, behind one interface.
 
-A subject gives calibration batches for a seed and measures the model as it stands in memory.
+A subject returns calibration batches for a seed, and measures its model in memory.
 """
 
 import json
@@ -29,8 +29,8 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model does on held-out rows: per row right or wrong (none for text), loss in nats per
-    example (per token for text), and KL(dense ‖ model) over the choices (per token)."""
+    """Measurements on held-out rows: correctness per row (None for text), loss in nats per example
+    (per token for text), and KL(dense ‖ model) over the choices (per token)."""
 
     correct: list[bool]
     loss: float
@@ -38,30 +38,32 @@ class Measured:
 
     @property
     def accuracy(self) -> float | None:
-        """Fraction of rows that are right; None for text."""
+        """Fraction of right rows; None for text."""
         return sum(self.correct) / len(self.correct) if self.correct else None
 
 
 class Subject(Protocol):
-    """A model and the rows it is calibrated and measured on."""
+    """A model with its calibration and test rows."""
 
     name: str
     model: PreTrainedModel
 
     def calibration(self, seed: int) -> list[Any]:
-        """Calibration batches, of rows that the seed chooses."""
+        """Calibration batches; the seed chooses the rows."""
         ...
 
     def measure(self) -> Measured:
-        """The model as it stands, on test rows; the first call must be on the dense model."""
+        """Measure the current model on test rows. The first call must be on the dense model."""
         ...
 
 
 class TaskSubject:
     """A classification or multiple-choice task of `conf/task`.
 
-    model: "embedded", or the name of a model under the shared folder; test_rows, tokens: of
-    measuring and calibrating at most.
+    Args:
+        model: "embedded", or the name of a model in the shared folder.
+        test_rows: the most rows to measure on.
+        tokens: the most tokens to calibrate on.
     """
 
     def __init__(self, task: str, model: str, tokens: int = 25_000, test_rows: int = 500) -> None:
@@ -98,7 +100,7 @@ class TaskSubject:
 
     @torch.inference_mode()
     def measure(self) -> Measured:
-        """Test rows; the dense model's distributions are kept from the first call."""
+        """Measure on test rows. The first call stores the dense model's distributions."""
         correct: list[bool] = []
         loss = kl = 0.0
         fresh = not self.dense
@@ -117,7 +119,7 @@ class TaskSubject:
 
 
 class TextSubject:
-    """Plain text and the loss of its next tokens."""
+    """Plain text, measured by the loss of the next token."""
 
     def __init__(self, data: str, model: str, tokens: int = 100_000, batch_rows: int = 16) -> None:
         self.name, self.tokens, self.batch_rows = f"{data}/{model}", tokens, batch_rows

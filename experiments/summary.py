@@ -2,9 +2,9 @@
 
     python -m experiments.summary
 
-Writes `projections.json`, `projections.svg` and the table in `longer.md` between its marks. What
-counts is the smallest kept fraction whose accuracy on test rows is at most .02 below the dense
-model's; seeds choose the calibration rows. Intervals are bootstrapped over subjects.
+Writes `projections.json`, `projections.svg` and the table in `longer.md`. Methods are compared by
+the smallest kept fraction with a drop of at most .02 on test rows. Seeds choose the calibration
+rows; intervals are bootstrapped over subjects.
 """
 
 import json
@@ -20,7 +20,7 @@ from matplotlib import pyplot
 from experiments.pages import write_blocks
 from experiments.projections import FOLDER, METHODS, SUBJECTS, read_lines
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 DROP = 0.02
 BOOTSTRAP = 10_000
 PAPER, OURS, REFITTED = "output", "sieve", "sieve, refitted"
@@ -45,7 +45,7 @@ Records = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def main() -> None:
-    """Write all three."""
+    """Write the summary, table and figure."""
     found: Records = defaultdict(list)
     for record in read_lines(FOLDER / "projections.jsonl"):
         found[record["subject"], record["method"]].append(record)
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def complete(improved: dict[str, Any], basis: list[dict[str, Any]]) -> None:
-    """Levels above those that were refitted, or tuned, are those of what that began with."""
+    """Add the levels above the refitted (or trained) ones from the method they start from."""
     measured = max(point["level"] for point in improved["curve"])
     for record in basis:
         if record["seed"] == improved["seed"]:
@@ -76,13 +76,13 @@ def complete(improved: dict[str, Any], basis: list[dict[str, Any]]) -> None:
 
 
 def smallest(record: dict[str, Any]) -> float:
-    """The smallest kept fraction within the drop; 1 where none is."""
+    """The smallest kept fraction within the drop; 1 if there is none."""
     floor = record["dense"]["accuracy"] - DROP - 1e-9
     return min((p["kept_fraction"] for p in record["curve"] if p["accuracy"] >= floor), default=1.0)
 
 
 def loss_at(record: dict[str, Any], level: float) -> float | None:
-    """Loss above the dense model's at a level, for text."""
+    """The increase of the loss at a level, for text."""
     here = [p["loss"] for p in record["curve"] if p["level"] == level]
     return here[0] - record["dense"]["loss"] if here else None
 
@@ -147,7 +147,7 @@ def _mean_of(kept: dict[str, dict[str, float]]) -> float | None:
 
 
 def ratio(methods: dict[str, Any], method: str, ours: str) -> dict[str, Any] | None:
-    """Mean smallest kept fraction of a method over ours, on subjects and seeds that both have."""
+    """Mean kept fraction of a method over that of the defaults, on common subjects and seeds."""
     if method not in methods or ours not in methods:
         return None
     theirs, own = methods[method]["smallest_kept"], methods[ours]["smallest_kept"]
@@ -172,10 +172,10 @@ def ratio(methods: dict[str, Any], method: str, ours: str) -> dict[str, Any] | N
 
 
 def worse(found: Records) -> list[dict[str, Any]]:
-    """Where another method's accuracy exceeds ours at one level by more than the 95 % interval.
+    """Levels at which another method beats the defaults by more than the 95 % interval.
 
-    Both are compared with the dense model on the same rows; the variances of the two differences
-    are added, which is wider than a paired interval would be.
+    Both are compared with the dense model on the same rows. The variances of the two differences
+    are added, so the interval is wider than a paired one.
     """
     rows = []
     for subject in SUBJECTS:
@@ -229,7 +229,7 @@ def _cell(values: dict[str, float] | None, of: Callable[[list[float]], Any]) -> 
 
 
 def pieces(summary: dict[str, Any]) -> str:
-    """What each piece brings, and what the defaults bring against each method, in Markdown."""
+    """The gain of each part, and of the defaults over each method, in Markdown."""
     lines = [
         "| without | keeps so many times as much (95 % interval) | more / less on tasks |",
         "|---|---|---|",
@@ -258,7 +258,7 @@ def cost(summary: dict[str, Any]) -> str:
 
 
 def predicted(found: Records) -> str:
-    """KL(dense ‖ pruned) as the energies foretell it and as measured, in Markdown."""
+    """KL(dense ‖ pruned), predicted by the energies and measured, in Markdown."""
     levels = (0.5, 0.3, 0.2, 0.1, 0.05, 0.03)
     lines = ["| subject | " + " | ".join(f"{x:g}" for x in levels) + " |", "|" + "---|" * 7]
     for subject in SUBJECTS:

@@ -1,6 +1,6 @@
-"""The paper's claims, what was measured of each on small models, and whether it holds there.
+"""The paper's claims, our measurements on small models, and a verdict for each.
 
-A verdict is a rule on committed figures, so that other figures would bring another.
+A verdict is computed from the committed figures.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,12 +9,12 @@ from typing import Any
 Summaries = Mapping[str, Any]
 YES, PART, NO = "**holds**", "**holds in part**", "**does not hold**"
 OPEN, LATER = "**cannot be tested here**", "not measured"
-STEEP = 3  # times: sizes between the edge of the cliff and its middle
-PAPER = "paper"  # its objective at the optimum, one level for all matrices
+STEEP = 3  # ratio between the sizes at the edge and in the middle of the cliff
+PAPER = "paper"  # the paper's objective at the optimum, with one level for all matrices
 
 
 def verdicts(summaries: Summaries) -> str:
-    """A row per claim, in Markdown."""
+    """One row per claim, in Markdown."""
     lines = ["| claim of the paper | measured | verdict |", "|---|---|---|"]
     for claim, needs, rule in ROWS:
         measured, verdict = ("", LATER)

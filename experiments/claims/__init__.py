@@ -1,6 +1,5 @@
-"""One module per claim: which runs it takes, and what their results say of it.
+"""One module per claim: its jobs, and the figures computed from their results.
 
-Each has `jobs()`, the runs; `summarize(results)`, the figures with their intervals;
-`tables(summary)`, Markdown; `draw(summary, path)`, a figure, where there is one.
-`experiments.reproduce` does the rest.
+Each module has `jobs()`, `summarize(results)` (figures with intervals), `tables(summary)`
+(Markdown) and maybe `draw(summary, path)`. `experiments.reproduce` runs them.
 """

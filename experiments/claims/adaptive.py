@@ -1,7 +1,7 @@
-"""A rank per matrix by evolution, against one level for all and against the closed form.
+"""The genetic search against one level for all matrices and against water-filling.
 
-The genetic search sees the selection rows that `kept` has; EvoPress and random search score as many
-rows as it does, from the same seeds.
+The genetic search uses the selection rows of `kept`. EvoPress and random search score as many rows
+as it does, from the same seeds.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ REFERRED = "trec"
 
 
 def jobs() -> list[Job]:
-    """Genetic searches, what they are compared with, and references on one subject."""
+    """Genetic searches, the searches to compare with, and references on one subject."""
     mine = [Job(CLAIM, (("subject", s), ("tolerance", t)), "sweep") for s, t in SEARCHED]
     references = [
         Job(
@@ -65,14 +65,14 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ratio(entries: list[dict[str, Any]], method: str) -> dict[str, float]:
-    """What the genetic search keeps of another's at ε = .02, the geometric mean over subjects."""
+    """Kept fraction of the genetic search over another's at ε = .02; geometric mean."""
     return figures.geometric(
         [e["genetic"]["kept"]["value"] / e[method]["kept"]["value"] for e in entries]
     )
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Kept and drop by search, and the rows that the genetic one has scored."""
+    """Kept fraction and drop by search, and the rows that the genetic search scored."""
     labels = LINES | {"genetic": "genetic"} | REFERENCES
     lines = [
         "| task | " + " | ".join(labels.values()) + " | rows scored, genetic |",

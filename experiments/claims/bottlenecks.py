@@ -1,8 +1,8 @@
-"""Bottleneck matrices: what each must keep alone, and what a model is worth without the neediest.
+"""Bottlenecks: what each matrix must keep, and the accuracy without the neediest ones.
 
-Each matrix is pruned alone, the rest dense, to the least level within the tolerance on the rows of
-the search. Then a quarter of the parameters goes from the dense model, the neediest matrices first,
-or the least needy: accuracy on test rows.
+Each matrix is pruned alone to the lowest level within the tolerance on the selection rows. Then a
+quarter of the dense model's parameters is removed, once from the neediest matrices and once from
+the least needy ones, and the accuracy on test rows is measured.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ from experiments import figures
 from experiments.jobs import Job, swept
 from experiments.style import plain
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 CLAIM = "bottlenecks"
-FEW = 0.1  # of the matrices, that are called the bottlenecks of a task
+FEW = 0.1  # fraction of the matrices that count as bottlenecks
 
 
 def jobs() -> list[Job]:
@@ -30,7 +30,7 @@ def jobs() -> list[Job]:
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """By task and seed the map and the contrast; overlap of tasks, stability over seeds."""
+    """Map and contrast by task and seed, overlap of tasks, stability over seeds."""
     maps: dict[str, dict[str, Any]] = {}
     for name, result in results.items():
         subject, seed = name.removeprefix(f"{CLAIM}/").split("-")
@@ -68,7 +68,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def similar(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
-    """Rank correlation of two maps' needs, and how many of their neediest matrices they share."""
+    """Rank correlation of two maps, and how many of their neediest matrices coincide."""
     names = sorted(one["need"])
     first, second = ([m["need"][name] for name in names] for m in (one, other))
     count = max(1, round(FEW * len(names)))
@@ -85,7 +85,7 @@ def similar(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The contrast by task, and how alike maps are."""
+    """The contrast by task, and the similarity of maps."""
     lines = [
         "| task | seed | matrices | may go alone | need over 5 % | dense | without the "
         "neediest | without the least needy | chance |",
@@ -115,7 +115,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:
-    """What each matrix needs, a panel per task: layers down, kinds across."""
+    """What each matrix needs: one panel per task, with layers as rows and kinds as columns."""
     plain()
     maps = {s: seeds["0"] for s, seeds in summary["maps"].items() if "0" in seeds}
     figure, axes = pyplot.subplots(

@@ -1,6 +1,6 @@
 """Task-specific against task-agnostic calibration: own rows, plain text, another domain, a mixture.
 
-The rows of the task choose the genome in each; only moments and factors are of the other source.
+The task's rows always choose the genome; only the moments come from the other source.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from experiments.claims import kept
 from experiments.jobs import Job, swept
 from experiments.style import plain
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 CLAIM = "calibration"
 SOURCES = {
     "own": "its own rows",
@@ -65,7 +65,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Kept by source, and how many times as much as by the task's own rows."""
+    """Kept fraction by source, absolute and relative to the task's own rows."""
     tasks = summary["tasks"]
     lines = [
         "| calibrated on | " + " | ".join(tasks) + " | times its own rows' |",

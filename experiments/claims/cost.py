@@ -1,4 +1,4 @@
-"""What it costs: tokens, evaluations, rows, time by stage and memory of the runs of others."""
+"""The cost of the other claims' runs: tokens, evaluations, rows, time by stage and memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ from experiments.jobs import Job
 
 STAGES = ("calibrate", "fit", "search", "refit")
 TOLERANCE = 0.02
-# Methods whose moments, and some whose banks, are the same.
+# Methods with the same moments, and partly the same banks.
 BY_GRADIENT = ("loss_aware", "sieve", "refitted", "evopress", "random", "genetic")
 SHARING = dict.fromkeys(BY_GRADIENT, BY_GRADIENT) | {
     method: (method, "asvd", "whitened", "paper", "input_pca")
@@ -32,16 +32,16 @@ LABELS = kept.METHODS | {"genetic": "genetic search", "evopress": "EvoPress", "r
 
 
 def jobs() -> list[Job]:
-    """None of its own: those of `kept` and `adaptive` for the table, and all others for the sum."""
+    """The jobs of `kept` and `adaptive` for the table, and all others for the sum."""
     others = (bottlenecks, calibration, facts, recovery, sceptic, seeds, tokens, transfer)
     return [job for claim in (kept, adaptive, *others) for job in claim.jobs()]
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Medians over tasks by method, at ε = .02, and the processor's time of all jobs.
+    """Medians over tasks by method, at ε = .02, and the processor time of all jobs.
 
-    Moments and banks are made by the first run that needs them: their times are of that one, of
-    the same task and of a method that shares them. A genetic search takes all of its sweep.
+    The first run that needs moments or a bank computes them, so their times come from the first
+    run of the same task with the same moments or bank. A genetic search counts its whole sweep.
     """
     runs: dict[str, dict[str, list[Any]]] = {}
     for name, result in results.items():
@@ -75,7 +75,7 @@ def _entry(method: str, runs: Mapping[str, Mapping[str, list[Any]]]) -> dict[str
 
 
 def _seconds(stage: str, method: str, runs: Mapping[str, Mapping[str, list[Any]]]) -> list[float]:
-    """Of each task the time of a stage in the first run that did not find it finished before."""
+    """Per task, the time of a stage in the first run that did not find it in the cache."""
     alike = SHARING.get(method, (method,)) if stage in ("calibrate", "fit") else (method,)
     alike = ("sieve",) if (stage, method) == ("search", "refitted") else alike
     times = []

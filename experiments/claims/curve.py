@@ -1,6 +1,6 @@
 """The accuracy curve: flat while parameters go, then a cliff. Where is its edge?
 
-On test rows, at sizes that nobody chose; the runs are those of `kept`.
+Measured on test rows at fixed sizes, in the runs of `kept`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from experiments.claims import kept
 from experiments.jobs import Job
 from experiments.style import plain
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 DROP = 0.02
 COLOURS = {
     "svd": "#c3c3c3",
@@ -31,7 +31,7 @@ Points = Sequence[Mapping[str, Any]]
 
 
 def jobs() -> list[Job]:
-    """The runs of `kept` that have a curve and a projection of their own."""
+    """The runs of `kept` with a curve, one per projection."""
     return [
         job
         for job in kept.jobs()
@@ -40,7 +40,7 @@ def jobs() -> list[Job]:
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Curves, and where each leaves the dense model and falls."""
+    """The curves, with the edge and the middle of each cliff."""
     found: dict[str, Any] = {"drop": DROP, "subjects": {}}
     for name, result in results.items():
         subject, method, _ = name.removeprefix("kept/").split("-")
@@ -70,9 +70,9 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def edge(points: Points) -> dict[str, float]:
-    """The smallest size measured whose drop, and that of all larger ones, is at most `DROP`.
+    """The smallest measured size such that it and all larger sizes drop at most `DROP`.
 
-    Its interval: where the drops' own intervals would put it.
+    The interval comes from the intervals of the drops.
     """
     return figures.number(
         _last(points, lambda p: p["drop"]["point"] <= DROP + 1e-9),
@@ -82,9 +82,9 @@ def edge(points: Points) -> dict[str, float]:
 
 
 def half(points: Points, dense: float, chance: float) -> dict[str, float]:
-    """The size at which half of what the dense model has above chance is gone.
+    """The size at which half of the accuracy above chance is lost.
 
-    On a line between the sizes measured, in the logarithm of the size.
+    Interpolated between measured sizes on a logarithmic scale.
     """
     gap = dense - chance
     return figures.number(

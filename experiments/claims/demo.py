@@ -1,4 +1,4 @@
-"""What `make demo` finds: the answer that stands in README."""
+"""The result of `make demo`, which README shows."""
 
 import io
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ SHOWN = tuple(
 
 
 def jobs() -> list[Job]:
-    """The run itself."""
+    """The demo run."""
     return [Job(CLAIM, (), extra=("export=factorized",))]
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Its figures, and the closing screen that shows them."""
+    """The figures of the run, and its closing screen."""
     [result] = results.values()
     shown = {key: result[key] for key in SHOWN}
     return {
@@ -39,7 +39,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The screen, as a block of code."""
+    """The closing screen as a code block."""
     from sieve.report import closing_table
 
     screen = io.StringIO()

@@ -1,9 +1,9 @@
-"""Kept parameters against the knowledge a task needs, in bits, with two bits a parameter as floor.
+"""Kept parameters against the bits of knowledge that a task needs.
 
-What a language model can hold at best is some 2 bits per parameter (Allen-Zhu and Li,
-arXiv:2404.05405). Medicine of Almanac is a list of facts, each one of so many candidates, so that
-what must be known is a sum of logarithms. Three models of the embedded shape are taught worlds of
-one, two and four times the facts; and the embedded model is asked for a part of its facts only.
+A language model stores at most about 2 bits per parameter (Allen-Zhu and Li, arXiv:2404.05405).
+Almanac's medicine is a list of facts, each one of several candidates, so its knowledge in bits is a
+sum of logarithms. Three models of the embedded shape learn worlds with one, two and four times the
+facts. The embedded model is also asked for a part of its facts only.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from sieve.tasks.almanac import ROWS, Fact, WorldSize, almanac_rows, build_world
 if TYPE_CHECKING:
     from experiments.embedded_model import Settings
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 CLAIM = "facts"
-STEPS = {"1": 200, "2": 340, "4": 600}  # of training, by the size of the world
+STEPS = {"1": 200, "2": 340, "4": 600}  # training steps by size of the world
 PARTS = (".25", ".5", "1")
-BITS = 2.0  # per parameter, arXiv:2404.05405
+BITS = 2.0  # bits per parameter, arXiv:2404.05405
 HERE = f"experiments.claims.{CLAIM}"
 
 
 def jobs() -> list[Job]:
-    """Three models to teach and sieve, and three parts of the embedded model's facts."""
+    """Three models to train and prune, and three parts of the embedded model's facts."""
     taught = [
         Job(CLAIM, (("how", "taught"), ("scale", s)), "call", f"{HERE}:taught") for s in STEPS
     ]
@@ -45,7 +45,7 @@ def jobs() -> list[Job]:
 
 
 def taught(out: Path, how: str, scale: str) -> dict[str, Any]:
-    """Teach a model of the embedded shape the medicine of a world, and sieve it."""
+    """Train a model of the embedded shape on the medicine of a world, and prune it."""
     from experiments.embedded_model import train
 
     settings = training(scale)
@@ -63,7 +63,7 @@ def taught(out: Path, how: str, scale: str) -> dict[str, Any]:
 
 
 def training(scale: str) -> "Settings":
-    """How a model is taught: the embedded shape, with words enough for the largest world."""
+    """The training settings: the embedded shape, with a vocabulary for the largest world."""
     from experiments.embedded_model import Settings
 
     shares = {"medicine": 1.0, "geography": 0.0, "reviews": 0.0, "reading": 0.0}
@@ -80,7 +80,7 @@ def training(scale: str) -> "Settings":
 
 
 def asked(out: Path, how: str, part: str) -> dict[str, Any]:
-    """Ask the embedded model for a part of its facts only, and sieve it for that."""
+    """Prune the embedded model for a part of its facts."""
     facts = [f for f in build_world().facts["medicine"] if _draw(f) < float(part)]
     wanted = {f"{fact.relation}:{fact.subject}" for fact in facts}
     folder = out / CLAIM / f"rows-{part}"
@@ -100,7 +100,7 @@ def asked(out: Path, how: str, part: str) -> dict[str, Any]:
 
 
 def _draw(fact: Fact) -> float:
-    """A number from 0 to 1 that is a fact's own."""
+    """A hash of a fact, from 0 to 1."""
     digest = hashlib.sha256(f"{fact.relation}:{fact.subject}".encode()).digest()
     return int.from_bytes(digest[:4]) / 2**32
 
@@ -117,7 +117,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             "bits": round(bits, 1),
             "dense": figures.share(result["baseline"]["accuracy"], result["examples"]),
             "drop": figures.drop(result["drop"]),
-            "kept": kept,  # of the prunable ones; the embeddings stay dense, and may hold facts too
+            "kept": kept,  # of prunable parameters; dense embeddings may also store facts
             "parameters": {end: round(value * size) for end, value in kept.items()},
             "bits_per_parameter": figures.number(
                 *(bits / (kept[end] * size) for end in ("value", "high", "low")), digits=5
@@ -136,7 +136,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def growth(entries: list[dict[str, Any]]) -> dict[str, float]:
-    """The exponent of kept parameters against bits: 1 where they grow alike, 0 where not at all."""
+    """The exponent of kept parameters against bits: 1 if proportional, 0 if constant."""
     bits = np.log([entry["bits"] for entry in entries])
     middle = bits - bits.mean()
     weights = middle / (middle**2).sum()
@@ -167,7 +167,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _reading(growths: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What the exponents of growth say, a sentence each."""
+    """One sentence per exponent."""
     models = {"taught": "Of models taught more facts", "asked": "Of one model asked for more facts"}
     said = [
         f"{models[how]}, kept parameters grow as the power {g['value']:.2f} of the bits "

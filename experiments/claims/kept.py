@@ -1,6 +1,6 @@
 """How much of its parameters a task needs: every projection and allocation at three tolerances.
 
-The genome is chosen on selection rows, the drop measured on test rows that nothing has seen.
+Selection rows choose the genome; unseen test rows measure the drop.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ LEARNED = Job(CLAIM, (("subject", "medicine"), ("method", "learned"), ("toleranc
 
 
 def jobs() -> list[Job]:
-    """All runs of the sweep, and one of the paper's learning, which takes long."""
+    """All runs of the sweep, and one run of the paper's training, which is slow."""
     return [*swept(CLAIM), LEARNED]
 
 
@@ -53,7 +53,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def about(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What every table names: rows, tokens and seed."""
+    """The rows, tokens and seed that every table states."""
     first = next(iter(results.values()))
     rows = {role: first["data"]["rows"][role] for role in ("selection", "test")}
     return {
@@ -65,7 +65,7 @@ def about(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mean(cells: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Means over all subjects; None where one is missing."""
+    """Means over all subjects; None if one is missing."""
     if set(cells) != set(SUBJECTS):
         return None
     return {
@@ -76,7 +76,7 @@ def mean(cells: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def ratios(rows: Mapping[str, Any]) -> dict[str, Any]:
-    """How many times as much another method keeps as the default, over all subjects."""
+    """The kept fraction of another method relative to the default, over all subjects."""
     found = {}
     for method, cells in rows.items():
         shared = [s for s in cells if s in rows.get(OURS, {})]
@@ -118,7 +118,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def cell(found: Mapping[str, Any] | None) -> str:
-    """Kept, in percent, and the drop on test rows, in points; a dagger beyond the tolerance."""
+    """Kept (%) and drop on test rows (points); a dagger marks drops beyond the tolerance."""
     if not found:
         return ""
     mark = "" if found["within"] is not False else " †"

@@ -1,4 +1,4 @@
-"""Pruned further than a task stands, then LoRA on the factors, 8 bits, and both."""
+"""Prune beyond the tolerance, then apply LoRA, 8-bit quantization, or both."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ FORMS = {
 
 
 def jobs() -> list[Job]:
-    """All four forms of two tasks; those of a task share what they begin with."""
+    """All four variants of two tasks; the variants of a task share moments and bank."""
     return swept(CLAIM)
 
 

@@ -1,8 +1,8 @@
-"""The sceptic's question: what do words alone reach, and a fresh model as small as the sieved one?
+"""How good are word counts, and a fresh model as small as the pruned one?
 
-A TF-IDF logistic regression on the labels of the calibration rows (those that Sieve saw, and all
-there are), and a Llama shape of as many parameters as the sieved model has in all, trained from
-scratch on the same rows: on their labels and on the dense model's answers.
+The baselines are a TF-IDF logistic regression on the calibration rows (those that Sieve saw, and
+all), and a Llama with as many parameters as the pruned model, trained from scratch on the same rows
+and the dense model's answers.
 """
 
 from collections.abc import Mapping

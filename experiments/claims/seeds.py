@@ -1,4 +1,4 @@
-"""The same task calibrated on other rows: how much the draw decides."""
+"""How much the choice of calibration rows matters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def jobs() -> list[Job]:
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Kept fraction and drop by task and seed, and how far seeds are apart."""
+    """Kept fraction and drop by task and seed, and the spread over seeds."""
     found: dict[str, Any] = {}
     for name, result in results.items():
         subject, seed = name.removeprefix(f"{CLAIM}/").split("-")

@@ -1,4 +1,4 @@
-"""How many calibration tokens are enough: 1,000 to 200,000, and as many draws of the small ones."""
+"""How many calibration tokens are enough, from 1,000 to 200,000."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +13,15 @@ from experiments.claims import kept
 from experiments.jobs import Job, swept
 from experiments.style import plain
 
-matplotlib.use("svg")  # Figures are files; no screen is looked for.
+matplotlib.use("svg")  # Write figures to files; do not open a display.
 CLAIM = "tokens"
-ONCE = 100_000  # from here on one draw
+ONCE = 100_000  # one seed from here on
 SIZES = (0.1, 0.05, 0.02)
 COLOURS = ("#2e5a9c", "#6a994e", "#bf616a")
 
 
 def jobs() -> list[Job]:
-    """News topics to 200,000 tokens and question types, which has no more, to 100,000."""
+    """News topics up to 200,000 tokens, question types up to 100,000 (all it has)."""
     fewer = {"subject": "trec", "calibration.tokens": "1_000,3_000,10_000,30_000,100_000"}
     return [
         job
@@ -35,7 +35,7 @@ def _asked(job: Job) -> int:
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """By task and tokens: kept at the tolerance and drops at fixed sizes, means over draws."""
+    """By task and tokens: kept fraction, and drops at fixed sizes; means over seeds."""
     runs: dict[str, dict[str, list[Any]]] = {}
     for name, result in results.items():
         subject, tokens, _ = name.removeprefix(f"{CLAIM}/").split("-")
@@ -67,7 +67,7 @@ def _nearest(result: Mapping[str, Any], size: float) -> Mapping[str, float]:
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Kept at the tolerance, and points lost at fixed sizes."""
+    """Kept fraction, and drops in points at fixed sizes."""
     heads = " | ".join(f"lost at {100 * size:g} %" for size in SIZES)
     lines = [
         f"| task | tokens | draws | kept (drop) | {heads} | calibrate, s |",
@@ -85,7 +85,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:
-    """Points lost at fixed sizes against tokens, a panel per task."""
+    """Drops in points at fixed sizes against tokens, one panel per task."""
     plain()
     figure, axes = pyplot.subplots(
         1, len(summary), figsize=(3.6 * len(summary), 2.7), layout="constrained", squeeze=False

@@ -1,4 +1,4 @@
-"""Sieved on one data set, tested on the others of its domain and on those outside of it."""
+"""Prune for one data set, test on the others inside and outside its domain."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,11 @@ SMALL = (
     "task.max_rows.selection=300",
     "logger.group=generalization",
 )
-ROWS = 500  # of each test split
+ROWS = 500  # rows of each test split
 
 
 def jobs() -> list[Job]:
-    """A run for every data set of both domains."""
+    """One run per data set of both domains."""
     return [_job(domain, task) for domain in MODELS for task in sets_of(domain)[0]]
 
 
@@ -40,7 +40,7 @@ def _job(domain: str, task: str) -> Job:
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The matrix of each domain: drops with intervals; how many pairs are within the tolerance."""
+    """The matrix of drops of each domain, and how many pairs are within the tolerance."""
     found: dict[str, Any] = {}
     for name, result in results.items():
         domain, task = name.removeprefix(f"{CLAIM}/").split("-")
@@ -81,7 +81,7 @@ def _place(domain: str, task: str, other: str) -> str:
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Points lost by each, and what comes of it."""
+    """The matrices of drops in points, and their summary."""
     blocks = {}
     for domain, entry in summary.items():
         names = sorted({name for row in entry["matrix"].values() for name in row["on"]})

@@ -28,11 +28,8 @@ ROOT = Path(__file__).parent.parent.parent
 SMALL = (
     *(f"task.max_rows.{role}=20" for role in ("calibration", "selection", "test")),
     *(f"also.{name}.max_rows.test=12" for name in dashboard_keys.ALMANAC),
-    "calibration.tokens=1000",
-    "projection.refit=false",
-    "speed.repeats=1",
-    "speed.prompt_tokens=8",
-    "speed.new_tokens=2",
+    *"calibration.tokens=1000 projection.refit=false".split(),
+    *"speed.repeats=1 speed.prompt_tokens=8 speed.new_tokens=2".split(),
 )
 LINE = (
     "+experiment=generalization",
@@ -48,22 +45,15 @@ LINE = (
     "curve=[.5,.1]",
 )
 GENETIC = (
-    "search=genetic",
-    "hydra.sweeper.population=4",
-    "hydra.sweeper.generations=2",
-    "search.bottlenecks=true",
-    "search.rounds=1",
-    "projection.refit_tries=1",
-    "tolerance=.1",
-    "logger.wandb=true",
-    "logger.mode=offline",
-    "logger.group=bottlenecks",
+    *"search=genetic hydra.sweeper.population=4 hydra.sweeper.generations=2".split(),
+    *"search.bottlenecks=true search.rounds=1 projection.refit_tries=1 tolerance=.1".split(),
+    *"logger.wandb=true logger.mode=offline logger.group=bottlenecks".split(),
 )
 
 
 @dataclass
 class Runs:
-    """The pages of a run along a line and of a genetic search, and the folders that they are of."""
+    """The W&B pages of a line search and of a genetic search, and their folder."""
 
     line: Page
     genetic: Page
@@ -89,21 +79,19 @@ def specs() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_every_key_that_a_dashboard_uses_is_one_that_a_run_logs(
-    runs: Runs, specs: dict[str, Any]
-) -> None:
+def test_runs_log_every_key_that_a_dashboard_uses(runs: Runs, specs: dict[str, Any]) -> None:
     for name, spec in specs.items():
-        asked = set(used(spec))
-        assert len(asked) > 10 and "media" in {place for place, _ in asked}, name
+        keys = set(used(spec))
+        assert len(keys) > 10 and "media" in {place for place, _ in keys}, name
         assert missing(spec, [runs.line, runs.genetic]) == set(), name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["chart", "axis", "bars", "media", "table", "group", "column"])
-def test_a_key_that_no_run_logs_is_found_wherever_it_stands(
+def test_a_misspelled_key_is_detected_in_every_kind_of_place(
     runs: Runs, specs: dict[str, Any], place: str
 ) -> None:
-    """The test above can fail: each kind of place is misspelt in turn."""
+    """Check that the test above can fail."""
     keys = {
         "chart": dashboard_keys.CURVE_ACCURACY,
         "axis": dashboard_keys.CURVE_KEPT,
@@ -113,14 +101,14 @@ def test_a_key_that_no_run_logs_is_found_wherever_it_stands(
         "group": "task.value.name",
         "column": dashboard_keys.DROP_LOW,
     }
-    spelt = json.dumps(specs["workspace-2"])
-    assert keys[place] in spelt
-    wrong = json.loads(spelt.replace(keys[place], keys[place] + "x"))
-    assert missing(wrong, [runs.line, runs.genetic])
+    text = json.dumps(specs["workspace-2"])
+    assert keys[place] in text
+    misspelled = json.loads(text.replace(keys[place], keys[place] + "x"))
+    assert missing(misspelled, [runs.line, runs.genetic])
 
 
 @pytest.mark.slow
-def test_a_metric_that_a_run_renames_is_missed(runs: Runs, specs: dict[str, Any]) -> None:
+def test_a_renamed_metric_is_detected(runs: Runs, specs: dict[str, Any]) -> None:
     renamed = Page(**vars(runs.line) | {"history": dict(runs.line.history)})
     renamed.history["report/kept"] = renamed.history.pop(dashboard_keys.KEPT)
     renamed.summary = {k: v for k, v in renamed.summary.items() if k != dashboard_keys.KEPT}
@@ -128,7 +116,7 @@ def test_a_metric_that_a_run_renames_is_missed(runs: Runs, specs: dict[str, Any]
         assert ("summary", dashboard_keys.KEPT) in missing(spec, [renamed])
 
 
-def test_every_key_in_the_one_place_is_used(specs: dict[str, Any]) -> None:
+def test_every_key_in_dashboard_keys_is_used(specs: dict[str, Any]) -> None:
     listed = {
         part
         for name, value in vars(dashboard_keys).items()
@@ -139,7 +127,7 @@ def test_every_key_in_the_one_place_is_used(specs: dict[str, Any]) -> None:
     assert [k for k in listed if k not in text and k.replace(".", ".value.", 1) not in text] == []
 
 
-def test_every_panel_is_of_a_kind_whose_keys_are_read(specs: dict[str, Any]) -> None:
+def test_every_panel_kind_is_one_whose_keys_are_checked(specs: dict[str, Any]) -> None:
     kinds = set(re.findall(r'"viewType": "([^"]+)"', json.dumps(specs)))
     assert kinds <= {
         "Scatter Plot",
@@ -152,7 +140,7 @@ def test_every_panel_is_of_a_kind_whose_keys_are_read(specs: dict[str, Any]) -> 
     }
 
 
-def test_the_groups_that_reports_ask_for_are_those_of_their_commands(
+def test_the_groups_of_a_report_are_the_groups_of_its_commands(
     specs: dict[str, Any],
 ) -> None:
     for name, study in STUDIES.items():
@@ -163,19 +151,19 @@ def test_the_groups_that_reports_ask_for_are_those_of_their_commands(
 
 
 def groups_of(command: str) -> set[str]:
-    """The groups of the runs of a command: of each that its experiment, or it, sweeps over."""
+    """The groups of all runs of a command, including sweeps."""
     given = shlex.split(command.partition("python -m sieve.run ")[2])
-    found = set()
+    groups = set()
     for raw in composed(given):
         config = to_config(raw)
         named = re.search(r"experiment=(\w+)", command)
         assert named is not None
-        found.add(config.logger.group or named[1])
-    return found
+        groups.add(config.logger.group or named[1])
+    return groups
 
 
 def composed(given: list[str]) -> list[Any]:
-    """The settings of a command with each source that it sweeps over, and the first of all else."""
+    """The settings of a command: every `source` of its sweep, and the first value of all else."""
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
@@ -205,7 +193,7 @@ def test_a_page_has_title_tags_kind_and_group(runs: Runs) -> None:
 
 
 @pytest.mark.slow
-def test_a_page_closes_with_the_figures_of_the_result_nested(runs: Runs) -> None:
+def test_the_summary_of_a_page_has_the_figures_of_the_result(runs: Runs) -> None:
     for one, folder in ((runs.line, "line"), (runs.genetic, "genetic/result")):
         result = json.loads((runs.root / folder / "result.json").read_text())
         for path in (
@@ -232,7 +220,7 @@ def test_a_page_closes_with_the_figures_of_the_result_nested(runs: Runs) -> None
 
 
 @pytest.mark.slow
-def test_a_page_has_series_over_steps_of_their_own(runs: Runs) -> None:
+def test_each_series_of_a_page_has_its_own_step(runs: Runs) -> None:
     steps = {
         "search/*": "search/kept_fraction",
         "recovery/*": "recovery/step",
@@ -246,7 +234,7 @@ def test_a_page_has_series_over_steps_of_their_own(runs: Runs) -> None:
         kept = one.history["search/kept_fraction"]
         assert kept == sorted(kept) and len(kept) == len(one.history["search/accuracy"])
     front = runs.genetic.history["search/accuracy"]
-    assert front == sorted(set(front))  # No genome of it is beaten by a smaller one.
+    assert front == sorted(set(front))  # No genome is worse than a smaller one.
 
 
 @pytest.mark.slow
@@ -271,14 +259,14 @@ def test_a_page_has_interactive_figures_and_tables(runs: Runs) -> None:
 
 
 @pytest.mark.slow
-def test_the_export_is_an_artifact_where_it_is_asked_for_and_only_there(runs: Runs) -> None:
+def test_the_export_is_an_artifact_only_on_request(runs: Runs) -> None:
     [(name, files)] = runs.line.artifacts.items()
     assert name == "almanac_geography-embedded"
     assert {"export/model.safetensors", "export/config.json", "result.json"} <= set(files)
     assert runs.genetic.artifacts == {}
 
 
-def test_a_report_says_what_is_claimed_and_how_to_run_it(specs: dict[str, Any]) -> None:
+def test_a_report_states_its_claim_and_commands(specs: dict[str, Any]) -> None:
     for name, study in STUDIES.items():
         report = specs[f"report-{name}"]
         text = json.dumps(report["spec"], ensure_ascii=False)
@@ -288,11 +276,11 @@ def test_a_report_says_what_is_claimed_and_how_to_run_it(specs: dict[str, Any]) 
         assert "panel-grid" in text and "config:task.value.name" in text
 
 
-def test_importing_it_warns_of_nothing_asks_no_network_and_sieve_never_does() -> None:
+def test_the_import_gives_no_warning_and_uses_no_network() -> None:
     program = """if True:
         import socket
         def refuse(*_):
-            raise AssertionError("the network is asked")
+            raise AssertionError("the network was used")
         socket.socket.connect = refuse
         import experiments.dashboard
     """

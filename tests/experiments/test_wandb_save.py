@@ -11,7 +11,7 @@ from experiments import dashboard, dashboard_workspace
 from experiments.dashboard_studies import STUDIES
 
 
-def test_nothing_is_sent_or_asked_without_save(
+def test_without_save_the_network_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -29,14 +29,13 @@ def test_nothing_is_sent_or_asked_without_save(
     assert set(json.loads(capsys.readouterr().out)) == set(written)
 
 
-def test_save_without_a_key_or_refused_is_one_sentence(
+def test_a_failed_upload_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("wandb.login", lambda prompt: False)
     assert dashboard.main(["--entity", "me", "--save"]) == 1
     assert capsys.readouterr().err == (
-        "Weights & Biases did not take the dashboards: there is no key; run `wandb login`, or set "
-        "WANDB_API_KEY.\n"
+        "The dashboards could not be uploaded: no key; run `wandb login`, or set WANDB_API_KEY.\n"
     )
     monkeypatch.setattr("wandb.login", lambda prompt: True)
 
@@ -46,11 +45,11 @@ def test_save_without_a_key_or_refused_is_one_sentence(
     monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", refuse)
     assert dashboard.main(["--entity", "me", "--save"]) == 1
     said = capsys.readouterr()
-    assert said.err == "Weights & Biases did not take the dashboards: permission denied.\n"
+    assert said.err == "The dashboards could not be uploaded: permission denied.\n"
     assert said.out == ""
 
 
-def test_save_sends_all_and_prints_their_addresses(
+def test_save_uploads_all_dashboards_and_prints_their_addresses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept: list[str] = []
