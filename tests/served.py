@@ -1,4 +1,4 @@
-"""A tiny export with a task, rows to ask of it, its offline answers, and a server of it."""
+"""A tiny export with a task, rows of that task, their offline answers, and a server."""
 
 import os
 import random
@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx2 as httpx
 from models import tiny_llama, tiny_tokenizer
@@ -31,9 +30,9 @@ QUESTIONS = TaskConfig(
 GOOD = {"text": "good", "what": "film"}
 
 
-def export_to(folder: Path, **shape: Any) -> Path:
-    """A factorized export of a task of two labels."""
-    model = tiny_llama(**shape)
+def export_to(folder: Path) -> Path:
+    """A factorized export of a task with two labels."""
+    model = tiny_llama()
     bank = banked(model, storage="pivoted")
     sieve.apply(model, bank, mixed(bank))
     sieve.export(model, tiny_tokenizer(), folder)
@@ -41,7 +40,7 @@ def export_to(folder: Path, **shape: Any) -> Path:
     return folder
 
 
-def rows_of(number: int) -> list[dict[str, Any]]:
+def rows_of(number: int) -> list[dict[str, str]]:
     rng = random.Random(0)
     words = ("movie", "film", "good", "bad", "question", "true", "false", "review")
     return [
@@ -50,8 +49,8 @@ def rows_of(number: int) -> list[dict[str, Any]]:
     ]
 
 
-def offline(folder: Path, rows: list[dict[str, Any]]) -> list[int]:
-    """What the evaluation of a run predicts for rows."""
+def offline(folder: Path, rows: list[dict[str, str]]) -> list[int]:
+    """The predictions of an evaluation for rows."""
     task = read_task(folder)
     model, tokenizer = sieve.load(folder)
     examples = [task.question(row) for row in rows]
@@ -60,12 +59,14 @@ def offline(folder: Path, rows: list[dict[str, Any]]) -> list[int]:
 
 @contextmanager
 def serving(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server in a process of its own, and its address."""
+    """Run a server in another process; yields the process and its address."""
     server = subprocess.Popen(
         [sys.executable, "-m", "sieve.serve", str(folder), "--port", "0", *more],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
     try:
         assert server.stdout
         address = server.stdout.readline().split()[-1]

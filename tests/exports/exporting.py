@@ -1,7 +1,5 @@
 """Pruned models to export, and greedy generation with them."""
 
-from typing import Any
-
 import torch
 from sieved import banked, mixed
 from transformers import PreTrainedModel
@@ -9,7 +7,9 @@ from transformers import PreTrainedModel
 import sieve
 
 
-def pruned(model: PreTrainedModel, projection: str = "output", **options: Any) -> PreTrainedModel:
+def pruned(
+    model: PreTrainedModel, projection: str = "output", **options: object
+) -> PreTrainedModel:
     """The model, pruned in place to mixed levels with a bank of the given options."""
     bank = banked(model, projection, **options)
     sieve.apply(model, bank, mixed(bank))

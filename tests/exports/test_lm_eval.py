@@ -1,11 +1,10 @@
-"""lm-evaluation-harness scores an export as Sieve does, to the row."""
+"""lm-evaluation-harness scores every row of an export as Sieve does."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,13 +19,15 @@ from sieve.tasks import Example, Task
 from sieve.tasks.metrics import ACCURACY
 
 
-def task_of(rows: list[Example], **options: Any) -> Task:
-    return Task("odd name/1", "general", ACCURACY, {"test": rows}, {}, **options)
+def task_of(rows: list[Example], normalize: str = "none") -> Task:
+    return Task("odd name/1", "general", ACCURACY, {"test": rows}, {}, normalize=normalize)
 
 
 def some_rows() -> list[Example]:
-    """Answers of several tokens, of one that begins another, and more or fewer of them; prompts
-    that templates and readers of files would take for something else."""
+    """Rows with two or three answers of one or more tokens, one of which begins another.
+
+    Templates and file readers could misread some of the prompts.
+    """
     words = ("good movie", "bad film", "question 7", "{{ doc }}", "true or false?", "né à 3 %")
     choices = [(" yes", " no"), (" positive", " negative", " positively bad"), (" A", " B", " C")]
     prompts = [f"{word}, {number}\nAnswer:" for number in range(4) for word in words]
@@ -35,40 +36,59 @@ def some_rows() -> list[Example]:
 
 
 @pytest.mark.slow
-def test_the_harness_predicts_what_sieve_predicts_row_by_row(tmp_path: Path) -> None:
+def test_the_harness_and_sieve_predict_the_same_for_every_row(tmp_path: Path) -> None:
     model = tiny_llama()
     bank = banked(model, storage="pivoted")
     sieve.apply(model, bank, mixed(bank))
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
     rows = some_rows()
     name = write_lm_eval_task(task_of(rows), tmp_path / "tasks")
-    ours = score(model, sieve.scoring_batches(rows, tiny_tokenizer()))
-    assert len(set(ours.predicted.tolist())) > 1
+    scores = score(model, sieve.scoring_batches(rows, tiny_tokenizer()))
+    assert len(set(scores.predicted.tolist())) > 1
     environment = {
-        "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
         [
-            sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args",
-            f"pretrained={folder},trust_remote_code=True,dtype=float32", "--include_path",
-            str(tmp_path / "tasks"), "--tasks", name, "--device", "cpu", "--batch_size", "8",
-            "--log_samples", "--output_path", str(tmp_path / "out"),
+            sys.executable,
+            "-m",
+            "lm_eval",
+            "--model",
+            "hf",
+            "--model_args",
+            f"pretrained={folder},trust_remote_code=True,dtype=float32",
+            "--include_path",
+            str(tmp_path / "tasks"),
+            "--tasks",
+            name,
+            "--device",
+            "cpu",
+            "--batch_size",
+            "8",
+            "--log_samples",
+            "--output_path",
+            str(tmp_path / "out"),
         ],
-        env=os.environ | environment, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        env=os.environ | environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     [path] = (tmp_path / "out").rglob("samples_*.jsonl")
     samples = sorted(map(json.loads, path.read_text().splitlines()), key=lambda s: s["doc_id"])
-    for sample, predicted, row in zip(samples, ours.predicted, rows, strict=True):
+    for sample, predicted, row in zip(samples, scores.predicted, rows, strict=True):
         likelihoods = [float(pair[0]) for pair in sample["filtered_resps"]]
         assert len(likelihoods) == len(row.choices)
         assert likelihoods.index(max(likelihoods)) == predicted
         assert -likelihoods[row.answer] == pytest.approx(
-            float(ours.losses[sample["doc_id"]]), abs=1e-3
+            float(scores.losses[sample["doc_id"]]), abs=1e-3
         )
     accuracy = sum(sample["acc"] for sample in samples) / len(samples)
-    assert accuracy == pytest.approx(ours.accuracy)
+    assert accuracy == pytest.approx(scores.accuracy)
 
 
 def test_the_command_writes_the_test_rows_of_a_run(tmp_path: Path) -> None:
@@ -90,7 +110,7 @@ def test_the_command_writes_the_test_rows_of_a_run(tmp_path: Path) -> None:
         (["seed=1"], "no task was chosen"),
     ],
 )
-def test_what_is_no_task_gets_one_sentence(
+def test_an_unusable_task_gets_one_sentence(
     overrides: list[str], sentence: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(SystemExit):
@@ -99,7 +119,7 @@ def test_what_is_no_task_gets_one_sentence(
     assert sentence in record.getMessage() and "\n" not in record.getMessage()
 
 
-def test_a_score_that_the_harness_does_not_have_is_refused(tmp_path: Path) -> None:
+def test_a_metric_that_the_harness_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="set task.normalize=none"):
         write_lm_eval_task(task_of(some_rows(), normalize="tokens"), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,9 +1,10 @@
-"""PEFT's own adapters on an exported model: trained, saved, loaded again, merged."""
+"""Adapters of PEFT on an exported model: trained, saved, loaded, merged."""
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from models import tiny_gpt2, tiny_llama, tiny_tokenizer
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from sieved import banked, logits, mixed, tokens, uniform
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 import sieve
 from sieve.factorized.modeling_layers import FactorizedLinear
@@ -22,13 +23,13 @@ FACTORS = r".*\.factor_(in|out)"
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")
     for text in (
-        ".*is_gradient_checkpointing.*",  # PEFT asks in the older way.
-        "fan_in_fan_out is set to",  # PEFT says so where it mends it itself.
-        "Initializing zero-element tensors",  # Of matrices that are gone,
-        ".*LoRA tensor.*have invalid shape",  # whose adapters are empty too.
+        ".*is_gradient_checkpointing.*",  # PEFT uses the older name.
+        "fan_in_fan_out is set to",  # PEFT warns and corrects it.
+        "Initializing zero-element tensors",  # Matrices of rank 0
+        ".*LoRA tensor.*have invalid shape",  # have empty adapters.
     )
 ]
-STRANGER = """
+WITHOUT_SIEVE = """
 import sys
 sys.modules["sieve"] = None
 import torch
@@ -45,8 +46,20 @@ torch.save([logits, merged], export + ".logits.pt")
 """
 
 
-def export(folder: Path, build: Any = tiny_llama, **options: Any) -> Path:
-    """An exported model of mixed levels, rank 0 and dense matrices among them."""
+class BankOptions(TypedDict, total=False):
+    """Options of a bank."""
+
+    storage: str
+    joint: bool
+    projection: str
+
+
+def export(
+    folder: Path,
+    build: Callable[[], PreTrainedModel] = tiny_llama,
+    **options: Unpack[BankOptions],
+) -> Path:
+    """An exported model with mixed levels, some of rank 0 and some dense."""
     model = build()
     bank = banked(model, **options)
     genome = uniform(bank, 0.3) if options.get("joint") else mixed(bank)
@@ -54,8 +67,8 @@ def export(folder: Path, build: Any = tiny_llama, **options: Any) -> Path:
     return sieve.export(model, tiny_tokenizer(), folder)
 
 
-def adapted(model: Any, target: str) -> PeftModel:
-    """Adapters on a model, trained for some steps on one batch, whose loss must fall."""
+def adapted(model: PreTrainedModel, target: str) -> PeftModel:
+    """The model with adapters, trained on one batch; its loss must fall."""
     config = LoraConfig(r=4, target_modules=target, task_type="CAUSAL_LM")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -74,19 +87,18 @@ def adapted(model: Any, target: str) -> PeftModel:
     return wrapped.eval()
 
 
-@pytest.mark.parametrize("target", [FACTORS, "all-linear"])
 @pytest.mark.parametrize(
-    ("build", "options"),
+    ("build", "options", "target"),
     [
-        (tiny_llama, {"storage": "plain"}),
-        (tiny_llama, {"storage": "pivoted"}),
-        (tiny_llama, {"storage": "plain", "joint": True}),
-        (tiny_llama, {"storage": "pivoted", "joint": True}),
-        (tiny_gpt2, {"storage": "pivoted", "projection": "affine"}),
+        (tiny_llama, {"storage": "plain"}, "all-linear"),
+        (tiny_llama, {"storage": "pivoted"}, FACTORS),
+        (tiny_llama, {"storage": "plain", "joint": True}, FACTORS),
+        (tiny_llama, {"storage": "pivoted", "joint": True}, "all-linear"),
+        (tiny_gpt2, {"storage": "pivoted", "projection": "affine"}, FACTORS),
     ],
 )
 def test_an_adapter_is_trained_saved_loaded_and_merged(
-    build: Any, options: dict[str, Any], target: str, tmp_path: Path
+    build: Callable[[], PreTrainedModel], options: BankOptions, target: str, tmp_path: Path
 ) -> None:
     folder = export(tmp_path / "export", build, **options)
     wrapped = adapted(sieve.load(folder)[0], target)
@@ -94,23 +106,21 @@ def test_an_adapter_is_trained_saved_loaded_and_merged(
     loaded = PeftModel.from_pretrained(sieve.load(folder)[0], tmp_path / "adapter")
     assert torch.equal(logits(loaded), logits(wrapped))
     base, _ = sieve.load(folder)
-    logits(base)  # What it keeps from here must not outlast the merge.
+    logits(base)  # State of this pass must not survive the merge.
     merged = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
     torch.testing.assert_close(logits(merged), logits(wrapped), rtol=0, atol=1e-5)
     again = sieve.export(merged, tiny_tokenizer(), tmp_path / "merged")
-    torch.testing.assert_close(
-        logits(sieve.load(again)[0]), logits(wrapped), rtol=0, atol=1e-5
-    )  # fmt: skip
+    torch.testing.assert_close(logits(sieve.load(again)[0]), logits(wrapped), rtol=0, atol=1e-5)
 
 
-def test_siblings_of_one_factor_share_its_adapter(tmp_path: Path) -> None:
+def test_matrices_that_share_a_factor_share_its_adapter(tmp_path: Path) -> None:
     folder = export(tmp_path / "export", storage="pivoted", joint=True)
     wrapped = adapted(sieve.load(folder)[0], FACTORS)
     factors = [wrapped.get_submodule(f"{ATTENTION}.{n}_proj").factor_in for n in "qkv"]
     assert isinstance(factors[0], LoraLayer) and factors.count(factors[0]) == 3
 
 
-def test_an_adapter_goes_on_quantized_factors(tmp_path: Path) -> None:
+def test_an_adapter_can_be_put_on_quantized_factors(tmp_path: Path) -> None:
     from sieve.config import QuantizationConfig
     from sieve.quantization import quantize
 
@@ -124,19 +134,19 @@ def test_an_adapter_goes_on_quantized_factors(tmp_path: Path) -> None:
     wrapped.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(sieve.load(folder)[0], tmp_path / "adapter")
     torch.testing.assert_close(logits(loaded), logits(wrapped), rtol=0, atol=1e-5)
-    found, wanted = logits(loaded.merge_and_unload()), logits(wrapped)
-    far = (found - wanted).abs().max()  # What is merged is rounded to 8 bits once more.
-    assert 0 < far < 0.05 * (wanted - logits(sieve.load(folder)[0])).abs().max()
+    merged, expected = logits(loaded.merge_and_unload()), logits(wrapped)
+    error = (merged - expected).abs().max()  # Merging rounds to 8 bits again.
+    assert 0 < error < 0.05 * (expected - logits(sieve.load(folder)[0])).abs().max()
 
 
-def test_an_adapter_names_the_export_that_it_belongs_to(tmp_path: Path) -> None:
+def test_an_adapter_names_the_export_it_was_trained_on(tmp_path: Path) -> None:
     folder = export(tmp_path / "export", storage="pivoted")
     wrapped = adapted(sieve.load(folder)[0], FACTORS)
     wrapped.save_pretrained(tmp_path / "adapter")
     loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     assert torch.equal(logits(loaded), logits(wrapped))
     model, _ = sieve.load(folder)
-    model.load_adapter(tmp_path / "adapter")  # Of transformers, without a wrapper.
+    model.load_adapter(tmp_path / "adapter")  # by transformers, without a wrapper
     assert torch.equal(logits(model), logits(wrapped))
 
 
@@ -148,10 +158,17 @@ def test_the_trainer_of_transformers_trains_an_adapter(tmp_path: Path) -> None:
     before = {name: p.detach().clone() for name, p in wrapped.named_parameters()}
     rows = [{"input_ids": row, "labels": row} for row in tokens(6, 16)]
     arguments = TrainingArguments(
-        str(tmp_path / "trainer"), max_steps=3, per_device_train_batch_size=6, save_steps=3,
-        learning_rate=1e-2, logging_steps=1, report_to=[], use_cpu=True, disable_tqdm=True,
+        str(tmp_path / "trainer"),
+        max_steps=3,
+        per_device_train_batch_size=6,
+        save_steps=3,
+        learning_rate=1e-2,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
         activation_checkpointing=True,
-    )  # fmt: skip
+    )
     trainer = Trainer(wrapped, arguments, train_dataset=rows)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -164,12 +181,12 @@ def test_the_trainer_of_transformers_trains_an_adapter(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_adapter_loads_where_sieve_is_absent(tmp_path: Path) -> None:
+def test_an_adapter_loads_without_sieve(tmp_path: Path) -> None:
     folder = export(tmp_path / "export", storage="pivoted")
     wrapped = adapted(sieve.load(folder)[0], FACTORS)
     wrapped.save_pretrained(tmp_path / "adapter")
     torch.save(tokens(), f"{folder}.ids.pt")
-    command = [sys.executable, "-c", STRANGER, str(folder), str(tmp_path / "adapter")]
+    command = [sys.executable, "-c", WITHOUT_SIEVE, str(folder), str(tmp_path / "adapter")]
     subprocess.run(command, check=True)
-    for found in torch.load(f"{folder}.logits.pt", weights_only=True):
-        torch.testing.assert_close(found, logits(wrapped), rtol=0, atol=1e-5)
+    for loaded in torch.load(f"{folder}.logits.pt", weights_only=True):
+        torch.testing.assert_close(loaded, logits(wrapped), rtol=0, atol=1e-5)

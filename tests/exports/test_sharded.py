@@ -1,4 +1,4 @@
-"""An export from shares is, byte for byte, the export of the whole model."""
+"""An export of a model that is sharded over ranks has the same bytes as of the whole model."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from sieve.exports import sharded as sharded_export
 from sieve.exports.export import export
 
 FAMILIES = {"llama": tiny_llama, "tied": tiny_llama_tied, "gpt2": tiny_gpt2, "moe": tiny_mixtral}
-LEVELS = (0.6, 1.0, 0.3)  # Not 0: a dense Llama has no place for the bias.
+LEVELS = (0.6, 1.0, 0.3)  # Level 0 needs biases, which a dense Llama lacks.
 
 
 def exported(family: str, bank: Bank, folder: Path, form: str, file_bytes: int) -> None:
@@ -35,42 +35,46 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("family", "form", "world"),
-    [("llama", "factorized", 4), ("tied", "dense", 2), ("gpt2", "dense", 2),
-     ("gpt2", "factorized", 2), ("moe", "factorized", 2)],
-)  # fmt: skip
-def test_files_are_those_of_one_process(tmp_path, family, form, world):
+    [
+        ("llama", "factorized", 4),
+        ("tied", "dense", 2),
+        ("gpt2", "dense", 2),
+        ("moe", "factorized", 2),
+    ],
+)
+def test_ranks_write_the_same_files_as_one_process(tmp_path, family, form, world):
     model = FAMILIES[family]()
     bank = banked(model, storage="pivoted" if family == "llama" else "plain")
     written(model, bank, tmp_path / "alone", form)
-    on_ranks(exported, world, family, bank, tmp_path / "shared", form, 10**9)
-    assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
+    on_ranks(exported, world, family, bank, tmp_path / "sharded", form, 10**9)
+    assert files_of(tmp_path / "sharded") == files_of(tmp_path / "alone")
 
 
 def test_a_large_model_is_written_in_files_of_a_bounded_size(tmp_path):
     model, limit = tiny_llama_tied(), 40_000
     bank = banked(model)
-    on_ranks(exported, 2, "tied", bank, tmp_path / "shared", "factorized", limit)
-    files = list((tmp_path / "shared").glob("model-*.safetensors"))
+    on_ranks(exported, 2, "tied", bank, tmp_path / "sharded", "factorized", limit)
+    files = list((tmp_path / "sharded").glob("model-*.safetensors"))
     assert len(files) > 1 and all(file.stat().st_size < limit + 4096 for file in files)
-    index = json.loads((tmp_path / "shared/model.safetensors.index.json").read_text())
+    index = json.loads((tmp_path / "sharded/model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {file.name for file in files}
     assert "lm_head.weight" not in index["weight_map"]
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "shared", dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sharded", dtype=torch.float32)
     with Switch(model, bank).to(mixed(bank, LEVELS)):
         torch.testing.assert_close(logits(loaded), logits(model), rtol=0.1, atol=0.1)
 
 
 def refusals(bank: Bank, folder: Path) -> list[str]:
-    model, found = sharded(tiny_mixtral()), []
+    model, messages = sharded(tiny_mixtral()), []
     for form in ("dense", "onnx"):
         with pytest.raises(ValueError) as error:
             written(model, bank, folder, form)
-        found.append(str(error.value))
-    return found
+        messages.append(str(error.value))
+    return messages
 
 
-def test_what_takes_a_whole_model_is_refused_and_leaves_nothing(tmp_path):
-    for dense, graph in on_ranks(refusals, 2, banked(tiny_mixtral()), tmp_path / "shared"):
+def test_formats_that_need_a_whole_model_are_refused_and_leave_nothing(tmp_path):
+    for dense, graph in on_ranks(refusals, 2, banked(tiny_mixtral()), tmp_path / "sharded"):
         assert "use export=factorized" in dense and "trainer=cpu" in dense
         assert "use export=factorized or export=dense" in graph
     assert not list(tmp_path.iterdir())

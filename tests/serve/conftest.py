@@ -1,4 +1,4 @@
-"""What the tests of serving share."""
+"""The export that the tests of the server share."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ from served import export_to
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of a task of two labels; it is only read."""
+    """An export of a task with two labels, which tests only read."""
     return export_to(tmp_path_factory.mktemp("serve") / "export")

@@ -1,11 +1,10 @@
-"""A served export answers as the run's own evaluation does, and refuses the rest in a sentence."""
+"""A served export answers as an evaluation does, and refuses invalid rows with a sentence."""
 
 import asyncio
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi import HTTPException, Request
@@ -28,7 +27,7 @@ def client(exported: Path) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def asked(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """The same model with a task whose rows bring their options."""
+    """The same model with a task whose rows have their own options."""
     folder = tmp_path_factory.mktemp("options") / "export"
     shutil.copytree(exported, folder)
     write_task(QUESTIONS, (), folder)
@@ -36,7 +35,7 @@ def asked(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield served
 
 
-def test_answers_are_those_of_the_evaluation(client: TestClient, exported: Path) -> None:
+def test_answers_equal_the_evaluation(client: TestClient, exported: Path) -> None:
     rows = rows_of(40)
     wanted = offline(exported, rows)
     assert set(wanted) == {0, 1}
@@ -52,14 +51,14 @@ def test_answers_are_those_of_the_evaluation(client: TestClient, exported: Path)
         assert body["latency_ms"] > 0
 
 
-def test_a_row_may_name_its_columns_as_the_data_did(client: TestClient) -> None:
+def test_a_row_may_use_the_column_names_of_the_data(client: TestClient) -> None:
     one = client.post("/predict", json={"text": "good", "what": "film"}).json()["answers"]
     other = client.post("/predict", json={"sentence": "good", "what": "film"}).json()["answers"]
     assert one == other
 
 
 @pytest.mark.parametrize("options", [["yes", "no"], {"A": "yes", "B": "no"}, ["yes", "no", 3]])
-def test_rows_may_bring_their_options(asked: TestClient, options: Any) -> None:
+def test_rows_may_have_their_own_options(asked: TestClient, options: object) -> None:
     response = asked.post("/predict", json={"question": "movie", "options": options})
     [answer] = response.json()["answers"]
     assert [choice["label"] for choice in answer["choices"]] == ["A", "B", "C"][: len(options)]
@@ -88,8 +87,8 @@ def test_rows_may_bring_their_options(asked: TestClient, options: Any) -> None:
         ({**GOOD, "text": "q" * 6000}, 413, "expected at most 5,000."),
     ],
 )
-def test_what_is_no_row_gets_a_sentence(
-    client: TestClient, body: Any, status: int, sentence: str
+def test_an_invalid_row_gets_a_sentence(
+    client: TestClient, body: object, status: int, sentence: str
 ) -> None:
     response = client.post("/predict", json=body)
     assert response.status_code == status
@@ -110,7 +109,7 @@ def test_what_is_no_row_gets_a_sentence(
         (b'{"text": "a", "what": "b"}', "text/plain", 415, "got a body of type 'text/plain'"),
     ],
 )
-def test_what_is_no_json_gets_a_sentence(
+def test_invalid_json_gets_a_sentence(
     client: TestClient, content: bytes, kind: str, status: int, sentence: str
 ) -> None:
     response = client.post("/predict", content=content, headers={"content-type": kind})
@@ -118,23 +117,23 @@ def test_what_is_no_json_gets_a_sentence(
     assert sentence in response.json()["detail"]
 
 
-def test_a_body_of_unknown_length_is_cut_off_at_the_limit(client: TestClient) -> None:
+def test_a_body_of_unknown_length_is_read_up_to_the_limit(client: TestClient) -> None:
     parts = (b"x" * 1000 for _ in range(100))
     response = client.post("/predict", content=parts, headers={"content-type": "application/json"})
     assert response.status_code == 413
     taken = 0
 
-    async def receive() -> dict[str, Any]:
+    async def receive() -> dict[str, object]:
         nonlocal taken
         taken += 1
         return {"type": "http.request", "body": b"x" * 1000, "more_body": taken < 100}
 
     with pytest.raises(HTTPException, match="expected at most 5,000"):
         asyncio.run(read_body(Request({"type": "http", "headers": []}, receive), 5_000))
-    assert taken == 6, "no more is read than says that it is too much"
+    assert taken == 6, "reading stops at the chunk that exceeds the limit"
 
 
-def test_options_that_do_not_hold_get_a_sentence(asked: TestClient) -> None:
+def test_invalid_options_get_a_sentence(asked: TestClient) -> None:
     for options in (
         ["yes"],
         "yes",
@@ -148,7 +147,7 @@ def test_options_that_do_not_hold_get_a_sentence(asked: TestClient) -> None:
         assert "expected 2 to 26 options" in response.json()["detail"]
 
 
-def test_health_task_page_and_description_are_there(client: TestClient) -> None:
+def test_health_task_page_and_schema_are_served(client: TestClient) -> None:
     assert client.get("/health").json() == {"status": "ok", "waiting": 0}
     task = client.get("/task").json()
     assert task["fields"] == {"text": ["sentence", "text"], "what": ["what"]}
@@ -163,7 +162,7 @@ def test_health_task_page_and_description_are_there(client: TestClient) -> None:
     assert many["properties"]["rows"]["maxItems"] == 8
 
 
-def test_beyond_its_limit_the_queue_says_when_to_come_again(exported: Path) -> None:
+def test_a_full_queue_says_when_to_try_again(exported: Path) -> None:
     engine = Engine(exported, max_waiting=3)
     app = make_app(engine, LIMITS)
     with TestClient(app) as client:
@@ -174,7 +173,7 @@ def test_beyond_its_limit_the_queue_says_when_to_come_again(exported: Path) -> N
         assert client.get("/health").json()["waiting"] == 0
 
 
-def test_an_option_that_is_there_twice_is_one(exported: Path, tmp_path: Path) -> None:
+def test_a_repeated_option_counts_once(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     shutil.copytree(exported, folder)
     write_task(replace(QUESTIONS, answer_style="text"), (), folder)
@@ -185,7 +184,7 @@ def test_an_option_that_is_there_twice_is_one(exported: Path, tmp_path: Path) ->
             assert [choice["label"] for choice in answer["choices"]] == left
 
 
-def test_a_row_may_bring_its_options_in_columns(exported: Path, tmp_path: Path) -> None:
+def test_a_row_may_have_a_column_for_each_option(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     shutil.copytree(exported, folder)
     write_task(replace(QUESTIONS, option_columns=["opa", "opb", "opc"]), (), folder)
@@ -197,7 +196,7 @@ def test_a_row_may_bring_its_options_in_columns(exported: Path, tmp_path: Path) 
         assert one.status_code == 422 and "expected at least two" in one.json()["detail"]
 
 
-def test_a_column_may_be_nested_or_plain_as_the_data_had_it(exported: Path, tmp_path: Path) -> None:
+def test_a_column_may_be_nested_or_plain(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     shutil.copytree(exported, folder)
     config = replace(REVIEWS, fields={"text": ["context.parts", "context"]})
@@ -214,12 +213,12 @@ def test_a_column_may_be_nested_or_plain_as_the_data_had_it(exported: Path, tmp_
         )
 
 
-def test_a_failure_of_the_server_is_a_sentence_too(
+def test_a_failure_of_the_server_gets_a_sentence(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(exported)
 
-    def broken(*_: Any) -> Any:
+    def broken(*_: object) -> None:
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(engine, "score", broken)

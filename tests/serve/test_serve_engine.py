@@ -1,26 +1,27 @@
-"""One thread scores what all requests bring: everything accepted is answered, and exactly."""
+"""One thread scores the rows of all requests: each accepted row gets its exact answer."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from models import tiny_llama, tiny_tokenizer
 from served import GOOD, REVIEWS, rows_of
 
 import sieve
+from sieve.data.encoding import EncodedExample
 from sieve.evaluation.evaluation import score
 from sieve.exports.task_file import write_task
-from sieve.serve.engine import Engine, QueueFull
+from sieve.serve.engine import Engine, LogProbs, QueueFull
 
 
-def test_a_failure_is_told_to_those_it_concerns_and_the_next_are_answered(exported: Path) -> None:
+def test_a_failure_ends_its_own_requests_and_later_ones_are_answered(exported: Path) -> None:
     engine = Engine(exported)
     rows = engine.encode([engine.task.question(GOOD)])
     sound = engine.model.forward
 
-    def broken(*_: Any, **__: Any) -> Any:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no memory")
 
     engine.start()
@@ -33,7 +34,7 @@ def test_a_failure_is_told_to_those_it_concerns_and_the_next_are_answered(export
     assert engine.waiting == 0
 
 
-def test_what_waits_when_it_stops_is_still_answered(exported: Path) -> None:
+def test_waiting_requests_are_answered_before_the_engine_stops(exported: Path) -> None:
     engine = Engine(exported, batch_tokens=16)
     rows = engine.encode([engine.task.question(row) for row in rows_of(30)])
     futures = [engine.submit([row]) for row in rows]
@@ -44,7 +45,7 @@ def test_what_waits_when_it_stops_is_still_answered(exported: Path) -> None:
     assert all(len(future.result(timeout=0)) == 1 for future in futures)
 
 
-def test_rows_scored_one_by_one_have_the_same_bits_whatever_stands_beside_them(
+def test_rows_scored_one_by_one_have_the_same_bits_beside_any_other_rows(
     exported: Path,
 ) -> None:
     engine = Engine(exported, batch_tokens=1)
@@ -53,11 +54,11 @@ def test_rows_scored_one_by_one_have_the_same_bits_whatever_stands_beside_them(
     alone = [engine.score([row])[0] for row in rows]
     assert engine.score(rows) == alone
     batches = sieve.scoring_batches(examples, engine.tokenizer, batch_tokens=1)
-    # A question's answer is given as 0, so its loss is that of the first choice.
+    # The answer of a question is 0, so its loss is the first choice's.
     assert score(engine.model, batches).losses.tolist() == [-first for first, _ in alone]
 
 
-def test_who_asks_and_goes_away_does_not_stop_the_others(exported: Path) -> None:
+def test_a_cancelled_request_does_not_stop_the_others(exported: Path) -> None:
     engine = Engine(exported)
     rows = engine.encode([engine.task.question(GOOD)])
     gone, stays = engine.submit(rows), engine.submit(rows)
@@ -77,7 +78,7 @@ def test_rows_of_many_requests_are_scored_in_one_pass(
     passes: list[int] = []
     sound = engine.score
 
-    def counted(rows: Any) -> Any:
+    def counted(rows: Sequence[EncodedExample]) -> LogProbs:
         passes.append(len(rows))
         return sound(rows)
 
@@ -87,11 +88,13 @@ def test_rows_of_many_requests_are_scored_in_one_pass(
     found = [future.result(timeout=30) for future in futures]
     engine.stop()
     assert passes[0] == 20
-    assert found == [[scores] for scores in sound(rows)], "each request gets its own rows' answers"
+    assert found == [[scores] for scores in sound(rows)], (
+        "each request gets the answers to its own rows"
+    )
 
 
 @pytest.mark.parametrize(("normalize", "other"), [("none", "tokens"), ("tokens", "none")])
-def test_answers_count_per_token_where_the_task_says_so(
+def test_log_likelihoods_are_divided_as_the_task_says(
     normalize: str, other: str, exported: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "export"
@@ -109,7 +112,7 @@ def test_answers_count_per_token_where_the_task_says_so(
 
 
 @pytest.mark.slow
-def test_a_graph_in_eight_bits_answers_a_row_as_if_it_were_alone(tmp_path: Path) -> None:
+def test_an_8_bit_graph_scores_every_row_alone(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX is not installed")
     model = tiny_llama()
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export", "onnx_int8")

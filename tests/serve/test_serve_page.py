@@ -8,7 +8,7 @@ from served import REVIEWS, serving
 
 
 @pytest.mark.slow
-def test_the_page_shows_the_answer_and_the_problem_in_a_real_browser(exported: Path) -> None:
+def test_the_page_shows_an_answer_and_a_problem_in_a_browser(exported: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if browser is None:

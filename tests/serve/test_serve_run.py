@@ -1,4 +1,4 @@
-"""What a run exports answers over HTTP as the run's own test split was answered."""
+"""The export of a run answers over HTTP with the accuracy that the run reported."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from sieve.serve.engine import Engine
 
 
 @pytest.mark.slow
-def test_the_export_of_a_run_is_served_with_the_accuracy_that_the_run_found(tmp_path: Path) -> None:
+def test_a_served_export_has_the_accuracy_that_the_run_reported(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     result = finished(world, "run", "tolerance=0.9", "speed.enabled=false")
     lines = (world / "data" / "test.jsonl").read_text().splitlines()
