@@ -26,6 +26,7 @@ from sieve.runtime.artifacts import write_json_atomic
 NAME = "dry_run.json"
 USABLE = 0.95  # share of a device's memory that a run can fill
 MAX_DEVICES = 4096
+NAMED = 0.005  # share of a stage's memory from which a part is named
 HOUR = 3600.0
 
 
@@ -53,21 +54,16 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
         on_cpu = (config.device.accelerator or accelerator) == "cpu"
         compute = "float32" if on_cpu else stored
     lengths, *others = [
-        lengths_of(task, config.model, context, classifies, config.seed, config.share_prefix)
+        lengths_of(task, config, context, classifies)
         for task in (config.task, *config.also.values())
     ]
-    genetic = config.search.method == "genetic"
+    device = find_device(config.device, accelerator, {"float32", "float64", compute})
+    devices = config.trainer.get("devices", 1)
+    count = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(count, int) or count < 1:
+        count = max(1, torch.cuda.device_count())
     plan = Plan(
-        config,
-        shape,
-        lengths,
-        device=find_device(config.device, accelerator, {"float32", "float64", compute}),
-        compute=compute,
-        stored=stored,
-        devices=_devices(config),
-        workers=int(sweeper.get("n_workers") or 1) if genetic else 1,
-        sweeper=sweeper,
-        others=tuple(others),
+        config, shape, lengths, device, compute, stored, count, sweeper, others=tuple(others)
     )
     return plan, source
 
@@ -80,13 +76,6 @@ def read_model(config: Config) -> tuple[Shape, bool, int | None]:
         return shape, is_classifier(model), context_length(model)
 
 
-def _devices(config: Config) -> int:
-    """The devices of the trainer; with "auto" those of this machine, at least one."""
-    devices = config.trainer.get("devices", 1)
-    count = len(devices) if isinstance(devices, list) else devices
-    return count if isinstance(count, int) and count > 0 else max(1, torch.cuda.device_count())
-
-
 def stages_of(plan: Plan) -> list[Stage]:
     """The stages of a run, in order."""
     learned = get_projection(plan.config.projection.name).learned
@@ -97,7 +86,6 @@ def stages_of(plan: Plan) -> list[Stage]:
 
 def needed_devices(stages: list[Stage], device: Device) -> int | None:
     """The fewest devices that hold every stage with trainer=fsdp; None if no number does."""
-
     limit = USABLE * device.memory
     counts = range(1, MAX_DEVICES + 1)
     return next((n for n in counts if all(s.peak(device, n) <= limit for s in stages)), None)
@@ -170,7 +158,7 @@ def _row(stage: Stage, plan: Plan) -> Record:
         "parts_gib": {
             part.name + " (host)" * (part.host and not device.on_cpu): part.size / GIB
             for part in stage.parts
-            if part.size
+            if part.size > NAMED * sum(other.size for other in stage.parts)
         },
         "tokens": work.tokens,
         "rows": work.examples,

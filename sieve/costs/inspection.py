@@ -21,8 +21,8 @@ from sieve.model.matrices import Matrix, find_matrices, unsupported
 from sieve.runtime.artifacts import write_json_atomic
 
 NAME = "matrices.json"
-FUSED = ("qkv", "gate_up", "expert_gate_up")
 MAX_UNSUPPORTED = 8  # shown in the table
+FUSED = ("qkv", "gate_up", "expert_gate_up")
 
 
 def inspect(config: Config, run_dir: Path) -> RenderableType:
@@ -67,41 +67,34 @@ def _table(record: Record) -> RenderableType:
         shape = matrix["d_out"], matrix["d_in"], matrix["has_bias"], matrix["tied"]
         groups.setdefault((pattern, *shape), []).append(matrix)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    for name in ("matrix", "kind"):
-        table.add_column(name, no_wrap=True)
-    for name in ("shape", "number", "params", "break-even"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("matrix", "kind", "shape", "number", "params", "break-even"):
+        table.add_column(name, justify="left" if name in ("matrix", "kind") else "right")
+        table.columns[-1].no_wrap = True
     table.add_column("", overflow="fold")
     for key, same in groups.items():
         table.add_row(*_cells(str(key[0]), same))
     share = record["prunable"] / record["parameters"]
-    return Group(
-        table,
-        Text(
-            f"\n{record['model']}: {short(record['prunable'])} of {short(record['parameters'])} "
-            f"parameters ({share:.1%}) are prunable, in {len(record['matrices']):,} matrices.",
-            style="bold",
-        ),
-        Text(
-            f"break-even: the largest rank whose {record['storage']} factors are no larger than "
-            f"the dense matrix; with: reads the same input as. Shapes: {record['shapes']}. {NAME} "
-            "lists every matrix.",
-            style="dim",
-        ),
-        *(
-            Text(f"{name} cannot be factorized: {reason}.", style="yellow")
-            for name, reason in list(record["unsupported"].items())[:MAX_UNSUPPORTED]
-        ),
+    total = (
+        f"\n{record['model']}: {short(record['prunable'])} of {short(record['parameters'])} "
+        f"parameters ({share:.1%}) are prunable, in {len(record['matrices']):,} matrices."
     )
+    legend = (
+        f"break-even: the largest rank whose {record['storage']} factors are no larger than the "
+        f"dense matrix; with: reads the same input as. Shapes: {record['shapes']}. {NAME} lists "
+        "every matrix."
+    )
+    warnings = [
+        Text(f"{name} cannot be factorized: {reason}.", style="yellow")
+        for name, reason in list(record["unsupported"].items())[:MAX_UNSUPPORTED]
+    ]
+    return Group(table, Text(total, style="bold"), Text(legend, style="dim"), *warnings)
 
 
 def _cells(pattern: str, matrices: list[Record]) -> tuple[str, ...]:
     first = matrices[0]
-    marks = [word for word in ("tied", "fused") if first[word]]
-    if first["has_bias"]:
-        marks.append("bias")
+    marks = {"tied": first["tied"], "fused": first["fused"], "bias": first["has_bias"]}
     if shared := first["shares_input_of"]:
-        marks.append(f"with {shared.rpartition('.')[2]}")
+        marks[f"with {shared.rpartition('.')[2]}"] = True
     return (
         pattern.partition("*.")[2] or pattern,
         first["kind"],
@@ -109,5 +102,5 @@ def _cells(pattern: str, matrices: list[Record]) -> tuple[str, ...]:
         f"{len(matrices):,}",
         short(sum(matrix["parameters"] for matrix in matrices)),
         f"{first['break_even_rank']:,}",
-        ", ".join(marks),
+        ", ".join(mark for mark, applies in marks.items() if applies),
     )

@@ -5,15 +5,18 @@ numbers are those of `task.typical`, and nothing is downloaded.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from statistics import fmean
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sieve.config import ModelConfig
+from sieve.config import Config, ModelConfig
 from sieve.costs.passes import Rows
 from sieve.data.encoding import EncodedExample, encode_examples
 from sieve.data.prefix import PrefixSharing
+from sieve.model.checkpoint_files import hub_options
 from sieve.tasks import Example, Task, TaskConfig, build_task
 from sieve.tasks.splits import CARVED_FRACTION
 
@@ -39,20 +42,12 @@ class Lengths:
         return Rows(examples * self.passes, self.scored - self.shared, self.answer)
 
 
-def lengths_of(
-    config: TaskConfig,
-    model: ModelConfig,
-    context: int | None,
-    classifies: bool,
-    seed: int,
-    share: float,
-) -> Lengths:
-    """A task in numbers.
+def lengths_of(config: TaskConfig, run: Config, context: int | None, classifies: bool) -> Lengths:
+    """A task of a run in numbers.
 
     Args:
         context: the longest input of the model, in tokens.
         classifies: whether the model is a classifier.
-        share: least share of a row that a common prefix must have to be run once.
 
     Raises ValueError if the task is not valid, or has neither rows nor `task.typical`.
     """
@@ -63,7 +58,7 @@ def lengths_of(
     if typical and not local:
         return _stated(config, context, written)
     try:
-        task = build_task(config, seed)
+        task = build_task(config, run.seed)
     except RuntimeError as error:
         if local:
             raise
@@ -75,27 +70,27 @@ def lengths_of(
     rows = {role: len(examples) for role, examples in task.splits.items()}
     samples = {role: examples[:SAMPLED] for role, examples in task.splits.items()}
     every = [example for examples in samples.values() for example in examples]
-    tokenizer = _tokenizer(model)
+    tokenizer = _tokenizer(run.model)
     if tokenizer is None:
         texts = [example.prompt + example.choices[example.answer] for example in every]
-        tokens = max(1.0, _mean(map(len, texts)) / CHARACTERS_PER_TOKEN)
+        tokens = max(1.0, fmean(map(len, texts)) / CHARACTERS_PER_TOKEN)
         answer = tokens if config.kind == "perplexity" else 1.0
         source = f"rows counted, tokens guessed at {CHARACTERS_PER_TOKEN} characters each"
         return Lengths(rows, tokens, tokens, 1.0, answer, written, source)
     source = f"measured on {len(every):,} rows"
     if classifies:
-        tokens = _mean(map(len, tokenizer([example.prompt for example in every])["input_ids"]))
+        tokens = fmean(map(len, tokenizer([example.prompt for example in every])["input_ids"]))
         return Lengths(rows, tokens, tokens, 1.0, 1.0, 0, source)
     learned = _encode(task, tokenizer, context, samples["calibration"])
     scored = _encode(task, tokenizer, context, [*samples["selection"], *samples["test"]])
-    sharing = PrefixSharing(share, lambda: math.inf)
+    sharing = PrefixSharing(run.share_prefix, lambda: math.inf)
     passes = [len(row) for example in scored for row in example.rows()]
     return Lengths(
         rows,
-        calibration=_mean(len(example.answer_row()) for example in learned),
-        scored=_mean(passes),
-        passes=len(passes) / (len(samples["selection"]) + len(samples["test"])),
-        answer=_mean(len(example.choices[example.answer]) for example in scored),
+        calibration=fmean(len(example.answer_row()) for example in learned),
+        scored=fmean(passes),
+        passes=len(passes) / (len(every) - len(samples["calibration"])),
+        answer=fmean(len(example.choices[example.answer]) for example in scored),
         written=written,
         source=source,
         shared=0 if task.kind == "perplexity" else len(sharing.prefix(scored)[0]),
@@ -104,14 +99,10 @@ def lengths_of(
 
 def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
     """The model's tokenizer if it is on this machine."""
-    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            model.path, local_files_only=True, **options
-        )
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError):
-        return None
-    return tokenizer
+    options = hub_options(model) | {"local_files_only": True}
+    with suppress(OSError, ValueError, KeyError, ImportError, AttributeError, TypeError):
+        return AutoTokenizer.from_pretrained(model.path, **options)
+    return None
 
 
 def _stated(config: TaskConfig, context: int | None, written: int) -> Lengths:
@@ -143,8 +134,3 @@ def _encode(
         rolling=text,
     )
     return [window for e in encoded for window in (e.windows(context) if text else [e])]
-
-
-def _mean(values: Iterable[int]) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)

@@ -8,7 +8,7 @@ from sieve.calibration.schedule import needs_of
 from sieve.config import Config, shards
 from sieve.costs.lengths import Lengths
 from sieve.costs.passes import Rows, activation_bytes, logit_bytes, pass_flops
-from sieve.costs.probe import Device
+from sieve.costs.probe import GIB, Device
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Shape
 from sieve.costs.solving import QR, Flops
@@ -63,7 +63,7 @@ class Stage:
     def peak(self, device: Device, ranks: int = 1) -> float:
         """Bytes of each of `ranks` devices that share the sharded parts."""
         parts = [part for part in self.parts if device.on_cpu or not part.host]
-        return device.overhead + sum(
+        return device.spec.overhead_gib * GIB + sum(
             part.size / ranks + part.gathered if part.sharded and ranks > 1 else part.size
             for part in parts
         )
@@ -84,9 +84,14 @@ class Plan:
     compute: str = "float32"  # dtype that the model computes in
     stored: str = "float32"  # dtype of the checkpoint
     devices: int = 1  # that share the batches
-    workers: int = 1  # processes of a genetic search, each on one device
     sweeper: Sweeper = field(default_factory=dict)
     others: tuple[Lengths, ...] = ()  # tasks of `also`, whose test rows are scored too
+
+    @property
+    def workers(self) -> int:
+        """Processes of a genetic search, each on one device."""
+        genetic = self.config.search.method == "genetic"
+        return int(self.sweeper.get("n_workers") or 1) if genetic else 1
 
     @cached_property
     def needs(self) -> Needs:
@@ -224,7 +229,7 @@ class Plan:
 
     def solves(self, flops: list[Flops]) -> Work:
         """Closed forms in float64."""
-        products, decompositions = (sum(column) for column in zip(*flops, strict=True))
+        products, decompositions = map(sum, zip(*flops, strict=True))
         seconds = self.device.product_seconds(products, "float64")
         seconds += self.device.decomposition_seconds(decompositions)
         return Work(products + decompositions, seconds)

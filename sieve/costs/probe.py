@@ -36,11 +36,6 @@ class Device:
         """Bytes of device memory."""
         return (self.spec.memory_gib or 0) * GIB
 
-    @property
-    def overhead(self) -> float:
-        """Bytes in use before the first tensor."""
-        return self.spec.overhead_gib * GIB
-
     def product_seconds(self, flops: float, dtype: str) -> float:
         """Seconds of large matrix products."""
         return flops / (self.spec.tflops[dtype] * 1e12 * self.spec.utilization)
@@ -64,7 +59,7 @@ def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> D
         if any(isinstance(n, int | float) and n <= 0 for n in numbers if key != "overhead_gib"):
             raise ValueError(f"device.{key} is {value}, expected numbers above 0.")
     missing = [name for name in ("memory_gib", "bandwidth_gb") if getattr(settings, name) is None]
-    missing += sorted(f"tflops.{name}" for name in dtypes if name not in settings.tflops)
+    missing += [f"tflops.{name}" for name in sorted(dtypes - settings.tflops.keys())]
     if not missing:
         return Device(settings, kind == "cpu", "by its data sheet")
     if settings.name not in ("auto", "cpu"):

@@ -38,10 +38,10 @@ def search_evaluations(
 ) -> Evaluations:
     """What a search takes on `rows` selection rows, with its confirmation and bottleneck map."""
     seen = rows - round(search.confirmation * rows)
-    share, seeds, dense, limit = SCORED[search.judge], 0.0, 2, math.inf
+    share, dense, seeds, limit = SCORED[search.judge], 2, 0.0, math.inf
     if search.method in ("uniform", "waterfill"):
         count = line_length(shape, sizing, search, search.method)
-        expected, most = float(min(count - 1, _bisections(count) + 1)), float(count - 1)
+        expected, most = min(count - 1, _bisections(count) + 1.0), count - 1.0
         share, dense, remark = 1.0, 1, f"bisection over {count} genomes"
     elif search.method == "genetic":
         expected, most, remark = _generations(sweeper)
@@ -49,17 +49,19 @@ def search_evaluations(
     else:
         expected = most = search.evaluations
         remark, limit = f"{search.evaluations:,} genomes", search.examples or math.inf
-    scored, most_scored = min(limit, share * expected * seen), min(limit, most * seen)
-    always = (dense + seeds) * seen
+    extra, most_extra = (dense + seeds) * seen, (dense + seeds) * seen
     if seen < rows:
-        scored += CONFIRMED * rows
-        most_scored += search.candidates * rows
+        extra, most_extra = extra + CONFIRMED * rows, most_extra + search.candidates * rows
     if search.bottlenecks:
         genes = seen * len(shape.matrices)
-        scored += 1.5 * SCORED["margin"] * genes
-        most_scored += (1 + _bisections(len(bottlenecks.LEVELS))) * genes
+        extra += 1.5 * SCORED["margin"] * genes
+        most_extra += (1 + _bisections(len(bottlenecks.LEVELS))) * genes
     return Evaluations(
-        expected + seeds, most + seeds, scored + always, most_scored + always, remark
+        expected + seeds,
+        most + seeds,
+        min(limit, share * expected * seen) + extra,
+        min(limit, most * seen) + most_extra,
+        remark,
     )
 
 
@@ -82,26 +84,20 @@ def _bisections(count: int) -> int:
 def _generations(sweeper: Sweeper) -> tuple[float, float, str]:
     """Genomes of a genetic search, expected and at most, and in words."""
     population = sweeper.get("population") or 100
-    offspring, most = sweeper.get("offspring") or population, sweeper.get("generations")
+    offspring, most = sweeper.get("offspring") or population, sweeper.get("generations") or 100
     stagnation = sweeper.get("stagnation_generations")
-    expected = round(PATIENCE * stagnation) if stagnation else most or 100
-    expected = min(expected, most or expected)
+    expected = min(most, round(PATIENCE * stagnation)) if stagnation else most
     limit = sweeper.get("evaluations") or math.inf
-    bred, most_bred = (
-        min(limit, population + offspring * (count - 1)) for count in (expected, most or expected)
-    )
-    words = f"population {population:,}, {expected} of at most {most or 'any'} generations"
-    return bred, most_bred, words
+    bred, most_bred = (min(limit, population + offspring * (n - 1)) for n in (expected, most))
+    return bred, most_bred, f"population {population:,}, {expected} of at most {most} generations"
 
 
 def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> float:
     """Genomes on all `rows` before and after the generations of a genetic search."""
-    frontier = _bisections(line_length(shape, sizing, search, "waterfill")) + 1
+    line = _bisections(line_length(shape, sizing, search, "waterfill")) + 2
     if search.judge == "margin":
-        return len(search.seeds) * (frontier + 1 + sum(MARGIN_NEIGHBORS))
-    count = max(1, len(search.seeds)) * (frontier + 1 + sum(NEIGHBORS))
-    count += frontier + sum(RESIZE_NEIGHBORS) + len(FALLBACKS)
-    if "measured" not in search.seeds:
-        return count
-    measured = search.rounds * (2 * len(shape.matrices) + 1)
+        return len(search.seeds) * (line + sum(MARGIN_NEIGHBORS))
+    count = max(1, len(search.seeds)) * (line + sum(NEIGHBORS))
+    count += line + sum(RESIZE_NEIGHBORS) + len(FALLBACKS)
+    measured = search.rounds * (2 * len(shape.matrices) + 1) * ("measured" in search.seeds)
     return count + measured * min(1.0, measured_rows(rows) / rows)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sieve.config import Config, ModelConfig
 from sieve.model.backbone import count_parameters
-from sieve.model.checkpoint_files import auto_class, find_model, load_config
+from sieve.model.checkpoint_files import auto_class, find_model, hub_options, load_config
 from sieve.model.matrices import Matrix, blocks_of, find_matrices
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in configurations
@@ -116,16 +116,14 @@ def build_without_weights(config: Config) -> PreTrainedModel:
 def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
     """A model's configuration, and in words where it comes from.
 
-    It is the model's config.json, from the Hub if need be. If config.json is not on this machine
-    and `model.architecture` describes this very path, nothing is downloaded.
-    Raises ValueError if neither exists or `model.architecture` is wrong.
+    config.json on this machine comes first, then `model.architecture`, then the Hub.
+    Raises ValueError if none exists or `model.architecture` is wrong.
     """
-    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     stated = dict(model.architecture)
     if stated.pop("of", model.path) == model.path and stated:
         with suppress(OSError, ValueError, KeyError):
             path = find_model(model.path, weights=False)
-            local = AutoConfig.from_pretrained(path, local_files_only=True, **options)
+            local = AutoConfig.from_pretrained(path, local_files_only=True, **hub_options(model))
             return local, "from its config.json"
         model_type = stated.pop("model_type", None)
         try:

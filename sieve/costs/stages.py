@@ -109,8 +109,7 @@ def curve(plan: Plan) -> Stage | None:
     sizes = [*plan.config.curve, *[1.0, 1.0] * plan.config.search.bottlenecks]
     if not sizes:
         return None
-    examples = plan.lengths.rows["test"]
-    work = sum((plan.score(examples, kept) for kept in (1.0, *sizes)), Work())
+    work = sum((plan.score(plan.lengths.rows["test"], kept) for kept in (1.0, *sizes)), Work())
     return Stage("curve", work, (plan.weights, plan.factors(), plan.bank, *plan.scoring_parts))
 
 
@@ -118,8 +117,8 @@ def quantize(plan: Plan) -> Stage | None:
     """The quantized model on the test rows; None if not set."""
     if plan.config.quantization.method == "none":
         return None
-    work = plan.score(plan.lengths.rows["test"])
-    return Stage("quantize", work, (*plan.pruned, *plan.scoring_parts), remark="within evaluate")
+    work, parts = plan.score(plan.lengths.rows["test"]), (*plan.pruned, *plan.scoring_parts)
+    return Stage("quantize", work, parts, remark="within evaluate")
 
 
 def evaluate(plan: Plan) -> Stage:

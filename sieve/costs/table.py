@@ -7,7 +7,6 @@ from rich.table import Table
 from rich.text import Text
 
 Record = dict[str, Any]  # a JSON object
-NAMED = 0.005  # share of a stage's memory from which a part is named
 THRIFTY = "calibration.layers_at_once=1 calibration.checkpointing=true"
 
 
@@ -22,30 +21,20 @@ def dry_run_table(record: Record) -> RenderableType:
     for row in record["stages"]:
         table.add_row(*_cells(row))
     disk = f"on disk: cache {size(total['cache_gib'])}, export {size(total['export_gib'])}"
-    table.add_row(
-        "total",
-        quantity(total["flops"] / 1e15),
-        duration(total["hours"]),
-        size(total["peak_gib"]),
-        "",
-        "",
-        disk + (f"; host memory {size(total['host_gib'])}" if total["host_gib"] else ""),
-        style="bold",
-    )
+    disk += f"; host memory {size(total['host_gib'])}" if total["host_gib"] else ""
+    table.add_row("total", *_figures(total), "", "", disk, style="bold")
     title = (
         f"{record['model']} on {record['task']['name']}: {short(record['parameters'])} parameters, "
         f"{short(record['prunable'])} prunable, on {count} × {record['device']['name']}"
     )
     hours = f"{duration(total['hours'])} expected, {duration(total['hours_at_most'])} at most"
-    if count > 1:
-        hours += f"; {duration(total['device_hours'])} over all devices"
+    hours += f"; {duration(total['device_hours'])} over all devices" if count > 1 else ""
     return Group(
         Text(f"{title}\n", style="bold"),
         table,
         Text(f"\n{hours}.", style="bold"),
-        Text(record["verdict"], style="green" if record["fits"] else "yellow"),
-        Text(""),
-        *(Text(line, style="dim") for line in record["assumptions"]),
+        Text(record["verdict"] + "\n", style="green" if record["fits"] else "yellow"),
+        Text("\n".join(record["assumptions"]), style="dim"),
     )
 
 
@@ -63,13 +52,13 @@ def verdict(record: Record) -> str:
         return peak
     count, fewer = record["needed"], record["needed_thrifty"]
     fsdp = " ".join(["trainer=fsdp", *record["asks"]])
-    if fewer is not None and fewer <= ranks:
-        return f"{peak} It fits with {THRIFTY}."
-    if count is None and fewer is None:
+    if fewer is None:
         return f"{peak} No number of devices is enough; lower batch_tokens or leave stages out."
+    if fewer <= ranks:
+        return f"{peak} It fits with {THRIFTY}."
     if count is None:
         return f"{peak} It needs {fewer:,} devices with {fsdp} {THRIFTY}."
-    more = f", or {fewer:,} with {THRIFTY} too" if fewer and fewer < count else ""
+    more = f", or {fewer:,} with {THRIFTY} too" if fewer < count else ""
     return f"{peak} It needs {count:,} devices with {fsdp}{more}."
 
 
@@ -79,28 +68,22 @@ def _cells(row: Record) -> tuple[str, ...]:
         genomes = f"{evaluations['expected']:,.0f}"
         if evaluations["at_most"] > evaluations["expected"]:
             genomes += f" (≤ {evaluations['at_most']:,.0f})"
-    least = NAMED * sum(row["parts_gib"].values())
-    remarks = [f"{name} {size(gib)}" for name, gib in row["parts_gib"].items() if gib > least]
-    if row["remark"]:
-        remarks.append(row["remark"])
-    return (
-        row["stage"],
-        quantity(row["flops"] / 1e15),
-        duration(row["hours"]),
-        size(row["peak_gib"]),
-        short(row["tokens"]) if row["tokens"] else "",
-        genomes,
-        ", ".join(remarks),
-    )
+    remarks = [f"{name} {size(gib)}" for name, gib in row["parts_gib"].items()]
+    remarks += [row["remark"]] * bool(row["remark"])
+    tokens = short(row["tokens"]) if row["tokens"] else ""
+    return row["stage"], *_figures(row), tokens, genomes, ", ".join(remarks)
+
+
+def _figures(row: Record) -> tuple[str, str, str]:
+    return quantity(row["flops"] / 1e15), duration(row["hours"]), size(row["peak_gib"])
 
 
 def duration(hours: float) -> str:
     """Hours in a unit that reads well: "12 s", "3.5 min", "2.1 h", "41 d"."""
-    seconds = hours * 3600
-    for unit, length, limit in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 3600 * 96)):
-        if seconds < limit:
-            return f"{quantity(seconds / length)} {unit}"
-    return f"{quantity(hours / 24)} d"
+    units = {"s": 1 / 40, "min": 1.5, "h": 96}  # each up to so many hours
+    unit = next((unit for unit, limit in units.items() if hours < limit), "d")
+    length = {"s": 1 / 3600, "min": 1 / 60, "h": 1, "d": 24}[unit]
+    return f"{quantity(hours / length)} {unit}"
 
 
 def size(gib: float) -> str:

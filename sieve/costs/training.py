@@ -69,15 +69,11 @@ def refit(plan: Plan) -> Stage | None:
     if settings.refit:
         once += plan.run(rows) * REFIT_PASSES + solve_all(plan)[0]
         # Beside the closed form: a solve on paired inputs, and errors on held-out rows.
-        once += plan.solves(
-            [
-                (
-                    7 * m.d_in**3 + 25 * m.d_in * min(m.d_out, m.d_in) ** 2,
-                    4 * QR * m.d_out * m.d_in**2 * (m.d_out > m.d_in),
-                )
-                for m in shape.blocks
-            ]
+        products = sum(
+            m.d_in * (7 * m.d_in**2 + 25 * min(m.d_out, m.d_in) ** 2) for m in shape.blocks
         )
+        squares = sum(m.d_out * m.d_in**2 for m in shape.blocks if m.d_out > m.d_in)
+        once += plan.solves([(products, 4 * QR * squares)])
         sums = moment_flops(shape, rows, plan.needs, plan.by_gradient)
         once += plan.products(REFIT_SUMS * sums)
         widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
