@@ -26,7 +26,7 @@ CHARACTERS_PER_TOKEN = 4  # without a tokenizer
 
 @dataclass(frozen=True)
 class Lengths:
-    """A task in numbers; all but `rows` and `passes` are tokens."""
+    """Sizes of a task: lengths in tokens, numbers of rows and passes, and their source."""
 
     rows: Mapping[str, int]  # of each split
     calibration: float  # of a calibration row, prompt and answer

@@ -96,7 +96,7 @@ def _ends(model: PreTrainedModel) -> list[Any]:
 
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """Average the gradients of parameters, which every rank holds whole, over ranks."""
+    """Average gradients over ranks, for parameters that are not sharded."""
     for parameter in parameters:
         if parameter.grad is not None:
             distributed.all_reduce(parameter.grad)

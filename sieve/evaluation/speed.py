@@ -59,7 +59,7 @@ def compare_speed(
     decode: dict[str, list[float]] = {"dense": [], "pruned": []}
     for repeat in range(repeats + 1):  # The first repeat warms up.
         for state in ("dense", "pruned"):
-            # Tensors that inference mode creates do not count changes to them.
+            # Weights made in inference mode could not be changed in place outside of it.
             with torch.inference_mode(False), torch.no_grad():
                 switch.restore() if state == "dense" else switch.to(genome)
                 if state == "pruned" and finish is not None:

@@ -68,7 +68,10 @@ def _measure(
     normalize: str,
     lowest_rank: int,
 ) -> dict[str, float]:
-    """Measured over estimated cost, for each matrix whose rank a step changes; mean about 1."""
+    """Measured cost (divergence) divided by estimated cost, scaled to a mean of about 1.
+
+    Only for matrices whose rank differs between the sizes above and below.
+    """
     estimated = scale_energies(bank, weights, normalize)
     no_groups = dict.fromkeys(group.name for group in bank.groups)
     frontier = waterfill(replace(estimated, groups=[]), lowest_rank=lowest_rank)

@@ -38,7 +38,7 @@ class Objective:
             stage counts its examples from 0.
         tolerance: ε, the accuracy that may be lost.
         guarantee: hold the upper end of the drop's 95 % interval to the tolerance.
-        judge: what drops a genome between stages, "margin" or "divergence".
+        judge: the score by which a genome is discarded after a stage, "margin" or "divergence".
     """
 
     def __init__(

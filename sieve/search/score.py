@@ -38,14 +38,14 @@ class Score:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Compares genomes of different sizes: the kept fraction each would have at one divergence.
+    """Compares genomes by the kept fraction that each would have at the reference's divergence.
 
     Along a frontier, log kept fraction falls almost in proportion to log divergence.
 
     Args:
         kept_fraction: of the reference genome.
         divergence: of the reference genome, nats.
-        exchange: fall of log kept fraction per rise of log divergence near the reference.
+        exchange: −d log(kept fraction) / d log(divergence) on the frontier, at the reference.
         tolerance: ε. A model that always gives the same answer can have a low divergence, so
             divergence alone does not prove that a genome works.
     """

@@ -25,9 +25,10 @@ VERSION = 1  # of the record; part of its fingerprint
 
 
 def curve(run: Run, bank: Bank, search: Record) -> Record:
-    """`curve`: a point per kept fraction; `contrast`: bottlenecks pruned, and others pruned.
+    """Test scores: `curve` at each kept fraction; `contrast` without some of the matrices.
 
-    Either is None if the configuration does not ask for it. `bank` is the bank before any refit.
+    `contrast` has the model without its neediest matrices, and without its least needy ones. Each
+    is None if the configuration does not ask for it. `bank` is the bank before any refit.
     """
     bottlenecks = search.get("bottlenecks")
     if not run.config.curve and not bottlenecks:

@@ -48,7 +48,7 @@ def _as_options(value: object) -> dict[str, str] | None:
         if isinstance(texts, list):
             letters = value.get("label") or ascii_uppercase
             return {str(k): as_text(v) for k, v in zip(letters, texts, strict=False)}
-        # Parquet fills the letters that a row does not have with nulls.
+        # In Parquet, letters that a row lacks are null.
         return {str(k): as_text(v) for k, v in value.items() if v is not None}
     if not isinstance(value, list):
         return None

@@ -11,8 +11,8 @@ from sieve.tasks.prompts import RowReader
 def to_example(row: Row, reader: RowReader, where: str) -> Example:
     """An example whose choices are the row's options, with their grades.
 
-    If the prompt names {option}, each option is rendered into a prompt of its own, and what is
-    scored is the word that says that it is relevant (`task.positive`).
+    If the prompt names {option}, each option gets its own prompt, and its score is the likelihood
+    of the word `task.positive`.
 
     Raises:
         ValueError: the row lacks a field, or does not have a grade for each option and one above 0.
