@@ -166,21 +166,13 @@ def _remove_stale(path: Path) -> None:
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if not (match := pattern.fullmatch(partial.name)):
             continue
-        if match[1] == _process_space():
-            stale = not _is_alive(int(match[2]))
-        else:
-            stale = _age_s(partial) > ABANDONED_S
-        if stale:
-            with suppress(FileNotFoundError):  # Another process has just removed it.
+        with suppress(FileNotFoundError):  # Another process has just removed it.
+            if match[1] == _process_space():
+                stale = not _is_alive(int(match[2]))
+            else:
+                stale = time.time() - partial.stat().st_mtime > ABANDONED_S
+            if stale:
                 _remove(partial)
-
-
-def _age_s(path: Path) -> float:
-    """Seconds since the last write to a file or directory; 0 if it no longer exists."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0
 
 
 def _is_alive(pid: int) -> bool:

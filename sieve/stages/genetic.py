@@ -37,9 +37,7 @@ from sieve.stages.run import Run
 from sieve.stages.seeds import find_seeds
 from sieve.stages.selecting import (
     check_baseline,
-    confirmed,
-    map_bottlenecks,
-    points,
+    conclude,
     score_frontier,
     search_inputs,
     space_of,
@@ -138,19 +136,12 @@ def search_ledger(run: Run, bank: Bank) -> tuple[Record, Genome]:
         line = score_frontier(run, bank, objective, best, divergence_limit(scores.values()))
         scores |= objective.evaluated
         examples += objective.examples_scored - len(objective.baseline.values)
-    genome, confirmation = confirmed(run, bank, scores, candidates(scores, 1)[0], line)
-    return {
-        "method": run.config.search.method,
+    record, genome = conclude(run, bank, objective, scores, candidates(scores, 1)[0], line)
+    return record | {
         "evaluations": ledger.prepared["evaluations"] + len(scores) - len(seeding),
         "examples": ledger.prepared["examples"] + examples,
-        "baseline_accuracy": objective.baseline.accuracy,
-        "baseline_loss": objective.baseline.loss,
-        "tokens_per_genome": objective.tokens_per_genome,
-        "confirmation": confirmation,
         "generations": ledger.generations(),
         "kept_high": ledger.mean_levels(),
-        "bottlenecks": map_bottlenecks(run, bank),
-        "curve": points(bank, scores, genome),
     }, genome
 
 

@@ -18,14 +18,7 @@ from sieve.stages.genetic import search_ledger
 from sieve.stages.rows import confirmation_rows, search_objective
 from sieve.stages.run import Run
 from sieve.stages.seeds import find_seeds, line_of
-from sieve.stages.selecting import (
-    check_baseline,
-    confirmed,
-    map_bottlenecks,
-    points,
-    search_inputs,
-    space_of,
-)
+from sieve.stages.selecting import check_baseline, conclude, search_inputs, space_of
 
 log = logging.getLogger(__name__)
 VERSION = 7  # of the search and its files; part of their fingerprint
@@ -72,17 +65,8 @@ def _search(run: Run, bank: Bank) -> tuple[Record, Genome]:
         spent = {"evaluations": len(scores), "examples": objective.examples_scored}
     else:
         genome, scores, spent = _evolve(run, bank, objective)
-    genome, confirmation = confirmed(run, bank, scores, genome, line)
-    return {
-        "method": method,
-        **spent,
-        "baseline_accuracy": objective.baseline.accuracy,
-        "baseline_loss": objective.baseline.loss,
-        "tokens_per_genome": objective.tokens_per_genome,
-        "confirmation": confirmation,
-        "bottlenecks": map_bottlenecks(run, bank),
-        "curve": points(bank, scores, genome, method),
-    }, genome
+    record, genome = conclude(run, bank, objective, scores, genome, line)
+    return record | spent, genome
 
 
 def _evolve(

@@ -134,9 +134,34 @@ def confirmed(
     }
 
 
-def points(
-    bank: Bank, scores: Mapping[Genome, Score], chosen: Genome, method: str = ""
-) -> list[Record]:
+def conclude(
+    run: Run,
+    bank: Bank,
+    objective: Objective,
+    scores: dict[Genome, Score],
+    genome: Genome,
+    line: Line | None,
+) -> tuple[Record, Genome]:
+    """Confirm the winner of a search; returns the record, without what was spent, and the genome.
+
+    Args:
+        objective: on the rows of the search.
+        scores, genome, line: as for `confirmed`.
+    """
+    genome, confirmation = confirmed(run, bank, scores, genome, line)
+    method = run.config.search.method
+    return {
+        "method": method,
+        "baseline_accuracy": objective.baseline.accuracy,
+        "baseline_loss": objective.baseline.loss,
+        "tokens_per_genome": objective.tokens_per_genome,
+        "confirmation": confirmation,
+        "bottlenecks": map_bottlenecks(run, bank),
+        "curve": points(bank, scores, genome, method),
+    }, genome
+
+
+def points(bank: Bank, scores: Mapping[Genome, Score], chosen: Genome, method: str) -> list[Record]:
     """A record of every scored genome, largest first; genomes of equal ranks have one."""
     by_ranks: dict[tuple[int | None, ...], Record] = {}
     chosen_ranks = tuple(bank.ranks(chosen).values())

@@ -142,7 +142,7 @@ def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
 
 def test_json_that_is_torn_is_named(tmp_path: Path) -> None:
     write_text_atomic(tmp_path / "g.json", json.dumps({"a": 1})[:-1])
-    with pytest.raises(ValueError, match=r"g\.json is not JSON .*delete it"):
+    with pytest.raises(ValueError, match=r"g\.json is not JSON .*Delete it"):
         read_json(tmp_path / "g.json")
 
 
