@@ -306,4 +306,5 @@ def test_a_pruned_head_is_counted_exported_and_drawn(world: Path) -> None:
     assert held == result["parameters"]["model_kept"]
     vocabulary = result["data"]["vocabulary"]
     assert 0 < vocabulary["answers"] < vocabulary["prompts"] <= vocabulary["size"]
-    assert f"the answers take {vocabulary['answers']}" in (world / "head/report.html").read_text()
+    page = (world / "head/report.html").read_text()
+    assert f"The answers use {vocabulary['answers']} of them" in page
