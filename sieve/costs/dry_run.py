@@ -46,13 +46,12 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
     model_config, source = known_config(config.model)
     shape, classifies, context = read_model(config)
     stored = str(getattr(model_config, "dtype", None) or "float32").removeprefix("torch.")
-    accelerator = str(config.trainer.get("accelerator", "cpu"))
+    accelerator = config.device.accelerator or str(config.trainer.get("accelerator", "cpu"))
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     compute = config.model.dtype
     if compute == "auto":
-        on_cpu = (config.device.accelerator or accelerator) == "cpu"
-        compute = "float32" if on_cpu else stored
+        compute = "float32" if accelerator == "cpu" else stored
     lengths, *others = [
         lengths_of(task, config, context, classifies)
         for task in (config.task, *config.also.values())
@@ -103,7 +102,6 @@ def describe(plan: Plan, source: str) -> Record:
     peak = max(row["peak_gib"] for row in rows)
     devices = max(plan.devices, plan.workers)
     figures = "name memory_gib tflops bandwidth_gb utilization solver_utilization".split()
-    described = {name: getattr(device.spec, name) for name in figures}
     record: Record = {
         "model": config.model.label,
         "shapes": source,
@@ -111,7 +109,7 @@ def describe(plan: Plan, source: str) -> Record:
         "prunable": plan.shape.prunable,
         "dtype": {"compute": plan.compute, "stored": plan.stored, "bank": plan.bank_dtype},
         "task": {"name": config.task.name} | asdict(plan.lengths),
-        "device": described | {"notes": [device.source]},
+        "device": {n: getattr(device.spec, n) for n in figures} | {"notes": [device.source]},
         "devices": devices,
         "stages": rows,
         "total": {
@@ -154,7 +152,7 @@ def _row(stage: Stage, plan: Plan) -> Record:
         "hours": work.seconds / HOUR,
         "hours_at_most": max(work.seconds, stage.most_seconds) / HOUR,
         "peak_gib": stage.peak(device, plan.shards) / GIB,
-        "host_gib": stage.host(device) / GIB,
+        "host_gib": sum(p.size for p in stage.parts if p.host and not device.on_cpu) / GIB,
         "parts_gib": {
             part.name + " (host)" * (part.host and not device.on_cpu): part.size / GIB
             for part in stage.parts

@@ -13,7 +13,6 @@ from statistics import fmean
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sieve.config import Config, ModelConfig
-from sieve.costs.passes import Rows
 from sieve.data.encoding import EncodedExample, encode_examples
 from sieve.data.prefix import PrefixSharing
 from sieve.model.checkpoint_files import hub_options
@@ -36,10 +35,6 @@ class Lengths:
     written: int  # that the model writes at most; 0 if answers are chosen
     source: str  # where these numbers come from, in words
     shared: float = 0.0  # of `scored`, which all rows begin with and which are run once
-
-    def scoring(self, examples: float) -> Rows:
-        """The rows of tokens by which so many examples are scored."""
-        return Rows(examples * self.passes, self.scored - self.shared, self.answer)
 
 
 def lengths_of(config: TaskConfig, run: Config, context: int | None, classifies: bool) -> Lengths:

@@ -8,7 +8,7 @@ from sieve.calibration.schedule import needs_of
 from sieve.config import Config, shards
 from sieve.costs.lengths import Lengths
 from sieve.costs.passes import Rows, activation_bytes, logit_bytes, pass_flops
-from sieve.costs.probe import GIB, Device
+from sieve.costs.probe import Device
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Shape
 from sieve.costs.solving import QR, Flops
@@ -63,14 +63,10 @@ class Stage:
     def peak(self, device: Device, ranks: int = 1) -> float:
         """Bytes of each of `ranks` devices that share the sharded parts."""
         parts = [part for part in self.parts if device.on_cpu or not part.host]
-        return device.spec.overhead_gib * GIB + sum(
+        return device.overhead + sum(
             part.size / ranks + part.gathered if part.sharded and ranks > 1 else part.size
             for part in parts
         )
-
-    def host(self, device: Device) -> float:
-        """Bytes in the memory of the processor, if the device has its own."""
-        return 0.0 if device.on_cpu else sum(part.size for part in self.parts if part.host)
 
 
 @dataclass(frozen=True)
@@ -102,11 +98,6 @@ class Plan:
     def by_gradient(self) -> bool:
         """Whether gradients weight the tokens."""
         return weighting_for(self.config.calibration.weighting, self.needs) in BY_GRADIENT
-
-    @property
-    def backward(self) -> bool:
-        """Whether calibration runs backward passes."""
-        return self.needs.gradient or self.by_gradient
 
     @property
     def shards(self) -> int:
@@ -203,11 +194,12 @@ class Plan:
     def score(self, examples: float, kept: float = KEPT, lengths: Lengths | None = None) -> Work:
         """Examples scored; written answers are run through twice more."""
         lengths = lengths or self.lengths
-        rows = lengths.scoring(examples)
+        length = lengths.scored - lengths.shared
+        rows = Rows(examples * lengths.passes, length, lengths.answer)
         work = self.run(rows, kept) + Work(examples=examples)
         if lengths.written:
             tokens = Rows(examples, lengths.written, lengths.written)
-            whole = examples * (rows.length * lengths.passes + lengths.written)
+            whole = rows.tokens + tokens.tokens
             batches = max(1.0, whole / self.config.batch_tokens)
             work += self.run(rows, kept) * 2 + self.run(tokens, kept, batches * lengths.written)
         return work
@@ -230,8 +222,9 @@ class Plan:
     def solves(self, flops: list[Flops]) -> Work:
         """Closed forms in float64."""
         products, decompositions = map(sum, zip(*flops, strict=True))
-        seconds = self.device.product_seconds(products, "float64")
-        seconds += self.device.decomposition_seconds(decompositions)
+        spec = self.device.spec
+        slower = spec.utilization / spec.solver_utilization
+        seconds = self.device.product_seconds(products + decompositions * slower, "float64")
         return Work(products + decompositions, seconds)
 
     def pivots(self, times: float = 1) -> Work:

@@ -36,13 +36,14 @@ class Device:
         """Bytes of device memory."""
         return (self.spec.memory_gib or 0) * GIB
 
+    @property
+    def overhead(self) -> float:
+        """Bytes in use before the first tensor."""
+        return self.spec.overhead_gib * GIB
+
     def product_seconds(self, flops: float, dtype: str) -> float:
         """Seconds of large matrix products."""
         return flops / (self.spec.tflops[dtype] * 1e12 * self.spec.utilization)
-
-    def decomposition_seconds(self, flops: float) -> float:
-        """Seconds of float64 decompositions."""
-        return flops / (self.spec.tflops["float64"] * 1e12 * self.spec.solver_utilization)
 
 
 def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> Device:

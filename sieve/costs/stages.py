@@ -18,7 +18,8 @@ QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 
 def calibrate(plan: Plan) -> Stage:
     """Forward passes over the calibration rows, and backward passes if gradients are needed."""
-    settings, shape, backward = plan.config.calibration, plan.shape, plan.backward
+    settings, shape = plan.config.calibration, plan.shape
+    backward = plan.needs.gradient or plan.by_gradient
     streams, tokens = settings.strategy == "stream", plan.config.batch_tokens
     rows = plan.calibration_rows(settings.tokens)
     groups = groups_of(list(shape.matrices), 1 if streams else settings.layers_at_once)
