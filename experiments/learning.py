@@ -9,18 +9,28 @@ closed form, and of the paper's training (free or tied, from each start, with it
 import logging
 from statistics import mean
 
+from torch import Tensor
+
 from experiments.projections import STEPS, make_subject
 from sieve.bank.bank import fit
-from sieve.bank.learned import learn, output_error
+from sieve.bank.learned import learn
 from sieve.calibration.calibration import calibrate
 from sieve.model.matrices import dense_weight
-from sieve.projections.moments import Needs
+from sieve.projections import Factors
+from sieve.projections.moments import Moment, Needs
 from sieve.projections.output import output
 
 log = logging.getLogger(__name__)
 SUBJECTS = ("almanac_medicine/embedded", "lm_tinystories/stories-656k")
 STARTS = ((False, "optimal"), (True, "optimal"), (True, "pca"), (True, "random"))
 LEVEL = 0.3
+
+
+def output_error(weight: Tensor, moment: Moment, factors: Factors, rank: int) -> float:
+    """E‖W x − U V x‖² / E‖W x‖² of the first `rank` directions, from E[x xᵀ]."""
+    weight, second = weight.double(), moment.input_second()
+    error = weight - factors.u[:, :rank].double() @ factors.v[:rank].double()
+    return float(((error @ second) * error).sum() / ((weight @ second) * weight).sum())
 
 
 def main() -> None:

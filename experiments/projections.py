@@ -251,7 +251,7 @@ def settings_of(method: Method) -> dict[str, Any]:
 
 def genomes(bank: Bank, method: Method, levels: Sequence[float]) -> Iterator[tuple[float, Genome]]:
     """Pairs of level and genome, from large to small."""
-    shared = "none" if get_projection(bank.projection).in_loss else "relative"
+    shared = "none" if get_projection(bank.projection).needs.gradient else "relative"
     frontier = waterfill(bank, shared) if method.allocation == "waterfill" else None
     for level in levels:
         if frontier is not None:
@@ -333,7 +333,7 @@ def predicted(bank: Bank, genome: Genome, tokens: float) -> float | None:
     Args:
         tokens: tokens per example, or 1 if losses are per example.
     """
-    in_loss = get_projection(bank.projection).in_loss
+    in_loss = get_projection(bank.projection).needs.gradient
     return round(estimated_rise(bank, genome) / tokens, 6) if in_loss else None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank, _digest, stored
-from sieve.bank.genome import Sizing, get_storage
+from sieve.bank.genome import Sizing
 from sieve.calibration.calibration import calibrate
 from sieve.config import INITS
 from sieve.data.batches import as_inputs, every_batch
@@ -35,13 +35,11 @@ EPOCHS, LEARNING_RATE = 2, 1e-3
 SMALL = 0.01  # standard deviation of a random start
 
 
-def form_of(kind: str, tied: bool = True) -> str:
-    """The form of a kind of matrix: "input" or "output", the side that A is on, or "untied"."""
-    return ("output" if kind in ("o", "down") else "input") if tied else "untied"
-
-
 def _pair(form: str, free: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
-    """U (d_out, r) and V (r, d_in) from the free tensors: A (d_in, r), A (r, d_out), or U and V."""
+    """U (d_out, r) and V (r, d_in) from the free tensors: A (d_in, r), A (r, d_out), or U and V.
+
+    form: "input" or "output", the side of the matrix that A is on, or "untied".
+    """
     if form == "untied":
         return free[0], free[1]
     a = free[0]
@@ -114,9 +112,13 @@ class _Learner:
         u, v = _pair(self.form, free, w)
         if moment and (moment.side == "input" or self.form == "output"):
             moment = moment.to(device)
-            whole, inner = _maps_from(moment, w, v)
-            latent, mean = inner @ moment.second.double() @ inner.T, moment.output_mean(w)
-            left = _power(whole - u @ inner, moment)
+            second, whole, inner = moment.second.double(), w, v
+            if moment.side == "output":  # Maps of y in place of x: V = M W.
+                inner = v @ w.T @ torch.linalg.pinv(w @ w.T, hermitian=True)
+                whole = torch.eye(len(w)).to(w)
+            latent, mean = inner @ second @ inner.T, moment.output_mean(w)
+            error = whole - u @ inner
+            left = ((error @ second) * error).sum()
         else:  # Moments of y determine the energy of V x only where V x is a function of y.
             *sums, tokens = (t.to(device).double() for t in self.seen)
             latent, mean, left = (t / tokens.clamp_min(1) for t in sums)
@@ -144,7 +146,7 @@ class LearningModule(L.LightningModule):
         seed: of a random start.
 
     Raises:
-        ValueError: for an option out of range, missing moments, or matrices of experts.
+        ValueError: for a rank out of range, or matrices of experts.
     """
 
     def __init__(
@@ -164,16 +166,14 @@ class LearningModule(L.LightningModule):
         bad = [
             f"{n}: {r} of {top.get(n, 0)}" for n, r in ranks.items() if not 0 < r <= top.get(n, 0)
         ]
-        _check(not bad and len(ranks) > 0, f"ranks {bad}", "prunable matrices, 1 to full rank")
+        if bad or not ranks:
+            raise ValueError(f"got ranks {bad}, expected prunable matrices, 1 to full rank.")
         experts = [m.name for m in self.matrices if m.expert]
         if experts:
             raise ValueError(
                 f"{experts[0]} belongs to an expert, which reads only some of the tokens, but "
                 "projection=learned needs them all; choose another projection."
             )
-        _check(init in INITS, f"init {init!r}", f"one of {', '.join(INITS)}")
-        _check(learning_rate > 0, f"learning_rate {learning_rate}", "a number above 0")
-        _check(bool(moments) or init == "random", f"init {init!r} without moments", "moments")
         self.ranks, self.moments, self.tied, self.init = dict(ranks), moments, tied, init
         self.learning_rate, self.seed = learning_rate, seed
         self.factors: dict[str, Factors] | None = None
@@ -187,7 +187,7 @@ class LearningModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One Adam for all matrices of this rank."""
-        rank, world_size = _position()
+        rank, world_size = rank_and_world_size()
         mine = range(rank, len(self.matrices), world_size)
         self._learners = {index: self._learner(index, self.init) for index in mine}
         free = [tensor for learner in self._learners.values() for tensor in learner.free]
@@ -227,15 +227,14 @@ class LearningModule(L.LightningModule):
         with torch.no_grad(), ExitStack() as stack:
             for learner in self._learners.values():
                 see = partial(learner.see, mask.flatten().bool(), errors)
-                handle = learner.module.register_forward_hook(see, with_kwargs=True)
-                stack.callback(handle.remove)
+                stack.enter_context(learner.module.register_forward_hook(see, with_kwargs=True))
             forward(model, inputs, keep=1)
         optimizer.step()
         return torch.stack(errors).sum()
 
     def gather(self) -> dict[str, Factors]:
         """Factors of all matrices on every rank; ValueError where learning diverged."""
-        found, (rank, world_size) = {}, _position()
+        factors, (rank, world_size) = {}, rank_and_world_size()
         for index, matrix in enumerate(self.matrices):
             owner = index % world_size
             learner = self._learners[index] if owner == rank else self._learner(index, "random")
@@ -243,13 +242,19 @@ class LearningModule(L.LightningModule):
             for tensor in state if world_size > 1 else ():
                 distributed.broadcast(tensor, src=owner)
             finite = all(bool(torch.isfinite(tensor).all()) for tensor in state)
-            _check(finite, f"NaN or infinity in {matrix.name}", "numbers; lower learning_rate")
-            found[matrix.name] = learner.factors(self.moments.of(matrix) if self.moments else None)
-        return found
+            if not finite:
+                raise ValueError(
+                    f"got NaN or infinity in {matrix.name}, expected numbers; lower learning_rate."
+                )
+            moment = self.moments.of(matrix) if self.moments else None
+            factors[matrix.name] = learner.factors(moment)
+        return factors
 
     def _learner(self, index: int, init: str) -> _Learner:
         matrix = self.matrices[index]
-        module, form = self._model[0].get_submodule(matrix.name), form_of(matrix.kind, self.tied)
+        module, form = self._model[0].get_submodule(matrix.name), "untied"
+        if self.tied:
+            form = "output" if matrix.kind in ("o", "down") else "input"
         weight, rank = dense_weight(module).detach(), self.ranks[matrix.name]
         moment = self.moments.of(matrix).to(weight.device) if self.moments else None
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
@@ -273,7 +278,6 @@ def learn(
     batches: of token ids, as for `calibrate`. moments: None computes them from the batches if the
     start needs them. Other arguments and errors: as for `LearningModule`.
     """
-    _check(epochs > 0 and len(batches) > 0, f"{epochs} epochs of {len(batches)} batches", "some")
     if moments is None and init in INITS[1:]:
         moments = calibrate(model, batches, needs=Needs(input=True))
     module = LearningModule(model, ranks, moments, tied, init, learning_rate, seed)
@@ -297,52 +301,18 @@ def learned_bank(
 ) -> Bank:
     """A bank of learned factors, for genomes whose ranks are at most the learned ones, or dense.
 
-    matrices: None takes all of the model's. dtype, key: as for `fit`. Raises ValueError for an
-    unknown storage or missing factors.
+    matrices: None takes all of the model's. dtype, key: as for `fit`.
     """
     matrices, dtype = matrices or find_matrices(model), dtype or model.dtype
-    missing = [matrix.name for matrix in matrices if matrix.name not in factors]
-    _check(not missing, f"no factors of {missing}", "those of every matrix of the bank")
-    get_storage(storage)
-    sizing, held = Sizing(storage, rank_multiple), {}
-    for m in matrices:
-        held[m.name] = stored(factors[m.name].cut(sizing.top_rank(m)), dtype, m.name)
-    key = key or fingerprint("learned", {n: _digest(f) for n, f in held.items()}, storage)
-    return Bank(held, matrices, sizing, "learned", dtype, key)
+    sizing = Sizing(storage, rank_multiple)
+    stored_factors = {
+        m.name: stored(factors[m.name].cut(sizing.top_rank(m)), dtype, m.name) for m in matrices
+    }
+    key = key or fingerprint("learned", {n: _digest(f) for n, f in stored_factors.items()}, storage)
+    return Bank(stored_factors, matrices, sizing, "learned", dtype, key)
 
 
-def output_error(weight: Tensor, moment: Moment, factors: Factors, rank: int) -> float:
-    """E‖W x − U V x‖² / E‖W x‖² of the first `rank` directions, W (d_out, d_in), in float64.
-
-    Raises ValueError where the moment is of the outputs and V x is not a function of them.
-    """
-    weight, u, v = weight.double(), factors.u[:, :rank].double(), factors.v[:rank].double()
-    whole, inner = _maps_from(moment, weight, v)
-    power = _power(whole, moment).clamp_min(torch.finfo(torch.float64).tiny)
-    return float(_power(whole - u @ inner, moment) / power)
-
-
-def _maps_from(moment: Moment, weight: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps from the moment's vectors to y and to V x: W and V for x; I and M with V = M W for y."""
-    if moment.side == "input":
-        return weight, v
-    m = v @ weight.T @ torch.linalg.pinv(weight @ weight.T, hermitian=True)
-    exact = bool((m @ weight - v).norm() <= 1e-5 * v.norm())
-    _check(exact, "moments of the outputs and a free V", "moments of the inputs, Needs(input=True)")
-    return torch.eye(len(weight)).to(weight), m
-
-
-def _power(linear: Tensor, moment: Moment) -> Tensor:
-    """E‖L z‖² of a map L (m, n) of the moment's vectors z."""
-    return ((linear @ moment.second.double()) * linear).sum()
-
-
-def _check(holds: bool, got: str, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"got {got}, expected {expected}.")
-
-
-def _position() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """This process's rank and how many there are."""
     joined = distributed.is_available() and distributed.is_initialized()
     return (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)

@@ -19,7 +19,7 @@ from sieve.data.batches import IGNORED
 
 
 def answer_loss(
-    logits: Tensor, targets: Tensor, answers: str, generator: torch.Generator
+    logits: Tensor, targets: Tensor, answers: str, input_ids: Tensor, seed: int
 ) -> Tensor:
     """The loss summed over all answer tokens, in float32.
 
@@ -27,7 +27,8 @@ def answer_loss(
         logits: (B, K, V); the model reads the right tokens before each answer token.
         targets: (B, K), −100 where nothing is predicted.
         answers: "sampled", "gold" or "margin".
-        generator: on the CPU, for "sampled".
+        input_ids: of the batch. With the seed they seed "sampled", the same on any rank.
+        seed: of sampled answers.
     """
     wanted = targets != IGNORED
     if answers == "margin":
@@ -36,6 +37,9 @@ def answer_loss(
     if answers == "gold":
         chosen = targets[wanted]
     else:
+        # A checksum of both, since a generator uses 32 bits of a seed.
+        digest = zlib.crc32(input_ids.cpu().numpy().tobytes(), seed & 0xFFFFFFFF)
+        generator = torch.Generator().manual_seed(digest)
         # Inversion of CPU random numbers, so that a seed gives the same tokens on every device.
         uniform = torch.rand(len(logprobs), 1, generator=generator).to(logprobs.device)
         cumulative = logprobs.detach().exp().cumsum(-1)
@@ -49,10 +53,3 @@ def log_odds(logits: Tensor) -> Tensor:
     best = logits.detach().argmax(-1, keepdim=True)
     others = logits.scatter(1, best, float("-inf"))
     return logits.gather(1, best).squeeze(1) - others.logsumexp(-1)
-
-
-def generator_for(input_ids: Tensor, seed: int) -> torch.Generator:
-    """A generator seeded by the seed and the batch's tokens, so that it is the same on any rank."""
-    # A checksum of both, since a generator uses 32 bits of a seed.
-    digest = zlib.crc32(input_ids.cpu().numpy().tobytes(), seed & 0xFFFFFFFF)
-    return torch.Generator().manual_seed(digest)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.calibration.answer_loss import answer_loss, generator_for
+from sieve.calibration.answer_loss import answer_loss
 from sieve.calibration.collector import MomentCollector
 from sieve.calibration.faults import find_fault
 from sieve.data.batches import as_inputs, as_targets, present_tensors, trailing_positions
@@ -83,8 +83,7 @@ class CalibrationModule(L.LightningModule):
             if self.collector.weighting == "answer" or self.collector.reads_head:
                 answers = as_targets(batch) >= 0
                 keep = trailing_positions(answers)
-            self.collector.observe(inputs.get("attention_mask"), answers, rows)
-            with torch.no_grad(), self.collector.attached():
+            with torch.no_grad(), self.collector.watching(inputs, answers, rows):
                 logits = forward(self.model, inputs, keep)
             self._check(logits, inputs)
         return rows
@@ -92,13 +91,13 @@ class CalibrationModule(L.LightningModule):
     def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> None:
         """A forward pass, and a backward pass from the loss at targets (B, T), under the hooks."""
         keep = trailing_positions(targets >= 0)
-        self.collector.observe(inputs.get("attention_mask"), targets >= 0, rows)
-        generator = generator_for(inputs["input_ids"], self.seed)
         blocks = self.collector.blocks if self.checkpointing else ()
-        with self.collector.attached(), with_input_gradients(self.model, blocks):
+        watching = self.collector.watching(inputs, targets >= 0, rows)
+        with watching, with_input_gradients(self.model, blocks):
             logits = forward(self.model, inputs, keep)
             self._check(logits.detach(), inputs)
-            loss = answer_loss(logits, targets[:, -keep:], self.answers, generator)
+            ids, wanted = inputs["input_ids"], targets[:, -keep:]
+            loss = answer_loss(logits, wanted, self.answers, ids, self.seed)
             (loss * self.collector.scale).backward()
 
     def _check(self, logits: Tensor, inputs: dict[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ loss's gradient at each matrix's output where a projection needs it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,6 @@ class MomentCollector(nn.Module):
         self._by_gradient = weighting in BY_GRADIENT
         self.needs_gradient = needs.gradient or self._by_gradient
         self.streams = plan_streams(matrices, needs, shared=not self._by_gradient)
-        self._stream_of = {m.name: self._find_stream(m) for m in matrices}
         self.metrics = nn.ModuleList(SumMetric(n, n) for _, n in self.streams.values())
         sources = {m.source: m.d_in for m in matrices} if needs.magnitude else {}
         self.sources = list(sources)
@@ -89,40 +88,34 @@ class MomentCollector(nn.Module):
         """Whether the output head, which reads only the last positions, is among the matrices."""
         return any(matrix.layer is None for matrix in self.matrices)
 
-    def _find_stream(self, matrix: Matrix) -> str:
-        return matrix.name if matrix.name in self.streams else matrix.source
-
-    def observe(self, mask: Tensor | None, answers: Tensor | None, examples: int) -> None:
-        """Announce the next pass.
+    @contextmanager
+    def watching(
+        self, inputs: dict[str, Tensor], answers: Tensor | None, examples: int
+    ) -> Iterator[None]:
+        """Collect from the pass inside the block.
 
         Args:
-            mask: (B, T) positions without padding; None means all.
+            inputs: of the model. `attention_mask` marks positions (B, T) without padding.
             answers: (B, T) bool, the positions that predict an answer token.
             examples: rows to count; 0 for a trial pass.
         """
+        mask = inputs.get("attention_mask")
         self._mask = None if mask is None or bool(mask.all()) else mask.flatten().bool()
         self._answers = answers
         shape = next((t.shape for t in (mask, answers) if t is not None), (1, 1))
         self._columns = shape[1]
         self.examples += examples
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Keep the hooks in place inside the block."""
-        handles = []
-        try:
+        with ExitStack() as stack:
             for index, matrix in enumerate(self.matrices):
                 module = self._modules_of[matrix.name]
-                handles.append(module.register_forward_hook(self._hook(index), with_kwargs=True))
+                handle = module.register_forward_hook(self._hook(index), with_kwargs=True)
+                stack.enter_context(handle)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _hook(self, index: int) -> Callable[..., None]:
         """The forward hook of a matrix: it sums now, or when the gradient of its output arrives."""
         matrix = self.matrices[index]
-        stream = self._stream_of[matrix.name]
+        stream = matrix.name if matrix.name in self.streams else matrix.source
         owns = stream == matrix.name  # Its namesake sums a shared input.
         metric: Any = self.metrics[list(self.streams).index(stream)]
         side = self.streams[stream][0]
@@ -142,12 +135,15 @@ class MomentCollector(nn.Module):
                 # The output of the dense matrix for the pruned input.
                 z = x @ dense_weight(self._dense[matrix.name]).T
             elif side == "output":
-                z = _without_bias(y.detach(), module)
+                bias = getattr(module, "bias", None)
+                z = y.detach() if bias is None else y.detach() - bias
             if owns and not self._by_gradient and self.largest is None:
                 # The head reads answer positions only.
                 weighs = self.weighting == "answer" and matrix.layer is not None
-                marks = self._answers if weighs else None
-                metric.update(chosen.of(z), None if marks is None else chosen.marked(marks))
+                marks = self._answers.flatten() if weighs and self._answers is not None else None
+                if marks is not None and chosen.positions is not None:
+                    marks = marks[chosen.positions]
+                metric.update(chosen.of(z), None if marks is None else marks.float())
             if self.needs_gradient:
                 kept = z if self._by_gradient else None
                 y.register_hook(lambda g: self._take_gradient(index, metric, kept, g, chosen))
@@ -159,7 +155,9 @@ class MomentCollector(nn.Module):
         if matrix.layer is None and self._answers is not None:
             rows = self._answers[:, -z.shape[1] :].flatten().nonzero().squeeze(1)
             return _Chosen(rows, rows, z.shape[1])
-        mask, positions = self._mask, self._routed(matrix)
+        # An expert reads some of the tokens only.
+        positions = self._experts[matrix.name].tokens if matrix.expert else None
+        mask = self._mask
         if mask is not None and positions is not None:
             mask = mask[positions]
         if mask is None:
@@ -167,10 +165,6 @@ class MomentCollector(nn.Module):
         counted = mask.nonzero().squeeze(1)
         positions = counted if positions is None else positions[counted]
         return _Chosen(counted, positions, self._columns)
-
-    def _routed(self, matrix: Matrix) -> Tensor | None:
-        """The positions of the tokens that an expert reads in this pass; None is all."""
-        return self._experts[matrix.name].tokens if matrix.expert else None
 
     def _take_gradient(
         self, index: int, metric: Any, z: Tensor | None, g: Tensor, chosen: "_Chosen"
@@ -241,11 +235,6 @@ class _Chosen:
             return torch.arange(count) % self.width
         return self.positions % self.width
 
-    def marked(self, positions: Tensor) -> Tensor:
-        """The values (n,) at the chosen vectors of a number per position (B, T), as floats."""
-        flat = positions.flatten()
-        return (flat if self.positions is None else flat[self.positions]).float()
-
 
 def _averaged(power: Tensor, columns: Tensor) -> Tensor:
     """The mean power (n,) over all vectors in the same column (n,)."""
@@ -254,11 +243,6 @@ def _averaged(power: Tensor, columns: Tensor) -> Tensor:
         return power
     total = power.new_zeros(int(columns.max()) + 1).index_add(0, columns, power)
     return (total / columns.bincount())[columns]
-
-
-def _without_bias(y: Tensor, module: nn.Module) -> Tensor:
-    bias = getattr(module, "bias", None)
-    return y if bias is None else y - bias
 
 
 def _sums(metrics: nn.ModuleList, release: bool) -> Iterator[dict[str, Tensor]]:

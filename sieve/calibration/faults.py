@@ -1,6 +1,7 @@
 """Find the matrix and the rows of a batch in which NaN or infinite numbers first appear."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +68,8 @@ def _first_fault(
 
         return hook
 
-    handles = [model.get_submodule(n).register_forward_hook(watch(n)) for n in names]
-    try:
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(model.get_submodule(name).register_forward_hook(watch(name)))
         forward(model, inputs, 1)
-    finally:
-        for handle in handles:
-            handle.remove()
     return broken[0] if broken else None

@@ -24,12 +24,12 @@ def calibrate(plan: Plan) -> Stage:
     rows = plan.calibration_rows(settings.tokens)
     groups = groups_of(list(shape.matrices), 1 if streams else settings.layers_at_once)
     moments = [moment_bytes(group, plan.needs, plan.by_gradient) for group in groups]
-    largest = max(moments, key=lambda size: size.total)
+    largest = max(moments, key=sum)
     passes = 1 if streams else len(groups)
     again = backward and (settings.checkpointing or streams)
     work = plan.run(rows, backward=int(backward), again=again) * passes
     work += plan.products(moment_flops(shape, rows, plan.needs, plan.by_gradient))
-    work += plan.write(float(sum(size.total for size in moments)))
+    work += plan.write(float(sum(map(sum, moments))))
     parts, remark = [plan.weights], f"{passes} passes" if passes > 1 else ""
     saved = backward * (1 if again else shape.layers)
     activations = activation_bytes(shape, tokens, plan.itemsize, saved)
@@ -52,8 +52,8 @@ def calibrate(plan: Plan) -> Stage:
         activations += tokens * shape.layers * shape.hidden * plan.itemsize
     positions = tokens / plan.lengths.calibration * plan.lengths.answer
     parts += [
-        Part("moments", largest.activations),
-        Part("moments of gradients", largest.gradients),
+        Part("moments", largest[0]),
+        Part("moments of gradients", largest[1]),
         Part("activations", activations),
         Part("unreleased", UNRELEASED * activations * (plan.device.on_cpu and backward)),
         Part("logits", logit_bytes(shape, positions, plan.itemsize, backward)),

@@ -1,14 +1,12 @@
 """Kullback-Leibler divergence of a pruned model's answers from the dense model's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.bank.bank import Bank
-from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch
 from sieve.data.batches import as_inputs, as_targets, trailing_positions
 from sieve.model.backbone import forward
 
@@ -28,15 +26,19 @@ def divergence(dense: Tensor, pruned: Tensor) -> Tensor:
 
 @torch.no_grad()
 def divergences(
-    model: PreTrainedModel, candidates: Sequence[tuple[Bank, Genome]], batches: Sequence[object]
+    model: PreTrainedModel,
+    candidates: Sequence[Callable[[], AbstractContextManager[object]]],
+    batches: Sequence[object],
 ) -> list[float]:
-    """Mean divergence per answer token of each candidate, nats; leaves the model dense."""
-    switches = [Switch(model, bank, as_stored=False) for bank, _ in candidates]
+    """Mean divergence per answer token of each candidate, nats.
+
+    candidates: contexts within which the dense model computes with a candidate's factors.
+    """
     totals, tokens = [0.0] * len(candidates), 0
     for batch in batches:
         dense = answer_logprobs(model, batch)
         tokens += len(dense)
-        for index, (switch, (_, genome)) in enumerate(zip(switches, candidates, strict=True)):
-            with switch.to(genome):
+        for index, pruned in enumerate(candidates):
+            with pruned():
                 totals[index] += float(divergence(dense, answer_logprobs(model, batch)))
     return [total / max(1, tokens) for total in totals]

@@ -14,7 +14,7 @@ from sieve.projections.affine import affine
 from sieve.projections.asvd import asvd
 from sieve.projections.factors import Factors
 from sieve.projections.input_pca import input_pca
-from sieve.projections.loss_aware import loss_aware, loss_aware_affine
+from sieve.projections.loss_aware import loss_aware
 from sieve.projections.moments import PLAIN, Moment, Needs
 from sieve.projections.output import output
 from sieve.projections.svd import svd
@@ -40,17 +40,14 @@ class Projection:
             return self.solve(weight, moment, rank=rank)
         return self.solve(weight, moment).cut(rank)
 
-    @property
-    def in_loss(self) -> bool:
-        """Whether energies are in units of the loss, comparable between matrices."""
-        return self.needs.gradient
-
 
 PROJECTIONS: dict[str, Projection] = {
     "output": Projection(output),
     "affine": Projection(affine),
     "loss_aware": Projection(loss_aware, Needs(gradient=True), cuts=True),
-    "loss_aware_affine": Projection(loss_aware_affine, Needs(gradient=True), cuts=True),
+    "loss_aware_affine": Projection(
+        partial(loss_aware, centered=True), Needs(gradient=True), cuts=True
+    ),
     "asvd": Projection(asvd, Needs(magnitude=True)),
     "input_pca": Projection(input_pca, Needs(input=True)),
     "whitened": Projection(whitened, Needs(input=True)),

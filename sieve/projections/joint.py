@@ -32,13 +32,11 @@ def stacked(weights: Sequence[Tensor], moments: Sequence[Moment]) -> tuple[Tenso
     means = [moment.mean.double() * share for moment, share in zip(moments, shares, strict=True)]
     gradient = None
     if gradients:
-        inner = [_on_inputs(w.double(), g) for w, g in zip(weights, gradients, strict=True)]
+        pairs = [(w.double(), g) for w, g in zip(weights, gradients, strict=True)]
+        inner = [  # WᵀHW (d_in, d_in)
+            w.T @ g.second.double() @ w if g.side == "output" else g.second.double()
+            for w, g in pairs
+        ]
         gradient = Gradient("input", torch.stack(inner).sum(0), total, gradients[0].examples)
     moment = replace(moments[0], second=second, mean=torch.stack(means).sum(0), gradient=gradient)
     return torch.cat([weight.double() for weight in weights]), moment
-
-
-def _on_inputs(weight: Tensor, gradient: Gradient) -> Tensor:
-    """WᵀHW (d_in, d_in)."""
-    second = gradient.second.double()
-    return weight.T @ second @ weight if gradient.side == "output" else second

@@ -18,7 +18,11 @@ RIDGE = 1e-8  # of the mean eigenvalue of C; orders the directions that never oc
 
 
 def loss_aware(
-    weight: Tensor, moment: Moment, damping: float | None = None, rank: int | None = None
+    weight: Tensor,
+    moment: Moment,
+    damping: float | None = None,
+    rank: int | None = None,
+    centered: bool = False,
 ) -> Factors:
     """Factors of W (d_out, d_in) with the least estimated rise of the loss, in float64.
 
@@ -28,20 +32,8 @@ def loss_aware(
         damping: H + damping · tr(H)/d_out · I replaces H. None derives it from the number of
             examples (`projections/damping.py`).
         rank: compute only so many directions. None computes all.
+        centered: fit a bias beside the factors (`loss_aware_affine`): the covariance replaces C.
     """
-    return _solve(weight, moment, damping, rank, centered=False)
-
-
-def loss_aware_affine(
-    weight: Tensor, moment: Moment, damping: float | None = None, rank: int | None = None
-) -> Factors:
-    """`loss_aware` with a bias fitted beside the factors: the covariance replaces C."""
-    return _solve(weight, moment, damping, rank, centered=True)
-
-
-def _solve(
-    weight: Tensor, moment: Moment, damping: float | None, rank: int | None, centered: bool
-) -> Factors:
     gradient, weight = moment.gradient, weight.double()
     if gradient is None:
         raise ValueError("loss_aware needs moments of the gradients; calibrate for it again.")
@@ -72,7 +64,10 @@ def _from_outputs(
     With H = L Lᵀ and the eigenvectors Q of Lᵀ W C Wᵀ L: U = L⁻ᵀ Q, V = Qᵀ Lᵀ W.
     """
     root, inverse = square_root(second, ridge)
-    energy, q = eigh(root.T @ moment.output_second(weight, centered) @ root)
+    outputs = moment.covariance if centered else moment.second.double()
+    if moment.side == "input":
+        outputs = weight @ outputs @ weight.T
+    energy, q = eigh(root.T @ outputs @ root)
     q = q[:, :rank]
     down = (root @ q).T
     return inverse(q), down @ weight, energy, down @ moment.output_mean(weight)

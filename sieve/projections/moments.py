@@ -98,12 +98,6 @@ class Moment:
         mean = self.mean.double()
         return weight.double() @ mean if self.side == "input" else mean
 
-    def output_second(self, weight: Tensor, centered: bool = False) -> Tensor:
-        """E[y yᵀ] of y = W x (d_out, d_out), or its covariance if centered, in float64."""
-        second = self.covariance if centered else self.second.double()
-        weight = weight.double()
-        return weight @ second @ weight.T if self.side == "input" else second
-
     def input_second(self) -> Tensor:
         """E[x xᵀ] (d_in, d_in) in float64; ValueError where E[y yᵀ] was kept instead."""
         if self.side != "input":
@@ -279,21 +273,8 @@ def gradient_side(matrix: Matrix) -> tuple[Side, int]:
     return "input", matrix.d_in
 
 
-@dataclass(frozen=True)
-class MomentBytes:
-    """Bytes of the moments of activations and of gradients."""
-
-    activations: int
-    gradients: int
-
-    @property
-    def total(self) -> int:
-        """Bytes of all moments."""
-        return self.activations + self.gradients
-
-
-def moment_bytes(matrices: list[Matrix], needs: Needs, by_gradient: bool) -> MomentBytes:
-    """The size of the moments of some matrices, in memory and on disk.
+def moment_bytes(matrices: list[Matrix], needs: Needs, by_gradient: bool) -> tuple[int, int]:
+    """Bytes of the moments of activations and of gradients of some matrices.
 
     by_gradient: whether gradients weight the tokens, so that no two matrices share a moment.
     """
@@ -302,4 +283,4 @@ def moment_bytes(matrices: list[Matrix], needs: Needs, by_gradient: bool) -> Mom
     if needs.magnitude:
         activations += sum({m.source: m.d_in for m in matrices}.values())
     sides = [gradient_side(m)[1] for m in matrices] if needs.gradient else []
-    return MomentBytes(FLOAT32 * activations, FLOAT32 * sum(n * n for n in sides))
+    return FLOAT32 * activations, FLOAT32 * sum(n * n for n in sides)

@@ -5,25 +5,23 @@ LoRA (Hu et al., arXiv:2106.09685; the layers are PEFT's) adds a product of two 
 and size do not change.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank, stored
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch, set_factors
 from sieve.config import RecoveryConfig
-from sieve.data.batches import as_inputs, as_targets, trailing_positions
+from sieve.data.batches import as_targets
 from sieve.distributed.sharding import average_gradients, is_sharded
 from sieve.distributed.trainer import schedule
 from sieve.evaluation.divergence import answer_logprobs, divergence
 from sieve.factorized.modeling_layers import FactorizedLinear
-from sieve.model.backbone import forward
 from sieve.projections import Factors
 from sieve.runtime.artifacts import fingerprint
 
@@ -85,30 +83,17 @@ class RecoveryModule(L.LightningModule):
 
     def loss(self, batch: object) -> Tensor:
         """The loss that `config.loss` names, mean per answer token, nats."""
-        kind, model = self.config.loss, self.switch.model
-        dense = None
-        if kind != "task":
-            with torch.no_grad():
-                dense = answer_logprobs(model, batch)
+        kind, model, targets = self.config.loss, self.switch.model, as_targets(batch)
+        with torch.no_grad():
+            dense = None if kind == "task" else answer_logprobs(model, batch)
         with self.installed():
-            logprobs, targets = _answers(model, batch)
+            logprobs = answer_logprobs(model, batch)
         total = logprobs.new_zeros(())
         if kind != "kl":
-            total = total - logprobs.gather(1, targets[:, None]).sum()
+            total = total - logprobs.gather(1, targets[targets >= 0][:, None]).sum()
         if dense is not None:
             total = total + divergence(dense, logprobs)
-        return total / max(1, len(targets))
-
-    @torch.no_grad()
-    def mean_divergence(self, batches: Sequence[object]) -> float:
-        """Mean KL(dense ‖ pruned) per answer token over batches, nats."""
-        model, total, tokens = self.switch.model, 0.0, 0
-        for batch in batches:
-            dense = answer_logprobs(model, batch)
-            with self.installed():
-                total += float(divergence(dense, answer_logprobs(model, batch)))
-            tokens += len(dense)
-        return total / max(1, tokens)
+        return total / max(1, len(logprobs))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -149,15 +134,6 @@ class RecoveryModule(L.LightningModule):
             "recovery", bank.fingerprint, self.genome.levels, asdict(self.config), sums
         )
         return replace(bank, factors=factors, fingerprint=key), replace(self.genome, bank=key)
-
-
-def _answers(model: PreTrainedModel, batch: object) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (tokens, V) at the answer tokens of a batch, and those tokens (tokens,)."""
-    targets = as_targets(batch)
-    keep = trailing_positions(targets >= 0)
-    trailing = targets[:, -keep:]
-    logits = forward(model, as_inputs(batch), keep)[trailing >= 0]
-    return torch.log_softmax(logits.float(), -1), trailing[trailing >= 0]
 
 
 def _balanced(layer: nn.Module) -> FactorizedLinear:

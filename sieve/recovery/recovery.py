@@ -9,21 +9,23 @@ trained on. `recover` serves `recovery=lora` and `recovery=full`; `tune` is its 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.config import RecoveryConfig
-from sieve.data.batches import split_batches
+from sieve.data.batches import Batch, split_batches
 from sieve.distributed.trainer import make_trainer
+from sieve.evaluation.divergence import divergences
 from sieve.model.backbone import place
-from sieve.recovery.batches import StepBatches
 from sieve.recovery.keeper import Check, Evaluate, Keeper, log_check
 from sieve.recovery.module import RecoveryModule
 from sieve.runtime.artifacts import fingerprint
@@ -71,13 +73,39 @@ def recover(
     if module.start < config.steps and keeper.worse < config.patience:
         training = trainer([keeper], config.steps - module.start)
         rank, world = training.global_rank, training.world_size
-        steps = StepBatches(batches, config, module.start, rank=rank, world=world, seed=seed)
-        training.fit(module, steps.loader())
+        own = step_batches(batches, config, module.start, rank, world, seed)
+        # A loader needs only a sequence.
+        training.fit(module, DataLoader(cast("Dataset[object]", own), batch_size=None))
         place(module, switch.model.device)
     taken = keeper.take_best()
     bank, genome = module.bank() if taken else (switch.bank, module.genome)
     switch.restore()
     return Recovered(bank, genome, taken, keeper.history)
+
+
+def step_batches(
+    batches: Sequence[Batch],
+    config: RecoveryConfig,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    seed: int = 0,
+) -> list[Batch]:
+    """The batches that one rank trains on, from step `start` to the last step.
+
+    Every epoch shuffles all batches anew. Which batches a step takes depends on the step and the
+    seed alone, so a resumed training continues with the same batches, and `world` ranks together
+    take the batches that one process would accumulate.
+    """
+
+    @cache
+    def order(epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
+        return torch.randperm(len(batches), generator=generator).tolist()
+
+    first, last = (step * config.accumulate * world for step in (start, config.steps))
+    places = [divmod(index, len(batches)) for index in range(first + rank, last, world)]
+    return [batches[order(epoch)[position]] for epoch, position in places]
 
 
 def tune(
@@ -107,12 +135,16 @@ def tune(
     module = RecoveryModule(Switch(model, bank, as_stored=False), genome, config, seed)
     if not module.trained():
         return bank, genome
+    # The device of this process alone, whatever its rank.
+    device: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
+    if model.device.type == "cuda":
+        device = {"accelerator": "gpu", "devices": [model.device.index or 0]}
     result = recover(
         module.to(model.device),
         fitted,
-        lambda: (0.0, -module.mean_divergence(held_out)),
+        lambda: (0.0, -divergences(model, [module.installed], held_out)[0]),
         lambda callbacks, count: make_trainer(
-            _one_device(model.device) | {"max_steps": count, "max_epochs": -1}, callbacks
+            device | {"max_steps": count, "max_epochs": -1}, callbacks
         ),
         seed,
         note=lambda check: log.debug("  tuned %s", check),
@@ -120,10 +152,3 @@ def tune(
     losses = [check["loss"] for check in result.history]
     log.info("  tuned        held-out divergence %.4f -> %.4f nats", losses[0], min(losses))
     return result.bank, result.genome
-
-
-def _one_device(device: torch.device) -> dict[str, Any]:
-    """Trainer settings for the device of this process alone, whatever its rank."""
-    if device.type == "cuda":
-        return {"accelerator": "gpu", "devices": [device.index or 0]}
-    return {"accelerator": "cpu", "devices": 1}

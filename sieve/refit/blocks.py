@@ -1,6 +1,7 @@
 """Run one decoder block of a model as often as a refit needs, outside of a whole forward pass."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -41,13 +42,8 @@ class BlockCall:
             inputs.append([*args, *kwargs.values()][0])
             raise _Stop
 
-        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-        try:
+        with module.register_forward_pre_hook(hook, with_kwargs=True), suppress(_Stop):
             self.run(block, hidden)
-        except _Stop:
-            pass
-        finally:
-            handle.remove()
         return inputs[0]
 
 
@@ -60,15 +56,11 @@ def block_calls(model: PreTrainedModel, batch: object, paths: Sequence[str]) -> 
         others = {k: v for k, v in kwargs.items() if k != "hidden_states"}
         calls.append(BlockCall(torch.empty(0) if calls else hidden, args[1:], others))
 
-    handles = [
-        model.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
-        for path in paths
-    ]
-    try:
+    with ExitStack() as stack:
+        for path in paths:
+            module = model.get_submodule(path)
+            stack.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
         forward(model, as_inputs(batch), keep=1)
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
 
 
@@ -88,17 +80,13 @@ def stream_writers(
     noise = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0)).to(hidden)
     writers = []
     for name in [m.name for m in wide if not m.expert]:
-        handles = [
-            model.get_submodule(other.name).register_forward_hook(
-                lambda _m, _a, y, own=(other.name == name): noise if own else y * 0
-            )
-            for other in wide
-        ]
-        try:
+        with ExitStack() as stack:
+            for other in wide:
+                handle = model.get_submodule(other.name).register_forward_hook(
+                    lambda _m, _a, y, own=(other.name == name): noise if own else y * 0
+                )
+                stack.enter_context(handle)
             written = call.run(block, hidden) - hidden
-        finally:
-            for handle in handles:
-                handle.remove()
         if torch.allclose(written.float(), noise.float(), rtol=0.05, atol=0.05):
             writers.append(name)
     return writers

@@ -8,6 +8,7 @@ reduced-rank regression of W x on x̃.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,9 +33,9 @@ class Paired:
     own: Tensor  # Σ w x xᵀ (d_in, d_in), or without elements: only errors need it
     inner_mean: Tensor  # Σ w x̃ (d_in,)
     own_mean: Tensor  # Σ w x (d_in,)
+    lost: Tensor  # Σ w e x̃ᵀ (d_out, d_in), or without elements: e is not restored
+    lost_mean: Tensor  # Σ w e (d_out,)
     mass: float = 0.0  # Σ w
-    lost: Tensor | None = None  # Σ w e x̃ᵀ (d_out, d_in); None where e is not restored
-    lost_mean: Tensor | None = None  # Σ w e (d_out,)
 
     @classmethod
     def zeros(cls, size: int, device: torch.device, own: bool = True, d_out: int = 0) -> "Paired":
@@ -46,8 +47,8 @@ class Paired:
             own=zeros(size * own, size * own),
             inner_mean=zeros(size),
             own_mean=zeros(size),
-            lost=zeros(d_out, size) if d_out else None,
-            lost_mean=zeros(d_out) if d_out else None,
+            lost=zeros(d_out, size),
+            lost_mean=zeros(d_out),
         )
 
     def add(
@@ -62,7 +63,7 @@ class Paired:
             self.own.addmm_(own.T, x)
         self.inner_mean += scaled.sum(0)
         self.own_mean += own.sum(0)
-        if self.lost is not None and self.lost_mean is not None and lost is not None:
+        if lost is not None:
             self.lost.addmm_(lost.T, scaled)
             self.lost_mean += (lost if weight is None else lost * weight[:, None]).sum(0)
         self.mass += float(len(x) if weight is None else weight.sum())
@@ -70,16 +71,9 @@ class Paired:
     def scaled(self) -> "Paired":
         """Averages from the sums, in float64."""
         mass = max(self.mass, torch.finfo(torch.float32).tiny)
-        return Paired(
-            inner=self.inner.double() / mass,
-            cross=self.cross.double() / mass,
-            own=self.own.double() / mass,
-            inner_mean=self.inner_mean.double() / mass,
-            own_mean=self.own_mean.double() / mass,
-            mass=self.mass,
-            lost=None if self.lost is None else self.lost.double() / mass,
-            lost_mean=None if self.lost_mean is None else self.lost_mean.double() / mass,
-        )
+        sums = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        averages: dict[str, Any] = {name: value.double() / mass for name, value in sums.items()}
+        return replace(self, **averages)
 
 
 def solve(
@@ -115,7 +109,7 @@ def solve(
     gradient, target, mean = moment.gradient, weight @ mix, weight @ pair.own_mean
     if gradient is not None and gradient.side == "input":
         gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
-    elif pair.lost is not None and pair.lost_mean is not None:
+    elif len(pair.lost):
         lost = pair.lost
         if centered:
             lost = lost - torch.outer(pair.lost_mean, pair.inner_mean)
@@ -157,7 +151,7 @@ def held_out_error(
     mean = target @ pair.own_mean - b @ pair.inner_mean
     error = error - across - across.T + torch.outer(offset, offset)
     error = error - torch.outer(offset, mean) - torch.outer(mean, offset)
-    if pair.lost is not None and pair.lost_mean is not None and len(target) == len(pair.lost):
+    if len(target) == len(pair.lost):
         lost = pair.lost @ b.T + torch.outer(pair.lost_mean, offset)
         error = error - lost - lost.T
     return float(error.trace() if metric is None else (error * metric).sum())

@@ -8,8 +8,9 @@ batches, and the refit as a whole only if the model's divergence from the dense 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +77,11 @@ def refit(
     key = fingerprint("refit", bank.fingerprint, genome.levels, sorted(kept), residual)
     refitted = replace(bank, factors=factors, fingerprint=key), replace(genome, bank=key)
     others = [_on_device(batch, model.device) for batch in split_batches(batches)[1]]
-    before, after = divergences(model, [(bank, genome), refitted], others)
+    contexts = [
+        partial(Switch(model, bank_of_genome, as_stored=False).to, pruned)
+        for bank_of_genome, pruned in ((bank, genome), refitted)
+    ]
+    before, after = divergences(model, contexts, others)
     if after < before:
         return Refitted(*refitted, tuple(kept), before, after)
     return Refitted(bank, genome, (), before, before)
@@ -144,16 +149,15 @@ class _Sequence:
             calls_of_block = [call[index] for call in calls]
             # Not experts: the pruned model may send them other tokens than the dense one.
             sources = dict.fromkeys(m.source for m in matrices if not m.expert)
-            writers = []
-            if self.residual:
-                with self._dense(matrices):
-                    writers = stream_writers(
-                        self.model, block, matrices, calls_of_block[0], dense[0]
-                    )
             self.lost = [
                 self._flat(d - p, i) for i, (d, p) in enumerate(zip(dense, pruned, strict=True))
             ]
-            with self._dense(matrices):
+            writers = []
+            with self.switch.lifted([matrix.name for matrix in matrices]):
+                if self.residual:
+                    writers = stream_writers(
+                        self.model, block, matrices, calls_of_block[0], dense[0]
+                    )
                 inputs, dense = self._dense_inputs(block, list(sources), calls_of_block, dense)
             for source in sources:
                 group = [m for m in matrices if m.source == source]
@@ -250,10 +254,6 @@ class _Sequence:
             self.kept.append(matrix.name)
             self.switch.replace(matrix.name, new, rank)
 
-    def _dense(self, matrices: list[Matrix]) -> AbstractContextManager[None]:
-        """A context in which the block computes with its dense matrices."""
-        return self.switch.lifted([matrix.name for matrix in matrices])
-
     def _dense_inputs(
         self, block: nn.Module, sources: list[str], calls: list[BlockCall], hidden: list[Tensor]
     ) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
@@ -262,20 +262,17 @@ class _Sequence:
         sources: one matrix for each input.
         """
         inputs: dict[str, list[Tensor]] = {source: [] for source in sources}
-        handles, outputs = [], list[Tensor]()
-        for source in sources:
+        outputs: list[Tensor] = []
 
-            def hook(_module: nn.Module, args: Args, kwargs: Kwargs, source: str = source) -> None:
-                inputs[source].append(self._flat([*args, *kwargs.values()][0], len(outputs)))
+        def hook(source: str, _module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+            inputs[source].append(self._flat([*args, *kwargs.values()][0], len(outputs)))
 
-            module = self.model.get_submodule(source)
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        try:
+        with ExitStack() as stack:
+            for source in sources:
+                module, own = self.model.get_submodule(source), partial(hook, source)
+                stack.enter_context(module.register_forward_pre_hook(own, with_kwargs=True))
             for call, h in zip(calls, hidden, strict=True):
                 outputs.append(call.run(block, h))
-        finally:
-            for handle in handles:
-                handle.remove()
         return inputs, outputs
 
     def _flat(self, x: Tensor, index: int) -> Tensor:

@@ -177,7 +177,7 @@ def _predicted(genome: Genome, bank: Bank, method: str) -> Record:
     """What is known of a genome without scoring it: its level, or the predicted rise in loss."""
     if method == "uniform":
         return {"level": next(iter(genome.levels.values()))}
-    if not get_projection(bank.projection).in_loss:
+    if not get_projection(bank.projection).needs.gradient:
         return {}
     return {"predicted_loss": estimated_rise(bank, genome)}
 

@@ -9,7 +9,8 @@ every architecture whose blocks exchange nothing but hidden states.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -140,11 +141,7 @@ class BlockModel:
         with self._with_table(self.model.get_input_embeddings()):
             for index, batch in enumerate(batches):
                 with torch.no_grad():
-                    keep(index, self._run(batch, 0, None))
-
-    def block(self, number: int, hidden: Tensor, batch: object) -> Tensor:
-        """Run a loaded block on hidden states (B, T, d); returns the hidden states after it."""
-        return self._run(batch, number, hidden)
+                    keep(index, self.run(0, None, batch))
 
     @contextmanager
     def head(self) -> Iterator[Callable[[Tensor, object, int], Tensor]]:
@@ -160,8 +157,11 @@ class BlockModel:
         with self._with_table(self.model.get_output_embeddings()):
             yield logits
 
-    def _run(self, batch: object, number: int, hidden: Tensor | None) -> Tensor:
-        """Run a pass up to a block: returns its input if `hidden` is None, else its output."""
+    def run(self, number: int, hidden: Tensor | None, batch: object) -> Tensor:
+        """Run a loaded block on hidden states (B, T, d); returns the hidden states after it.
+
+        If `hidden` is None, returns the input of the block: the embedded batch for block 0.
+        """
         states: list[Tensor] = []
         block = self.model.get_submodule(self.paths[number])
 
@@ -174,10 +174,8 @@ class BlockModel:
             raise _BlockReached
 
         with self._replaced(number, stop_here):
-            try:
+            with suppress(_BlockReached):
                 forward(self.model, self._inputs(batch, hidden), 1)
-            except _BlockReached:
-                pass
         return states[0]
 
     def _inputs(self, batch: object, hidden: Tensor | None) -> dict[str, Tensor]:
@@ -231,17 +229,16 @@ def _stack(model: PreTrainedModel, matrices: list[Matrix]) -> list[str]:
 def _tuple_sizes(model: PreTrainedModel, paths: list[str]) -> list[int]:
     """Size of the tuple that each block returns; 0 if it returns a tensor."""
     sizes = dict.fromkeys(paths, 0)
-    handles = []
-    for path in paths:
 
-        def record(_module: nn.Module, _args: Any, outputs: object, path: str = path) -> None:
-            sizes[path] = len(outputs) if isinstance(outputs, tuple) else 0
+    def record(path: str, _module: nn.Module, _args: object, outputs: object) -> None:
+        sizes[path] = len(outputs) if isinstance(outputs, tuple) else 0
 
-        handles.append(model.get_submodule(path).register_forward_hook(record))
-    ids = torch.zeros(1, 2, dtype=torch.long)
-    forward(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 1)
-    for handle in handles:
-        handle.remove()
+    with ExitStack() as stack:
+        for path in paths:
+            block = model.get_submodule(path)
+            stack.enter_context(block.register_forward_hook(partial(record, path)))
+        ids = torch.zeros(1, 2, dtype=torch.long)
+        forward(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 1)
     return list(sizes.values())
 
 

@@ -47,7 +47,9 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 for name, stored_name in stored_names.items():
                     tensors[name] = file.get_tensor(stored_name).clone()
-                    if tensors[name].is_floating_point() and not is_finite(tensors[name]):
+                    # Unlike isfinite, aminmax allocates no tensor of the same size.
+                    floats = tensors[name].is_floating_point() and tensors[name].numel()
+                    if floats and not torch.stack(tensors[name].aminmax()).isfinite().all():
                         raise ValueError(
                             f"The weights {name} are not finite (NaN or infinity), so the "
                             "checkpoint is damaged. Download it again."
@@ -57,7 +59,9 @@ class Checkpoint:
     def _by_file(self, names: Sequence[str]) -> dict[Path, dict[str, str]]:
         files: dict[Path, dict[str, str]] = {}
         for name in names:
-            stored = self._stored(name)
+            long = self._alias.get(name, name)
+            stored_names = (long, long.removeprefix(self._prefix))
+            stored = next((stored for stored in stored_names if stored in self._home), None)
             if stored is None:
                 raise ValueError(
                     f"{self.folder} has no weights named {name}: the checkpoint names or stacks "
@@ -65,17 +69,6 @@ class Checkpoint:
                 )
             files.setdefault(self._home[stored], {})[name] = stored
         return files
-
-    def _stored(self, name: str) -> str | None:
-        """The name of a tensor in its file; None if there is none."""
-        name = self._alias.get(name, name)
-        short = name.removeprefix(self._prefix)
-        return next((candidate for candidate in (name, short) if candidate in self._home), None)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite; allocates no tensor of the same size."""
-    return not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def fetch(path: str, revision: str | None) -> Path:

@@ -7,15 +7,15 @@ its inputs and run backwards from the gradient at its outputs. The moments equal
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
-from sieve.calibration.answer_loss import answer_loss, generator_for
+from sieve.calibration.answer_loss import answer_loss
 from sieve.calibration.collector import MomentCollector
 from sieve.calibration.faults import fault_after
 from sieve.data.batches import as_inputs, as_targets, trailing_positions
@@ -108,7 +108,7 @@ class StreamingModule(L.LightningModule):
             for index, batch in enumerate(self._batches):
                 hidden = self._hidden.get(number, index, self.blocks.device)
                 with self._collecting(collector, batch):
-                    outputs = self.blocks.block(number, hidden, batch)
+                    outputs = self.blocks.run(number, hidden, batch)
                 if fault := fault_after(paths[number], as_inputs(batch), outputs):
                     raise ValueError(f"calibration batch {index}: {fault}")
                 self._hidden.put(number + 1, index, outputs)
@@ -128,8 +128,8 @@ class StreamingModule(L.LightningModule):
                     hidden.requires_grad_(self.backwards)
                     logits = logits_of(hidden, batch, keep)
                     if self.backwards:
-                        generator = generator_for(as_inputs(batch)["input_ids"], self.seed)
-                        loss = answer_loss(logits, targets[:, -keep:], self.answers, generator)
+                        ids, wanted = as_inputs(batch)["input_ids"], targets[:, -keep:]
+                        loss = answer_loss(logits, wanted, self.answers, ids, self.seed)
                         self._hidden.put(-1, index, *torch.autograd.grad(loss, hidden))
         self._finish(collector)
         self._hidden.drop(number)
@@ -143,7 +143,7 @@ class StreamingModule(L.LightningModule):
             for index, batch in enumerate(self._batches):
                 hidden = self._hidden.get(number, index, self.blocks.device).requires_grad_()
                 with self._collecting(collector, batch), torch.enable_grad():
-                    outputs = self.blocks.block(number, hidden, batch)
+                    outputs = self.blocks.run(number, hidden, batch)
                     gradient = self._hidden.get(-1, index, self.blocks.device)
                     self._hidden.put(-1, index, *torch.autograd.grad(outputs, hidden, gradient))
         self._finish(collector)
@@ -166,20 +166,17 @@ class StreamingModule(L.LightningModule):
         model = self.blocks.model
         return MomentCollector(model, matrices, self.needs, self.weighting).to(self.blocks.device)
 
-    @contextmanager
-    def _collecting(self, collector: MomentCollector | None, batch: object) -> Iterator[None]:
+    def _collecting(
+        self, collector: MomentCollector | None, batch: object
+    ) -> AbstractContextManager[None]:
         """Let the collector, if there is one, see the pass of a batch within the `with` block."""
         if collector is None:
-            yield
-            return
-        inputs = as_inputs(batch)
-        mask, answers = inputs.get("attention_mask"), None
+            return nullcontext()
+        device, answers = self.blocks.device, None
+        inputs = {name: tensor.to(device) for name, tensor in as_inputs(batch).items()}
         if self.backwards or self.weighting == "answer" or collector.reads_head:
-            answers = as_targets(batch).to(self.blocks.device) >= 0
-        mask = None if mask is None else mask.to(self.blocks.device)
-        collector.observe(mask, answers, len(inputs["input_ids"]))
-        with collector.attached():
-            yield
+            answers = as_targets(batch).to(device) >= 0
+        return collector.watching(inputs, answers, len(inputs["input_ids"]))
 
 
 def stream(
@@ -230,7 +227,7 @@ def log_needs(
     tables = [blocks.model.get_input_embeddings(), blocks.model.get_output_embeddings()]
     largest_table = max((t.weight.numel() for t in tables if t is not None), default=0)
     matrices_by_block = blocks_of(blocks.matrices).values()
-    moments = max(moment_bytes(group, needs, by_gradient).total for group in matrices_by_block)
+    moments = max(sum(moment_bytes(group, needs, by_gradient)) for group in matrices_by_block)
     tokens = sum(as_inputs(batch)["input_ids"].numel() for batch in batches)
     layers = len(blocks.paths) + 2 if needs.gradient or by_gradient else 2
     states = layers * tokens * blocks.model.config.get_text_config().hidden_size

@@ -8,7 +8,7 @@ from models import tiny_llama
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sieve.bank.learned import learn, output_error
+from sieve.bank.learned import learn
 from sieve.calibration.calibration import calibrate
 from sieve.model.matrices import dense_weight, find_matrices
 from sieve.projections import Factors
@@ -45,6 +45,13 @@ def world(seed: int = 0) -> tuple[PreTrainedModel, list[dict[str, Tensor]], Mome
 def weight_and_moment(model: PreTrainedModel, moments: Moments, name: str) -> tuple[Tensor, Moment]:
     matrix = next(m for m in find_matrices(model) if m.name == name)
     return dense_weight(model.get_submodule(name)), moments.of(matrix)
+
+
+def output_error(weight: Tensor, moment: Moment, factors: Factors, rank: int) -> float:
+    """E‖W x − U V x‖² / E‖W x‖² from E[x xᵀ]."""
+    weight, second = weight.double(), moment.input_second()
+    error = weight - factors.u[:, :rank].double() @ factors.v[:rank].double()
+    return float(((error @ second) * error).sum() / ((weight @ second) * weight).sum())
 
 
 def errors(

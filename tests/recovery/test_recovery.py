@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from sieve.bank.switch import Switch
 from sieve.config import RecoveryConfig
 from sieve.distributed.trainer import make_trainer, schedule
 from sieve.evaluation.divergence import divergences
-from sieve.recovery.batches import StepBatches
 from sieve.recovery.keeper import Evaluate
 from sieve.recovery.module import RecoveryModule
-from sieve.recovery.recovery import recover, tune
+from sieve.recovery.recovery import recover, step_batches, tune
 
 BATCHES = [{"input_ids": tokens(4, 16, seed)} for seed in range(6)]
 QUICK = RecoveryConfig("lora", steps=6, check_every=2, learning_rate=1e-2)
@@ -121,9 +121,10 @@ def test_the_loss_is_that_of_the_answers_the_divergence_or_their_sum(kind: str) 
     expected = {"task": task, "kl": divergence, "both": task + divergence}[kind]
     assert module.loss(batch).item() == pytest.approx(expected.item(), rel=1e-4)
     if kind == "kl":
-        assert module.mean_divergence([batch]) == pytest.approx(divergence.item(), rel=1e-4)
         whole = module_of(model, bank, uniform(bank, 1.0), replace(QUICK, method="full"))
-        assert not whole.trained() and whole.mean_divergence([batch]) == pytest.approx(0, abs=1e-6)
+        pruned, same = divergences(model, [module.installed, whole.installed], [batch])
+        assert pruned == pytest.approx(divergence.item(), rel=1e-4)
+        assert not whole.trained() and same == pytest.approx(0, abs=1e-6)
 
 
 def test_training_that_does_not_help_is_rolled_back() -> None:
@@ -203,14 +204,14 @@ def test_factors_that_feed_a_removed_matrix_do_not_stop_a_training(
 
 def test_ranks_share_the_batches_that_one_process_accumulates() -> None:
     batches, settings = list(range(7)), replace(QUICK, steps=10)
-    alone = StepBatches(batches, replace(settings, accumulate=2), seed=3)
-    ranks = [StepBatches(batches, settings, rank=rank, world=2, seed=3) for rank in range(2)]
+    alone = step_batches(batches, replace(settings, accumulate=2), seed=3)
+    ranks = [step_batches(batches, settings, rank=rank, world=2, seed=3) for rank in range(2)]
     together = [batch for pair in zip(*ranks, strict=True) for batch in pair]
-    assert list(alone) == together and len(alone) == 20
+    assert alone == together and len(alone) == 20
     for epoch in (together[:7], together[7:14]):
         assert sorted(epoch) == batches
-    later = StepBatches(batches, replace(settings, accumulate=2), start=4, seed=3)
-    assert list(later) == together[8:]
+    later = step_batches(batches, replace(settings, accumulate=2), start=4, seed=3)
+    assert later == together[8:]
 
 
 def test_the_rate_rises_for_a_tenth_and_falls_to_nothing() -> None:
@@ -239,7 +240,9 @@ def test_tuning_lowers_the_divergence_and_keeps_the_size(projection: str) -> Non
     tuned = tune(model, bank, genome, BATCHES, steps=15, learning_rate=3e-3)
     assert torch.equal(logits(model), dense)
     assert tuned[0].kept_parameters(tuned[1]) == bank.kept_parameters(genome)
-    before, after = divergences(model, [(bank, genome), tuned], BATCHES)
+    pairs = ((bank, genome), tuned)
+    contexts = [partial(Switch(model, b, as_stored=False).to, g) for b, g in pairs]
+    before, after = divergences(model, contexts, BATCHES)
     assert after < before
 
 

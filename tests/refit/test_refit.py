@@ -194,7 +194,7 @@ def test_the_residual_target_restores_what_the_stream_has_lost(
         solve(weight.double(), moment, given, PROJECTIONS[projection], projection == "affine").cut(
             3
         )
-        for given in (pair, dataclasses.replace(pair, lost=None))
+        for given in (pair, dataclasses.replace(pair, lost=pair.lost[:0]))
     )
     root = (w.double() / w.sum()).sqrt()[:, None]
     wanted = (x @ weight.T + lost).double()
