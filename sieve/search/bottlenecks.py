@@ -24,9 +24,7 @@ class Bottleneck(TypedDict):
     evaluations: int
 
 
-def find_bottlenecks(
-    bank: Bank, objective: Scorer, levels: tuple[float, ...] = LEVELS, lowest_rank: int = 0
-) -> list[Bottleneck]:
+def find_bottlenecks(bank: Bank, objective: Scorer, lowest_rank: int = 0) -> list[Bottleneck]:
     """Find the least level of each gene at which the margin is not negative, the rest dense.
 
     The lowest level is tried first, since it suffices for most genes; then the others by bisection.
@@ -37,11 +35,9 @@ def find_bottlenecks(
     rows = []
     for gene, matrix in track(list(enumerate(bank.genes)), "Bottlenecks"):
         largest = bank.factors[matrix.name].rank
-        ranks = [bank.sizing.rank(matrix, level) for level in levels]
-        ranks = [None if rank is None or rank > largest else rank for rank in ranks]
-        if lowest_rank:
-            ranks = [None if rank is None else max(rank, lowest_rank) for rank in ranks]
-        refused, accepted, evaluations, middle = -1, len(levels) - 1, 0, 0
+        ranks = [bank.sizing.rank(matrix, level) for level in LEVELS]
+        ranks = [None if r is None or r > largest else max(r, lowest_rank) for r in ranks]
+        refused, accepted, evaluations, middle = -1, len(LEVELS) - 1, 0, 0
         while accepted - refused > 1:
             genome_levels = [1.0] * len(bank.genes)
             genome_levels[gene] = bank.sizing.level(matrix, ranks[middle])
@@ -71,12 +67,10 @@ class Part:
     removed: float  # fraction of the prunable parameters that was removed
 
 
-def contrast(
-    bank: Bank, mapped: Sequence[Bottleneck], lowest_rank: int = 0, share: float = SHARE
-) -> dict[str, Part]:
+def contrast(bank: Bank, mapped: Sequence[Bottleneck], lowest_rank: int = 0) -> dict[str, Part]:
     """Two models: "bottlenecks" lacks the neediest matrices, "others" the least needy ones.
 
-    Matrices are put on the lowest rank until the removed ones hold a `share` of the prunable
+    Matrices are put on the lowest rank until the removed ones hold `SHARE` of the prunable
     parameters. The rest stays dense.
 
     Args:
@@ -85,21 +79,20 @@ def contrast(
     need = {row["name"]: row["kept_fraction"] for row in mapped}
     ordered = sorted(bank.genes, key=lambda gene: (need[gene.name], gene.name))
     return {
-        "bottlenecks": _without(bank, ordered[::-1], share, lowest_rank),
-        "others": _without(bank, ordered, share, lowest_rank),
+        "bottlenecks": _without(bank, ordered[::-1], lowest_rank),
+        "others": _without(bank, ordered, lowest_rank),
     }
 
 
-def _without(bank: Bank, ordered: Sequence[Matrix], share: float, lowest_rank: int) -> Part:
+def _without(bank: Bank, ordered: Sequence[Matrix], lowest_rank: int) -> Part:
     removed, covered, size = set[str](), set[str](), 0
     for gene in ordered:
-        if size >= share * bank.size:
-            break
-        if covered & set(gene.members or (gene.name,)):  # A group or a member was removed before.
-            continue
-        removed.add(gene.name)
-        covered |= set(gene.members or (gene.name,))
-        size += gene.size
+        names = set(gene.members or (gene.name,))
+        # A group or a member of it may have been removed before.
+        if size < SHARE * bank.size and not covered & names:
+            removed.add(gene.name)
+            covered |= names
+            size += gene.size
     lowest = [bank.sizing.level(gene, lowest_rank) for gene in bank.genes]
     levels = [low if g.name in removed else 1.0 for g, low in zip(bank.genes, lowest, strict=True)]
     genome = genome_of_levels(bank, levels)

@@ -98,8 +98,7 @@ def smallest_feasible(objective: Scorer, line: Line) -> Genome:
         genome = line.genome(index)
         score = objective.score(genome)
         uniform = len(set(genome.indexes)) == 1
-        label = f"level {genome.grid[genome.indexes[0]]:g}" if uniform else ""
-        _log_score(label, score)
+        _log_score(f"level {genome.grid[genome.indexes[0]]:g}" if uniform else "", score)
         return score.feasible
 
     accepted = bisect(line.count, feasible)
@@ -145,15 +144,6 @@ def uniform_genome(bank: Bank, grid: tuple[float, ...], index: int) -> Genome:
     return Genome(grid, indexes, bank.names, bank.fingerprint)
 
 
-@dataclass(frozen=True)
-class Improved:
-    """A genome with a bank of its own, after its factors were refitted or trained."""
-
-    bank: Bank
-    genome: Genome
-    score: Score
-
-
 def descend(
     line: Line,
     start: int,
@@ -161,11 +151,11 @@ def descend(
     score: Callable[[Bank, Genome], Score],
     before: Score,
     tries: int = 10,
-) -> Improved | None:
+) -> tuple[Bank, Genome] | None:
     """Find the smallest genome at or below `start` on a line that is within ε once improved.
 
-    After a refusal the steps down are half as long. The result is None if the genome at `start`
-    loses accuracy by being improved.
+    After a refusal the steps down are half as long. Returns the genome and a bank of its own, or
+    None if the genome at `start` loses accuracy by being improved.
 
     Args:
         improve: gives a genome better factors of the same ranks.
@@ -173,22 +163,22 @@ def descend(
         tries: how many genomes are improved at most.
     """
 
-    def improved(index: int) -> Improved:
-        bank, genome = improve(line.genome(index))
-        result = Improved(bank, genome, score(bank, genome))
-        _log_score("refitted", result.score)
-        return result
+    def improved(index: int) -> tuple[tuple[Bank, Genome], Score]:
+        pair = improve(line.genome(index))
+        result = score(*pair)
+        _log_score("refitted", result)
+        return pair, result
 
-    best = improved(start)
-    if not best.score.feasible or best.score.margin < before.margin:
+    best, first = improved(start)
+    if not first.feasible or first.margin < before.margin:
         return None
     index, stride = start, FIRST_STRIDE
     for _ in range(tries - 1):
         stride = min(stride, line.count - 1 - index)
         if stride < 1:
             break
-        smaller = improved(index + stride)
-        if smaller.score.feasible:
+        smaller, result = improved(index + stride)
+        if result.feasible:
             best, index = smaller, index + stride
         else:
             stride //= 2

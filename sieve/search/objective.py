@@ -26,6 +26,10 @@ from sieve.search.score import Score
 from sieve.tasks.scores import Scores, compare, drop_of
 
 log = logging.getLogger(__name__)
+NOT_FINITE = (
+    "A genome that keeps %.1f %% gives scores that are not finite on %d of %d rows. Such genomes "
+    "count as infeasible. If there are many, set model.dtype=float32 or model.dtype=bfloat16."
+)
 
 
 class Objective:
@@ -52,7 +56,8 @@ class Objective:
     ) -> None:
         self.bank = bank
         self.judge = judge
-        self.stages = _staged(batches)
+        stages = [list(stage) for stage in batches if isinstance(stage, Sequence)]
+        self.stages = stages or [[b for b in batches if not isinstance(b, Sequence)]]
         self.tolerance = tolerance
         self.guarantee = guarantee
         self.switch = Switch(model, bank, as_stored=False, split=True)
@@ -83,7 +88,9 @@ class Objective:
                     )
             rows, loss = len(scores.values), scores.loss
             if not_finite := int(np.isnan(scores.losses).sum()):
-                self._warn(kept, not_finite, rows)
+                if not self._warned:
+                    log.warning(NOT_FINITE, 100 * kept, not_finite, rows)
+                self._warned = True
                 margin, loss = min(margin, -1.0), LARGEST_DIVERGENCE
             self.evaluated[genome] = Score(
                 kept_fraction=kept,
@@ -122,19 +129,6 @@ class Objective:
             )
         return scores
 
-    def _warn(self, kept: float, not_finite: int, rows: int) -> None:
-        """Warn once that a genome's scores are not finite."""
-        if not self._warned:
-            log.warning(
-                "A genome that keeps %.1f %% gives scores that are not finite on %d of %d rows. "
-                "Such genomes count as infeasible. If there are many, set model.dtype=float32 or "
-                "model.dtype=bfloat16.",
-                100 * kept,
-                not_finite,
-                rows,
-            )
-        self._warned = True
-
     def _run_all(self, description: str, prefix_cache: PrefixCache) -> Scores:
         stages = range(len(self.stages))
         return together([self._run(stage, description, prefix_cache) for stage in stages])
@@ -147,7 +141,9 @@ class Objective:
         for stage in range(len(self.stages)):
             stage_scores.append(self._run(stage, description, prefix_cache))
             scored = together(stage_scores)
-            best = self._at_best(scored)
+            # The scores of all rows if all rows not yet scored were right.
+            missing = np.full(len(self.baseline.values) - len(scored.values), scored.metric.best)
+            best = replace(self.baseline, values=np.concatenate([scored.values, missing]))
             # With a guarantee, the margin of the point estimate is an upper bound too.
             margin = self._point_margin(best)
             if self.judge == "margin":
@@ -156,7 +152,9 @@ class Objective:
                 hopeless = self._least_divergence(scored) > max_divergence
             if hopeless and len(stage_scores) < len(self.stages):
                 return best, scored, margin
-        return best, scored, self._margin(best)
+        if self.guarantee:
+            margin = self.tolerance - compare(self.baseline, best).high
+        return best, scored, margin
 
     def _answers(self, memo: Score, max_divergence: float) -> bool:
         """Whether a memoized score answers the request, even if some rows were never scored."""
@@ -167,16 +165,6 @@ class Objective:
         if len(scored.divergences) == 0:
             return math.nan
         return float(scored.divergences.sum() / len(self.baseline.values))
-
-    def _at_best(self, scored: Scores) -> Scores:
-        """Scores of all rows if all rows not yet scored were right."""
-        missing = np.full(len(self.baseline.values) - len(scored.values), scored.metric.best)
-        return replace(self.baseline, values=np.concatenate([scored.values, missing]))
-
-    def _margin(self, scores: Scores) -> float:
-        if self.guarantee:
-            return self.tolerance - compare(self.baseline, scores).high
-        return self._point_margin(scores)
 
     def _point_margin(self, scores: Scores) -> float:
         if not (self.baseline.binary and scores.binary):
@@ -255,14 +243,6 @@ class JointObjective:
         other = copy(self)
         other.objectives = [objective.on(bank) for objective in self.objectives]
         return other
-
-
-def _staged(
-    batches: Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]],
-) -> list[list[ScoredBatch]]:
-    """Batches by stage; a flat list is one stage."""
-    stages = [list(stage) for stage in batches if isinstance(stage, Sequence)]
-    return stages or [[batch for batch in batches if not isinstance(batch, Sequence)]]
 
 
 def stage_ends(rows: int, first: int = 32) -> list[int]:

@@ -4,6 +4,8 @@ A gene is a matrix or a group of siblings. An allele is a rank, written as the l
 rank. By default, neighboring ranks are about 10 % apart and all small ranks are included.
 """
 
+import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,10 +37,13 @@ class GenomeSpace:
     def positions(self, genome: Genome) -> tuple[int, ...]:
         """The positions of a genome's alleles; a rank that is no allele is rounded up."""
         ranks = self.bank.ranks(genome)
-        return tuple(
-            next(i for i, allele in enumerate(alleles) if _at_least(allele, ranks[gene.name]))
-            for gene, alleles in zip(self.bank.genes, self.alleles, strict=True)
-        )
+
+        def position(alleles: Sequence[int | None], rank: int | None) -> int:
+            sizes = [math.inf if allele is None else allele for allele in alleles]
+            return bisect_left(sizes, math.inf if rank is None else rank)
+
+        genes = zip(self.bank.genes, self.alleles, strict=True)
+        return tuple(position(alleles, ranks[gene.name]) for gene, alleles in genes)
 
     @cached_property
     def costs(self) -> tuple[tuple[int, ...], ...]:
@@ -72,10 +77,7 @@ def make_space(bank: Bank, levels: Sequence[float] | None, lowest_rank: int = 0)
     """
     return GenomeSpace(
         bank,
-        tuple(
-            _ranks(bank, gene, lowest_rank) if levels is None else _levels(bank, gene, levels)
-            for gene in bank.genes
-        ),
+        tuple((*_ranks(bank, gene, levels, lowest_rank), None) for gene in bank.genes),
     )
 
 
@@ -91,19 +93,12 @@ def from_prepared(config: object, prepared: Mapping[str, str]) -> dict[str, obje
     return {key: space[key] for key in ("variables", "seeds")}
 
 
-def _ranks(bank: Bank, gene: Matrix, lowest_rank: int) -> tuple[int | None, ...]:
-    top = min(bank.factors[gene.name].rank, bank.sizing.top_rank(gene))
-    sizing, ranks, rank = bank.sizing, [], lowest_rank
+def _ranks(bank: Bank, gene: Matrix, levels: Sequence[float] | None, lowest_rank: int) -> list[int]:
+    sizing, ranks, rank = bank.sizing, list[int](), lowest_rank
+    if levels is not None:
+        return sorted({r for level in levels if (r := sizing.rank(gene, level)) is not None})
+    top = min(bank.factors[gene.name].rank, sizing.top_rank(gene))
     while rank < top:
         ranks.append(rank)
         rank = sizing.rounded(rank + max(sizing.step(rank), int(rank * (RATIO - 1))))
-    return (*ranks, None)
-
-
-def _levels(bank: Bank, gene: Matrix, levels: Sequence[float]) -> tuple[int | None, ...]:
-    ranks = {bank.sizing.rank(gene, level) for level in levels}
-    return (*sorted(rank for rank in ranks if rank is not None), None)
-
-
-def _at_least(allele: int | None, rank: int | None) -> bool:
-    return allele is None or (rank is not None and allele >= rank)
+    return ranks

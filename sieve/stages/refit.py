@@ -62,7 +62,7 @@ def _refit(
         return result
 
     best = descend(line, start, improve, score, before, run.config.projection.refit_tries)
-    chosen = best.genome.bank if best else ""
+    chosen = best[1].bank if best else ""
     record = {
         "taken": best is not None,
         "kept_before": before.kept_fraction,
@@ -71,7 +71,7 @@ def _refit(
         "curve": [point | {"chosen": name == chosen} for name, point in tried.items()],
     }
     if best is not None:
-        bank, genome = best.bank, best.genome
+        bank, genome = best
     bank, genome = replace(bank, fingerprint=key), replace(genome, bank=key)
     return record, genome, bank.only(genome)
 

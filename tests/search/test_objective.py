@@ -246,7 +246,6 @@ def scripted(
 
     switched = [False]
     monkeypatch.setattr(module, "score", scored)
-    monkeypatch.setattr(module, "_staged", list)
     stages = [[SimpleNamespace(span=(a, b))] for a, b in zip([0, *ends], ends, strict=False)]
     objective = Objective(MODEL, BANK, stages, tolerance=0.1, judge=judge)  # type: ignore[arg-type]
     switched[0] = True

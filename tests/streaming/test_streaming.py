@@ -230,9 +230,9 @@ def test_an_error_names_the_batch_and_rows_that_are_not_finite(
 ) -> None:
     saved(tiny_llama, tmp_path / "model")
     blocks, data = streamed(tmp_path / "model"), batches()
-    run, last = blocks.block, blocks.paths[-1]
+    run, last = blocks.run, blocks.paths[-1]
 
-    def breaks(number: int, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
+    def breaks(number: int, hidden: Any, batch: Any) -> torch.Tensor:
         outputs = run(number, hidden, batch).clone()
         if blocks.paths[number] == last:
             outputs[0, 0] = torch.nan  # a padding token, which does not count
@@ -240,7 +240,7 @@ def test_an_error_names_the_batch_and_rows_that_are_not_finite(
                 outputs[2, 4] = torch.inf
         return outputs
 
-    monkeypatch.setattr(blocks, "block", breaks)
+    monkeypatch.setattr(blocks, "run", breaks)
     said = (
         rf"calibration batch 1: the activations after {last} are not finite in 1 of 3 rows \(row 2,"
     )
