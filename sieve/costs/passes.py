@@ -57,11 +57,11 @@ def moment_flops(shape: Shape, rows: Rows, needs: Needs, by_gradient: bool) -> f
     for matrix in shape.matrices:
         in_block = matrix.layer is not None
         seen = rows.tokens * shape.token_share(matrix) if in_block else rows.count * rows.logits
-        _, width = streams.get(matrix.name, ("input", 0))
-        flops += 2 * seen * width**2
+        products = streams[matrix.name][1] ** 2 if matrix.name in streams else 0
         if needs.gradient:
             side, width = gradient_side(matrix)
-            flops += 2 * seen * (width**2 + (matrix.size if side == "input" else 0))  # Wᵀ g
+            products += width**2 + matrix.size * (side == "input")  # Wᵀ g
+        flops += 2 * seen * products
     return flops
 
 

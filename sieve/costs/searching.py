@@ -13,7 +13,7 @@ from sieve.bank.genome import Sizing
 from sieve.config import SearchConfig
 from sieve.costs.shape import Shape
 from sieve.search import bottlenecks
-from sieve.search.lines import FALLBACKS, MARGIN_NEIGHBORS, NEIGHBORS, RESIZE_NEIGHBORS, STEP
+from sieve.search.lines import FALLBACKS, MARGIN_NEIGHBORS, RESIZE_NEIGHBORS, STEP
 from sieve.search.measured import measured_rows
 
 SCORED = {"margin": 0.7, "divergence": 0.6}  # share of the rows that a genome is scored on
@@ -97,7 +97,7 @@ def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> flo
     line = _bisections(line_length(shape, sizing, search, "waterfill")) + 2
     if search.judge == "margin":
         return len(search.seeds) * (line + sum(MARGIN_NEIGHBORS))
-    count = max(1, len(search.seeds)) * (line + sum(NEIGHBORS))
-    count += line + sum(RESIZE_NEIGHBORS) + len(FALLBACKS)
+    lines = 1 + max(1, len(search.seeds))
     measured = search.rounds * (2 * len(shape.matrices) + 1) * ("measured" in search.seeds)
-    return count + measured * min(1.0, measured_rows(rows) / rows)
+    share = min(1.0, measured_rows(rows) / rows)
+    return lines * (line + sum(RESIZE_NEIGHBORS)) + len(FALLBACKS) + measured * share

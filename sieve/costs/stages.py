@@ -141,9 +141,9 @@ def export(plan: Plan) -> Stage | None:
     form, method = plan.config.export.format, plan.config.quantization.method
     if form == "none":
         return None
-    stored = ITEMSIZE[plan.bank_dtype]
-    fraction = 1.0 if form == "dense" else plan.kept_parameters(KEPT)
-    size = plan.shape.parameters * fraction * (FLOAT32 if form.startswith("onnx") else stored)
+    stored = FLOAT32 if form.startswith("onnx") else ITEMSIZE[plan.bank_dtype]
+    size = plan.shape.parameters * stored
+    size *= 1.0 if form == "dense" else plan.kept_parameters(KEPT)
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
     return Stage("export", plan.pivots() + plan.write(size), plan.pruned)

@@ -50,11 +50,9 @@ def learn(plan: Plan) -> Stage:
     solves, workspace = solve_all(plan)
     work = epoch * settings.epochs + solves + plan.write(plan.bank.size)
     trained = sum(rank * m.d_in for m, rank in ranks) if settings.tied else widths
-    hooks = 6 * FLOAT32 * tokens * shape.widest
-    activations = Part("activations", hooks + activation_bytes(shape, tokens, plan.itemsize))
-    adam = Part("trained and Adam", ADAM * trained)
-    parts = (plan.weights, adam, activations, workspace, plan.bank)
-    return Stage("fit", work, parts, remark="learned")
+    size = 6 * FLOAT32 * tokens * shape.widest + activation_bytes(shape, tokens, plan.itemsize)
+    parts = (Part("trained and Adam", ADAM * trained), Part("activations", size), workspace)
+    return Stage("fit", work, (plan.weights, plan.bank, *parts), remark="learned")
 
 
 def refit(plan: Plan) -> Stage | None:
