@@ -142,8 +142,8 @@ def export(plan: Plan) -> Stage | None:
     if form == "none":
         return None
     stored = FLOAT32 if form.startswith("onnx") else ITEMSIZE[plan.bank_dtype]
-    size = plan.shape.parameters * stored
-    size *= 1.0 if form == "dense" else plan.kept_parameters(KEPT)
+    kept = 1.0 if form == "dense" else plan.kept_parameters(KEPT)
+    size = plan.shape.parameters * kept * stored
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
     return Stage("export", plan.pivots() + plan.write(size), plan.pruned)
