@@ -38,18 +38,20 @@ def search_evaluations(
 ) -> Evaluations:
     """What a search takes on `rows` selection rows, with its confirmation and bottleneck map."""
     seen = rows - round(search.confirmation * rows)
-    share, dense, seeds, limit = SCORED[search.judge], 2, 0.0, math.inf
+    share, dense, limit = SCORED[search.judge], 2, math.inf
+    seeds, seed_rows = 0.0, 0.0
     if search.method in ("uniform", "waterfill"):
         count = line_length(shape, sizing, search, search.method)
         expected, most = min(count - 1, _bisections(count) + 1.0), count - 1.0
         share, dense, remark = 1.0, 1, f"bisection over {count} genomes"
     elif search.method == "genetic":
         expected, most, remark = _generations(sweeper)
-        seeds, dense = _seeds(shape, sizing, search, seen), 4
+        seeds, seed_rows = _seeds(shape, sizing, search, seen)
+        dense = 4
     else:
         expected = most = search.evaluations
         remark, limit = f"{search.evaluations:,} genomes", search.examples or math.inf
-    extra, most_extra = (dense + seeds) * seen, (dense + seeds) * seen
+    extra = most_extra = dense * seen + seed_rows
     if seen < rows:
         extra, most_extra = extra + CONFIRMED * rows, most_extra + search.candidates * rows
     if search.bottlenecks:
@@ -92,12 +94,13 @@ def _generations(sweeper: Sweeper) -> tuple[float, float, str]:
     return bred, most_bred, f"population {population:,}, {expected} of at most {most} generations"
 
 
-def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> float:
-    """Genomes on all `rows` before and after the generations of a genetic search."""
+def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> tuple[float, float]:
+    """Genomes and rows scored before and after the generations of a genetic search."""
     line = _bisections(line_length(shape, sizing, search, "waterfill")) + 2
     if search.judge == "margin":
-        return len(search.seeds) * (line + sum(MARGIN_NEIGHBORS))
+        count = len(search.seeds) * (line + sum(MARGIN_NEIGHBORS))
+        return count, count * rows
     lines = 1 + max(1, len(search.seeds))
     measured = search.rounds * (2 * len(shape.matrices) + 1) * ("measured" in search.seeds)
-    share = min(1.0, measured_rows(rows) / rows)
-    return lines * (line + sum(RESIZE_NEIGHBORS)) + len(FALLBACKS) + measured * share
+    count = lines * (line + sum(RESIZE_NEIGHBORS)) + len(FALLBACKS)
+    return count + measured, count * rows + measured * min(rows, measured_rows(rows))
