@@ -208,7 +208,7 @@ def test_a_mixture_goes_through_every_stage(world: Path, settings: list[str]) ->
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["projection=learned"], "is of an expert, which sees some of the tokens"),
+        (["projection=learned"], "belongs to an expert, which reads only some of the tokens"),
         (["export=onnx"], "got a mixture of experts, which Sieve cannot export to ONNX"),
     ],
 )

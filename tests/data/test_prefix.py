@@ -53,7 +53,7 @@ def test_choices_have_the_same_scores_with_and_without_sharing(name: str) -> Non
     shared, plain = pair(model)
     assert all(len(batch.prefix) > 20 for batch in shared) and len(shared) < len(plain)
     cache = PrefixCache()
-    ours, theirs = score(model, shared, shared=cache), score(model, plain)
+    ours, theirs = score(model, shared, prefix_cache=cache), score(model, plain)
     assert (ours.predicted == theirs.predicted).all()
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5, atol=1e-5)
     assert cache.tokens < 0.6 * cache.unshared
@@ -150,7 +150,7 @@ def test_hooks_see_every_token_of_every_row() -> None:
     without = score(model, shared)
     handle = model.model.layers[0].self_attn.q_proj.register_forward_pre_hook(note)
     cache = PrefixCache()
-    watched = score(model, shared, shared=cache)
+    watched = score(model, shared, prefix_cache=cache)
     handle.remove()
     assert sum(tokens) == sum(batch.input_ids.numel() for batch in shared) == cache.tokens
     assert max(tokens) <= 120  # A forward pass stays within the tokens of a batch.

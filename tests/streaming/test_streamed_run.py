@@ -35,7 +35,7 @@ def test_a_run_until_fit_leaves_a_bank_and_the_next_goes_on_to_the_result_of_the
     [
         ("projection=learned", "projection=learned trains through the whole model"),
         ("calibration.layers_at_once=1", "set calibration.layers_at_once=null"),
-        ("until=search", "until is 'search', expected fit"),
+        ("until=search", "until is 'search', expected one of fit"),
         ("calibration.hidden=tape", "calibration.hidden"),
     ],
 )
