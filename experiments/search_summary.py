@@ -21,7 +21,7 @@ from experiments.searches import BANKS, SEARCHES, TASKS
 from experiments.summary import BOOTSTRAP, write_blocks
 
 matplotlib.use("svg")  # Write figures to files; do not open a display.
-COLOURS = {
+COLORS = {
     "uniform": "#bf616a",
     "waterfill": "#d08770",
     "random": "#b8b8b8",
@@ -185,7 +185,7 @@ def draw(found: Found) -> None:
     names = [task.split("/")[0].removeprefix("almanac_") for task in TASKS]
     figure, axes = pyplot.subplots(1, len(BANKS), figsize=(11, 3.6), layout="constrained")
     for panel, bank in zip(axes, BANKS, strict=True):
-        searches = [s for s in COLOURS if (bank, s) in found]
+        searches = [s for s in COLORS if (bank, s) in found]
         width = 0.8 / max(1, len(searches))
         for place, search in enumerate(searches):
             for column, task in enumerate(TASKS):
@@ -193,7 +193,7 @@ def draw(found: Found) -> None:
                 x = column + (place - (len(searches) - 1) / 2) * width
                 if kept:
                     label = search if column == 0 else None
-                    panel.bar(x, np.mean(kept), 0.9 * width, color=COLOURS[search], label=label)
+                    panel.bar(x, np.mean(kept), 0.9 * width, color=COLORS[search], label=label)
                     panel.scatter(
                         [x] * len(kept),
                         kept,

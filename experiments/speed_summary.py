@@ -110,7 +110,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         1, len(subjects), figsize=(3.2 * len(subjects), 3.2), layout="constrained", squeeze=False
     )
     for panel, subject in zip(axes.flat, subjects, strict=True):
-        for engine, (colour, label) in ENGINES.items():
+        for engine, (color, label) in ENGINES.items():
             points = sorted(
                 (100 * r["kept_flops"], r["prefill"])
                 for r in found[RECORDS]
@@ -118,7 +118,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 == (subject, engine, "pivoted", BATCH)
             )
             if points:
-                panel.plot(*zip(*points, strict=True), color=colour, label=label, marker=".")
+                panel.plot(*zip(*points, strict=True), color=color, label=label, marker=".")
         kept = [10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 100]
         ideal = [100 / each for each in kept]
         panel.plot(kept, ideal, color="#a3be8c", linestyle="--", linewidth=1, label="ideal")

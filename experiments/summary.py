@@ -286,7 +286,7 @@ def draw(found: Records, path: Path) -> None:
     )
     figure, axes = pyplot.subplots(3, 4, figsize=(11, 7.5), layout="constrained")
     for panel, subject in zip(axes.flat, SUBJECTS, strict=False):
-        for method, colour in SHOWN.items():
+        for method, color in SHOWN.items():
             if records := found.get((subject, method)):
                 text = records[0]["curve"][0]["accuracy"] is None
                 points: dict[float, list[tuple[float, float]]] = defaultdict(list)
@@ -297,7 +297,7 @@ def draw(found: Records, path: Path) -> None:
                 panel.plot(
                     100 * line[:, 0],
                     line[:, 1],
-                    color=colour,
+                    color=color,
                     label=method,
                     marker=".",
                     linewidth=1.4,

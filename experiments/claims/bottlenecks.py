@@ -129,9 +129,9 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
             grid[layers.index(_layer(name)), kinds.index(_kind(name))] = 100 * need
         image = panel.imshow(np.sqrt(grid), cmap="Blues", vmin=0, vmax=10, aspect="auto")
         for (row, column), need in np.ndenumerate(grid):
-            colour = "white" if need > 40 else "black"
+            color = "white" if need > 40 else "black"
             panel.text(
-                column, row, f"{need:.0f}", ha="center", va="center", color=colour, fontsize=6
+                column, row, f"{need:.0f}", ha="center", va="center", color=color, fontsize=6
             )
         panel.set_xticks(range(len(kinds)), kinds, rotation=60, ha="right")
         panel.set_yticks(range(len(layers)), layers)

@@ -24,7 +24,7 @@ SOURCES = {
     "text": "plain text",
 }
 PLACES = {"geography": "other", "ag_news": "other", "almanac": "mixed", "reader": "mixed"}
-COLOURS = {"own": "#2e5a9c", "mixed": "#6a994e", "other": "#d08770", "text": "#8c8c8c"}
+COLORS = {"own": "#2e5a9c", "mixed": "#6a994e", "other": "#d08770", "text": "#8c8c8c"}
 
 
 def jobs() -> list[Job]:
@@ -93,7 +93,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
                 panel.plot(
                     [100 * p["kept"] for p in points],
                     [p["accuracy"]["value"] for p in points],
-                    color=COLOURS[source],
+                    color=COLORS[source],
                     marker=".",
                     linewidth=1.5,
                     label=label,

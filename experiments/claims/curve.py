@@ -18,7 +18,7 @@ from experiments.style import plain
 
 matplotlib.use("svg")  # Write figures to files; do not open a display.
 DROP = 0.02
-COLOURS = {
+COLORS = {
     "svd": "#c3c3c3",
     "asvd": "#a9a29a",
     "input_pca": "#d9b38c",
@@ -35,7 +35,7 @@ def jobs() -> list[Job]:
     return [
         job
         for job in kept.jobs()
-        if dict(job.settings)["tolerance"] == ".02" and dict(job.settings)["method"] in COLOURS
+        if dict(job.settings)["tolerance"] == ".02" and dict(job.settings)["method"] in COLORS
     ]
 
 
@@ -118,7 +118,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """Edge and middle of the cliff by subject and method, in percent."""
     subjects = [s for s in kept.SUBJECTS if s in summary["subjects"]]
     lines = ["| method | " + " | ".join(subjects) + " |", "|" + "---|" * (len(subjects) + 1)]
-    for method in COLOURS:
+    for method in COLORS:
         cells = []
         for subject in subjects:
             entry = summary["subjects"][subject]["methods"].get(method)
@@ -143,13 +143,13 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
             continue
         panel.axhspan(entry["dense"]["value"] - DROP, entry["dense"]["value"], color="#e5efdd")
         panel.axhline(entry["chance"], color="#b0b0b0", linewidth=0.8, linestyle=":")
-        for method, colour in COLOURS.items():
+        for method, color in COLORS.items():
             if method in entry["methods"]:
                 points = entry["methods"][method]["curve"]
                 panel.plot(
                     [100 * p["kept"] for p in points],
                     [p["accuracy"]["value"] for p in points],
-                    color=colour,
+                    color=color,
                     marker=".",
                     markersize=4,
                     linewidth=1.5,

@@ -183,7 +183,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     plain()
     figure, panel = pyplot.subplots(figsize=(4.6, 3.2), layout="constrained")
     ends = []
-    for how, colour, label in (
+    for how, color, label in (
         ("taught", "#2e5a9c", "models taught more facts"),
         ("asked", "#d08770", "one model asked for fewer"),
     ):
@@ -196,7 +196,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
             bits,
             [s["value"] for s in sizes],
             yerr=spread,
-            color=colour,
+            color=color,
             marker="o",
             markersize=4,
             linewidth=1.2,

@@ -17,7 +17,7 @@ matplotlib.use("svg")  # Write figures to files; do not open a display.
 CLAIM = "tokens"
 ONCE = 100_000  # one seed from here on
 SIZES = (0.1, 0.05, 0.02)
-COLOURS = ("#2e5a9c", "#6a994e", "#bf616a")
+COLORS = ("#2e5a9c", "#6a994e", "#bf616a")
 
 
 def jobs() -> list[Job]:
@@ -92,12 +92,12 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     )
     for panel, (subject, by) in zip(axes[0], summary.items(), strict=True):
         tokens = [int(t) for t in by]
-        for size, colour in zip(SIZES, COLOURS, strict=True):
+        for size, color in zip(SIZES, COLORS, strict=True):
             found = [entry["at"][f"{size:g}"] for entry in by.values()]
             panel.plot(
                 tokens,
                 [100 * n["value"] for n in found],
-                color=colour,
+                color=color,
                 marker=".",
                 label=f"{100 * size:g} % kept",
             )
@@ -105,7 +105,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
                 tokens,
                 [100 * n["low"] for n in found],
                 [100 * n["high"] for n in found],
-                color=colour,
+                color=color,
                 alpha=0.12,
                 linewidth=0,
             )
