@@ -60,13 +60,11 @@ DROPS_ON = tuple(f"drop_on/{name}" for name in ALMANAC)
 
 # Figures.
 ACCURACY_CURVE = "figures/accuracy_curve"
-ACCURACY_FRONT = "figures/accuracy_front"
 DIVERGENCE_FRONT = "figures/divergence_front"
 GENERATIONS = "figures/generations"
 KEPT_HEATMAP = "figures/kept_heatmap"
 BOTTLENECKS = "figures/bottlenecks"
 SPECTRUM = "figures/spectrum"
-SIZES_AND_SPEEDS = "figures/sizes_and_speeds"
 
 # Tables.
 GENOMES = "tables/genomes"

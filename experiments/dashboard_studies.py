@@ -88,7 +88,7 @@ STUDIES = {
             media("What each matrix alone must keep", keys.BOTTLENECKS),
             media("What the result keeps of each", keys.KEPT_HEATMAP),
             media("Generations", keys.GENERATIONS),
-            media("Fronts", keys.ACCURACY_FRONT, keys.DIVERGENCE_FRONT),
+            media("Fronts", keys.ACCURACY_CURVE, keys.DIVERGENCE_FRONT),
             lines(
                 "Smallest genome within the tolerance",
                 keys.GENERATION,
@@ -191,7 +191,7 @@ STUDIES = {
             bars("Peak memory, MiB", [keys.MEMORY]),
             bars("Speed, times the dense model's", [keys.PREFILL, keys.DECODE]),
             scatter("Kept fraction against genomes evaluated", keys.EVALUATIONS, keys.KEPT),
-            media("The pruned model against the dense one", keys.SIZES_AND_SPEEDS),
+            media("Accuracy against size", keys.ACCURACY_CURVE),
         ],
     ),
 }

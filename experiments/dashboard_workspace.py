@@ -104,7 +104,7 @@ def generations() -> list[Any]:
         lines("Genomes evaluated", at, [keys.GENERATION_EVALUATED], title_x="generation"),
         lines("Seconds of a generation", at, [keys.GENERATION_SECONDS], title_x="generation"),
         media("Generations", keys.GENERATIONS),
-        media("Fronts", keys.ACCURACY_FRONT, keys.DIVERGENCE_FRONT),
+        media("Fronts", keys.ACCURACY_CURVE, keys.DIVERGENCE_FRONT),
     ]
 
 
@@ -136,7 +136,6 @@ def cost() -> list[Any]:
         bars("Rows scored by the search", [keys.EXAMPLES], keys.SEARCH),
         bars("Peak memory, MiB", [keys.MEMORY], keys.MODEL),
         bars("Speed, times the dense model's", [keys.PREFILL, keys.DECODE], keys.TASK),
-        media("The pruned model against the dense one", keys.SIZES_AND_SPEEDS),
     ]
 
 

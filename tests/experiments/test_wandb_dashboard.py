@@ -244,7 +244,7 @@ def test_a_page_has_interactive_figures_and_tables(runs: Runs) -> None:
         for one in (runs.line,)
         for name in ("plotly-file", "table-file")
     }
-    assert of["plotly-file"] == {"accuracy_curve", "kept_heatmap", "spectrum", "sizes_and_speeds"}
+    assert of["plotly-file"] == {"accuracy_curve", "kept_heatmap", "spectrum"}
     assert of["table-file"] == {"tests", "matrices", "genomes"}
     more = set(runs.genetic.media) - set(runs.line.media)
     assert {"figures/generations", "figures/bottlenecks", "tables/bottlenecks"} <= more

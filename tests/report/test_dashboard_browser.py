@@ -55,7 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             matrix["kept_fraction"] = kept
         result["matrices"][6]["kept_fraction"] = 0.97
         run = root / f"{task}-{search}"
-        run.mkdir()
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra" / "config.yaml").write_text(f"search:\n  method: {search}\nseed: {index}\n")
         (run / "result.json").write_text(json.dumps(result))
         (run / "report.html").write_text("<title>its report</title>")
     write_report(full_result(), root / "sst2-uniform" / "report.html")
@@ -198,10 +199,12 @@ def test_points_have_hover_texts_and_are_selected_by_a_click(page: Any) -> None:
 
 
 def test_colors_follow_the_scheme_of_the_browser(page: Any) -> None:
-    ground = "getComputedStyle(document.querySelector('#front .main-svg')).backgroundColor"
-    assert page.evaluate(ground) == "rgb(255, 255, 255)"
+    from playwright.sync_api import expect
+
+    ground = page.locator("#front .main-svg").first
+    expect(ground).to_have_css("background-color", "rgb(255, 255, 255)")
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"{ground} === 'rgb(17, 23, 29)'")
+    expect(ground).to_have_css("background-color", "rgb(17, 23, 29)")
 
 
 def test_the_name_of_a_task_opens_the_report_of_its_run(page: Any) -> None:

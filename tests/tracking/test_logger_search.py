@@ -125,7 +125,7 @@ def test_a_genetic_search_is_one_run_with_tables_series_and_figures(
     assert len(genomes.data) == len(result["search"]["curve"])
     bottlenecks = dict(zip(*_first(logged["tables/bottlenecks"]), strict=True))
     assert (bottlenecks["kept_fraction"], bottlenecks["kept_high"]) == (0.1, 0.9)
-    assert {"figures/accuracy_front", "figures/divergence_front", "figures/bottlenecks"} <= set(
+    assert {"figures/accuracy_curve", "figures/divergence_front", "figures/bottlenecks"} <= set(
         logged
     )
     steps = [e["generations/generation"] for e in mirror.history if "generations/memo" in e]
