@@ -94,7 +94,7 @@ def _compared(
 
 
 def measuring_notes(result: Result) -> list[str]:
-    """Whether speeds are missing, and the peak memory."""
+    """Notes for the table of speeds: if they were not measured, and the peak memory."""
     notes = []
     if result.speed.prefill_ratio is None and result.speed.decode_ratio is None:
         notes.append("Speeds were not measured in this run.")

@@ -81,7 +81,7 @@ def search_evopress(
     seed: int = 0,
     judge: str = "margin",
 ) -> Genome:
-    """EvoPress's (1+λ) evolution by level switches, at sizes that fall while genomes are feasible.
+    """EvoPress's (1+λ) evolution by level switches; feasible genomes shrink the target size.
 
     The paper (Sec. 3, arXiv:2410.14649) searches at a given size. Here the size falls by 3 % as
     soon as a genome of that size is feasible. The offspring with the largest margin survives; with

@@ -45,7 +45,7 @@ def search_inputs(run: Run, bank: Bank) -> list[object]:
 
 
 def line_from(run: Run, bank: Bank, genome: Genome) -> tuple[Line, int]:
-    """A line of genomes that passes through a genome, and the genome's index on it."""
+    """A line of genomes that contains `genome`, and the index of `genome` on it."""
     search = run.config.search
     if search.method in LINES:
         line = line_of(run, bank, search.method)

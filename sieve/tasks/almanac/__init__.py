@@ -71,7 +71,7 @@ def row_stream(
 ) -> Iterator[dict[str, object]]:
     """Endless rows of one split; models are trained on the calibration stream.
 
-    The splits of closed-book questions differ in their phrasings, reviews and passages by a hash.
+    Splits of closed-book questions differ in their phrasings; a hash splits reviews and passages.
     """
     for name, value, names in (
         ("domain", domain, DOMAINS),
