@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m experiments.layer_forms    # about two minutes, one thread
 
-The shapes are those of SmolLM2-135M at half of the parameters, and of the embedded model at rank 1.
+Shapes: SmolLM2-135M at half of the parameters, and the embedded model at rank 1.
 For every shape all forms run in turn, many times; a figure is the median over the repeats of the
 form's seconds over the dense layer's seconds, so below 1 is faster than dense. The clock counts the
 processor time of this thread alone. Writes `layer_forms.json`.

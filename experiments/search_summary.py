@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
+from experiments import style
 from experiments.projections import FOLDER, read_lines
 from experiments.searches import BANKS, SEARCHES, TASKS
 from experiments.summary import BOOTSTRAP, write_blocks
@@ -172,16 +173,7 @@ def word(found: Found) -> str:
 
 def draw(found: Found) -> None:
     """Kept fractions by task: one panel per bank, one dot per seed, a bar for the mean."""
-    pyplot.rcParams.update(
-        {
-            "font.size": 8,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "svg.hashsalt": "sieve",
-            "font.family": "sans-serif",
-            "svg.fonttype": "none",
-        }
-    )
+    style.plain()
     names = [task.split("/")[0].removeprefix("almanac_") for task in TASKS]
     figure, axes = pyplot.subplots(1, len(BANKS), figsize=(11, 3.6), layout="constrained")
     for panel, bank in zip(axes, BANKS, strict=True):

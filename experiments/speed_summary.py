@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 from matplotlib import pyplot
 
+from experiments import style
 from experiments.pages import write_blocks
 from experiments.running import FOLDER
 
@@ -95,16 +96,7 @@ def break_even(found: dict[str, Any]) -> str:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """Speed-up of prefill against the kept fraction of FLOPs, a panel per model."""
-    pyplot.rcParams.update(
-        {
-            "font.size": 8,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "svg.hashsalt": "sieve",
-            "font.family": "sans-serif",
-            "svg.fonttype": "none",
-        }
-    )
+    style.plain()
     subjects = sorted({record["subject"] for record in found[RECORDS]})
     figure, axes = pyplot.subplots(
         1, len(subjects), figsize=(3.2 * len(subjects), 3.2), layout="constrained", squeeze=False

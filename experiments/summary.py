@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
+from experiments import style
 from experiments.pages import write_blocks
 from experiments.projections import FOLDER, METHODS, SUBJECTS, read_lines
 
@@ -274,16 +275,7 @@ def predicted(found: Records) -> str:
 
 def draw(found: Records, path: Path) -> None:
     """Accuracy (loss for text) against the kept fraction, a panel per subject; mean over seeds."""
-    pyplot.rcParams.update(
-        {
-            "font.size": 8,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "svg.hashsalt": "sieve",
-            "font.family": "sans-serif",
-            "svg.fonttype": "none",
-        }
-    )
+    style.plain()
     figure, axes = pyplot.subplots(3, 4, figsize=(11, 7.5), layout="constrained")
     for panel, subject in zip(axes.flat, SUBJECTS, strict=False):
         for method, color in SHOWN.items():

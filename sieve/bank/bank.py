@@ -123,7 +123,7 @@ class Solver:
 
     Args:
         device: where to solve, by default the model's device.
-        matrix_list: the prunable matrices, by default those that `find_matrices` finds.
+        matrix_list: the prunable matrices, by default the result of `find_matrices`.
     """
 
     model: PreTrainedModel
@@ -218,7 +218,7 @@ def fit(
     that are not finite.
 
     Args:
-        moments: in memory, or `StoredMoments`, which reads those of one matrix at a time.
+        moments: in memory, or `StoredMoments`, which reads one matrix at a time.
         dtype: the storage dtype of the factors, by default the model's.
         key: the bank's fingerprint, by default derived from the factors and these settings.
         prune_head: also solve the output head; the moments must include it.

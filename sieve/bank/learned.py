@@ -2,7 +2,7 @@
 
 Each matrix y = W x is learned by itself to minimize E‖y − ŷ‖² over the task's tokens. Up-type
 matrices: ŷ = (W A)(Aᵀ x). Down-type: ŷ = Aᵀ((A W) x). Untied: ŷ = U (V x). `LearningModule` runs
-under `trainer.fit`, `learn` without a Trainer; the default settings are those of a public
+under `trainer.fit`, `learn` without a Trainer; the default settings come from a public
 re-implementation. `projections/output.py` is the optimum in closed form, to compare with.
 """
 

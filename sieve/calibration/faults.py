@@ -29,7 +29,7 @@ def find_fault(
 
 
 def fault_after(block: str, inputs: dict[str, Tensor], hidden: Tensor) -> str | None:
-    """Describe hidden states (B, T, d) after a block; None where those of all tokens are finite."""
+    """Describe hidden states (B, T, d) after a block that are not finite; None if all are."""
     if torch.isfinite(hidden.sum()):
         return None
     broken = ~torch.isfinite(hidden).all(-1) & _mask(inputs).to(hidden.device).bool()

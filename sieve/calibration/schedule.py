@@ -9,13 +9,13 @@ from sieve.projections.moments import Needs
 
 
 def needs_of(projection: ProjectionConfig) -> Needs:
-    """The moments that a projection needs. A V that siblings share needs those of their inputs."""
+    """The moments that a projection needs. A V that siblings share needs input moments."""
     needs = get_projection(projection.name).needs
     return replace(needs, input=needs.input or projection.joint)
 
 
 def groups_of(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Matrix]]:
-    """Matrices whose moments are in memory together: all, or those of `layers_at_once` blocks."""
+    """Matrices whose moments are in memory together: all, or of `layers_at_once` blocks."""
     if layers_at_once is None:
         return [matrices]
     blocks = list(blocks_of(matrices).values())

@@ -133,7 +133,7 @@ def describe(plan: Plan, source: str) -> Record:
 
 
 def _without_fsdp(config: Config) -> list[str]:
-    """The settings that trainer=fsdp needs in place of those that only one device can run."""
+    """The settings that trainer=fsdp needs where the run's own settings work on one device only."""
     instead = {
         "search=waterfill": config.search.method == "genetic",
         "projection=output": config.projection.name == "learned",

@@ -1,7 +1,7 @@
 """A task in numbers for a dry run: rows of each split and tokens of a row.
 
 Rows on this machine (a folder, or Almanac) are counted and their first ones encoded. Otherwise the
-numbers are those of `task.typical`, and nothing is downloaded.
+numbers come from `task.typical`, and nothing is downloaded.
 """
 
 import math

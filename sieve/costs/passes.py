@@ -39,7 +39,7 @@ def pass_flops(
     Args:
         kept: fraction of the prunable weights.
         backward: how many products a backward pass makes with each matrix: 1 computes gradients of
-            activations, 2 also those of the factors, 0 means no backward pass.
+            activations, 2 also of the factors, 0 means no backward pass.
         again: the backward pass computes every block again (checkpointing).
     """
     once = min(backward, 1)

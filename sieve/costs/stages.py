@@ -35,7 +35,7 @@ def calibrate(plan: Plan) -> Stage:
     activations = activation_bytes(shape, tokens, plan.itemsize, saved)
     activations += 2 * FLOAT32 * tokens * shape.widest  # The copies that a hook makes.
     if streams:
-        # Hidden states before and after a block; for gradients those of all blocks.
+        # Hidden states before and after a block; for gradients, of all blocks.
         states = shape.layers + 2 if backward else 2
         hidden = states * rows.tokens * shape.hidden * plan.itemsize
         in_memory = settings.hidden == "memory"

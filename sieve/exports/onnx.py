@@ -234,7 +234,7 @@ def _traced(model: PreTrainedModel) -> "onnx_ir.Model":
 
 
 def _sample(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The inputs to trace with: those of the possible inputs that the model takes."""
+    """The inputs to trace with: the possible inputs that the model accepts."""
     rows, length = SAMPLE
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.arange(rows * length).reshape(rows, length) % vocabulary

@@ -1,7 +1,7 @@
 """Export a model whose weights are sharded over ranks, without gathering it whole on any rank.
 
 All ranks gather the weights one by one, in the same order. Rank 0 collects the weights of one file,
-writes it, and goes on. The files are the same as those of `sieve.export`.
+writes it, and goes on. The files equal the files of `sieve.export`.
 """
 
 import json

@@ -31,7 +31,7 @@ Header = dict[str, Any]  # of a file of moments: what is not a tensor
 
 @dataclass(frozen=True)
 class Needs:
-    """The statistics that a projection needs beside those of `output`."""
+    """The statistics that a projection needs in addition to what `output` needs."""
 
     input: bool = False  # E[x xᵀ] even where E[y yᵀ] is smaller
     magnitude: bool = False  # E|x|

@@ -46,7 +46,7 @@ class Keeper(L.Callback):
         path: where the state is saved to resume from: a file, or a folder for a sharded model.
             None saves nothing.
         key: fingerprint of the training; a saved state of another one is refused.
-        note: called with every check, also with those of a resumed training.
+        note: called with every check, also with earlier checks of a resumed training.
     """
 
     def __init__(

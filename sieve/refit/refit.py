@@ -58,9 +58,9 @@ def refit(
 
     Args:
         model: the dense model.
-        bank: its factors are the start; those that do worse stay.
+        bank: its factors are the start, and stay where refitting does worse.
         genome: its ranks stay.
-        moments: those that the bank was fitted on; the refit uses their gradients.
+        moments: what the bank was fitted on; the refit uses their gradients.
         batches: calibration batches, of which one in four is held out.
         weights: from `token_weights`, the weight of each token (N,) by matrix and batch; None
             weights all alike.

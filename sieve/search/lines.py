@@ -60,7 +60,7 @@ def search_waterfill(
 ) -> Genome:
     """Find the smallest feasible genome on the water-filling frontier by bisection.
 
-    `normalize` and `lowest_rank` are those of `sieve.search.waterfill.waterfill`.
+    For `normalize` and `lowest_rank` see `sieve.search.waterfill.waterfill`.
     """
     return smallest_feasible(objective, waterfill_line(bank, normalize, lowest_rank))
 

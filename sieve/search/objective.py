@@ -204,8 +204,9 @@ class JointObjective:
     def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
         """Score a genome on the rows of all objectives.
 
-        The margin is the least of all objectives, or with `together` that of all rows. Without
-        `together`, scoring ends at the first objective for which the genome is infeasible.
+        The margin is the least margin of the objectives, or with `together` the margin over all
+        rows. Without `together`, scoring ends at the first objective for which the genome is
+        infeasible.
         """
         scores: list[Score] = []
         for objective in self.objectives:

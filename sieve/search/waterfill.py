@@ -4,7 +4,7 @@ The loss of a matrix at rank r is the energy of the directions that it leaves ou
 number of parameters that it stores. Directions are removed in order of energy per parameter freed,
 over all matrices: the lower convex hulls of the matrices' (cost, loss) points, merged by slope,
 give the exact optimum of the summed loss at each budget (Lagrangian relaxation, Everett 1963).
-Energies of the loss-aware projections share one unit; those of other projections are normalized
+Energies of the loss-aware projections share one unit; energies of others are normalized
 first. A group of siblings has the states of its separate members and the states with one shared V.
 """
 

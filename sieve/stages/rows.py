@@ -11,7 +11,7 @@ from sieve.stages.run import Run
 from sieve.tasks import Example
 from sieve.tasks.splits import prompt_hash
 
-FIRST_ROWS = 32  # rows of the first stage, besides those that the dense model gets wrong
+FIRST_ROWS = 32  # rows of the first stage, besides the dense model's wrong answers
 
 
 def search_rows(run: Run) -> list[Example]:

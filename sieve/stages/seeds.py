@@ -95,7 +95,7 @@ class Seeds:
 
     genomes: list[Genome]
     cost_model: CostModel | None = None  # None if genomes are judged by the margin
-    order: list[int] | None = None  # rows, those that a line of genomes answers worst first
+    order: list[int] | None = None  # rows; the rows that a line of genomes answers worst come first
     evaluations: int = 0  # genomes scored on some rows only, to measure what each matrix costs
     examples: int = 0  # rows scored for these
 

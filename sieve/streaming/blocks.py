@@ -147,7 +147,7 @@ class BlockModel:
     def head(self) -> Iterator[Callable[[Tensor, object, int], Tensor]]:
         """Load the head; yields a function from the last block's hidden states to logits.
 
-        The logits (B, keep, V) are those of the last `keep` positions.
+        The logits (B, keep, V) belong to the last `keep` positions.
         """
 
         def logits(hidden: Tensor, batch: object, keep: int) -> Tensor:

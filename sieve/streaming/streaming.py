@@ -2,7 +2,7 @@
 
 All batches go through one block before the next block is read; hidden states wait on disk or in
 memory. If a projection needs gradients, a reverse sweep follows: each block is computed again from
-its inputs and run backwards from the gradient at its outputs. The moments equal those of
+its inputs and run backwards from the gradient at its outputs. The moments equal the moments of
 `sieve.calibrate`. Memory holds one block, its moments and one batch.
 """
 
@@ -216,7 +216,7 @@ def log_needs(
     """Log the memory and disk that streaming needs, without the program and activations.
 
     The weights are a block, the next block, and the larger of embedding and head. The moments are
-    those of one block. The hidden states are those of all tokens.
+    those of one block. Hidden states are kept for all tokens.
     """
     by_gradient = weighting in BY_GRADIENT
     shapes = dict(blocks.model.named_parameters(remove_duplicate=False))

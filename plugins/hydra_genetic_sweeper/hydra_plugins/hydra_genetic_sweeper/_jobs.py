@@ -154,7 +154,7 @@ class Evaluator:
         return self.space.overrides(genome)
 
     def _recover(self, chunks: list[Chunk]) -> None:
-        """Load the results of interrupted jobs, also those of an earlier process.
+        """Load the results of interrupted jobs, also from an earlier process.
 
         An earlier process may have split the generation into other chunks. Failed genomes are
         evaluated again.

@@ -95,7 +95,7 @@ class Ledger:
         return prepared + sum(generation.jobs for generation in self.generations)
 
     def begin(self, header: dict[str, Any]) -> None:
-        """Write the first line, or check that the settings equal those of the first line.
+        """Write the first line, or check that the first line has the same settings.
 
         Raises ValueError that names the settings that differ.
         """
