@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -68,12 +68,17 @@ class PrefixSharing:
 
 
 def prefix_sharing_of(
-    model: PreTrainedModel, least: float = LEAST_FRACTION
+    model: PreTrainedModel,
+    least: float = LEAST_FRACTION,
+    load: Callable[[], PreTrainedModel] | None = None,
 ) -> PrefixSharing | None:
-    """How the rows of a model share a prefix; None if they never do."""
+    """How the rows of a model share a prefix; None if they never do.
+
+    load: returns the model with its weights if `model` has none; called only if sharing would pay.
+    """
     if least > 1 or is_classifier(model):
         return None
-    return PrefixSharing(least, cache(partial(longest_exact_row, model)))
+    return PrefixSharing(least, cache(lambda: longest_exact_row(load() if load else model)))
 
 
 def common_prefix(encoded: Sequence[EncodedExample]) -> Tokens:

@@ -95,7 +95,7 @@ class Run:
             context_length=backbone.context_length,
             classes=partial(classes_of, model) if is_classifier(model) else None,
             mix=mix,
-            sharing=prefix_sharing_of(backbone.model, config.share_prefix),
+            sharing=prefix_sharing_of(model, config.share_prefix, lambda: backbone.model),
         )
 
     def check_tasks(self) -> None:

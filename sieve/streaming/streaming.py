@@ -89,12 +89,13 @@ class StreamingModule(L.LightningModule):
             steps += [("backward_block", number) for number in reversed(numbers)]
         return steps
 
-    def predict_step(self, step: Step, batch_idx: int = 0) -> None:
-        """Run one step."""
+    def predict_step(self, step: Step, batch_idx: int = 0) -> Step:
+        """Run one step; returns it, since Lightning warns of None."""
         kind, number = step
         # Tensors that are made in inference mode cannot take part in a backward pass.
         with torch.inference_mode(False), lean():
             getattr(self, f"_{kind}")(int(number))
+        return step
 
     def _embed(self, _number: int) -> None:
         self.blocks.embed(list(self._batches), lambda index, h: self._hidden.put(0, index, h))
