@@ -25,7 +25,7 @@ from sieve.data.encoding import EncodedExample, EncodingOptions, Tokens, encode_
 from sieve.data.prefix import PrefixCache, PrefixSharing, prefix_first
 from sieve.data.scored import NOT_FINITE, Reference, ScoredBatch, clamped_divergence
 from sieve.distributed.sharding import without_gradients
-from sieve.model.backbone import cache_name, pad_token_id
+from sieve.model.backbone import cache_name, contiguous_head_input, pad_token_id
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric
 from sieve.tasks.scores import Outcome
@@ -74,7 +74,7 @@ class Writer:
         # Otherwise the model's own penalties would fill in for settings that are not given.
         model.generation_config = config
         try:
-            with without_gradients(model):
+            with without_gradients(model), contiguous_head_input(model):
                 rows = cast("GenerationMixin", model).generate(
                     input_ids=input_ids,
                     attention_mask=mask,

@@ -276,5 +276,7 @@ def _mask_prefix_first(mask: Tensor, tokens: int) -> Tensor:
 
 
 def _has_hooks(model: PreTrainedModel) -> bool:
-    """Whether any layer of a model has forward hooks, for example to collect moments."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    """Whether any layer but the head has forward hooks, for example to collect moments."""
+    head = model.get_output_embeddings()
+    layers = (layer for layer in model.modules() if layer is not head)
+    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)

@@ -62,6 +62,8 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
             unfold(self)
         options = {key: entry[key] for key in ("pivoted", "mixed", "shared") if key in entry}
         factorize(self, entry["ranks"], entry["biases"], **options)
+        if (head := self.get_output_embeddings()) is not None:
+            head.register_forward_pre_hook(_contiguous)
 
     model_class: Any = type(
         PREFIX + architecture,
@@ -80,6 +82,11 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
     config_class.register_for_auto_class("AutoConfig")
     getattr(transformers, auto).register(config_class, model_class, exist_ok=True)
     return _classes[architecture]
+
+
+def _contiguous(_head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copy the positions that a head reads: a CPU is many times slower on a slice of a tensor."""
+    return (args[0].contiguous(), *args[1:])
 
 
 def auto_class(architecture: str) -> str:

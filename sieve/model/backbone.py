@@ -179,10 +179,22 @@ def place(
 
 
 def compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to compute in: the named one, or for "auto" float32 on a CPU, else `storage`."""
+    """The dtype to compute in: the named one, or for "auto" the checkpoint's where it is fast.
+
+    A CPU computes in float32, except that bfloat16 stays where the CPU has instructions for it.
+    """
     if name != "auto":
         return getattr(torch, name)
-    return torch.float32 if device.type == "cpu" else storage
+    if device.type == "cpu" and not (storage == torch.bfloat16 and cpu_has_bfloat16()):
+        return torch.float32
+    return storage
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices: with AMX or AVX512-BF16 instructions."""
+    # Old versions of torch do not tell.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def input_names(model: PreTrainedModel) -> set[str]:
@@ -214,8 +226,23 @@ def forward(
         inputs["use_cache"] = cache is not None
     if cache is not None:
         inputs[cache_name(model)] = cache
-    logits = model(**inputs).logits
+    with contiguous_head_input(model):
+        logits = model(**inputs).logits
     return logits[:, None] if logits.ndim == 2 else logits[:, -keep:]
+
+
+@contextmanager
+def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
+    """Copy what the output head reads: a slice of positions.
+
+    On a CPU a linear layer is many times slower on a slice than on a copy of it.
+    """
+    head = model.get_output_embeddings()
+    if head is None:  # of a classifier
+        yield
+        return
+    with head.register_forward_pre_hook(lambda _head, args: (args[0].contiguous(), *args[1:])):
+        yield
 
 
 @contextmanager

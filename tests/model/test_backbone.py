@@ -98,6 +98,17 @@ def test_forward_returns_the_last_logits_of_the_sequence(build):
     torch.testing.assert_close(last, whole[:, -2:])
 
 
+def test_the_head_reads_contiguous_memory():
+    model, contiguous = tiny_llama(), []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda _m, args, _y: contiguous.append(args[0].is_contiguous()))
+    ids = torch.arange(3, 19).view(2, 8)
+    forward(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 1)
+    assert contiguous == [True]
+    model(input_ids=ids, logits_to_keep=1)
+    assert contiguous == [True, False], "the hook is gone after the pass"
+
+
 def test_weights_stored_as_pickle_are_refused_before_they_are_opened(tmp_path):
     folder = saved(tmp_path / "model")
     to_pickle(folder)
@@ -285,14 +296,19 @@ def test_the_context_length_is_the_longest_input_in_tokens(build, length):
     assert backbone.context_length == length
 
 
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "bfloat16"])
 @pytest.mark.parametrize("storage", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_cpu_computes_in_float32_what_is_stored_in_half(storage, tmp_path):
+def test_a_cpu_computes_in_float32_unless_it_multiplies_bfloat16(
+    storage, fast, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sieve.model.backbone.cpu_has_bfloat16", lambda: fast)
     model = tiny_llama()
     backbone = load(saved(tmp_path / "model", tiny_llama().to(storage)))
-    assert backbone.storage_dtype == storage and backbone.model.dtype == torch.float32
+    expected = torch.bfloat16 if fast and storage == torch.bfloat16 else torch.float32
+    assert (backbone.storage_dtype, backbone.model.dtype) == (storage, expected)
     loaded = dict(backbone.model.named_parameters())
     # The tiny weights are exact in all three.
-    assert all(torch.equal(loaded[name], weight) for name, weight in model.named_parameters())
+    assert all(torch.equal(loaded[name].float(), w) for name, w in model.named_parameters())
 
 
 def test_the_model_computes_in_the_configured_dtype(tmp_path):
