@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 matplotlib.use("svg")  # write files, never look for a screen
 
-NAMES = ("ink", "muted", "line", "accent", "amber", "green", "warning", "ground")
+NAMES = ("ink", "muted", "line", "accent", "amber", "green", "warning")
 # Custom property of site.css -> its placeholder, a color that nothing else uses.
 COLORS = {name: f"#0102{number:02x}" for number, name in enumerate(NAMES, start=3)}
-INK, MUTED, LINE, ACCENT, AMBER, GREEN, WARNING, GROUND = COLORS.values()
+INK, MUTED, LINE, ACCENT, AMBER, GREEN, WARNING = COLORS.values()
 WIDTH = 4.6  # inches; small, so that the text is large enough on a phone
 STYLE: dict[Any, object] = {
     "axes.edgecolor": MUTED,
@@ -42,17 +42,10 @@ STYLE: dict[Any, object] = {
 }
 
 
-def new_figure(height: float = 2.9, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure of `height` inches, and its panels from left to right."""
-    figure, panels = plt.subplots(1, columns, figsize=(WIDTH, height), squeeze=False)
-    return figure, list(panels.flat)
-
-
-def hide_frame(panel: Axes) -> None:
-    """Remove the frame, the grid and the ticks of a panel."""
-    panel.grid(False)
-    panel.spines[:].set_visible(False)
-    panel.tick_params(length=0)
+def new_figure(height: float = 2.9) -> tuple[Figure, Axes]:
+    """An empty figure of `height` inches, and its panel."""
+    figure, panel = plt.subplots(figsize=(WIDTH, height))
+    return figure, panel
 
 
 def to_svg(figure: Figure, name: str) -> str:

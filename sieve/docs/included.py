@@ -1,4 +1,4 @@
-"""Pages of the site that stand elsewhere in the repository, with lists and links adapted."""
+"""Pages of the site that stand elsewhere in the repository, with links adapted."""
 
 import os
 import re
@@ -19,7 +19,6 @@ ALIASES = {
     "experiments": "results.md",
     "plugins/hydra_genetic_sweeper": "sweeper.md",
 } | PAGES
-_LIST_MARK = re.compile(r"^( *)(\d+\.|[-*+])( +)\S")
 _LINK = re.compile(r'(\]\(|\b(?:src|href)=")([^)\s"]+)')
 
 
@@ -31,7 +30,7 @@ def include(source: str) -> tuple[str, dict[str, Path]]:
         return match[1] + link_target(match[2], source, files)
 
     text = (ROOT / source).read_text("utf-8")
-    return _LINK.sub(redirect, nest_by_four(text)), files
+    return _LINK.sub(redirect, text), files
 
 
 def link_target(target: str, source: str, files: dict[str, Path]) -> str:
@@ -48,37 +47,9 @@ def link_target(target: str, source: str, files: dict[str, Path]) -> str:
     return target  # the strict build reports a broken link
 
 
-def nest_by_four(text: str) -> str:
-    """Indent the content of list items by four spaces, and put an empty line before each list.
-
-    Python-Markdown needs both; GitHub needs only the width of the item's mark.
-    """
-    lines: list[str] = []
-    widths: list[int] = []  # of the marks of the open items, outermost first
-    fenced = False
-    for line in text.splitlines():
-        indent, in_list = len(line) - len(line.lstrip()), bool(widths)
-        while line.strip() and widths and indent < widths[-1]:
-            widths.pop()
-        mark = None if fenced else _LIST_MARK.match(line)
-        if mark and not in_list and lines and lines[-1].strip():
-            lines.append("")
-        lines.append(" " * 4 * len(widths) + line[sum(widths[-1:]) :] if line.strip() else "")
-        if mark:
-            widths.append(len(mark[1] + mark[2] + mark[3]))
-        fenced ^= line.lstrip().startswith("```")
-    return "\n".join(lines) + "\n"
-
-
 def answer() -> str:
-    """The example answer of a run, as the README shows it."""
+    """The example answer of a run, as the README shows it between its markers."""
     text = (ROOT / "README.md").read_text("utf-8")
-    blocks = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", text, re.MULTILINE)
-    answers = [block for block in blocks if re.search(r"^ +accuracy on test ", block, re.MULTILINE)]
-    if len(answers) != 1:
-        raise ValueError(
-            f"README.md has {len(answers)} indented blocks with a line 'accuracy on test', "
-            "expected one."
-        )
-    lines = [line[4:] for line in answers[0].strip("\n").splitlines()]
+    block = text.partition("<!-- demo -->")[2].partition("<!-- /demo -->")[0]
+    lines = [line[4:] for line in block.strip("\n").splitlines()]
     return "\n".join(["```text", *lines, "```"])

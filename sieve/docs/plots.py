@@ -10,24 +10,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from sieve.bank.genome import STORAGES, Genome
-from sieve.docs.drawing import (
-    ACCENT,
-    AMBER,
-    GREEN,
-    GROUND,
-    INK,
-    MUTED,
-    STYLE,
-    WARNING,
-    hide_frame,
-    new_figure,
-    to_svg,
-)
-from sieve.docs.subject import CALIBRATED, REFITTED, SCORED, Subject
+from sieve.docs.drawing import ACCENT, AMBER, GREEN, MUTED, STYLE, WARNING, new_figure, to_svg
+from sieve.docs.subject import CALIBRATED, SCORED, Subject
 from sieve.projections import get_projection
 from sieve.search.lines import uniform_genome
 from sieve.search.waterfill import estimated_rise, waterfill
@@ -43,7 +29,7 @@ def answer(subject: Subject) -> Figure:
     """Accuracy against the kept fraction. Sieve's curve stays near the dense model's accuracy down
     to a few percent; the curve of a plain SVD falls much earlier.
     """
-    figure, (panel,) = new_figure(3.0)
+    figure, panel = new_figure(3.0)
     frontier, objective = waterfill(subject.bank), subject.objective
     genomes = [frontier.genome(frontier.steps_to(p)) for p in (0.5, 0.2, 0.08, 0.04, 0.02, 0.012)]
     levels = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
@@ -71,7 +57,7 @@ def spectrum(subject: Subject) -> Figure:
     """Three falling curves by rank. The one of the weights alone falls slowest, the one of the
     directions that matter for the answers falls fastest.
     """
-    figure, (panel,) = new_figure()
+    figure, panel = new_figure()
     moment = subject.moments.of(subject.matrix)
     for name, label, color in (
         ("svd", "of the weights (svd)", AMBER),
@@ -86,64 +72,9 @@ def spectrum(subject: Subject) -> Figure:
     return figure
 
 
-def storage(subject: Subject) -> Figure:
-    """A straight line for plain storage. Below it, a curve for pivoted storage that reaches the
-    dense size at full rank.
-    """
-    figure, (panel,) = new_figure(2.7)
-    d_out, d_in = subject.matrix.d_out, subject.matrix.d_in
-    ranks = np.arange(0, d_in + 1)
-    for name, color, offset in (("plain", AMBER, (-4, 5)), ("pivoted", ACCENT, (-4, -24))):
-        cost = np.array([STORAGES[name].cost(d_out, d_in, int(r)) for r in ranks]) / (d_out * d_in)
-        panel.plot(ranks, cost, color=color, label=name)
-        rank = STORAGES[name].largest_rank(d_out, d_in, d_out * d_in)
-        panel.plot([rank], [1], color=color, marker="o")
-        panel.annotate(
-            f"rank {rank}", (rank, 1), offset, textcoords="offset points", ha="right", color=color
-        )
-    panel.axhline(1, color=MUTED, linewidth=0.8, linestyle=DASHED)
-    panel.set(xlabel=f"rank of a matrix {d_out} × {d_in}", ylabel="of the dense parameters")
-    panel.yaxis.set_major_formatter(PERCENT)
-    panel.legend(loc="lower right")
-    return figure
-
-
-def levels(subject: Subject) -> Figure:
-    """Two heat maps of layers by kinds of matrices. Levels differ widely, and at two percent many
-    matrices are at 0.
-    """
-    figure, panels = new_figure(3.1, columns=2)
-    frontier = waterfill(subject.bank)
-    for panel, kept in zip(panels, (0.2, 0.02), strict=True):
-        _heat_map(panel, frontier.genome(frontier.steps_to(kept)), subject)
-        panel.set_title(f"{100 * kept:g} % kept in all")
-    panels[0].set_ylabel("layer")
-    panels[1].set_yticks([])
-    return figure
-
-
-def _heat_map(panel: Axes, genome: Genome, subject: Subject) -> None:
-    matrices = subject.bank.matrices
-    kinds = list(dict.fromkeys(matrix.kind for matrix in matrices))
-    layers = 1 + max(matrix.layer or 0 for matrix in matrices)
-    for matrix in matrices:
-        level, x, y = genome.levels[matrix.name], kinds.index(matrix.kind), matrix.layer or 0
-        shade = min(1.0, level) ** 0.5
-        panel.add_patch(
-            Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, facecolor=ACCENT, alpha=0.06 + 0.94 * shade)
-        )
-        text = f"{100 * level:.0f}" if level >= 0.1 or not level else f"{100 * level:.1f}"
-        color = GROUND if shade > 0.6 else INK
-        panel.text(x + 0.5, y + 0.54, text, ha="center", va="center", fontsize=7.5, color=color)
-    panel.set(xlim=(0, len(kinds)), ylim=(layers, 0))
-    panel.set_xticks(np.arange(len(kinds)) + 0.5, kinds, fontsize=8, rotation=35)
-    panel.set_yticks(np.arange(layers) + 0.5, [str(layer) for layer in range(layers)], fontsize=8)
-    hide_frame(panel)
-
-
 def frontier(subject: Subject) -> Figure:
     """Two curves against the kept fraction. The water-filled one is lower everywhere."""
-    figure, (panel,) = new_figure(2.7)
+    figure, panel = new_figure(2.7)
     bank, filled = subject.bank, waterfill(subject.bank)
     grid = (1.0, *np.geomspace(0.9, 0.01, 30).round(4).tolist())
     uniform = [uniform_genome(bank, grid, index) for index in range(1, len(grid))]
@@ -157,33 +88,9 @@ def frontier(subject: Subject) -> Figure:
     return figure
 
 
-def refit(subject: Subject) -> Figure:
-    """Two points for each of two kept fractions. The refitted point is nearer to the dense
-    model.
-    """
-    figure, (panel,) = new_figure(1.9)
-    line = waterfill(subject.bank)
-    fractions = (0.02, 0.015)
-    for y, fraction in enumerate(fractions):
-        genome = line.genome(line.steps_to(fraction))
-        before = subject.objective.score(genome).divergence
-        after = subject.refitted_divergence(genome)
-        panel.plot([before, after], [y, y], color=MUTED, linewidth=1, zorder=1)
-        panel.scatter(before, y, color=AMBER, zorder=2, label="" if y else "fitted once")
-        panel.scatter(after, y, color=ACCENT, zorder=2, label="" if y else "refitted")
-    panel.set(xlim=(0, None), xlabel="divergence from the dense model's answers, nats")
-    panel.set_yticks(
-        range(len(fractions)), [f"{100 * fraction:g} % kept" for fraction in fractions]
-    )
-    panel.set_ylim(len(fractions) - 0.4, -0.6)
-    panel.grid(axis="y", visible=False)
-    panel.legend(loc="upper right", ncols=2, bbox_to_anchor=(1, 1.18), borderaxespad=0)
-    return figure
-
-
 def interval(_: Subject) -> Figure:
     """Four intervals of a drop in accuracy against a dashed line at two points."""
-    figure, (panel,) = new_figure(2.4)
+    figure, panel = new_figure(2.4)
     cases = ((1500, 15, 3), (1500, 34, 10), (200, 3, 1), (1500, 60, 9))
     for y, (rows, lost, won) in enumerate(cases):
         dense, pruned = np.ones(rows), np.ones(rows)
@@ -199,7 +106,9 @@ def interval(_: Subject) -> Figure:
     panel.set(xlim=(-0.06, 0.06), ylim=(3.6, -0.9), yticks=[], xlabel="drop in accuracy, points")
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     panel.set_xticks([-0.02, 0, 0.02, 0.04, 0.06])
-    hide_frame(panel)
+    panel.grid(False)
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0)
     return figure
 
 
@@ -217,14 +126,8 @@ FIGURES: dict[Callable[[Subject], Figure], str] = {
     "refit. Computed while this page was built.",
     spectrum: f"{MATRIX}: the share of energy in the directions beyond a rank, for three "
     "projections.",
-    storage: "What a rank costs in each storage form. The dots mark the rank at which the factors "
-    "cost as much as the dense matrix.",
-    levels: f"{MODEL}: the level of every matrix in percent, water-filled to two budgets. At level "
-    "0 only the mean output of the matrix stays.",
     frontier: f"{MODEL}: the rise of the loss that the discarded energies predict, for one level "
     "in all matrices and for water-filled ranks.",
-    refit: f"{MODEL}: mean divergence on {SCORED} selection rows, before and after the same ranks "
-    f"are solved again on what the pruned model sees of {REFITTED} calibration rows.",
     interval: "Four invented outcomes with ε of two points. Green: the whole interval is within "
     "ε. Amber: the point is within ε, the interval is not. Red: the point is beyond ε.",
 }

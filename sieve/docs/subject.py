@@ -13,20 +13,18 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from sieve.bank.bank import Bank, fit
-from sieve.bank.genome import Genome
 from sieve.calibration.calibration import calibrate
 from sieve.conversion import ASSETS, CONF, register_resolvers, to_config
-from sieve.data.batches import TokenBatch, calibration_batches
+from sieve.data.batches import calibration_batches
 from sieve.data.choices import scoring_batches
 from sieve.model.matrices import Matrix, dense_weight, find_matrices
 from sieve.projections.moments import Moments
-from sieve.refit.refit import refit, token_weights
 from sieve.search.objective import Objective
 from sieve.tasks import Task, build_task
 
 TASK = "almanac_medicine"
 MATRIX = "model.layers.3.mlp.gate_proj"  # the matrix of figures that show only one
-CALIBRATED, REFITTED, SCORED = 160, 400, 150  # rows
+CALIBRATED, SCORED = 160, 150  # rows
 
 
 class Subject:
@@ -61,7 +59,9 @@ class Subject:
 
     @cached_property
     def moments(self) -> Moments:
-        return calibrate(self.model, self._batches(0, CALIBRATED), projection="loss_aware")
+        rows = self.task.splits["calibration"][:CALIBRATED]
+        batches = calibration_batches(rows, self.tokenizer, batch_tokens=2048)
+        return calibrate(self.model, batches, projection="loss_aware")
 
     @cached_property
     def bank(self) -> Bank:
@@ -77,19 +77,3 @@ class Subject:
     def objective(self) -> Objective:
         rows = self.task.splits["selection"][:SCORED]
         return Objective(self.model, self.bank, scoring_batches(rows, self.tokenizer))
-
-    def refitted_divergence(self, genome: Genome) -> float:
-        """The divergence of a refitted genome from the dense model, nats."""
-        batches, weights = self._refit_batches
-        refitted = refit(self.model, self.bank, genome, self.moments, batches, weights)
-        return self.objective.on(refitted.bank).score(refitted.genome).divergence
-
-    @cached_property
-    def _refit_batches(self) -> tuple[list[TokenBatch], dict[str, list[Tensor]]]:
-        """Batches to refit on, and the weight of each of their tokens."""
-        batches = self._batches(0, REFITTED)
-        return batches, token_weights(self.model, self.bank.matrices, batches)
-
-    def _batches(self, start: int, rows: int) -> list[TokenBatch]:
-        examples = self.task.splits["calibration"][start : start + rows]
-        return calibration_batches(examples, self.tokenizer, batch_tokens=2048)
