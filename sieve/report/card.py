@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 
-from sieve.report.result import Result, read
+from sieve.report.result import read
 from sieve.report.sentence import answer_sentence, verdict
 from sieve.report.templating import environment
-from sieve.report.units import metric_name, metric_value
-from sieve.report.values import percent
 
 PIPELINES = {
     "AutoModelForCausalLM": "text-generation",
@@ -41,23 +39,4 @@ def model_card(
         pipeline=PIPELINES[auto_class],
         answer=answer_sentence(result),
         verdict=verdict(result),
-        facts=_facts(result, base),
     )
-
-
-def _facts(result: Result, base: str) -> dict[str, str]:
-    graph = result.export.accuracy
-    facts = {
-        "Base model": base,
-        "Kept of the prunable parameters": percent(result.kept_fraction.prunable),
-        "Kept of the whole model": percent(result.kept_fraction.model),
-        "Projection, storage": f"{result.projection}, {result.storage}",
-        "Search": result.search.method,
-        "Quantization": result.quantization.method if result.quantization else "",
-        f"{metric_name(result).capitalize()} on test, as exported": ""
-        if graph is None
-        else metric_value(result, graph),
-        "Seed": "" if result.seed is None else str(result.seed),
-        "Sieve": result.sieve_version,
-    }
-    return {name: value for name, value in facts.items() if value}

@@ -27,7 +27,6 @@ def headline(record: Mapping[str, object]) -> dict[str, float]:
     Fractions of the dense model, MiB, seconds; `drop` is of the task's metric on the test rows.
     """
     result = read(record)
-    seconds = [spent for spent in result.seconds.values() if spent is not None]
     numbers = {
         "kept_fraction": result.kept_fraction.prunable,
         "kept_fraction_model": result.kept_fraction.model,
@@ -43,7 +42,7 @@ def headline(record: Mapping[str, object]) -> dict[str, float]:
         "calibration_tokens": result.calibration.tokens,
         "evaluations": result.search.evaluations,
         "examples": result.search.examples,
-        "stage_seconds": sum(seconds) if seconds else None,
+        "stage_seconds": result.total_seconds,
     }
     return {name: number for name, number in numbers.items() if number is not None}
 

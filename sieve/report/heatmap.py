@@ -34,39 +34,20 @@ def heatmaps(title: str, maps: Mapping[str, Sequence[Matrix]]) -> go.Figure | No
     kinds = sorted({kind for _, kind in places}, key=kind_key)
     roomy = len(layers) <= _SPARSE_CELLS
     figure = base_figure(title, height=160 + len(layers) * (26 if roomy else 12))
+    figure.set_subplots(
+        cols=len(cells), shared_yaxes=True, horizontal_spacing=_GAP, subplot_titles=[*cells]
+    )
     figure.update_layout(margin_b=100)
     for column, fractions in enumerate(cells.values(), 1):
         table = [[fractions.get((layer, kind)) for kind in kinds] for layer in layers]
         trace = _heatmap([label(kind) for kind in kinds], layers, table, roomy)
-        axes = "" if column == 1 else str(column)
-        figure.add_trace(trace.update(xaxis=f"x{axes}", showscale=column == 1))
-    _place_side_by_side(figure, list(cells))
-    figure.update_yaxes(title_text="Layer", type="category", autorange="reversed")
-    figure.update_yaxes(showgrid=False, showline=False)
+        figure.add_trace(trace.update(showscale=column == 1), row=1, col=column)
+    plain = {"showgrid": False, "showline": False}
+    figure.update_annotations(font_size=13)
+    figure.update_xaxes(type="category", title_text="Kind of matrix", tickangle=0, **plain)
+    figure.update_yaxes(type="category", autorange="reversed", **plain)
+    figure.update_yaxes(title_text="Layer", col=1)
     return figure
-
-
-def _place_side_by_side(figure: go.Figure, headings: Sequence[str]) -> None:
-    """An x axis for each heat map, with its heading above it."""
-    width = (1 - _GAP * (len(headings) - 1)) / len(headings)
-    for place, heading in enumerate(headings):
-        start = place * (width + _GAP)
-        axis = {**figure.layout.xaxis.to_plotly_json(), "domain": [start, start + width]}
-        axis |= {"type": "category", "showgrid": False, "showline": False, "anchor": "y"}
-        axis |= {"title": {"text": "Kind of matrix", "standoff": 10}, "tickangle": 0}
-        figure.layout[f"xaxis{place + 1 if place else ''}"] = axis
-        if heading:
-            figure.add_annotation(
-                text=heading,
-                showarrow=False,
-                x=start,
-                y=1,
-                xref="paper",
-                yref="paper",
-                xanchor="left",
-                yanchor="bottom",
-                yshift=4,
-            )
 
 
 def _heatmap(

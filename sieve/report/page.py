@@ -11,15 +11,11 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sieve.report import data_section, search_section, sections
 from sieve.report.figures import figures
-from sieve.report.result import Result, read
+from sieve.report.result import read
 from sieve.report.sentence import answer_sentence, verdict
-from sieve.report.settings_section import settings
-from sieve.report.spent import confirmation, spent
 from sieve.report.style import untitled
 from sieve.report.templating import environment
-from sieve.report.units import metric_name
 from sieve.report.values import date, short_name
 from sieve.runtime.artifacts import write_text_atomic
 
@@ -55,30 +51,10 @@ def render_page(record: Mapping[str, object]) -> str:
             ),
             answer=answer_sentence(result),
             verdict=verdict(result),
-            metric=metric_name(result).capitalize(),
             plots=plots,
             plotly_js=Markup(get_plotlyjs()) if plots else "",
-            **_tables(result),
         )
     )
-
-
-def _tables(result: Result) -> dict[str, object]:
-    searched = bool(result.search.generations or search_section.candidates(result).rows)
-    return {
-        "key_figures": sections.key_figures(result),
-        "other_sizes": search_section.other_sizes(result),
-        "search_notes": [spent(result), confirmation(result)] if searched else [],
-        "candidates": search_section.candidates(result),
-        "generations": search_section.generations(result),
-        "without_bottlenecks": search_section.without_bottlenecks(result),
-        "sizes_and_speeds": sections.sizes_and_speeds(result),
-        "measuring_notes": sections.measuring_notes(result),
-        "time_spent": sections.time_spent(result),
-        "data": data_section.values(result),
-        "levels": sections.levels(result),
-        "settings": settings(result),
-    }
 
 
 def _plot(name: str, figure: go.Figure) -> Plot:

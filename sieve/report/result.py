@@ -301,6 +301,12 @@ class Result(Comparison):
     device: str
     versions: dict[str, str]
 
+    @property
+    def total_seconds(self) -> Number:
+        """The time of all stages together."""
+        stages = [value for value in self.seconds.values() if value is not None]
+        return sum(stages) if stages else None
+
 
 def read(record: Mapping[str, object]) -> Result:
     """The result that a `result.json` holds."""

@@ -36,7 +36,7 @@ def confirmation(result: Result) -> str:
         return ""
     feasible = sum(bool(candidate.feasible) for candidate in record.tried)
     rows = f"{counted(record.rows, 'row')} that the search had not used"
-    rows += ", and on its own rows," if record.together else ""
+    rows += " and on its own rows" if record.together else ""
     tried = counted(len(record.tried), "candidate")
     sentence = f"Within the tolerance on {rows}: {count(feasible)} of {tried}."
     if record.kept is None:

@@ -18,12 +18,13 @@ _PALE, _DEEP = (240, 246, 250), (4, 74, 120)
 
 def base_figure(title: str, height: int) -> go.Figure:
     """A figure without data. `height` is in pixels; the width follows the container."""
-    layout = plain_layout(INK, MUTED, GRID, "white")
-    return go.Figure(layout=layout).update_layout(
-        template="none",
-        title={"text": title, "x": 0, "xref": "paper", "font": {"size": 16}},
-        height=height,
-        margin_t=48,
+    return go.Figure(
+        layout={
+            "template": {"layout": plain_layout(INK, MUTED, GRID, "white")},
+            "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 16}},
+            "height": height,
+            "margin_t": 48,
+        }
     )
 
 

@@ -4,33 +4,25 @@ HTML escapes every value except Markup, such as a plot. Markdown takes text as i
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+from inspect import isfunction
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_eval_context
 from jinja2.nodes import EvalContext
 from markupsafe import Markup
 
+from sieve.report import changes, sentence, spent, units, values
+
 _NUMBER_AND_UNIT = re.compile(r"(?<=\S) (%|×|s|kB|MB|GB|bytes|points?)(?=[ ,.;:)]|$)")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for the macro `table`: the first cell of each row is its header.
-
-    The first `text_columns` columns hold words, the others numbers, which are aligned right.
-    """
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str | Markup]]
-    text_columns: int = 1
 
 
 @cache
 def environment() -> Environment:
-    """The templates of `sieve/report/templates`; a missing variable is an error."""
-    return Environment(
+    """The templates of `sieve/report/templates`, which may call the functions of these modules.
+
+    A missing variable is an error.
+    """
+    templates = Environment(
         loader=PackageLoader("sieve.report"),
         autoescape=lambda name: name is None or not name.endswith(".md"),
         undefined=StrictUndefined,
@@ -39,6 +31,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    for module in (values, units, sentence, spent, changes):
+        templates.globals |= {k: f for k, f in vars(module).items() if isfunction(f)}
+    return templates
 
 
 @pass_eval_context

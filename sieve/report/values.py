@@ -32,6 +32,11 @@ def percent(fraction: float | None) -> str:
     return f"{decimal(100 * fraction)} %"
 
 
+def fine_percent(fraction: float | None) -> str:
+    """Percent with two decimals, as candidates may differ by less than 0.1 %."""
+    return NOT_MEASURED if fraction is None else f"{decimal(100 * fraction, 2)} %"
+
+
 def points(difference: float | None) -> str:
     """A difference of two fractions in percentage points, without the unit: 0.006 → "0.6"."""
     return NOT_MEASURED if difference is None else decimal(100 * difference)

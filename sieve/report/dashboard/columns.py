@@ -92,12 +92,6 @@ def tolerance(result: Result) -> str:
     return f"{points(result.tolerance)} {unit(result)}"
 
 
-def seconds(result: Result) -> float | None:
-    """The time of all stages together."""
-    stages = [value for value in result.seconds.values() if value is not None]
-    return sum(stages) if stages else None
-
-
 def _after_pruning(run: Run) -> Cell:
     """Recovery and quantization."""
     recovery, quantization = run.result.recovery, run.result.quantization
@@ -162,5 +156,5 @@ _MEASURED = [
     Column("seed", "Seed", _number(lambda r: r.seed, count)),
     Column("date", "Date, UTC", _date, numeric=False),
     Column("evaluations", "Genomes scored", _number(lambda r: r.search.evaluations, count), RATIO),
-    Column("seconds", "Time", _number(seconds, duration), RATIO),
+    Column("seconds", "Time", _number(lambda r: r.total_seconds, duration), RATIO),
 ]

@@ -10,16 +10,14 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sieve.report.dashboard.columns import VERDICTS, columns, scores, tolerance
 from sieve.report.dashboard.gather import Run
 from sieve.report.dashboard.records import folder_names, link, page_data
 from sieve.report.dashboard.summary import headline, key_figures, method, needs
-from sieve.report.templating import Table, environment
-from sieve.report.units import lost
-from sieve.report.values import NOT_MEASURED, percent, short_name
+from sieve.report.templating import environment
+from sieve.report.values import NOT_MEASURED, short_name
 from sieve.runtime.artifacts import write_text_atomic
 
 _FILTERS: dict[str, Callable[[Run], str]] = {
@@ -46,7 +44,9 @@ def render_dashboard(runs: Sequence[Run], out: Path) -> str:
         scripts=scripts,
         digests=[_digest(script) for script in scripts],
         key_figures=key_figures(runs),
-        needs=_needs(runs),
+        needs=[(index, run.result, method(run)) for index, run in needs(runs)],
+        scores=scores,
+        tolerance=tolerance,
         columns=shown,
         filters={key: sorted({value(run) for run in runs}) for key, value in _FILTERS.items()},
         rows=[
@@ -56,18 +56,6 @@ def render_dashboard(runs: Sequence[Run], out: Path) -> str:
         verdicts=VERDICTS,
         data=page_data(runs),
     )
-
-
-def _needs(runs: Sequence[Run]) -> Table:
-    heads = ["Task", "Tolerance", "Kept of prunable", "Of model", "Dense → pruned", "Drop"]
-    rows = []
-    for index, run in needs(runs):
-        result, kept = run.result, run.result.kept_fraction
-        first = Markup('<a href="#run-{}">{}</a> <small>{}</small>')
-        scored = [scores(result), lost(result, result.drop.point)]
-        numbers = [tolerance(result), percent(kept.prunable), percent(kept.model), *scored]
-        rows.append([first.format(index, result.task, method(run)), *numbers])
-    return Table(heads, rows)
 
 
 def _asset(package: str, name: str) -> str:

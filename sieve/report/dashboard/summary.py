@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from sieve.report.dashboard.columns import seconds
 from sieve.report.dashboard.gather import Run
 from sieve.report.sentence import verdict
 from sieve.report.values import count, counted, duration, short_name
@@ -20,7 +19,7 @@ def headline(runs: Sequence[Run]) -> str:
 
 def key_figures(runs: Sequence[Run]) -> dict[str, str]:
     """Counts of runs, tasks, models and verdicts, and the time of all runs."""
-    times = [spent for run in runs if (spent := seconds(run.result)) is not None]
+    times = [spent for run in runs if (spent := run.result.total_seconds) is not None]
     return {
         "Runs": count(len(runs)),
         "Tasks": count(len({run.result.task for run in runs})),

@@ -1,4 +1,4 @@
-"""The settings of a run, and what refit, recovery and quantization changed, as name and phrase."""
+"""What refit, recovery and quantization changed, in a phrase; "" if they did not run."""
 
 from sieve.report.result import Result
 from sieve.report.units import metric_name, metric_value
@@ -7,34 +7,8 @@ from sieve.report.values import count, percent, size
 _METHODS = {"lora": "LoRA", "full": "all factors trained"}
 
 
-def settings(result: Result) -> list[tuple[str, str]]:
-    """The settings that reproduce the result; a setting without a value is left out."""
-    pairs = [
-        ("Model", result.model),
-        ("Task", result.task),
-        ("Domain", result.domain),
-        ("Seed", "" if result.seed is None else str(result.seed)),
-        ("Projection", result.projection),
-        ("Storage", result.storage),
-        ("Search", result.search.method),
-        ("Selection examples scored", _counted(result.search.examples)),
-        ("Refit", _refit(result)),
-        ("Recovery", _recovery(result)),
-        ("Quantization", _quantization(result)),
-        ("Calibration rows", _counted(result.calibration.rows)),
-        ("Calibration tokens", _counted(result.calibration.tokens)),
-        ("Device", result.device),
-        ("Sieve", result.sieve_version),
-        *result.versions.items(),
-    ]
-    return [(name, setting) for name, setting in pairs if setting]
-
-
-def _counted(number: float | None) -> str:
-    return "" if number is None else count(number)
-
-
-def _refit(result: Result) -> str:
+def refitted(result: Result) -> str:
+    """How many matrices were solved again, and the effect on the size."""
     refit = result.search.refit
     if refit is None:
         return ""
@@ -47,7 +21,7 @@ def _refit(result: Result) -> str:
     return f"{changed}; the size did not change"
 
 
-def _recovery(result: Result) -> str:
+def recovered(result: Result) -> str:
     """The method, and the metric on the selection rows before training and at the best check."""
     recovery = result.recovery
     if recovery is None or not recovery.history:
@@ -60,7 +34,7 @@ def _recovery(result: Result) -> str:
     return f"{method}, {count(best.step)} steps: {before} → {after} on the selection rows"
 
 
-def _quantization(result: Result) -> str:
+def quantized(result: Result) -> str:
     """Bytes of the prunable matrices, and the metric on test rows before and after."""
     record = result.quantization
     if record is None:
