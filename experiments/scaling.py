@@ -36,7 +36,7 @@ from sieve.bank.switch import Switch
 from sieve.config import Config, DeviceConfig
 from sieve.costs.lengths import Lengths
 from sieve.costs.plan import KEPT, Plan, Stage
-from sieve.costs.probe import Device, find_device
+from sieve.costs.probe import GIB, find_device
 from sieve.costs.shape import shape_of
 from sieve.costs.stages import calibrate, fit
 from sieve.data.batches import TokenBatch
@@ -121,12 +121,12 @@ def build(name: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def plan_of(model: Any, tokens: int, device: Device) -> Plan:
+def plan_of(model: Any, tokens: int, device: DeviceConfig) -> Plan:
     """The plan that a dry run makes for the same work."""
     config = Config(TaskConfig(name="random"), batch_tokens=BATCH)
     config.calibration.tokens = tokens
     rows = {"calibration": tokens // LENGTH, "selection": max(EXAMPLES), "test": 0}
-    lengths = Lengths(rows, LENGTH, LENGTH, 1.0, 1.0, 0, "random")
+    lengths = Lengths(rows, LENGTH, LENGTH, "random")
     return Plan(config, shape_of(model), lengths, device, "float32", "bfloat16")
 
 
@@ -165,7 +165,7 @@ def solve(name: str, tokens: int, folder: Path) -> dict[str, Any]:
         bank.save(folder / "bank.safetensors")
 
     stage = fit(plan)  # A run writes the bank block by block; here the whole bank is in memory.
-    stage = replace(stage, parts=(*stage.parts, plan.bank))
+    stage = replace(stage, parts=stage.parts | {"bank": plan.bank_bytes})
     return {"fit": compared(work, stage, plan, before)}
 
 
@@ -192,11 +192,12 @@ def compared(work: Callable[[], None], stage: Stage, plan: Plan, before: int) ->
         spent = [timed(work)]
     while sum(spent) < LONG and len(spent) < 3:
         spent.append(timed(work))
+    reckoned = stage.peak(plan.device) - plan.device.overhead_gib * GIB
     return {
         "seconds": round(min(spent), 3),
-        "reckoned_seconds": round(stage.work.seconds, 3),
+        "reckoned_seconds": round(stage.seconds, 3),
         "peak_mib": round((max(samples) - before) / 2**20, 1),
-        "reckoned_peak_mib": round((stage.peak(plan.device) - plan.device.overhead) / 2**20, 1),
+        "reckoned_peak_mib": round(reckoned / 2**20, 1),
     }
 
 
@@ -239,7 +240,7 @@ def score_genomes(model: Any, bank: Any, plan: Plan) -> dict[str, Any]:
         objective.score(genome)  # The first call loads and caches.
         spent[count] = min(objective.score(genome) for _ in range(3))
     each = [seconds / count for count, seconds in spent.items()]
-    forecast = plan.score(max(EXAMPLES)).seconds
+    forecast = plan.score(max(EXAMPLES))
     slope, base = np.polyfit(list(spent), list(spent.values()), 1)
     return {
         "seconds": {str(count): round(seconds, 3) for count, seconds in spent.items()},

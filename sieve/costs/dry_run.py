@@ -4,22 +4,24 @@ Takes seconds for any size, without weights and without a GPU. Shows a table and
 `dry_run.json`.
 """
 
+from bisect import bisect_left
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedModel
 
-from sieve.config import Config
+from sieve.config import Config, shards
 from sieve.costs.lengths import lengths_of
 from sieve.costs.plan import KEPT, Plan, Stage
-from sieve.costs.probe import GIB, Device, find_device
+from sieve.costs.probe import GIB, find_device
 from sieve.costs.searching import Sweeper
-from sieve.costs.shape import Shape, build_without_weights, known_config, shape_of
-from sieve.costs.stages import calibrate, curve, evaluate, export, fit, quantize, search
-from sieve.costs.table import Record, verdict
+from sieve.costs.shape import Shape, build_without_weights, shape_of
+from sieve.costs.stages import calibrate, evaluate, export, fit, search
 from sieve.costs.training import learn, recover, refit
-from sieve.model.backbone import context_length, is_classifier
+from sieve.model.backbone import compute_dtype
 from sieve.projections import get_projection
 from sieve.runtime.artifacts import write_json_atomic
 
@@ -28,6 +30,8 @@ USABLE = 0.95  # share of a device's memory that a run can fill
 MAX_DEVICES = 4096
 NAMED = 0.005  # share of a stage's memory from which a part is named
 HOUR = 3600.0
+THRIFTY = "calibration.layers_at_once=1 calibration.checkpointing=true"
+Record = dict[str, Any]  # a JSON object
 
 
 def dry_run(config: Config, run_dir: Path, sweeper: Sweeper | None = None) -> Record:
@@ -43,65 +47,57 @@ def dry_run(config: Config, run_dir: Path, sweeper: Sweeper | None = None) -> Re
 
 def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
     """A run in numbers, and in words where the model's shapes come from."""
-    model_config, source = known_config(config.model)
-    shape, classifies, context = read_model(config)
-    stored = str(getattr(model_config, "dtype", None) or "float32").removeprefix("torch.")
+    model, shape, source = read_model(config)
+    stored = str(getattr(model.config, "dtype", None) or "float32").removeprefix("torch.")
     accelerator = config.device.accelerator or str(config.trainer.get("accelerator", "cpu"))
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    compute = config.model.dtype
-    if compute == "auto":
-        compute = "float32" if accelerator == "cpu" else stored
-    lengths, *others = [
-        lengths_of(task, config, context, classifies)
-        for task in (config.task, *config.also.values())
-    ]
-    device = find_device(config.device, accelerator, {"float32", "float64", compute})
+    kind = torch.device("cpu" if accelerator == "cpu" else "cuda")
+    dtype = compute_dtype(config.model.dtype, getattr(torch, stored), kind)
+    compute = str(dtype).removeprefix("torch.")
+    tasks = (config.task, *config.also.values())
+    lengths, *others = [lengths_of(task, config, model) for task in tasks]
     devices = config.trainer.get("devices", 1)
     count = len(devices) if isinstance(devices, list) else devices
     if not isinstance(count, int) or count < 1:
         count = max(1, torch.cuda.device_count())
     plan = Plan(
-        config, shape, lengths, device, compute, stored, count, sweeper, others=tuple(others)
+        config,
+        shape,
+        lengths,
+        find_device(config.device, accelerator, {"float32", "float64", compute}),
+        compute=compute,
+        stored=stored,
+        devices=count,
+        shards=count if shards(config.trainer) else 1,
+        sweeper=sweeper,
+        others=tuple(others),
     )
     return plan, source
 
 
-def read_model(config: Config) -> tuple[Shape, bool, int | None]:
-    """A run's model in numbers, whether it is a classifier, and its longest input in tokens."""
+def read_model(config: Config) -> tuple[PreTrainedModel, Shape, str]:
+    """A run's model of fake tensors, the same in numbers, and where its shapes come from."""
     with FakeTensorMode():
-        model = build_without_weights(config)
-        shape = shape_of(model, config.projection.prune_head)
-        return shape, is_classifier(model), context_length(model)
+        model, source = build_without_weights(config.model)
+        return model, shape_of(model, config.projection.prune_head), source
 
 
 def stages_of(plan: Plan) -> list[Stage]:
     """The stages of a run, in order."""
     learned = get_projection(plan.config.projection.name).learned
-    second = learn if learned else fit
-    every = (calibrate, second, search, curve, refit, recover, quantize, evaluate, export)
+    every = (calibrate, learn if learned else fit, search, refit, recover, evaluate, export)
     return [stage for make in every if (stage := make(plan)) is not None]
-
-
-def needed_devices(stages: list[Stage], device: Device) -> int | None:
-    """The fewest devices that hold every stage with trainer=fsdp; None if no number does."""
-    limit = USABLE * device.memory
-    counts = range(1, MAX_DEVICES + 1)
-    return next((n for n in counts if all(s.peak(device, n) <= limit for s in stages)), None)
 
 
 def describe(plan: Plan, source: str) -> Record:
     """The stages, their sum, the assumptions and the verdict, for dry_run.json."""
     stages, device, config = stages_of(plan), plan.device, plan.config
-    written = {stage.name: stage.work.written / GIB for stage in stages}
     rows = [_row(stage, plan) for stage in stages]
-    # One block's moments and activations in memory at a time.
-    calibration = replace(config.calibration, layers_at_once=1, checkpointing=True)
-    thrifty = replace(plan, config=replace(config, calibration=calibration))
-    hours = sum(row["hours"] for row in rows)
-    peak = max(row["peak_gib"] for row in rows)
+    written = {row["stage"]: row["written_gib"] for row in rows}
     devices = max(plan.devices, plan.workers)
-    figures = "name memory_gib tflops bandwidth_gb utilization solver_utilization".split()
+    total = {key: sum(row[key] for row in rows) for key in ("hours", "hours_at_most")}
+    total |= {key: max(row[key] for row in rows) for key in ("peak_gib", "host_gib")}
     record: Record = {
         "model": config.model.label,
         "shapes": source,
@@ -109,74 +105,92 @@ def describe(plan: Plan, source: str) -> Record:
         "prunable": plan.shape.prunable,
         "dtype": {"compute": plan.compute, "stored": plan.stored, "bank": plan.bank_dtype},
         "task": {"name": config.task.name} | asdict(plan.lengths),
-        "device": {n: getattr(device.spec, n) for n in figures} | {"notes": [device.source]},
+        "device": asdict(device),
         "devices": devices,
+        "shards": plan.shards,
         "stages": rows,
-        "total": {
-            "flops": sum(row["flops"] for row in rows),
-            "hours": hours,
-            "hours_at_most": sum(row["hours_at_most"] for row in rows),
-            "device_hours": hours * devices,
-            "peak_gib": peak,
-            "host_gib": max(row["host_gib"] for row in rows),
+        "total": total
+        | {
+            "device_hours": total["hours"] * devices,
             "cache_gib": written["calibrate"] + written["fit"],
             "export_gib": written.get("export", 0.0),
         },
-        "shards": plan.shards,
-        "asks": _without_fsdp(config),
-        "fits": peak <= USABLE * device.memory / GIB,
-        "needed": needed_devices(stages, device),
-        "needed_thrifty": needed_devices(stages_of(thrifty), device),
+        "fits": fits(plan),
+        "remedy": remedy(plan),  # devices and settings
         "assumptions": _assumptions(plan, source),
     }
     return record | {"verdict": verdict(record)}
 
 
-def _without_fsdp(config: Config) -> list[str]:
-    """The settings that trainer=fsdp needs where the run's own settings work on one device only."""
-    instead = {
+def remedy(plan: Plan) -> tuple[int, str] | None:
+    """The fewest devices that hold every stage of a run, and the settings that this takes."""
+    config = plan.config
+    instead = {  # Settings of one device only.
         "search=waterfill": config.search.method == "genetic",
         "projection=output": config.projection.name == "learned",
         "quantization=none": config.quantization.method != "none",
         "export=factorized": config.export.format.startswith("onnx"),
     }
-    return [setting for setting, needed in instead.items() if needed]
+    fsdp = ["trainer=fsdp", *(setting for setting, needed in instead.items() if needed)]
+    calibration = replace(config.calibration, layers_at_once=1, checkpointing=True)
+    thrifty = replace(plan, config=replace(config, calibration=calibration))
+    counts, ways = range(plan.shards, MAX_DEVICES + 1), list[tuple[int, str]]()
+    for way, settings in ((plan, []), (thrifty, [THRIFTY])):
+        # More devices never hold more.
+        place = bisect_left(counts, True, key=lambda n: fits(replace(way, shards=n)))
+        if place < len(counts):
+            ways.append((counts[place], " ".join([*fsdp * (place > 0), *settings])))
+    return min(ways, default=None)
+
+
+def fits(plan: Plan) -> bool:
+    """Whether every stage fits in a device's memory."""
+    limit = USABLE * (plan.device.memory_gib or 0) * GIB
+    return all(stage.peak(plan.device) <= limit for stage in stages_of(plan))
+
+
+def verdict(record: Record) -> str:
+    """Whether the run fits, and which settings and how many devices make it fit."""
+    total, device, ranks = record["total"], record["device"], record["shards"]
+    stage = max(record["stages"], key=lambda row: row["peak_gib"])["stage"]
+    sentence = (
+        f"{record['model']} {'fits' if record['fits'] else 'does not fit'} on "
+        f"{'one' if ranks == 1 else f'{ranks:,}'} {device['name']}: the peak, in {stage}, takes "
+        f"{total['peak_gib']:,.1f} GiB of a device; it has {device['memory_gib']:,.0f} GiB."
+    )
+    if record["fits"]:
+        return sentence
+    if record["remedy"] is None:
+        return f"{sentence} No number of devices is enough; lower batch_tokens or omit stages."
+    count, settings = record["remedy"]
+    return f"{sentence} It fits on {count:,} × {device['name']} with {settings}."
 
 
 def _row(stage: Stage, plan: Plan) -> Record:
-    work, device = stage.work, plan.device
-    expected, most = stage.evaluations or (None, None)
+    named = NAMED * sum(stage.parts.values())
     return {
         "stage": stage.name,
-        "flops": work.flops,
-        "hours": work.seconds / HOUR,
-        "hours_at_most": max(work.seconds, stage.most_seconds) / HOUR,
-        "peak_gib": stage.peak(device, plan.shards) / GIB,
-        "host_gib": sum(p.size for p in stage.parts if p.host and not device.on_cpu) / GIB,
-        "parts_gib": {
-            part.name + " (host)" * (part.host and not device.on_cpu): part.size / GIB
-            for part in stage.parts
-            if part.size > NAMED * sum(other.size for other in stage.parts)
-        },
-        "tokens": work.tokens,
-        "rows": work.examples,
-        "evaluations": None if expected is None else {"expected": expected, "at_most": most},
-        "written_gib": work.written / GIB,
+        "hours": stage.seconds / HOUR,
+        "hours_at_most": max(stage.seconds, stage.most_seconds) / HOUR,
+        "peak_gib": stage.peak(plan.device) / GIB,
+        "host_gib": stage.host / GIB,
+        "parts_gib": {name: size / GIB for name, size in stage.parts.items() if size > named},
+        "genomes": None if stage.genomes is None else stage.genomes.tolist(),
+        "written_gib": stage.written / GIB,
         "remark": stage.remark,
     }
 
 
 def _assumptions(plan: Plan, source: str) -> list[str]:
     """The assumptions behind the figures, one sentence each."""
-    spec, lengths = plan.device.spec, plan.lengths
+    spec, lengths = plan.device, plan.lengths
     rates = ", ".join(f"{rate:.3g} {dtype}" for dtype, rate in sorted(spec.tflops.items()))
     rows = ", ".join(f"{count:,} {role}" for role, count in lengths.rows.items())
     return [
         f"Shapes: {source}.",
         f"Rows: {rows}; {lengths.scored:.0f} tokens to score a row, {lengths.answer:.0f} of the "
         f"answer; {lengths.source}.",
-        f"Device: {spec.name}, {plan.device.source}: {spec.memory_gib:.0f} GiB; TFLOP/s {rates}, "
-        f"of which passes reach {spec.utilization:.0%} and eigenvectors "
-        f"{spec.solver_utilization:.1%}.",
+        f"Device: {spec.name}: {spec.memory_gib:.0f} GiB; TFLOP/s {rates}, of which passes reach "
+        f"{spec.utilization:.0%} and eigenvectors {spec.solver_utilization:.1%}.",
         f"The pruned model is assumed to keep {KEPT:.0%}; the search decides.",
     ]

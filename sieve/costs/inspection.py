@@ -14,15 +14,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sieve.bank.genome import Sizing
 from sieve.config import Config
-from sieve.costs.shape import build_without_weights, known_config
-from sieve.costs.table import Record, short
+from sieve.costs.dry_run import Record
+from sieve.costs.shape import build_without_weights
 from sieve.model.backbone import count_parameters
 from sieve.model.matrices import Matrix, find_matrices, unsupported
+from sieve.report.values import count, percent
 from sieve.runtime.artifacts import write_json_atomic
 
 NAME = "matrices.json"
 MAX_UNSUPPORTED = 8  # shown in the table
-FUSED = ("qkv", "gate_up", "expert_gate_up")
 
 
 def inspect(config: Config, run_dir: Path) -> RenderableType:
@@ -31,13 +31,13 @@ def inspect(config: Config, run_dir: Path) -> RenderableType:
     Raises ValueError if the model has no configuration, cannot be built, or has nothing to prune.
     """
     with FakeTensorMode():
-        model = build_without_weights(config)
+        model, source = build_without_weights(config.model)
         matrices = find_matrices(model, config.projection.prune_head)
         reasons = unsupported(model)
     sizing = Sizing(config.projection.storage, config.projection.rank_multiple)
     record = {
         "model": config.model.label,
-        "shapes": known_config(config.model)[1],
+        "shapes": source,
         "parameters": count_parameters(model),
         "prunable": sum(matrix.size for matrix in matrices),
         "storage": config.projection.storage,
@@ -55,28 +55,25 @@ def _row(matrix: Matrix, sizing: Sizing) -> Record:
         "parameters": matrix.size,
         "break_even_rank": sizing.top_rank(matrix),
         "shares_input_of": None if matrix.source == matrix.name else matrix.source,
-        "fused": matrix.kind in FUSED,
     }
 
 
 def _table(record: Record) -> RenderableType:
     """One row for all matrices that differ only in their block or expert."""
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    for matrix in record["matrices"]:
-        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", matrix["name"])
-        shape = matrix["d_out"], matrix["d_in"], matrix["has_bias"], matrix["tied"]
-        groups.setdefault((pattern, *shape), []).append(matrix)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    for name in ("matrix", "kind", "shape", "number", "params", "break-even"):
+    for name in ("matrix", "kind", "shape", "number", "parameters", "break-even"):
         table.add_column(name, justify="left" if name in ("matrix", "kind") else "right")
-        table.columns[-1].no_wrap = True
     table.add_column("", overflow="fold")
-    for key, same in groups.items():
-        table.add_row(*_cells(str(key[0]), same))
-    share = record["prunable"] / record["parameters"]
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for matrix in record["matrices"]:
+        groups.setdefault(_description(matrix), []).append(matrix)
+    for (name, kind, shape, break_even, remark), same in groups.items():
+        parameters = sum(matrix["parameters"] for matrix in same)
+        table.add_row(name, kind, shape, count(len(same)), count(parameters), break_even, remark)
     total = (
-        f"\n{record['model']}: {short(record['prunable'])} of {short(record['parameters'])} "
-        f"parameters ({share:.1%}) are prunable, in {len(record['matrices']):,} matrices."
+        f"\n{record['model']}: {count(record['prunable'])} of {count(record['parameters'])} "
+        f"parameters ({percent(record['prunable'] / record['parameters'])}) are prunable, in "
+        f"{count(len(record['matrices']))} matrices."
     )
     legend = (
         f"break-even: the largest rank whose {record['storage']} factors are no larger than the "
@@ -90,17 +87,16 @@ def _table(record: Record) -> RenderableType:
     return Group(table, Text(total, style="bold"), Text(legend, style="dim"), *warnings)
 
 
-def _cells(pattern: str, matrices: list[Record]) -> tuple[str, ...]:
-    first = matrices[0]
-    marks = {"tied": first["tied"], "fused": first["fused"], "bias": first["has_bias"]}
-    if shared := first["shares_input_of"]:
-        marks[f"with {shared.rpartition('.')[2]}"] = True
+def _description(matrix: Record) -> tuple[str, ...]:
+    """The name within a block, kind, shape, break-even rank and remarks of a matrix."""
+    pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", matrix["name"])
+    remarks = ["tied"] * matrix["tied"] + ["bias"] * matrix["has_bias"]
+    if shared := matrix["shares_input_of"]:
+        remarks.append(f"with {shared.rpartition('.')[2]}")
     return (
         pattern.partition("*.")[2] or pattern,
-        first["kind"],
-        f"{first['d_out']}×{first['d_in']}",
-        f"{len(matrices):,}",
-        short(sum(matrix["parameters"] for matrix in matrices)),
-        f"{first['break_even_rank']:,}",
-        ", ".join(mark for mark, applies in marks.items() if applies),
+        matrix["kind"],
+        f"{matrix['d_out']}×{matrix['d_in']}",
+        count(matrix["break_even_rank"]),
+        ", ".join(remarks),
     )

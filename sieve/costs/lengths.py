@@ -1,59 +1,88 @@
 """A task in numbers for a dry run: rows of each split and tokens of a row.
 
-Rows on this machine (a folder, or Almanac) are counted and their first ones encoded. Otherwise the
-numbers come from `task.typical`, and nothing is downloaded.
+Rows on this machine (a folder, or Almanac) are counted, and the first ones are encoded as a run
+encodes them. Without rows or a tokenizer, the numbers come from `task.typical`. Nothing is
+downloaded.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sieve.config import Config, ModelConfig
-from sieve.data.encoding import EncodedExample, encode_examples
+from sieve.data.batches import TokenBatch
+from sieve.data.classifier import classes_of
 from sieve.data.prefix import PrefixSharing
+from sieve.data.reader import Reader
+from sieve.data.scored import ScoredBatch
+from sieve.model.backbone import context_length, is_classifier
 from sieve.model.checkpoint_files import hub_options
-from sieve.tasks import Example, Task, TaskConfig, build_task
+from sieve.tasks import Task, TaskConfig, build_task
 from sieve.tasks.splits import CARVED_FRACTION
 
 SAMPLED = 64  # rows of a split that are encoded
-CHARACTERS_PER_TOKEN = 4  # without a tokenizer
+CHARACTERS_PER_TOKEN = 4  # without a tokenizer and `task.typical`
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Sizes of a task: lengths in tokens, numbers of rows and passes, and their source."""
+    """Sizes of a task: numbers of rows, lengths in tokens, and their source."""
 
     rows: Mapping[str, int]  # of each split
     calibration: float  # of a calibration row, prompt and answer
     scored: float  # of a row that is scored
-    passes: float  # rows that one example is scored by
-    answer: float
-    written: int  # that the model writes at most; 0 if answers are chosen
     source: str  # where these numbers come from, in words
+    passes: float = 1.0  # rows that one example is scored by
+    answer: float = 1.0
+    written: int = 0  # that the model writes at most; 0 if answers are chosen
     shared: float = 0.0  # of `scored`, which all rows begin with and which are run once
 
 
-def lengths_of(config: TaskConfig, run: Config, context: int | None, classifies: bool) -> Lengths:
-    """A task of a run in numbers.
-
-    Args:
-        context: the longest input of the model, in tokens.
-        classifies: whether the model is a classifier.
+def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengths:
+    """A task of a run in numbers. The model's tensors may have no memory.
 
     Raises ValueError if the task is not valid, or has neither rows nor `task.typical`.
     """
     config.validate()
-    written = config.max_new_tokens if config.kind == "generation" else 0
+    typical = config.typical
     local = config.data_dir is not None or config.almanac is not None
-    typical = config.typical.get("tokens") and "calibration" in config.typical.get("rows", {})
-    if typical and not local:
-        return _stated(config, context, written)
+    if not local and "tokens" in typical and "calibration" in typical.get("rows", {}):
+        rows, tokens, source = _stated_rows(config), typical["tokens"], "stated in task.typical"
+    else:
+        task = _built(config, run.seed, local)
+        if tokenizer := _tokenizer(run.model):
+            return _measured(task, run, tokenizer, model)
+        rows = {role: len(examples) for role, examples in task.splits.items()}
+        source = "rows counted, lengths stated in task.typical"
+        if (tokens := typical.get("tokens")) is None:
+            source = f"rows counted, tokens guessed at {CHARACTERS_PER_TOKEN} characters each"
+            first = task.splits["calibration"][:SAMPLED]
+            lengths = [len(row.prompt + row.choices[row.answer]) for row in first]
+            tokens = max(1.0, fmean(lengths) / CHARACTERS_PER_TOKEN)
+    tokens = min(float(tokens), context_length(model) or math.inf)
+    answer = typical.get("answer", tokens if config.kind == "perplexity" else 1.0)
+    written = config.max_new_tokens if config.kind == "generation" else 0
+    return Lengths(rows, tokens, tokens, source, typical.get("passes", 1.0), answer, written)
+
+
+def _stated_rows(config: TaskConfig) -> dict[str, int]:
+    """The rows of `task.typical`; missing splits are carved from calibration as in a run."""
+    rows = {role: int(count) for role, count in config.typical["rows"].items()}
+    whole = rows["calibration"]
+    for role in CARVED_FRACTION.keys() - rows:
+        rows[role] = round(CARVED_FRACTION[role] * whole)
+        rows["calibration"] -= rows[role]
+    return {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
+
+
+def _built(config: TaskConfig, seed: int, local: bool) -> Task:
     try:
-        task = build_task(config, run.seed)
+        return build_task(config, seed)
     except RuntimeError as error:
         if local:
             raise
@@ -62,34 +91,6 @@ def lengths_of(config: TaskConfig, run: Config, context: int | None, classifies:
             "task.data_dir to a folder, or set '+task.typical.tokens=200' and the rows of each "
             "split, as conf/task/medqa.yaml does."
         ) from error
-    rows = {role: len(examples) for role, examples in task.splits.items()}
-    samples = {role: examples[:SAMPLED] for role, examples in task.splits.items()}
-    every = [example for examples in samples.values() for example in examples]
-    tokenizer = _tokenizer(run.model)
-    if tokenizer is None:
-        texts = [example.prompt + example.choices[example.answer] for example in every]
-        tokens = max(1.0, fmean(map(len, texts)) / CHARACTERS_PER_TOKEN)
-        answer = tokens if config.kind == "perplexity" else 1.0
-        source = f"rows counted, tokens guessed at {CHARACTERS_PER_TOKEN} characters each"
-        return Lengths(rows, tokens, tokens, 1.0, answer, written, source)
-    source = f"measured on {len(every):,} rows"
-    if classifies:
-        tokens = fmean(map(len, tokenizer([example.prompt for example in every])["input_ids"]))
-        return Lengths(rows, tokens, tokens, 1.0, 1.0, 0, source)
-    learned = _encode(task, tokenizer, context, samples["calibration"])
-    scored = _encode(task, tokenizer, context, [*samples["selection"], *samples["test"]])
-    sharing = PrefixSharing(run.share_prefix, lambda: math.inf)
-    passes = [len(row) for example in scored for row in example.rows()]
-    return Lengths(
-        rows,
-        calibration=fmean(len(example.answer_row()) for example in learned),
-        scored=fmean(passes),
-        passes=len(passes) / (len(every) - len(samples["calibration"])),
-        answer=fmean(len(example.choices[example.answer]) for example in scored),
-        written=written,
-        source=source,
-        shared=0 if task.kind == "perplexity" else len(sharing.prefix(scored)[0]),
-    )
 
 
 def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
@@ -100,32 +101,33 @@ def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
     return None
 
 
-def _stated(config: TaskConfig, context: int | None, written: int) -> Lengths:
-    """The numbers of `task.typical`; missing splits are carved from calibration as in a run."""
-    rows = {role: int(count) for role, count in config.typical["rows"].items()}
-    whole = rows["calibration"]
-    for role, fraction in CARVED_FRACTION.items():
-        if role not in rows:
-            rows[role] = round(fraction * whole)
-            rows["calibration"] -= rows[role]
-    rows = {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
-    tokens = min(float(config.typical["tokens"]), context or math.inf)
-    answer, passes = (float(config.typical.get(key, 1)) for key in ("answer", "passes"))
-    return Lengths(rows, tokens, tokens, passes, answer, written, "stated in task.typical")
-
-
-def _encode(
-    task: Task, tokenizer: PreTrainedTokenizerBase, context: int | None, rows: Sequence[Example]
-) -> list[EncodedExample]:
-    """Rows as a run encodes them; text longer than the context is split into windows."""
-    text = task.kind == "perplexity"
-    encoded = encode_examples(
-        rows,
-        tokenizer,
-        chat="never" if text else task.chat,
-        delimiter="" if text else task.delimiter,
-        context_length=None if text else context,
-        harness=task.harness,
-        rolling=text,
+def _measured(
+    task: Task, run: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+) -> Lengths:
+    """The numbers of the batches that a run makes of the first rows."""
+    classes = partial(classes_of, model) if is_classifier(model) else None
+    sharing = None if classes else PrefixSharing(run.share_prefix, lambda: math.inf)
+    reader = Reader(tokenizer, context_length(model), classes, sharing=sharing)
+    first = {role: examples[:SAMPLED] for role, examples in task.splits.items()}
+    some, tokens = replace(task, splits=first), run.batch_tokens
+    calibration = reader.calibration(some, None, tokens, run.seed)
+    scored = reader.scoring(task, [*first["selection"], *first["test"]], tokens)
+    answers = sum(int(batch.answer_mask.sum()) for batch in calibration)
+    return Lengths(
+        {role: len(examples) for role, examples in task.splits.items()},
+        calibration=_mean_length(calibration),
+        scored=_mean_length(scored),
+        source=f"measured on {sum(map(len, first.values())):,} rows",
+        passes=_rows(scored) / sum(len(batch.examples) for batch in scored),
+        answer=answers / _rows(calibration),
+        written=task.writing.max_new_tokens if task.writing else 0,
+        shared=max(len(getattr(batch, "prefix", ())) for batch in scored),
     )
-    return [window for e in encoded for window in (e.windows(context) if text else [e])]
+
+
+def _rows(batches: Sequence[TokenBatch | ScoredBatch]) -> int:
+    return sum(len(batch.input_ids) for batch in batches)
+
+
+def _mean_length(batches: Sequence[TokenBatch | ScoredBatch]) -> float:
+    return sum(int(batch.attention_mask.sum()) for batch in batches) / _rows(batches)

@@ -20,6 +20,7 @@ class Rows:
     length: float  # mean tokens of a row
     logits: float = 1.0  # positions of a row at which logits are computed
     padding: float = PADDING
+    shared: float = 0.0  # tokens of a prefix before each row, which these passes do not run
 
     @property
     def tokens(self) -> float:
@@ -28,11 +29,7 @@ class Rows:
 
 
 def pass_flops(
-    shape: Shape,
-    rows: Rows,
-    kept: float = 1.0,
-    backward: int = 0,
-    again: bool = False,
+    shape: Shape, rows: Rows, kept: float = 1.0, backward: int = 0, again: bool = False
 ) -> float:
     """One pass over rows.
 
@@ -45,9 +42,10 @@ def pass_flops(
     once = min(backward, 1)
     weights = kept * shape.per_token * (1 + backward + again)
     weights += shape.unprunable * (1 + once + again)
-    attention = 2 * rows.length * shape.queries * shape.layers * (1 + 2 * once + again)
+    attended = 2 * (rows.length + rows.shared) * shape.queries * shape.layers
+    attended *= 1 + 2 * once + again
     head = rows.count * rows.logits * shape.hidden * shape.vocabulary * (1 + once)
-    return 2 * (rows.padding * rows.tokens * (weights + attention) + head)
+    return 2 * (rows.padding * rows.tokens * (weights + attended) + head)
 
 
 def moment_flops(shape: Shape, rows: Rows, needs: Needs, by_gradient: bool) -> float:

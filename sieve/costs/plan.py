@@ -1,15 +1,15 @@
 """A run in numbers: its settings, model, task and device, and what parts of it cost."""
 
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from sieve.bank.genome import Sizing
 from sieve.calibration.schedule import needs_of
-from sieve.config import Config, shards
+from sieve.config import Config, DeviceConfig
 from sieve.costs.lengths import Lengths
 from sieve.costs.passes import Rows, activation_bytes, logit_bytes, pass_flops
-from sieve.costs.probe import Device
-from sieve.costs.searching import Sweeper
+from sieve.costs.probe import GIB
+from sieve.costs.searching import Pair, Sweeper
 from sieve.costs.shape import Shape
 from sieve.costs.solving import QR, Flops
 from sieve.model.matrices import Matrix, siblings
@@ -17,36 +17,8 @@ from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, weighting_for
 
 KEPT = 0.5  # kept fraction of the pruned model, which only the search can tell
 ITEMSIZE = {"float64": 8, "float32": FLOAT32, "bfloat16": 2, "float16": 2}
-
-
-@dataclass(frozen=True)
-class Work:
-    """What some part of a run takes."""
-
-    flops: float = 0.0
-    seconds: float = 0.0
-    tokens: float = 0.0
-    examples: float = 0.0  # scored
-    written: float = 0.0  # bytes on disk
-
-    def __add__(self, other: "Work") -> "Work":
-        """One after the other."""
-        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    def __mul__(self, times: float) -> "Work":
-        """Several times."""
-        return Work(*(value * times for value in astuple(self)))
-
-
-@dataclass(frozen=True)
-class Part:
-    """Bytes that a stage holds."""
-
-    name: str
-    size: float
-    sharded: bool = False  # devices divide it among them with trainer=fsdp
-    gathered: float = 0.0  # bytes of a sharded part that each device holds while it computes
-    host: bool = False  # in the memory of the processor
+HOST = " (host)"  # ends the name of a part in the memory of the processor, beside a GPU
+Parts = dict[str, float]  # bytes that each device holds, by name
 
 
 @dataclass(frozen=True)
@@ -54,19 +26,21 @@ class Stage:
     """What one stage costs."""
 
     name: str
-    work: Work
-    parts: tuple[Part, ...]
-    evaluations: tuple[float, float] | None = None  # genomes scored, expected and at most
-    most_seconds: float = 0.0  # if that is more than `work.seconds`
+    seconds: float
+    parts: Parts
+    written: float = 0.0  # bytes on disk
+    genomes: Pair | None = None  # scored, expected and at most
+    most_seconds: float = 0.0  # if that is more than `seconds`
     remark: str = ""
 
-    def peak(self, device: Device, ranks: int = 1) -> float:
-        """Bytes of each of `ranks` devices that share the sharded parts."""
-        parts = [part for part in self.parts if device.on_cpu or not part.host]
-        return device.overhead + sum(
-            part.size / ranks + part.gathered if part.sharded and ranks > 1 else part.size
-            for part in parts
-        )
+    @property
+    def host(self) -> float:
+        """Bytes in the memory of the processor, beside a GPU."""
+        return sum(size for name, size in self.parts.items() if name.endswith(HOST))
+
+    def peak(self, device: DeviceConfig) -> float:
+        """Bytes of each device."""
+        return device.overhead_gib * GIB + sum(self.parts.values()) - self.host
 
 
 @dataclass(frozen=True)
@@ -76,12 +50,18 @@ class Plan:
     config: Config
     shape: Shape
     lengths: Lengths
-    device: Device
+    device: DeviceConfig  # with every figure
     compute: str = "float32"  # dtype that the model computes in
     stored: str = "float32"  # dtype of the checkpoint
     devices: int = 1  # that share the batches
+    shards: int = 1  # devices that share the model's weights, with trainer=fsdp
     sweeper: Sweeper = field(default_factory=dict)
     others: tuple[Lengths, ...] = ()  # tasks of `also`, whose test rows are scored too
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether device and host share one memory."""
+        return self.device.accelerator == "cpu"
 
     @property
     def workers(self) -> int:
@@ -98,11 +78,6 @@ class Plan:
     def by_gradient(self) -> bool:
         """Whether gradients weight the tokens."""
         return weighting_for(self.config.calibration.weighting, self.needs) in BY_GRADIENT
-
-    @property
-    def shards(self) -> int:
-        """Number of devices that share the model's weights."""
-        return self.devices if shards(self.config.trainer) else 1
 
     @cached_property
     def sizing(self) -> Sizing:
@@ -126,46 +101,75 @@ class Plan:
         """Bytes of a number that the model computes with."""
         return ITEMSIZE[self.compute]
 
+    def on_host(self, name: str, size: float) -> Parts:
+        """A part in the memory of the processor."""
+        return {name + HOST * (not self.on_cpu): size}
+
+    def sharded(self, size: float, gathered: float) -> float:
+        """Bytes per device of weights that FSDP shares; it gathers some while it computes."""
+        return size / self.shards + gathered if self.shards > 1 else size
+
     @property
     def block_bytes(self) -> float:
         """Prunable weights of a block."""
         return sum(m.size for m in self.shape.blocks) / self.shape.layers * self.itemsize
 
     @property
-    def embedding_bytes(self) -> float:
-        """The embedding, or the output head."""
-        return self.shape.hidden * self.shape.vocabulary * self.itemsize
-
-    @property
-    def weights(self) -> Part:
+    def weights(self) -> Parts:
         """The dense model. While it computes, FSDP gathers two blocks or the embedding."""
-        size = self.shape.parameters * self.itemsize
-        return Part("weights", size, True, max(2 * self.block_bytes, self.embedding_bytes))
+        gathered = max(2 * self.block_bytes, self.shape.embedding * self.itemsize)
+        return {"weights": self.sharded(self.shape.parameters * self.itemsize, gathered)}
 
     @cached_property
-    def bank(self) -> Part:
-        """The factors of every matrix up to break-even, in the memory of the processor."""
+    def bank_bytes(self) -> float:
+        """The factors of every matrix up to break-even."""
         matrices = self.shape.matrices
         if self.config.projection.joint:
             matrices += tuple(siblings(self.shape.blocks))
         numbers = sum(self.sizing.top_rank(m) * (m.d_out + m.d_in) for m in matrices)
-        return Part("bank", numbers * ITEMSIZE[self.bank_dtype], host=True)
-
-    def factors(self, copies: float = 1, sharded: bool = False) -> Part:
-        """Factors in the dtype of the model; none on a CPU that can use the bank's own."""
-        size = copies * self.bank.size * self.itemsize / ITEMSIZE[self.bank_dtype]
-        if self.device.on_cpu and self.compute == self.bank_dtype:
-            size = 0.0
-        return Part("factors", size, sharded, gathered=2 * size / self.shape.layers)
+        return numbers * ITEMSIZE[self.bank_dtype]
 
     @property
-    def pruned(self) -> tuple[Part, ...]:
-        """The dense model, the factors of one genome as they are stored, and the bank."""
-        return self.weights, Part("factors", KEPT * self.shape.prunable * self.itemsize), self.bank
+    def dense(self) -> Parts:
+        """The dense model, and the bank in the memory of the processor."""
+        return self.weights | self.on_host("bank", self.bank_bytes)
 
-    def kept_parameters(self, kept: float) -> float:
-        """The fraction of all parameters that stays."""
-        return 1 - (1 - kept) * self.shape.prunable / self.shape.parameters
+    @property
+    def pruned(self) -> Parts:
+        """The same with the factors of one genome as they are stored."""
+        return self.dense | {"factors": KEPT * self.shape.prunable * self.itemsize}
+
+    @property
+    def factor_bytes(self) -> float:
+        """Factors in the dtype of the model; none on a CPU that can use the bank's own."""
+        if self.on_cpu and self.compute == self.bank_dtype:
+            return 0.0
+        return self.bank_bytes * self.itemsize / ITEMSIZE[self.bank_dtype]
+
+    def activations(
+        self, tokens: float, positions: float, backward: bool = False, again: bool = False
+    ) -> Parts:
+        """What a pass over a batch of so many tokens holds.
+
+        Args:
+            positions: share of the tokens at which logits are computed.
+            backward: whether a backward pass follows.
+            again: the backward pass computes every block again, so that only one is saved.
+        """
+        saved = backward * (1 if again else self.shape.layers)
+        activations = activation_bytes(self.shape, tokens, self.itemsize, saved)
+        logits = logit_bytes(self.shape, tokens * positions, self.itemsize, backward)
+        return {"activations": activations, "logits": logits}
+
+    @property
+    def scoring(self) -> Parts:
+        """What a pass over scoring batches holds beside weights and factors."""
+        tokens, lengths = self.config.batch_tokens, self.lengths
+        parts = self.activations(tokens, lengths.answer / (lengths.scored + lengths.written))
+        if lengths.written:
+            keys = tokens * self.shape.keys * self.shape.layers
+            parts["keys and values"] = 2 * self.itemsize * keys
+        return parts
 
     def calibration_rows(self, tokens: int) -> Rows:
         """Calibration rows of so many tokens, or all rows if there are fewer."""
@@ -180,60 +184,50 @@ class Plan:
         batches: float | None = None,
         backward: int = 0,
         again: bool = False,
-    ) -> Work:
-        """Passes over rows, whose batches the devices share; options as `pass_flops`."""
-        spec, flops = self.device.spec, pass_flops(self.shape, rows, kept, backward, again)
+    ) -> float:
+        """Seconds of passes over rows, whose batches the devices share; options as `pass_flops`."""
+        flops = pass_flops(self.shape, rows, kept, backward, again)
         if batches is None:
             batches = max(1.0, rows.padding * rows.tokens / self.config.batch_tokens)
-        read = self.weights.size * self.kept_parameters(kept) / ((spec.bandwidth_gb or 0) * 1e9)
-        least = max(read, self.shape.layers * spec.layer_ms / 1e3)
+        read = self.shape.kept_parameters(kept) * self.itemsize
+        least = read / (float(self.device.bandwidth_gb or 0) * 1e9)
+        least = max(least, self.shape.layers * self.device.layer_ms / 1e3)
         least *= batches * (3 if backward else 1)
-        seconds = max(self.device.product_seconds(flops, self.compute), least)
-        return Work(flops, seconds / self.devices, rows.tokens)
+        return max(self._seconds(flops, self.compute), least) / self.devices
 
-    def score(self, examples: float, kept: float = KEPT, lengths: Lengths | None = None) -> Work:
-        """Examples scored; written answers are run through twice more."""
+    def score(self, examples: float, kept: float = KEPT, lengths: Lengths | None = None) -> float:
+        """Seconds of scoring examples; written answers are run through twice more."""
         lengths = lengths or self.lengths
-        length = lengths.scored - lengths.shared
-        rows = Rows(examples * lengths.passes, length, lengths.answer)
-        work = self.run(rows, kept) + Work(examples=examples)
+        own, count = lengths.scored - lengths.shared, examples * lengths.passes
+        rows = Rows(count, own, lengths.answer, shared=lengths.shared)
+        seconds = self.run(rows, kept)
         if lengths.written:
             tokens = Rows(examples, lengths.written, lengths.written)
-            whole = rows.tokens + tokens.tokens
-            batches = max(1.0, whole / self.config.batch_tokens)
-            work += self.run(rows, kept) * 2 + self.run(tokens, kept, batches * lengths.written)
-        return work
+            batches = max(1.0, (rows.tokens + tokens.tokens) / self.config.batch_tokens)
+            seconds += 2 * seconds + self.run(tokens, kept, batches * lengths.written)
+        return seconds
 
-    @property
-    def scoring_parts(self) -> tuple[Part, ...]:
-        """What a pass over scoring batches holds beside weights and factors."""
-        tokens, lengths, shape = self.config.batch_tokens, self.lengths, self.shape
-        activations = activation_bytes(shape, tokens, self.itemsize)
-        if lengths.written:  # Keys and values of all blocks.
-            activations += 2 * self.itemsize * tokens * shape.keys * shape.layers
-        positions = tokens / (lengths.scored + lengths.written) * lengths.answer
-        logits = logit_bytes(shape, positions, self.itemsize)
-        return Part("activations", activations), Part("logits", logits)
+    def products(self, flops: float) -> float:
+        """Seconds of products in float32, which the devices share."""
+        return self._seconds(flops, "float32") / self.devices
 
-    def products(self, flops: float) -> Work:
-        """Products in float32, which the devices share."""
-        return Work(flops, self.device.product_seconds(flops, "float32") / self.devices)
-
-    def solves(self, flops: list[Flops]) -> Work:
-        """Closed forms in float64."""
+    def solves(self, flops: list[Flops]) -> float:
+        """Seconds of closed forms in float64."""
         products, decompositions = map(sum, zip(*flops, strict=True))
-        spec = self.device.spec
-        slower = spec.utilization / spec.solver_utilization
-        seconds = self.device.product_seconds(products + decompositions * slower, "float64")
-        return Work(products + decompositions, seconds)
+        slower = self.device.utilization / self.device.solver_utilization
+        return self._seconds(products + decompositions * slower, "float64")
 
-    def pivots(self, times: float = 1) -> Work:
-        """Pivot rows of a genome, chosen by the processor: pivoted QR of (r, d_out)."""
+    def pivots(self) -> float:
+        """Seconds of choosing the pivot rows of a genome: pivoted QR of (r, d_out) on the host."""
         if self.sizing.storage != "pivoted":
-            return Work()
-        flops = times * sum(r**2 * ((QR + 2) * m.d_out + 2 * m.d_in) for m, r in self.ranks(KEPT))
-        return Work(flops, flops / (self.device.spec.host_gflops * 1e9))
+            return 0.0
+        flops = sum(r**2 * ((QR + 2) * m.d_out + 2 * m.d_in) for m, r in self.ranks(KEPT))
+        return flops / (self.device.host_gflops * 1e9)
 
-    def write(self, size: float) -> Work:
-        """Bytes written to disk, and kept there."""
-        return Work(seconds=size / (self.device.spec.disk_gb * 1e9), written=size)
+    def write(self, size: float) -> float:
+        """Seconds of writing bytes to disk."""
+        return size / (self.device.disk_gb * 1e9)
+
+    def _seconds(self, flops: float, dtype: str) -> float:
+        """Seconds of large matrix products."""
+        return flops / (self.device.tflops[dtype] * 1e12 * self.device.utilization)

@@ -4,12 +4,10 @@ Measuring takes about a second: a matrix product in each dtype, an eigendecompos
 """
 
 import os
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 from torch.utils.benchmark import Timer
-from torch.utils.benchmark.utils.timer import timer as default_timer
 
 from sieve.config import DeviceConfig
 from sieve.costs.solving import EIGH
@@ -23,31 +21,10 @@ GPU_SCALE = 8  # how much wider the matrices are that a GPU multiplies and decom
 CPU_UTILIZATION, CPU_LAYER_MS = 0.5, 0.3
 
 
-@dataclass(frozen=True)
-class Device:
-    """A device of which every figure is known."""
+def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> DeviceConfig:
+    """The device of a run that computes in `dtypes`, with every figure.
 
-    spec: DeviceConfig  # no figure is None; `tflops` has every dtype of the run
-    on_cpu: bool  # device and host share one memory
-    source: str  # where the figures come from, in words
-
-    @property
-    def memory(self) -> float:
-        """Bytes of device memory."""
-        return (self.spec.memory_gib or 0) * GIB
-
-    @property
-    def overhead(self) -> float:
-        """Bytes in use before the first tensor."""
-        return self.spec.overhead_gib * GIB
-
-    def product_seconds(self, flops: float, dtype: str) -> float:
-        """Seconds of large matrix products."""
-        return flops / (self.spec.tflops[dtype] * 1e12 * self.spec.utilization)
-
-
-def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> Device:
-    """The device of a run that computes in `dtypes`; unset figures are measured on this machine.
+    Figures that `settings` leaves out are measured on this machine.
 
     Raises ValueError if a figure is out of range, if a named device lacks one, or if the run needs
     a GPU to measure and this machine has none.
@@ -61,56 +38,51 @@ def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> D
             raise ValueError(f"device.{key} is {value}, expected numbers above 0.")
     missing = [name for name in ("memory_gib", "bandwidth_gb") if getattr(settings, name) is None]
     missing += [f"tflops.{name}" for name in sorted(dtypes - settings.tflops.keys())]
-    if not missing:
-        return Device(settings, kind == "cpu", "by its data sheet")
-    if settings.name not in ("auto", "cpu"):
+    if missing and settings.name not in ("auto", "cpu"):
         raise ValueError(
             f"device={settings.name} does not state device.{missing[0]}, which this run needs; set "
             "it, or set device=auto to measure this machine."
         )
-    if kind == "gpu" and not torch.cuda.is_available():
+    if missing and kind == "gpu" and not torch.cuda.is_available():
         raise ValueError(
             "the run needs a GPU, and this machine has none to measure; name the GPU to plan for, "
             "such as device=h100."
         )
-    return _measured(settings, torch.device("cuda" if kind == "gpu" else "cpu"), dtypes)
+    settings = replace(settings, accelerator=kind)
+    return _measured(settings, dtypes) if missing else settings
 
 
-def _measured(settings: DeviceConfig, device: torch.device, dtypes: set[str]) -> Device:
-    on_cpu = device.type == "cpu"
-    side, eigh_side = (size if on_cpu else GPU_SCALE * size for size in (SIDE, EIGH_SIDE))
+def _measured(settings: DeviceConfig, dtypes: set[str]) -> DeviceConfig:
+    on_cpu, threads = settings.accelerator == "cpu", torch.get_num_threads()
+    device, scale = torch.device("cpu" if on_cpu else "cuda"), 1 if on_cpu else GPU_SCALE
     tflops = dict(settings.tflops)
     for name in sorted(dtypes - tflops.keys()):
-        ones = torch.ones(side, side, device=device, dtype=getattr(torch, name))
-        tflops[name] = 2 * side**3 / _seconds("a @ a", ones) / 1e12
-    random = torch.randn(eigh_side, eigh_side, dtype=torch.float64, device=device)
-    eigh = EIGH * eigh_side**3 / _seconds("torch.linalg.eigh(a)", random @ random.T)
+        ones = torch.ones(scale * SIDE, scale * SIDE, device=device, dtype=getattr(torch, name))
+        tflops[name] = 2 * len(ones) ** 3 / _seconds("a @ a", ones) / 1e12
+    random = torch.randn(scale * EIGH_SIDE, scale * EIGH_SIDE, dtype=torch.float64, device=device)
+    eigh = EIGH * len(random) ** 3 / _seconds("torch.linalg.eigh(a)", random @ random.T)
     floats = torch.zeros(COPIED, device=device)
+    copied = 2 * floats.nbytes / _seconds("a.clone()", floats) / 1e9
     if on_cpu:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         memory = torch.cuda.get_device_properties(device).total_memory
     spec = replace(
         settings,
-        name="cpu" if on_cpu else torch.cuda.get_device_name(device),
+        name=f"cpu ({threads} threads)" if on_cpu else torch.cuda.get_device_name(device),
         tflops=tflops,
         solver_utilization=eigh / tflops["float64"] / 1e12,
-        bandwidth_gb=settings.bandwidth_gb
-        or 2 * floats.nbytes / _seconds("a.clone()", floats) / 1e9,
+        bandwidth_gb=settings.bandwidth_gb or copied,
         memory_gib=settings.memory_gib or memory / GIB,
     )
     if on_cpu:
         spec.utilization, spec.layer_ms = CPU_UTILIZATION, CPU_LAYER_MS
         spec.overhead_gib = peak_memory_mib(device) / 1024
         spec.host_gflops = tflops["float64"] * 1e3 / 4
-    return Device(spec, on_cpu, f"measured here on {torch.get_num_threads()} thread(s)")
+    return spec
 
 
 def _seconds(statement: str, a: torch.Tensor) -> float:
     """Seconds of the fastest repetition of a statement about a tensor `a`."""
-    # A single thread's own time leaves out other processes.
-    single = a.device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if single else default_timer
-    threads = torch.get_num_threads()
-    timer = Timer(statement, timer=clock, globals={"a": a}, num_threads=threads)
-    return max(1e-9, min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times))
+    timer = Timer(statement, globals={"a": a}, num_threads=torch.get_num_threads())
+    return min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times)

@@ -1,4 +1,4 @@
-"""How many genomes a search evaluates, and how many examples that takes: expected and at most.
+"""How many genomes a search scores, and on how many rows: expected and at most.
 
 Bounds come from the settings and from the constants of `sieve/search`. The rows of a genome that is
 dropped early and the generation of the last improvement are estimated from past searches
@@ -7,7 +7,9 @@ dropped early and the generation of the last improvement are estimated from past
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sieve.bank.genome import Sizing
 from sieve.config import SearchConfig
@@ -20,51 +22,37 @@ SCORED = {"margin": 0.7, "divergence": 0.6}  # share of the rows that a genome i
 PATIENCE = 1.3  # generations of a search over `stagnation_generations`
 CONFIRMED = 3  # candidates that a confirmation scores
 Sweeper = Mapping[str, float | None]  # settings of the genetic sweeper
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """Genomes evaluated and examples scored; the dense model's are included in the examples."""
-
-    expected: float
-    most: float
-    rows: float
-    most_rows: float
-    remark: str
+Pair = NDArray[np.float64]  # expected and at most
 
 
 def search_evaluations(
     shape: Shape, sizing: Sizing, search: SearchConfig, rows: int, sweeper: Sweeper
-) -> Evaluations:
-    """What a search takes on `rows` selection rows, with its confirmation and bottleneck map."""
+) -> tuple[Pair, Pair, str]:
+    """Genomes and rows that a search scores, and a remark.
+
+    The rows include those of the dense model, of the confirmation and of a map of bottlenecks.
+
+    rows: of the selection split.
+    """
     seen = rows - round(search.confirmation * rows)
-    share, dense, limit = SCORED[search.judge], 2, math.inf
-    seeds, seed_rows = 0.0, 0.0
+    share = np.array([SCORED[search.judge], 1.0])
     if search.method in ("uniform", "waterfill"):
         count = line_length(shape, sizing, search, search.method)
-        expected, most = min(count - 1, _bisections(count) + 1.0), count - 1.0
-        share, dense, remark = 1.0, 1, f"bisection over {count} genomes"
+        genomes = np.array([min(count - 1, _bisections(count) + 1), count - 1.0])
+        scored, remark = genomes * seen + seen, f"bisection over {count} genomes"
     elif search.method == "genetic":
-        expected, most, remark = _generations(sweeper)
+        bred, remark = _generations(sweeper)
         seeds, seed_rows = _seeds(shape, sizing, search, seen)
-        dense = 4
+        genomes, scored = bred + seeds, share * bred * seen + seed_rows + 4 * seen
     else:
-        expected = most = search.evaluations
-        remark, limit = f"{search.evaluations:,} genomes", search.examples or math.inf
-    extra = most_extra = dense * seen + seed_rows
+        genomes, remark = np.full(2, float(search.evaluations)), f"{search.evaluations:,} genomes"
+        scored = np.minimum(share * genomes * seen, search.examples or math.inf) + 2 * seen
     if seen < rows:
-        extra, most_extra = extra + CONFIRMED * rows, most_extra + search.candidates * rows
+        scored = scored + np.array([CONFIRMED, search.candidates]) * rows
     if search.bottlenecks:
-        genes = seen * len(shape.matrices)
-        extra += 1.5 * SCORED["margin"] * genes
-        most_extra += (1 + _bisections(len(bottlenecks.LEVELS))) * genes
-    return Evaluations(
-        expected + seeds,
-        most + seeds,
-        min(limit, share * expected * seen) + extra,
-        min(limit, most * seen) + most_extra,
-        remark,
-    )
+        each = np.array([1.5 * SCORED["margin"], 1 + _bisections(len(bottlenecks.LEVELS))])
+        scored = scored + each * seen * len(shape.matrices)
+    return genomes, scored, remark
 
 
 def line_length(shape: Shape, sizing: Sizing, search: SearchConfig, method: str) -> int:
@@ -83,24 +71,22 @@ def _bisections(count: int) -> int:
     return math.ceil(math.log2(count)) if count > 1 else 0
 
 
-def _generations(sweeper: Sweeper) -> tuple[float, float, str]:
-    """Genomes of a genetic search, expected and at most, and in words."""
+def _generations(sweeper: Sweeper) -> tuple[Pair, str]:
+    """Genomes of a genetic search, and the remark."""
     population = sweeper.get("population") or 100
     offspring, most = sweeper.get("offspring") or population, sweeper.get("generations") or 100
     stagnation = sweeper.get("stagnation_generations")
     expected = min(most, round(PATIENCE * stagnation)) if stagnation else most
-    limit = sweeper.get("evaluations") or math.inf
-    bred, most_bred = (min(limit, population + offspring * (n - 1)) for n in (expected, most))
-    return bred, most_bred, f"population {population:,}, {expected} of at most {most} generations"
+    bred = population + offspring * (np.array([expected, most]) - 1)
+    remark = f"population {population:,}, {expected} of at most {most} generations"
+    return np.minimum(bred, sweeper.get("evaluations") or math.inf), remark
 
 
 def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> tuple[float, float]:
     """Genomes and rows scored before and after the generations of a genetic search."""
+    margin = search.judge == "margin"
     line = _bisections(line_length(shape, sizing, search, "waterfill")) + 2
-    if search.judge == "margin":
-        count = len(search.seeds) * (line + sum(MARGIN_NEIGHBORS))
-        return count, count * rows
-    lines = 1 + max(1, len(search.seeds))
+    line += sum(MARGIN_NEIGHBORS if margin else RESIZE_NEIGHBORS)
+    count = line * (len(search.seeds) + (not margin)) + len(FALLBACKS) * (not margin)
     measured = search.rounds * (2 * len(shape.matrices) + 1) * ("measured" in search.seeds)
-    count = lines * (line + sum(RESIZE_NEIGHBORS)) + len(FALLBACKS)
     return count + measured, count * rows + measured * min(rows, measured_rows(rows))

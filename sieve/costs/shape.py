@@ -1,19 +1,18 @@
-"""A model in numbers, from its configuration: its matrices and the widths its passes depend on.
+"""A model in numbers: its prunable matrices and the widths that its passes depend on.
 
-The model is built of tensors without memory, which takes seconds for any size and downloads nothing
-but config.json.
+The model is built from its configuration, of tensors without memory, which takes seconds for any
+size and downloads nothing but config.json.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from sieve.config import Config, ModelConfig
+from sieve.config import ModelConfig
 from sieve.model.backbone import count_parameters
-from sieve.model.checkpoint_files import auto_class, find_model, hub_options, load_config
+from sieve.model.checkpoint_files import auto_class, explained_errors, find_model, load_config
 from sieve.model.matrices import Matrix, blocks_of, find_matrices
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in configurations
@@ -38,10 +37,15 @@ class Shape:
         """The prunable matrices without the head."""
         return [matrix for matrix in self.matrices if matrix.layer is not None]
 
-    @property
+    @cached_property
     def prunable(self) -> int:
         """Weights of the prunable matrices."""
         return sum(matrix.size for matrix in self.matrices)
+
+    @property
+    def embedding(self) -> int:
+        """Weights of the embedding, or of the output head."""
+        return self.hidden * self.vocabulary
 
     @cached_property
     def per_token(self) -> float:
@@ -68,6 +72,10 @@ class Shape:
             saved += width * self.token_share(matrix)
         return saved / self.layers
 
+    def kept_parameters(self, kept: float) -> float:
+        """The parameters of a model that keeps a fraction of the prunable ones."""
+        return self.parameters - (1 - kept) * self.prunable
+
     def token_share(self, matrix: Matrix) -> float:
         """The share of all tokens that a matrix of a block sees."""
         return self.routed if matrix.expert else 1.0
@@ -79,7 +87,7 @@ def shape_of(model: PreTrainedModel, prune_head: bool = False) -> Shape:
     heads = getattr(text, "num_attention_heads", 1)
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     head = model.get_output_embeddings()
-    pruned = {model.get_submodule(matrix.name) for matrix in matrices}
+    pruned = {head, *(model.get_submodule(matrix.name) for matrix in matrices)}
     linear = (module for module in model.modules() if isinstance(module, nn.Linear))
     active = getattr(text, "num_experts_per_tok", None)
     experts = next((count for name in EXPERTS if (count := getattr(text, name, None))), None)
@@ -91,49 +99,37 @@ def shape_of(model: PreTrainedModel, prune_head: bool = False) -> Shape:
         vocabulary=int(text.num_labels or 0) if head is None else head.weight.shape[0],
         queries=heads * width,
         keys=getattr(text, "num_key_value_heads", heads) * width,
-        unprunable=sum(m.weight.numel() for m in linear if m not in pruned and m is not head),
+        unprunable=sum(layer.weight.numel() for layer in linear if layer not in pruned),
         routed=active / experts if active and experts else 1.0,
     )
 
 
-def build_without_weights(config: Config) -> PreTrainedModel:
-    """Build the model of a run under the active FakeTensorMode; ValueError if that fails."""
-    model_config, _ = known_config(config.model)
-    try:
+def build_without_weights(config: ModelConfig) -> tuple[PreTrainedModel, str]:
+    """A model in the active FakeTensorMode, and in words where its configuration comes from.
+
+    Raises ValueError if there is no configuration, or it describes no model.
+    """
+    model_config, source = known_config(config)
+    with explained_errors(config.path, "model"):
         model: PreTrainedModel = auto_class(model_config).from_config(
-            model_config, trust_remote_code=config.model.trust_remote_code
+            model_config, trust_remote_code=config.trust_remote_code
         )
-    except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"the model of {config.model.path!r} could not be built from its config.json "
-            f"({reason}); check model.path."
-        ) from error
-    model.tie_weights()
-    return model.eval()
+        model.tie_weights()
+    return model.eval(), source
 
 
 def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
-    """A model's configuration, and in words where it comes from.
-
-    config.json on this machine comes first, then `model.architecture`, then the Hub.
-    Raises ValueError if none exists or `model.architecture` is wrong.
-    """
+    """A model's configuration from `model.architecture` if it is stated there, else config.json."""
     stated = dict(model.architecture)
     if stated.pop("of", model.path) == model.path and stated:
-        with suppress(OSError, ValueError, KeyError):
-            path = find_model(model.path, weights=False)
-            local = AutoConfig.from_pretrained(path, local_files_only=True, **hub_options(model))
-            return local, "from its config.json"
         model_type = stated.pop("model_type", None)
         try:
-            described = AutoConfig.for_model(model_type, **stated)
+            return AutoConfig.for_model(model_type, **stated), "stated in model.architecture"
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"model.architecture of {model.label} is not valid (model_type {model_type!r}); "
                 "copy it from the model's config.json."
             ) from error
-        return described, "stated in model.architecture"
     try:
         return load_config(model, find_model(model.path, weights=False)), "from its config.json"
     except ValueError as error:

@@ -23,12 +23,10 @@ DECOMPOSITIONS: dict[object, Callable[..., float]] = {
     aten._linalg_eigh: lambda a, *_, **__: EIGH * a[0] ** 3,
     aten._linalg_svd: lambda a, *_, **__: SVD * max(a) * min(a) ** 2,
     aten.linalg_qr: lambda a, *_, **__: QR * max(a) * min(a) ** 2,
-    aten.linalg_lstsq: lambda a, *_, **__: 2 * QR * max(a) * min(a) ** 2,
 }
 SOLVES: dict[object, Callable[..., float]] = {
     aten.linalg_cholesky_ex: lambda a, *_, **__: a[0] ** 3 / 3,
     aten.linalg_solve_triangular: lambda a, b, *_, **__: a[0] ** 2 * b[1],
-    aten._linalg_solve_ex: lambda a, b, *_, **__: 2 / 3 * a[0] ** 3 + 2 * a[0] ** 2 * b[1],
 }
 Flops = tuple[float, float]  # in float64: products and solves, and decompositions
 

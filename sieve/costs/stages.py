@@ -1,10 +1,8 @@
-"""The stages that every run has: operations, seconds and bytes."""
-
-from dataclasses import replace
+"""The stages that every run has: seconds and bytes."""
 
 from sieve.calibration.schedule import groups_of
-from sieve.costs.passes import Rows, activation_bytes, logit_bytes, moment_flops
-from sieve.costs.plan import ITEMSIZE, KEPT, Part, Plan, Stage, Work
+from sieve.costs.passes import Rows, moment_flops
+from sieve.costs.plan import ITEMSIZE, KEPT, Parts, Plan, Stage
 from sieve.costs.searching import search_evaluations
 from sieve.costs.solving import fit_flops, solve_bytes
 from sieve.model.matrices import Matrix, siblings
@@ -24,57 +22,46 @@ def calibrate(plan: Plan) -> Stage:
     rows = plan.calibration_rows(settings.tokens)
     groups = groups_of(list(shape.matrices), 1 if streams else settings.layers_at_once)
     moments = [moment_bytes(group, plan.needs, plan.by_gradient) for group in groups]
-    largest = max(moments, key=sum)
-    passes = 1 if streams else len(groups)
+    passes, written = 1 if streams else len(groups), float(sum(map(sum, moments)))
     again = backward and (settings.checkpointing or streams)
-    work = plan.run(rows, backward=int(backward), again=again) * passes
-    work += plan.products(moment_flops(shape, rows, plan.needs, plan.by_gradient))
-    work += plan.write(float(sum(map(sum, moments))))
-    parts, remark = [plan.weights], f"{passes} passes" if passes > 1 else ""
-    saved = backward * (1 if again else shape.layers)
-    activations = activation_bytes(shape, tokens, plan.itemsize, saved)
-    activations += 2 * FLOAT32 * tokens * shape.widest  # The copies that a hook makes.
+    seconds = plan.run(rows, backward=int(backward), again=again) * passes + plan.write(written)
+    seconds += plan.products(moment_flops(shape, rows, plan.needs, plan.by_gradient))
+    parts = plan.activations(tokens, rows.logits / rows.length, backward, again)
+    parts["activations"] += 2 * FLOAT32 * tokens * shape.widest  # The copies that a hook makes.
+    parts |= zip(("moments", "moments of gradients"), max(moments, key=sum), strict=True)
+    remark = f"{passes} passes" if passes > 1 else ""
     if streams:
         # Hidden states before and after a block; for gradients, of all blocks.
         states = shape.layers + 2 if backward else 2
         hidden = states * rows.tokens * shape.hidden * plan.itemsize
-        in_memory = settings.hidden == "memory"
-        parts = [
-            Part("weights of two blocks", 2 * plan.block_bytes),
-            Part("embedding or head", plan.embedding_bytes),
-            Part("hidden states", hidden * in_memory, host=True),
-        ]
-        on_disk = hidden * (not in_memory)
-        read = (1 + backward) * shape.parameters * ITEMSIZE[plan.stored]
-        work += replace(plan.write(on_disk + read), written=0.0)
+        on_disk = hidden * (settings.hidden != "memory")
+        parts |= plan.on_host("hidden states", hidden - on_disk)
+        parts["weights of two blocks"] = 2 * plan.block_bytes
+        parts["embedding or head"] = shape.embedding * plan.itemsize
+        seconds += plan.write(on_disk + (1 + backward) * shape.parameters * ITEMSIZE[plan.stored])
         remark = f"one block at a time, {on_disk / 2**30:.2g} GiB of hidden states on disk"
-    elif again:
-        activations += tokens * shape.layers * shape.hidden * plan.itemsize
-    positions = tokens / plan.lengths.calibration * plan.lengths.answer
-    parts += [
-        Part("moments", largest[0]),
-        Part("moments of gradients", largest[1]),
-        Part("activations", activations),
-        Part("unreleased", UNRELEASED * activations * (plan.device.on_cpu and backward)),
-        Part("logits", logit_bytes(shape, positions, plan.itemsize, backward)),
-    ]
-    return Stage("calibrate", work, tuple(parts), remark=remark)
+    else:
+        parts |= plan.weights
+        parts["activations"] += again * tokens * shape.layers * shape.hidden * plan.itemsize
+    parts["unreleased"] = UNRELEASED * parts["activations"] * (plan.on_cpu and backward)
+    return Stage("calibrate", seconds, parts, written, remark=remark)
 
 
 def fit(plan: Plan) -> Stage:
     """The closed form of every matrix."""
-    work, workspace = solve_all(plan)
-    weights = plan.weights
+    seconds, parts = solve_all(plan)
     if plan.config.calibration.strategy == "stream":
         largest = max(matrix.size for matrix in plan.shape.matrices)
-        weights = Part("weights of a matrix", largest * plan.itemsize)
+        parts["weights of a matrix"] = largest * plan.itemsize
+    else:
+        parts |= plan.weights
     # The factors of a block are in memory, and once more as they are written.
-    block = Part("factors of a block", 2 * plan.bank.size / plan.shape.layers, host=True)
-    return Stage("fit", work + plan.write(plan.bank.size), (weights, workspace, block))
+    parts |= plan.on_host("factors of a block", 2 * plan.bank_bytes / plan.shape.layers)
+    return Stage("fit", seconds + plan.write(plan.bank_bytes), parts, plan.bank_bytes)
 
 
-def solve_all(plan: Plan) -> tuple[Work, Part]:
-    """Closed forms of all matrices and groups of siblings, and what one of them holds."""
+def solve_all(plan: Plan) -> tuple[float, Parts]:
+    """Seconds of all closed forms, also of groups of siblings, and what one of them holds."""
     projection, matrices = plan.config.projection, list(plan.shape.matrices)
     streams = plan_streams(matrices, plan.needs, shared=not plan.by_gradient)
     solved: list[tuple[Matrix, tuple[Side, int]]] = [
@@ -87,53 +74,42 @@ def solve_all(plan: Plan) -> tuple[Work, Part]:
         fit_flops(projection.name, m.d_out, m.d_in, side, plan.sizing.top_rank(m))
         for m, (side, _) in solved
     ]
-    return plan.solves(flops), Part("solver workspace", workspace)
+    return plan.solves(flops), {"solver workspace": workspace}
 
 
 def search(plan: Plan) -> Stage:
     """Genomes scored on the selection rows, with factors of every rank in memory."""
     rows = plan.lengths.rows["selection"]
-    forecast = search_evaluations(plan.shape, plan.sizing, plan.config.search, rows, plan.sweeper)
-    work = plan.score(forecast.rows)
+    genomes, scored, remark = search_evaluations(
+        plan.shape, plan.sizing, plan.config.search, rows, plan.sweeper
+    )
+    expected, most = scored / plan.workers
+    factors = plan.sharded(plan.factor_bytes, 2 * plan.factor_bytes / plan.shape.layers)
     return Stage(
         "search",
-        replace(work, seconds=work.seconds / plan.workers),
-        (plan.weights, plan.factors(sharded=True), plan.bank, *plan.scoring_parts),
-        evaluations=(forecast.expected, forecast.most),
-        most_seconds=plan.score(forecast.most_rows, kept=1.0).seconds / plan.workers,
-        remark=forecast.remark,
+        plan.score(expected),
+        plan.dense | {"factors": factors} | plan.scoring,
+        genomes=genomes,
+        most_seconds=plan.score(most, kept=1.0),
+        remark=remark,
     )
 
 
-def curve(plan: Plan) -> Stage | None:
-    """Other sizes on the test rows, and a model without its bottlenecks; None if not set."""
-    sizes = [*plan.config.curve, *[1.0, 1.0] * plan.config.search.bottlenecks]
-    if not sizes:
-        return None
-    work = sum((plan.score(plan.lengths.rows["test"], kept) for kept in (1.0, *sizes)), Work())
-    return Stage("curve", work, (plan.weights, plan.factors(), plan.bank, *plan.scoring_parts))
-
-
-def quantize(plan: Plan) -> Stage | None:
-    """The quantized model on the test rows; None if not set."""
-    if plan.config.quantization.method == "none":
-        return None
-    work, parts = plan.score(plan.lengths.rows["test"]), (*plan.pruned, *plan.scoring_parts)
-    return Stage("quantize", work, parts, remark="within evaluate")
-
-
 def evaluate(plan: Plan) -> Stage:
-    """Both models on the test rows, also of other tasks, and the speed of both."""
-    speed, work = plan.config.speed, Work()
+    """Both models and those of a curve on the test rows, also of other tasks, and speeds."""
+    speed, config = plan.config.speed, plan.config
     repeats = speed.repeats + 1 if speed.enabled and plan.shards == 1 else 0
+    # A map of bottlenecks is tested on two more models, and a quantized model once more.
+    others = [*config.curve, *[1.0, 1.0] * config.search.bottlenecks]
+    others += [1.0] * bool(others) + [KEPT] * (config.quantization.method != "none")
+    seconds = sum(plan.score(plan.lengths.rows["test"], kept) for kept in others)
     for kept in (1.0, KEPT):
         for lengths in (plan.lengths, *plan.others):
-            work += plan.score(lengths.rows["test"], kept, lengths)
+            seconds += plan.score(lengths.rows["test"], kept, lengths)
         for length, steps in ((speed.prompt_tokens, 2), (1, speed.new_tokens)):
             one = plan.run(Rows(speed.batch_size, length, padding=1.0), kept)
-            work += Work(one.flops, one.seconds * plan.devices) * (steps * repeats)
-    work += plan.pivots(1 + repeats)
-    return Stage("evaluate", work, (*plan.pruned, *plan.scoring_parts))
+            seconds += one * plan.devices * steps * repeats
+    return Stage("evaluate", seconds + plan.pivots() * (1 + repeats), plan.pruned | plan.scoring)
 
 
 def export(plan: Plan) -> Stage | None:
@@ -142,8 +118,7 @@ def export(plan: Plan) -> Stage | None:
     if form == "none":
         return None
     stored = FLOAT32 if form.startswith("onnx") else ITEMSIZE[plan.bank_dtype]
-    kept = 1.0 if form == "dense" else plan.kept_parameters(KEPT)
-    size = plan.shape.parameters * kept * stored
+    size = plan.shape.kept_parameters(1.0 if form == "dense" else KEPT) * stored
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
-    return Stage("export", plan.pivots() + plan.write(size), plan.pruned)
+    return Stage("export", plan.pivots() + plan.write(size), plan.pruned, written=size)

@@ -1,7 +1,7 @@
 """The stages that train factors, or solve them again on what the pruned model reads."""
 
-from sieve.costs.passes import Rows, activation_bytes, logit_bytes, moment_flops
-from sieve.costs.plan import KEPT, Part, Plan, Stage, Work
+from sieve.costs.passes import Rows, moment_flops
+from sieve.costs.plan import KEPT, Parts, Plan, Stage
 from sieve.costs.solving import QR, solve_bytes
 from sieve.costs.stages import solve_all
 from sieve.projections.moments import FLOAT32
@@ -19,8 +19,8 @@ MIN_BATCHES = 8  # of a refit
 
 def train(
     plan: Plan, rows: Rows, batch_tokens: float, trained: float, teacher: bool
-) -> tuple[Work, tuple[Part, ...]]:
-    """Adam on factors, and what it holds beside the model.
+) -> tuple[float, Parts]:
+    """Seconds of Adam on factors, and what it holds beside the model.
 
     Args:
         rows: all rows of all steps.
@@ -28,15 +28,11 @@ def train(
         trained: number of parameters that Adam updates.
         teacher: whether the dense model answers the rows too.
     """
-    shape, batches = plan.shape, rows.tokens / batch_tokens
-    work = plan.run(rows, KEPT, batches, backward=2)
-    work += plan.run(rows, 1.0, batches) * teacher
-    positions = batch_tokens / rows.length * rows.logits
-    return work, (
-        Part("trained and Adam", ADAM * trained),
-        Part("activations", activation_bytes(shape, batch_tokens, plan.itemsize, shape.layers)),
-        Part("logits", logit_bytes(shape, positions, plan.itemsize, backward=True)),
-    )
+    batches = rows.tokens / batch_tokens
+    seconds = plan.run(rows, KEPT, batches, backward=2)
+    seconds += plan.run(rows, 1.0, batches) * teacher
+    parts = plan.activations(batch_tokens, rows.logits / rows.length, backward=True)
+    return seconds, parts | {"trained and Adam": ADAM * trained}
 
 
 def learn(plan: Plan) -> Stage:
@@ -47,12 +43,12 @@ def learn(plan: Plan) -> Stage:
     widths = sum(rank * (m.d_in + m.d_out) for m, rank in ranks)
     updates = sum(rank * m.size for m, rank in ranks) / tokens
     epoch = plan.run(rows) + plan.products(6 * rows.tokens * (widths + updates))
-    solves, workspace = solve_all(plan)
-    work = epoch * settings.epochs + solves + plan.write(plan.bank.size)
+    solves, parts = solve_all(plan)
     trained = sum(rank * m.d_in for m, rank in ranks) if settings.tied else widths
-    size = 6 * FLOAT32 * tokens * shape.widest + activation_bytes(shape, tokens, plan.itemsize)
-    parts = (Part("trained and Adam", ADAM * trained), Part("activations", size), workspace)
-    return Stage("fit", work, (plan.weights, plan.bank, *parts), remark="learned")
+    parts |= plan.dense | plan.activations(tokens, 0.0) | {"trained and Adam": ADAM * trained}
+    parts["activations"] += 6 * FLOAT32 * tokens * shape.widest
+    seconds = epoch * settings.epochs + solves + plan.write(plan.bank_bytes)
+    return Stage("fit", seconds, parts, plan.bank_bytes, remark="learned")
 
 
 def refit(plan: Plan) -> Stage | None:
@@ -62,33 +58,34 @@ def refit(plan: Plan) -> Stage | None:
         return None
     rows = plan.calibration_rows(min(settings.refit_tokens, plan.config.calibration.tokens))
     batch = min(plan.config.batch_tokens, rows.tokens / MIN_BATCHES)
-    once, tries = Work(), settings.refit_tries
-    parts = [plan.weights, plan.factors((SWITCHES if settings.refit else 2) * KEPT), plan.bank]
+    once, parts = 0.0, plan.activations(batch, 0.0, plan.by_gradient)
     if settings.refit:
-        once += plan.run(rows) * REFIT_PASSES + solve_all(plan)[0]
+        once = plan.run(rows) * REFIT_PASSES + solve_all(plan)[0]
         # Beside the closed form: a solve on paired inputs, and errors on held-out rows.
-        products = sum(
-            m.d_in * (7 * m.d_in**2 + 25 * min(m.d_out, m.d_in) ** 2) for m in shape.blocks
+        once += plan.solves(
+            [
+                (
+                    m.d_in * (7 * m.d_in**2 + 25 * min(m.d_out, m.d_in) ** 2),
+                    4 * QR * m.d_out * m.d_in**2 * (m.d_out > m.d_in),
+                )
+                for m in shape.blocks
+            ]
         )
-        squares = sum(m.d_out * m.d_in**2 for m in shape.blocks if m.d_out > m.d_in)
-        once += plan.solves([(products, 4 * QR * squares)])
         sums = moment_flops(shape, rows, plan.needs, plan.by_gradient)
         once += plan.products(REFIT_SUMS * sums)
         widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
         workspace = solve_bytes(settings.name, widest, widest.d_in) + REFIT_BYTES * widest.d_in**2
         inputs = sum({m.source: m.d_in for m in shape.blocks if not m.expert}.values())
         widths = 2 * plan.itemsize * shape.hidden + FLOAT32 * inputs / shape.layers
-        parts += [Part("hidden states", rows.tokens * widths), Part("solver workspace", workspace)]
+        parts |= {"hidden states": rows.tokens * widths, "solver workspace": workspace}
     if settings.tune_steps:
         steps = Rows(settings.tune_steps * batch / rows.length, rows.length, rows.logits)
-        tuned, more = train(plan, steps, batch, KEPT * shape.prunable, teacher=True)
-        once += tuned
-        parts += more
-    else:
-        saved = shape.layers * plan.by_gradient
-        parts.append(Part("activations", activation_bytes(shape, batch, plan.itemsize, saved)))
-    work = once * tries + plan.score(plan.lengths.rows["selection"]) * (tries + 2)
-    return Stage("refit", work, tuple(parts), evaluations=(tries, tries))
+        seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, teacher=True)
+        once, parts = once + seconds, parts | trained
+    parts["factors"] = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
+    scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 2)
+    remark = f"at most {settings.refit_tries} genomes"
+    return Stage("refit", once * settings.refit_tries + scored, plan.dense | parts, remark=remark)
 
 
 def recover(plan: Plan) -> Stage | None:
@@ -102,9 +99,9 @@ def recover(plan: Plan) -> Stage | None:
     factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
     if settings.method == "lora":
         trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))
-    work, parts = train(plan, rows, batch, trained, settings.loss != "task")
+    seconds, parts = train(plan, rows, batch, trained, settings.loss != "task")
     checks = settings.steps / settings.check_every + 1
-    work += plan.score(lengths.rows["selection"]) * checks
-    copies = Part("factors in float32", FLOAT32 * factors)
-    held = (plan.weights, plan.factors(KEPT), plan.bank, copies, *parts)
-    return Stage("recover", work, held, remark=f"at most {settings.steps:,} steps")
+    seconds += plan.score(lengths.rows["selection"]) * checks
+    parts |= {"factors": KEPT * plan.factor_bytes, "factors in float32": FLOAT32 * factors}
+    remark = f"at most {settings.steps:,} steps"
+    return Stage("recover", seconds, plan.dense | parts, remark=remark)

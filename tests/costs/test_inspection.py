@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from families import EVERY
-from models import OddConfig, OddForCausalLM, tiny_llama_tied, tiny_phi3
+from models import OddConfig, OddForCausalLM, tiny_llama_tied
 from rich.console import Console
 from runs import make_world, run_sieve
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -53,17 +53,14 @@ def test_the_matrices_equal_those_of_the_model_with_weights(family, tmp_path):
     assert record["prunable"] == sum(matrix.size for matrix in matrices)
 
 
-def test_the_table_marks_tied_fused_and_shared_matrices(tmp_path):
+def test_the_table_marks_tied_and_shared_matrices(tmp_path):
     folder = only_config(tiny_llama_tied(), tmp_path / "llama")
     text = text_of(config(folder, prune_head=True, storage="plain"), tmp_path)
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert "tied" in lines["lm_head"] and "head" in lines["lm_head"]
     assert "with q_proj" in lines["self_attn.k_proj"] and "16×32" in lines["self_attn.k_proj"]
     # 32 · 48 / (32 + 48) = 19.2
-    assert lines["mlp.down_proj"].split()[1:6] == ["down", "32×48", "2", "3.07", "k"]
-    assert " 19" in lines["mlp.down_proj"]
-    text = text_of(config(only_config(tiny_phi3(), tmp_path / "phi")), tmp_path)
-    assert text.count("fused") == 2
+    assert lines["mlp.down_proj"].split()[1:6] == ["down", "32×48", "2", "3,072", "19"]
 
 
 def test_a_large_model_takes_no_memory(tmp_path):
@@ -76,8 +73,7 @@ def test_a_large_model_takes_no_memory(tmp_path):
         num_key_value_heads=8,
     ).save_pretrained(tmp_path)
     text = text_of(config(tmp_path), tmp_path)
-    # 80 · (2 · 8192² + 2 · 8192 · 1024 + 3 · 8192 · 28672)
-    assert "68.5 B of 69" in text
+    assert f"{80 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672):,} of 68," in text
 
 
 def test_a_model_that_cannot_run_without_weights_is_searched_for_matrices(tmp_path):

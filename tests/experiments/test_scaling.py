@@ -9,10 +9,9 @@ from models import tiny_llama
 from experiments import scaling
 from experiments.sharing import PARTS, compare_sharing
 from sieve.config import DeviceConfig
-from sieve.costs.probe import Device
 
 TFLOPS = {"float32": 0.05, "float64": 0.02}
-DEVICE = Device(DeviceConfig("test", "cpu", 8.0, TFLOPS, 10.0), on_cpu=True, source="the test")
+DEVICE = DeviceConfig("test", "cpu", 8.0, TFLOPS, 10.0)
 STAGE = {"seconds", "reckoned_seconds", "peak_mib", "reckoned_peak_mib"}
 
 
