@@ -22,10 +22,14 @@ from sieve.data.reader import Reader
 from sieve.data.scored import ScoredBatch
 from sieve.model.backbone import context_length, is_classifier
 from sieve.model.checkpoint_files import hub_options
-from sieve.tasks import Task, TaskConfig, build_task
+from sieve.tasks import Task, TaskConfig, task_by_shots
+from sieve.tasks.config import AUTO
+from sieve.tasks.prompts import has_template
+from sieve.tasks.shots import counts_to_measure, fewest_shots
 from sieve.tasks.splits import CARVED_FRACTION
 
 SAMPLED = 64  # rows of a split that are encoded
+LONGEST_PROMPT = ", with the longest prompt that task.chat=auto and task.shots=auto may choose"
 CHARACTERS_PER_TOKEN = 4  # without a tokenizer and `task.typical`
 
 
@@ -56,7 +60,12 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
     else:
         task = _built(config, run.seed, local)
         if tokenizer := _tokenizer(run.model):
-            return _measured(task, run, tokenizer, model)
+            measured = _measured(task, run, tokenizer, model)
+            templated = (
+                config.chat == AUTO and has_template(tokenizer) and task.kind != "perplexity"
+            )
+            source = measured.source + (LONGEST_PROMPT if templated or config.shots == AUTO else "")
+            return replace(measured, source=source)
         rows = {role: len(examples) for role, examples in task.splits.items()}
         source = "rows counted, lengths stated in task.typical"
         if (tokens := typical.get("tokens")) is None:
@@ -82,7 +91,7 @@ def _stated_rows(config: TaskConfig) -> dict[str, int]:
 
 def _built(config: TaskConfig, seed: int, local: bool) -> Task:
     try:
-        return build_task(config, seed)
+        task_of = task_by_shots(config, seed)
     except RuntimeError as error:
         if local:
             raise
@@ -91,6 +100,8 @@ def _built(config: TaskConfig, seed: int, local: bool) -> Task:
             "task.data_dir to a folder, or set '+task.typical.tokens=200' and the rows of each "
             "split, as conf/task/medqa.yaml does."
         ) from error
+    rows = len(task_of(fewest_shots(config)).splits["calibration"])
+    return task_of(counts_to_measure(config, rows)[-1])  # The most shots cost the most.
 
 
 def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:

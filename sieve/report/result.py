@@ -215,6 +215,11 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    sentence: str  # what was measured and taken; empty if nothing was measured
+
+
+@dataclass(frozen=True)
 class Data:
     """Where the rows came from and what was done to them, by split."""
 
@@ -228,6 +233,7 @@ class Data:
     shortened: Number  # prompts cut to the length of the model's context
     answers: dict[str, dict[str, Number]]
     vocabulary: Vocabulary
+    prompt: Prompt
     harness: dict[str, str]  # metric, filter and shots of a task of lm-evaluation-harness
 
 

@@ -1,7 +1,7 @@
 """Opening a run: its task, model, trainer and logger."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,15 +18,17 @@ from sieve.model.checkpoint_files import find_model
 from sieve.model.matrices import check_supported
 from sieve.quantization import check_available
 from sieve.runtime.artifacts import Cache, fingerprint
+from sieve.stages.prompting import with_measured_prompts
 from sieve.stages.run import Run
 from sieve.streaming.streamed_backbone import load_streamed
-from sieve.tasks import Task, build_task
+from sieve.tasks import Task, task_by_shots
+from sieve.tasks.shots import fewest_shots
 from sieve.tracking import labels
 from sieve.tracking.logger import RunLogger
 
 log = logging.getLogger(__name__)
 # The jobs of a genetic search that share a process load the task and the model once.
-_loaded: dict[str, tuple[Task, Backbone]] = {}
+_loaded: dict[str, tuple[Callable[[int], Task], Backbone]] = {}
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     Cache(Path(config.paths.cache_dir)).prepare()
     trainer = make_trainer(config.trainer)
     check_available(config.quantization, trainer.strategy.root_device)
-    task, backbone = _load_task_and_model(config, trainer)
+    task_of, backbone = _load_task_and_model(config, trainer)
     check_available(config.quantization, backbone.device, backbone.dtype)
     logger = RunLogger(
         run_dir,
@@ -57,12 +59,13 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
             check_format(backbone.skeleton, config.export.format)
         run = Run(
             config=config,
-            task=task,
+            task=task_of(fewest_shots(config.task)),
             backbone=backbone,
             trainer=trainer,
             logger=logger,
             run_dir=run_dir,
         )
+        run = with_measured_prompts(run, task_of)
         if not config.sweep.job:
             run.check_tasks()
         yield run
@@ -71,7 +74,10 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
         logger.close(failed)
 
 
-def _load_task_and_model(config: Config, trainer: L.Trainer) -> tuple[Task, Backbone]:
+def _load_task_and_model(
+    config: Config, trainer: L.Trainer
+) -> tuple[Callable[[int], Task], Backbone]:
+    """A function that builds the task with a number of shots, and the model."""
     device, head = trainer.strategy.root_device, config.projection.prune_head
     strategy = config.calibration.strategy
     key = fingerprint(
@@ -80,7 +86,8 @@ def _load_task_and_model(config: Config, trainer: L.Trainer) -> tuple[Task, Back
     if key in _loaded:
         return _loaded[key]
     _loaded.clear()
-    task = build_task(config.task, config.seed)
+    task_of = task_by_shots(config.task, config.seed)
+    task_of(fewest_shots(config.task))  # Too few rows are an error before the model is loaded.
     mesh = join(trainer)
     put = None if mesh is None else lambda model, _, dtype: shard(model, mesh, dtype)
 
@@ -92,5 +99,5 @@ def _load_task_and_model(config: Config, trainer: L.Trainer) -> tuple[Task, Back
     backbone = load_streamed(config.model, device, head, load) if strategy == "stream" else load()
     log.debug("loaded %s", config.model.path)
     if config.search.method == "genetic":
-        _loaded[key] = task, backbone
-    return task, backbone
+        _loaded[key] = task_of, backbone
+    return task_of, backbone

@@ -68,21 +68,22 @@ class Run:
     def data(self) -> SieveDataModule:
         """The batches of the run's task."""
         mix = partial(mixed_tasks, self.config, self.task)
-        return self._data(self.task, self.config.calibration.tokens, mix)
+        return self.data_of(self.task, self.config.calibration.tokens, mix)
 
     @cached_property
     def others(self) -> dict[str, SieveDataModule]:
         """The tasks of `also`, except those with the same test split as the run's own task."""
         own = split_key(self.task, "test")
         tasks = {name: build_task(t, self.config.seed) for name, t in self.config.also.items()}
-        return {n: self._data(t, None) for n, t in tasks.items() if split_key(t, "test") != own}
+        return {n: self.data_of(t) for n, t in tasks.items() if split_key(t, "test") != own}
 
-    def _data(
+    def data_of(
         self,
         task: Task,
-        tokens: int | None,
+        tokens: int | None = None,
         mix: Callable[[], Sequence[tuple[Task, float]]] | None = None,
     ) -> SieveDataModule:
+        """The batches of a task for the run's model; arguments as for `SieveDataModule`."""
         backbone, config = self.backbone, self.config
         model = backbone.skeleton
         tokenizer = CachedTokenizer(backbone.tokenizer, self.cache, backbone.fingerprint)

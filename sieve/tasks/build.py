@@ -3,14 +3,15 @@
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache, partial
 
 from hydra.utils import get_method
 
 from sieve.runtime.artifacts import fingerprint
 from sieve.tasks.classification import check_classes
-from sieve.tasks.config import ROLES, TaskConfig
+from sieve.tasks.config import AUTO, ROLES, TaskConfig
 from sieve.tasks.example import Example
 from sieve.tasks.judge import make_judge
 from sieve.tasks.metrics import JUDGE, make_row_metric, metric_of
@@ -39,16 +40,37 @@ def build_task(config: TaskConfig, seed: int = 0) -> Task:
         RuntimeError: the Hub cannot be reached.
     """
     config.validate()
+    if config.shots == AUTO:
+        raise ValueError(
+            f"task '{config.name}': task.shots is auto, expected a number because no model is "
+            "loaded to measure it; set the number that a run chose (data.prompt in result.json)."
+        )
+    return task_by_shots(config, seed)(int(config.shots))
+
+
+def task_by_shots(config: TaskConfig, seed: int = 0) -> Callable[[int], Task]:
+    """Read and split the rows; returns a function that builds the task with a number of shots.
+
+    Arguments and errors are the same as for `build_task`, but `task.shots` is ignored.
+    """
+    config.validate()
     if config.lm_eval is not None:
         from sieve.tasks.harness import build_harness_task
 
-        return build_harness_task(config, seed)
+        task = build_harness_task(config, seed)
+        return lambda shots: task  # The harness draws the shots.
     rows = RenderedRows(config, read_rows(config))
     division = _divide(rows, config, seed)
     if config.kind == "classification":
         for role in ("selection", "test"):
             check_classes(config.name, role, division.splits[role])
-    splits, preamble = add_shots(division.splits, config, seed)
+    return cache(partial(_with_shots, config, rows, division, seed))
+
+
+def _with_shots(
+    config: TaskConfig, rows: RenderedRows, division: Division[Example], seed: int, shots: int
+) -> Task:
+    splits, preamble = add_shots(division.splits, config, shots, seed)
     row_metric = make_row_metric(config.kind, config.metric)
     if config.metric == JUDGE:
         row_metric = make_judge(config.judge or {})
@@ -82,13 +104,22 @@ def scoring_key(config: TaskConfig) -> str:
 
 
 def _divide(rows: RenderedRows, config: TaskConfig, seed: int) -> Division[Example]:
+    """The splits; large data is read twice, so that only the chosen rows are in memory."""
     if not rows.large:
-        return divide(config.name, rows.examples(), config.max_rows, seed)
-    limits = dict(config.max_rows)
-    if limits.get("calibration") is None:
-        limits["calibration"] = LARGEST_CALIBRATION
-    digests = divide(config.name, rows.digests(), limits, seed)
-    return Division(rows.of_digests(digests.splits), digests.carved, digests.duplicates)
+        division = divide(config.name, rows.examples(), config.max_rows, seed)
+    else:
+        limits = dict(config.max_rows)
+        if limits.get("calibration") is None:
+            limits["calibration"] = LARGEST_CALIBRATION
+        digests = divide(config.name, rows.digests(), limits, seed)
+        examples = rows.of_digests(digests.splits)
+        division = Division(examples, digests.carved, digests.duplicates)
+    for role, count in division.carved.items():
+        log.info(
+            f"task '{config.name}' has no {role} split: {count} rows are carved from "
+            f"'{rows.source['calibration'].name}' by the hash of their prompts"
+        )
+    return division
 
 
 def _writing(config: TaskConfig) -> Writing:
@@ -104,11 +135,6 @@ def _report(
 ) -> dict[str, object]:
     """What a reader of the result needs to know about the data, for JSON."""
     calibration = rows.source["calibration"].name
-    for role, count in division.carved.items():
-        log.info(
-            f"task '{config.name}' has no {role} split: {count} rows are carved from "
-            f"'{calibration}' by the hash of their prompts"
-        )
     return division.report(calibration) | {
         "source": describe_source(config),
         "read": rows.rows_read,

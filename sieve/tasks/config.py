@@ -12,7 +12,8 @@ from sieve.tasks.metrics import METRICS, UNITS, metric_of
 ROLES = ("calibration", "selection", "test")
 KINDS = tuple(METRICS)
 ANSWER_STYLES = ("letter", "text")
-CHAT_MODES = ("auto", "always", "never")
+AUTO = "auto"  # of `chat` and `shots`: a run measures prompts and takes the best
+CHAT_MODES = (AUTO, "always", "never")
 NORMALIZATIONS = ("none", "tokens", "characters", "bytes")
 TYPICAL = ("rows", "tokens", "answer", "passes")
 
@@ -39,10 +40,13 @@ class TaskConfig:
     # {field} is replaced, {{ and }} are literal braces, the two characters \n are a line break.
     prompt: str = "{text}\nAnswer:"
     delimiter: str = " "  # between prompt and answer; omitted after a chat template
-    chat: str = "auto"  # the tokenizer's chat template: auto (if it has one), always, never
+    # The tokenizer's chat template: always, never, or auto: a run uses it if it measures that the
+    # dense model answers better with it.
+    chat: str = AUTO
     normalize: str = "none"  # divide an answer's log-likelihood by its tokens, characters, bytes
     preamble: str = ""  # precedes every prompt
-    shots: int = 0  # calibration rows shown with their answers before every prompt
+    # Calibration rows shown with their answers before every prompt; auto: 0, 2, 4 or 8, measured.
+    shots: int | str = 0
     shot_separator: str = "\n\n"
     truncate: str | None = None  # field that is shortened where a prompt exceeds the context
 
@@ -114,6 +118,11 @@ class TaskConfig:
                 f"task.shots is {self.shots}, expected 0 because texts have no answers to show; "
                 "set task.shots=0."
             )
+        if self.shots == AUTO and self.lm_eval is not None:
+            raise self._error(
+                "task.shots is auto, expected a number because lm-evaluation-harness draws the "
+                "shots of its tasks; set task.shots=0 and ++task.lm_eval.num_fewshot."
+            )
         try:
             re.compile(self.extract or "")
         except re.error as error:
@@ -132,6 +141,8 @@ class TaskConfig:
             ("unit", UNITS),
         ):
             self._check_choice(key, getattr(self, key), allowed)
+        if isinstance(self.shots, str):
+            self._check_choice("shots", self.shots, (AUTO,))
         for key, roles in (
             ("splits", self.splits),
             ("max_rows", self.max_rows),
@@ -144,7 +155,7 @@ class TaskConfig:
 
     def _check_numbers(self) -> None:
         lowest: dict[str, tuple[int | None, int]] = {
-            "shots": (self.shots, 0),
+            "shots": (None if isinstance(self.shots, str) else self.shots, 0),
             "max_new_tokens": (self.max_new_tokens, 1),
             **{f"max_words.{name}": (words, 1) for name, words in self.max_words.items()},
             **{f"max_rows.{role}": (rows, 1) for role, rows in self.max_rows.items()},

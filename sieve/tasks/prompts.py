@@ -123,6 +123,11 @@ def as_text(value: object) -> str:
     return str(value)
 
 
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has a chat template."""
+    return getattr(tokenizer, "chat_template", None) is not None
+
+
 def apply_chat(
     prompt: str, tokenizer: PreTrainedTokenizerBase, chat: str = "auto"
 ) -> tuple[str, bool]:
@@ -134,10 +139,9 @@ def apply_chat(
     Raises:
         ValueError: `chat` is "always" and the tokenizer has no chat template.
     """
-    has_template = getattr(tokenizer, "chat_template", None) is not None
-    if chat == "never" or (chat == "auto" and not has_template):
+    if chat == "never" or (chat == "auto" and not has_template(tokenizer)):
         return prompt, False
-    if not has_template:
+    if not has_template(tokenizer):
         raise ValueError(
             "task.chat is 'always' but the tokenizer has no chat template, expected one; "
             "set task.chat=never or use an instruction-tuned model."

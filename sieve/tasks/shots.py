@@ -7,15 +7,32 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sieve.tasks.config import TaskConfig
+from sieve.tasks.config import AUTO, TaskConfig
 from sieve.tasks.example import Example
 from sieve.tasks.splits import prompt_hash
 
+COUNTS = (0, 2, 4, 8)  # the numbers of shots that task.shots=auto measures
+
+
+def counts_to_measure(config: TaskConfig, rows: int) -> list[int]:
+    """The numbers of shots to measure, fewest first; only one unless task.shots=auto.
+
+    rows: calibration rows. Shots are at most half of them.
+    """
+    if config.shots != AUTO:
+        return [int(config.shots)]
+    return [count for count in COUNTS if 2 * count <= rows]
+
+
+def fewest_shots(config: TaskConfig) -> int:
+    """The fewest shots that the settings of a task allow."""
+    return counts_to_measure(config, 0)[0]
+
 
 def add_shots(
-    splits: Mapping[str, list[Example]], config: TaskConfig, seed: int
+    splits: Mapping[str, list[Example]], config: TaskConfig, count: int, seed: int
 ) -> tuple[dict[str, list[Example]], str]:
-    """Show `config.shots` rows before every prompt.
+    """Show `count` calibration rows before every prompt.
 
     Returns:
         The splits, and the text before every prompt: the preamble and the shown rows.
@@ -24,12 +41,12 @@ def add_shots(
         ValueError: there are too few calibration rows.
     """
     pool = splits["calibration"]
-    if config.shots >= len(pool):
+    if count >= len(pool):
         raise ValueError(
-            f"task '{config.name}': task.shots is {config.shots}, expected fewer than the "
+            f"task '{config.name}': task.shots is {count}, expected fewer than the "
             f"{len(pool)} calibration rows they are drawn from; lower it or give more rows."
         )
-    shots = _draw(pool, config, seed) if config.shots else []
+    shots = _draw(pool, config, seed)[:count] if count else []
     begin, separator = len(config.preamble), config.shot_separator.replace("\\n", "\n")
     texts = [_prompt(shot)[begin:] + shot.choices[shot.answer] + separator for shot in shots]
     preamble = config.preamble + "".join(texts)
@@ -44,7 +61,7 @@ def add_shots(
 
 
 def _draw(pool: list[Example], config: TaskConfig, seed: int) -> list[Example]:
-    """The rows with the lowest hashes under the seed; of label words each in turn."""
+    """The rows by their hashes under the seed, lowest first; of label words each in turn."""
     ranked = sorted(pool, key=lambda example: prompt_hash(example.content, f"shots {seed}"))
     if config.kind == "classification":
         seen: dict[int, int] = defaultdict(int)
@@ -53,7 +70,7 @@ def _draw(pool: list[Example], config: TaskConfig, seed: int) -> list[Example]:
             turns.append((seen[example.answer], example.answer))
             seen[example.answer] += 1
         ranked = [ranked[i] for i in sorted(range(len(ranked)), key=turns.__getitem__)]
-    return ranked[: config.shots]
+    return ranked
 
 
 def _prompt(example: Example) -> str:
