@@ -28,10 +28,15 @@ import sieve
 from sieve.bank.bank import Bank, Solver, finish, fit_blocks, unfinished
 from sieve.data.batches import as_inputs
 from sieve.model.backbone import forward
+from sieve.model.matrices import Matrix, block_of
+from sieve.projections import get_projection
+from sieve.projections.moments import Moments, StoredMoments
 from sieve.runtime.memory import peak_memory_mib
+from sieve.runtime.progress import track
 from sieve.streaming.blocks import BlockModel
 from sieve.streaming.checkpoint import Checkpoint
-from sieve.streaming.streaming import stream
+from sieve.streaming.hidden_states import hidden_states
+from sieve.streaming.streaming import StreamingModule
 
 ROW = 512  # tokens per row
 log = logging.getLogger(__name__)
@@ -155,8 +160,19 @@ def _stream(
     )
     batches = random_batches(tokens, batch_tokens, config.vocab_size, torch.device("cpu"))
     parts: dict[str, Any] = {}
+    paths: list[Path] = []
+
+    def save(moments: Moments, matrices: list[Matrix]) -> None:
+        paths.append(folder / "moments" / f"{block_of(matrices[0].name)}.safetensors")
+        moments.save(paths[-1])
+
     start = time.perf_counter()
-    moments = stream(blocks, batches, folder / "moments", projection)
+    needs = get_projection(projection).needs
+    with hidden_states(folder) as hidden:
+        module = StreamingModule(blocks, batches, hidden, save, needs, "margin", needs.weighting)
+        for step in track(module.steps(), "Calibrating"):
+            module.predict_step(step)
+    moments = StoredMoments(paths)
     parts["calibrate"] = {"seconds": round(time.perf_counter() - start, 1)}
     start = time.perf_counter()
     solver = Solver(

@@ -138,7 +138,9 @@ async def answer_rows(rows: list[dict[str, object]], engine: Engine) -> list[Ans
     task = engine.task
     try:
         examples = [task.question(row, f"row {number}") for number, row in enumerate(rows, 1)]
-    except ValueError as error:  # The advice behind the semicolon is for whoever wrote the task.
+    except RecursionError as error:
+        raise HTTPException(422, "a row is nested too deeply, expected texts.") from error
+    except ValueError as error:  # The advice behind the semicolon is for the task's author.
         raise HTTPException(422, f"{str(error).rpartition('; ')[0]}.") from error
     try:
         encoded = await asyncio.to_thread(engine.encode, examples)

@@ -9,8 +9,6 @@ its inputs and run backwards from the gradient at its outputs. The moments equal
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -20,19 +18,16 @@ from sieve.calibration.collector import MomentCollector
 from sieve.calibration.faults import fault_after
 from sieve.data.batches import as_inputs, as_targets, trailing_positions
 from sieve.model.matrices import Matrix, block_of, blocks_of
-from sieve.projections import get_projection
 from sieve.projections.moments import (
     BY_GRADIENT,
     PLAIN,
     Moments,
     Needs,
-    StoredMoments,
     moment_bytes,
 )
 from sieve.runtime.memory import lean
-from sieve.runtime.progress import track
 from sieve.streaming.blocks import BlockModel
-from sieve.streaming.hidden_states import HiddenStates, hidden_states
+from sieve.streaming.hidden_states import HiddenStates
 
 Step = tuple[str, int]
 log = logging.getLogger(__name__)
@@ -178,37 +173,6 @@ class StreamingModule(L.LightningModule):
         if self.backwards or self.weighting == "answer" or collector.reads_head:
             answers = as_targets(batch).to(device) >= 0
         return collector.watching(inputs, answers, len(inputs["input_ids"]))
-
-
-def stream(
-    blocks: BlockModel,
-    batches: Sequence[object],
-    folder: Path,
-    projection: str = "output",
-    in_memory: bool = False,
-    **options: Any,
-) -> StoredMoments:
-    """Calibrate a model that does not fit into memory, without a Trainer.
-
-    Moments are written to `folder`, one file for each block. Raises errors like `sieve.calibrate`.
-
-    Args:
-        in_memory: keep hidden states in memory instead of in `folder`.
-        options: `answers`, `weighting` and `seed` of `StreamingModule`.
-    """
-    needs = get_projection(projection).needs
-    options = {"answers": "margin", "weighting": needs.weighting} | options
-    paths: list[Path] = []
-
-    def save(moments: Moments, matrices: list[Matrix]) -> None:
-        paths.append(folder / f"moments.{block_of(matrices[0].name)}.safetensors")
-        moments.save(paths[-1])
-
-    with hidden_states(None if in_memory else folder) as hidden:
-        module = StreamingModule(blocks, batches, hidden, save, needs, **options)
-        for step in track(module.steps(), "Calibrating"):
-            module.predict_step(step)
-    return StoredMoments(paths)
 
 
 def log_needs(

@@ -17,6 +17,9 @@ from sieve.serve.body import Limits, read_body
 from sieve.serve.engine import Engine
 
 LIMITS = Limits(rows=8, body_bytes=5_000)
+DEEP: list[object] = []
+for _ in range(900):
+    DEEP = [DEEP]
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +70,19 @@ def test_rows_may_have_their_own_options(asked: TestClient, options: object) -> 
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
-        ({"text": "good"}, 422, "row 1 has no field 'what', expected text, what; it has text."),
+        ({"text": "good"}, 422, "row 1 has no field 'what' that the prompt names; it has text."),
         ({**GOOD, "txt": 1}, 422, "row 1 has a field 'txt', expected text, what and nothing else."),
-        ({**GOOD, "what": None}, 422, "the field 'what' of row 1 is null, expected text."),
-        ({**GOOD, "sentence": None}, 422, "the field 'sentence' of row 1 is null"),
-        ({**GOOD, "what": {"a": 1}}, 422, 'is an object {"a": 1}, expected text.'),
-        ({**GOOD, "what": [["a"]]}, 422, "the field 'what' of row 1 is a list"),
-        ([GOOD], 422, "row 1 is a list"),
-        ("good", 422, 'row 1 is text "good", expected an object with the fields text, what.'),
-        (7, 422, "row 1 is a number 7"),
-        (True, 422, "row 1 is a boolean true"),
-        ({}, 422, "it has nothing"),
+        ({**GOOD, "what": None}, 422, "row 1 has no field 'what'"),
+        ({**GOOD, "what": {"a": 1}}, 422, "the field 'what' of row 1 is a struct of a, expected"),
+        ([GOOD], 422, "row 1 is [{"),
+        ("good", 422, 'row 1 is "good", expected an object with the fields text, what.'),
+        (7, 422, "row 1 is 7, expected"),
+        ({}, 422, "it has no field"),
         ({"rows": []}, 422, "got 0 rows under 'rows', expected a list of 1 to 8 rows."),
         ({"rows": [GOOD] * 9}, 422, "got 9 rows under 'rows'"),
-        ({"rows": GOOD}, 422, "got an object"),
-        ({"rows": [GOOD, 3]}, 422, "row 2 is a number 3"),
+        ({"rows": GOOD}, 422, "got {"),
+        ({"rows": [GOOD, 3]}, 422, "row 2 is 3, expected"),
+        ({**GOOD, "what": DEEP}, 422, "a row is nested too deeply"),
         ({"rows": [GOOD, {"text": "a"}]}, 422, "row 2 has no field 'what'"),
         ({**GOOD, "text": "q" * 300}, 409, "tokens within its prompt, expected at most 128"),
         ({**GOOD, "text": "q" * 6000}, 413, "expected at most 5,000."),
@@ -139,12 +140,11 @@ def test_invalid_options_get_a_sentence(asked: TestClient) -> None:
         "yes",
         {"A": "yes"},
         [None, None],
-        ["a", " "],
         list("abcdefghijklmnopqrstuvwxyz!"),
     ):
         response = asked.post("/predict", json={"question": "movie", "options": options})
         assert response.status_code == 422
-        assert "expected 2 to 26 options" in response.json()["detail"]
+        assert "expected at least two as a dict" in response.json()["detail"]
 
 
 def test_health_task_page_and_schema_are_served(client: TestClient) -> None:

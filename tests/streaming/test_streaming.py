@@ -23,13 +23,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sieve.bank.bank import Bank, Solver, finish, fit, fit_blocks, unfinished
 from sieve.calibration.calibration import CalibrationModule
-from sieve.model.matrices import find_matrices
+from sieve.model.matrices import Matrix, block_of, find_matrices
 from sieve.projections import get_projection
 from sieve.projections.moments import Moments, StoredMoments
 from sieve.streaming.blocks import BlockModel
 from sieve.streaming.checkpoint import Checkpoint
 from sieve.streaming.hidden_states import hidden_states
-from sieve.streaming.streaming import StreamingModule, stream
+from sieve.streaming.streaming import StreamingModule
 
 BUILDS = [
     tiny_llama,
@@ -83,6 +83,29 @@ def saved(build: Any, folder: Path) -> Any:
     model = build().eval().requires_grad_(False)
     model.save_pretrained(folder, max_shard_size="20KB")
     return model
+
+
+def stream(
+    blocks: BlockModel,
+    data: list[Any],
+    folder: Path,
+    projection: str = "output",
+    in_memory: bool = False,
+    **options: Any,
+) -> StoredMoments:
+    """Streamed moments, a file in `folder` for each block."""
+    needs, paths = get_projection(projection).needs, list[Path]()
+    options = {"answers": "margin", "weighting": needs.weighting} | options
+
+    def save(moments: Moments, matrices: list[Matrix]) -> None:
+        paths.append(folder / f"moments.{block_of(matrices[0].name)}.safetensors")
+        moments.save(paths[-1])
+
+    with hidden_states(None if in_memory else folder) as hidden:
+        module = StreamingModule(blocks, data, hidden, save, needs, **options)
+        for step in module.steps():
+            module.predict_step(step)
+    return StoredMoments(paths)
 
 
 def whole(model: Any, projection: str, head: bool = False, weighting: str | None = None) -> Moments:
