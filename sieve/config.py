@@ -31,9 +31,10 @@ def shards(trainer: dict[str, Any]) -> bool:
 
 @dataclass
 class ModelConfig:
-    """The model, from the Hub or a local directory (`conf/model`)."""
+    """The model, from the Hub, a local directory or a GGUF file (`conf/model`)."""
 
     path: str = ""
+    adapter: str | None = None
     name: str | None = None
     revision: str | None = None
     dtype: str = "auto"
@@ -45,7 +46,10 @@ class ModelConfig:
     @property
     def label(self) -> str:
         """The model's name in results."""
-        return self.name or Path(self.path).resolve().name
+        if self.name:
+            return self.name
+        names = [self.path, self.adapter] if self.adapter else [self.path]
+        return "+".join(Path(name).expanduser().resolve().name for name in names)
 
 
 @dataclass

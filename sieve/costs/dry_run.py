@@ -49,6 +49,8 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
     """A run in numbers, and in words where the model's shapes come from."""
     model, shape, source = read_model(config)
     stored = str(getattr(model.config, "dtype", None) or "float32").removeprefix("torch.")
+    if config.model.adapter:  # Merged in float32.
+        stored = "float32"
     accelerator = config.device.accelerator or str(config.trainer.get("accelerator", "cpu"))
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"

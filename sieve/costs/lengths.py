@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sieve.config import Config, ModelConfig
 from sieve.data.batches import TokenBatch
@@ -21,7 +21,7 @@ from sieve.data.prefix import PrefixSharing
 from sieve.data.reader import Reader
 from sieve.data.scored import ScoredBatch
 from sieve.model.backbone import context_length, is_classifier
-from sieve.model.checkpoint_files import hub_options
+from sieve.model.checkpoint_files import find_model, load_tokenizer
 from sieve.tasks import Task, TaskConfig, task_by_shots
 from sieve.tasks.config import AUTO
 from sieve.tasks.prompts import has_template
@@ -106,9 +106,8 @@ def _built(config: TaskConfig, seed: int, local: bool) -> Task:
 
 def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
     """The model's tokenizer if it is on this machine."""
-    options = hub_options(model) | {"local_files_only": True}
-    with suppress(OSError, ValueError, KeyError, ImportError, AttributeError, TypeError):
-        return AutoTokenizer.from_pretrained(model.path, **options)
+    with suppress(ValueError, RuntimeError):
+        return load_tokenizer(model, find_model(model.path, weights=False), local_files_only=True)
     return None
 
 

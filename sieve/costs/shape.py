@@ -11,8 +11,10 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sieve.config import ModelConfig
+from sieve.model.adapter import find_adapter
 from sieve.model.backbone import count_parameters
 from sieve.model.checkpoint_files import auto_class, explained_errors, find_model, load_config
+from sieve.model.gguf_files import is_gguf
 from sieve.model.matrices import Matrix, blocks_of, find_matrices
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in configurations
@@ -120,6 +122,8 @@ def build_without_weights(config: ModelConfig) -> tuple[PreTrainedModel, str]:
 
 def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
     """A model's configuration from `model.architecture` if it is stated there, else config.json."""
+    if model.adapter:
+        find_adapter(model.adapter)
     stated = dict(model.architecture)
     if stated.pop("of", model.path) == model.path and stated:
         model_type = stated.pop("model_type", None)
@@ -131,9 +135,15 @@ def known_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
                 "copy it from the model's config.json."
             ) from error
     try:
-        return load_config(model, find_model(model.path, weights=False)), "from its config.json"
+        return _read_config(model)
     except ValueError as error:
         raise ValueError(
             f"{str(error).removesuffix('.')}, or state its shapes in model.architecture, as "
             "conf/model/llama3_1_8b.yaml does."
         ) from error
+
+
+def _read_config(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
+    path = find_model(model.path, weights=False)
+    origin = "from the GGUF file" if is_gguf(path) else "from its config.json"
+    return load_config(model, path), origin

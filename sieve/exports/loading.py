@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sieve.config import ModelConfig
+from sieve.config import ModelConfig, PathsConfig
 from sieve.exports.onnx import NAME, load_onnx
 from sieve.model.backbone import load_backbone
+from sieve.model.prepared import prepare
 from sieve.model.quantized import is_quantized
+from sieve.runtime.artifacts import Cache
 
 
 def load(
@@ -17,10 +19,10 @@ def load(
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model, in evaluation mode, and the tokenizer of an export or another model directory.
 
-    Only safetensors and ONNX files are read, never pickle.
+    Only safetensors, ONNX and GGUF files are read, never pickle.
 
     Args:
-        path: a directory or a name on the Hub. An ONNX export becomes an `OnnxModel`.
+        path: a directory, a GGUF file or a name on the Hub. An ONNX export becomes an `OnnxModel`.
         device: ignored by ONNX, which runs on the CPU.
         dtype: "auto" is float32 on a CPU and the checkpoint's dtype on a GPU; or the name of a
             dtype. Ignored by ONNX, which computes in float32.
@@ -30,7 +32,9 @@ def load(
     """
     if (Path(path).expanduser() / NAME).is_file():
         return load_onnx(path)
-    backbone = load_backbone(ModelConfig(path=str(path), dtype=dtype), torch.device(device))
+    cache = Cache(Path(PathsConfig().cache_dir))
+    config = prepare(ModelConfig(path=str(path), dtype=dtype), cache)
+    backbone = load_backbone(config, torch.device(device))
     for parameter in backbone.model.parameters():  # As after `from_pretrained`.
         parameter.requires_grad_(not is_quantized(parameter))
     return backbone.model, backbone.tokenizer

@@ -32,6 +32,13 @@ from sieve.model.checkpoint_files import (
     load_tokenizer,
     weights_fingerprint,
 )
+from sieve.model.gguf_files import (
+    check_installed,
+    dequantized,
+    forget_quantization,
+    is_gguf,
+    source,
+)
 from sieve.model.matrices import Matrix, find_matrices
 
 
@@ -106,28 +113,11 @@ def load_backbone(
         ValueError: the path holds no model, the Hub cannot be reached, or weights are missing, not
             finite or stored as pickle.
     """
-    transformers_logging.disable_progress_bar()
-    # Otherwise transformers would ask a public service to convert a Hub model without safetensors.
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     path = find_model(config.path)
-    options = hub_options(config)
-    if config.attn_implementation:
-        options["attn_implementation"] = config.attn_implementation
-    model_class = auto_class(load_config(config, path))
-    with explained_errors(config.path, "model"):
-        loaded = model_class.from_pretrained(
-            path,
-            dtype="auto",
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
-    model, loading_info = cast("tuple[PreTrainedModel, LoadingInfo]", loaded)
+    model = load_model(config, path)
     tokenizer = load_tokenizer(config, path)
     if is_classifier(model):
         _agree_on_padding(model, tokenizer)
-    check_complete(loading_info)
     check_finite(model)
     model.eval()
     model.requires_grad_(False)
@@ -135,6 +125,42 @@ def load_backbone(
     (put or place)(model, device, compute_dtype(config.dtype, storage_dtype, device))
     key = weights_fingerprint(path, config.revision)
     return Backbone(model, tokenizer, config.label, key, storage_dtype)
+
+
+def load_model(
+    config: ModelConfig, path: str, dtype: torch.dtype | str = "auto"
+) -> PreTrainedModel:
+    """A model on the CPU, with every weight of its checkpoint.
+
+    Args:
+        path: what `find_model` returned.
+        dtype: of the weights; "auto": the checkpoint's.
+    """
+    transformers_logging.disable_progress_bar()
+    # Otherwise transformers would ask a public service to convert a Hub model without safetensors.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    options = hub_options(config)
+    if config.attn_implementation:
+        options["attn_implementation"] = config.attn_implementation
+    if is_gguf(path):
+        check_installed("accelerate")
+        options |= dequantized()
+    model_class = auto_class(load_config(config, path))
+    with source(path) as (name, file), explained_errors(config.path, "model", path):
+        loaded = model_class.from_pretrained(
+            name,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **file,
+            **options,
+        )
+    model, loading_info = cast("tuple[PreTrainedModel, LoadingInfo]", loaded)
+    check_complete(loading_info)
+    if is_gguf(path):
+        forget_quantization(model)
+    return model
 
 
 def _agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

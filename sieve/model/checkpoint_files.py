@@ -1,6 +1,6 @@
 """The files of a checkpoint: where they are, what they hold, and one sentence on what is wrong.
 
-Weights are read from safetensors alone: no pickle is ever loaded.
+Weights are read from safetensors or GGUF: no pickle is ever loaded.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from sieve.config import ModelConfig
+from sieve.model.gguf_files import explained_gguf_errors, find_gguf, is_gguf, source
 from sieve.model.quantized import parts
 from sieve.runtime.artifacts import fingerprint, hash_files
 
@@ -40,16 +41,25 @@ class LoadingInfo(TypedDict):
 
 
 def find_model(path: str, weights: bool = True) -> str:
-    """The path of a local directory that holds a model, or a Hub name unchanged.
+    """The path of a local directory or GGUF file that holds a model, or a Hub name unchanged.
+
+    A directory with one GGUF file and no safetensors becomes the path of that file.
 
     Args:
         weights: whether the directory needs weights beside its config.json.
 
     Raises:
-        ValueError: a directory without config.json or safetensors, or a path that does not exist.
+        ValueError: a directory without config.json or weights, or a path that does not exist.
     """
     folder = Path(path).expanduser()
+    if folder.exists() and (file := find_gguf(folder)):
+        return str(file)
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{folder} holds an adapter and no model; set model.adapter={folder}, and "
+                "model.path to the model that it was trained on."
+            )
         if not (folder / "config.json").is_file():
             raise ValueError(
                 f"{folder} has no config.json; set model.path to a directory written by "
@@ -59,8 +69,11 @@ def find_model(path: str, weights: bool = True) -> str:
             raise ValueError(_no_safetensors(str(folder)))
         return str(folder)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    looks_local |= path.lower().endswith(".gguf")
     if looks_local or folder.exists():
-        raise ValueError(f"model.path is {path!r}: there is no such directory; check the path.")
+        raise ValueError(
+            f"model.path is {path!r}: there is no such directory or GGUF file; check the path."
+        )
     return path
 
 
@@ -69,16 +82,16 @@ def hub_options(config: ModelConfig) -> dict[str, object]:
     return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 
-def load_config(config: ModelConfig, path: str) -> PreTrainedConfig:
+def load_config(config: ModelConfig, path: str, **options: object) -> PreTrainedConfig:
     """The configuration of a model, without its weights."""
-    with explained_errors(config.path, "configuration"):
-        return AutoConfig.from_pretrained(path, **hub_options(config))
+    with source(path) as (name, file), explained_errors(config.path, "configuration", path):
+        return AutoConfig.from_pretrained(name, **hub_options(config), **file, **options)
 
 
-def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, path: str, **options: object) -> PreTrainedTokenizerBase:
     """The tokenizer of a model."""
-    with explained_errors(config.path, "tokenizer"):
-        return AutoTokenizer.from_pretrained(path, **hub_options(config))
+    with source(path) as (name, file), explained_errors(config.path, "tokenizer", path):
+        return AutoTokenizer.from_pretrained(name, **hub_options(config), **file, **options)
 
 
 def auto_class(
@@ -91,11 +104,15 @@ def auto_class(
 
 
 @contextmanager
-def explained_errors(name: str, part: str) -> Iterator[None]:
+def explained_errors(name: str, part: str, path: str = "") -> Iterator[None]:
     """Turn the errors of `from_pretrained` into a ValueError of one sentence.
 
-    name: model.path; part: what is loaded, for the message.
+    name: model.path; part: what is loaded, for the message; path: what `find_model` returned.
     """
+    if is_gguf(path):
+        with explained_gguf_errors(path):
+            yield
+        return
     try:
         yield
     except SafetensorError as error:
@@ -151,8 +168,10 @@ def check_finite(model: PreTrainedModel) -> None:
 
 
 def weights_fingerprint(path: str, revision: str | None) -> str:
-    """Digest of weights and tokenizer: of a directory's files, or of a Hub model's commit."""
+    """Digest of weights and tokenizer: of local files, or of a Hub model's commit."""
     folder = Path(path)
+    if is_gguf(path):
+        return hash_files([folder])
     if not folder.is_dir():
         # <cache>/models--<name>/snapshots/<commit>/config.json
         config_file = cached_file(path, "config.json", revision=revision)

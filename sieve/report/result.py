@@ -278,6 +278,7 @@ class Result(Comparison):
 
     task: str
     model: str
+    dense: str  # what the dense model is, if it is not the checkpoint itself
     seed: int | None
     tolerance: Number
     guarantee: bool

@@ -14,8 +14,8 @@ from sieve.distributed.strategy import join
 from sieve.distributed.trainer import make_trainer
 from sieve.exports.export import check_format
 from sieve.model.backbone import Backbone, load_backbone
-from sieve.model.checkpoint_files import find_model
 from sieve.model.matrices import check_supported
+from sieve.model.prepared import check_source, prepare
 from sieve.quantization import check_available
 from sieve.runtime.artifacts import Cache, fingerprint
 from sieve.stages.prompting import with_measured_prompts
@@ -39,7 +39,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
         ValueError or RuntimeError: something cannot be loaded, said in one sentence.
     """
     L.seed_everything(config.seed, verbose=False)
-    find_model(config.model.path)
+    check_source(config.model)
     Cache(Path(config.paths.cache_dir)).prepare()
     trainer = make_trainer(config.trainer)
     check_available(config.quantization, trainer.strategy.root_device)
@@ -89,14 +89,15 @@ def _load_task_and_model(
     task_of = task_by_shots(config.task, config.seed)
     task_of(fewest_shots(config.task))  # Too few rows are an error before the model is loaded.
     mesh = join(trainer)
-    put = None if mesh is None else lambda model, _, dtype: shard(model, mesh, dtype)
+    model = prepare(config.model, Cache(Path(config.paths.cache_dir)))
+    put = None if mesh is None else lambda module, _, dtype: shard(module, mesh, dtype)
 
     def load() -> Backbone:
-        backbone = load_backbone(config.model, device, put)
-        check_supported(backbone.model, config.model.allow_partial)
+        backbone = load_backbone(model, device, put)
+        check_supported(backbone.model, model.allow_partial)
         return backbone
 
-    backbone = load_streamed(config.model, device, head, load) if strategy == "stream" else load()
+    backbone = load_streamed(model, device, head, load) if strategy == "stream" else load()
     log.debug("loaded %s", config.model.path)
     if config.search.method == "genetic":
         _loaded[key] = task_of, backbone

@@ -8,6 +8,7 @@ from sieve.data.choices import count_vocabulary
 from sieve.exports.onnx import graph_bytes
 from sieve.factorized.modeling_sieve import auto_class, native_class
 from sieve.model.backbone import is_classifier
+from sieve.model.prepared import describe
 from sieve.report import figures, write_report
 from sieve.report.card import model_card
 from sieve.report.closing import closing, headline, rows_per_test
@@ -64,6 +65,7 @@ def _settings(run: Run, bank: Bank) -> Record:
         "task": run.task.name,
         "domain": run.task.domain,
         "model": run.backbone.name,
+        "dense": describe(config.model),
         "seed": config.seed,
         "tolerance": config.tolerance,
         "guarantee": config.guarantee,
@@ -118,7 +120,7 @@ def write_card(run: Run, result: Record) -> None:
     folder, config = run.run_dir / "export", run.config
     if config.export.format == "none" or not folder.is_dir():
         return
-    local = Path(config.model.path).expanduser().is_dir()
+    local = Path(config.model.path).expanduser().exists()
     base = run.backbone.name if local else config.model.path
     loads = auto_class(native_class(run.backbone.model).__name__)
     prompt, form = run.task.preamble + config.task.prompt, config.export.format

@@ -180,7 +180,7 @@ def test_an_unreachable_hub_model_says_what_to_check(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["no/such/place", "./a/b", "~/no_such_model"])
 def test_a_path_that_does_not_exist_is_named(path):
-    with pytest.raises(ValueError, match="there is no such directory; check the path"):
+    with pytest.raises(ValueError, match="there is no such directory or GGUF file; check the path"):
         find_model(path)
 
 

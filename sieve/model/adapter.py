@@ -1,0 +1,172 @@
+"""PEFT adapters (LoRA and its kin): checked against a model and merged into its weights.
+
+The model that an adapter was trained on is known by name only, so names and shapes of the adapter's
+weights decide whether it fits.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from sieve.config import ModelConfig
+from sieve.model.backbone import is_classifier, load_model
+from sieve.model.quantized import is_quantized
+from sieve.runtime.artifacts import read_json
+
+SETTINGS = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
+
+
+def find_adapter(path: str) -> Path:
+    """The folder of an adapter; ValueError if its files are missing or pickle."""
+    folder = Path(path).expanduser()
+    if not (folder / SETTINGS).is_file():
+        raise ValueError(
+            f"model.adapter is {path!r}: there is no {SETTINGS}; set it to a folder that PEFT's "
+            "save_pretrained wrote, and download an adapter of the Hub first."
+        )
+    if not (folder / WEIGHTS).is_file():
+        pickle = f", only {PICKLE}, a pickle, which can run code" * (folder / PICKLE).is_file()
+        raise ValueError(
+            f"the adapter {folder} has no {WEIGHTS}{pickle}; save it again with PEFT's "
+            "save_pretrained."
+        )
+    settings = read_json(folder / SETTINGS)
+    if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
+        raise ValueError(f"{folder / SETTINGS} names no peft_type; save the adapter again.")
+    return folder
+
+
+def merge(config: ModelConfig, path: str, adapter: Path) -> PreTrainedModel:
+    """A model in float32 with an adapter merged.
+
+    Args:
+        path: the model without the adapter, as `find_model` returned it.
+        adapter: what `find_adapter` returned.
+
+    Raises:
+        ValueError: the adapter does not belong to the model, or cannot be merged.
+        RuntimeError: PEFT is not installed.
+    """
+    settings = _read_settings(adapter)
+    base = load_model(config, path, torch.float32)
+    _check_kind(settings, base, adapter, config.path)
+    tied = _untie(base)
+    merged = _merge_into(base, settings, adapter, config.path)
+    if tied:
+        _tie_again(merged)
+    return merged
+
+
+def _read_settings(folder: Path) -> Any:
+    """PEFT's settings of an adapter, which hold for any base model."""
+    try:
+        from peft import PeftConfig
+    except ImportError as error:
+        raise RuntimeError(
+            f"model.adapter needs {error.name}, which is not installed; run pip install "
+            "'sieve-llm[recovery]'."
+        ) from error
+    try:
+        settings = PeftConfig.from_pretrained(str(folder))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"PEFT could not read {folder / SETTINGS} ({error}); a newer PEFT may know this kind "
+            "of adapter: pip install --upgrade peft."
+        ) from error
+    if settings.is_prompt_learning or settings.is_adaption_prompt:
+        raise ValueError(
+            f"the adapter {folder} is of type {settings.peft_type.value}, which adds tokens and "
+            "changes no weights, so it cannot be merged; use one that can, such as LoRA."
+        )
+    return settings
+
+
+def _check_kind(settings: Any, base: PreTrainedModel, folder: Path, name: str) -> None:
+    """ValueError if an adapter is for another kind of task, or the model is quantized."""
+    expected = "SEQ_CLS" if is_classifier(base) else "CAUSAL_LM"
+    task = settings.task_type
+    if task is not None and getattr(task, "value", task) != expected:
+        raise ValueError(
+            f"the adapter {folder} is for the task type {getattr(task, 'value', task)}, and "
+            f"{name!r} is a model for {expected}; set model.adapter to an adapter for {expected}."
+        )
+    if any(is_quantized(parameter) for parameter in base.parameters()):
+        raise ValueError(
+            f"{name!r} is quantized, and an adapter is merged into plain weights; set model.path "
+            "to the model as it was before quantization."
+        )
+
+
+def _merge_into(base: PreTrainedModel, settings: Any, folder: Path, name: str) -> PreTrainedModel:
+    from peft import get_peft_model, get_peft_model_state_dict
+
+    trained_on = settings.base_model_name_or_path or "a model that it does not name"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of what is checked here.
+        try:
+            settings.inference_mode = True
+            adapted: Any = get_peft_model(base, settings)
+            keys = adapted.load_adapter(str(folder), "default", torch_device="cpu")
+            with safe_open(folder / WEIGHTS, framework="pt") as file:
+                missing = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+                missing -= set(file.keys())
+            if keys.unexpected_keys:
+                raise ValueError(f"the model has no place for {keys.unexpected_keys[0]}")
+            if missing and keys.missing_keys:
+                raise ValueError(f"the adapter lacks {min(missing)}")
+        except SafetensorError as error:
+            raise ValueError(
+                f"{folder / WEIGHTS} is damaged ({error}); get the adapter again."
+            ) from error
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the adapter {folder} does not fit the model {name!r} ({_reason(error)}): it was "
+                f"trained on {trained_on!r}; set model.path to that model, or model.adapter to an "
+                f"adapter of {name!r}."
+            ) from error
+        try:
+            return adapted.merge_and_unload()
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"PEFT cannot merge the adapter {folder} of type {settings.peft_type.value} "
+                f"({_reason(error)}); use an adapter that can be merged, such as LoRA."
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The line of a message that names a weight with another shape, or else the first."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return next((line.strip() for line in lines if "size mismatch" in line), lines[0]).rstrip(".")
+
+
+def _untie(model: PreTrainedModel) -> bool:
+    """Give the output head weights of its own; returns whether they were the embedding's.
+
+    Otherwise merging into one would change the other too.
+    """
+    embedding, head = _ends(model)
+    if head is None or head.weight is not embedding.weight:
+        return False
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    return True
+
+
+def _tie_again(model: PreTrainedModel) -> None:
+    """Tie the output head to the embedding, unless the adapter made them different."""
+    embedding, head = _ends(model)
+    if embedding.weight.equal(head.weight):
+        head.weight = embedding.weight
+    else:
+        model.config.tie_word_embeddings = False
+        model.config.get_text_config().tie_word_embeddings = False
+
+
+def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
+    return model.get_input_embeddings(), model.get_output_embeddings()
