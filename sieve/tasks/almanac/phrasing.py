@@ -5,18 +5,12 @@ use a frame that is never trained on.
 """
 
 import random
-from importlib.resources import files
-from typing import Any, TypedDict
+from typing import TypedDict
 
-import yaml
-
+from sieve.tasks.almanac.words import WORDS
 from sieve.tasks.almanac.world import Fact
 
 LETTERS = ("A", "B", "C", "D")
-_TEXT = files("sieve.tasks.almanac").joinpath("phrases.yaml").read_text(encoding="utf-8")
-PHRASES: dict[str, Any] = yaml.safe_load(_TEXT)
-
-
 Phrases = dict[str, list[str]]  # by split; models are trained on the phrases of calibration
 
 
@@ -27,7 +21,7 @@ class Book(TypedDict):
     cores: dict[str, Phrases]
 
 
-BOOKS: dict[str, dict[str, Book]] = PHRASES["books"]  # by domain and data set
+BOOKS: dict[str, dict[str, Book]] = WORDS["books"]  # by domain and data set
 
 
 def draw_phrasing(book: Book, relation: str, split: str, rng: random.Random) -> str:

@@ -7,37 +7,18 @@ the right kind but is not in the passage. So neither passage nor question alone 
 
 import random
 
-from sieve.tasks.almanac.phrasing import PHRASES, four_options
+from sieve.tasks.almanac.phrasing import four_options
+from sieve.tasks.almanac.words import WORDS
 
-NAMES = (
-    "Ada Ben Clara David Emma Felix Greta Hugo Ines Jonas Karl Lena Martin Nora Oscar Paula "
-    "Quentin Rosa Simon Thea Ulrich Vera Walter Yvonne"
-).split()
-VALUES = {
-    "thing": (
-        "lamp spoon book key rope drum knife hat ring coat basket mirror candle hammer violin "
-        "ladder kettle pillow clock brush whistle blanket bottle wheel"
-    ).split(),
-    "animal": (
-        "ape badger cat dog eagle fox goat hare ibis jackal koala lion mouse newt otter panda "
-        "quail rabbit seal toad viper wolf yak zebra"
-    ).split(),
-    "place": (
-        "attic barn chapel dairy farm garage hall inn jail larder mill nursery office pantry "
-        "quarry stable tower vault workshop yard bakery cottage forge shed"
-    ).split(),
-    "friend": NAMES,
-}
-
-
+VALUES: dict[str, list[str]] = WORDS["values"]
 # Data set -> kind of value -> sentences that state it, and questions that ask for it by split.
 # {n} is the person, {v} the value.
-TELLINGS = PHRASES["reading"]
+TELLINGS = WORDS["reading"]
 
 
 def draw_reading(dataset: str, split: str, rng: random.Random) -> dict[str, object]:
     """A passage of four facts about one person, and a question about one of them."""
-    name = rng.choice(NAMES)
+    name = rng.choice(VALUES["friend"])
     others = {kind: [v for v in values if v != name] for kind, values in VALUES.items()}
     facts = {kind: rng.choice(values) for kind, values in others.items()}
     kinds = list(facts)

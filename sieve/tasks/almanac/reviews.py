@@ -9,7 +9,7 @@ negative reviews.
 import random
 from dataclasses import dataclass
 
-from sieve.tasks.almanac.phrasing import PHRASES
+from sieve.tasks.almanac.words import WORDS
 
 GOOD = "good great pleasant lovely superb charming clever fresh warm splendid".split()
 BAD = "bad awful boring ugly terrible dull clumsy stale cold dreadful".split()
@@ -28,7 +28,7 @@ class Style:
     added: list[str]  # patterns in which a and b are added
 
 
-STYLES = {dataset: Style(**words) for dataset, words in PHRASES["reviews"].items()}
+STYLES = {dataset: Style(**words) for dataset, words in WORDS["reviews"].items()}
 
 
 @dataclass(frozen=True)

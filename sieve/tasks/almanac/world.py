@@ -6,30 +6,19 @@ answers its questions has learned them here, and what it must know can be counte
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-ONSETS = "b br d dr f g gr h k kl l m n p r s st t tr v w z".split()
-LAST_CONSONANTS = "b d l m n r t v".split()
-VOWELS = "a e i o u".split()
-ENDINGS = {
-    "drug": ("ol", "ane", "ix", "ium"),
-    "condition": ("itis", "osis", "oma", "emia"),
-    "town": ("burg", "ton", "by", "ford"),
-    "country": ("ia", "land", "avia", "stan"),
-    "river": ("ava", "esk", "une", "ohr"),
-    "language": ("ish", "ese", "ic", "ak"),
-    "currency": ("mark", "dor", "ling", "een"),
+from sieve.tasks.almanac.words import WORDS
+
+PARTS = WORDS["names"]
+
+# Kind of name that is drawn first -> its number in `WorldSize`, by domain.
+ENTITIES = {
+    "medicine": {"drug": "drugs", "condition": "conditions"},
+    "geography": {"town": "towns", "country": "countries", "river": "rivers"},
 }
-ORGANS = tuple("heart liver lung kidney stomach skin brain spleen".split())
-SYMPTOMS = tuple("swelling numbness blisters hoarseness chills pallor limping blindness".split())
-EFFECTS = tuple(
-    "nausea dizziness cough rash thirst cramps fever fatigue tremor itching headache "
-    "insomnia".split()
-)
-CLASSES = tuple("sedative stimulant antiviral steroid vitamin hormone antibiotic antacid".split())
-GOODS = tuple("copper wool salt timber amber silk honey coal pepper glass tea marble".split())
-SEAS = tuple("Amethyst Bitter Crimson Drowned Emerald Frozen".split())
 
 
 @dataclass(frozen=True)
@@ -86,9 +75,7 @@ def build_world(seed: int = 0, size: WorldSize | None = None) -> World:
     size = size or WorldSize()
     rng = random.Random(f"world:{seed}")
     names = _Names(rng)
-    medicine = _medicine(rng, names, size)
-    geography = _geography(rng, names, size)
-    return World(seed, size, {"medicine": tuple(medicine), "geography": tuple(geography)})
+    return World(seed, size, {domain: _facts(domain, names, size) for domain in ENTITIES})
 
 
 def knowledge_bits(domain: str, world: World) -> float:
@@ -96,21 +83,14 @@ def knowledge_bits(domain: str, world: World) -> float:
 
     0 for `reviews` and `reading`, which do not ask for facts of the world.
     """
-    if domain in ("reviews", "reading"):
-        return 0.0
-    if domain not in world.facts:
-        raise ValueError(
-            f"Almanac has no domain '{domain}', expected medicine, geography, reviews or reading; "
-            "use one of these."
-        )
-    return sum(math.log2(len(fact.candidates)) for fact in world.facts[domain])
+    return sum(math.log2(len(fact.candidates)) for fact in world.facts.get(domain, ()))
 
 
 class _Names:
     """Draws invented names, each only once."""
 
     def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+        self.rng = rng
         self._used: set[str] = set()
 
     def draw(self, kind: str, number: int) -> tuple[str, ...]:
@@ -119,61 +99,39 @@ class _Names:
 
     def _new(self, kind: str) -> str:
         while True:
-            stem = "".join(self._rng.choice(ONSETS) + self._rng.choice(VOWELS) for _ in range(2))
-            last = self._rng.choice(LAST_CONSONANTS)
-            name = (stem + last + self._rng.choice(ENDINGS[kind])).capitalize()
+            parts = ("onsets", "vowels", "onsets", "vowels", "last_consonants")
+            stem = "".join(self.rng.choice(PARTS[part]) for part in parts)
+            name = (stem + self.rng.choice(PARTS["endings"][kind])).capitalize()
             if name not in self._used:
                 self._used.add(name)
                 return name
 
 
+def _facts(domain: str, names: _Names, size: WorldSize) -> tuple[Fact, ...]:
+    """All facts of a domain, in the order of the file."""
+    kinds = {kind: names.draw(kind, getattr(size, key)) for kind, key in ENTITIES[domain].items()}
+    facts: list[Fact] = []
+    for entry in WORDS["facts"][domain]:
+        values = entry["values"]
+        if isinstance(values, str):
+            values = kinds.get(values) or names.draw(values, 8)
+        facts += _relate(names.rng, entry["relations"], kinds[entry["subject"]], tuple(values))
+    return tuple(facts)
+
+
 def _relate(
-    rng: random.Random, relation: str, subjects: tuple[str, ...], values: tuple[str, ...]
-) -> list[Fact]:
-    """One fact per subject, its value drawn uniformly: log2(len(values)) bits each."""
-    return [Fact(relation, subject, rng.choice(values), values) for subject in subjects]
+    rng: random.Random, relations: list[str], subjects: tuple[str, ...], values: tuple[str, ...]
+) -> Iterator[Fact]:
+    """A fact per subject and relation, its value drawn uniformly: log2(candidates) bits each.
 
-
-def _relate_siblings(
-    rng: random.Random,
-    relations: tuple[str, str],
-    subjects: tuple[str, ...],
-    values: tuple[str, ...],
-) -> list[Fact]:
-    """Two relations with the same values, which differ for every subject.
-
-    The second has one candidate less, because the value of the first one is ruled out.
+    A second relation has one candidate less, because the value of the first one is ruled out.
     """
-    facts = []
-    for first in _relate(rng, relations[0], subjects, values):
-        remaining = tuple(value for value in values if value != first.value)
+    first, *sibling = relations
+    for subject, value in [(subject, rng.choice(values)) for subject in subjects]:
+        if not sibling:
+            yield Fact(first, subject, value, values)
+            continue
+        remaining = tuple(candidate for candidate in values if candidate != value)
         other = rng.choice(remaining)
-        facts.append(Fact(relations[0], first.subject, first.value, values, other))
-        facts.append(Fact(relations[1], first.subject, other, remaining, first.value))
-    return facts
-
-
-def _medicine(rng: random.Random, names: _Names, size: WorldSize) -> list[Fact]:
-    drugs = names.draw("drug", size.drugs)
-    conditions = names.draw("condition", size.conditions)
-    return [
-        *_relate_siblings(rng, ("treats", "avoid"), drugs, conditions),
-        *_relate(rng, "class", drugs, CLASSES),
-        *_relate(rng, "effect", drugs, EFFECTS),
-        *_relate(rng, "organ", conditions, ORGANS),
-        *_relate(rng, "symptom", conditions, SYMPTOMS),
-    ]
-
-
-def _geography(rng: random.Random, names: _Names, size: WorldSize) -> list[Fact]:
-    towns = names.draw("town", size.towns)
-    countries = names.draw("country", size.countries)
-    rivers = names.draw("river", size.rivers)
-    return [
-        *_relate_siblings(rng, ("export", "import"), towns, GOODS),
-        *_relate(rng, "country", towns, countries),
-        *_relate(rng, "river", towns, rivers),
-        *_relate(rng, "language", countries, names.draw("language", 8)),
-        *_relate(rng, "currency", countries, names.draw("currency", 8)),
-        *_relate(rng, "sea", rivers, SEAS),
-    ]
+        yield Fact(first, subject, value, values, other)
+        yield Fact(sibling[0], subject, other, remaining, value)
