@@ -50,7 +50,7 @@ class ScoringBatch(ScoredBatch):
     ) -> Outcome:
         logits = prefix_cache.forward(model, as_inputs(self), self.keep, self.prefix)
         logprobs = choice_logprobs(logits, self)
-        finite = ~(logprobs.isnan().any(1) | logprobs.isposinf().any(1))
+        finite = logprobs.amax(1).isfinite()  # False also if a single choice is NaN.
         best = torch.where(finite, logprobs.argmax(1), NOT_FINITE)
         values = (best == self.answers).double()
         if self.row_metric is not None:
@@ -64,7 +64,7 @@ class ScoringBatch(ScoredBatch):
             dense_logprobs = reference.setdefault(self.key, logprobs)
             divergences = choice_divergence(dense_logprobs, logprobs)
         losses = -logprobs.gather(1, self.answers[:, None]).squeeze(1)
-        return Outcome(best, values, losses, divergences)
+        return Outcome(best, values, losses.where(finite, torch.nan), divergences)
 
     def _row_values(
         self, metric: RowMetric, logits: Tensor, logprobs: Tensor, finite: list[bool]

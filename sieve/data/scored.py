@@ -13,7 +13,7 @@ from sieve.tasks.metrics import ACCURACY, Metric
 from sieve.tasks.scores import Outcome
 
 LARGEST_DIVERGENCE = 100.0  # nats; also stands for a divergence that is infinite or NaN
-NOT_FINITE = -1  # the predicted choice where no log-likelihood is finite
+NOT_FINITE = -1  # the predicted choice where log-likelihoods are not finite
 
 Reference = dict[int, Any]  # results of the dense model, by the first example of a batch
 

@@ -1,5 +1,6 @@
 """Score a model on every example of a split; the batches of the split say how."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sieve.tasks.example import Example
 from sieve.tasks.metrics import ACCURACY, Metric
 from sieve.tasks.scores import Outcome, Scores
 
+log = logging.getLogger(__name__)
 UNSEEN = -2  # the predicted choice of an example that was not scored
 
 
@@ -45,6 +47,29 @@ def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance |
     right = int(scores.correct.sum())
     p_value = stats.binomtest(right, n, min(accuracy, 1.0), alternative="greater").pvalue
     return Chance(accuracy, bool(p_value < 0.05))
+
+
+def check_finite(dense: Scores) -> None:
+    """Raise ValueError where the dense model's numbers are not finite."""
+    if dense.not_finite:
+        raise ValueError(
+            f"The dense model's scores are not finite (NaN or infinity) on {dense.not_finite} of "
+            f"{len(dense.losses)} rows. Load the model in another dtype: set model.dtype=float32 "
+            "or model.dtype=bfloat16."
+        )
+
+
+def warn_not_finite(pruned: Scores, model: str) -> None:
+    """Log a warning where a pruned model's numbers are not finite.
+
+    model: the model's name in the message, such as "The pruned model".
+    """
+    if pruned.not_finite:
+        log.warning(
+            "%s gives scores that are not finite (NaN or infinity) on %d of %d rows; these rows "
+            "count as wrong. Set model.dtype=float32 or model.dtype=bfloat16.",
+            *(model, pruned.not_finite, len(pruned.losses)),
+        )
 
 
 class ScoresMetric(TorchMetric):

@@ -13,8 +13,10 @@ chat template if the tokenizer has one: give the harness `--apply_chat_template`
 """
 
 import argparse
+import json
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +25,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from sieve.conversion import CONF, register_resolvers, to_config
-from sieve.runtime.artifacts import write_json_atomic, written_beside
+from sieve.exports import lm_eval_results
+from sieve.runtime.artifacts import written_beside
 from sieve.tasks import Task, build_task
 from sieve.tasks.build import CHOICE_KINDS
 
 log = logging.getLogger(__name__)
+RESULTS = "sieve_results"  # the copy of `lm_eval_results` beside the task file
 # What log-likelihoods are divided by -> the metric of the harness.
 METRICS = {"none": "acc", "characters": "acc_norm", "bytes": "acc_bytes"}
 
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
-    """Write `<name>.yaml` and `<name>.parquet` into a folder; returns the name of the task.
+    """Write `<name>.yaml`, its rows and how a row is scored into a folder; returns its name.
 
     Prompts have no chat template: `--apply_chat_template` adds the tokenizer's. Raises ValueError
     if the harness has no such metric: it has the accuracy of choices by their log-likelihoods,
@@ -99,7 +103,12 @@ def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:
         ],
         "metadata": {"version": 1},
     }
-    write_json_atomic(folder / f"{name}.yaml", content)  # YAML includes JSON.
+    shutil.copyfile(lm_eval_results.__file__, folder / f"{RESULTS}.py")
+    # YAML includes JSON, but not this tag.
+    tag = f'"process_results": !function {RESULTS}.{METRICS[task.normalize]}'
+    text = json.dumps(content, indent=2).replace("{", f"{{\n  {tag},", 1)
+    with written_beside(folder / f"{name}.yaml") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
     return name
 
 

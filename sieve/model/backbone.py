@@ -263,8 +263,8 @@ def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
 
     On a CPU a linear layer is many times slower on a slice than on a copy of it.
     """
-    head = model.get_output_embeddings()
-    if head is None:  # of a classifier
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:  # of a classifier or an ONNX graph
         yield
         return
     with head.register_forward_pre_hook(lambda _head, args: (args[0].contiguous(), *args[1:])):

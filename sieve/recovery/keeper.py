@@ -47,6 +47,9 @@ class Keeper(L.Callback):
             None saves nothing.
         key: fingerprint of the training; a saved state of another one is refused.
         note: called with every check, also with earlier checks of a resumed training.
+
+    Raises:
+        ValueError: the score of the untrained module is not finite.
     """
 
     def __init__(
@@ -67,6 +70,11 @@ class Keeper(L.Callback):
             self._resume(path)
         else:
             self.best = evaluate()
+            if not all(map(math.isfinite, self.best)):
+                raise ValueError(
+                    "the pruned model's score before training is not finite (NaN or infinity), so "
+                    "no training can start from it; set model.dtype=float32."
+                )
             self._record(0, self.best)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

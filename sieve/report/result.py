@@ -29,6 +29,7 @@ class TestScore:  # of a model on the test rows
     accuracy: Number
     chance: Number  # measured for the dense model only
     beats_chance: bool | None
+    not_finite: Number  # rows on which it computed NaN or infinity
 
 
 @dataclass(frozen=True)

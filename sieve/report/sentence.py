@@ -21,6 +21,11 @@ _CHANCE = (
     "can do the task."
 )
 
+_NOT_FINITE = (
+    "The pruned model's numbers are not finite (NaN or infinity) on {} of {} test rows, which "
+    "count as wrong. Run again with model.dtype=float32 or model.dtype=bfloat16."
+)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -65,6 +70,8 @@ def verdict(result: Result) -> Verdict:
         return Verdict("unknown", "The drop on the test split was not measured.")
     if result.baseline.beats_chance is False:
         return Verdict("missed", _CHANCE)
+    if broken := result.pruned.not_finite:
+        return Verdict("missed", _NOT_FINITE.format(count(broken), count(result.examples)))
     decisive = drop.high if result.guarantee else drop.point
     if not _is_within(decisive, tolerance) or _feasible_on_selection(result) is False:
         return Verdict("missed", _MISSED)

@@ -21,7 +21,7 @@ from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.data.prefix import PrefixCache
 from sieve.data.scored import LARGEST_DIVERGENCE, ScoredBatch
-from sieve.evaluation.evaluation import score, together
+from sieve.evaluation.evaluation import check_finite, score, together
 from sieve.search.score import Score
 from sieve.tasks.scores import Scores, compare, drop_of
 
@@ -87,9 +87,9 @@ class Objective:
                         f"Scoring {kept:.1%} kept", max_divergence
                     )
             rows, loss = len(scores.values), scores.loss
-            if not_finite := int(np.isnan(scores.losses).sum()):
+            if scores.not_finite:
                 if not self._warned:
-                    log.warning(NOT_FINITE, 100 * kept, not_finite, rows)
+                    log.warning(NOT_FINITE, 100 * kept, scores.not_finite, rows)
                 self._warned = True
                 margin, loss = min(margin, -1.0), LARGEST_DIVERGENCE
             self.evaluated[genome] = Score(
@@ -121,12 +121,7 @@ class Objective:
         prefix_cache = PrefixCache()
         scores = self._run_all("Scoring the dense model", prefix_cache)
         self.tokens_per_genome = {"run": prefix_cache.tokens, "unshared": prefix_cache.unshared}
-        if not_finite := int(np.isnan(scores.losses).sum()):
-            raise ValueError(
-                f"The dense model's scores are not finite (NaN or infinity) on {not_finite} of "
-                f"{len(scores.losses)} rows. Load the model in another dtype: set "
-                "model.dtype=float32 or model.dtype=bfloat16."
-            )
+        check_finite(scores)
         return scores
 
     def _run_all(self, description: str, prefix_cache: PrefixCache) -> Scores:

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from sieve.serve.body import Limits, read_rows, request_schema
-from sieve.serve.engine import Engine, QueueFull
+from sieve.serve.engine import Engine, NotFinite, QueueFull
 
 PAGE = Path(__file__).with_name("page.html")
 REFUSALS = (
@@ -154,7 +154,10 @@ async def answer_rows(rows: list[dict[str, object]], engine: Engine) -> list[Ans
             f"{len(rows)} of this request; try again in a second."
         )
         raise HTTPException(503, problem, headers={"Retry-After": "1"}) from error
-    scores = await asyncio.wrap_future(future)
+    try:
+        scores = await asyncio.wrap_future(future)
+    except NotFinite as error:
+        raise HTTPException(500, str(error)) from error
     return [
         to_answer(task.words(example), logprobs)
         for example, logprobs in zip(examples, scores, strict=True)
@@ -164,8 +167,6 @@ async def answer_rows(rows: list[dict[str, object]], engine: Engine) -> list[Ans
 def to_answer(words: list[str], logprobs: list[float]) -> Answer:
     """The most likely choice, and the probability of each among the choices."""
     top = max(logprobs)
-    if not math.isfinite(top):
-        raise HTTPException(500, "the model gave no finite log-likelihood for this row.")
     weights = [math.exp(value - top) for value in logprobs]
     index = logprobs.index(top)
     choices = [

@@ -7,6 +7,7 @@ ONNX graph is always run so.
 """
 
 import logging
+import math
 import queue
 import threading
 from collections.abc import Sequence
@@ -35,12 +36,30 @@ class QueueFull(Exception):
     """More rows wait than the engine accepts."""
 
 
+class NotFinite(RuntimeError):
+    """The model computed NaN or infinity for a row."""
+
+
 @dataclass
 class PendingRequest:
     """The encoded rows of a request, and the future of their log-likelihoods."""
 
     rows: list[EncodedExample]
     logprobs: Future[LogProbs] = field(default_factory=Future)
+
+
+def _answer(request: PendingRequest, logprobs: LogProbs) -> None:
+    """Give a request its log-likelihoods, or an error where they are not finite."""
+    broken = sum(not math.isfinite(max(row)) or any(map(math.isnan, row)) for row in logprobs)
+    if not broken:
+        request.logprobs.set_result(logprobs)
+        return
+    error = NotFinite(
+        f"the model's log-likelihoods are not finite (NaN or infinity) on {broken} of "
+        f"{len(logprobs)} rows; start the server with --dtype float32."
+    )
+    log.error("%s", error)
+    request.logprobs.set_exception(error)
 
 
 class Engine:
@@ -146,7 +165,7 @@ class Engine:
                 continue
             self._release(rows)
             for request in requests:
-                request.logprobs.set_result(list(islice(logprobs, len(request.rows))))
+                _answer(request, list(islice(logprobs, len(request.rows))))
 
     def _take(self) -> tuple[list[PendingRequest], bool]:
         """The requests of the next batch, at least one, and whether to stop after it."""

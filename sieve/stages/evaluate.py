@@ -7,7 +7,12 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.data.datamodule import SieveDataModule
-from sieve.evaluation.evaluation import ScoringModule, compare_with_chance
+from sieve.evaluation.evaluation import (
+    ScoringModule,
+    check_finite,
+    compare_with_chance,
+    warn_not_finite,
+)
 from sieve.evaluation.speed import compare_speed, describe_machine
 from sieve.runtime.artifacts import fingerprint
 from sieve.runtime.memory import peak_memory_mib
@@ -17,7 +22,7 @@ from sieve.stages.run import Run
 from sieve.stages.splits import split_key
 from sieve.tasks.scores import Scores, compare
 
-VERSION = 2  # of the record; part of its fingerprint
+VERSION = 3  # of the record; part of its fingerprint
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
@@ -38,6 +43,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     quantized = speed = None
     with Switch(run.backbone.model, bank) as switch:
         dense = score_test(run)
+        check_finite(dense)
         others_dense = {name: score_test(run, data) for name, data in run.others.items()}
         switch.to(genome)
         pruned = score_test(run)
@@ -53,6 +59,9 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
             options = {k: v for k, v in asdict(run.config.speed).items() if k != "enabled"}
             finish = (lambda: quantize(run, bank)) if quantized else None
             speed = asdict(compare_speed(switch, genome, **options, finish=finish))
+    if run.leads:
+        for name, scores in {"": pruned, **others_pruned}.items():
+            warn_not_finite(scores, f"The pruned model{' on the task ' * bool(name)}{name}")
     record = _compare(run, dense, pruned)
     chance = compare_with_chance(dense, run.task.splits["test"])
     record["baseline"] |= {
@@ -79,8 +88,8 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
 
 def _compare(run: Run, dense: Scores, pruned: Scores) -> Record:
     return {
-        "baseline": {"accuracy": dense.accuracy},
-        "pruned": {"accuracy": pruned.accuracy},
+        "baseline": {"accuracy": dense.accuracy, "not_finite": dense.not_finite},
+        "pruned": {"accuracy": pruned.accuracy, "not_finite": pruned.not_finite},
         "examples": len(dense.values),
         "drop": asdict(compare(dense, pruned, run.config.seed)),
     }

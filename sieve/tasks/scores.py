@@ -32,9 +32,10 @@ class Outcome:
 class Scores:
     """What a model did on all N examples of a split, in their order."""
 
-    predicted: np.ndarray  # (N,) int64, a choice; −1 where no log-likelihood is finite
+    predicted: np.ndarray  # (N,) int64, a choice; −1 where log-likelihoods are not finite
     values: np.ndarray  # (N,) float64 in the metric's unit, or bool for right and wrong
-    losses: np.ndarray  # (N,) negative log-likelihood of the right answer, nats
+    # (N,) negative log-likelihood of the right answer, nats; nan where numbers are not finite
+    losses: np.ndarray
     # (N,) divergence from the dense model, nats; empty where there was no dense model to compare
     divergences: np.ndarray = field(default_factory=lambda: np.zeros(0))
     weights: np.ndarray | None = None  # (N,) how much each row counts; None counts all alike
@@ -69,6 +70,11 @@ class Scores:
     def divergence(self) -> float:
         """Mean divergence from the dense model, nats per example; nan where it is unknown."""
         return float(self.divergences.mean()) if len(self.divergences) else float("nan")
+
+    @property
+    def not_finite(self) -> int:
+        """Number of rows on which the model computed numbers that are not finite."""
+        return int((~np.isfinite(self.losses)).sum())
 
     @property
     def binary(self) -> bool:

@@ -98,8 +98,25 @@ def test_the_command_writes_the_test_rows_of_a_run(tmp_path: Path) -> None:
     rows = pd.read_parquet(tmp_path / "tasks/sieve_jsonl.parquet").to_dict("records")
     assert len(rows) == 60 and list(rows[0]["choices"]) == ["no", "yes"]
     assert {row["answer"] for row in rows} == {0, 1}
-    written = json.loads((tmp_path / "tasks/sieve_jsonl.yaml").read_text())
+    text = (tmp_path / "tasks/sieve_jsonl.yaml").read_text()
+    written = json.loads(text.replace("!function sieve_results.acc", '""'))
     assert written["dataset_kwargs"]["data_files"]["test"].endswith("sieve_jsonl.parquet")
+
+
+@pytest.mark.parametrize("normalize", ["none", "characters", "bytes"])
+def test_the_harness_refuses_numbers_that_are_not_finite(normalize: str, tmp_path: Path) -> None:
+    tasks = pytest.importorskip("lm_eval.tasks")
+    row = Example("prompt", (" a", " ééééé"), 1)
+    name = write_lm_eval_task(task_of([row], normalize), tmp_path)
+    manager = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)
+    task = manager.load(name)["tasks"][name]
+    [document] = task.test_docs()
+    scored = task.process_results(document, [(-1.0, False), (-6.0, False)])
+    right = {"none": 0.0, "characters": 0.0, "bytes": 1.0}[normalize]
+    assert scored == {next(iter(task.aggregation())): right}
+    for broken in (float("nan"), float("-inf")):
+        with pytest.raises(ValueError, match="are not finite.*begins 'prompt'"):
+            task.process_results(document, [(-1.0, False), (broken, False)])
 
 
 @pytest.mark.parametrize(

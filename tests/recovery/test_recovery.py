@@ -139,6 +139,14 @@ def test_training_that_does_not_help_is_rolled_back() -> None:
     assert [entry["step"] for entry in result.history] == [0, 1, 2]  # Patience ended it.
 
 
+def test_a_model_that_is_not_finite_before_training_is_refused() -> None:
+    model = tiny_llama()
+    bank = banked(model)
+    module = module_of(model, bank, uniform(bank, 0.6))
+    with pytest.raises(ValueError, match="before training is not finite.*model.dtype=float32"):
+        recover(module, BATCHES, lambda: (0.5, math.nan), trainer)
+
+
 def test_the_best_state_is_kept_not_the_last() -> None:
     model = tiny_llama()
     bank = banked(model)

@@ -70,6 +70,13 @@ def test_a_dense_model_at_chance_misses_the_tolerance(result: Result) -> None:
     assert verdict(read(result)).kind == "missed"
 
 
+def test_a_pruned_model_whose_numbers_are_not_finite_misses_the_tolerance(result: Result) -> None:
+    result["pruned"]["not_finite"] = 3
+    judged = verdict(read(result))
+    assert judged.kind == "missed" and "needs" not in answer_sentence(read(result))
+    assert "not finite (NaN or infinity) on 3 of" in judged.text and "float32" in judged.text
+
+
 def test_a_kept_guarantee_is_stated(result: Result) -> None:
     result["guarantee"] = True
     assert verdict(read(result)).kind == "met"

@@ -54,6 +54,15 @@ def test_answers_equal_the_evaluation(client: TestClient, exported: Path) -> Non
         assert body["latency_ms"] > 0
 
 
+def test_numbers_that_are_not_finite_are_an_error_with_a_sentence(exported: Path) -> None:
+    engine = Engine(exported)
+    engine.model.requires_grad_(False).get_output_embeddings().weight[5] = float("inf")
+    with TestClient(make_app(engine, LIMITS)) as served:
+        answer = served.post("/predict", json=GOOD)
+    assert answer.status_code == 500
+    assert "not finite (NaN or infinity) on 1 of 1 rows" in answer.json()["detail"]
+
+
 def test_a_row_may_use_the_column_names_of_the_data(client: TestClient) -> None:
     one = client.post("/predict", json={"text": "good", "what": "film"}).json()["answers"]
     other = client.post("/predict", json={"sentence": "good", "what": "film"}).json()["answers"]

@@ -13,7 +13,7 @@ import sieve
 from sieve.data.encoding import EncodedExample
 from sieve.evaluation.evaluation import score
 from sieve.exports.task_file import write_task
-from sieve.serve.engine import Engine, LogProbs, QueueFull
+from sieve.serve.engine import Engine, LogProbs, NotFinite, QueueFull
 
 
 def test_a_failure_ends_its_own_requests_and_later_ones_are_answered(exported: Path) -> None:
@@ -32,6 +32,20 @@ def test_a_failure_ends_its_own_requests_and_later_ones_are_answered(exported: P
     assert len(engine.submit(rows).result(timeout=30)) == 1
     engine.stop()
     assert engine.waiting == 0
+
+
+def test_a_row_that_is_not_finite_fails_its_own_request_alone(exported: Path) -> None:
+    engine = Engine(exported)
+    [token] = engine.tokenizer(" question").input_ids
+    engine.model.requires_grad_(False).get_input_embeddings().weight[token] = float("nan")
+    questions = [engine.task.question(GOOD | {"text": t}) for t in ("good", "a question")]
+    sound, broken = ([row] for row in engine.encode(questions))
+    futures = [engine.submit(rows) for rows in (sound, broken + sound, sound)]
+    engine.start()
+    with pytest.raises(NotFinite, match=r"not finite \(NaN or infinity\) on 1 of 2 rows"):
+        futures[1].result(timeout=30)
+    assert futures[0].result(timeout=30) == futures[2].result(timeout=30)
+    engine.stop()
 
 
 def test_waiting_requests_are_answered_before_the_engine_stops(exported: Path) -> None:
