@@ -165,7 +165,7 @@ def solve(name: str, tokens: int, folder: Path) -> dict[str, Any]:
         bank.save(folder / "bank.safetensors")
 
     stage = fit(plan)  # A run writes the bank block by block; here the whole bank is in memory.
-    stage = replace(stage, parts=stage.parts | {"bank": plan.bank_bytes})
+    stage = replace(stage, parts_bytes=stage.parts_bytes | {"bank": plan.bank_bytes})
     return {"fit": compared(work, stage, plan, before)}
 
 

@@ -23,13 +23,12 @@ from sieve.costs.stages import calibrate, evaluate, export, fit, search
 from sieve.costs.training import learn, recover, refit
 from sieve.model.backbone import compute_dtype
 from sieve.projections import get_projection
+from sieve.report.values import size
 from sieve.runtime.artifacts import write_json_atomic
 
 NAME = "dry_run.json"
 USABLE = 0.95  # share of a device's memory that a run can fill
 MAX_DEVICES = 4096
-NAMED = 0.005  # share of a stage's memory from which a part is named
-HOUR = 3600.0
 THRIFTY = "calibration.layers_at_once=1 calibration.checkpointing=true"
 Record = dict[str, Any]  # a JSON object
 
@@ -94,34 +93,54 @@ def stages_of(plan: Plan) -> list[Stage]:
 
 def describe(plan: Plan, source: str) -> Record:
     """The stages, their sum, the assumptions and the verdict, for dry_run.json."""
-    stages, device, config = stages_of(plan), plan.device, plan.config
-    rows = [_row(stage, plan) for stage in stages]
-    written = {row["stage"]: row["written_gib"] for row in rows}
-    devices = max(plan.devices, plan.workers)
-    total = {key: sum(row[key] for row in rows) for key in ("hours", "hours_at_most")}
-    total |= {key: max(row[key] for row in rows) for key in ("peak_gib", "host_gib")}
+    stages, device, lengths = stages_of(plan), plan.device, plan.lengths
+    rows = [
+        asdict(stage)
+        | {"most_seconds": max(stage.seconds, stage.most_seconds)}
+        | {"peak_bytes": stage.peak(device), "host_bytes": stage.host}
+        for stage in stages
+    ]
+    total = {key: sum(row[key] for row in rows) for key in ("seconds", "most_seconds")}
+    total |= {key: max(row[key] for row in rows) for key in ("peak_bytes", "host_bytes")}
+    total["written_bytes"] = sum(stage.written_bytes for stage in stages)
+    rates = ", ".join(f"{rate:.3g} {dtype}" for dtype, rate in sorted(device.tflops.items()))
+    counts = ", ".join(f"{count:,} {role}" for role, count in lengths.rows.items())
     record: Record = {
-        "model": config.model.label,
-        "shapes": source,
+        "model": plan.config.model.label,
         "parameters": plan.shape.parameters,
         "prunable": plan.shape.prunable,
         "dtype": {"compute": plan.compute, "stored": plan.stored, "bank": plan.bank_dtype},
-        "task": {"name": config.task.name} | asdict(plan.lengths),
+        "task": {"name": plan.config.task.name} | asdict(lengths),
         "device": asdict(device),
-        "devices": devices,
-        "shards": plan.shards,
+        "devices": max(plan.devices, plan.workers),
         "stages": rows,
-        "total": total
-        | {
-            "device_hours": total["hours"] * devices,
-            "cache_gib": written["calibrate"] + written["fit"],
-            "export_gib": written.get("export", 0.0),
-        },
+        "total": total,
         "fits": fits(plan),
-        "remedy": remedy(plan),  # devices and settings
-        "assumptions": _assumptions(plan, source),
+        "assumptions": [
+            f"Shapes: {source}.",
+            f"Rows: {counts}; {lengths.scored:.0f} tokens to score a row, {lengths.answer:.0f} of "
+            f"the answer; {lengths.source}.",
+            f"TFLOP/s: {rates}, of which passes reach {device.utilization:.0%} and eigenvectors "
+            f"{device.solver_utilization:.1%}.",
+            f"The pruned model is assumed to keep {KEPT:.0%}; the search decides.",
+        ],
     }
-    return record | {"verdict": verdict(record)}
+    return record | {"verdict": verdict(plan, max(rows, key=lambda row: row["peak_bytes"]))}
+
+
+def verdict(plan: Plan, largest: Record) -> str:
+    """Whether a run fits, by its largest stage, and what makes it fit."""
+    where, memory = plan.device.name, (plan.device.memory_gib or 0) * GIB
+    sentence = (
+        f"{plan.config.model.label} {'fits' if fits(plan) else 'does not fit'} on {plan.shards} × "
+        f"{where}: the peak, in {largest['name']}, takes {size(largest['peak_bytes'])} of a "
+        f"device; it has {size(memory)}."
+    )
+    if fits(plan):
+        return sentence
+    if (best := remedy(plan)) is None:
+        return f"{sentence} No number of devices is enough; lower batch_tokens or omit stages."
+    return f"{sentence} It fits on {best[0]} × {where} with {best[1]}."
 
 
 def remedy(plan: Plan) -> tuple[int, str] | None:
@@ -149,50 +168,3 @@ def fits(plan: Plan) -> bool:
     """Whether every stage fits in a device's memory."""
     limit = USABLE * (plan.device.memory_gib or 0) * GIB
     return all(stage.peak(plan.device) <= limit for stage in stages_of(plan))
-
-
-def verdict(record: Record) -> str:
-    """Whether the run fits, and which settings and how many devices make it fit."""
-    total, device, ranks = record["total"], record["device"], record["shards"]
-    stage = max(record["stages"], key=lambda row: row["peak_gib"])["stage"]
-    sentence = (
-        f"{record['model']} {'fits' if record['fits'] else 'does not fit'} on "
-        f"{'one' if ranks == 1 else f'{ranks:,}'} {device['name']}: the peak, in {stage}, takes "
-        f"{total['peak_gib']:,.1f} GiB of a device; it has {device['memory_gib']:,.0f} GiB."
-    )
-    if record["fits"]:
-        return sentence
-    if record["remedy"] is None:
-        return f"{sentence} No number of devices is enough; lower batch_tokens or omit stages."
-    count, settings = record["remedy"]
-    return f"{sentence} It fits on {count:,} × {device['name']} with {settings}."
-
-
-def _row(stage: Stage, plan: Plan) -> Record:
-    named = NAMED * sum(stage.parts.values())
-    return {
-        "stage": stage.name,
-        "hours": stage.seconds / HOUR,
-        "hours_at_most": max(stage.seconds, stage.most_seconds) / HOUR,
-        "peak_gib": stage.peak(plan.device) / GIB,
-        "host_gib": stage.host / GIB,
-        "parts_gib": {name: size / GIB for name, size in stage.parts.items() if size > named},
-        "genomes": None if stage.genomes is None else stage.genomes.tolist(),
-        "written_gib": stage.written / GIB,
-        "remark": stage.remark,
-    }
-
-
-def _assumptions(plan: Plan, source: str) -> list[str]:
-    """The assumptions behind the figures, one sentence each."""
-    spec, lengths = plan.device, plan.lengths
-    rates = ", ".join(f"{rate:.3g} {dtype}" for dtype, rate in sorted(spec.tflops.items()))
-    rows = ", ".join(f"{count:,} {role}" for role, count in lengths.rows.items())
-    return [
-        f"Shapes: {source}.",
-        f"Rows: {rows}; {lengths.scored:.0f} tokens to score a row, {lengths.answer:.0f} of the "
-        f"answer; {lengths.source}.",
-        f"Device: {spec.name}: {spec.memory_gib:.0f} GiB; TFLOP/s {rates}, of which passes reach "
-        f"{spec.utilization:.0%} and eigenvectors {spec.solver_utilization:.1%}.",
-        f"The pruned model is assumed to keep {KEPT:.0%}; the search decides.",
-    ]

@@ -17,7 +17,7 @@ from sieve.config import Config
 from sieve.costs.dry_run import Record
 from sieve.costs.shape import build_without_weights
 from sieve.model.backbone import count_parameters
-from sieve.model.matrices import Matrix, find_matrices, unsupported
+from sieve.model.matrices import find_matrices, unsupported
 from sieve.report.values import count, percent
 from sieve.runtime.artifacts import write_json_atomic
 
@@ -41,21 +41,14 @@ def inspect(config: Config, run_dir: Path) -> RenderableType:
         "parameters": count_parameters(model),
         "prunable": sum(matrix.size for matrix in matrices),
         "storage": config.projection.storage,
-        "matrices": [_row(matrix, sizing) for matrix in matrices],
+        "matrices": [
+            asdict(matrix) | {"parameters": matrix.size, "break_even_rank": sizing.top_rank(matrix)}
+            for matrix in matrices
+        ],
         "unsupported": reasons,
     }
     write_json_atomic(run_dir / NAME, record)
     return _table(record)
-
-
-def _row(matrix: Matrix, sizing: Sizing) -> Record:
-    """The record of a matrix; break_even_rank: from which factors are larger than the matrix."""
-    fields = {k: v for k, v in asdict(matrix).items() if k not in ("members", "source")}
-    return fields | {
-        "parameters": matrix.size,
-        "break_even_rank": sizing.top_rank(matrix),
-        "shares_input_of": None if matrix.source == matrix.name else matrix.source,
-    }
 
 
 def _table(record: Record) -> RenderableType:
@@ -91,8 +84,8 @@ def _description(matrix: Record) -> tuple[str, ...]:
     """The name within a block, kind, shape, break-even rank and remarks of a matrix."""
     pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", matrix["name"])
     remarks = ["tied"] * matrix["tied"] + ["bias"] * matrix["has_bias"]
-    if shared := matrix["shares_input_of"]:
-        remarks.append(f"with {shared.rpartition('.')[2]}")
+    if matrix["source"] != matrix["name"]:
+        remarks.append(f"with {matrix['source'].rpartition('.')[2]}")
     return (
         pattern.partition("*.")[2] or pattern,
         matrix["kind"],

@@ -53,27 +53,22 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
     Raises ValueError if the task is not valid, or has neither rows nor `task.typical`.
     """
     config.validate()
-    typical = config.typical
+    typical, source = config.typical, "stated in task.typical"
     local = config.data_dir is not None or config.almanac is not None
     if not local and "tokens" in typical and "calibration" in typical.get("rows", {}):
-        rows, tokens, source = _stated_rows(config), typical["tokens"], "stated in task.typical"
+        rows = _stated_rows(config)
     else:
-        task = _built(config, run.seed, local)
+        task = _longest_task(config, run.seed)
         if tokenizer := _tokenizer(run.model):
-            measured = _measured(task, run, tokenizer, model)
-            templated = (
-                config.chat == AUTO and has_template(tokenizer) and task.kind != "perplexity"
-            )
-            source = measured.source + (LONGEST_PROMPT if templated or config.shots == AUTO else "")
-            return replace(measured, source=source)
+            return _measured(task, config, run, tokenizer, model)
         rows = {role: len(examples) for role, examples in task.splits.items()}
-        source = "rows counted, lengths stated in task.typical"
-        if (tokens := typical.get("tokens")) is None:
+        source = f"rows counted, lengths {source}"
+        if "tokens" not in typical:
             source = f"rows counted, tokens guessed at {CHARACTERS_PER_TOKEN} characters each"
             first = task.splits["calibration"][:SAMPLED]
-            lengths = [len(row.prompt + row.choices[row.answer]) for row in first]
-            tokens = max(1.0, fmean(lengths) / CHARACTERS_PER_TOKEN)
-    tokens = min(float(tokens), context_length(model) or math.inf)
+            characters = fmean(len(row.prompt + row.choices[row.answer]) for row in first)
+            typical = {**typical, "tokens": max(1.0, characters / CHARACTERS_PER_TOKEN)}
+    tokens = min(float(typical["tokens"]), context_length(model) or math.inf)
     answer = typical.get("answer", tokens if config.kind == "perplexity" else 1.0)
     written = config.max_new_tokens if config.kind == "generation" else 0
     return Lengths(rows, tokens, tokens, source, typical.get("passes", 1.0), answer, written)
@@ -89,19 +84,17 @@ def _stated_rows(config: TaskConfig) -> dict[str, int]:
     return {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
 
 
-def _built(config: TaskConfig, seed: int, local: bool) -> Task:
+def _longest_task(config: TaskConfig, seed: int) -> Task:
+    """The task with the most shots that its settings allow."""
     try:
         task_of = task_by_shots(config, seed)
     except RuntimeError as error:
-        if local:
-            raise
         raise ValueError(
-            f"task '{config.name}' has neither rows on this machine nor task.typical; set "
-            "task.data_dir to a folder, or set '+task.typical.tokens=200' and the rows of each "
-            "split, as conf/task/medqa.yaml does."
+            f"{error} A dry run does without the rows of '{config.name}' if you set "
+            "'+task.typical.tokens=200' and the rows of each split, as conf/task/medqa.yaml does."
         ) from error
     rows = len(task_of(fewest_shots(config)).splits["calibration"])
-    return task_of(counts_to_measure(config, rows)[-1])  # The most shots cost the most.
+    return task_of(counts_to_measure(config, rows)[-1])
 
 
 def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
@@ -112,7 +105,11 @@ def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
 
 
 def _measured(
-    task: Task, run: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    task: Task,
+    config: TaskConfig,
+    run: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
 ) -> Lengths:
     """The numbers of the batches that a run makes of the first rows."""
     classes = partial(classes_of, model) if is_classifier(model) else None
@@ -123,11 +120,13 @@ def _measured(
     calibration = reader.calibration(some, None, tokens, run.seed)
     scored = reader.scoring(task, [*first["selection"], *first["test"]], tokens)
     answers = sum(int(batch.answer_mask.sum()) for batch in calibration)
+    templates = config.chat == AUTO and has_template(tokenizer) and task.kind != "perplexity"
     return Lengths(
         {role: len(examples) for role, examples in task.splits.items()},
         calibration=_mean_length(calibration),
         scored=_mean_length(scored),
-        source=f"measured on {sum(map(len, first.values())):,} rows",
+        source=f"measured on {sum(map(len, first.values())):,} rows"
+        + LONGEST_PROMPT * (templates or config.shots == AUTO),
         passes=_rows(scored) / sum(len(batch.examples) for batch in scored),
         answer=answers / _rows(calibration),
         written=task.writing.max_new_tokens if task.writing else 0,

@@ -7,10 +7,9 @@ from sieve.bank.genome import Sizing
 from sieve.calibration.schedule import needs_of
 from sieve.config import Config, DeviceConfig
 from sieve.costs.lengths import Lengths
-from sieve.costs.passes import Rows, activation_bytes, logit_bytes, pass_flops
 from sieve.costs.probe import GIB
-from sieve.costs.searching import Pair, Sweeper
-from sieve.costs.shape import Shape
+from sieve.costs.searching import Sweeper
+from sieve.costs.shape import Rows, Shape
 from sieve.costs.solving import QR, Flops
 from sieve.model.matrices import Matrix, siblings
 from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, weighting_for
@@ -27,20 +26,20 @@ class Stage:
 
     name: str
     seconds: float
-    parts: Parts
-    written: float = 0.0  # bytes on disk
-    genomes: Pair | None = None  # scored, expected and at most
+    parts_bytes: Parts
+    written_bytes: float = 0.0  # on disk
+    genomes: tuple[float, ...] = ()  # scored, expected and at most
     most_seconds: float = 0.0  # if that is more than `seconds`
     remark: str = ""
 
     @property
     def host(self) -> float:
         """Bytes in the memory of the processor, beside a GPU."""
-        return sum(size for name, size in self.parts.items() if name.endswith(HOST))
+        return sum(size for name, size in self.parts_bytes.items() if name.endswith(HOST))
 
     def peak(self, device: DeviceConfig) -> float:
         """Bytes of each device."""
-        return device.overhead_gib * GIB + sum(self.parts.values()) - self.host
+        return device.overhead_gib * GIB + sum(self.parts_bytes.values()) - self.host
 
 
 @dataclass(frozen=True)
@@ -157,9 +156,12 @@ class Plan:
             again: the backward pass computes every block again, so that only one is saved.
         """
         saved = backward * (1 if again else self.shape.layers)
-        activations = activation_bytes(self.shape, tokens, self.itemsize, saved)
-        logits = logit_bytes(self.shape, tokens * positions, self.itemsize, backward)
-        return {"activations": activations, "logits": logits}
+        # Logits, their float32 copies, and gradients of both.
+        each = self.itemsize + FLOAT32 * (4 if backward else 2)
+        return {
+            "activations": self.shape.activation_bytes(tokens, self.itemsize, saved),
+            "logits": tokens * positions * self.shape.vocabulary * each,
+        }
 
     @property
     def scoring(self) -> Parts:
@@ -185,15 +187,15 @@ class Plan:
         backward: int = 0,
         again: bool = False,
     ) -> float:
-        """Seconds of passes over rows, whose batches the devices share; options as `pass_flops`."""
-        flops = pass_flops(self.shape, rows, kept, backward, again)
+        """Seconds of passes over rows, whose batches the devices share; see `Shape.pass_flops`."""
+        flops = self.shape.pass_flops(rows, kept, backward, again)
         if batches is None:
             batches = max(1.0, rows.padding * rows.tokens / self.config.batch_tokens)
         read = self.shape.kept_parameters(kept) * self.itemsize
         least = read / (float(self.device.bandwidth_gb or 0) * 1e9)
         least = max(least, self.shape.layers * self.device.layer_ms / 1e3)
         least *= batches * (3 if backward else 1)
-        return max(self._seconds(flops, self.compute), least) / self.devices
+        return max(self.products(flops, self.compute), least / self.devices)
 
     def score(self, examples: float, kept: float = KEPT, lengths: Lengths | None = None) -> float:
         """Seconds of scoring examples; written answers are run through twice more."""
@@ -207,15 +209,16 @@ class Plan:
             seconds += 2 * seconds + self.run(tokens, kept, batches * lengths.written)
         return seconds
 
-    def products(self, flops: float) -> float:
-        """Seconds of products in float32, which the devices share."""
-        return self._seconds(flops, "float32") / self.devices
+    def products(self, flops: float, dtype: str = "float32") -> float:
+        """Seconds of large matrix products, which the devices share."""
+        rate = self.device.tflops[dtype] * 1e12 * self.device.utilization
+        return flops / rate / self.devices
 
     def solves(self, flops: list[Flops]) -> float:
-        """Seconds of closed forms in float64."""
+        """Seconds of closed forms in float64, which every device computes."""
         products, decompositions = map(sum, zip(*flops, strict=True))
         slower = self.device.utilization / self.device.solver_utilization
-        return self._seconds(products + decompositions * slower, "float64")
+        return self.products(products + decompositions * slower, "float64") * self.devices
 
     def pivots(self) -> float:
         """Seconds of choosing the pivot rows of a genome: pivoted QR of (r, d_out) on the host."""
@@ -227,7 +230,3 @@ class Plan:
     def write(self, size: float) -> float:
         """Seconds of writing bytes to disk."""
         return size / (self.device.disk_gb * 1e9)
-
-    def _seconds(self, flops: float, dtype: str) -> float:
-        """Seconds of large matrix products."""
-        return flops / (self.device.tflops[dtype] * 1e12 * self.device.utilization)

@@ -1,11 +1,12 @@
-"""A model in numbers: its prunable matrices and the widths that its passes depend on.
+"""A model in numbers: operations of its passes, and memory of its activations.
 
 The model is built from its configuration, of tensors without memory, which takes seconds for any
-size and downloads nothing but config.json.
+size and downloads nothing but config.json. A product of (m, k) and (k, n) takes 2 m k n operations.
+Tests compare the operations with torch's FlopCounterMode, and the memory with what torch saves for
+a backward pass.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -16,8 +17,26 @@ from sieve.model.backbone import count_parameters
 from sieve.model.checkpoint_files import auto_class, explained_errors, find_model, load_config
 from sieve.model.gguf_files import is_gguf
 from sieve.model.matrices import Matrix, blocks_of, find_matrices
+from sieve.projections.moments import FLOAT32, Needs, gradient_side, plan_streams
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in configurations
+PADDING = 1.05  # tokens of a batch of rows of similar length, over those that are not padding
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of tokens."""
+
+    count: float
+    length: float  # mean tokens of a row
+    logits: float = 1.0  # positions of a row at which logits are computed
+    padding: float = PADDING
+    shared: float = 0.0  # tokens of a prefix before each row, which these passes do not run
+
+    @property
+    def tokens(self) -> float:
+        """All tokens, without padding."""
+        return self.count * self.length
 
 
 @dataclass(frozen=True)
@@ -34,12 +53,12 @@ class Shape:
     unprunable: int = 0  # weights of other linear layers that every token passes
     routed: float = 1.0  # mean share of tokens that an expert sees
 
-    @cached_property
+    @property
     def blocks(self) -> list[Matrix]:
         """The prunable matrices without the head."""
         return [matrix for matrix in self.matrices if matrix.layer is not None]
 
-    @cached_property
+    @property
     def prunable(self) -> int:
         """Weights of the prunable matrices."""
         return sum(matrix.size for matrix in self.matrices)
@@ -49,38 +68,73 @@ class Shape:
         """Weights of the embedding, or of the output head."""
         return self.hidden * self.vocabulary
 
-    @cached_property
-    def per_token(self) -> float:
-        """Prunable weights that a token passes, without the head."""
-        return sum(matrix.size * self.token_share(matrix) for matrix in self.blocks)
-
-    @cached_property
+    @property
     def widest(self) -> int:
         """The widest activation within a block, usually the MLP's."""
         return max(max(matrix.d_out, matrix.d_in) for matrix in self.blocks)
 
-    @cached_property
+    def kept_parameters(self, kept: float) -> float:
+        """The parameters of a model that keeps a fraction of the prunable ones."""
+        return self.parameters - (1 - kept) * self.prunable
+
+    def share(self, matrix: Matrix) -> float:
+        """The share of all tokens that a matrix of a block sees."""
+        return self.routed if matrix.expert else 1.0
+
+    def pass_flops(
+        self, rows: Rows, kept: float = 1.0, backward: int = 0, again: bool = False
+    ) -> float:
+        """One pass over rows.
+
+        Args:
+            kept: fraction of the prunable weights.
+            backward: how many products a backward pass makes with each matrix: 1 computes gradients
+                of activations, 2 also of the factors, 0 means no backward pass.
+            again: the backward pass computes every block again (checkpointing).
+        """
+        once = min(backward, 1)
+        weights = kept * sum(matrix.size * self.share(matrix) for matrix in self.blocks)
+        weights *= 1 + backward + again
+        weights += self.unprunable * (1 + once + again)
+        attended = 2 * (rows.length + rows.shared) * self.queries * self.layers
+        attended *= 1 + 2 * once + again
+        head = rows.count * rows.logits * self.embedding * (1 + once)
+        return 2 * (rows.padding * rows.tokens * (weights + attended) + head)
+
+    def moment_flops(self, rows: Rows, needs: Needs, by_gradient: bool) -> float:
+        """Sums of z zᵀ over all tokens; both halves of the symmetric square are computed."""
+        streams = plan_streams(list(self.matrices), needs, shared=not by_gradient)
+        flops = 0.0
+        for matrix in self.matrices:
+            in_block = matrix.layer is not None
+            seen = rows.tokens * self.share(matrix) if in_block else rows.count * rows.logits
+            products = streams[matrix.name][1] ** 2 if matrix.name in streams else 0
+            if needs.gradient:
+                side, width = gradient_side(matrix)
+                products += width**2 + matrix.size * (side == "input")  # Wᵀ g
+            flops += 2 * seen * products
+        return flops
+
     def saved_per_token(self) -> float:
         """Numbers per token and block that a pass saves for its backward pass, without the norms'.
 
         Each input once, each output that is not added to the residual stream, the output of the
         activation function, and keys and values repeated for every query's head.
         """
-        inputs = {m.source: m.d_in * self.token_share(m) for m in self.blocks}
+        inputs = {m.source: m.d_in * self.share(m) for m in self.blocks}
         saved = sum(inputs.values()) + 2 * self.layers * (self.queries - self.keys)
         for matrix in self.blocks:
             kind = matrix.kind.removeprefix("expert_")
             width = matrix.d_in * (kind == "down") + matrix.d_out * (kind not in ("o", "down"))
-            saved += width * self.token_share(matrix)
+            saved += width * self.share(matrix)
         return saved / self.layers
 
-    def kept_parameters(self, kept: float) -> float:
-        """The parameters of a model that keeps a fraction of the prunable ones."""
-        return self.parameters - (1 - kept) * self.prunable
-
-    def token_share(self, matrix: Matrix) -> float:
-        """The share of all tokens that a matrix of a block sees."""
-        return self.routed if matrix.expert else 1.0
+    def activation_bytes(self, tokens: float, itemsize: int, saved_blocks: int = 0) -> float:
+        """Activations of a batch; `saved_blocks` of the blocks save theirs for a backward pass."""
+        if not saved_blocks:
+            return tokens * (itemsize * 3 * (self.widest + self.hidden) + FLOAT32 * self.hidden)
+        block = itemsize * self.saved_per_token() + 2 * FLOAT32 * self.hidden
+        return tokens * (saved_blocks * block + itemsize * 2 * self.widest)
 
 
 def shape_of(model: PreTrainedModel, prune_head: bool = False) -> Shape:

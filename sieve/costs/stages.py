@@ -1,9 +1,9 @@
 """The stages that every run has: seconds and bytes."""
 
 from sieve.calibration.schedule import groups_of
-from sieve.costs.passes import Rows, moment_flops
 from sieve.costs.plan import ITEMSIZE, KEPT, Parts, Plan, Stage
 from sieve.costs.searching import search_evaluations
+from sieve.costs.shape import Rows
 from sieve.costs.solving import fit_flops, solve_bytes
 from sieve.model.matrices import Matrix, siblings
 from sieve.projections.moments import FLOAT32, Side, moment_bytes, plan_streams
@@ -25,7 +25,7 @@ def calibrate(plan: Plan) -> Stage:
     passes, written = 1 if streams else len(groups), float(sum(map(sum, moments)))
     again = backward and (settings.checkpointing or streams)
     seconds = plan.run(rows, backward=int(backward), again=again) * passes + plan.write(written)
-    seconds += plan.products(moment_flops(shape, rows, plan.needs, plan.by_gradient))
+    seconds += plan.products(shape.moment_flops(rows, plan.needs, plan.by_gradient))
     parts = plan.activations(tokens, rows.logits / rows.length, backward, again)
     parts["activations"] += 2 * FLOAT32 * tokens * shape.widest  # The copies that a hook makes.
     parts |= zip(("moments", "moments of gradients"), max(moments, key=sum), strict=True)
@@ -89,7 +89,7 @@ def search(plan: Plan) -> Stage:
         "search",
         plan.score(expected),
         plan.dense | {"factors": factors} | plan.scoring,
-        genomes=genomes,
+        genomes=tuple(genomes.tolist()),
         most_seconds=plan.score(most, kept=1.0),
         remark=remark,
     )
@@ -121,4 +121,4 @@ def export(plan: Plan) -> Stage | None:
     size = plan.shape.kept_parameters(1.0 if form == "dense" else KEPT) * stored
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
-    return Stage("export", plan.pivots() + plan.write(size), plan.pruned, written=size)
+    return Stage("export", plan.pivots() + plan.write(size), plan.pruned, written_bytes=size)

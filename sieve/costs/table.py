@@ -4,8 +4,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sieve.costs.dry_run import HOUR, Record
-from sieve.report.values import count, duration
+from sieve.costs.dry_run import Record
+from sieve.report.values import count, duration, size
+
+NAMED = 0.005  # share of a stage's memory from which a part is named
 
 
 def dry_run_table(record: Record) -> RenderableType:
@@ -13,39 +15,34 @@ def dry_run_table(record: Record) -> RenderableType:
     total, device = record["total"], f"{record['devices']} × {record['device']['name']}"
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("stage", no_wrap=True)
-    for name in ("time", "peak GiB", "genomes"):
+    for name in ("time", "peak", "genomes"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("parts of the peak in GiB; remarks", overflow="fold")
+    table.add_column("parts of the peak; remarks", overflow="fold")
     for row in record["stages"]:
-        genomes = " to ".join(dict.fromkeys(f"{number:,.0f}" for number in row["genomes"] or ()))
-        parts = [f"{name} {size(gib)}" for name, gib in row["parts_gib"].items()]
+        genomes = " to ".join(dict.fromkeys(f"{number:,.0f}" for number in row["genomes"]))
+        least = NAMED * sum(row["parts_bytes"].values())
+        parts = [f"{name} {size(n)}" for name, n in row["parts_bytes"].items() if n > least]
         remarks = ", ".join([*parts, *[row["remark"]] * bool(row["remark"])])
-        table.add_row(row["stage"], *_figures(row), genomes, remarks)
-    disk = f"on disk: cache {size(total['cache_gib'])}, export {size(total['export_gib'])}"
-    disk += f"; host memory {size(total['host_gib'])}" if total["host_gib"] else ""
+        table.add_row(row["name"], *_figures(row), genomes, remarks)
+    disk = f"{size(total['written_bytes'])} on disk"
+    disk += f", {size(total['host_bytes'])} of host memory" if total["host_bytes"] else ""
     table.add_row("total", *_figures(total), "", disk, style="bold")
     title = (
         f"{record['model']} on {record['task']['name']}: {count(record['parameters'])} parameters, "
         f"{count(record['prunable'])} prunable, on {device}\n"
     )
-    hours = f"\n{_time(total, 'hours')} expected, {_time(total, 'hours_at_most')} at most"
+    times = (
+        f"\n{duration(total['seconds'])} expected, {duration(total['most_seconds'])} at most, on "
+        f"{device}."
+    )
     return Group(
         Text(title, style="bold"),
         table,
-        Text(f"{hours}, on {device}.", style="bold"),
+        Text(times, style="bold"),
         Text(record["verdict"] + "\n", style="green" if record["fits"] else "yellow"),
         Text("\n".join(record["assumptions"]), style="dim"),
     )
 
 
 def _figures(row: Record) -> tuple[str, str]:
-    return _time(row, "hours"), size(row["peak_gib"])
-
-
-def _time(row: Record, key: str) -> str:
-    return duration(row[key] * HOUR)
-
-
-def size(gib: float) -> str:
-    """GiB with the digits that matter."""
-    return f"{gib:,.0f}" if gib >= 100 else f"{gib:.1f}" if gib >= 1 else f"{gib:.2g}"
+    return duration(row["seconds"]), size(row["peak_bytes"])

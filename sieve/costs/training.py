@@ -1,7 +1,7 @@
 """The stages that train factors, or solve them again on what the pruned model reads."""
 
-from sieve.costs.passes import Rows, moment_flops
 from sieve.costs.plan import KEPT, Parts, Plan, Stage
+from sieve.costs.shape import Rows
 from sieve.costs.solving import QR, solve_bytes
 from sieve.costs.stages import solve_all
 from sieve.projections.moments import FLOAT32
@@ -71,7 +71,7 @@ def refit(plan: Plan) -> Stage | None:
                 for m in shape.blocks
             ]
         )
-        sums = moment_flops(shape, rows, plan.needs, plan.by_gradient)
+        sums = shape.moment_flops(rows, plan.needs, plan.by_gradient)
         once += plan.products(REFIT_SUMS * sums)
         widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
         workspace = solve_bytes(settings.name, widest, widest.d_in) + REFIT_BYTES * widest.d_in**2

@@ -15,11 +15,10 @@ from sieve.bank.genome import Sizing
 from sieve.calibration.calibration import CalibrationModule
 from sieve.config import Config, DeviceConfig, SearchConfig
 from sieve.costs.lengths import Lengths
-from sieve.costs.passes import Rows, activation_bytes, moment_flops, pass_flops
 from sieve.costs.plan import Plan
 from sieve.costs.probe import find_device
 from sieve.costs.searching import line_length, search_evaluations
-from sieve.costs.shape import build_without_weights, shape_of
+from sieve.costs.shape import Rows, build_without_weights, shape_of
 from sieve.costs.solving import DECOMPOSITIONS, SOLVES, fit_flops
 from sieve.model.matrices import find_matrices
 from sieve.projections import get_projection
@@ -74,7 +73,7 @@ def test_a_pass_takes_the_operations_that_torch_counts(family: str) -> None:
     model = FAMILIES[family](attn_implementation="eager", **wide)
     with torch.no_grad():
         flops = counted(lambda: model(**batch(), logits_to_keep=1, use_cache=False))
-    assert pass_flops(shape_of(model), rows()) == pytest.approx(sum(flops.values()), rel=0.01)
+    assert shape_of(model).pass_flops(rows()) == pytest.approx(sum(flops.values()), rel=0.01)
 
 
 def test_a_token_passes_the_experts_that_it_is_routed_to() -> None:
@@ -84,7 +83,9 @@ def test_a_token_passes_the_experts_that_it_is_routed_to() -> None:
     share = model.config.num_experts_per_tok / model.config.num_local_experts
     dense = sum(m.size for m in shape.matrices if not m.expert)
     assert experts and shape.routed == share
-    assert shape.per_token == pytest.approx(dense + share * experts)
+    a_token = Rows(count=1, length=1, logits=0, padding=1)
+    other = shape.unprunable + 2 * shape.queries * shape.layers
+    assert shape.pass_flops(a_token) == pytest.approx(2 * (dense + share * experts + other))
 
 
 @pytest.mark.parametrize("projection", ["output", "loss_aware", "input_pca"])
@@ -94,8 +95,8 @@ def test_calibration_takes_the_operations_that_torch_counts(projection: str) -> 
     module = CalibrationModule(model, needs=needs, weighting=needs.weighting, answers="gold")
     flops = counted(lambda: module.predict_step(batch()))
     shape, logits = shape_of(model), LENGTH if needs.gradient else 1
-    expected = pass_flops(shape, rows(logits), backward=int(needs.gradient))
-    expected += moment_flops(shape, rows(), needs, needs.weighting == "gradient")
+    expected = shape.pass_flops(rows(logits), backward=int(needs.gradient))
+    expected += shape.moment_flops(rows(), needs, needs.weighting == "gradient")
     assert expected == pytest.approx(sum(flops.values()), rel=0.02)
 
 
@@ -168,7 +169,7 @@ def test_a_backward_pass_saves_what_torch_saves_and_hooks_keep() -> None:
     module = CalibrationModule(model, needs=needs, weighting="gradient", answers="gold")
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         module.predict_step(batch())
-    expected = activation_bytes(shape_of(model), ROWS * LENGTH, 4, saved_blocks=4)
+    expected = shape_of(model).activation_bytes(ROWS * LENGTH, 4, saved_blocks=4)
     assert expected == pytest.approx(sum(saved.values()), rel=0.1)
 
 
