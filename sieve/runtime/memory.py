@@ -1,7 +1,6 @@
 """Peak memory of this process or its GPU, and how freed memory goes back to the system."""
 
 import ctypes
-import gc
 import resource
 import sys
 from collections.abc import Iterator
@@ -18,12 +17,6 @@ def peak_memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def give_back_memory() -> None:
-    """Collect garbage and return free pages to the system, which glibc would keep."""
-    gc.collect()
-    _trim()
 
 
 def _trim() -> None:

@@ -20,9 +20,8 @@ from transformers import PreTrainedModel
 
 from sieve.data.batches import as_inputs
 from sieve.factorized.modeling_experts import unfold
-from sieve.model.backbone import forward
+from sieve.model.backbone import forward, is_classifier
 from sieve.model.matrices import Matrix, block_of, find_matrices, shares_embedding
-from sieve.runtime.memory import give_back_memory
 from sieve.streaming.checkpoint import Checkpoint, renamed_for
 
 Forward = Callable[..., Any]  # the forward method of a block
@@ -83,20 +82,35 @@ class BlockModel:
         large = {id(t.weight) for t in tables if t is not None}
         tensors = dict(_tensors(self.model))
         small = [n for n in self._outside(_names(self.model)) if id(tensors[n]) not in large]
-        load_tensors(self.model, self.checkpoint.read(small), self.device, self.dtype)
+        load_tensors(self.model, self.checkpoint.read(small, self.dtype), self.device)
 
     @contextmanager
-    def _with_table(self, table: nn.Module | None) -> Iterator[None]:
-        """Load the weights of the embedding or the head for the duration of a `with` block."""
-        if table is None:
+    def _with_head(self, head: nn.Module | None) -> Iterator[None]:
+        """Load the weights of the output head for the duration of a `with` block."""
+        if head is None:
             yield
             return
-        names = self._names_of(table)
+        names = self._names_of(head)
         tensors: dict[str, Tensor] = {}
-        if self._tied and table is self.model.get_output_embeddings():
+        if self._tied:
             inner = self._names_of(self.model.get_input_embeddings())[0]
-            tensors[names.pop(0)] = self.checkpoint.read([inner])[inner]
-        load_tensors(self.model, self.checkpoint.read(names) | tensors, self.device, self.dtype)
+            tensors[names.pop(0)] = self.checkpoint.read([inner], self.dtype)[inner]
+        load_tensors(self.model, self.checkpoint.read(names, self.dtype) | tensors, self.device)
+        try:
+            yield
+        finally:
+            drop(head)
+
+    @contextmanager
+    def _with_embeddings(self, tokens: Tensor) -> Iterator[None]:
+        """Load the embeddings of some tokens for the duration of a `with` block."""
+        table: Any = self.model.get_input_embeddings()
+        name, *others = self._names_of(table)
+        # On a CPU, rows that are never written take no memory.
+        weight = torch.empty(table.weight.shape, dtype=self.dtype, device=self.device)
+        weight[tokens] = self.checkpoint.read_rows(name, tokens, self.dtype).to(self.device)
+        tensors = self.checkpoint.read(others, self.dtype) | {name: weight}
+        load_tensors(self.model, tensors, self.device)
         try:
             yield
         finally:
@@ -112,7 +126,7 @@ class BlockModel:
         """Load a block, or another module, and read `next_path` in the background."""
         module = self.model.get_submodule(path)
         if self._outside([path]):
-            with self._with_table(module):
+            with self._with_head(module):
                 yield module
             return
         if self._next is not None and self._next[0] == path:
@@ -121,24 +135,23 @@ class BlockModel:
             tensors = self._read(path)
         self._next = None
         compute_buffers(module, self.device, (), self.model)
-        load_tensors(self.model, tensors, self.device, self.dtype)
+        load_tensors(self.model, tensors, self.device)
         if next_path is not None:
             self._next = next_path, self._readers.submit(self._read, next_path)
         try:
             yield module
         finally:
             drop(module)
-            if path in self.paths:
-                give_back_memory()
 
     def _read(self, path: str) -> dict[str, Tensor]:
         module = self.model.get_submodule(path)
         names = [f"{path}.{name}" for name in _names(module)]
-        return self.checkpoint.read(names)
+        return self.checkpoint.read(names, self.dtype)
 
     def embed(self, batches: list[object], keep: Callable[[int, Tensor], None]) -> None:
         """Call `keep` with the index and the hidden states (B, T, d) of each embedded batch."""
-        with self._with_table(self.model.get_input_embeddings()):
+        tokens = torch.cat([as_inputs(batch)["input_ids"].unique().cpu() for batch in batches])
+        with self._with_embeddings(tokens.unique()):
             for index, batch in enumerate(batches):
                 with torch.no_grad():
                     keep(index, self.run(0, None, batch))
@@ -151,10 +164,14 @@ class BlockModel:
         """
 
         def logits(hidden: Tensor, batch: object, keep: int) -> Tensor:
-            with self._replaced(len(self.paths) - 1, lambda *_args, **_kwargs: hidden):
-                return forward(self.model, self._inputs(batch, hidden), keep)
+            inputs = self._inputs(batch)
+            if not is_classifier(self.model):  # A classifier may read the first position.
+                inputs = {name: tensor[:, -keep:] for name, tensor in inputs.items()}
+                hidden = hidden[:, -keep:]
+            with self._replaced(len(self.paths) - 1, lambda *_args, **_kwargs: hidden, hidden):
+                return forward(self.model, inputs, keep)
 
-        with self._with_table(self.model.get_output_embeddings()):
+        with self._with_head(self.model.get_output_embeddings()):
             yield logits
 
     def run(self, number: int, hidden: Tensor | None, batch: object) -> Tensor:
@@ -173,24 +190,20 @@ class BlockModel:
                 states.append(outputs[0] if isinstance(outputs, tuple) else outputs)
             raise _BlockReached
 
-        with self._replaced(number, stop_here):
+        with self._replaced(number, stop_here, hidden):
             with suppress(_BlockReached):
-                forward(self.model, self._inputs(batch, hidden), 1)
+                forward(self.model, self._inputs(batch), 1)
         return states[0]
 
-    def _inputs(self, batch: object, hidden: Tensor | None) -> dict[str, Tensor]:
-        """The model's inputs; zeros stand for the embeddings if there are hidden states."""
-        inputs = {name: tensor.to(self.device) for name, tensor in as_inputs(batch).items()}
-        if hidden is not None:
-            ids = inputs.pop("input_ids")
-            table: Any = self.model.get_input_embeddings()
-            shape = (*ids.shape, table.embedding_dim)
-            inputs["inputs_embeds"] = hidden.new_zeros(1).expand(shape)
-        return inputs
+    def _inputs(self, batch: object) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in as_inputs(batch).items()}
 
     @contextmanager
-    def _replaced(self, number: int, work: Forward) -> Iterator[None]:
-        """Make block `number` do `work` and every other block return its input."""
+    def _replaced(self, number: int, work: Forward, hidden: Tensor | None) -> Iterator[None]:
+        """Make block `number` do `work` and every other block return its input.
+
+        If there are hidden states, the embedding, which has no weights now, returns zeros.
+        """
 
         def identity(inputs: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
             return inputs
@@ -203,15 +216,23 @@ class BlockModel:
 
             return run
 
-        blocks = [self.model.get_submodule(path) for path in self.paths]
+        def zeros(ids: Tensor) -> Tensor:
+            assert hidden is not None
+            return hidden.new_zeros(1).expand(*ids.shape, table.embedding_dim)
+
+        table: Any = self.model.get_input_embeddings()
+        replacements: dict[Any, Forward] = {} if hidden is None else {table: zeros}
+        for index, path in enumerate(self.paths):
+            inner = work if index == number else identity
+            block = self.model.get_submodule(path)
+            replacements[block] = in_form_of_block(inner, self._tuple_sizes[index])
         try:
-            for index, block in enumerate(blocks):
-                inner = work if index == number else identity
-                block.forward = in_form_of_block(inner, self._tuple_sizes[index])
+            for module, replacement in replacements.items():
+                module.forward = replacement
             yield
         finally:
-            for block in blocks:
-                del block.forward  # Restores the method of the class.
+            for module in replacements:
+                del module.forward  # Restores the method of the class.
 
 
 def _stack(model: PreTrainedModel, matrices: list[Matrix]) -> list[str]:
@@ -280,15 +301,13 @@ def compute_buffers(
                 initializer._init_weights(inner)
 
 
-def load_tensors(
-    model: nn.Module, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype
-) -> None:
-    """Set weights and buffers of a model by name, on a device and in a dtype; empties `tensors`."""
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], device: torch.device) -> None:
+    """Set weights and buffers of a model by name, on a device; empties `tensors`."""
     while tensors:
         name, tensor = tensors.popitem()
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
-        tensor = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        tensor = tensor.to(device)
         if leaf in module._parameters:
             module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
         else:

@@ -37,8 +37,8 @@ class Checkpoint:
         """Make each tensor also available under the name that `renamed` gives it."""
         self._alias = {renamed(name): name for name in self._home}
 
-    def read(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Copies of tensors in their stored dtype.
+    def read(self, names: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Copies of tensors; floating-point ones in `dtype`.
 
         Raises ValueError if a tensor is missing or not finite.
         """
@@ -46,15 +46,14 @@ class Checkpoint:
         for path, stored_names in self._by_file(names).items():
             with safe_open(path, framework="pt") as file:
                 for name, stored_name in stored_names.items():
-                    tensors[name] = file.get_tensor(stored_name).clone()
-                    # Unlike isfinite, aminmax allocates no tensor of the same size.
-                    floats = tensors[name].is_floating_point() and tensors[name].numel()
-                    if floats and not torch.stack(tensors[name].aminmax()).isfinite().all():
-                        raise ValueError(
-                            f"The weights {name} are not finite (NaN or infinity), so the "
-                            "checkpoint is damaged. Download it again."
-                        )
+                    tensors[name] = _copied(name, file.get_tensor(stored_name), dtype)
         return tensors
+
+    def read_rows(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Some rows of one tensor in `dtype`; raises ValueError like `read`."""
+        [(path, stored_names)] = self._by_file([name]).items()
+        with safe_open(path, framework="pt") as file:
+            return _copied(name, file.get_tensor(stored_names[name])[rows], dtype)
 
     def _by_file(self, names: Sequence[str]) -> dict[Path, dict[str, str]]:
         files: dict[Path, dict[str, str]] = {}
@@ -69,6 +68,20 @@ class Checkpoint:
                 )
             files.setdefault(self._home[stored], {})[name] = stored
         return files
+
+
+def _copied(name: str, stored: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of a tensor, which is a view of its file until then."""
+    if not stored.is_floating_point():
+        return stored.clone()
+    tensor = stored.to(dtype, copy=True)
+    # Unlike isfinite, aminmax allocates no tensor of the same size.
+    if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        raise ValueError(
+            f"The weights {name} are not finite (NaN or infinity), so the checkpoint is damaged. "
+            "Download it again."
+        )
+    return tensor
 
 
 def fetch(path: str, revision: str | None) -> Path:

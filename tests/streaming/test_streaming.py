@@ -1,5 +1,6 @@
 """Streaming calibration gives the moments of the whole model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from models import (
     tiny_qwen3,
 )
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from sieve.bank.bank import Bank, Solver, finish, fit, fit_blocks, unfinished
 from sieve.calibration.calibration import CalibrationModule
@@ -66,11 +67,11 @@ def batches(count: int = 3) -> list[dict[str, torch.Tensor]]:
     return rows
 
 
-def streamed(folder: Path, head: bool = False) -> BlockModel:
+def streamed(folder: Path, head: bool = False, kind: Any = AutoModelForCausalLM) -> BlockModel:
     config = AutoConfig.from_pretrained(folder)
-    prefix = AutoModelForCausalLM._model_mapping[type(config)].base_model_prefix
+    prefix = kind._model_mapping[type(config)].base_model_prefix
     return BlockModel(
-        lambda: AutoModelForCausalLM.from_config(config).eval(),
+        lambda: kind.from_config(config).eval(),
         Checkpoint(folder, prefix),
         torch.device("cpu"),
         torch.float32,
@@ -108,12 +109,18 @@ def stream(
     return StoredMoments(paths)
 
 
-def whole(model: Any, projection: str, head: bool = False, weighting: str | None = None) -> Moments:
+def whole(
+    model: Any,
+    projection: str,
+    head: bool = False,
+    weighting: str | None = None,
+    data: Sequence[Any] | None = None,
+) -> Moments:
     needs = get_projection(projection).needs
     module = CalibrationModule(
         model, find_matrices(model, head), needs, "margin", weighting or needs.weighting
     )
-    for batch in batches():
+    for batch in data or batches():
         module.predict_step(batch)
     return module.collector.moments()
 
@@ -145,6 +152,26 @@ def test_streamed_moments_are_those_of_the_whole_model(
     assert blocks.matrices == find_matrices(model)
     found = stream(blocks, batches(), tmp_path / "moments", projection)
     assert_same(found, whole(model, projection), blocks)
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
+def test_streamed_classifiers_read_their_last_token_before_the_padding(
+    build: Any, tmp_path: Path
+) -> None:
+    config = build().config
+    config.pad_token_id, config.num_labels = 0, 2
+    model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    model.save_pretrained(tmp_path / "model")
+    data = batches()
+    for batch in data:
+        batch["attention_mask"] = batch["attention_mask"].flip(1)
+        batch["input_ids"] *= batch["attention_mask"]
+        batch["targets"][:] = -100
+        batch["targets"][:, -1] = 1
+        del batch["position_ids"]
+    blocks = streamed(tmp_path / "model", kind=AutoModelForSequenceClassification)
+    moments = stream(blocks, data, tmp_path / "moments", "loss_aware")
+    assert_same(moments, whole(model, "loss_aware", data=data), blocks)
 
 
 @pytest.mark.parametrize(
