@@ -4,7 +4,9 @@ The model that an adapter was trained on is known by name only, so names and sha
 weights decide whether it fits.
 """
 
+import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from sieve.runtime.artifacts import read_json
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
+MISMATCH = re.compile(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)")
 
 
 def find_adapter(path: str) -> Path:
@@ -37,9 +40,13 @@ def find_adapter(path: str) -> Path:
             f"the adapter {folder} has no {WEIGHTS}{pickle}; save it again with PEFT's "
             "save_pretrained."
         )
-    settings = read_json(folder / SETTINGS)
+    settings = None
+    with suppress(ValueError):
+        settings = read_json(folder / SETTINGS)
     if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
-        raise ValueError(f"{folder / SETTINGS} names no peft_type; save the adapter again.")
+        raise ValueError(
+            f"{folder / SETTINGS} is damaged: it names no peft_type; get the adapter again."
+        )
     return folder
 
 
@@ -141,9 +148,11 @@ def _merge_into(base: PreTrainedModel, settings: Any, folder: Path, name: str) -
 
 
 def _reason(error: Exception) -> str:
-    """The line of a message that names a weight with another shape, or else the first."""
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    return next((line.strip() for line in lines if "size mismatch" in line), lines[0]).rstrip(".")
+    """The first line of a message, or of torch's message on shapes the first weight and both."""
+    text = str(error).strip() or type(error).__name__
+    if shapes := MISMATCH.search(text):
+        return f"{shapes[1]} has the shape {shapes[2]}, and the model needs {shapes[3]}"
+    return text.splitlines()[0].rstrip(".")
 
 
 def _untie(model: PreTrainedModel) -> bool:
@@ -161,11 +170,11 @@ def _untie(model: PreTrainedModel) -> bool:
 def _tie_again(model: PreTrainedModel) -> None:
     """Tie the output head to the embedding, unless the adapter made them different."""
     embedding, head = _ends(model)
-    if embedding.weight.equal(head.weight):
+    tied = embedding.weight.equal(head.weight)
+    if tied:
         head.weight = embedding.weight
-    else:
-        model.config.tie_word_embeddings = False
-        model.config.get_text_config().tie_word_embeddings = False
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = tied  # PEFT sets it to False for some adapters.
 
 
 def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
