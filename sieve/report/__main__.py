@@ -13,7 +13,6 @@ from pathlib import Path
 from rich.console import Console
 
 from sieve.report.dashboard import gather, write_dashboard
-from sieve.report.dashboard.gather import listed
 from sieve.report.values import counted
 
 log = logging.getLogger("sieve.report")
@@ -50,17 +49,13 @@ def dashboard(folders: Sequence[Path], out: Path) -> None:
         raise ValueError(
             f"--out is the folder {out}, expected a file, such as {out / 'dashboard.html'}."
         )
-    gathered = gather(folders)
-    if gathered.skipped:
-        log.warning(
-            "skipped %s: %s.", counted(len(gathered.skipped), "file"), listed(gathered.skipped)
-        )
+    runs = gather(folders)
     try:
-        write_dashboard(gathered.runs, out)
+        write_dashboard(runs, out)
     except OSError as error:
         reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
         raise ValueError(f"{out} could not be written ({reason}); choose another --out.") from error
-    message = f"{counted(len(gathered.runs), 'run')} in {out}"
+    message = f"{counted(len(runs), 'run')} in {out}"
     output.print(message, highlight=False, markup=False, soft_wrap=True)
 
 

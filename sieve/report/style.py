@@ -20,7 +20,7 @@ def base_figure(title: str, height: int) -> go.Figure:
     """A figure without data. `height` is in pixels; the width follows the container."""
     return go.Figure(
         layout={
-            "template": {"layout": plain_layout(INK, MUTED, GRID, "white")},
+            "template": {"layout": plain_layout()},
             "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 16}},
             "height": height,
             "margin_t": 48,
@@ -28,23 +28,22 @@ def base_figure(title: str, height: int) -> go.Figure:
     )
 
 
-def plain_layout(ink: str, muted: str, grid: str, ground: str) -> go.Layout:
-    """Fonts, axes, margins and legend of all figures, in the colors of a light or a dark page."""
+def plain_layout() -> go.Layout:
+    """Fonts, axes, margins and legend of all figures, as the layout of a template."""
     axis = {
         "automargin": True,
-        "gridcolor": grid,
-        "linecolor": muted,
+        "gridcolor": GRID,
+        "linecolor": MUTED,
         "showline": True,
-        "tickfont": {"color": muted},
+        "tickfont": {"color": MUTED},
         "title": {"standoff": 10},
         "zeroline": False,
     }
     return go.Layout(
-        font={"family": FONTS, "size": 13, "color": ink},
-        paper_bgcolor=ground,
-        plot_bgcolor=ground,
+        font={"family": FONTS, "size": 13, "color": INK},
+        colorway=PALETTE,
         margin={"l": 8, "r": 16, "t": 16, "b": 8},
-        hoverlabel={"bgcolor": ground, "font": {"color": ink}, "align": "left"},
+        hoverlabel={"bgcolor": "white", "font": {"color": INK}, "align": "left"},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         xaxis=axis,
         yaxis=axis,

@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run / "result.json").write_text(json.dumps(result))
         (run / "report.html").write_text("<title>its report</title>")
     write_report(full_result(), root / "sst2-uniform" / "report.html")
-    write_dashboard(gather([root]).runs, root / "dashboard.html")
+    write_dashboard(gather([root]), root / "dashboard.html")
     return root
 
 
@@ -169,7 +169,7 @@ def test_two_runs_of_one_model_also_have_a_map_of_differences(browser: Any, tmp_
             matrix["kept_fraction"] = kept
         (tmp_path / str(kept)).mkdir()
         (tmp_path / str(kept) / "result.json").write_text(json.dumps(result))
-    write_dashboard(gather([tmp_path]).runs, tmp_path / "dashboard.html")
+    write_dashboard(gather([tmp_path]), tmp_path / "dashboard.html")
     for page in opened(browser, tmp_path / "dashboard.html", 1440):
         select(page, "0.25", "0.5")
         plots = page.locator("#maps .js-plotly-plot")
@@ -198,15 +198,6 @@ def test_points_have_hover_texts_and_are_selected_by_a_click(page: Any) -> None:
     assert page.locator("#runs tr.picked input:checked").count() == 1
 
 
-def test_colors_follow_the_scheme_of_the_browser(page: Any) -> None:
-    from playwright.sync_api import expect
-
-    ground = page.locator("#front .main-svg").first
-    expect(ground).to_have_css("background-color", "rgb(255, 255, 255)")
-    page.emulate_media(color_scheme="dark")
-    expect(ground).to_have_css("background-color", "rgb(17, 23, 29)")
-
-
 def test_the_name_of_a_task_opens_the_report_of_its_run(page: Any) -> None:
     row(page, "imdb-uniform").locator("a").click()
     assert page.title() == "its report"
@@ -219,7 +210,7 @@ def test_scripts_in_result_files_never_run(browser: Any, tmp_path: Path) -> None
         result["matrices"][0] |= {"name": f"a.{evil}", "kind": evil, "kept_fraction": index / 2}
         (tmp_path / f"{index}").mkdir()
         (tmp_path / f"{index}" / "result.json").write_text(json.dumps(result))
-    write_dashboard(gather([tmp_path]).runs, tmp_path / "dashboard.html")
+    write_dashboard(gather([tmp_path]), tmp_path / "dashboard.html")
     for page in opened(browser, tmp_path / "dashboard.html", 1440):
         select(page, "0", "1")
         page.wait_for_selector("#maps .js-plotly-plot .main-svg")

@@ -4,7 +4,7 @@
 without importing torch.
 """
 
-from sieve.report.dashboard.gather import Gathered, Run, gather
+from sieve.report.dashboard.gather import Run, gather
 from sieve.report.dashboard.page import render_dashboard, write_dashboard
 
-__all__ = ["Gathered", "Run", "gather", "render_dashboard", "write_dashboard"]
+__all__ = ["Run", "gather", "render_dashboard", "write_dashboard"]

@@ -1,17 +1,16 @@
 // The table sorts, filters and selects runs. Plotly draws the shown runs and compares the selected.
 "use strict";
 (() => {
-const { runs, fronts, themes, map } = JSON.parse(document.getElementById("data").textContent);
+const { runs, fronts, style } = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const table = at("runs"), filters = at("filters"), controls = at("front-controls");
 const heads = [...table.tHead.querySelectorAll("[data-key]")];
 const rows = runs.map((_, index) => at(`run-${index}`));
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const { font, yaxis: { linecolor }, colorway } = style.template.layout;
 const CONFIG = { responsive: true, displayModeBar: false };
 const NUMBERED = 40; // layers that leave room for numbers in a level map
-let shown = [...runs.keys()], picks = [], printing = false;
+let shown = [...runs.keys()], picks = [];
 
-const theme = () => themes[dark.matches && !printing ? "dark" : "light"];
 const letter = (place) => (place < 26 ? String.fromCharCode(65 + place) : String(place + 1));
 
 function element(tag, attributes, ...children) {
@@ -89,7 +88,6 @@ function pointsOf(members, size, measure) {
 }
 
 function frontTraces(members, size, measure, key, larger) {
-  const { colorway, font, yaxis } = theme().template.layout;
   const names = [...new Set(runs.map((run) => run[key]))].sort();
   const quiet = { showlegend: false, hoverinfo: "skip", hovertemplate: null, error_y: {} };
   const groups = names.flatMap((name, place) => {
@@ -101,7 +99,7 @@ function frontTraces(members, size, measure, key, larger) {
       { ...legend, name, legendgroup: name, marker: { size: 10, color } }, // always a full circle
     ];
   });
-  const line = { shape: "hv", width: 1.25, color: yaxis.linecolor };
+  const line = { shape: "hv", width: 1.25, color: linecolor };
   const best = frontOf(members, size, measure, larger);
   const picked = picks.map((index) => runs[index]).filter((run) => members.includes(run));
   const letters = picked.map((run) => letter(picks.indexOf(runs.indexOf(run))));
@@ -113,9 +111,18 @@ function frontTraces(members, size, measure, key, larger) {
   ];
 }
 
+// The levels of the dense model and of the tolerance, if all runs share them.
+function shapesOf(lines) {
+  return Object.entries(lines).filter(([, y]) => y !== null).map(([name, y]) => ({
+    type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, layer: "below",
+    line: { width: 1, ...(name === "tolerance" ? { dash: "dash", color: style.warning } : { dash: "dot", color: linecolor }) },
+    label: { text: name, textposition: "end", font: { color: linecolor } },
+  }));
+}
+
 function drawFront() {
   const [series, measure, size, key] = ["series", "measure", "size", "color"].map((name) => controls[name].value);
-  const { layout, larger_is_better: larger } = fronts[series][measure];
+  const { title: heading, lines, larger_is_better: larger } = fronts[series][measure];
   for (const option of controls.measure.options) option.textContent = fronts[series][option.value].title;
   const members = shown.map((index) => runs[index]).filter((run) =>
     run.series === series && run[size] !== null && run.measures[measure][0] !== null);
@@ -123,8 +130,10 @@ function drawFront() {
   const title = { text: `Parameters ${controls.elements.size.selectedOptions[0].text}, %${logarithmic ? "<br>(logarithmic)" : ""}` };
   const xaxis = logarithmic ? { title, type: "log", dtick: "D2", tickformat: "~g" } : { title, rangemode: "tozero" };
   const empty = { text: "No shown run has these measures.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 };
-  Plotly.react("front", frontTraces(members, size, measure, key, larger),
-    { ...layout, xaxis, template: theme().template, annotations: members.length ? [] : [empty] }, CONFIG);
+  Plotly.react("front", frontTraces(members, size, measure, key, larger), {
+    template: style.template, height: 440, hovermode: "closest", xaxis, yaxis: { title: { text: heading } },
+    shapes: shapesOf(lines), annotations: members.length ? [] : [empty],
+  }, CONFIG);
 }
 
 // What changes from the first run to the second: "−1.2 points" or "0.85 ×".
@@ -169,7 +178,7 @@ function drawComparison() {
       settings.length ? ["", ...letters] : [""], settings));
 }
 
-function drawMap(title, { layers, kinds }, levels, colorscale, zmin) {
+function addMap(title, { layers, kinds }, levels, colorscale, zmin) {
   const plot = element("div", {}), numbered = layers.length <= NUMBERED;
   at("maps").append(element("figure", {}, element("figcaption", {}, title), plot));
   const trace = {
@@ -177,20 +186,22 @@ function drawMap(title, { layers, kinds }, levels, colorscale, zmin) {
     xgap: 1, ygap: numbered ? 1 : 0, hoverongaps: false, texttemplate: numbered ? "%{z:.2~r}" : "",
     hovertemplate: "layer %{y}, %{x}: %{z:.3~r}<extra></extra>",
   };
-  const height = 70 + layers.length * (numbered ? 24 : 10);
-  Plotly.newPlot(plot, [trace], { ...map, template: theme().template, height }, CONFIG);
+  const height = 70 + layers.length * (numbered ? 24 : 10), axis = { type: "category", showgrid: false, showline: false };
+  const axes = { xaxis: { ...axis, side: "top" }, yaxis: { ...axis, autorange: "reversed" } };
+  return [plot, [trace], { ...axes, template: style.template, height }, CONFIG];
 }
 
 function drawMaps() {
   at("maps").replaceChildren();
   const [a, b, ...others] = picks.map((index) => runs[index]);
-  picks.forEach((index, place) => {
-    if (runs[index].map) drawMap(`${letter(place)}: kept, % of each matrix`, runs[index].map, runs[index].map.levels, theme().kept, 0);
-  });
+  const plots = picks.map((index, place) => [runs[index].map, letter(place)]).filter(([map]) => map)
+    .map(([map, name]) => addMap(`${name}: kept, % of each matrix`, map, map.levels, style.kept, 0));
   const shape = (run) => JSON.stringify([run.model, run.map?.layers, run.map?.kinds]);
-  if (!b?.map || others.length || shape(a) !== shape(b)) return;
-  const changes = b.map.levels.map((row, y) => row.map((value, x) => (value === null ? null : value - a.map.levels[y][x])));
-  drawMap("B − A, points", b.map, changes, theme().change, -100);
+  if (b?.map && !others.length && shape(a) === shape(b)) {
+    const changes = b.map.levels.map((row, y) => row.map((value, x) => (value === null ? null : value - a.map.levels[y][x])));
+    plots.push(addMap("B − A, points", b.map, changes, style.change, -100));
+  }
+  for (const plot of plots) Plotly.newPlot(...plot); // only now has each its final width
 }
 
 function drawAll() {
@@ -210,7 +221,4 @@ controls.oninput = drawFront;
 document.documentElement.classList.add("ready");
 drawAll();
 at("front").on("plotly_click", ({ points }) => pick(points[0].customdata));
-dark.onchange = drawAll;
-onbeforeprint = () => { printing = true; drawAll(); };
-onafterprint = () => { printing = false; drawAll(); };
 })();

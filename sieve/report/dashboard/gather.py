@@ -5,6 +5,7 @@ files and files of other programs are skipped, with the reason.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from sieve.report.result import Result, read
 
 RESULT, REPORT, SETTINGS = "result.json", "report.html", Path(".hydra") / "config.yaml"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_MOST_NAMED = 20  # skipped files that a message lists
+log = logging.getLogger("sieve.report")
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,8 @@ class Run:
         return path if path.is_file() else None
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """The runs, by task and kept fraction, and the skipped files, each with the reason."""
-
-    runs: list[Run]
-    skipped: list[tuple[Path, str]]
-
-
-def gather(folders: Sequence[Path]) -> Gathered:
-    """Read all runs under some folders, each once.
+def gather(folders: Sequence[Path]) -> list[Run]:
+    """Read all runs under some folders, each once, by task and kept fraction.
 
     Raises ValueError with one sentence if a folder does not exist or there is no run.
     """
@@ -50,20 +43,18 @@ def gather(folders: Sequence[Path]) -> Gathered:
         if not folder.is_dir():
             problem = "is a file" if folder.exists() else "does not exist"
             raise ValueError(f"{folder} {problem}, expected a folder of runs, such as runs/.")
-    runs, skipped = list[Run](), list[tuple[Path, str]]()
+    runs = []
     for path in _paths(folders):
         try:
             runs.append(Run(path.parent, read_result(path), read_settings(path.parent)))
         except (ValueError, OSError, RecursionError) as error:
-            skipped.append((path, _reason(error)))
+            log.warning("skipped %s: %s.", path, _reason(error))
     if not runs:
-        details = f" ({listed(skipped)})" if skipped else ""
         raise ValueError(
-            f"no run was found under {', '.join(map(str, folders))}{details}, expected a {RESULT} "
-            "in some folder below; name a folder that python -m sieve.run has written to."
+            f"no run was found under {', '.join(map(str, folders))}, expected a {RESULT} in some "
+            "folder below; name a folder that python -m sieve.run has written to."
         )
-    runs.sort(key=lambda run: (run.result.task, run.result.kept_fraction.prunable or 0))
-    return Gathered(runs, skipped)
+    return sorted(runs, key=lambda r: (r.result.task, r.result.kept_fraction.prunable or 0))
 
 
 def read_result(path: Path) -> Result:
@@ -86,13 +77,6 @@ def read_settings(folder: Path) -> Mapping[object, object]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return settings if isinstance(settings, Mapping) else {}
-
-
-def listed(skipped: Sequence[tuple[Path, str]]) -> str:
-    """The skipped files with their reasons, in one phrase."""
-    names = "; ".join(f"{path}: {reason}" for path, reason in skipped[:_MOST_NAMED])
-    rest = len(skipped) - _MOST_NAMED
-    return f"{names}; and {rest} more" if rest > 0 else names
 
 
 def _paths(folders: Sequence[Path]) -> list[Path]:

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from sieve.report.dashboard.columns import VERDICTS, columns, scores, tolerance
 from sieve.report.dashboard.gather import Run
 from sieve.report.dashboard.records import folder_names, link, page_data
-from sieve.report.dashboard.summary import headline, key_figures, method, needs
+from sieve.report.dashboard.summary import headline, method, needs
 from sieve.report.templating import environment
 from sieve.report.values import NOT_MEASURED, short_name
 from sieve.runtime.artifacts import write_text_atomic
@@ -43,7 +43,6 @@ def render_dashboard(runs: Sequence[Run], out: Path) -> str:
         style=_asset("sieve.report", "templates/page.css") + _asset(__package__, "dashboard.css"),
         scripts=scripts,
         digests=[_digest(script) for script in scripts],
-        key_figures=key_figures(runs),
         needs=[(index, run.result, method(run)) for index, run in needs(runs)],
         scores=scores,
         tolerance=tolerance,

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sieve.report.dashboard.columns import VERDICTS, scores
-from sieve.report.dashboard.figures import front_layouts, map_layout, series, themes
+from sieve.report.dashboard.figures import fronts, series, style
 from sieve.report.dashboard.gather import Run
 from sieve.report.dashboard.settings import varying_settings
 from sieve.report.heatmap import kept_by_cell, kind_key, layer_key
@@ -23,9 +23,8 @@ def page_data(runs: Sequence[Run]) -> Record:
     """All data of the script."""
     columns = zip(runs, folder_names(runs), varying_settings(runs), strict=True)
     return {
-        "themes": themes(),
-        "fronts": front_layouts(runs),
-        "map": map_layout(),
+        "style": style(),
+        "fronts": fronts(runs),
         "runs": [
             _record(run, folder) | {"settings": settings} for run, folder, settings in columns
         ],

@@ -1,10 +1,10 @@
-"""The summary above the table: a headline, a few figures, and the smallest model of each task."""
+"""The summary above the table: a headline, and the smallest model of each task."""
 
 from collections.abc import Sequence
 
 from sieve.report.dashboard.gather import Run
 from sieve.report.sentence import verdict
-from sieve.report.values import count, counted, duration, short_name
+from sieve.report.values import count, counted, short_name
 
 
 def headline(runs: Sequence[Run]) -> str:
@@ -15,19 +15,6 @@ def headline(runs: Sequence[Run]) -> str:
         return f"1 run on {tasks}, {'' if within else 'not '}within its tolerance"
     number = {0: "none", len(runs): "all"}.get(within, count(within))
     return f"{counted(len(runs), 'run')} on {tasks}, {number} of them within their tolerance"
-
-
-def key_figures(runs: Sequence[Run]) -> dict[str, str]:
-    """Counts of runs, tasks, models and verdicts, and the time of all runs."""
-    times = [spent for run in runs if (spent := run.result.total_seconds) is not None]
-    return {
-        "Runs": count(len(runs)),
-        "Tasks": count(len({run.result.task for run in runs})),
-        "Models": count(len({short_name(run.result.model) for run in runs})),
-        "Within the tolerance": count(sum(map(is_within, runs))),
-        "With their whole interval": count(sum(verdict(r.result).kind == "met" for r in runs)),
-        "Time of all runs": duration(sum(times) if times else None),
-    }
 
 
 def needs(runs: Sequence[Run]) -> list[tuple[int, Run]]:
