@@ -58,9 +58,13 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
     if not local and "tokens" in typical and "calibration" in typical.get("rows", {}):
         rows = _stated_rows(config)
     else:
-        task = _longest_task(config, run.seed)
+        *longer, task = _tasks(config, run.seed)
         if tokenizer := _tokenizer(run.model):
+            for other in longer:
+                with suppress(ValueError):  # Its prompts exceed the context.
+                    return _measured(other, config, run, tokenizer, model)
             return _measured(task, config, run, tokenizer, model)
+        task = [*longer, task][0]
         rows = {role: len(examples) for role, examples in task.splits.items()}
         source = f"rows counted, lengths {source}"
         if "tokens" not in typical:
@@ -84,8 +88,8 @@ def _stated_rows(config: TaskConfig) -> dict[str, int]:
     return {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
 
 
-def _longest_task(config: TaskConfig, seed: int) -> Task:
-    """The task with the most shots that its settings allow."""
+def _tasks(config: TaskConfig, seed: int) -> list[Task]:
+    """The task with each number of shots that its settings allow, most first."""
     try:
         task_of = task_by_shots(config, seed)
     except RuntimeError as error:
@@ -94,7 +98,7 @@ def _longest_task(config: TaskConfig, seed: int) -> Task:
             "'+task.typical.tokens=200' and the rows of each split, as conf/task/medqa.yaml does."
         ) from error
     rows = len(task_of(fewest_shots(config)).splits["calibration"])
-    return task_of(counts_to_measure(config, rows)[-1])
+    return [task_of(count) for count in reversed(counts_to_measure(config, rows))]
 
 
 def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hydra.types import RunMode
-from models import tiny_llama
+from models import tiny_llama, tiny_tokenizer
 from omegaconf import OmegaConf
 from rich.console import Console
 from runs import make_world, run_sieve
@@ -214,6 +214,20 @@ def test_a_shared_prefix_makes_scoring_cheaper_but_not_calibration(tmp_path):
     for name in ("search", "evaluate"):
         assert stage(shared, name)["seconds"] < 0.7 * stage(whole, name)["seconds"]
     assert stage(shared, "calibrate")["seconds"] == stage(whole, "calibrate")["seconds"]
+
+
+def test_a_prompt_that_a_run_will_measure_is_the_longest_one_that_fits(tmp_path):
+    make_world(tmp_path)  # Its context of 128 tokens has room for 4 shots, not for 8.
+    tokenizer = tiny_tokenizer(chat_template="<user>{{ messages[0]['content'] }}")
+    tokenizer.save_pretrained(tmp_path / "model")
+    paths = (f"task.data_dir={tmp_path / 'data'}", f"model.path={tmp_path / 'model'}")
+    own = ("+task=jsonl", *paths, *CPU)
+    longest = forecast(tmp_path, *own, "task.shots=auto")["task"]
+    assert "with the longest prompt that task.chat=auto and task.shots=auto" in longest["source"]
+    most = forecast(tmp_path, *own, "task.chat=always", "task.shots=4")["task"]
+    bare = forecast(tmp_path, *own, "task.chat=never")["task"]
+    assert longest["scored"] == most["scored"] > bare["scored"]
+    assert "auto" not in most["source"] + bare["source"]
 
 
 def test_a_local_config_overrides_the_stated_shapes(tmp_path):

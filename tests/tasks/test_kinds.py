@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from models import tiny_llama, tiny_tokenizer
-from task_helpers import build, message_of, rows_of, write_splits
+from task_helpers import build, make_config, message_of, rows_of, write_splits
 
 from sieve.data.choices import choice_logprobs, scoring_batches
 from sieve.data.encoding import encode_examples
 from sieve.evaluation.evaluation import score
-from sieve.tasks import Task
+from sieve.tasks import Task, task_by_shots
 from sieve.tasks.example import Example
 
 ROWS = [
@@ -132,6 +132,26 @@ def test_more_shots_than_rows_are_refused(tmp_path: Path) -> None:
     assert "task.shots is 6, expected fewer than the 6 calibration rows" in said
 
 
+def test_shots_that_a_model_must_measure_are_refused_without_one(tmp_path: Path) -> None:
+    parts = {"train": rows_of("train"), "validation": rows_of("val"), "test": rows_of("test")}
+    said = message_of(ValueError, write_splits(tmp_path / "data", **parts), shots="auto")
+    assert "task.shots is auto, expected a number because no model is loaded" in said
+
+
+@pytest.mark.parametrize("shots", [0, 1, 4])
+def test_a_task_of_any_number_of_shots_comes_from_rows_that_are_read_once(
+    tmp_path: Path, shots: int
+) -> None:
+    parts = {"train": rows_of("train", 20), "validation": rows_of("val"), "test": rows_of("test")}
+    given = write_splits(tmp_path / "data", **parts)
+    settings: Any = {"preamble": "Is this review good?\n", "shots": "auto"}
+    task_of = task_by_shots(make_config(given, **settings))
+    (given / "train.jsonl").unlink()
+    task = task_of(shots)
+    write_splits(given, **parts)
+    assert task == build(given, **settings | {"shots": shots})
+
+
 def test_the_truncated_field_is_shortened_until_the_prompt_fits(tmp_path: Path) -> None:
     task = written(tmp_path, truncate="context", shots=1)
     examples, told = task.splits["calibration"] + task.splits["test"], list[int]()
@@ -160,6 +180,9 @@ def test_a_prompt_that_does_not_fit_even_then_is_refused(tmp_path: Path) -> None
         ({"max_new_tokens": 0}, "task.max_new_tokens is 0, expected at least 1"),
         ({"metric": "accuracy"}, "task.metric is 'accuracy', expected one of exact_match, f1"),
         ({"kind": "perplexity", "shots": 2}, "texts have no answers to show"),
+        ({"kind": "perplexity", "shots": "auto"}, "texts have no answers to show"),
+        ({"shots": "many"}, "task.shots is 'many', expected one of auto"),
+        ({"shots": "auto", "lm_eval": {}}, "set task.shots=0 and ++task.lm_eval.num_fewshot"),
         ({"kind": "perplexity", "unit": "line"}, "task.unit is 'line', expected one of token"),
         ({"normalize": "letters"}, "task.normalize is 'letters', expected one of none, tokens"),
     ],
