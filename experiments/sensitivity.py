@@ -21,7 +21,8 @@ from experiments.subjects import TaskSubject
 from sieve.bank.bank import fit
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import calibrate
-from sieve.data.batches import TokenBatch, calibration_batches
+from sieve.data.batches import TokenBatch
+from sieve.data.calibration_rows import calibration_batches
 from sieve.projections.moments import Moments
 from sieve.search.waterfill import waterfill
 

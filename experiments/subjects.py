@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from sieve.config import ModelConfig
 from sieve.conversion import CONF, register_resolvers, to_config
-from sieve.data.batches import as_inputs, as_targets, calibration_batches
+from sieve.data.batches import as_inputs, as_targets
+from sieve.data.calibration_rows import calibration_batches
 from sieve.data.choices import choice_logprobs, scoring_batches
 from sieve.model.backbone import forward, load_backbone
 from sieve.tasks import build_task

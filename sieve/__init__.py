@@ -17,7 +17,7 @@ from sieve.bank.bank import Bank, fit
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch, apply, merge_dense
 from sieve.calibration.calibration import calibrate
-from sieve.data.batches import calibration_batches
+from sieve.data.calibration_rows import calibration_batches
 from sieve.data.choices import scoring_batches
 from sieve.exports.export import export
 from sieve.exports.loading import load

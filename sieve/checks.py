@@ -37,7 +37,8 @@ CHOICES = {
     "until": ("fit",),
 }
 AT_LEAST_1 = (
-    "batch_tokens calibration.tokens calibration.layers_at_once projection.rank_multiple "
+    "batch_tokens calibration.tokens calibration.rows calibration.layers_at_once "
+    "projection.rank_multiple "
     "projection.refit_tokens projection.refit_tries projection.learning.tokens "
     "projection.learning.batch_tokens projection.learning.epochs search.candidates search.rounds "
     "search.evaluations search.examples recovery.rank recovery.alpha recovery.steps "

@@ -57,6 +57,7 @@ class CalibrationConfig:
     """Which tokens the moments see, and how each token counts (`conf/calibration`)."""
 
     tokens: int = 50_000
+    rows: int | None = None
     answers: str = "margin"
     weighting: str = "auto"
     mix: dict[str, TaskConfig] = field(default_factory=dict)

@@ -19,33 +19,57 @@ from sieve.data.batches import IGNORED
 
 
 def answer_loss(
-    logits: Tensor, targets: Tensor, answers: str, input_ids: Tensor, seed: int
+    logits: Tensor,
+    targets: Tensor,
+    answers: str,
+    input_ids: Tensor,
+    seed: int,
+    random_signs: bool = False,
 ) -> Tensor:
     """The loss summed over all answer tokens, in float32.
+
+    With random signs the loss of each row is multiplied by +1 or -1. A gradient that rows share is
+    then Σ sᵢ gᵢ, and the mean of its second moment over signs is Σ gᵢ gᵢᵀ, the sum over rows.
 
     Args:
         logits: (B, K, V); the model reads the right tokens before each answer token.
         targets: (B, K), −100 where nothing is predicted.
         answers: "sampled", "gold" or "margin".
         input_ids: of the batch. With the seed they seed "sampled", the same on any rank.
-        seed: of sampled answers.
+        seed: of sampled answers and of signs.
     """
     wanted = targets != IGNORED
+    losses = _losses(logits, targets, wanted, answers, _generator(input_ids, seed))
+    if random_signs:
+        generator = _generator(input_ids, seed + 1)
+        signs = torch.randint(2, (len(targets),), generator=generator).to(losses.device) * 2 - 1
+        losses = losses * signs[wanted.nonzero()[:, 0]]
+    return losses.sum()
+
+
+def _generator(input_ids: Tensor, seed: int) -> torch.Generator:
+    """Random numbers of a batch, the same on any rank."""
+    # A checksum of both, since a generator uses 32 bits of a seed.
+    digest = zlib.crc32(input_ids.cpu().numpy().tobytes(), seed & 0xFFFFFFFF)
+    return torch.Generator().manual_seed(digest)
+
+
+def _losses(
+    logits: Tensor, targets: Tensor, wanted: Tensor, answers: str, generator: torch.Generator
+) -> Tensor:
+    """The loss of each answer token (P,)."""
     if answers == "margin":
-        return -torch.asinh(log_odds(logits[wanted].float())).sum()
+        return -torch.asinh(log_odds(logits[wanted].float()))
     logprobs = torch.log_softmax(logits[wanted].float(), dim=-1)  # (P, V)
     if answers == "gold":
         chosen = targets[wanted]
     else:
-        # A checksum of both, since a generator uses 32 bits of a seed.
-        digest = zlib.crc32(input_ids.cpu().numpy().tobytes(), seed & 0xFFFFFFFF)
-        generator = torch.Generator().manual_seed(digest)
         # Inversion of CPU random numbers, so that a seed gives the same tokens on every device.
         uniform = torch.rand(len(logprobs), 1, generator=generator).to(logprobs.device)
         cumulative = logprobs.detach().exp().cumsum(-1)
         chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).squeeze(1)
         chosen = chosen.clamp_max(logprobs.shape[1] - 1)
-    return -logprobs.gather(1, chosen[:, None]).sum()
+    return -logprobs.gather(1, chosen[:, None]).squeeze(1)
 
 
 def log_odds(logits: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 `CalibrationModule` runs token batches through the dense model under a Lightning Trainer;
 `calibrate` does the same without a Trainer. Padding does not count. Where a projection needs
 gradients, each batch also runs backwards from the loss of its answers. Weights stay frozen, so no
-gradient of a weight is computed.
+gradient of a weight is computed. What all rows of a batch begin with runs once: its gradient is
+then a sum over rows, whose losses get random signs so that its second moment stays right.
 """
 
 import math
@@ -19,6 +20,8 @@ from sieve.calibration.answer_loss import answer_loss
 from sieve.calibration.collector import MomentCollector
 from sieve.calibration.faults import find_fault
 from sieve.data.batches import as_inputs, as_targets, present_tensors, trailing_positions
+from sieve.data.encoding import Tokens
+from sieve.data.prefix import prefix_of, run_prefix, run_rows, whole_rows, without_prefix
 from sieve.distributed.sharding import Turns
 from sieve.model.backbone import forward, with_input_gradients
 from sieve.model.matrices import Matrix, find_matrices
@@ -69,35 +72,63 @@ class CalibrationModule(L.LightningModule):
 
     def predict_step(self, batch: object, batch_idx: int = 0) -> int:
         """Collect from one batch; returns its number of rows."""
-        self._batch, inputs = batch_idx, as_inputs(batch)
+        self._batch, whole, prefix = batch_idx, as_inputs(batch), prefix_of(batch)
+        parts = whole_rows(whole, prefix) if self.checkpointing else [whole]
+        targets = as_targets(batch).split([len(part["input_ids"]) for part in parts])
+        for inputs, wanted in zip(parts, targets, strict=True):
+            self._collect(inputs, wanted, () if self.checkpointing else prefix)
+        return len(whole["input_ids"])
+
+    def _collect(self, inputs: dict[str, Tensor], targets: Tensor, prefix: Tokens) -> None:
+        """Run rows (B, T), of which the prefix runs once, and collect their moments."""
         rows = len(inputs["input_ids"])
         if self.collector.needs_gradient:
             # Lightning predicts in inference mode, whose tensors cannot have gradients.
             with torch.inference_mode(False), torch.enable_grad():
                 inputs = {name: tensor.clone() for name, tensor in inputs.items()}
                 if not self._scaled:
-                    self._find_scale(inputs, as_targets(batch))
-                self._both_ways(inputs, as_targets(batch).clone(), rows)
-        else:
-            answers, keep = None, 1
-            if self.collector.weighting == "answer" or self.collector.reads_head:
-                answers = as_targets(batch) >= 0
-                keep = trailing_positions(answers)
-            with torch.no_grad(), self.collector.watching(inputs, answers, rows):
-                logits = forward(self.model, inputs, keep)
-            self._check(logits, inputs)
-        return rows
+                    self._find_scale(inputs, targets, prefix)
+                self._both_ways(inputs, targets.clone(), rows, prefix)
+            return
+        answers, keep = None, 1
+        if self.collector.weighting == "answer" or self.collector.reads_head:
+            answers = targets >= 0
+            keep = trailing_positions(answers)
+        with torch.no_grad(), self.collector.watching(rows):
+            logits = self._logits(inputs, answers, keep, prefix)
+        self._check(logits, inputs)
 
-    def _both_ways(self, inputs: dict[str, Tensor], targets: Tensor, rows: int) -> None:
+    def _logits(
+        self, inputs: dict[str, Tensor], answers: Tensor | None, keep: int, prefix: Tokens
+    ) -> Tensor:
+        """Logits (B, keep, V) of rows (B, T), in one pass or in two; tells the collector of each.
+
+        answers: (B, T) bool, the positions that predict an answer token.
+        """
+        mask = inputs.get("attention_mask")
+        if not prefix:
+            self.collector.begin(mask, answers)
+            return forward(self.model, inputs, keep)
+        assert mask is not None
+        ones, count = mask.new_ones(1, len(prefix)), len(prefix)
+        none = None if answers is None else ones == 0
+        self.collector.begin(ones, none, copies=len(mask))
+        pairs = run_prefix(self.model, prefix)
+        own = without_prefix(inputs, count)["attention_mask"][:, count:]
+        self.collector.begin(own, None if answers is None else answers[:, count:])
+        return run_rows(self.model, inputs, keep, pairs)
+
+    def _both_ways(
+        self, inputs: dict[str, Tensor], targets: Tensor, rows: int, prefix: Tokens
+    ) -> None:
         """A forward pass, and a backward pass from the loss at targets (B, T), under the hooks."""
         keep = trailing_positions(targets >= 0)
         blocks = self.collector.blocks if self.checkpointing else ()
-        watching = self.collector.watching(inputs, targets >= 0, rows)
-        with watching, with_input_gradients(self.model, blocks):
-            logits = forward(self.model, inputs, keep)
+        with self.collector.watching(rows), with_input_gradients(self.model, blocks):
+            logits = self._logits(inputs, targets >= 0, keep, prefix)
             self._check(logits.detach(), inputs)
-            ids, wanted = inputs["input_ids"], targets[:, -keep:]
-            loss = answer_loss(logits, wanted, self.answers, ids, self.seed)
+            ids, wanted, signs = inputs["input_ids"], targets[:, -keep:], bool(prefix)
+            loss = answer_loss(logits, wanted, self.answers, ids, self.seed, signs)
             (loss * self.collector.scale).backward()
 
     def _check(self, logits: Tensor, inputs: dict[str, Tensor]) -> None:
@@ -109,10 +140,10 @@ class CalibrationModule(L.LightningModule):
         if fault is not None:
             raise ValueError(f"calibration batch {self._batch}: {fault}")
 
-    def _find_scale(self, inputs: dict[str, Tensor], targets: Tensor) -> None:
+    def _find_scale(self, inputs: dict[str, Tensor], targets: Tensor, prefix: Tokens) -> None:
         """Choose a scale of the loss at which float16 gradients neither vanish nor overflow."""
         self.collector.largest = 0.0
-        self._both_ways(inputs, targets.clone(), 0)
+        self._both_ways(inputs, targets.clone(), 0, prefix)
         largest, self.collector.largest = self.collector.largest, None
         if 0 < largest < math.inf:
             limit = torch.finfo(torch.float16).max / HEADROOM

@@ -7,6 +7,7 @@ loss's gradient at each matrix's output where a projection needs it.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,12 +71,14 @@ class MomentCollector(nn.Module):
         # Modules, not weights: a sharded model has whole weights only during a pass.
         self._dense = dict(dense or self._modules_of)
         self._model = [model]  # In a list, so that it does not become a submodule.
+        self._passes = 0
         self._mask: Tensor | None = None  # (B * T,) positions without padding; None is all
         self._answers: Tensor | None = None  # (B, T) positions that predict an answer token
-        self._columns = 1  # T
+        self._columns, self._copies = 1, 1  # T, and the rows that each position stands for
         self.examples = 0
         self.scale = 1.0  # the loss is multiplied by it
-        self.powers: dict[str, list[Tensor]] | None = None  # not None: collect only ‖g‖² by token
+        # Not None: collect only ‖g‖² by token (tokens,), of each pass.
+        self.powers: dict[str, dict[int, Tensor]] | None = None
         self.largest: float | None = None  # not None: find only the largest gradient
 
     @property
@@ -89,28 +92,54 @@ class MomentCollector(nn.Module):
         return any(matrix.layer is None for matrix in self.matrices)
 
     @contextmanager
-    def watching(
-        self, inputs: dict[str, Tensor], answers: Tensor | None, examples: int
-    ) -> Iterator[None]:
-        """Collect from the pass inside the block.
+    def watching(self, examples: int) -> Iterator[None]:
+        """Collect from the passes inside the block; `begin` announces each of them.
 
-        Args:
-            inputs: of the model. `attention_mask` marks positions (B, T) without padding.
-            answers: (B, T) bool, the positions that predict an answer token.
-            examples: rows to count; 0 for a trial pass.
+        examples: rows to count; 0 for a trial.
         """
-        mask = inputs.get("attention_mask")
-        self._mask = None if mask is None or bool(mask.all()) else mask.flatten().bool()
-        self._answers = answers
-        shape = next((t.shape for t in (mask, answers) if t is not None), (1, 1))
-        self._columns = shape[1]
         self.examples += examples
         with ExitStack() as stack:
             for index, matrix in enumerate(self.matrices):
                 module = self._modules_of[matrix.name]
-                handle = module.register_forward_hook(self._hook(index), with_kwargs=True)
-                stack.enter_context(handle)
+                before = module.register_forward_pre_hook(self._pre_hook(index), with_kwargs=True)
+                after = module.register_forward_hook(self._hook(index), with_kwargs=True)
+                stack.enter_context(before)
+                stack.enter_context(after)
             yield
+
+    def begin(self, mask: Tensor | None, answers: Tensor | None = None, copies: int = 1) -> None:
+        """Say what the next pass reads.
+
+        Args:
+            mask: (B, T) positions without padding; None is all.
+            answers: (B, T) bool, the positions that predict an answer token.
+            copies: rows that each position stands for; the moments of activations count all.
+        """
+        self._passes += 1
+        self._mask = None if mask is None or bool(mask.all()) else mask.flatten().bool()
+        self._answers, self._copies = answers, copies
+        shape = next((t.shape for t in (mask, answers) if t is not None), (1, 1))
+        self._columns = shape[1]
+
+    def _pre_hook(self, index: int) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]] | None]:
+        """Give a matrix its own view of a shared input, whose gradient is then Wᵀg."""
+        matrix = self.matrices[index]
+        wanted = bool(len(self.gradients)) and gradient_side(matrix)[0] == "input"
+
+        def hook(
+            module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if not wanted or isinstance(module, FactorizedLinear):
+                return None
+            first, *others = [*args, *kwargs.values()]
+            if not first.requires_grad:
+                return None
+            x, chosen = first.view_as(first), self._choose(matrix, first)
+            x.register_hook(lambda g: self._take_input_gradient(index, g, chosen))
+            values = [x, *others]
+            return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
+
+        return hook
 
     def _hook(self, index: int) -> Callable[..., None]:
         """The forward hook of a matrix: it sums now, or when the gradient of its output arrives."""
@@ -129,7 +158,7 @@ class MomentCollector(nn.Module):
             chosen = self._choose(matrix, x)
             if matrix.name in self.sources and self.largest is None:
                 magnitude: Any = self.magnitudes[self.sources.index(matrix.name)]
-                magnitude.update(chosen.of(x))
+                magnitude.update(chosen.of(x), chosen.copies)
             z = x
             if side == "output" and isinstance(module, FactorizedLinear):
                 # The output of the dense matrix for the pruned input.
@@ -138,57 +167,72 @@ class MomentCollector(nn.Module):
                 bias = getattr(module, "bias", None)
                 z = y.detach() if bias is None else y.detach() - bias
             if owns and not self._by_gradient and self.largest is None:
-                # The head reads answer positions only.
-                weighs = self.weighting == "answer" and matrix.layer is not None
-                marks = self._answers.flatten() if weighs and self._answers is not None else None
-                if marks is not None and chosen.positions is not None:
-                    marks = marks[chosen.positions]
-                metric.update(chosen.of(z), None if marks is None else marks.float())
+                metric.update(chosen.of(z), self._weight(matrix, chosen))
+            if self.powers is not None:  # No gradient reaches the end of a prefix.
+                self.powers[matrix.name][chosen.number] = torch.zeros(len(chosen.of(x)))
             if self.needs_gradient:
-                kept = z if self._by_gradient else None
-                y.register_hook(lambda g: self._take_gradient(index, metric, kept, g, chosen))
+                weighted = z if self._by_gradient else None
+                y.register_hook(lambda g: self._take_gradient(index, metric, weighted, g, chosen))
 
         return hook
 
+    def _weight(self, matrix: Matrix, chosen: "_Chosen") -> Tensor | int | None:
+        """The weight of each chosen vector that does not depend on gradients; None is 1."""
+        if self.weighting != "answer" or matrix.layer is None or self._answers is None:
+            return None if chosen.copies == 1 else chosen.copies
+        marks = self._answers.flatten()
+        return (marks if chosen.positions is None else marks[chosen.positions]).float()
+
     def _choose(self, matrix: Matrix, z: Tensor) -> "_Chosen":
         """The vectors of z to sum: no padding; of the head, answers; of an expert, its tokens."""
+        chosen = partial(_Chosen, number=self._passes, copies=self._copies)
         if matrix.layer is None and self._answers is not None:
             rows = self._answers[:, -z.shape[1] :].flatten().nonzero().squeeze(1)
-            return _Chosen(rows, rows, z.shape[1])
+            return chosen(rows, rows, z.shape[1])
         # An expert reads some of the tokens only.
         positions = self._experts[matrix.name].tokens if matrix.expert else None
         mask = self._mask
         if mask is not None and positions is not None:
             mask = mask[positions]
         if mask is None:
-            return _Chosen(None, positions, self._columns)
+            return chosen(None, positions, self._columns)
         counted = mask.nonzero().squeeze(1)
         positions = counted if positions is None else positions[counted]
-        return _Chosen(counted, positions, self._columns)
+        return chosen(counted, positions, self._columns)
 
     def _take_gradient(
         self, index: int, metric: Any, z: Tensor | None, g: Tensor, chosen: "_Chosen"
     ) -> None:
-        """Sum the moments of a gradient g (B, T, d_out)."""
+        """Sum the moments of a gradient g (B, T, d_out) of a matrix's output."""
         g, matrix = g.detach(), self.matrices[index]
         if self.largest is not None:
             self.largest = max(self.largest, float(g.abs().max()))
             return
-        g = chosen.of(g) / self.scale
-        power = g.square().sum(1)  # (tokens,)
+        g = self._unscaled(chosen.of(g))
+        power = g.float().square().sum(1)  # (tokens,)
         if self.weighting == "position":
             power = _averaged(power, chosen.columns(len(power)))
         if self.powers is not None:
-            self.powers[matrix.name].append(power.cpu())
+            self.powers[matrix.name][chosen.number] = power.cpu()
             return
         if z is not None:
             metric.update(chosen.of(z), power)
         if len(self.gradients):
             own: Any = self.gradients[index]
             own.power += power.sum(dtype=torch.float64)
-            if gradient_side(matrix)[0] == "input":
-                g = g @ dense_weight(self._dense[matrix.name]).float()
-            own.update(g)
+            if gradient_side(matrix)[0] == "output":
+                own.update(g)
+            elif isinstance(self._modules_of[matrix.name], FactorizedLinear):
+                own.update(g.float() @ dense_weight(self._dense[matrix.name]).float())
+
+    def _take_input_gradient(self, index: int, g: Tensor, chosen: "_Chosen") -> None:
+        """Sum the moments of a gradient Wᵀg (B, T, d_in) of a matrix's input."""
+        if self.largest is None and self.powers is None:
+            own: Any = self.gradients[index]
+            own.update(self._unscaled(chosen.of(g.detach())))
+
+    def _unscaled(self, g: Tensor) -> Tensor:
+        return g if self.scale == 1 else g.float() / self.scale
 
     def moments(self, release: bool = False) -> Moments:
         """All moments, reduced over ranks; ValueError for no tokens or numbers not finite.
@@ -206,7 +250,7 @@ class MomentCollector(nn.Module):
             )
         }
         magnitudes = {
-            name: sums["absolute"] / sums["count"].clamp_min(1)
+            name: (sums["absolute"] / sums["mass"].clamp_min(1)).float()
             for name, sums in zip(self.sources, _sums(self.magnitudes, release), strict=True)
         }
         gradients = {
@@ -223,11 +267,13 @@ class _Chosen:
     rows: Tensor | None  # (n,) indexes into the matrix's own vectors; None is all
     positions: Tensor | None  # (n,) indexes into the batch's positions (B * T,); None is all
     width: int  # columns T of the batch
+    number: int  # of the pass
+    copies: int  # rows that each vector stands for
 
     def of(self, z: Tensor) -> Tensor:
-        """The chosen vectors (n, d) of z, in float32."""
+        """The chosen vectors (n, d) of z."""
         flat = z.reshape(-1, z.shape[-1])
-        return (flat if self.rows is None else flat.index_select(0, self.rows)).float()
+        return flat if self.rows is None else flat.index_select(0, self.rows)
 
     def columns(self, count: int) -> Tensor:
         """The column (n,) of each vector in the batch."""

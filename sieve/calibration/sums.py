@@ -1,17 +1,22 @@
 """Running sums of second moments, which torchmetrics adds up over ranks."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
+STRIPS, NARROWEST = 4, 64  # strips of a second moment, and their fewest rows
+
 
 class SumMetric(Metric):
     """Sums over vectors z with weights w, in float32.
 
-    The arguments are the sizes n of the sums to keep; a sum of size 0 is not kept.
+    The arguments are the sizes n of the sums to keep; a sum of size 0 is not kept. Of a second
+    moment, which is symmetric, only the upper part is summed; `compute` fills in the lower one.
     """
 
     full_state_update = False
@@ -51,20 +56,30 @@ class SumMetric(Metric):
         """Free the second moments; the metric cannot be used afterwards."""
         self.second, self._computed = self.second.new_zeros(0, 0), None
 
-    def update(self, z: Tensor, weight: Tensor | None = None) -> None:
-        """Add vectors z (tokens, n), each with a weight (tokens,), 1 by default."""
-        weighted = z if weight is None else z * weight[:, None]
+    def update(self, z: Tensor, weight: Tensor | float | None = None) -> None:
+        """Add vectors z (tokens, n).
+
+        Args:
+            weight: of each vector (tokens,), or of all; 1 by default.
+        """
+        exact, z = z.dtype != torch.bfloat16, z.float()
+        weights = z.new_ones(len(z)) if weight is None else weight * z.new_ones(len(z))
         if len(self.second):
-            self.second.addmm_(weighted.T, z)
+            scaled = z if weight is None else z * weights.sqrt()[:, None]
+            with _products_in(torch.float32 if exact else torch.bfloat16):
+                for rows, columns in _strips(len(self.second)):
+                    self.second[rows, columns].addmm_(scaled[:, rows].T, scaled[:, columns])
         if len(self.total):
-            self.total += weighted.sum(0)
+            self.total += weights @ z
         if len(self.absolute):
-            self.absolute += z.abs().sum(0)
-        self.mass += len(z) if weight is None else weight.sum(dtype=torch.float64)
+            self.absolute += weights @ z.abs()
+        self.mass += weights.sum(dtype=torch.float64)
         self.count += z.shape[0]
 
     def compute(self) -> dict[str, Tensor]:
         """The sums over every rank."""
+        for rows, columns in _strips(len(self.second)):
+            self.second[columns, rows] = self.second[rows, columns].T.clone()
         return {name: getattr(self, name) for name in self._defaults}
 
     def sums(self) -> dict[str, Tensor]:
@@ -73,6 +88,28 @@ class SumMetric(Metric):
             warnings.filterwarnings("ignore", message=".*called before the ``update``")
             sums: dict[str, Tensor] = self.compute()
         return {name: value.reshape(getattr(self, name).shape) for name, value in sums.items()}
+
+
+def _strips(size: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of strips that cover the upper part of a square matrix."""
+    height = max(NARROWEST, -(-size // STRIPS))
+    for start in range(0, size, height):
+        yield slice(start, start + height), slice(start, size)
+
+
+@contextmanager
+def _products_in(dtype: torch.dtype) -> Iterator[None]:
+    """Let a CPU multiply float32 matrices in a dtype, with sums in float32.
+
+    Vectors of a bfloat16 model lose nothing by bfloat16 products, which are faster.
+    """
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16" if dtype == torch.bfloat16 else before
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def _sum_over_ranks(tensor: Tensor, group: object) -> list[Tensor]:

@@ -1,26 +1,22 @@
-"""Batches of padded tokens: rows of similar length, split over ranks, and the calibration rows.
+"""Batches of padded tokens: rows of similar length, split over ranks.
 
 Batches are built once and sorted by length, so no row is counted twice.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Self, TypeVar, Unpack, cast
+from typing import Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerBase
 
-from sieve.data.encoding import EncodedExample, EncodingOptions, encode_examples
-from sieve.model.backbone import pad_token_id
-from sieve.tasks.example import Example
+from sieve.data.encoding import EncodedExample, Tokens
 
 Batch = TypeVar("Batch")
 IGNORED = -100  # target of a position where nothing is predicted
 HELD_OUT = 4  # one batch of four is held out
-FIRST_ROWS = 256  # rows that are encoded before the number of tokens is checked
 
 
 @dataclass
@@ -47,6 +43,7 @@ class TokenBatch(TensorBatch):
     position_ids: Tensor | None  # int64; None: the model counts positions itself
     answer_mask: Tensor  # bool: True where an answer token is predicted
     targets: Tensor  # int64: the token to predict where answer_mask, else -100
+    prefix: Tokens = ()  # the tokens that all rows begin with and that run once, if any
 
     @property
     def tokens(self) -> int:
@@ -85,66 +82,9 @@ def trailing_positions(wanted: Tensor) -> int:
     return wanted.shape[1] - int(columns[0]) if len(columns) else 1
 
 
-def calibration_batches(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int | None = None,
-    batch_tokens: int = 8192,
-    seed: int = 0,
-    **options: Unpack[EncodingOptions],
-) -> list[TokenBatch]:
-    """Shuffled rows until `max_tokens` tokens are reached, in batches of similar length.
-
-    A row is the prompt and the right answer without its last token: the positions that the task
-    computes. The row that reaches `max_tokens` (padding not counted) is the last; None takes all.
-
-    Args:
-        options: as for `encode_examples`; with rolling=True, a text that is longer than the context
-            becomes several rows.
-
-    Raises:
-        ValueError: as `scoring_batches`.
-    """
-    window = options.get("context_length") if options.get("rolling") else None
-    if options.get("rolling"):
-        options["context_length"] = None
-
-    def encode(some: Sequence[Example]) -> list[EncodedExample]:
-        encoded = encode_examples(some, tokenizer, **options)
-        return [row for example in encoded for row in example.windows(window)]
-
-    rows = draw_rows(examples, encode, max_tokens, seed)
-    return token_batches(rows, pad_token_id(tokenizer), batch_tokens)
-
-
-def draw_rows(
-    examples: Sequence[Example],
-    encode: Callable[[Sequence[Example]], list[EncodedExample]],
-    max_tokens: int | None,
-    seed: int,
-) -> list[EncodedExample]:
-    """Encoded rows in an order drawn from the seed, until `max_tokens` tokens are reached."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(examples), generator=generator).tolist()
-    rows, tokens, start, count = list[EncodedExample](), 0, 0, FIRST_ROWS
-    while start < len(order) and (max_tokens is None or tokens < max_tokens):
-        for row in encode([examples[index] for index in order[start : start + count]]):
-            if max_tokens is None or tokens < max_tokens:
-                rows.append(row)
-                tokens += len(row.answer_row())
-        start, count = start + count, 2 * count
-    return rows
-
-
-def token_batches(
-    rows: Sequence[EncodedExample], pad: int, batch_tokens: int, pad_right: bool = False
-) -> list[TokenBatch]:
-    """Rows in batches of at most `batch_tokens` padded tokens."""
-    groups = bucket([(1, len(row.answer_row())) for row in rows], batch_tokens)
-    return [token_batch([rows[index] for index in group], pad, pad_right) for group in groups]
-
-
-def token_batch(rows: Sequence[EncodedExample], pad: int, pad_right: bool = False) -> TokenBatch:
+def token_batch(
+    rows: Sequence[EncodedExample], pad: int, pad_right: bool = False, prefix: Tokens = ()
+) -> TokenBatch:
     """One batch of rows, with the targets in the last columns.
 
     Also with padding on the right: a classifier has one prediction per row, wherever the row ends.
@@ -154,7 +94,7 @@ def token_batch(rows: Sequence[EncodedExample], pad: int, pad_right: bool = Fals
     for index, row in enumerate(rows):
         answer = row.scored(row.answer)
         targets[index, -len(answer) :] = torch.tensor(answer)
-    return TokenBatch(*inputs, targets != IGNORED, targets)
+    return TokenBatch(*inputs, targets != IGNORED, targets, prefix)
 
 
 def bucket(sizes: Sequence[tuple[int, int]], batch_tokens: int) -> list[list[int]]:

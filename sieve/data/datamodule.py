@@ -28,11 +28,13 @@ class SieveDataModule(L.LightningDataModule):
     Args:
         batch_tokens: padded tokens per batch.
         calibration_tokens: tokens of calibration, without padding; None takes all rows.
+        calibration_rows: the most rows of calibration; None: no limit.
         context_length: the most tokens of a row; None does not check.
         classes: returns the classes of a classifier for a task's labels; None for language models.
         mix: returns the tasks that calibration rows come from, each with its share of the tokens;
             called when the rows are needed. None: `task` alone.
-        sharing: when to run the common prefix of scored rows once; None: never.
+        sharing: when to run the common prefix of rows once; None: never.
+        share_calibration: whether calibration rows share their prefix, where scored rows do.
     """
 
     def __init__(
@@ -42,18 +44,21 @@ class SieveDataModule(L.LightningDataModule):
         *,
         batch_tokens: int = 4096,
         calibration_tokens: int | None = None,
+        calibration_rows: int | None = None,
         seed: int = 0,
         context_length: int | None = None,
         classes: Callable[[Task], tuple[int, ...]] | None = None,
         mix: Callable[[], Sequence[tuple[Task, float]]] | None = None,
         sharing: PrefixSharing | None = None,
+        share_calibration: bool = True,
     ) -> None:
         super().__init__()
         self.task = task
         self._mix = mix
         self.reader = Reader(tokenizer, context_length, classes, self._shortened, sharing)
         self.batch_tokens = batch_tokens
-        self.calibration_tokens = calibration_tokens
+        self.calibration_tokens, self.calibration_rows = calibration_tokens, calibration_rows
+        self.share_calibration = share_calibration
         self.seed = seed
         self.shortened = 0  # the most prompts of a split that had a field shortened
         self._scoring: dict[str, Sequence[ScoredBatch]] = {}
@@ -84,15 +89,25 @@ class SieveDataModule(L.LightningDataModule):
         batches = self.calibration_batches(batch_tokens, limit)
         if len(batches) >= PARTS:
             return batches
-        padded = sum(batch.input_ids.numel() for batch in batches)
+        padded = sum(batch.input_ids[:, len(batch.prefix) :].numel() for batch in batches)
         return self.calibration_batches(max(1, padded // PARTS), limit)
 
-    def calibration_batches(self, batch_tokens: int, tokens: int | None) -> list[TokenBatch]:
-        """Batches of at most `batch_tokens` padded tokens that hold `tokens` calibration tokens."""
-        batches: list[TokenBatch] = []
-        for task, share in self.mix:
-            task_tokens = None if tokens is None else max(1, round(tokens * share))
-            batches += self.reader.calibration(task, task_tokens, batch_tokens, self.seed)
+    def calibration_batches(
+        self, batch_tokens: int, tokens: int | None, share: bool = True
+    ) -> list[TokenBatch]:
+        """Batches of at most `batch_tokens` padded tokens that hold `tokens` calibration tokens.
+
+        share: False runs every row whole.
+        """
+        share, batches = share and self.share_calibration, list[TokenBatch]()
+        for task, portion in self.mix:
+            limits = [
+                None if limit is None else max(1, round(limit * portion))
+                for limit in (tokens, self.calibration_rows)
+            ]
+            batches += self.reader.calibration(
+                task, limits[0], batch_tokens, self.seed, limits[1], share
+            )
         return batches
 
     def scoring(self, role: str) -> Sequence[ScoredBatch]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from sieve.data.batches import as_inputs
 from sieve.data.encoding import EncodedExample, Tokens, common_tokens
 from sieve.distributed.sharding import is_sharded
 from sieve.model.backbone import cache_name, forward, input_names, is_classifier
@@ -79,6 +80,12 @@ def prefix_sharing_of(
     if least > 1 or is_classifier(model):
         return None
     return PrefixSharing(least, cache(lambda: longest_exact_row(load() if load else model)))
+
+
+def prefix_of(batch: object) -> Tokens:
+    """The tokens that all rows of a batch begin with and that run once; () for none."""
+    prefix: Tokens = getattr(batch, "prefix", ())
+    return prefix
 
 
 def common_prefix(encoded: Sequence[EncodedExample]) -> Tokens:
@@ -182,15 +189,10 @@ class PrefixCache:
         if not prefix:
             return forward(model, inputs, keep)
         if not self._shares(model, prefix):
-            # The batch was sized for rows without the prefix.
-            step = max(1, rows * (width - len(prefix)) // width)
-            parts = [{k: v[i : i + step] for k, v in inputs.items()} for i in range(0, rows, step)]
+            parts = whole_rows(inputs, prefix)
             return torch.cat([forward(model, part, keep) for part in parts])
         self.tokens -= rows * len(prefix)
-        own = {name: tensor[:, len(prefix) :] for name, tensor in inputs.items()}
-        own["attention_mask"] = _mask_prefix_first(inputs["attention_mask"], len(prefix))
-        pairs = self._keys_values(model, prefix)
-        return forward(model, own, keep, _cache_of([_PrefixLayer(*pair) for pair in pairs]))
+        return run_rows(model, inputs, keep, self._keys_values(model, prefix))
 
     def count(self, tokens: int) -> None:
         """Count tokens that run without sharing."""
@@ -223,33 +225,85 @@ class PrefixCache:
             length = len(prefix)
             # An earlier batch of fewer rows may have had a longer common prefix.
             longer = next((other for other in self._pairs if other[:length] == prefix), None)
-            pairs = self._pairs[longer] if longer else self._run(model, prefix)
+            if longer is None:
+                self.tokens += length
+            pairs = self._pairs[longer] if longer else run_prefix(model, prefix)
             self._pairs[prefix] = [(k[:, :, :length], v[:, :, :length]) for k, v in pairs]
         return self._pairs[prefix]
 
-    def _run(self, model: PreTrainedModel, prefix: Tokens) -> list[KeysValues]:
-        """Run one row of a prefix."""
-        ids = torch.tensor([prefix], device=model.device)
-        positions = torch.arange(len(prefix), device=model.device)[None]
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        computed = DynamicCache(config=model.config)
-        forward(model, inputs | {"position_ids": positions}, 1, computed)
-        self.tokens += len(prefix)
-        pairs = []
-        for layer in computed.layers:
-            if (
-                not isinstance(layer, DynamicLayer)
-                or type(layer) not in PLAIN_LAYERS
-                or layer.keys is None
-                or layer.values is None
-                or layer.keys.shape[-2] != len(prefix)
-            ):
-                raise ValueError(
-                    "the model's cache has layers that are not plain keys and values; set "
-                    "share_prefix=2."
-                )
-            pairs.append((layer.keys, layer.values))
-        return pairs
+
+def run_prefix(model: PreTrainedModel, prefix: Tokens) -> list[KeysValues]:
+    """The keys and values of one row of a prefix by layer.
+
+    Raises ValueError if the model caches more than plain keys and values.
+    """
+    ids = torch.tensor([prefix], device=model.device)
+    positions = torch.arange(len(prefix), device=model.device)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    computed = DynamicCache(config=model.config)
+    forward(model, inputs | {"position_ids": positions}, 1, computed)
+    return [plain_layer(layer, len(prefix)) for layer in computed.layers]
+
+
+def plain_layer(layer: object, tokens: int) -> KeysValues:
+    """The keys and values of a cached layer; ValueError if it holds anything else."""
+    if (
+        not isinstance(layer, DynamicLayer)
+        or type(layer) not in PLAIN_LAYERS
+        or layer.keys is None
+        or layer.values is None
+        or layer.keys.shape[-2] != tokens
+    ):
+        raise ValueError(
+            "the model's cache has layers that are not plain keys and values; set share_prefix=2."
+        )
+    return layer.keys, layer.values
+
+
+def batch_logits(model: PreTrainedModel, batch: object, keep: int) -> Tensor:
+    """Logits (B, keep, V) of a batch's rows, whose common prefix runs once."""
+    inputs, prefix = as_inputs(batch), prefix_of(batch)
+    if not prefix:
+        return forward(model, inputs, keep)
+    return run_rows(model, inputs, keep, run_prefix(model, prefix))
+
+
+def run_rows(
+    model: PreTrainedModel, inputs: dict[str, Tensor], keep: int, pairs: Sequence[KeysValues]
+) -> Tensor:
+    """Logits (B, keep, V) of whole rows (B, T), computed without the prefix that they begin with.
+
+    pairs: the keys and values of the prefix by layer.
+    """
+    own = without_prefix(inputs, pairs[0][0].shape[-2])
+    return forward(model, own, keep, _cache_of([_PrefixLayer(*pair) for pair in pairs]))
+
+
+def without_prefix(inputs: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
+    """Left-padded rows without their first tokens; the mask counts these before the padding."""
+    own = {name: tensor[:, tokens:] for name, tensor in inputs.items()}
+    own["attention_mask"] = _mask_prefix_first(inputs["attention_mask"], tokens)
+    return own
+
+
+def whole_rows(inputs: dict[str, Tensor], prefix: Tokens) -> list[dict[str, Tensor]]:
+    """Parts of a batch that was sized for rows without the prefix, if the rows must run whole."""
+    rows, width = inputs["input_ids"].shape
+    step = max(1, rows * (width - len(prefix)) // width)
+    return [{k: v[i : i + step] for k, v in inputs.items()} for i in range(0, rows, step)]
+
+
+def cache_after(computed: DynamicCache, tokens: int) -> DynamicCache:
+    """A cache for rows after a prefix, which one block has computed alone.
+
+    Raises ValueError if the block caches more than the keys and values of one layer.
+    """
+    layers = [layer for layer in computed.layers if getattr(layer, "is_initialized", True)]
+    if len(layers) != 1:
+        raise ValueError(
+            f"a decoder block cached {len(layers)} layers, expected one; set share_prefix=2."
+        )
+    return _cache_of([_PrefixLayer(*plain_layer(layers[0], tokens))] * len(computed.layers))
 
 
 def _cache_of(layers: Sequence[DynamicLayer]) -> DynamicCache:

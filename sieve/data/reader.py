@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from sieve.data.batches import TokenBatch, calibration_batches, draw_rows, token_batches
+from sieve.data.batches import TokenBatch
+from sieve.data.calibration_rows import calibration_batches, draw_rows, token_batches
 from sieve.data.choices import encoded_batches, scoring_batches
 from sieve.data.classifier import ClassifierEncoder
 from sieve.data.encoding import EncodingOptions
@@ -28,7 +29,7 @@ class Reader:
         context_length: maximum number of tokens in a row; None: no limit.
         classes: returns the classes of a classifier for a task's labels; None for language models.
         cut: callback that gets the number of prompts whose field was shortened.
-        sharing: when to run the common prefix of scored rows once; None: never.
+        sharing: when to run the common prefix of rows once; None: never.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -59,17 +60,37 @@ class Reader:
         )
 
     def calibration(
-        self, task: Task, tokens: int | None, batch_tokens: int, seed: int
+        self,
+        task: Task,
+        tokens: int | None,
+        batch_tokens: int,
+        seed: int,
+        rows: int | None = None,
+        share: bool = False,
     ) -> list[TokenBatch]:
-        """Calibration batches of a task: shuffled rows until `tokens` tokens are reached."""
+        """Calibration batches of a task: shuffled rows until `tokens` tokens are reached.
+
+        Args:
+            rows: the most rows; None: all.
+            share: run the common prefix of the rows once per batch, and do not count its tokens.
+        """
         tokenizer, examples = self.tokenizer, task.splits["calibration"]
         if self.classes is not None:
             encode = self._classifier_encoder(task).encode
-            rows = draw_rows(examples, encode, tokens, seed)
-            return token_batches(rows, pad_token_id(tokenizer), batch_tokens, pad_right=True)
+            chosen, _, _ = draw_rows(examples, encode, tokens, seed, rows)
+            return token_batches(chosen, pad_token_id(tokenizer), batch_tokens, pad_right=True)
         options = self._options(task)
         options["rolling"] = task.kind == "perplexity"
-        return calibration_batches(examples, tokenizer, tokens, batch_tokens, seed, **options)
+        return calibration_batches(
+            examples,
+            tokenizer,
+            tokens,
+            batch_tokens,
+            seed,
+            max_rows=rows,
+            sharing=self.sharing if share else None,
+            **options,
+        )
 
     def _classifier_encoder(self, task: Task) -> ClassifierEncoder:
         assert self.classes is not None

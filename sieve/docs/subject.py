@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from sieve.bank.bank import Bank, fit
 from sieve.calibration.calibration import calibrate
 from sieve.conversion import ASSETS, CONF, register_resolvers, to_config
-from sieve.data.batches import calibration_batches
+from sieve.data.calibration_rows import calibration_batches
 from sieve.data.choices import scoring_batches
 from sieve.model.matrices import Matrix, dense_weight, find_matrices
 from sieve.projections.moments import Moments

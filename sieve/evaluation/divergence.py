@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.data.batches import as_inputs, as_targets, trailing_positions
-from sieve.model.backbone import forward
+from sieve.data.batches import as_targets, trailing_positions
+from sieve.data.prefix import batch_logits
 
 
 def answer_logprobs(model: PreTrainedModel, batch: object) -> Tensor:
     """Log-probabilities (tokens, V), float32, at the answer tokens of a calibration batch."""
     answers = as_targets(batch) >= 0
     keep = trailing_positions(answers)
-    logits = forward(model, as_inputs(batch), keep)[answers[:, -keep:]]
+    logits = batch_logits(model, batch, keep)[answers[:, -keep:]]
     return torch.log_softmax(logits.float(), -1)
 
 

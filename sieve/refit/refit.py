@@ -21,14 +21,14 @@ from sieve.bank.bank import Bank, BankFactors, stored
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import CalibrationModule
-from sieve.data.batches import as_inputs, held_out_batches, present_tensors, split_batches
+from sieve.data.batches import TokenBatch, held_out_batches, present_tensors, split_batches
 from sieve.distributed.sharding import whole_layer, whole_weight
 from sieve.evaluation.divergence import divergences
 from sieve.model.matrices import Matrix, blocks_of
 from sieve.projections import get_projection
 from sieve.projections.joint import stacked
 from sieve.projections.moments import Moment, MomentSource
-from sieve.refit.blocks import Args, BlockCall, Kwargs, block_calls, stream_writers
+from sieve.refit.blocks import Args, BatchCall, Kwargs, Passes, block_calls, stream_writers
 from sieve.refit.paired import Paired, held_out_error, solve
 from sieve.runtime.artifacts import fingerprint
 from sieve.runtime.progress import track
@@ -96,6 +96,8 @@ def token_weights(
 ) -> dict[str, list[Tensor]]:
     """‖g‖² of the N tokens without padding, (N,) by matrix and batch, on the CPU.
 
+    The tokens of a batch's prefix come first, once, and count for all rows.
+
     Args:
         model: the dense model.
         matrices: the output head is left out: it reads the answer positions only.
@@ -105,10 +107,14 @@ def token_weights(
     """
     matrices = [matrix for matrix in matrices if matrix.layer is not None]
     module = CalibrationModule(model, matrices, weighting=weighting, **options)
-    module.collector.powers = {matrix.name: [] for matrix in matrices}
+    weights: dict[str, list[Tensor]] = {matrix.name: [] for matrix in matrices}
     for batch in track(batches, "Weighting tokens"):
+        powers: dict[str, dict[int, Tensor]] = {name: {} for name in weights}
+        module.collector.powers = powers
         module.predict_step(_on_device(batch, model.device))
-    return module.collector.powers
+        for name, by_pass in powers.items():
+            weights[name].append(torch.cat([by_pass[number] for number in sorted(by_pass)]))
+    return weights
 
 
 class _Sequence:
@@ -128,7 +134,8 @@ class _Sequence:
         self.ranks = self.bank.ranks(genome)
         self.weights, self.held_out, self.residual = weights, held_out, residual
         self.lost: list[Tensor] = []  # (N, hidden) per batch: dense minus pruned residual stream
-        self.masks: list[Tensor | None] = []  # (B * T,) per batch: tokens without padding
+        self.masks: list[list[Tensor | None]] = []  # (B * T,) per batch and pass: no padding
+        self.copies: list[Tensor | None] = []  # (N,) per batch: rows that a token stands for
         self.project = get_projection(self.bank.projection)
         self.factors, self.kept = dict(self.bank.factors), list[str]()
 
@@ -136,21 +143,22 @@ class _Sequence:
     def run(self, batches: Sequence[object]) -> tuple[dict[str, BankFactors], list[str]]:
         """The factors of all matrices, and the names of the matrices that changed."""
         blocks = blocks_of(self.bank.matrices)
-        calls = [
-            block_calls(self.model, _on_device(batch, self.model.device), list(blocks))
-            for batch in batches
-        ]
-        dense = [call[0].hidden for call in calls]
+        calls, dense = [], list[Passes]()
+        for batch in batches:
+            passes = block_calls(self.model, _on_device(batch, self.model.device), list(blocks))
+            calls.append(passes.calls)
+            dense.append(passes.hidden)
+            self.masks.append(passes.masks)
+            self.copies.append(passes.copies)
         pruned = list(dense)
-        masks = [as_inputs(batch).get("attention_mask") for batch in batches]
-        self.masks = [None if m is None else m.flatten().bool() for m in masks]
         for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting")):
             block = self.model.get_submodule(path)
             calls_of_block = [call[index] for call in calls]
             # Not experts: the pruned model may send them other tokens than the dense one.
             sources = dict.fromkeys(m.source for m in matrices if not m.expert)
             self.lost = [
-                self._flat(d - p, i) for i, (d, p) in enumerate(zip(dense, pruned, strict=True))
+                self._flat(d, i) - self._flat(p, i)
+                for i, (d, p) in enumerate(zip(dense, pruned, strict=True))
             ]
             writers = []
             with self.switch.lifted([matrix.name for matrix in matrices]):
@@ -169,9 +177,9 @@ class _Sequence:
         self,
         block: nn.Module,
         readers: list[Matrix],
-        calls: list[BlockCall],
+        calls: list[BatchCall],
         dense: list[Tensor],
-        pruned: list[Tensor],
+        pruned: list[Passes],
         writers: list[str],
     ) -> None:
         """Refit the matrices that read one input.
@@ -226,7 +234,7 @@ class _Sequence:
     def _weight(self, name: str, index: int) -> Tensor | None:
         """The weight of each token of a batch for a matrix, or summed for stacked matrices."""
         if self.weights is None:
-            return None
+            return self.copies[index]
         members = next((g.members for g in self.bank.groups if g.name == name), (name,))
         parts = [self.weights[member][index] for member in members]
         return torch.stack(parts).sum(0).to(self.model.device)
@@ -255,32 +263,41 @@ class _Sequence:
             self.switch.replace(matrix.name, new, rank)
 
     def _dense_inputs(
-        self, block: nn.Module, sources: list[str], calls: list[BlockCall], hidden: list[Tensor]
-    ) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+        self, block: nn.Module, sources: list[str], calls: list[BatchCall], hidden: list[Passes]
+    ) -> tuple[dict[str, list[Tensor]], list[Passes]]:
         """The inputs (N, d_in) of matrices in the dense block, by batch, and the block's outputs.
 
         sources: one matrix for each input.
         """
         inputs: dict[str, list[Tensor]] = {source: [] for source in sources}
-        outputs: list[Tensor] = []
+        outputs: list[Passes] = []
+        seen: dict[str, Passes] = {}
 
         def hook(source: str, _module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-            inputs[source].append(self._flat([*args, *kwargs.values()][0], len(outputs)))
+            seen[source].append([*args, *kwargs.values()][0])
 
         with ExitStack() as stack:
             for source in sources:
                 module, own = self.model.get_submodule(source), partial(hook, source)
                 stack.enter_context(module.register_forward_pre_hook(own, with_kwargs=True))
-            for call, h in zip(calls, hidden, strict=True):
+            for index, (call, h) in enumerate(zip(calls, hidden, strict=True)):
+                seen.update({source: [] for source in sources})
                 outputs.append(call.run(block, h))
+                for source in sources:
+                    inputs[source].append(self._flat(seen[source], index))
         return inputs, outputs
 
-    def _flat(self, x: Tensor, index: int) -> Tensor:
+    def _flat(self, passes: Passes, index: int) -> Tensor:
         """The vectors of a batch without padding (N, d), in float32."""
-        flat, mask = x.reshape(-1, x.shape[-1]).float(), self.masks[index]
-        return flat if mask is None else flat[mask.to(flat.device)]
+        flat = []
+        for x, mask in zip(passes, self.masks[index], strict=True):
+            vectors = x.reshape(-1, x.shape[-1])
+            flat.append(vectors if mask is None else vectors[mask.to(vectors.device)])
+        return torch.cat(flat).float()
 
 
-def _on_device(batch: object, device: torch.device) -> dict[str, Tensor]:
+def _on_device(batch: object, device: torch.device) -> object:
+    if isinstance(batch, TokenBatch):
+        return batch.to(device)
     names = ("input_ids", "attention_mask", "position_ids", "targets")
     return {name: t.to(device) for name, t in present_tensors(batch, names).items()}

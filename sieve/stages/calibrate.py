@@ -77,7 +77,8 @@ class _Calibration:
         attention = run.config.model.attn_implementation
         model = [run.backbone.fingerprint, str(run.backbone.dtype), attention]
         answers = self.settings.answers if with_gradients else None
-        moments = [self.settings.tokens, self.weighting, asdict(self.needs), answers]
+        size = [self.settings.tokens, self.settings.rows, run.config.share_prefix]
+        moments = [size, self.weighting, asdict(self.needs), answers]
         rows = [run.split_key("calibration"), run.config.seed]
         names = [[matrix.name for matrix in group] for group in self.groups]
         return fingerprint("moments", FORMAT, model, moments, rows, names, self.streamed)
@@ -94,7 +95,8 @@ class _Calibration:
         run = self.run
         tokens, counts = self._stream() if self.streamed else self._pass_by_pass()
         rows = count_rows(run.data.calibration)
-        record: Record = {"tokens": tokens, "tokens_asked": self.settings.tokens, "rows": rows}
+        asked = None if self.settings.rows else self.settings.tokens
+        record: Record = {"tokens": tokens, "tokens_asked": asked, "rows": rows}
         run.logger.log_metrics({f"calibrate/{name}": count for name, count in record.items()})
         experts = tokens_of_experts(counts)
         if experts and experts["few"] and run.leads:

@@ -88,7 +88,7 @@ def _learn(run: Run, calibrated: Calibrated, key: str) -> Bank:
         learning_rate=settings.learning_rate,
         seed=run.config.seed,
     )
-    batches = run.data.calibration_batches(options.batch_tokens, options.tokens)
+    batches = run.data.calibration_batches(options.batch_tokens, options.tokens, share=False)
     trainer = make_trainer(run.config.trainer | {"max_epochs": options.epochs})
     trainer.fit(module, every_batch(batches, run.config.seed))
     run.settle()

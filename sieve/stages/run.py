@@ -91,12 +91,14 @@ class Run:
             task,
             cast(PreTrainedTokenizerBase, tokenizer),
             batch_tokens=config.batch_tokens,
-            calibration_tokens=tokens,
+            calibration_tokens=None if config.calibration.rows else tokens,
+            calibration_rows=config.calibration.rows,
             seed=config.seed,
             context_length=backbone.context_length,
             classes=partial(classes_of, model) if is_classifier(model) else None,
             mix=mix,
             sharing=prefix_sharing_of(model, config.share_prefix, lambda: backbone.model),
+            share_calibration=config.calibration.strategy == "whole",
         )
 
     def check_tasks(self) -> None:

@@ -172,7 +172,8 @@ class StreamingModule(L.LightningModule):
         inputs = {name: tensor.to(device) for name, tensor in as_inputs(batch).items()}
         if self.backwards or self.weighting == "answer" or collector.reads_head:
             answers = as_targets(batch).to(device) >= 0
-        return collector.watching(inputs, answers, len(inputs["input_ids"]))
+        collector.begin(inputs.get("attention_mask"), answers)
+        return collector.watching(len(inputs["input_ids"]))
 
 
 def log_needs(

@@ -14,7 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sieve.data.batches import batches_of_rank, bucket, calibration_batches
+from sieve.data.batches import batches_of_rank, bucket
+from sieve.data.calibration_rows import calibration_batches
 from sieve.data.choices import (
     ScoringBatch,
     choice_logprobs,

@@ -6,7 +6,7 @@ import torch
 from models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 from sieve.data import prefix
-from sieve.data.batches import calibration_batches
+from sieve.data.calibration_rows import calibration_batches
 from sieve.data.encoding import encode_examples
 from sieve.data.text import text_batches
 from sieve.evaluation.evaluation import score

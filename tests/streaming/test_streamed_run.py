@@ -6,6 +6,7 @@ import pytest
 from runs import finished, make_world, read_result, run_sieve
 
 STREAM = "calibration.strategy=stream"
+STREAMED = (STREAM, "share_prefix=2")  # Streamed rows share no prefix.
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +17,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_until_fit_leaves_a_bank_and_the_next_goes_on_to_the_result_of_the_whole_model(
     world: Path,
 ) -> None:
-    whole = finished(world, "whole", cache="whole")
-    done = run_sieve(world, world / "streamed", STREAM, "until=fit", cache="streamed")
+    whole = finished(world, "whole", "share_prefix=2", cache="whole")
+    done = run_sieve(world, world / "streamed", *STREAMED, "until=fit", cache="streamed")
     assert done.status == 0, done.stderr
     assert (next((world / "streamed").glob("bank-*")) / "index.json").is_file()
     assert not (world / "streamed" / "result.json").exists()
     assert not list((world / "streamed").glob(".hidden.*"))
-    done = run_sieve(world, world / "streamed", STREAM, cache="streamed")
+    done = run_sieve(world, world / "streamed", *STREAMED, cache="streamed")
     assert done.status == 0, done.stderr
     result = read_result(world / "streamed")
     assert result["cached"]["calibrate"] and result["cached"]["fit"]
