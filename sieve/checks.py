@@ -34,6 +34,7 @@ CHOICES = {
     "quantization.method": ("none", "int8", "int4"),
     "export.format": EXPORTS,
     "logger.mode": ("auto", "online", "offline"),
+    "device.accelerator": ("cpu", "gpu"),
     "until": ("fit",),
 }
 AT_LEAST_1 = (
@@ -47,11 +48,10 @@ AT_LEAST_1 = (
     "speed.repeats"
 ).split()
 ABOVE_0 = (
-    "share_prefix",
-    "projection.learning_rate",
-    "recovery.learning_rate",
-    "recovery.max_norm",
-)
+    "share_prefix projection.learning_rate recovery.learning_rate recovery.max_norm "
+    "device.memory_gib device.bandwidth_gb device.utilization device.solver_utilization "
+    "device.layer_ms device.disk_gb device.host_gflops"
+).split()
 Check = Iterator[tuple[bool, str]]  # whether something is wrong, and the message
 
 
@@ -98,7 +98,8 @@ def _numbers(config: Config) -> Check:
         yield value is not None and value < 1, f"{key} is {value}, expected at least 1."
     for key in ABOVE_0:
         value = _value(config, key)
-        yield not 0 < value < math.inf, f"{key} is {value}, expected a number above 0."
+        wrong = value is not None and not 0 < value < math.inf
+        yield wrong, f"{key} is {value}, expected a number above 0."
 
 
 def _ranges(config: Config) -> Check:

@@ -145,22 +145,14 @@ def verdict(plan: Plan, largest: Record) -> str:
 
 def remedy(plan: Plan) -> tuple[int, str] | None:
     """The fewest devices that hold every stage of a run, and the settings that this takes."""
-    config = plan.config
-    instead = {  # Settings of one device only.
-        "search=waterfill": config.search.method == "genetic",
-        "projection=output": config.projection.name == "learned",
-        "quantization=none": config.quantization.method != "none",
-        "export=factorized": config.export.format.startswith("onnx"),
-    }
-    fsdp = ["trainer=fsdp", *(setting for setting, needed in instead.items() if needed)]
-    calibration = replace(config.calibration, layers_at_once=1, checkpointing=True)
-    thrifty = replace(plan, config=replace(config, calibration=calibration))
+    calibration = replace(plan.config.calibration, layers_at_once=1, checkpointing=True)
+    thrifty = replace(plan, config=replace(plan.config, calibration=calibration))
     counts, ways = range(plan.shards, MAX_DEVICES + 1), list[tuple[int, str]]()
     for way, settings in ((plan, []), (thrifty, [THRIFTY])):
         # More devices never hold more.
         place = bisect_left(counts, True, key=lambda n: fits(replace(way, shards=n)))
         if place < len(counts):
-            ways.append((counts[place], " ".join([*fsdp * (place > 0), *settings])))
+            ways.append((counts[place], " ".join([*["trainer=fsdp"] * (place > 0), *settings])))
     return min(ways, default=None)
 
 

@@ -23,13 +23,10 @@ from sieve.data.scored import ScoredBatch
 from sieve.model.backbone import context_length, is_classifier
 from sieve.model.checkpoint_files import find_model, load_tokenizer
 from sieve.tasks import Task, TaskConfig, task_by_shots
-from sieve.tasks.config import AUTO
-from sieve.tasks.prompts import has_template
 from sieve.tasks.shots import counts_to_measure, fewest_shots
 from sieve.tasks.splits import CARVED_FRACTION
 
 SAMPLED = 64  # rows of a split that are encoded
-LONGEST_PROMPT = ", with the longest prompt that task.chat=auto and task.shots=auto may choose"
 CHARACTERS_PER_TOKEN = 4  # without a tokenizer and `task.typical`
 
 
@@ -58,13 +55,13 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
     if not local and "tokens" in typical and "calibration" in typical.get("rows", {}):
         rows = _stated_rows(config)
     else:
-        *longer, task = _tasks(config, run.seed)
+        tasks = _tasks(config, run.seed)
         if tokenizer := _tokenizer(run.model):
-            for other in longer:
+            for longer in tasks[:-1]:
                 with suppress(ValueError):  # Its prompts exceed the context.
-                    return _measured(other, config, run, tokenizer, model)
-            return _measured(task, config, run, tokenizer, model)
-        task = [*longer, task][0]
+                    return _measured(longer, run, tokenizer, model)
+            return _measured(tasks[-1], run, tokenizer, model)
+        task = tasks[0]
         rows = {role: len(examples) for role, examples in task.splits.items()}
         source = f"rows counted, lengths {source}"
         if "tokens" not in typical:
@@ -109,11 +106,7 @@ def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
 
 
 def _measured(
-    task: Task,
-    config: TaskConfig,
-    run: Config,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
+    task: Task, run: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Lengths:
     """The numbers of the batches that a run makes of the first rows."""
     classes = partial(classes_of, model) if is_classifier(model) else None
@@ -124,13 +117,12 @@ def _measured(
     calibration = reader.calibration(some, None, tokens, run.seed)
     scored = reader.scoring(task, [*first["selection"], *first["test"]], tokens)
     answers = sum(int(batch.answer_mask.sum()) for batch in calibration)
-    templates = config.chat == AUTO and has_template(tokenizer) and task.kind != "perplexity"
     return Lengths(
         {role: len(examples) for role, examples in task.splits.items()},
         calibration=_mean_length(calibration),
         scored=_mean_length(scored),
-        source=f"measured on {sum(map(len, first.values())):,} rows"
-        + LONGEST_PROMPT * (templates or config.shots == AUTO),
+        source=f"measured on {sum(map(len, first.values())):,} rows with the longest prompt that "
+        "task.chat and task.shots allow",
         passes=_rows(scored) / sum(len(batch.examples) for batch in scored),
         answer=answers / _rows(calibration),
         written=task.writing.max_new_tokens if task.writing else 0,

@@ -80,7 +80,7 @@ def test_a_configuration_of_the_paper_is_forecast(experiment, task, tmp_path):
     assert ("with trainer=fsdp" in record["verdict"]) is large
     if large:
         # Each device holds a whole pruned model, half of 141 GB, beside its share of the weights.
-        sentence = r"It fits on (\d+) × h100 with trainer=fsdp search=waterfill calibration"
+        sentence = r"It fits on (\d+) × h100 with trainer=fsdp calibration"
         assert 16 <= int(re.search(sentence, record["verdict"])[1]) <= 64
     assert "Shapes: stated in model.architecture." in text_of(record)
 
@@ -163,9 +163,6 @@ def test_each_device_of_fsdp_holds_less_of_the_model(tmp_path):
     one = forecast(tmp_path, *base)
     four = forecast(tmp_path, *base, "trainer=fsdp", "trainer.devices=4")
     assert "on 4 × h100" in four["verdict"] and four["fits"]
-    asks = ("quantization=int8", "batch_tokens=4_194_304")
-    large = forecast(tmp_path, *base[:2], "device=h100", *asks)["verdict"]
-    assert "trainer=fsdp search=waterfill quantization=none" in large or "No number" in large
     weights, factors = 8_030_261_248 * 2, one["prunable"] * 2
     saved = stage(one, "search")["peak_bytes"] - stage(four, "search")["peak_bytes"]
     table = 4096 * 128_256 * 2  # Gathered, as the factors of two blocks are.
@@ -201,7 +198,7 @@ def test_streaming_holds_a_block_and_its_moments(tmp_path):
 
 def test_the_embedded_model_s_rows_are_measured(tmp_path):
     record = forecast(tmp_path, "+task=almanac_medicine", *CPU)
-    assert record["task"]["source"] == "measured on 192 rows" and record["fits"]
+    assert record["task"]["source"].startswith("measured on 192 rows") and record["fits"]
     assert record["assumptions"][0] == "Shapes: from its config.json."
     assert record["task"]["rows"] == {"calibration": 3000, "selection": 1000, "test": 1500}
     assert record["parameters"] == 4_812_288
@@ -223,11 +220,10 @@ def test_a_prompt_that_a_run_will_measure_is_the_longest_one_that_fits(tmp_path)
     paths = (f"task.data_dir={tmp_path / 'data'}", f"model.path={tmp_path / 'model'}")
     own = ("+task=jsonl", *paths, *CPU)
     longest = forecast(tmp_path, *own, "task.shots=auto")["task"]
-    assert "with the longest prompt that task.chat=auto and task.shots=auto" in longest["source"]
+    assert "with the longest prompt that task.chat and task.shots allow" in longest["source"]
     most = forecast(tmp_path, *own, "task.chat=always", "task.shots=4")["task"]
     bare = forecast(tmp_path, *own, "task.chat=never")["task"]
     assert longest["scored"] == most["scored"] > bare["scored"]
-    assert "auto" not in most["source"] + bare["source"]
 
 
 def test_a_local_config_overrides_the_stated_shapes(tmp_path):
@@ -274,9 +270,13 @@ MISTAKES = {
         "A dry run does without the rows of 'trec' if you set '.task.typical"
     ),
     (*LLAMA, "trainer=gpu"): "has none to measure.*device=h100",
-    (*LLAMA, "device.accelerator=tpu"): "expected cpu or gpu",
+    (*LLAMA, "device.accelerator=tpu"): "'tpu', expected one of cpu, gpu",
     (*LLAMA, "device=h100", "device.memory_gib=null"): "h100 does not state device.memory_gib",
-    (*LLAMA, "device=h100", "device.utilization=0"): "device.utilization is 0.*above 0",
+    (
+        *LLAMA,
+        "device=h100",
+        "device.utilization=0",
+    ): "device.utilization is 0.0, expected a number above 0",
     (*LLAMA, "device=h100", "task.typical.tokens=-1"): "task.typical is .*above 0",
     (*LLAMA, "device=h100", "+task.typical.tokns=3"): "tokns",
     (*LLAMA, "device=h100", "model.architecture.model_type=lama"): (
