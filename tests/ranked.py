@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -20,9 +21,17 @@ from transformers import PreTrainedModel
 import sieve.stages  # noqa: F401  # so that the forks need not
 from sieve.distributed.sharding import shard
 
+LIMIT_S = 240.0  # for all ranks; half of it for a rank that waits for another one
 
-def on_ranks(work: Callable[..., Any], world: int, *given: Any) -> list[Any]:
-    """What `work(*given)` returns on every rank; AssertionError with the traceback of one."""
+
+def on_ranks(
+    work: Callable[..., Any], world: int, *given: Any, limit_s: float = LIMIT_S
+) -> list[Any]:
+    """What `work(*given)` returns on every rank.
+
+    AssertionError with the tracebacks of failed ranks, and the ranks that took longer than
+    `limit_s`, which are killed.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory() as folder, on_path():
@@ -30,16 +39,21 @@ def on_ranks(work: Callable[..., Any], world: int, *given: Any) -> list[Any]:
         for rank in range(world):
             receives, sends = context.Pipe(duplex=False)
             place = (rank, world, f"file://{folder}/store")
-            ranks.append(context.Process(target=_rank, args=(place, sends, work, given)))
+            task = (place, sends, limit_s / 2, work, given)
+            ranks.append(context.Process(target=_rank, args=task))
             ranks[-1].start()
             sends.close()
             ends.append(receives)
-        found = [_received(end) for end in ends]
-        for rank in ranks:
-            rank.join()
-    failures = [text for failed, text in found if failed]
+        started = [end.poll(LIMIT_S) for end in ends]  # The first forks wait for imports.
+        assert all(started), "a rank did not start"
+        deadline = time.monotonic() + limit_s
+        answers = [_received(rank, end, deadline) for rank, end in enumerate(ends)]
+        for process in ranks:
+            process.kill()
+            process.join()
+    failures = [text for failed, text in answers if failed]
     assert not failures, "\n".join(failures)
-    return [result for _, result in found]
+    return [result for _, result in answers]
 
 
 @contextlib.contextmanager
@@ -56,28 +70,38 @@ def on_path() -> Any:
             os.environ["PYTHONPATH"] = before
 
 
-def _received(end: Connection) -> tuple[bool, Any]:
+def _received(rank: int, end: Connection, deadline: float) -> tuple[bool, Any]:
+    """Whether a rank failed, and its result or its traceback."""
     try:
-        found: tuple[bool, Any] = torch.load(io.BytesIO(end.recv_bytes()), weights_only=False)
-        return found
+        end.recv_bytes()  # It has started.
+        if not end.poll(max(0.0, deadline - time.monotonic())):
+            return True, f"rank {rank} was still at work at the limit; does it join every pass?"
+        answer: tuple[bool, Any] = torch.load(io.BytesIO(end.recv_bytes()), weights_only=False)
+        return answer
     except EOFError:
-        return True, "a rank ended without a word"
+        return True, f"rank {rank} ended without an answer"
 
 
 def _rank(
-    place: tuple[int, int, str], sends: Connection, work: Callable[..., Any], given: Any
+    place: tuple[int, int, str],
+    sends: Connection,
+    patience_s: float,
+    work: Callable[..., Any],
+    given: Any,
 ) -> None:
     torch.set_num_threads(1)
     rank, world, store = place
+    sends.send_bytes(b"started")
+    timeout = timedelta(seconds=patience_s)
     distributed.init_process_group(
-        "gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(minutes=5)
+        "gloo", init_method=store, rank=rank, world_size=world, timeout=timeout
     )
     try:
-        found = False, work(*given)
+        answer = False, work(*given)
     except BaseException:
-        found = True, f"rank {rank}: {traceback.format_exc()}"
+        answer = True, f"rank {rank}: {traceback.format_exc()}"
     written = io.BytesIO()
-    torch.save(found, written)
+    torch.save(answer, written)
     sends.send_bytes(written.getvalue())
     os._exit(0)
 

@@ -1,10 +1,13 @@
 """A model shared out over 2 and 4 ranks is, to whoever asks, the model that it was."""
 
+import time
+
 import pytest
 import torch
 from models import tiny_gpt2, tiny_llama, tiny_llama_tied, tiny_mixtral, tiny_tokenizer
 from ranked import on_ranks, position, sharded
 from sieved import mixed, tokens, uniform
+from torch import distributed
 from transformers import PreTrainedModel
 from written import EXAMPLES, writer
 
@@ -207,3 +210,15 @@ def refused() -> str:
 
 def test_a_quantized_model_is_not_shared_out():
     assert all("trainer=gpu" in text for text in on_ranks(refused, 2))
+
+
+def stays_away() -> None:
+    """Rank 0 waits for a pass of rank 1, which never comes."""
+    if position()[0] == 0:
+        distributed.barrier()
+    time.sleep(1000)
+
+
+def test_a_rank_that_joins_no_pass_of_the_others_ends_the_test():
+    with pytest.raises(AssertionError, match=r"(?s)rank 0: .*barrier.*rank 1 was still at work"):
+        on_ranks(stays_away, 2, limit_s=10)
