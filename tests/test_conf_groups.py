@@ -107,7 +107,7 @@ def test_the_command_line_has_the_last_word_on_the_model() -> None:
 
 
 def test_a_real_task_brings_the_default_model() -> None:
-    assert load("+task=sst2").model.path == "Qwen/Qwen2.5-0.5B"
+    assert load("+task=sst2").model.path == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_a_run_without_a_task_is_told_to_add_one() -> None:

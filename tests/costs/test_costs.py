@@ -33,6 +33,12 @@ PARAMETERS = {
     "llama3_2_1b": 1_235_814_400,
     "phi3_mini": 3_821_079_552,
     "qwen2_5_0_5b": 494_032_768,
+    "smollm2_135m": 134_515_008,
+    "smollm2_360m": 361_821_120,
+    "qwen3_0_6b": 596_049_920,
+    "gemma3_270m": 268_098_176,
+    "llama3_2_3b": 3_212_749_824,
+    "qwen3_4b": 4_022_468_096,
 }
 FAMILIES = {"llama": tiny_llama, "phi3": tiny_phi3, "gpt2": tiny_gpt2, "qwen2": tiny_qwen2}
 ROWS, LENGTH = 3, 24
