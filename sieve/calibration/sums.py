@@ -90,6 +90,11 @@ class SumMetric(Metric):
         return {name: value.reshape(getattr(self, name).shape) for name, value in sums.items()}
 
 
+def summed_entries(size: int) -> int:
+    """How many entries of a second moment (size, size) are summed."""
+    return sum((min(r.stop, size) - r.start) * (c.stop - c.start) for r, c in _strips(size))
+
+
 def _strips(size: int) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of strips that cover the upper part of a square matrix."""
     height = max(NARROWEST, -(-size // STRIPS))

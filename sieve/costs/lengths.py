@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sieve.config import Config, ModelConfig
 from sieve.data.batches import TokenBatch
 from sieve.data.classifier import classes_of
-from sieve.data.prefix import PrefixSharing
+from sieve.data.prefix import PrefixSharing, prefix_of
 from sieve.data.reader import Reader
 from sieve.data.scored import ScoredBatch
 from sieve.model.backbone import context_length, is_classifier
@@ -35,13 +35,14 @@ class Lengths:
     """Sizes of a task: numbers of rows, lengths in tokens, and their source."""
 
     rows: Mapping[str, int]  # of each split
-    calibration: float  # of a calibration row, prompt and answer
+    calibration: float  # of a calibration row, prompt and answer, without `prefix`
     scored: float  # of a row that is scored
     source: str  # where these numbers come from, in words
     passes: float = 1.0  # rows that one example is scored by
     answer: float = 1.0
     written: int = 0  # that the model writes at most; 0 if answers are chosen
     shared: float = 0.0  # of `scored`, which all rows begin with and which are run once
+    prefix: float = 0.0  # before a calibration row, which is run once for each batch
 
 
 def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengths:
@@ -114,24 +115,30 @@ def _measured(
     reader = Reader(tokenizer, context_length(model), classes, sharing=sharing)
     first = {role: examples[:SAMPLED] for role, examples in task.splits.items()}
     some, tokens = replace(task, splits=first), run.batch_tokens
-    calibration = reader.calibration(some, None, tokens, run.seed)
+    shares = run.calibration.strategy == "whole"
+    calibration = reader.calibration(some, None, tokens, run.seed, share=shares)
     scored = reader.scoring(task, [*first["selection"], *first["test"]], tokens)
     answers = sum(int(batch.answer_mask.sum()) for batch in calibration)
     return Lengths(
         {role: len(examples) for role, examples in task.splits.items()},
-        calibration=_mean_length(calibration),
+        calibration=_mean_length(calibration) - _prefix(calibration),
         scored=_mean_length(scored),
         source=f"measured on {sum(map(len, first.values())):,} rows with the longest prompt that "
         "task.chat and task.shots allow",
         passes=_rows(scored) / sum(len(batch.examples) for batch in scored),
         answer=answers / _rows(calibration),
         written=task.writing.max_new_tokens if task.writing else 0,
-        shared=max(len(getattr(batch, "prefix", ())) for batch in scored),
+        shared=_prefix(scored),
+        prefix=_prefix(calibration),
     )
 
 
 def _rows(batches: Sequence[TokenBatch | ScoredBatch]) -> int:
     return sum(len(batch.input_ids) for batch in batches)
+
+
+def _prefix(batches: Sequence[TokenBatch | ScoredBatch]) -> int:
+    return max(len(prefix_of(batch)) for batch in batches)
 
 
 def _mean_length(batches: Sequence[TokenBatch | ScoredBatch]) -> float:

@@ -146,20 +146,22 @@ class Plan:
         return self.bank_bytes * self.itemsize / ITEMSIZE[self.bank_dtype]
 
     def activations(
-        self, tokens: float, positions: float, backward: bool = False, again: bool = False
+        self, tokens: float, rows: Rows, backward: bool = False, again: bool = False
     ) -> Parts:
-        """What a pass over a batch of so many tokens holds.
+        """What a pass over a batch holds.
 
         Args:
-            positions: share of the tokens at which logits are computed.
+            tokens: of the batch.
+            rows: of which the batch is a part.
             backward: whether a backward pass follows.
             again: the backward pass computes every block again, so that only one is saved.
         """
         saved = backward * (1 if again else self.shape.layers)
+        prefix, positions = rows.shared / rows.length, rows.logits / rows.length
         # Logits, their float32 copies, and gradients of both.
         each = self.itemsize + FLOAT32 * (4 if backward else 2)
         return {
-            "activations": self.shape.activation_bytes(tokens, self.itemsize, saved),
+            "activations": self.shape.activation_bytes(tokens, self.itemsize, saved, prefix),
             "logits": tokens * positions * self.shape.vocabulary * each,
         }
 
@@ -167,17 +169,23 @@ class Plan:
     def scoring(self) -> Parts:
         """What a pass over scoring batches holds beside weights and factors."""
         tokens, lengths = self.config.batch_tokens, self.lengths
-        parts = self.activations(tokens, lengths.answer / (lengths.scored + lengths.written))
+        rows = Rows(1, lengths.scored + lengths.written, lengths.answer)
+        parts = self.activations(tokens, rows)
         if lengths.written:
             keys = tokens * self.shape.keys * self.shape.layers
             parts["keys and values"] = 2 * self.itemsize * keys
         return parts
 
-    def calibration_rows(self, tokens: int) -> Rows:
-        """Calibration rows of so many tokens, or all rows if there are fewer."""
-        lengths = self.lengths
-        count = min(lengths.rows["calibration"], tokens / lengths.calibration)
-        return Rows(count, lengths.calibration, lengths.answer)
+    def calibration_rows(self, tokens: int, shares: bool = True) -> Rows:
+        """Calibration rows of so many tokens, or all rows if there are fewer.
+
+        shares: whether the rows' common prefix runs once per batch, which takes little.
+        """
+        lengths, asked = self.lengths, self.config.calibration.rows
+        count = min(lengths.rows["calibration"], asked or tokens / lengths.calibration)
+        if shares:
+            return Rows(count, lengths.calibration, lengths.answer, shared=lengths.prefix)
+        return Rows(count, lengths.calibration + lengths.prefix, lengths.answer)
 
     def run(
         self,
@@ -208,6 +216,11 @@ class Plan:
             batches = max(1.0, (rows.tokens + tokens.tokens) / self.config.batch_tokens)
             seconds += 2 * seconds + self.run(tokens, kept, batches * lengths.written)
         return seconds
+
+    def sums(self, flops: float) -> float:
+        """Seconds of sums in float32, whose products a CPU computes in the model's bfloat16."""
+        fast = self.on_cpu and self.compute == "bfloat16"
+        return self.products(flops, "bfloat16" if fast else "float32")
 
     def products(self, flops: float, dtype: str = "float32") -> float:
         """Seconds of large matrix products, which the devices share."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from sieve.calibration.sums import summed_entries
 from sieve.config import ModelConfig
 from sieve.model.adapter import find_adapter
 from sieve.model.backbone import count_parameters
@@ -102,17 +103,15 @@ class Shape:
         return 2 * (rows.padding * rows.tokens * (weights + attended) + head)
 
     def moment_flops(self, rows: Rows, needs: Needs, by_gradient: bool) -> float:
-        """Sums of z zᵀ over all tokens; both halves of the symmetric square are computed."""
+        """Sums of z zᵀ over all tokens."""
         streams = plan_streams(list(self.matrices), needs, shared=not by_gradient)
         flops = 0.0
         for matrix in self.matrices:
             in_block = matrix.layer is not None
             seen = rows.tokens * self.share(matrix) if in_block else rows.count * rows.logits
-            products = streams[matrix.name][1] ** 2 if matrix.name in streams else 0
-            if needs.gradient:
-                side, width = gradient_side(matrix)
-                products += width**2 + matrix.size * (side == "input")  # Wᵀ g
-            flops += 2 * seen * products
+            sizes = [streams[matrix.name][1]] if matrix.name in streams else []
+            sizes += [gradient_side(matrix)[1]] if needs.gradient else []
+            flops += 2 * seen * sum(summed_entries(size) for size in sizes)
         return flops
 
     def saved_per_token(self) -> float:
@@ -129,11 +128,20 @@ class Shape:
             saved += width * self.share(matrix)
         return saved / self.layers
 
-    def activation_bytes(self, tokens: float, itemsize: int, saved_blocks: int = 0) -> float:
-        """Activations of a batch; `saved_blocks` of the blocks save theirs for a backward pass."""
+    def activation_bytes(
+        self, tokens: float, itemsize: int, saved_blocks: int = 0, prefix: float = 0.0
+    ) -> float:
+        """Activations of a batch.
+
+        Args:
+            saved_blocks: how many of the blocks save theirs for a backward pass.
+            prefix: tokens of a shared prefix, whose keys and values are saved for every row, per
+                token of the batch.
+        """
         if not saved_blocks:
             return tokens * (itemsize * 3 * (self.widest + self.hidden) + FLOAT32 * self.hidden)
-        block = itemsize * self.saved_per_token() + 2 * FLOAT32 * self.hidden
+        numbers = self.saved_per_token() + 2 * prefix * self.queries
+        block = itemsize * numbers + 2 * FLOAT32 * self.hidden
         return tokens * (saved_blocks * block + itemsize * 2 * self.widest)
 
 

@@ -19,14 +19,14 @@ def calibrate(plan: Plan) -> Stage:
     settings, shape = plan.config.calibration, plan.shape
     backward = plan.needs.gradient or plan.by_gradient
     streams, tokens = settings.strategy == "stream", plan.config.batch_tokens
-    rows = plan.calibration_rows(settings.tokens)
+    rows = plan.calibration_rows(settings.tokens, shares=not settings.checkpointing)
     groups = groups_of(list(shape.matrices), 1 if streams else settings.layers_at_once)
     moments = [moment_bytes(group, plan.needs, plan.by_gradient) for group in groups]
     passes, written = 1 if streams else len(groups), float(sum(map(sum, moments)))
     again = backward and (settings.checkpointing or streams)
     seconds = plan.run(rows, backward=int(backward), again=again) * passes + plan.write(written)
-    seconds += plan.products(shape.moment_flops(rows, plan.needs, plan.by_gradient))
-    parts = plan.activations(tokens, rows.logits / rows.length, backward, again)
+    seconds += plan.sums(shape.moment_flops(rows, plan.needs, plan.by_gradient))
+    parts = plan.activations(tokens, rows, backward, again)
     parts["activations"] += 2 * FLOAT32 * tokens * shape.widest  # The copies that a hook makes.
     parts |= zip(("moments", "moments of gradients"), max(moments, key=sum), strict=True)
     remark = f"{passes} passes" if passes > 1 else ""

@@ -1,5 +1,7 @@
 """The stages that train factors, or solve them again on what the pruned model reads."""
 
+from dataclasses import replace
+
 from sieve.costs.plan import KEPT, Parts, Plan, Stage
 from sieve.costs.shape import Rows
 from sieve.costs.solving import QR, solve_bytes
@@ -31,21 +33,22 @@ def train(
     batches = rows.tokens / batch_tokens
     seconds = plan.run(rows, KEPT, batches, backward=2)
     seconds += plan.run(rows, 1.0, batches) * teacher
-    parts = plan.activations(batch_tokens, rows.logits / rows.length, backward=True)
+    parts = plan.activations(batch_tokens, rows, backward=True)
     return seconds, parts | {"trained and Adam": ADAM * trained}
 
 
 def learn(plan: Plan) -> Stage:
     """The fit of projection=learned: Adam on one factor of every matrix, or two if untied."""
     settings, shape = plan.config.projection.learning, plan.shape
-    rows, tokens = plan.calibration_rows(settings.tokens), settings.batch_tokens
+    rows, tokens = plan.calibration_rows(settings.tokens, shares=False), settings.batch_tokens
+    rows = replace(rows, count=min(rows.count, settings.tokens / rows.length))
     ranks = plan.ranks(settings.level)
     widths = sum(rank * (m.d_in + m.d_out) for m, rank in ranks)
     updates = sum(rank * m.size for m, rank in ranks) / tokens
     epoch = plan.run(rows) + plan.products(6 * rows.tokens * (widths + updates))
     solves, parts = solve_all(plan)
     trained = sum(rank * m.d_in for m, rank in ranks) if settings.tied else widths
-    parts |= plan.dense | plan.activations(tokens, 0.0) | {"trained and Adam": ADAM * trained}
+    parts |= plan.dense | plan.activations(tokens, rows) | {"trained and Adam": ADAM * trained}
     parts["activations"] += 6 * FLOAT32 * tokens * shape.widest
     seconds = epoch * settings.epochs + solves + plan.write(plan.bank_bytes)
     return Stage("fit", seconds, parts, plan.bank_bytes, remark="learned")
@@ -58,7 +61,7 @@ def refit(plan: Plan) -> Stage | None:
         return None
     rows = plan.calibration_rows(min(settings.refit_tokens, plan.config.calibration.tokens))
     batch = min(plan.config.batch_tokens, rows.tokens / MIN_BATCHES)
-    once, parts = 0.0, plan.activations(batch, 0.0, plan.by_gradient)
+    once, parts = 0.0, plan.activations(batch, rows, plan.by_gradient)
     if settings.refit:
         once = plan.run(rows) * REFIT_PASSES + solve_all(plan)[0]
         # Beside the closed form: a solve on paired inputs, and errors on held-out rows.
@@ -72,14 +75,14 @@ def refit(plan: Plan) -> Stage | None:
             ]
         )
         sums = shape.moment_flops(rows, plan.needs, plan.by_gradient)
-        once += plan.products(REFIT_SUMS * sums)
+        once += plan.sums(REFIT_SUMS * sums)
         widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
         workspace = solve_bytes(settings.name, widest, widest.d_in) + REFIT_BYTES * widest.d_in**2
         inputs = sum({m.source: m.d_in for m in shape.blocks if not m.expert}.values())
         widths = 2 * plan.itemsize * shape.hidden + FLOAT32 * inputs / shape.layers
         parts |= {"hidden states": rows.tokens * widths, "solver workspace": workspace}
     if settings.tune_steps:
-        steps = Rows(settings.tune_steps * batch / rows.length, rows.length, rows.logits)
+        steps = replace(rows, count=settings.tune_steps * batch / rows.length)
         seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, teacher=True)
         once, parts = once + seconds, parts | trained
     parts["factors"] = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
@@ -95,7 +98,7 @@ def recover(plan: Plan) -> Stage | None:
         return None
     batch = max(settings.batch_tokens, lengths.calibration)
     count = settings.steps * settings.accumulate * plan.devices * batch / lengths.calibration
-    rows = Rows(count, lengths.calibration, lengths.answer)
+    rows = Rows(count, lengths.calibration, lengths.answer, shared=lengths.prefix)
     factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
     if settings.method == "lora":
         trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))

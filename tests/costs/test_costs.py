@@ -96,7 +96,7 @@ def test_a_token_passes_the_experts_that_it_is_routed_to() -> None:
 
 @pytest.mark.parametrize("projection", ["output", "loss_aware", "input_pca"])
 def test_calibration_takes_the_operations_that_torch_counts(projection: str) -> None:
-    model = tiny_llama(attn_implementation="eager", hidden_size=64)
+    model = tiny_llama(attn_implementation="eager", hidden_size=160)
     needs = get_projection(projection).needs
     module = CalibrationModule(model, needs=needs, weighting=needs.weighting, answers="gold")
     flops = counted(lambda: module.predict_step(batch()))

@@ -205,12 +205,18 @@ def test_the_embedded_model_s_rows_are_measured(tmp_path):
     assert "kept" not in record["verdict"] and "fits" in text_of(record)
 
 
-def test_a_shared_prefix_makes_scoring_cheaper_but_not_calibration(tmp_path):
-    shots = ("+task=almanac_reviews", "task.shots=4", *CPU)
+def test_a_shared_prefix_makes_a_row_cheaper_and_is_not_counted_by_calibration(tmp_path):
+    shots = ("+task=almanac_reviews", "task.shots=4", "calibration.rows=512", *CPU)
     shared, whole = forecast(tmp_path, *shots), forecast(tmp_path, *shots, "share_prefix=2")
-    for name in ("search", "evaluate"):
+    for name in ("calibrate", "search", "evaluate"):
         assert stage(shared, name)["seconds"] < 0.7 * stage(whole, name)["seconds"]
-    assert stage(shared, "calibrate")["seconds"] == stage(whole, "calibrate")["seconds"]
+    task = shared["task"]
+    assert task["prefix"] > task["calibration"]
+    assert task["prefix"] + task["calibration"] == pytest.approx(whole["task"]["calibration"])
+    thrifty = forecast(tmp_path, *shots, "calibration.checkpointing=true")
+    plain = forecast(tmp_path, *shots, "calibration.checkpointing=true", "share_prefix=2")
+    seconds = [stage(record, "calibrate")["seconds"] for record in (thrifty, plain)]
+    assert seconds[0] == pytest.approx(seconds[1], rel=0.01)
 
 
 def test_a_prompt_that_a_run_will_measure_is_the_longest_one_that_fits(tmp_path):
