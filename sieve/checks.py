@@ -119,6 +119,10 @@ def _ranges(config: Config) -> Check:
         f"search.levels is {levels}, expected kept fractions from 0 to 1 with 1 among them.",
     )
     yield (
+        config.export.check_rows < 0,
+        f"export.check_rows is {config.export.check_rows}, expected at least 0, which checks none.",
+    )
+    yield (
         not 0 <= share < 1,
         f"search.confirmation is {share}, expected a share of the selection rows from 0 to below "
         "1.",

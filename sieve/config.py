@@ -177,9 +177,10 @@ class DeviceConfig:
 
 @dataclass
 class ExportConfig:
-    """The format of the exported model (`conf/export`)."""
+    """The format of the exported model, and how it is checked (`conf/export`)."""
 
     format: str = "factorized"
+    check_rows: int = 64  # 0: do not check
 
 
 @dataclass

@@ -49,6 +49,7 @@ def arguments(world: Path, run_dir: Path, *overrides: str, cache: str = "cache")
         "speed.repeats=1",
         "speed.prompt_tokens=8",
         "speed.new_tokens=2",
+        "export.check_rows=0",
         f"paths.cache_dir={world / cache}",
         *overrides,
     ]

@@ -25,7 +25,10 @@ OPTIONS = sorted(
     if path.parent.name not in ("task", "hydra", "experiment")
 )
 # Groups whose options share a base.
-BASED = ("task", "model", "projection", "search", "recovery", "quantization", "device", "launcher")
+BASED = (
+    *("task", "model", "projection", "search", "recovery", "quantization", "export"),
+    *("device", "launcher"),
+)
 # Of groups that are an experiment's own, the experiment.
 COMPARED = {
     "domain": "generalization",

@@ -5,7 +5,7 @@ the factors and writes the native architecture. "onnx" and "onnx_int8" are in `s
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ def export(
     path: str | Path,
     format: str = "factorized",
     dtype: torch.dtype | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a model as it is in memory, with its factors, to a directory.
 
@@ -46,6 +47,8 @@ def export(
     Args:
         format: "factorized", "dense", "onnx" or "onnx_int8".
         dtype: of the weights on disk; None keeps the model's dtype. ONNX ignores it.
+        check: called with the written directory under a temporary name. What it raises leaves no
+            new directory and an older export as it was.
 
     Raises:
         ValueError: the format is unknown or cannot store this model, `path` cannot be written or
@@ -66,6 +69,8 @@ def export(
         else:
             _write_weights(model, partial, format, dtype)
         tokenizer.save_pretrained(partial)
+        if check is not None:
+            check(partial)
     return path
 
 

@@ -1,15 +1,31 @@
 """export: the model directory, and the accuracy of an ONNX graph in it."""
 
 import logging
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+import torch
+import transformers
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.evaluation.evaluation import ScoresMetric
+from sieve.evaluation.evaluation import ScoresMetric, warn_not_finite
 from sieve.exports.export import export as export_model
 from sieve.exports.onnx import load_onnx
+from sieve.exports.self_check import (
+    Agreement,
+    FreshProcess,
+    answer_logprobs,
+    check_export,
+    without_writing,
+)
 from sieve.exports.task_file import write_task
+from sieve.factorized.modeling_sieve import native_class
 from sieve.runtime.progress import track
 from sieve.stages.cached import Record
 from sieve.stages.quantize import quantize
@@ -17,25 +33,32 @@ from sieve.stages.run import Run
 from sieve.tasks.metrics import Metric
 
 log = logging.getLogger(__name__)
+CHECK_TOKENS = 16_384  # of the rows that are compared, padding included, at most
+MAX_CHANGED = 2  # rows with another answer by rounding alone, before a warning
 
 
 def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Record:
-    """Write the model directory; returns its format and, for ONNX, the accuracy on the test split.
+    """Write and check the model directory; returns the record.
 
-    An ONNX graph computes by other code than the evaluated model, and may hold 8-bit weights, so it
-    is loaded and scored. A warning says if it has lost more than the tolerance.
+    The record has the format, how the export agrees with the finished model, and for ONNX the
+    accuracy on the test split. An ONNX graph computes by other code than the evaluated model, and
+    may hold 8-bit weights, so it is loaded and scored on all test rows. A warning says if it has
+    lost more than the tolerance.
     """
     form = run.config.export.format
-    record: Record = {"format": form, "accuracy": None}
+    record: Record = {"format": form, "accuracy": None, "check": None}
     if form == "none":
         return record
     folder = run.run_dir / "export"
-    with run.stage("export"):
+    with run.stage("export"), ExitStack() as stack:
+        model = run.backbone.model
+        process = stack.enter_context(FreshProcess()) if can_check(run) else None
         if run.leads or run.sharded:
-            with Switch(run.backbone.model, bank).to(genome):
-                if run.config.quantization.method != "none":
-                    quantize(run, bank)
-                export_model(run.backbone.model, run.backbone.tokenizer, folder, form, bank.dtype)
+            stack.enter_context(Switch(model, bank).to(genome))
+            if run.config.quantization.method != "none":
+                quantize(run, bank)
+            check = None if process is None else _checker(run, process, record)
+            export_model(model, run.backbone.tokenizer, folder, form, bank.dtype, check)
         if run.leads:
             if run.config.task.lm_eval is None:  # The harness renders prompts in its own way.
                 write_task(run.config.task, run.task.labels, folder, run.task.preamble)
@@ -48,6 +71,65 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
     return record
 
 
+def can_check(run: Run) -> bool:
+    """Whether a fresh process can load the export; a line in the log says why not."""
+    config, native = run.config, native_class(run.backbone.model)
+    reason = ""
+    if run.sharded:
+        reason = "the model is split over ranks"
+    elif config.export.format == "onnx_int8":
+        reason = "8-bit weights change its numbers; the graph is scored on all test rows instead"
+    elif getattr(transformers, native.__name__, None) is not native:
+        reason = f"transformers alone does not load {native.__name__}"
+    if reason and run.leads and config.export.check_rows:
+        log.info("the export is not compared with the finished model: %s.", reason)
+    return run.leads and bool(config.export.check_rows) and not reason
+
+
+def _checker(run: Run, process: FreshProcess, record: Record) -> Callable[[Path], None]:
+    """What compares a written export with the model as it is now, and completes the record."""
+    examples, limit = run.task.splits["test"], run.config.export.check_rows
+    examples = examples[:: math.ceil(len(examples) / limit)]
+    batches = without_writing(run.data.scoring_batches(examples))
+    while len(examples) > 1 and sum(b.input_ids.numel() for b in batches) > CHECK_TOKENS:
+        examples = examples[::2]
+        batches = without_writing(run.data.scoring_batches(examples))
+    expected = [answer_logprobs(run.backbone.model, batch) for batch in batches]
+
+    def check(folder: Path) -> None:
+        device = device_with_space(run.device, folder)
+        agreement = check_export(process, folder, batches, expected, device)
+        record["check"] = asdict(agreement)
+        report_agreement(agreement, run.backbone.dtype)
+
+    return check
+
+
+def device_with_space(device: torch.device, folder: Path) -> torch.device:
+    """The device, or the CPU if a GPU has no room for the weights in a folder and activations."""
+    if device.type != "cuda":
+        return device
+    torch.cuda.empty_cache()
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return device if torch.cuda.mem_get_info(device)[0] > 2 * size else torch.device("cpu")
+
+
+def report_agreement(agreement: Agreement, computed: torch.dtype) -> None:
+    """Log how many answers are the same; warn where rounding alone changed more than two."""
+    changed = agreement.rows - agreement.same_answer
+    log.info(
+        "a fresh process loads the export in %s and gives the same answer on %d of %d test rows",
+        *(agreement.dtype, agreement.same_answer, agreement.rows),
+    )
+    if changed > MAX_CHANGED and agreement.dtype != str(computed).removeprefix("torch."):
+        log.warning(
+            "rounding changes %d of %d answers: the run computed in %s, and transformers computes "
+            "in the export's %s with dtype='auto'. Run with model.dtype=%s to measure the model in "
+            "that dtype, or load the export in the run's.",
+            *(changed, agreement.rows, computed, agreement.dtype, agreement.dtype),
+        )
+
+
 def graph_accuracy(model: Any, run: Run) -> float | None:
     """The metric of a loaded graph on the test split; None if the task generates answers."""
     if run.task.writing is not None:
@@ -56,7 +138,9 @@ def graph_accuracy(model: Any, run: Run) -> float | None:
     metric = ScoresMetric(len(run.task.splits["test"]), metric=run.task.metric)
     for batch in track(run.data.scoring("test"), "Scoring the graph"):
         metric.update(batch.outcome(model), batch.examples)  # A graph has no cache for prefixes.
-    return metric.scores().accuracy
+    scores = metric.scores()
+    warn_not_finite(scores, "The exported graph")
+    return scores.accuracy
 
 
 def warn_of_loss(accuracy: float, dense_accuracy: float, tolerance: float, metric: Metric) -> None:

@@ -67,7 +67,7 @@ def test_a_row_with_one_choice_that_is_not_finite_is_wrong_and_counted() -> None
     inner = model.forward
     longer = [Example(row.prompt, (" good", " bad movie"), 0) for row in ROWS]
     [batch] = sieve.scoring_batches(longer, tiny_tokenizer())
-    last = batch.positions[batch.slots[2, 1, 1]]  # where row 2 predicts " movie"
+    last = batch.positions[batch.slots[2, 1, 1]]  # where the third row predicts " movie"
 
     @wraps(inner)
     def broken(*args: object, **kwargs: object) -> object:
@@ -78,7 +78,6 @@ def test_a_row_with_one_choice_that_is_not_finite_is_wrong_and_counted() -> None
     model.forward = broken
     with torch.no_grad():
         outcome = batch.outcome(model)
-    assert batch.examples.tolist() == list(range(6))
     assert outcome.predicted[2] == -1 and outcome.values[2] == 0
     assert outcome.losses.isnan().tolist() == [index == 2 for index in range(6)]
 
