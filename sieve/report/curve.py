@@ -12,11 +12,8 @@ import plotly.graph_objects as go
 
 from sieve.report.genomes import (
     genomes,
-    is_feasible,
     is_line,
-    is_whole,
     kept,
-    most_examples,
     pareto_front,
     sizes,
     value,
@@ -86,7 +83,7 @@ def _add_genomes(
     side, symbol = ("at most", "down") if larger_is_better else ("at least", "up")
     groups: dict[str, list[EvaluatedGenome]] = {}
     for point in points:
-        groups.setdefault(_group(point, most_examples(points)), []).append(point)
+        groups.setdefault(_group(point), []).append(point)
     for group, suffix, shape, color in (
         ("within the tolerance", "", "circle", ACCENT),
         ("beyond it", "", "x-thin-open", WARNING),
@@ -114,12 +111,11 @@ def _add_genomes(
     _label_sizes(figure, sizes(points))
 
 
-def _group(point: EvaluatedGenome, all_examples: float) -> str:
-    if point.refitted:
-        return f"refitted, {'within the tolerance' if is_feasible(point) else 'beyond it'}"
-    if not is_whole(point, all_examples):
+def _group(point: EvaluatedGenome) -> str:
+    if point.whole is False and not point.refitted:
         return "dropped early"
-    return "within the tolerance" if is_feasible(point) else "beyond it"
+    within = "within the tolerance" if point.feasible else "beyond it"
+    return f"refitted, {within}" if point.refitted else within
 
 
 def _scatter(result: Result, points: Sequence[EvaluatedGenome], key: str, name: str) -> go.Scatter:

@@ -39,23 +39,6 @@ def is_line(result: Result) -> bool:
     return not result.search.method or result.search.method in LINES
 
 
-def most_examples(points: Sequence[EvaluatedGenome]) -> float:
-    """The largest number of rows that a genome was scored on; refits use additional rows."""
-    return max((g.examples_used or 0 for g in points if not g.refitted), default=0)
-
-
-def is_whole(genome: EvaluatedGenome, all_examples: float) -> bool:
-    """Whether a genome was scored on all rows: as recorded, else by their number."""
-    if genome.whole is not None:
-        return genome.whole
-    return genome.examples_used is None or genome.examples_used >= all_examples
-
-
-def is_feasible(genome: EvaluatedGenome) -> bool:
-    """Whether a genome is known to be within the tolerance."""
-    return bool(genome.feasible) and is_whole(genome, 0)
-
-
 def pareto_front(
     points: Sequence[EvaluatedGenome], key: str, larger_is_better: bool
 ) -> list[EvaluatedGenome]:
@@ -63,11 +46,11 @@ def pareto_front(
 
     Compares genomes that were scored on all rows of the search. Of equal genomes the first counts.
     """
-    everything, sign = most_examples(points), -1 if larger_is_better else 1
+    sign = -1 if larger_is_better else 1
     scored = [
         (kept(genome), sign * score, genome)
         for genome in points
-        if is_whole(genome, everything) and not genome.refitted
+        if genome.whole is not False and not genome.refitted
         if (score := value(genome, key)) is not None
     ]
     best, front = float("inf"), list[EvaluatedGenome]()

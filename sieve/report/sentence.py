@@ -13,9 +13,6 @@ from sieve.report.values import NOT_MEASURED, count, percent, points, short_name
 
 Kind = Literal["met", "uncertain", "missed", "unknown"]
 _ROUNDING = 1e-9
-_MISSED = (
-    "This model does not meet the tolerance. More selection rows make such a miss less likely."
-)
 _CHANCE = (
     "The pruned model's score says nothing. Check the prompt and the labels, or use a model that "
     "can do the task."
@@ -56,11 +53,9 @@ def answer_sentence(result: Result) -> str:
         f"{percent(result.kept_fraction.prunable)} of {short_name(result.model)}'s prunable "
         f"parameters{'' if whole is None else f' ({percent(whole)} of the whole model)'}"
     )
-    kind = verdict(result).kind
-    if kind == "missed":
-        return f"At {kept}, {task} has {_scores(result)}; {_shortfall(result)}."
-    open_question = f"; {_reservation(result)}" if kind == "uncertain" else ""
-    return f"{task} needs {kept}: {_scores(result)}{open_question}."
+    if verdict(result).kind == "missed":
+        return f"At {kept}, {task} has {_scores(result)}."
+    return f"{task} needs {kept}: {_scores(result)}."
 
 
 def verdict(result: Result) -> Verdict:
@@ -74,7 +69,8 @@ def verdict(result: Result) -> Verdict:
         return Verdict("missed", _NOT_FINITE.format(count(broken), count(result.examples)))
     decisive = drop.high if result.guarantee else drop.point
     if not _is_within(decisive, tolerance) or _feasible_on_selection(result) is False:
-        return Verdict("missed", _MISSED)
+        advice = "More selection rows make such a miss less likely."
+        return Verdict("missed", f"{_shortfall(result)}. {advice}")
     noun, limit = word(result), f"the tolerance of {lost(result, tolerance)} on the test split"
     if not _is_within(drop.high, tolerance):
         return Verdict(
@@ -103,30 +99,19 @@ def _feasible_on_selection(result: Result) -> bool | None:
 
 
 def _shortfall(result: Result) -> str:
-    """Why the verdict is `missed`: a clause without its full stop."""
-    limit = f"the tolerance of {lost(result, result.tolerance)}"
+    """Why the verdict is `missed`, without its full stop."""
+    limit = f"tolerance of {lost(result, result.tolerance)}"
     drop, feasible = result.drop, _feasible_on_selection(result)
-    if _is_within(drop.point, result.tolerance or 0.0):
-        if feasible is False:
-            return f"{limit} was not met on the selection split, though it was on the test split"
-        if drop.high is None:
-            return f"the guarantee of {limit} cannot be judged without an interval"
-        return (
-            "the guarantee was not kept: the interval's upper end on the test split, "
-            f"{lost(result, drop.high)}, exceeds {limit}"
-        )
-    if feasible is None:
-        return f"{limit} was not met on the test split"
-    if feasible:
-        return f"{limit} was met on the selection split but not on the test split"
-    return f"{limit} was met neither on the selection split nor on the test split"
-
-
-def _reservation(result: Result) -> str:
-    """Why the verdict is `uncertain`: a clause without its full stop."""
-    if result.drop.high is None:
-        return "no interval was measured"
-    return f"the interval's upper end exceeds the tolerance of {lost(result, result.tolerance)}"
+    if not _is_within(drop.point, result.tolerance or 0.0):
+        also = ", though it was on the selection split" if feasible else ""
+        also = " or the selection split" if feasible is False else also
+        return f"The {limit} was not met on the test split{also}"
+    if feasible is False:
+        return f"The {limit} was not met on the selection split, though it was on the test split"
+    if drop.high is None:
+        return f"The guarantee of the {limit} cannot be judged without an interval"
+    end = f"the interval's upper end on the test split, {lost(result, drop.high)}"
+    return f"The guarantee was not kept: {end}, exceeds the {limit}"
 
 
 def _dense_sentence(result: Result) -> str:
@@ -139,12 +124,11 @@ def _dense_sentence(result: Result) -> str:
             f"Nothing of {model} could be pruned for {task} within the tolerance of "
             f"{lost(result, result.tolerance)} on the selection split"
         )
-    end = f"; {_shortfall(result)}" if verdict(result).kind == "missed" else ""
     scores = _scores(result)
     if result.drop.point == 0 == result.drop.high:
         value = metric_value(result, result.pruned.accuracy)
         scores = f"{metric_name(result)} stays {value} on {_rows(result)}"
-    return f"{start}, so all its parameters stay: {scores}{end}."
+    return f"{start}, so all its parameters stay: {scores}."
 
 
 def _scores(result: Result) -> str:

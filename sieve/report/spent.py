@@ -3,7 +3,6 @@
 Sentences for the page and the terminal. They leave out what the result does not state.
 """
 
-from sieve.report.genomes import is_whole, most_examples
 from sieve.report.result import Result
 from sieve.report.values import count, counted, percent
 
@@ -17,8 +16,7 @@ def spent(result: Result) -> str:
     start += "" if search.examples is None else f" and scored {counted(search.examples, 'row')}"
     if search.generations:
         start += f" in {counted(len(search.generations), 'generation')}"
-    everything = most_examples(search.curve)
-    early = sum(not g.refitted and not is_whole(g, everything) for g in search.curve)
+    early = sum(g.whole is False and not g.refitted for g in search.curve)
     repeated = sum(generation.memo or 0 for generation in search.generations)
     alone = sum(bottleneck.evaluations or 0 for bottleneck in search.bottlenecks)
     remarks = [

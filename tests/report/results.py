@@ -95,6 +95,7 @@ def _point(level: float, accuracy: float) -> dict[str, Any]:
         "accuracy": accuracy,
         "margin": accuracy - 0.79,
         "examples_used": 872 if level > 0.06 else 272,
+        "whole": level > 0.06,
         "feasible": accuracy >= 0.79,
         "chosen": level == 0.35,
     }

@@ -10,9 +10,9 @@ from report.results import genetic_result
 from sieve.report import figures
 from sieve.report.curve import accuracy_curve, divergence_front
 from sieve.report.evolution import bottleneck_map, generations
-from sieve.report.genomes import front, genome_rows, is_feasible
+from sieve.report.genomes import front, genome_rows
 from sieve.report.page import render_page
-from sieve.report.result import EvaluatedGenome, build, read
+from sieve.report.result import read
 from sieve.report.spent import confirmation, spent
 
 Result = dict[str, Any]
@@ -81,13 +81,6 @@ def test_genomes_dropped_early_are_a_group_of_bounds(result: Result) -> None:
     assert list(named(figure, "dropped early: divergence at least").x) == [5.0, 30.0]
 
 
-def test_a_genome_dropped_early_is_never_feasible_whatever_its_margin() -> None:
-    assert not is_feasible(
-        build(EvaluatedGenome, {"feasible": True, "margin": 0.1, "whole": False})
-    )
-    assert is_feasible(build(EvaluatedGenome, {"feasible": True, "margin": 0.1, "whole": True}))
-
-
 def test_refitted_genomes_are_not_on_the_front(result: Result) -> None:
     curve = result["search"]["curve"]
     curve.append(curve[2] | {"kept_fraction": 0.01, "refitted": True, "examples_used": 872})
@@ -96,8 +89,6 @@ def test_refitted_genomes_are_not_on_the_front(result: Result) -> None:
         assert 1.0 not in named(figure, "Pareto front").x
         assert list(named(figure, "refitted").x) == [1.0]
         assert list(named(figure, "chosen, 1.0 %").x) == [1.0]
-    del curve[3]["whole"]  # Fewer rows than the refitted one had, yet all of the search.
-    assert 20.0 in named(accuracy_curve(read(result)), "Pareto front").x
 
 
 def test_the_winner_and_the_tolerance_are_marked(result: Result) -> None:
