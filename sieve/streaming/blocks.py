@@ -7,9 +7,9 @@ model's own forward method computes masks, positions and other inputs of blocks,
 every architecture whose blocks exchange nothing but hidden states.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -60,75 +60,37 @@ class BlockModel:
             self.matrices: list[Matrix] = find_matrices(fake, head)
             self.paths = _stack(fake, self.matrices)
             self._tuple_sizes = _tuple_sizes(fake, self.paths)
-            self._tied = shares_embedding(fake)
+            tied = shares_embedding(fake)
         with torch.device("meta"):
             self.model = build()
         unfold(self.model)
         checkpoint.rename(renamed_for(self.model))
+        if tied:
+            self._share_embedding()
         self.model.requires_grad_(False)
         self._readers = ThreadPoolExecutor(1)
         self._next: tuple[str, Future[dict[str, Tensor]]] | None = None
         self._load_small()
 
-    def _outside(self, names: Iterable[str]) -> list[str]:
-        """The names that are in no block."""
-        inside = tuple(f"{path}." for path in self.paths)
-        return [name for name in names if not f"{name}.".startswith(inside)]
+    def _share_embedding(self) -> None:
+        """Read the weight of the head where the checkpoint has it: in the embedding."""
+        tables = self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        self.checkpoint.share(*(f"{_path_of(self.model, table)}.weight" for table in tables))
 
     def _load_small(self) -> None:
         """Compute the buffers and load the small weights that are in no block, such as norms."""
         compute_buffers(self.model, self.device, self.paths)
         tables = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
         large = {id(t.weight) for t in tables if t is not None}
-        tensors = dict(_tensors(self.model))
-        small = [n for n in self._outside(_names(self.model)) if id(tensors[n]) not in large]
+        inside = tuple(f"{path}." for path in self.paths)
+        outside = [(n, t) for n, t in _tensors(self.model) if not n.startswith(inside)]
+        small = [name for name, tensor in outside if id(tensor) not in large]
         load_tensors(self.model, self.checkpoint.read(small, self.dtype), self.device)
 
     @contextmanager
-    def _with_head(self, head: nn.Module | None) -> Iterator[None]:
-        """Load the weights of the output head for the duration of a `with` block."""
-        if head is None:
-            yield
-            return
-        names = self._names_of(head)
-        tensors: dict[str, Tensor] = {}
-        if self._tied:
-            inner = self._names_of(self.model.get_input_embeddings())[0]
-            tensors[names.pop(0)] = self.checkpoint.read([inner], self.dtype)[inner]
-        load_tensors(self.model, self.checkpoint.read(names, self.dtype) | tensors, self.device)
-        try:
-            yield
-        finally:
-            drop(head)
-
-    @contextmanager
-    def _with_embeddings(self, tokens: Tensor) -> Iterator[None]:
-        """Load the embeddings of some tokens for the duration of a `with` block."""
-        table: Any = self.model.get_input_embeddings()
-        name, *others = self._names_of(table)
-        # On a CPU, rows that are never written take no memory.
-        weight = torch.empty(table.weight.shape, dtype=self.dtype, device=self.device)
-        weight[tokens] = self.checkpoint.read_rows(name, tokens, self.dtype).to(self.device)
-        tensors = self.checkpoint.read(others, self.dtype) | {name: weight}
-        load_tensors(self.model, tensors, self.device)
-        try:
-            yield
-        finally:
-            drop(table)
-
-    def _names_of(self, table: nn.Module) -> list[str]:
-        """Names of the parameters of the embedding or the head; the weight comes first."""
-        path = next(name for name, module in self.model.named_modules() if module is table)
-        return [f"{path}.{name}" for name, _ in table.named_parameters()]
-
-    @contextmanager
     def loaded(self, path: str, next_path: str | None = None) -> Iterator[nn.Module]:
-        """Load a block, or another module, and read `next_path` in the background."""
+        """Load a block or the head, and read `next_path` in the background."""
         module = self.model.get_submodule(path)
-        if self._outside([path]):
-            with self._with_head(module):
-                yield module
-            return
         if self._next is not None and self._next[0] == path:
             tensors = self._next[1].result()
         else:
@@ -147,6 +109,20 @@ class BlockModel:
         module = self.model.get_submodule(path)
         names = [f"{path}.{name}" for name in _names(module)]
         return self.checkpoint.read(names, self.dtype)
+
+    @contextmanager
+    def _with_embeddings(self, tokens: Tensor) -> Iterator[None]:
+        """Load the embeddings of some tokens for the duration of a `with` block."""
+        table: Any = self.model.get_input_embeddings()
+        name = f"{_path_of(self.model, table)}.weight"
+        # On a CPU, rows that are never written take no memory.
+        weight = torch.empty(table.weight.shape, dtype=self.dtype, device=self.device)
+        weight[tokens] = self.checkpoint.read_rows(name, tokens, self.dtype).to(self.device)
+        load_tensors(self.model, {name: weight}, self.device)
+        try:
+            yield
+        finally:
+            drop(table)
 
     def embed(self, batches: list[object], keep: Callable[[int, Tensor], None]) -> None:
         """Call `keep` with the index and the hidden states (B, T, d) of each embedded batch."""
@@ -171,7 +147,8 @@ class BlockModel:
             with self._replaced(len(self.paths) - 1, lambda *_args, **_kwargs: hidden, hidden):
                 return forward(self.model, inputs, keep)
 
-        with self._with_head(self.model.get_output_embeddings()):
+        head = self.model.get_output_embeddings()
+        with self.loaded(_path_of(self.model, head)) if head is not None else nullcontext():
             yield logits
 
     def run(self, number: int, hidden: Tensor | None, batch: object) -> Tensor:
@@ -233,6 +210,10 @@ class BlockModel:
         finally:
             for module in replacements:
                 del module.forward  # Restores the method of the class.
+
+
+def _path_of(model: nn.Module, module: nn.Module) -> str:
+    return next(name for name, inner in model.named_modules() if inner is module)
 
 
 def _stack(model: PreTrainedModel, matrices: list[Matrix]) -> list[str]:

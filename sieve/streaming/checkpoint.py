@@ -37,6 +37,10 @@ class Checkpoint:
         """Make each tensor also available under the name that `renamed` gives it."""
         self._alias = {renamed(name): name for name in self._home}
 
+    def share(self, name: str, source: str) -> None:
+        """Read the tensor `source` where `name` is asked for."""
+        self._alias[name] = self._alias.get(source, source)
+
     def read(self, names: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
         """Copies of tensors; floating-point ones in `dtype`.
 

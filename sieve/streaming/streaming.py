@@ -185,18 +185,15 @@ def log_needs(
     those of one block. Hidden states are kept for all tokens.
     """
     by_gradient = weighting in BY_GRADIENT
-    shapes = dict(blocks.model.named_parameters(remove_duplicate=False))
-    largest_block = max(
-        sum(p.numel() for name, p in shapes.items() if name.startswith(f"{path}."))
-        for path in blocks.paths
-    )
+    layers = [blocks.model.get_submodule(path) for path in blocks.paths]
+    largest_block = max(sum(p.numel() for p in layer.parameters()) for layer in layers)
     tables = [blocks.model.get_input_embeddings(), blocks.model.get_output_embeddings()]
     largest_table = max((t.weight.numel() for t in tables if t is not None), default=0)
     matrices_by_block = blocks_of(blocks.matrices).values()
     moments = max(sum(moment_bytes(group, needs, by_gradient)) for group in matrices_by_block)
     tokens = sum(as_inputs(batch)["input_ids"].numel() for batch in batches)
-    layers = len(blocks.paths) + 2 if needs.gradient or by_gradient else 2
-    states = layers * tokens * blocks.model.config.get_text_config().hidden_size
+    waiting = len(layers) + 2 if needs.gradient or by_gradient else 2
+    states = waiting * tokens * blocks.model.config.get_text_config().hidden_size
     weights = 2 * largest_block + largest_table
     log.info(
         "one block at a time: %.2f GiB of weights and %.2f GiB of moments in memory, %.2f GiB of "
