@@ -65,37 +65,35 @@ def with_measured_prompts(run: Run, task_of: TaskOf) -> Run:
     """
     config = run.config
     settings, task = _choose(run, "task", config.task, task_of)
-    mix = {
-        name: _settle(run, f"calibration.mix.{name}", other)
-        for name, other in config.calibration.mix.items()
-    }
-    also = config.also
+    mix, also = dict(config.calibration.mix), dict(config.also)
+    groups = {"calibration.mix": mix}
     if not config.sweep.genomes and config.sweep.job != "prepare":  # They score no test rows.
-        also = {name: _settle(run, f"also.{name}", other) for name, other in also.items()}
+        groups["also"] = also
+    records: Record = {}
+    for group, tasks in groups.items():
+        for key, other in tasks.items():
+            chats, name = _chats(run, other), f"{group}.{key}"
+            if len(chats) == 1 and other.shots != AUTO:
+                tasks[key] = replace(other, chat=chats[0])
+                continue
+            build = task_by_shots(other, config.seed)
+            tasks[key], chosen = _choose(run, name, other, build)
+            records[name] = chosen.report["prompt"]
+    report = task.report | {"other_prompts": records}
     calibration = replace(config.calibration, mix=mix)
     changed: Config = replace(config, task=settings, also=also, calibration=calibration)
-    return replace(run, config=changed, task=task)
-
-
-def _settle(run: Run, name: str, config: TaskConfig) -> TaskConfig:
-    """The settings of another task with its prompt; `name` is their key in the configuration."""
-    if AUTO not in (config.chat, config.shots):
-        return config
-    return _choose(run, name, config, task_by_shots(config, run.config.seed))[0]
+    return replace(run, config=changed, task=replace(task, report=report))
 
 
 def _choose(run: Run, name: str, config: TaskConfig, task_of: TaskOf) -> tuple[TaskConfig, Task]:
-    """The settings with a prompt, and the task; its report says what was measured."""
+    """The settings with a prompt, and the task; its report says what was measured.
+
+    name: the key of the settings in the configuration.
+    """
     record: Record = {"rows": 0, "tried": []}
     prompts = _prompts(run, config, task_of)
     if len(prompts) > 1 and isinstance(run.backbone, StreamedBackbone):
-        prompts = [Prompt(prompts[-1].chat, prompts[0].shots)]
-        if run.leads:
-            log.warning(
-                "%s is not measured, because calibration.strategy=stream must not load the whole "
-                "model; %s is used. Set %s.chat and %s.shots to choose another prompt.",
-                *(_asked(name, config), prompts[0], name, name),
-            )
+        prompts = [_unmeasured(run, name, config, prompts)]
     tasks = {prompt: replace(task_of(prompt.shots), chat=prompt.chat) for prompt in prompts}
     if len(tasks) > 1:
         tasks = {p: task for p, task in tasks.items() if _fits(run, task)} or tasks
@@ -106,10 +104,21 @@ def _choose(run: Run, name: str, config: TaskConfig, task_of: TaskOf) -> tuple[T
         record["sentence"] = f"{_asked(name, config)}: {describe(record)}"
         if run.leads:
             log.info(record["sentence"])
-    record |= {"chat": prompt.chat, "shots": prompt.shots}
-    task = tasks[prompt]
-    chosen = replace(config, chat=prompt.chat, shots=prompt.shots)
-    return chosen, replace(task, report=task.report | {"prompt": record})
+    record |= prompt._asdict()
+    task = replace(tasks[prompt], report=tasks[prompt].report | {"prompt": record})
+    return replace(config, **prompt._asdict()), task
+
+
+def _unmeasured(run: Run, name: str, config: TaskConfig, prompts: Sequence[Prompt]) -> Prompt:
+    """The prompt of a streamed model: with the chat template if possible, and the fewest shots."""
+    prompt = Prompt(prompts[-1].chat, prompts[0].shots)
+    if run.leads:
+        log.warning(
+            "%s is not measured, because calibration.strategy=stream must not load the whole "
+            "model; %s is used. Set %s.chat and %s.shots to choose another prompt.",
+            *(_asked(name, config), prompt, name, name),
+        )
+    return prompt
 
 
 def _asked(name: str, config: TaskConfig) -> str:
@@ -118,15 +127,20 @@ def _asked(name: str, config: TaskConfig) -> str:
     return " ".join(f"{name}.{key}=auto" for key, value in values.items() if value == AUTO)
 
 
+def _chats(run: Run, config: TaskConfig) -> list[str]:
+    """The values of `task.chat` that the settings allow."""
+    if config.chat != AUTO:
+        return [config.chat]
+    plain = config.kind == "perplexity" or config.lm_eval is not None
+    plain = plain or is_classifier(run.backbone.skeleton)
+    return ["never"] if plain or not has_template(run.backbone.tokenizer) else ["never", "always"]
+
+
 def _prompts(run: Run, config: TaskConfig, task_of: TaskOf) -> list[Prompt]:
     """The prompts that the settings allow, bare ones and fewer shots first."""
-    chats, tokenizer = [config.chat], run.backbone.tokenizer
-    if config.chat == AUTO:
-        plain = config.kind == "perplexity" or config.lm_eval is not None
-        plain = plain or is_classifier(run.backbone.skeleton) or not has_template(tokenizer)
-        chats = ["never"] if plain else ["never", "always"]
     rows = len(task_of(fewest_shots(config)).splits["calibration"])
-    return [Prompt(chat, shots) for chat in chats for shots in counts_to_measure(config, rows)]
+    counts = counts_to_measure(config, rows)
+    return [Prompt(chat, shots) for chat in _chats(run, config) for shots in counts]
 
 
 def _fits(run: Run, task: Task) -> bool:

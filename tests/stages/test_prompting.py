@@ -261,6 +261,9 @@ def test_tasks_that_are_mixed_in_or_tested_too_have_prompts_of_their_own(
         assert run.task.chat == "never"
         assert [task.chat for task, _ in run.data.mix] == ["never", "always"]
         assert run.others["third"].task.chat == "never"
+        prompts: Any = run.task.report["other_prompts"]
+        chats = {name: record["chat"] for name, record in prompts.items()}
+        assert chats == {"calibration.mix.other": "always", "also.third": "never"}
         assert set(run.seconds) == {
             "prompt",
             "prompt of calibration.mix.other",
