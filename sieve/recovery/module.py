@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from sieve.bank.bank import Bank, stored
+from sieve.bank.bank import Bank, BankFactors, stored
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch, set_factors
 from sieve.config import RecoveryConfig
@@ -56,7 +56,9 @@ class RecoveryModule(L.LightningModule):
         self._switch = [switch]  # In a list, so that the model does not become a submodule.
         self.ranks = {name: r for name, r in switch.bank.ranks(genome).items() if r}
         with switch.to(genome):
-            layers = [_balanced(switch.model.get_submodule(name)) for name in self.ranks]
+            pruned = {name: switch.model.get_submodule(name) for name in self.ranks}
+            factors = {name: switch.bank.factors[name].cut(r) for name, r in self.ranks.items()}
+            layers = [_balanced(pruned[name], factors[name]) for name in self.ranks]
         self.layers = nn.ModuleList(layers)
         for name, parameter in self.layers.named_parameters():
             parameter.requires_grad_(config.method == "full" and name.endswith("weight"))
@@ -136,14 +138,20 @@ class RecoveryModule(L.LightningModule):
         return replace(bank, factors=factors, fingerprint=key), replace(self.genome, bank=key)
 
 
-def _balanced(layer: nn.Module) -> FactorizedLinear:
-    """A float32 copy whose two factors share the scale of their product evenly.
+def _balanced(layer: nn.Module, factors: BankFactors) -> FactorizedLinear:
+    """A float32 layer of the bank's factors, which share the scale of their product evenly.
 
     Column i of u (d_out, r) and row i of v (r, d_in) get the same norm; in a bank u has unit
-    columns, so one learning rate would not suit both.
+    columns, so one learning rate would not suit both. Steps that the dtype of the model would round
+    away add up in float32.
+
+    Args:
+        layer: of the pruned model, for the bias.
+        factors: of the bank, which may be more precise than the model.
     """
     assert isinstance(layer, FactorizedLinear)
-    u, v = layer.factor_out.weight.detach().float(), layer.factor_in.weight.detach().float()
+    device = layer.factor_out.weight.device
+    u, v = factors.u.to(device).float(), factors.v.to(device).float()
     balance = (v.norm(dim=1) / u.norm(dim=0).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
     bias = None if layer.factor_out.bias is None else layer.factor_out.bias.detach().float()
     copied = FactorizedLinear(v.shape[1], u.shape[0], len(v), bias is not None)

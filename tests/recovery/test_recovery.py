@@ -20,6 +20,7 @@ from sieve.bank.switch import Switch
 from sieve.config import RecoveryConfig
 from sieve.distributed.trainer import make_trainer, schedule
 from sieve.evaluation.divergence import divergences
+from sieve.model.backbone import place
 from sieve.recovery.keeper import Evaluate
 from sieve.recovery.module import RecoveryModule
 from sieve.recovery.recovery import recover, step_batches, tune
@@ -145,6 +146,55 @@ def test_a_model_that_is_not_finite_before_training_is_refused() -> None:
     module = module_of(model, bank, uniform(bank, 0.6))
     with pytest.raises(ValueError, match="before training is not finite.*model.dtype=float32"):
         recover(module, BATCHES, lambda: (0.5, math.nan), trainer)
+
+
+def in_bfloat16(**options: Any) -> tuple[PreTrainedModel, Bank]:
+    model = tiny_llama()
+    bank = banked(model, **options)
+    place(model, None, torch.bfloat16)
+    return model, bank
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_model_in_bfloat16_trains_float32_weights(method: str) -> None:
+    model, bank = in_bfloat16(dtype=torch.bfloat16)
+    settings = replace(QUICK, method=method)
+    module = module_of(model, bank, uniform(bank, 0.6), settings)
+    result = recover(module, BATCHES, evaluated(module), trainer)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert result.taken and result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+def test_steps_below_the_resolution_of_bfloat16_add_up() -> None:
+    model, bank = in_bfloat16(dtype=torch.bfloat16)
+    settings = replace(QUICK, method="full", learning_rate=1e-5, steps=40, check_every=20)
+    module = module_of(model, bank, uniform(bank, 0.6), settings)
+    states: list[dict[str, torch.Tensor]] = []
+
+    def evaluate() -> tuple[float, float]:
+        states.append({n: p.detach().clone() for n, p in module.trained().items()})
+        return float(len(states)), 0.0
+
+    recover(module, BATCHES, evaluate, trainer)
+    name = next(iter(states[0]))
+    first, last = states[0][name], states[-1][name]
+    # No single step of 1e-5 changes a number above 0.01 in bfloat16, whose spacing there is 6e-5.
+    large = first.abs() > 0.01
+    rounded = first.bfloat16()[large]
+    assert torch.equal(rounded + 1e-5, rounded)
+    assert (last - first).abs()[large].max() > 1e-4
+    assert not torch.equal(last.bfloat16()[large], rounded)
+
+
+def test_training_starts_from_the_bank_where_it_is_more_precise_than_the_model() -> None:
+    model, bank = in_bfloat16(dtype=torch.float32)
+    genome = uniform(bank, 0.6)
+    merged, its_genome = module_of(model, bank, genome, replace(QUICK, method="full")).bank()
+    before, after = bank.only(genome), merged.only(its_genome)
+    for name, factors in before.factors.items():
+        products = (one.u.double() @ one.v.double() for one in (factors, after.factors[name]))
+        torch.testing.assert_close(*products, rtol=0, atol=1e-5)
 
 
 def test_the_best_state_is_kept_not_the_last() -> None:
