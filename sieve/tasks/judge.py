@@ -153,17 +153,12 @@ class Judge:
                 max_tokens=config.max_tokens,
             )
             text = reply.choices[0].message.content or ""
-        except self._openai.APITimeoutError as error:
-            raise RuntimeError(
-                f"the judge {config.model} at {config.url} did not answer within "
-                f"{config.timeout_s:g} s; raise ++task.judge.timeout_s or check the endpoint. All "
-                "grades so far are kept."
-            ) from error
         except (self._openai.OpenAIError, IndexError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RuntimeError(
                 f"the judge {config.model} at {config.url} could not be asked ({reason}); check "
-                f"task.judge.url, task.judge.model and the key in ${config.key_variable}."
+                f"task.judge.url, task.judge.model and the key in ${config.key_variable}, or raise "
+                f"++task.judge.timeout_s above {config.timeout_s:g}. All grades so far are kept."
             ) from error
         if (number := _NUMBER.search(text)) is None:
             raise RuntimeError(
