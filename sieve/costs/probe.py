@@ -4,13 +4,16 @@ Measuring takes about a second: a matrix product in each dtype, an eigendecompos
 """
 
 import os
+import time
 from dataclasses import replace
 
 import torch
 from torch.utils.benchmark import Timer
+from torch.utils.benchmark.utils.timer import timer as default_timer
 
 from sieve.config import DeviceConfig
 from sieve.costs.solving import EIGH
+from sieve.report.values import counted
 from sieve.runtime.memory import peak_memory_mib
 
 GIB = 2**30
@@ -50,20 +53,22 @@ def _measured(settings: DeviceConfig, dtypes: set[str]) -> DeviceConfig:
     on_cpu, threads = settings.accelerator == "cpu", torch.get_num_threads()
     device, scale = torch.device("cpu" if on_cpu else "cuda"), 1 if on_cpu else GPU_SCALE
     tflops = dict(settings.tflops)
-    for name in sorted(dtypes - tflops.keys()):
-        ones = torch.ones(scale * SIDE, scale * SIDE, device=device, dtype=getattr(torch, name))
-        tflops[name] = 2 * len(ones) ** 3 / _seconds("a @ a", ones) / 1e12
+    for dtype in sorted(dtypes - tflops.keys()):
+        ones = torch.ones(scale * SIDE, scale * SIDE, device=device, dtype=getattr(torch, dtype))
+        tflops[dtype] = 2 * len(ones) ** 3 / _seconds("a @ a", ones) / 1e12
     random = torch.randn(scale * EIGH_SIDE, scale * EIGH_SIDE, dtype=torch.float64, device=device)
     eigh = EIGH * len(random) ** 3 / _seconds("torch.linalg.eigh(a)", random @ random.T)
     floats = torch.zeros(COPIED, device=device)
     copied = 2 * floats.nbytes / _seconds("a.clone()", floats) / 1e9
     if on_cpu:
+        name = f"cpu ({counted(threads, 'thread')})"
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
+        name = torch.cuda.get_device_name(device)
         memory = torch.cuda.get_device_properties(device).total_memory
     spec = replace(
         settings,
-        name=f"cpu ({threads} threads)" if on_cpu else torch.cuda.get_device_name(device),
+        name=name,
         tflops=tflops,
         solver_utilization=eigh / tflops["float64"] / 1e12,
         bandwidth_gb=settings.bandwidth_gb or copied,
@@ -78,5 +83,8 @@ def _measured(settings: DeviceConfig, dtypes: set[str]) -> DeviceConfig:
 
 def _seconds(statement: str, a: torch.Tensor) -> float:
     """Seconds of the fastest repetition of a statement about a tensor `a`."""
-    timer = Timer(statement, globals={"a": a}, num_threads=torch.get_num_threads())
-    return min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times)
+    threads = torch.get_num_threads()
+    # A single thread's own time leaves out other processes.
+    clock = time.process_time if a.device.type == "cpu" and threads == 1 else default_timer
+    timer = Timer(statement, timer=clock, globals={"a": a}, num_threads=threads)
+    return max(1e-9, min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times))
