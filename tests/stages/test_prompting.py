@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -271,6 +272,21 @@ def test_tasks_that_are_mixed_in_or_tested_too_have_prompts_of_their_own(
         }
 
 
+def test_every_process_gets_a_batch(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = list[int]()
+
+    def score_test(run: Run, data: SieveDataModule) -> Scores:
+        batches.append(len(data.scoring("test")))
+        return of(0, len(data.task.splits["test"]))
+
+    monkeypatch.setattr(prompting, "score_test", score_test)
+    with session(world, "task.chat=never") as run:
+        joined: Any = replace(run, trainer=SimpleNamespace(world_size=7))
+        rows = run.task.splits["calibration"][:9]
+        prompting._measure(joined, {Prompt("never", 0): replace(run.task, splits={"test": rows})})
+    assert batches[0] >= 7
+
+
 @pytest.mark.slow
 def test_the_result_and_the_export_say_which_prompt_was_used(world: Path) -> None:
     result = finished(world, "run", "tolerance=.5", "projection.refit=false", *BOTH)
@@ -286,7 +302,7 @@ def test_the_result_and_the_export_say_which_prompt_was_used(world: Path) -> Non
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 def test_two_processes_measure_the_same_as_one(world: Path, trainer: str) -> None:
     ranks = (f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=2")
-    options = ("until=fit", "batch_tokens=2200", *BOTH)
+    options = ("until=fit", "batch_tokens=1000", *BOTH)
     for name, more, count in (("alone", (), 1), ("joined", ranks, 2)):
         done = run_sieve(world, world / name, *options, *more, cache=name, ranks=count)
         assert done.status == 0, done.stderr
