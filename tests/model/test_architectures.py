@@ -213,7 +213,7 @@ def test_a_layer_that_cannot_be_factorized_is_named_with_the_reason(caplog):
 
 def test_only_matrices_py_names_an_architecture():
     names = re.compile(
-        r"llama\b(?!\.cpp)|mistral|qwen|\bphi\b|\bphi3|gemma|olmo|falcon|gpt_?-?(2|j|neo)|neox|"
+        r"llama\b(?!\.cpp|-gguf-split)|mistral|qwen|\bphi\b|\bphi3|gemma|olmo|falcon|gpt_?-?(2|j|neo)|neox|"
         r"\bopt\b|bloom|stablelm|granite|cohere|\bmpt\b|mixtral|(?<!j)bert\b",
         re.IGNORECASE,
     )
