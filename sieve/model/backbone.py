@@ -117,7 +117,7 @@ def load_backbone(
     model = load_model(config, path)
     tokenizer = load_tokenizer(config, path)
     if is_classifier(model):
-        _agree_on_padding(model, tokenizer)
+        agree_on_padding(model, tokenizer)
     check_finite(model)
     model.eval()
     model.requires_grad_(False)
@@ -163,7 +163,7 @@ def load_model(
     return model
 
 
-def _agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a classifier and its tokenizer the same padding token: some models search for it."""
     text = model.config.get_text_config()
     if text.pad_token_id is None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.config import ModelConfig
-from sieve.model.backbone import Backbone, compute_dtype
+from sieve.model.backbone import Backbone, agree_on_padding, compute_dtype, is_classifier
 from sieve.model.checkpoint_files import (
     auto_class,
     find_model,
@@ -111,6 +111,8 @@ def load_streamed(
         head,
         check=lambda model: check_supported(model, config.allow_partial),
     )
+    if is_classifier(blocks.model):
+        agree_on_padding(blocks.model, tokenizer)
     return StreamedBackbone(
         blocks,
         load,
