@@ -65,10 +65,8 @@ class SumMetric(Metric):
         exact, z = z.dtype != torch.bfloat16, z.float()
         weights = z.new_ones(len(z)) if weight is None else weight * z.new_ones(len(z))
         if len(self.second):
-            scaled = z if weight is None else z * weights.sqrt()[:, None]
-            with _products_in(torch.float32 if exact else torch.bfloat16):
-                for rows, columns in _strips(len(self.second)):
-                    self.second[rows, columns].addmm_(scaled[:, rows].T, scaled[:, columns])
+            with products(exact):
+                add_upper(self.second, z if weight is None else z * weights.sqrt()[:, None])
         if len(self.total):
             self.total += weights @ z
         if len(self.absolute):
@@ -78,8 +76,7 @@ class SumMetric(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The sums over every rank."""
-        for rows, columns in _strips(len(self.second)):
-            self.second[columns, rows] = self.second[rows, columns].T.clone()
+        fill_lower(self.second)
         return {name: getattr(self, name) for name in self._defaults}
 
     def sums(self) -> dict[str, Tensor]:
@@ -95,6 +92,19 @@ def summed_entries(size: int) -> int:
     return sum((min(r.stop, size) - r.start) * (c.stop - c.start) for r, c in _strips(size))
 
 
+def add_upper(second: Tensor, z: Tensor) -> None:
+    """Add zᵀz of vectors z (tokens, n) to the upper part of a second moment (n, n)."""
+    for rows, columns in _strips(len(second)):
+        second[rows, columns].addmm_(z[:, rows].T, z[:, columns])
+
+
+def fill_lower(second: Tensor) -> None:
+    """Copy the upper part of a second moment to the lower one."""
+    for rows, _ in _strips(len(second)):
+        if rows.stop < len(second):
+            second[rows.stop :, rows].copy_(second[rows, rows.stop :].T)
+
+
 def _strips(size: int) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of strips that cover the upper part of a square matrix."""
     height = max(NARROWEST, -(-size // STRIPS))
@@ -103,14 +113,14 @@ def _strips(size: int) -> Iterator[tuple[slice, slice]]:
 
 
 @contextmanager
-def _products_in(dtype: torch.dtype) -> Iterator[None]:
-    """Let a CPU multiply float32 matrices in a dtype, with sums in float32.
+def products(exact: bool) -> Iterator[None]:
+    """How a CPU multiplies float32 matrices in the block: exactly, or in bfloat16.
 
-    Vectors of a bfloat16 model lose nothing by bfloat16 products, which are faster.
+    Sums stay in float32. Vectors of a bfloat16 model lose little by bfloat16 products.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16" if dtype == torch.bfloat16 else before
+    matmul.fp32_precision = before if exact else "bf16"
     try:
         yield
     finally:

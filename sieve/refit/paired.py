@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sieve.calibration.sums import add_upper, fill_lower, products
 from sieve.projections import Factors
 from sieve.projections.moments import Moment
 
 DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]; keeps T near W in directions x̃ rarely takes
 NOISE = 1e-6  # of the second moment; the rounding error in the covariance of a constant
+ROUNDING = 1e-12  # of the mean squared singular value of W
 
 
 @dataclass
@@ -28,9 +30,8 @@ class Paired:
     before the matrix writes to it.
     """
 
-    inner: Tensor  # Σ w x̃ x̃ᵀ (d_in, d_in)
+    inner: Tensor  # Σ w x̃ x̃ᵀ (d_in, d_in); until `scaled`, only its upper part
     cross: Tensor  # Σ w x x̃ᵀ (d_in, d_in)
-    own: Tensor  # Σ w x xᵀ (d_in, d_in), or without elements: only errors need it
     inner_mean: Tensor  # Σ w x̃ (d_in,)
     own_mean: Tensor  # Σ w x (d_in,)
     lost: Tensor  # Σ w e x̃ᵀ (d_out, d_in), or without elements: e is not restored
@@ -38,13 +39,12 @@ class Paired:
     mass: float = 0.0  # Σ w
 
     @classmethod
-    def zeros(cls, size: int, device: torch.device, own: bool = True, d_out: int = 0) -> "Paired":
-        """Empty sums; own: sum x xᵀ; d_out: of the matrix, to sum `lost`, or 0."""
+    def zeros(cls, size: int, device: torch.device, d_out: int = 0) -> "Paired":
+        """Empty sums; d_out: of the matrix, to sum `lost`, or 0."""
         zeros = partial(torch.zeros, device=device)
         return cls(
             inner=zeros(size, size),
             cross=zeros(size, size),
-            own=zeros(size * own, size * own),
             inner_mean=zeros(size),
             own_mean=zeros(size),
             lost=zeros(d_out, size),
@@ -55,21 +55,24 @@ class Paired:
         self, x: Tensor, pruned: Tensor, weight: Tensor | None, lost: Tensor | None = None
     ) -> None:
         """Add tokens x and x̃ (N, d_in), their weights w (N,) and losses e (N, d_out)."""
-        scaled = pruned if weight is None else pruned * weight[:, None]
-        own = x if weight is None else x * weight[:, None]
-        self.inner.addmm_(scaled.T, pruned)
-        self.cross.addmm_(x.T, scaled)
-        if len(self.own):
-            self.own.addmm_(own.T, x)
-        self.inner_mean += scaled.sum(0)
-        self.own_mean += own.sum(0)
+        exact, dtype = x.dtype != torch.bfloat16, self.inner.dtype
+        weights = torch.ones(len(x), dtype=dtype, device=x.device) if weight is None else weight
+        root = weights.to(dtype).sqrt()[:, None]
+        x, pruned = x.to(dtype) * root, pruned.to(dtype) * root
+        with products(exact):
+            add_upper(self.inner, pruned)
+            self.cross.addmm_(x.T, pruned)
+            if lost is not None:
+                self.lost.addmm_((lost * root).T, pruned)
+        self.inner_mean += root[:, 0] @ pruned
+        self.own_mean += root[:, 0] @ x
         if lost is not None:
-            self.lost.addmm_(lost.T, scaled)
-            self.lost_mean += (lost if weight is None else lost * weight[:, None]).sum(0)
-        self.mass += float(len(x) if weight is None else weight.sum())
+            self.lost_mean += weights.to(dtype) @ lost
+        self.mass += float(weights.sum())
 
     def scaled(self) -> "Paired":
         """Averages from the sums, in float64."""
+        fill_lower(self.inner)
         mass = max(self.mass, torch.finfo(torch.float32).tiny)
         sums = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         averages: dict[str, Any] = {name: value.double() / mass for name, value in sums.items()}
@@ -96,62 +99,74 @@ def solve(
         project: the projection.
         centered: whether the projection fits a bias.
     """
-    inner, cross = pair.inner, pair.cross
+    inner, change, lost = pair.inner, pair.cross - pair.inner, pair.lost
     if centered:
         inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
-        cross = cross - torch.outer(pair.own_mean, pair.inner_mean)
-    eye = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
-    size = float(inner.diagonal().mean())
-    ridge = max(DAMPING * size, torch.finfo(inner.dtype).tiny ** 0.5)
-    if centered:
-        ridge = max(ridge, NOISE * float(pair.inner.diagonal().mean()))
-    mix = eye + torch.linalg.solve(inner + ridge * eye, (cross - inner).T).T
-    gradient, target, mean = moment.gradient, weight @ mix, weight @ pair.own_mean
+        change = change - torch.outer(pair.own_mean - pair.inner_mean, pair.inner_mean)
+        lost = lost - torch.outer(pair.lost_mean, pair.inner_mean) if len(lost) else lost
+    root = _cholesky(inner, float(pair.inner.diagonal().mean()) if centered else 0.0)
+    gradient, target, mean = moment.gradient, weight @ change, weight @ pair.own_mean
     if gradient is not None and gradient.side == "input":
+        mix = torch.cholesky_solve(change.T, root).T
+        mix.diagonal().add_(1.0)
         gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
-    elif len(pair.lost):
-        lost = pair.lost
-        if centered:
-            lost = lost - torch.outer(pair.lost_mean, pair.inner_mean)
-        target = target + torch.linalg.solve(inner + ridge * eye, lost.T).T
-        mean = mean + pair.lost_mean
+    elif len(lost):
+        target, mean = target + lost, mean + pair.lost_mean
+    target = weight + torch.cholesky_solve(target.T, root).T
     pruned = replace(
         moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient
     )
     return replace(project(target, pruned), mean=mean)
 
 
+def _cholesky(inner: Tensor, scale: float) -> Tensor:
+    """The lower root of E[x̃ x̃ᵀ] + ridge · I; scale: of the moment before it was centered."""
+    ridge = DAMPING * float(inner.diagonal().mean())
+    ridge = max(ridge, NOISE * scale, torch.finfo(inner.dtype).tiny ** 0.5)
+    root, failed = torch.linalg.cholesky_ex(inner + ridge * torch.eye(len(inner)).to(inner))
+    if failed:  # Rounding made the smallest eigenvalue negative.
+        size = float(inner.diagonal().abs().mean())
+        root = torch.linalg.cholesky(inner + 10 * DAMPING * size * torch.eye(len(inner)).to(inner))
+    return root
+
+
 def held_out_error(
     weight: Tensor, moment: Moment, pair: Paired, factors: Factors, rank: int
 ) -> float:
-    """E‖W x + e − B x̃ − b‖² from averages, up to a constant where the stream's loss e counts.
+    """E‖W x + e − B x̃ − b‖² − E‖W x + e‖² from averages: lower is better, 0 is as bad as B = 0.
 
     The norm is weighted by the second moment H of the moment's gradient, if there is one. A
-    gradient of the input side gives WᵀHW: errors are then written as W s, and s is weighted by it.
+    gradient of the input side gives WᵀHW: the columns u of B = u v and b are then written as W s,
+    and s is weighted by it.
 
     Args:
         weight: W (d_out, d_in) in float64.
         moment: of the dense model.
-        pair: averages over the held-out batches, with `own`, on the device of `weight`.
+        pair: averages over the held-out batches, on the device of `weight`.
         factors: on any device.
         rank: of the map B.
     """
-    b = factors.u[:, :rank].to(weight) @ factors.v[:rank].to(weight)
-    bias = factors.bias(rank)
+    u, v, bias = factors.u[:, :rank].to(weight), factors.v[:rank].to(weight), factors.bias(rank)
     offset = weight.new_zeros(len(weight)) if bias is None else bias.to(weight)
-    target, metric = weight, None
-    if moment.gradient is not None:
-        metric = moment.gradient.second.double()
-        if moment.gradient.side == "input":
-            solved = torch.linalg.lstsq(weight, torch.cat([b, offset[:, None]], 1)).solution
-            b, offset = solved[:, :-1], solved[:, -1]
-            target = torch.eye(weight.shape[1], dtype=b.dtype, device=b.device)
-    error = target @ pair.own @ target.T + b @ pair.inner @ b.T
-    across = target @ pair.cross @ b.T
-    mean = target @ pair.own_mean - b @ pair.inner_mean
-    error = error - across - across.T + torch.outer(offset, offset)
-    error = error - torch.outer(offset, mean) - torch.outer(mean, offset)
-    if len(target) == len(pair.lost):
-        lost = pair.lost @ b.T + torch.outer(pair.lost_mean, offset)
-        error = error - lost - lost.T
-    return float(error.trace() if metric is None else (error * metric).sum())
+    across, mean = pair.cross @ v.T, pair.own_mean
+    gradient = moment.gradient
+    if gradient is not None and gradient.side == "input":
+        solved = _least_squares(weight, torch.cat([u, offset[:, None]], 1))
+        u, offset = solved[:, :-1], solved[:, -1]
+    else:
+        across, mean = weight @ across, weight @ mean
+        if len(pair.lost):
+            across, mean = across + pair.lost @ v.T, mean + pair.lost_mean
+    metric = None if gradient is None else gradient.second.double()
+    up, weighted = (u, offset) if metric is None else (metric @ u, metric @ offset)
+    error = ((u.T @ up) * (v @ pair.inner @ v.T)).sum() - 2 * (up * across).sum()
+    rest = offset - 2 * (mean - u @ (v @ pair.inner_mean))
+    return float(error + weighted @ rest)
+
+
+def _least_squares(weight: Tensor, right: Tensor) -> Tensor:
+    """s (d_in, n) with the least ‖W s − right‖², by normal equations in float64."""
+    gram = weight.T @ weight
+    ridge = ROUNDING * float(gram.diagonal().mean())
+    root = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
+    return torch.cholesky_solve(weight.T @ right, root)

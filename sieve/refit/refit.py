@@ -157,7 +157,7 @@ class _Sequence:
             # Not experts: the pruned model may send them other tokens than the dense one.
             sources = dict.fromkeys(m.source for m in matrices if not m.expert)
             self.lost = [
-                self._flat(d, i) - self._flat(p, i)
+                self._flat(d, i).float() - self._flat(p, i).float()
                 for i, (d, p) in enumerate(zip(dense, pruned, strict=True))
             ]
             writers = []
@@ -202,8 +202,8 @@ class _Sequence:
         device, size = self.model.device, group[0].d_in
         reader = self.model.get_submodule(readers[0].name)
         sums = {
-            n: tuple(Paired.zeros(size, device, own, heights.get(n, 0)) for own in (False, True))
-            for n in names
+            name: [Paired.zeros(size, device, heights.get(name, 0)) for _ in range(2)]
+            for name in names
         }
         inputs: list[Tensor] = []  # of the writing matrices in the pruned model
         for index, call in enumerate(calls):
@@ -288,12 +288,12 @@ class _Sequence:
         return inputs, outputs
 
     def _flat(self, passes: Passes, index: int) -> Tensor:
-        """The vectors of a batch without padding (N, d), in float32."""
+        """The vectors of a batch without padding (N, d)."""
         flat = []
         for x, mask in zip(passes, self.masks[index], strict=True):
             vectors = x.reshape(-1, x.shape[-1])
             flat.append(vectors if mask is None else vectors[mask.to(vectors.device)])
-        return torch.cat(flat).float()
+        return torch.cat(flat)
 
 
 def _on_device(batch: object, device: torch.device) -> object:

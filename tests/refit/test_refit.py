@@ -110,11 +110,11 @@ def problem(d_out: int, d_in: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_the_solution_has_the_least_error_of_its_neighbors(shape, projection: str) -> None:
     weight, x, pruned, g = problem(*shape)
     pair = Paired.zeros(shape[1], torch.device("cpu"))
-    for name in ("inner", "cross", "own", "inner_mean", "own_mean"):
+    for name in ("inner", "cross", "inner_mean", "own_mean"):
         setattr(pair, name, getattr(pair, name).double())
     pair.add(x, pruned, None)
     pair = pair.scaled()
-    moment = Moment("input", pair.own, pair.own_mean, 400)
+    moment = Moment("input", x.T @ x / 400, pair.own_mean, 400)
     if "loss" in projection:
         side: Side = "output" if shape[0] <= shape[1] else "input"
         z = g if side == "output" else g @ weight
@@ -129,7 +129,9 @@ def test_the_solution_has_the_least_error_of_its_neighbors(shape, projection: st
     h = g.T @ g / 50 if "loss" in projection else torch.eye(shape[0], dtype=torch.float64)
     bias = factors.bias(rank)
     error = x @ weight.T - pruned @ (factors.u @ factors.v).T - (0 if bias is None else bias)
-    assert best == pytest.approx(float((error @ h * error).sum(1).mean()), rel=1e-5)
+    without = x @ weight.T
+    removed = float((error @ h * error).sum(1).mean() - (without @ h * without).sum(1).mean())
+    assert best == pytest.approx(removed, rel=1e-5)
     gen = torch.Generator().manual_seed(1)
     for _ in range(20):
         if shape[0] > shape[1] and "loss" in projection:
@@ -141,7 +143,7 @@ def test_the_solution_has_the_least_error_of_its_neighbors(shape, projection: st
             u=factors.u + 0.05 * step,
             v=factors.v + 0.05 * torch.randn(factors.v.shape, generator=gen, dtype=torch.float64),
         )
-        assert held_out_error(weight, moment, pair, near, rank) >= best * (1 - 1e-3)
+        assert held_out_error(weight, moment, pair, near, rank) >= best + 1e-3 * best
 
 
 def test_an_error_is_computed_on_the_device_of_its_sums() -> None:
