@@ -89,8 +89,9 @@ def _load_task_and_model(
     _loaded.clear()
     task_of = task_by_shots(config.task, config.seed)
     task_of(fewest_shots(config.task))  # Too few rows are an error before the model is loaded.
-    mesh = join(trainer)
+    # Before ranks join: in a process group, transformers saves a model on rank 0 alone.
     model = prepare(config.model, Cache(Path(config.paths.cache_dir)))
+    mesh = join(trainer)
     put = None if mesh is None else lambda module, _, dtype: shard(module, mesh, dtype)
 
     def load() -> Backbone:

@@ -69,3 +69,14 @@ def test_an_absent_adapter_or_file_is_one_sentence(flag: str, world: Path) -> No
     for override in (f"model.path={world / 'absent.gguf'}", "model.adapter=absent"):
         done = run_sieve(world, world / "refused", override, flag)
         assert done.status == 1 and "absent" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ranks_of_a_sharded_run_share_one_checkpoint(world: Path) -> None:
+    ranks = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    quick = ["search=uniform", "projection.refit=false", "speed.enabled=false", "batch_tokens=128"]
+    alone = finished(world, "alone", *source(world), *quick, cache="alone")
+    done = run_sieve(world, world / "sharded", *source(world), *ranks, *quick, cache="5", ranks=2)
+    assert done.status == 0, done.stderr
+    assert read_result(world / "sharded")["baseline"] == alone["baseline"]
+    assert len(list((world / "5").glob("merged-*"))) == 1
