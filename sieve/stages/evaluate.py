@@ -60,8 +60,10 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
             finish = (lambda: quantize(run, bank)) if quantized else None
             speed = asdict(compare_speed(switch, genome, **options, finish=finish))
     if run.leads:
-        for name, scores in {"": pruned, **others_pruned}.items():
-            warn_not_finite(scores, f"The pruned model{' on the task ' * bool(name)}{name}")
+        warn_not_finite(pruned, "The pruned model")
+        for model, others in (("dense", others_dense), ("pruned", others_pruned)):
+            for name, scores in others.items():
+                warn_not_finite(scores, f"The {model} model on the task {name}")
     record = _compare(run, dense, pruned)
     chance = compare_with_chance(dense, run.task.splits["test"])
     record["baseline"] |= {

@@ -27,12 +27,16 @@ def test_an_export_loads_without_missing_weights_and_computes_the_same_logits(fa
     ("build", "projection", "dtype"),
     [(tiny_llama, "output", torch.float16), (tiny_gpt2, "affine", torch.bfloat16)],
 )
+@pytest.mark.parametrize("storage", ["plain", "pivoted"])
 def test_factors_in_half_precision_are_stored_without_another_rounding(
-    build, projection, dtype, tmp_path
+    build, projection, dtype, storage, tmp_path
 ):
-    model = pruned(build(), projection, dtype=dtype)
+    model = pruned(build(), projection, dtype=dtype, storage=storage)
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export", dtype=dtype)
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    weights = loaded.state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weights[name], weight), name
     torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=1e-5)
 
 
