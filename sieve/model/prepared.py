@@ -64,8 +64,10 @@ def check_source(config: ModelConfig) -> str:
 
 def describe(config: ModelConfig) -> str:
     """What the dense model is, if it is not the checkpoint of `model.path` itself; else ""."""
-    file = is_gguf(find_model(config.path))
-    changes = ["dequantized"] * file + [f"with {config.adapter} merged"] * bool(config.adapter)
+    changes = []
+    with suppress(ValueError):  # At the end of a long run, the file may have been moved.
+        changes += ["dequantized"] * is_gguf(find_model(config.path))
+    changes += [f"with {config.adapter} merged"] * bool(config.adapter)
     return f"{config.path}, {' and '.join(changes)}" if changes else ""
 
 
