@@ -248,6 +248,6 @@ class Config:
     inspect: bool = False
     dry_run: bool = False
     device: DeviceConfig = field(default_factory=DeviceConfig)
-    batch_tokens: int = 8_192
+    batch_tokens: int | None = None
     share_prefix: float = 0.25
     seed: int = 0

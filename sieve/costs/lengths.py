@@ -15,6 +15,7 @@ from statistics import fmean
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sieve.config import Config, ModelConfig
+from sieve.costs.batches import CPU_TOKENS
 from sieve.data.batches import TokenBatch
 from sieve.data.classifier import classes_of
 from sieve.data.prefix import PrefixSharing, prefix_of
@@ -114,7 +115,7 @@ def _measured(
     sharing = None if classes else PrefixSharing(run.share_prefix, lambda: math.inf)
     reader = Reader(tokenizer, context_length(model), classes, sharing=sharing)
     first = {role: examples[:SAMPLED] for role, examples in task.splits.items()}
-    some, tokens = replace(task, splits=first), run.batch_tokens
+    some, tokens = replace(task, splits=first), run.batch_tokens or CPU_TOKENS
     shares = run.calibration.strategy == "whole"
     calibration = reader.calibration(some, None, tokens, run.seed, share=shares)
     scored = reader.scoring(task, [*first["selection"], *first["test"]], tokens)

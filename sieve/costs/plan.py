@@ -6,13 +6,14 @@ from functools import cached_property
 from sieve.bank.genome import Sizing
 from sieve.calibration.schedule import needs_of
 from sieve.config import Config, DeviceConfig
+from sieve.costs.batches import calibration_bytes, fitting_tokens
 from sieve.costs.lengths import Lengths
 from sieve.costs.probe import GIB
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Rows, Shape
 from sieve.costs.solving import QR, Flops
 from sieve.model.matrices import Matrix, siblings
-from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, weighting_for
+from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, moment_bytes, weighting_for
 
 KEPT = 0.5  # kept fraction of the pruned model, which only the search can tell
 ITEMSIZE = {"float64": 8, "float32": FLOAT32, "bfloat16": 2, "float16": 2}
@@ -165,10 +166,29 @@ class Plan:
             "logits": tokens * positions * self.shape.vocabulary * each,
         }
 
+    @cached_property
+    def batch_tokens(self) -> int:
+        """Tokens of a pass: the run's setting, or as many as fit beside weights and moments."""
+        if self.config.batch_tokens:
+            return self.config.batch_tokens
+        calibration, lengths = self.config.calibration, self.lengths
+        blocks = 1 if calibration.checkpointing else self.shape.layers
+        free = (float(self.device.memory_gib or 0) - self.device.overhead_gib) * GIB
+        free -= sum(self.weights.values())
+        free -= sum(moment_bytes(list(self.shape.matrices), self.needs, self.by_gradient))
+
+        def pass_bytes(tokens: int) -> float:
+            share = min(1.0, lengths.answer / lengths.calibration)
+            return calibration_bytes(
+                self.shape, tokens, self.itemsize, share, self.on_cpu, saved_blocks=blocks
+            )
+
+        return fitting_tokens(pass_bytes, free, self.on_cpu)
+
     @property
     def scoring(self) -> Parts:
         """What a pass over scoring batches holds beside weights and factors."""
-        tokens, lengths = self.config.batch_tokens, self.lengths
+        tokens, lengths = self.batch_tokens, self.lengths
         rows = Rows(1, lengths.scored + lengths.written, lengths.answer)
         parts = self.activations(tokens, rows)
         if lengths.written:
@@ -198,7 +218,7 @@ class Plan:
         """Seconds of passes over rows, whose batches the devices share; see `Shape.pass_flops`."""
         flops = self.shape.pass_flops(rows, kept, backward, again)
         if batches is None:
-            batches = max(1.0, rows.padding * rows.tokens / self.config.batch_tokens)
+            batches = max(1.0, rows.padding * rows.tokens / self.batch_tokens)
         read = self.shape.kept_parameters(kept) * self.itemsize
         least = read / (float(self.device.bandwidth_gb or 0) * 1e9)
         least = max(least, self.shape.layers * self.device.layer_ms / 1e3)
@@ -213,7 +233,7 @@ class Plan:
         seconds = self.run(rows, kept)
         if lengths.written:
             tokens = Rows(examples, lengths.written, lengths.written)
-            batches = max(1.0, (rows.tokens + tokens.tokens) / self.config.batch_tokens)
+            batches = max(1.0, (rows.tokens + tokens.tokens) / self.batch_tokens)
             seconds += 2 * seconds + self.run(tokens, kept, batches * lengths.written)
         return seconds
 

@@ -1,6 +1,7 @@
 """The stages that every run has: seconds and bytes."""
 
 from sieve.calibration.schedule import groups_of
+from sieve.costs.batches import UNRELEASED
 from sieve.costs.plan import ITEMSIZE, KEPT, Parts, Plan, Stage
 from sieve.costs.searching import search_evaluations
 from sieve.costs.shape import Rows
@@ -8,9 +9,6 @@ from sieve.costs.solving import fit_flops, solve_bytes
 from sieve.model.matrices import Matrix, siblings
 from sieve.projections.moments import FLOAT32, Side, moment_bytes, plan_streams
 
-# Memory that the C library keeps after backward passes on a processor, over their activations:
-# 0.42 to 0.68 for Llamas of 25M to 400M parameters (experiments/scaling.json).
-UNRELEASED = 0.5
 QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 
 
@@ -18,7 +16,7 @@ def calibrate(plan: Plan) -> Stage:
     """Forward passes over the calibration rows, and backward passes if gradients are needed."""
     settings, shape = plan.config.calibration, plan.shape
     backward = plan.needs.gradient or plan.by_gradient
-    streams, tokens = settings.strategy == "stream", plan.config.batch_tokens
+    streams, tokens = settings.strategy == "stream", plan.batch_tokens
     rows = plan.calibration_rows(settings.tokens, shares=not settings.checkpointing)
     groups = groups_of(list(shape.matrices), 1 if streams else settings.layers_at_once)
     moments = [moment_bytes(group, plan.needs, plan.by_gradient) for group in groups]

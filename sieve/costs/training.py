@@ -60,7 +60,7 @@ def refit(plan: Plan) -> Stage | None:
     if not (settings.refit or settings.tune_steps):
         return None
     rows = plan.calibration_rows(min(settings.refit_tokens, plan.config.calibration.tokens))
-    batch = min(plan.config.batch_tokens, rows.tokens / MIN_BATCHES)
+    batch = min(plan.batch_tokens, rows.tokens / MIN_BATCHES)
     once, parts = 0.0, plan.activations(batch, rows, plan.by_gradient)
     if settings.refit:
         once = plan.run(rows) * REFIT_PASSES + solve_all(plan)[0]

@@ -1,10 +1,12 @@
 """Peak memory of this process or its GPU, and how freed memory goes back to the system."""
 
 import ctypes
+import os
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -17,6 +19,33 @@ def peak_memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that this process can still take: of a GPU, or of the machine within its limits."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return min(_available_bytes(), _control_group_bytes())
+
+
+def _available_bytes() -> float:
+    """What the machine can give without swapping; where it does not say, all of its memory."""
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _control_group_bytes() -> float:
+    """What the limit of a container leaves; infinite without one."""
+    try:
+        limit, used = (
+            Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current")
+        )
+        return float(limit) - float(used)
+    except (OSError, ValueError):  # There is no control group, or its limit is "max".
+        return float("inf")
 
 
 def _trim() -> None:

@@ -88,7 +88,8 @@ def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Record, Ge
         limits["accumulate_grad_batches"] = settings.accumulate
         return make_trainer(run.config.trainer | limits, callbacks)
 
-    batches = run.data.calibration_batches(settings.batch_tokens, settings.tokens)
+    batch_tokens = min(settings.batch_tokens, run.batch_tokens)
+    batches = run.data.calibration_batches(batch_tokens, settings.tokens)
     path, log_checks = _training_path(run, key), partial(_log_checks, run)
     result = train(module, batches, check, trainer, run.config.seed, path, log_checks)
     run.settle()

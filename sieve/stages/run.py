@@ -23,6 +23,7 @@ from sieve.data.token_cache import CachedTokenizer
 from sieve.distributed.sharding import is_sharded
 from sieve.model.backbone import Backbone, is_classifier, place
 from sieve.runtime.artifacts import Cache, fingerprint
+from sieve.stages.batch_size import batch_tokens
 from sieve.stages.cached import FileFormat
 from sieve.stages.splits import mixed_tasks, split_key
 from sieve.tasks import Task, build_task
@@ -77,6 +78,12 @@ class Run:
         tasks = {name: build_task(t, self.config.seed) for name, t in self.config.also.items()}
         return {n: self.data_of(t) for n, t in tasks.items() if split_key(t, "test") != own}
 
+    @cached_property
+    def batch_tokens(self) -> int:
+        """Tokens of a pass, the same on every rank."""
+        tokens = batch_tokens(self.config, self.task, self.backbone)
+        return int(self.trainer.strategy.broadcast(tokens))
+
     def data_of(
         self,
         task: Task,
@@ -90,7 +97,7 @@ class Run:
         return SieveDataModule(
             task,
             cast(PreTrainedTokenizerBase, tokenizer),
-            batch_tokens=config.batch_tokens,
+            batch_tokens=self.batch_tokens,
             calibration_tokens=None if config.calibration.rows else tokens,
             calibration_rows=config.calibration.rows,
             seed=config.seed,

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import sieve
+from sieve.bank import switch as switch_module
 from sieve.bank.switch import Switch, merge_dense
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.model.matrices import dense_weight, find_matrices
@@ -315,3 +316,18 @@ def test_a_genome_of_other_matrices_is_refused():
     short = dataclasses.replace(mixed(bank), indexes=(0,), names=bank.names[:1])
     with pytest.raises(ValueError, match="search again on this bank"):
         sieve.apply(model, bank, short)
+
+
+def test_a_matrix_is_pivoted_once_however_often_the_genome_comes_back(monkeypatch) -> None:
+    model, pivoted = tiny_llama(), list[tuple[int, ...]]()
+    bank = banked(model, storage="pivoted")
+    own = switch_module.pivot
+    monkeypatch.setattr(
+        switch_module, "pivot", lambda u, v, b: (pivoted.append(tuple(u.shape)), own(u, v, b))[1]
+    )
+    switch = Switch(model, bank)
+    first = logits(switch.to(mixed(bank)).model)
+    count = len(pivoted)
+    switch.restore()
+    assert torch.equal(logits(switch.to(mixed(bank)).model), first)
+    assert count and len(pivoted) == count

@@ -118,7 +118,7 @@ def test_a_genetic_search_is_a_sweep_unless_it_is_a_dry_run():
 
 
 def test_costs_grow_with_tokens_batches_and_passes(tmp_path):
-    base = ("+experiment=paper_llama3_1_8b", "task=sst2")
+    base = ("+experiment=paper_llama3_1_8b", "task=sst2", "batch_tokens=8_192")
     whole, half = forecast(tmp_path, *base), forecast(tmp_path, *base, "calibration.tokens=100_000")
     written = stage(whole, "calibrate")["written_bytes"] / 0.5e9
     seconds = [stage(r, "calibrate")["seconds"] - written for r in (whole, half)]

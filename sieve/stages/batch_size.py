@@ -1,0 +1,41 @@
+"""How many tokens the passes of a run take, so that none runs out of memory."""
+
+import logging
+import math
+from functools import partial
+
+from sieve.calibration.schedule import needs_of
+from sieve.config import Config
+from sieve.costs.batches import calibration_bytes, fitting_tokens
+from sieve.costs.shape import shape_of
+from sieve.model.backbone import Backbone
+from sieve.projections.moments import BY_GRADIENT, moment_bytes, weighting_for
+from sieve.runtime.memory import free_bytes
+from sieve.tasks import Task
+
+log = logging.getLogger(__name__)
+ANSWER_SHARE = 0.1  # of a row's tokens: those whose logits a task with choices needs, at most
+
+
+def batch_tokens(config: Config, task: Task, backbone: Backbone) -> int:
+    """Tokens of a pass: the run's setting, or as many as fit into free memory."""
+    if config.batch_tokens:
+        return config.batch_tokens
+    on_cpu, calibration = backbone.device.type == "cpu", config.calibration
+    shape = shape_of(backbone.skeleton, config.projection.prune_head)
+    needs = needs_of(config.projection)
+    by_gradient = weighting_for(calibration.weighting, needs) in BY_GRADIENT
+    one_block = calibration.checkpointing or calibration.strategy == "stream"
+    pass_bytes = partial(
+        calibration_bytes,
+        shape,
+        itemsize=backbone.dtype.itemsize,
+        logits=1.0 if task.kind == "perplexity" or task.writing is not None else ANSWER_SHARE,
+        on_cpu=on_cpu,
+        saved_blocks=1 if one_block else shape.layers,
+    )
+    moments = 0 if one_block else sum(moment_bytes(list(shape.matrices), needs, by_gradient))
+    tokens = fitting_tokens(pass_bytes, free_bytes(backbone.device) - moments, on_cpu)
+    if tokens < fitting_tokens(pass_bytes, math.inf, on_cpu):
+        log.info("A pass takes %d tokens, since more do not fit into free memory.", tokens)
+    return tokens
