@@ -23,6 +23,8 @@ from sieve.runtime.artifacts import read_json
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
+# What PEFT raises if an adapter does not fit or cannot be merged.
+ERRORS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 MISMATCH = re.compile(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)")
 
 
@@ -112,27 +114,16 @@ def _check_kind(settings: Any, base: PreTrainedModel, folder: Path, name: str) -
 
 
 def _merge_into(base: PreTrainedModel, settings: Any, folder: Path, name: str) -> PreTrainedModel:
-    from peft import get_peft_model, get_peft_model_state_dict
-
     trained_on = settings.base_model_name_or_path or "a model that it does not name"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns of what is checked here.
+        warnings.simplefilter("ignore")  # PEFT warns of what `_attach` checks.
         try:
-            settings.inference_mode = True
-            adapted: Any = get_peft_model(base, settings)
-            keys = adapted.load_adapter(str(folder), "default", torch_device="cpu")
-            with safe_open(folder / WEIGHTS, framework="pt") as file:
-                missing = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-                missing -= set(file.keys())
-            if keys.unexpected_keys:
-                raise ValueError(f"the model has no place for {keys.unexpected_keys[0]}")
-            if missing and keys.missing_keys:
-                raise ValueError(f"the adapter lacks {min(missing)}")
+            adapted = _attach(base, settings, folder)
         except SafetensorError as error:
             raise ValueError(
                 f"{folder / WEIGHTS} is damaged ({error}); get the adapter again."
             ) from error
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except ERRORS as error:
             raise ValueError(
                 f"the adapter {folder} does not fit the model {name!r} ({_reason(error)}): it was "
                 f"trained on {trained_on!r}; set model.path to that model, or model.adapter to an "
@@ -140,11 +131,29 @@ def _merge_into(base: PreTrainedModel, settings: Any, folder: Path, name: str) -
             ) from error
         try:
             return adapted.merge_and_unload()
-        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        except ERRORS as error:
             raise ValueError(
                 f"PEFT cannot merge the adapter {folder} of type {settings.peft_type.value} "
                 f"({_reason(error)}); use an adapter that can be merged, such as LoRA."
             ) from error
+
+
+def _attach(base: PreTrainedModel, settings: Any, folder: Path) -> Any:
+    """The model with its adapter; ValueError if a weight has no place, or a place no weight."""
+    from peft import get_peft_model, get_peft_model_state_dict
+
+    settings.inference_mode = True
+    adapted: Any = get_peft_model(base, settings)
+    keys = adapted.load_adapter(str(folder), "default", torch_device="cpu")
+    if keys.unexpected_keys:
+        raise ValueError(f"the model has no place for {keys.unexpected_keys[0]}")
+    missing = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        missing -= set(file.keys())
+    # Some kinds share weights or rename them, so that only one of the two lists is empty.
+    if missing and keys.missing_keys:
+        raise ValueError(f"the adapter lacks {min(missing)}")
+    return adapted
 
 
 def _reason(error: Exception) -> str:
