@@ -84,7 +84,8 @@ class FreshProcess:
             request = [str(folder), rows, results, str(device)]
             _, errors = self._process.communicate(json.dumps(request) + "\n")
             if self._process.returncode:
-                reason = (errors.strip() or "no message").splitlines()[-1]
+                status = f"exit status {self._process.returncode}"
+                reason = (errors.strip() or status).splitlines()[-1]
                 raise RuntimeError(
                     f"the export could not be loaded in a fresh process ({reason}), so it was not "
                     "left in place. Choose another export, or report this with the line above."
