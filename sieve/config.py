@@ -49,7 +49,7 @@ class ModelConfig:
         if self.name:
             return self.name
         names = [self.path, self.adapter] if self.adapter else [self.path]
-        return "+".join(Path(name).expanduser().resolve().name for name in names)
+        return "-".join(Path(name).expanduser().resolve().name for name in names)
 
 
 @dataclass

@@ -150,7 +150,7 @@ def _attach(base: PreTrainedModel, settings: Any, folder: Path) -> Any:
     missing = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         missing -= set(file.keys())
-    # Some kinds share weights or rename them, so that only one of the two lists is empty.
+    # Some kinds of adapter rename or share weights, which one of the two lists reports as missing.
     if missing and keys.missing_keys:
         raise ValueError(f"the adapter lacks {min(missing)}")
     return adapted

@@ -95,7 +95,7 @@ def test_the_merged_model_has_the_logits_of_the_model_with_its_adapter(build, ki
     assert not torch.allclose(adapted, dense, atol=1e-3)
     config, backbone = load(base, tmp_path / "adapter", tmp_path)
     torch.testing.assert_close(logits(backbone.model), adapted, rtol=0, atol=1e-5)
-    assert config.adapter is None and backbone.name == "base+adapter"
+    assert config.adapter is None and backbone.name == "base-adapter"
     assert not hasattr(backbone.model, "peft_config")
 
 
@@ -199,7 +199,7 @@ def test_an_adapter_of_another_model_is_refused_with_both_names(trained, reason,
 def test_a_base_of_another_name_is_taken_if_the_adapter_fits(tmp_path):
     base = saved_model(tmp_path / "base", tiny_qwen3())
     saved_adapter(tmp_path / "adapter", tiny_qwen3(), lora(), name="/elsewhere/unknown")
-    assert load(base, tmp_path / "adapter", tmp_path)[1].name == "base+adapter"
+    assert load(base, tmp_path / "adapter", tmp_path)[1].name == "base-adapter"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_run_equals_that_of_the_checkpoint_made_by_hand(world: Path) -> None:
     result = read_result(world / "run")
     for key in ("baseline", "pruned", "kept_fraction", "matrices", "bytes"):
         assert result[key] == whole[key]
-    assert result["model"] == "tiny.gguf+lora" and "dense" not in whole["model"]
+    assert result["model"] == "tiny.gguf-lora" and "dense" not in whole["model"]
     assert result["dense"].endswith(f"tiny.gguf, dequantized and with {world / 'lora'} merged")
     assert whole["dense"] == ""
     assert f"The dense model is {result['dense']}" in done.stdout + done.stderr
@@ -58,7 +58,7 @@ def test_a_forecast_reads_only_the_settings_in_the_file(world: Path) -> None:
         done = run_sieve(world, world / "forecast", *source(world), flag, cache="four")
         assert done.status == 0, done.stderr
         text = (world / "forecast" / name).read_text()
-        assert "from the GGUF file" in text and "tiny.gguf+lora" in text
+        assert "from the GGUF file" in text and "tiny.gguf-lora" in text
     record = json.loads(text)
     assert record["dtype"]["stored"] == "float32" and "measured on" in record["task"]["source"]
     assert not (world / "four").exists()
