@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from exporting import pruned
-from models import tiny_llama, tiny_tokenizer
+from models import tiny_llama, tiny_odd, tiny_tokenizer
 from runs import make_world, run_sieve
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,6 +20,7 @@ from transformers import PreTrainedModel
 from written import writer
 
 import sieve
+from sieve.config import ExportConfig
 from sieve.data.generation import writing_batches
 from sieve.data.scored import ScoredBatch
 from sieve.data.text import text_batches
@@ -32,7 +35,7 @@ from sieve.exports.self_check import (
     without_writing,
 )
 from sieve.model.backbone import place
-from sieve.stages.export import report_agreement
+from sieve.stages.export import can_check, report_agreement
 from sieve.tasks import Example
 from sieve.tasks.metrics import Metric
 
@@ -157,6 +160,34 @@ def test_answers_that_rounding_changes_are_warned_of_where_dtypes_differ(
         report_agreement(agreement, torch.float32)
     assert "rounding changes 3 of 64 answers" in caplog.text
     assert "model.dtype=bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"rows": 0}, ""),
+        ({"leads": False}, ""),
+        ({"sharded": True}, "the model is split over ranks"),
+        ({"form": "onnx_int8"}, "8-bit weights change its numbers"),
+        ({"model": tiny_odd}, "transformers alone does not load OddForCausalLM"),
+    ],
+)
+def test_an_export_that_cannot_be_compared_says_why(
+    changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = {"rows": 64, "leads": True, "sharded": False, "form": "dense", "model": tiny_llama}
+    setting |= changes
+    export = ExportConfig(setting["form"], setting["rows"])
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(export=export),
+        backbone=SimpleNamespace(model=setting["model"]()),
+        leads=setting["leads"],
+        sharded=setting["sharded"],
+    )
+    with caplog.at_level(logging.INFO, "sieve"):
+        assert can_check(run) == (not changes)
+    assert reason in caplog.text and bool(caplog.records) == bool(reason)
 
 
 @pytest.mark.slow
