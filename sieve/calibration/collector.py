@@ -121,14 +121,12 @@ class MomentCollector(nn.Module):
         shape = next((t.shape for t in (mask, answers) if t is not None), (1, 1))
         self._columns = shape[1]
 
-    def _pre_hook(self, index: int) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]] | None]:
+    def _pre_hook(self, index: int) -> Callable[..., object]:
         """Give a matrix its own view of a shared input, whose gradient is then Wᵀg."""
         matrix = self.matrices[index]
         wanted = bool(len(self.gradients)) and gradient_side(matrix)[0] == "input"
 
-        def hook(
-            module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> object:
             if not wanted or isinstance(module, FactorizedLinear):
                 return None
             first, *others = [*args, *kwargs.values()]
@@ -146,7 +144,7 @@ class MomentCollector(nn.Module):
         matrix = self.matrices[index]
         stream = matrix.name if matrix.name in self.streams else matrix.source
         owns = stream == matrix.name  # Its namesake sums a shared input.
-        metric: Any = self.metrics[list(self.streams).index(stream)]
+        metric = _metric(self.metrics, list(self.streams).index(stream))
         side = self.streams[stream][0]
 
         def hook(
@@ -157,7 +155,7 @@ class MomentCollector(nn.Module):
             x = [*args, *kwargs.values()][0].detach()
             chosen = self._choose(matrix, x)
             if matrix.name in self.sources and self.largest is None:
-                magnitude: Any = self.magnitudes[self.sources.index(matrix.name)]
+                magnitude = _metric(self.magnitudes, self.sources.index(matrix.name))
                 magnitude.update(chosen.of(x), chosen.copies)
             z = x
             if side == "output" and isinstance(module, FactorizedLinear):
@@ -201,7 +199,7 @@ class MomentCollector(nn.Module):
         return chosen(counted, positions, self._columns)
 
     def _take_gradient(
-        self, index: int, metric: Any, z: Tensor | None, g: Tensor, chosen: "_Chosen"
+        self, index: int, metric: SumMetric, z: Tensor | None, g: Tensor, chosen: "_Chosen"
     ) -> None:
         """Sum the moments of a gradient g (B, T, d_out) of a matrix's output."""
         g, matrix = g.detach(), self.matrices[index]
@@ -218,7 +216,7 @@ class MomentCollector(nn.Module):
         if z is not None:
             metric.update(chosen.of(z), power)
         if len(self.gradients):
-            own: Any = self.gradients[index]
+            own = _metric(self.gradients, index)
             own.power += power.sum(dtype=torch.float64)
             if gradient_side(matrix)[0] == "output":
                 own.update(g)
@@ -228,7 +226,7 @@ class MomentCollector(nn.Module):
     def _take_input_gradient(self, index: int, g: Tensor, chosen: "_Chosen") -> None:
         """Sum the moments of a gradient Wᵀg (B, T, d_in) of a matrix's input."""
         if self.largest is None and self.powers is None:
-            own: Any = self.gradients[index]
+            own = _metric(self.gradients, index)
             own.update(self._unscaled(chosen.of(g.detach())))
 
     def _unscaled(self, g: Tensor) -> Tensor:
@@ -239,8 +237,7 @@ class MomentCollector(nn.Module):
 
         release: free each sum once its average exists, to save memory.
         """
-        device: Any = self.metrics[0].device
-        counter = SumMetric().to(device)
+        counter = SumMetric().to(_metric(self.metrics, 0).device)
         counter.count += self.examples
         examples = max(1, int(counter.sums()["count"]))
         entries = {
@@ -289,6 +286,12 @@ def _averaged(power: Tensor, columns: Tensor) -> Tensor:
         return power
     total = power.new_zeros(int(columns.max()) + 1).index_add(0, columns, power)
     return (total / columns.bincount())[columns]
+
+
+def _metric(metrics: nn.ModuleList, index: int) -> SumMetric:
+    metric = metrics[index]
+    assert isinstance(metric, SumMetric)
+    return metric
 
 
 def _sums(metrics: nn.ModuleList, release: bool) -> Iterator[dict[str, Tensor]]:

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import plotly.graph_objects as go
 
+from sieve.report.building import build
 from sieve.report.heatmap import heatmaps
-from sieve.report.result import Generation, Matrix, Result, build
+from sieve.report.result import Generation, Matrix, Result
 from sieve.report.style import ACCENT, MUTED, base_figure
 
 
