@@ -8,7 +8,7 @@ so that the harness scores an export, or another model, on the rows of a result:
     lm_eval --model hf --model_args pretrained=EXPORT,trust_remote_code=True,dtype=float32 \\
         --include_path FOLDER --tasks sieve_sst2
 
-Pass the overrides of the run after the folder. Sieve scores in float32 on a CPU. If the run used
+Pass the overrides of the run after the folder, and the dtype that the run computed in. If it used
 the chat template (`data.prompt` in its result.json), give the harness `--apply_chat_template`.
 """
 

@@ -24,8 +24,8 @@ def load(
     Args:
         path: a directory, a GGUF file or a name on the Hub. An ONNX export becomes an `OnnxModel`.
         device: ignored by ONNX, which runs on the CPU.
-        dtype: "auto" is float32 on a CPU and the checkpoint's dtype on a GPU; or the name of a
-            dtype. Ignored by ONNX, which computes in float32.
+        dtype: "auto" is the checkpoint's dtype where the device is fast in it, else float32; or the
+            name of a dtype. Ignored by ONNX, which computes in float32.
 
     Raises:
         ValueError: there is no model, or its files are missing, damaged or of different models.

@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--port", type=port, default=8000, help="port to listen on; 0 takes a free one")
     add("--device", default="cpu", help="cpu, cuda or cuda:1")
     dtypes = ("auto", "float32", "bfloat16", "float16")
-    add("--dtype", default="auto", choices=dtypes, help="auto: float32 on a CPU, else as stored")
+    add("--dtype", default="auto", choices=dtypes, help="auto: as stored if fast, else float32")
     for name, default, text in (
         ("max-rows", 256, "the most rows of one request"),
         ("max-body-bytes", 1_000_000, "the most bytes of one request"),
