@@ -6,6 +6,7 @@ Tests compare the operations with torch's FlopCounterMode, and the memory with w
 a backward pass.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -145,9 +146,15 @@ class Shape:
         return tokens * (saved_blocks * block + itemsize * 2 * self.widest)
 
 
-def shape_of(model: PreTrainedModel, prune_head: bool = False) -> Shape:
-    """A model in numbers. Its tensors may have no memory."""
-    matrices, text = find_matrices(model, prune_head), model.config.get_text_config()
+def shape_of(
+    model: PreTrainedModel, prune_head: bool = False, matrices: Sequence[Matrix] | None = None
+) -> Shape:
+    """A model in numbers. Its tensors may have no memory.
+
+    matrices: the prunable ones, if they are known; tensors on the meta device cannot find them.
+    """
+    matrices = find_matrices(model, prune_head) if matrices is None else list(matrices)
+    text = model.config.get_text_config()
     heads = getattr(text, "num_attention_heads", 1)
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     head = model.get_output_embeddings()

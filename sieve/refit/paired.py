@@ -20,6 +20,7 @@ from sieve.projections.moments import Moment
 DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]; keeps T near W in directions x̃ rarely takes
 NOISE = 1e-6  # of the second moment; the rounding error in the covariance of a constant
 ROUNDING = 1e-12  # of the mean squared singular value of W
+TINY = torch.finfo(torch.float64).tiny ** 0.5  # the ridge of a moment that is zero
 
 
 @dataclass
@@ -122,12 +123,17 @@ def solve(
 def _cholesky(inner: Tensor, scale: float) -> Tensor:
     """The lower root of E[x̃ x̃ᵀ] + ridge · I; scale: of the moment before it was centered."""
     ridge = DAMPING * float(inner.diagonal().mean())
-    ridge = max(ridge, NOISE * scale, torch.finfo(inner.dtype).tiny ** 0.5)
-    root, failed = torch.linalg.cholesky_ex(inner + ridge * torch.eye(len(inner)).to(inner))
-    if failed:  # Rounding made the smallest eigenvalue negative.
-        size = float(inner.diagonal().abs().mean())
-        root = torch.linalg.cholesky(inner + 10 * DAMPING * size * torch.eye(len(inner)).to(inner))
-    return root
+    return _root(inner, max(ridge, NOISE * scale, TINY))
+
+
+def _root(matrix: Tensor, ridge: float) -> Tensor:
+    """The lower root of a matrix (n, n) + ridge · I, with ten times the ridge until there is one.
+
+    Rounding may leave a moment of few tokens a negative eigenvalue.
+    """
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    root, failed = torch.linalg.cholesky_ex(matrix + ridge * eye)
+    return _root(matrix, 10 * ridge) if failed else root
 
 
 def held_out_error(
@@ -167,6 +173,5 @@ def held_out_error(
 def _least_squares(weight: Tensor, right: Tensor) -> Tensor:
     """s (d_in, n) with the least ‖W s − right‖², by normal equations in float64."""
     gram = weight.T @ weight
-    ridge = ROUNDING * float(gram.diagonal().mean())
-    root = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
+    root = _root(gram, max(ROUNDING * float(gram.diagonal().mean()), TINY))
     return torch.cholesky_solve(weight.T @ right, root)

@@ -22,7 +22,7 @@ def batch_tokens(config: Config, task: Task, backbone: Backbone) -> int:
     if config.batch_tokens:
         return config.batch_tokens
     on_cpu, calibration = backbone.device.type == "cpu", config.calibration
-    shape = shape_of(backbone.skeleton, config.projection.prune_head)
+    shape = shape_of(backbone.skeleton, matrices=backbone.matrices(config.projection.prune_head))
     needs = needs_of(config.projection)
     by_gradient = weighting_for(calibration.weighting, needs) in BY_GRADIENT
     one_block = calibration.checkpointing or calibration.strategy == "stream"
