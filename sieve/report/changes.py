@@ -13,7 +13,7 @@ def refitted(result: Result) -> str:
     if refit is None:
         return ""
     if not refit.taken:
-        return "tried, but the fitted factors did as well and were kept"
+        return "tried and discarded, because the fitted factors are as good"
     changed = f"{count(refit.matrices_changed)} matrices solved again"
     before, after = refit.kept_before, result.kept_fraction.prunable
     if before is not None and after is not None and after < before:

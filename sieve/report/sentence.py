@@ -1,7 +1,7 @@
 """The answer in one sentence, and whether the pruned model meets the tolerance.
 
-With guarantee=true the upper end of the 95 % paired interval must be within the tolerance, else the
-point estimate. Both are measured on the test split.
+With guarantee=true, the upper end of the 95 % paired interval must be within the tolerance; without
+it, only the point estimate. Both are measured on the test split.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ _NOT_FINITE = (
 class Verdict:
     """Whether the drop on the test split is within the tolerance, in one word and in a sentence.
 
-    `uncertain`: the point estimate is within the tolerance, the interval's upper end is not (or
-    was not measured), and the run had no guarantee=true.
+    `uncertain`: only the point estimate is within the tolerance, not the interval's upper end, and
+    the run did not have guarantee=true.
     """
 
     kind: Kind
@@ -94,12 +94,12 @@ def _is_within(drop: float | None, tolerance: float) -> bool:
 
 
 def _feasible_on_selection(result: Result) -> bool | None:
-    """What the search measured for the chosen genome; None if no genome is marked as chosen."""
+    """Whether the chosen genome met the tolerance there; None if no genome is marked as chosen."""
     return next((genome.feasible for genome in result.search.curve if genome.chosen), None)
 
 
 def _shortfall(result: Result) -> str:
-    """Why the verdict is `missed`, without its full stop."""
+    """Why the verdict is `missed`, without a full stop."""
     limit = f"tolerance of {lost(result, result.tolerance)}"
     drop, feasible = result.drop, _feasible_on_selection(result)
     if not _is_within(drop.point, result.tolerance or 0.0):

@@ -147,9 +147,9 @@ def test_the_data_section_counts_dropped_carved_and_shortened_rows(result: Resul
     assert "12 rows dropped from calibration: their prompts are also in test" in text
     assert "55 rows dropped from calibration: they repeat a prompt" in text
     assert "3 rows of test repeat a prompt and were kept" in text
-    assert "carved by hash from train, 15.0 %" in text
+    assert "chosen by hash from train, 15.0 %" in text
     assert "41 rows had their text shortened" in text
-    assert "7 prompts of a split were shortened" in text
+    assert "7 prompts were shortened" in text
     assert "acc_norm" in text
 
 
@@ -209,7 +209,7 @@ def test_the_file_is_replaced_whole_or_left_alone(
         (None, None),
         (
             {"taken": False, "kept_before": 0.4, "matrices_changed": 0},
-            "tried, but the fitted factors",
+            "tried and discarded, because the fitted factors",
         ),
         ({"taken": True, "kept_before": 0.9, "matrices_changed": 7}, "kept fell from 90"),
         (
@@ -290,5 +290,5 @@ def test_other_sizes_and_removed_bottlenecks_have_tables() -> None:
     }
     page = Page(render_page(result)).text()
     assert "10.0 %" in page and "4.0 to 7.0" in page
-    assert "without those that need most" in page and "26.0 %" in page
+    assert "without the matrices that need most" in page and "26.0 %" in page
     assert "Other sizes on the test split" not in render_page(full_result())
