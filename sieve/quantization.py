@@ -27,7 +27,7 @@ GROUP_BYTES = 4  # in int4 each group has a scale and an offset in bfloat16
 
 @dataclass(frozen=True)
 class Quantized:
-    """How many weights were quantized and how many left, and the bytes of all prunable weights."""
+    """How many weights were quantized, how many were not, and the bytes of all prunable weights."""
 
     quantized: int
     left: int

@@ -1,4 +1,4 @@
-"""How many tokens a forward pass takes, if a run does not say: as many as fit into free memory."""
+"""The tokens of a forward pass if batch_tokens is not set: as many as fit into free memory."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from sieve.projections.moments import FLOAT32
 
 CPU_TOKENS, GPU_TOKENS, FEWEST_TOKENS = 2_048, 8_192, 128
 USABLE = 0.5  # of free memory
-# Memory that the C library keeps after backward passes on a processor, over their activations:
+# Memory that the C library keeps after backward passes on a CPU, as a share of their activations:
 # 0.42 to 0.68 for Llamas of 25M to 400M parameters (experiments/scaling.json).
 UNRELEASED = 0.5
 
@@ -15,7 +15,7 @@ UNRELEASED = 0.5
 def fitting_tokens(pass_bytes: Callable[[int], float], free_bytes: float, on_cpu: bool) -> int:
     """The tokens of a pass: as many as are fast on the device, halved until the pass fits.
 
-    pass_bytes: what a pass over so many tokens holds.
+    pass_bytes: returns the memory of a pass over a number of tokens.
     """
     tokens = CPU_TOKENS if on_cpu else GPU_TOKENS
     while tokens > FEWEST_TOKENS and pass_bytes(tokens) > USABLE * free_bytes:
@@ -26,7 +26,7 @@ def fitting_tokens(pass_bytes: Callable[[int], float], free_bytes: float, on_cpu
 def calibration_bytes(
     shape: Shape, tokens: int, itemsize: int, logits: float, on_cpu: bool, saved_blocks: int
 ) -> float:
-    """What a forward and a backward pass over a batch hold.
+    """The memory of a forward and a backward pass over a batch.
 
     Args:
         itemsize: bytes of a number that the model computes with.

@@ -45,7 +45,7 @@ def dry_run(config: Config, run_dir: Path, sweeper: Sweeper | None = None) -> Re
 
 
 def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
-    """A run in numbers, and in words where the model's shapes come from."""
+    """The plan of a run, and in words where the model's shapes come from."""
     model, shape, source = read_model(config)
     stored = str(getattr(model.config, "dtype", None) or "float32").removeprefix("torch.")
     if config.model.adapter:  # Merged in float32.
@@ -78,7 +78,7 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
 
 
 def read_model(config: Config) -> tuple[PreTrainedModel, Shape, str]:
-    """A run's model of fake tensors, the same in numbers, and where its shapes come from."""
+    """A run's model with fake tensors, its sizes, and in words where its shapes come from."""
     with FakeTensorMode():
         model, source = build_without_weights(config.model)
         return model, shape_of(model, config.projection.prune_head), source
@@ -144,12 +144,12 @@ def verdict(plan: Plan, largest: Record) -> str:
 
 
 def remedy(plan: Plan) -> tuple[int, str] | None:
-    """The fewest devices that hold every stage of a run, and the settings that this takes."""
+    """The fewest devices whose memory suffices for a run, and the settings that this takes."""
     calibration = replace(plan.config.calibration, layers_at_once=1, checkpointing=True)
     thrifty = replace(plan, config=replace(plan.config, calibration=calibration))
     counts, ways = range(plan.shards, MAX_DEVICES + 1), list[tuple[int, str]]()
     for way, settings in ((plan, []), (thrifty, [THRIFTY])):
-        # More devices never hold more.
+        # With more devices, each holds less or as much.
         place = bisect_left(counts, True, key=lambda n: fits(replace(way, shards=n)))
         if place < len(counts):
             ways.append((counts[place], " ".join([*["trainer=fsdp"] * (place > 0), *settings])))

@@ -39,11 +39,11 @@ class Lengths:
     calibration: float  # of a calibration row, prompt and answer, without `prefix`
     scored: float  # of a row that is scored
     source: str  # where these numbers come from, in words
-    passes: float = 1.0  # rows that one example is scored by
-    answer: float = 1.0
+    passes: float = 1.0  # rows that the model runs to score one example
+    answer: float = 1.0  # tokens of an answer
     written: int = 0  # that the model writes at most; 0 if answers are chosen
-    shared: float = 0.0  # of `scored`, which all rows begin with and which are run once
-    prefix: float = 0.0  # before a calibration row, which is run once for each batch
+    shared: float = 0.0  # tokens of `scored` that all rows begin with, which run once
+    prefix: float = 0.0  # tokens before each calibration row, which run once for each batch
 
 
 def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengths:
@@ -110,7 +110,7 @@ def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
 def _measured(
     task: Task, run: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Lengths:
-    """The numbers of the batches that a run makes of the first rows."""
+    """The sizes of a task, measured on batches of its first rows."""
     classes = partial(classes_of, model) if is_classifier(model) else None
     sharing = None if classes else PrefixSharing(run.share_prefix, lambda: math.inf)
     reader = Reader(tokenizer, context_length(model), classes, sharing=sharing)

@@ -15,9 +15,9 @@ from sieve.costs.solving import QR, Flops
 from sieve.model.matrices import Matrix, siblings
 from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, moment_bytes, weighting_for
 
-KEPT = 0.5  # kept fraction of the pruned model, which only the search can tell
+KEPT = 0.5  # kept fraction of the pruned model: a guess, since the search decides
 ITEMSIZE = {"float64": 8, "float32": FLOAT32, "bfloat16": 2, "float16": 2}
-HOST = " (host)"  # ends the name of a part in the memory of the processor, beside a GPU
+HOST = " (host)"  # ends the name of a part in host memory, beside a GPU
 Parts = dict[str, float]  # bytes that each device holds, by name
 
 
@@ -35,11 +35,11 @@ class Stage:
 
     @property
     def host(self) -> float:
-        """Bytes in the memory of the processor, beside a GPU."""
+        """Bytes of host memory, beside a GPU."""
         return sum(size for name, size in self.parts_bytes.items() if name.endswith(HOST))
 
     def peak(self, device: DeviceConfig) -> float:
-        """Bytes of each device."""
+        """Bytes of memory on each device."""
         return device.overhead_gib * GIB + sum(self.parts_bytes.values()) - self.host
 
 
@@ -102,7 +102,7 @@ class Plan:
         return ITEMSIZE[self.compute]
 
     def on_host(self, name: str, size: float) -> Parts:
-        """A part in the memory of the processor."""
+        """A part in host memory."""
         return {name + HOST * (not self.on_cpu): size}
 
     def sharded(self, size: float, gathered: float) -> float:
@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def block_bytes(self) -> float:
-        """Prunable weights of a block."""
+        """Bytes of the prunable weights of a block."""
         return sum(m.size for m in self.shape.blocks) / self.shape.layers * self.itemsize
 
     @property
@@ -131,12 +131,12 @@ class Plan:
 
     @property
     def dense(self) -> Parts:
-        """The dense model, and the bank in the memory of the processor."""
+        """The dense model, and the bank in host memory."""
         return self.weights | self.on_host("bank", self.bank_bytes)
 
     @property
     def pruned(self) -> Parts:
-        """The same with the factors of one genome as they are stored."""
+        """`dense`, and the factors of one genome as they are stored."""
         return self.dense | {"factors": KEPT * self.shape.prunable * self.itemsize}
 
     @property
@@ -149,11 +149,11 @@ class Plan:
     def activations(
         self, tokens: float, rows: Rows, backward: bool = False, again: bool = False
     ) -> Parts:
-        """What a pass over a batch holds.
+        """The memory of a pass over a batch.
 
         Args:
             tokens: of the batch.
-            rows: of which the batch is a part.
+            rows: the batch is a part of them.
             backward: whether a backward pass follows.
             again: the backward pass computes every block again, so that only one is saved.
         """
@@ -187,7 +187,7 @@ class Plan:
 
     @property
     def scoring(self) -> Parts:
-        """What a pass over scoring batches holds beside weights and factors."""
+        """The memory of a pass over a scoring batch, beside weights and factors."""
         tokens, lengths = self.batch_tokens, self.lengths
         rows = Rows(1, lengths.scored + lengths.written, lengths.answer)
         parts = self.activations(tokens, rows)
@@ -197,9 +197,9 @@ class Plan:
         return parts
 
     def calibration_rows(self, tokens: int, shares: bool = True) -> Rows:
-        """Calibration rows of so many tokens, or all rows if there are fewer.
+        """The calibration rows that hold `tokens` tokens, or all rows if there are fewer.
 
-        shares: whether the rows' common prefix runs once per batch, which takes little.
+        shares: whether the rows' common prefix runs once per batch, which is almost free.
         """
         lengths, asked = self.lengths, self.config.calibration.rows
         count = min(lengths.rows["calibration"], asked or tokens / lengths.calibration)
@@ -226,7 +226,7 @@ class Plan:
         return max(self.products(flops, self.compute), least / self.devices)
 
     def score(self, examples: float, kept: float = KEPT, lengths: Lengths | None = None) -> float:
-        """Seconds of scoring examples; written answers are run through twice more."""
+        """Seconds to score examples; rows with written answers run three times."""
         lengths = lengths or self.lengths
         own, count = lengths.scored - lengths.shared, examples * lengths.passes
         rows = Rows(count, own, lengths.answer, shared=lengths.shared)
@@ -238,7 +238,7 @@ class Plan:
         return seconds
 
     def sums(self, flops: float) -> float:
-        """Seconds of sums in float32, whose products a CPU computes in the model's bfloat16."""
+        """Seconds of sums in float32; a CPU multiplies in bfloat16 if the model does."""
         fast = self.on_cpu and self.compute == "bfloat16"
         return self.products(flops, "bfloat16" if fast else "float32")
 
@@ -254,7 +254,7 @@ class Plan:
         return self.products(products + decompositions * slower, "float64") * self.devices
 
     def pivots(self) -> float:
-        """Seconds of choosing the pivot rows of a genome: pivoted QR of (r, d_out) on the host."""
+        """Seconds to choose the pivot rows of a genome: pivoted QR of (r, d_out) on the host."""
         if self.sizing.storage != "pivoted":
             return 0.0
         flops = sum(r**2 * ((QR + 2) * m.d_out + 2 * m.d_in) for m, r in self.ranks(KEPT))

@@ -20,7 +20,7 @@ GIB = 2**30
 MIN_SECONDS = 0.2  # of a measurement, because processors change their clock rate
 SIDE, EIGH_SIDE, COPIED = 768, 320, 2**24  # widths of measured matrices; floats copied
 GPU_SCALE = 8  # how much wider the matrices are that a GPU multiplies and decomposes
-# On a processor: the share of a product's rate that passes reach, and the least time of a block.
+# On a CPU: the share of a product's rate that passes reach, and the least time of a block.
 CPU_UTILIZATION, CPU_LAYER_MS = 0.5, 0.3
 
 
@@ -84,7 +84,7 @@ def _measured(settings: DeviceConfig, dtypes: set[str]) -> DeviceConfig:
 def _seconds(statement: str, a: torch.Tensor) -> float:
     """Seconds of the fastest repetition of a statement about a tensor `a`."""
     threads = torch.get_num_threads()
-    # A single thread's own time leaves out other processes.
+    # With one thread, the CPU time of this process leaves out other processes.
     clock = time.process_time if a.device.type == "cpu" and threads == 1 else default_timer
     timer = Timer(statement, timer=clock, globals={"a": a}, num_threads=threads)
     return max(1e-9, min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times))

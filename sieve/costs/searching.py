@@ -19,7 +19,7 @@ from sieve.search.lines import FALLBACKS, MARGIN_NEIGHBORS, RESIZE_NEIGHBORS, ST
 from sieve.search.measured import measured_rows
 
 SCORED = {"margin": 0.7, "divergence": 0.6}  # share of the rows that a genome is scored on
-PATIENCE = 1.3  # generations of a search over `stagnation_generations`
+PATIENCE = 1.3  # generations of a search, as a multiple of `stagnation_generations`
 CONFIRMED = 3  # candidates that a confirmation scores
 Sweeper = Mapping[str, float | None]  # settings of the genetic sweeper
 Pair = NDArray[np.float64]  # expected and at most
@@ -30,7 +30,7 @@ def search_evaluations(
 ) -> tuple[Pair, Pair, str]:
     """Genomes and rows that a search scores, and a remark.
 
-    The rows include those of the dense model, of the confirmation and of a map of bottlenecks.
+    The rows include the scores of the dense model, the confirmation and a map of bottlenecks.
 
     rows: of the selection split.
     """
@@ -56,7 +56,7 @@ def search_evaluations(
 
 
 def line_length(shape: Shape, sizing: Sizing, search: SearchConfig, method: str) -> int:
-    """Genomes of a line at most: of the grid, or of a frontier down to its smallest genome."""
+    """The most genomes on a line: on the grid, or on a frontier down to its smallest genome."""
     if method == "uniform":
         return len({float(level) for level in search.levels})
     least = min(search.levels)

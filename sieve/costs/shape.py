@@ -22,7 +22,7 @@ from sieve.model.matrices import Matrix, blocks_of, find_matrices
 from sieve.projections.moments import FLOAT32, Needs, gradient_side, plan_streams
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in configurations
-PADDING = 1.05  # tokens of a batch of rows of similar length, over those that are not padding
+PADDING = 1.05  # tokens of a batch of similar rows with padding, over tokens without
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Shape:
     hidden: int
     vocabulary: int
     queries: int  # numbers per token and block of the attention's queries, over all heads
-    keys: int  # the same of its keys
+    keys: int  # numbers per token and block of its keys
     unprunable: int = 0  # weights of other linear layers that every token passes
     routed: float = 1.0  # mean share of tokens that an expert sees
 
@@ -86,7 +86,7 @@ class Shape:
     def pass_flops(
         self, rows: Rows, kept: float = 1.0, backward: int = 0, again: bool = False
     ) -> float:
-        """One pass over rows.
+        """Operations of a pass over rows.
 
         Args:
             kept: fraction of the prunable weights.
@@ -104,7 +104,7 @@ class Shape:
         return 2 * (rows.padding * rows.tokens * (weights + attended) + head)
 
     def moment_flops(self, rows: Rows, needs: Needs, by_gradient: bool) -> float:
-        """Sums of z zᵀ over all tokens."""
+        """Operations of the sums of z zᵀ over all tokens."""
         streams = plan_streams(list(self.matrices), needs, shared=not by_gradient)
         flops = 0.0
         for matrix in self.matrices:
@@ -116,7 +116,7 @@ class Shape:
         return flops
 
     def saved_per_token(self) -> float:
-        """Numbers per token and block that a pass saves for its backward pass, without the norms'.
+        """Numbers per token and block that a pass saves for its backward pass, norms left out.
 
         Each input once, each output that is not added to the residual stream, the output of the
         activation function, and keys and values repeated for every query's head.
@@ -132,12 +132,12 @@ class Shape:
     def activation_bytes(
         self, tokens: float, itemsize: int, saved_blocks: int = 0, prefix: float = 0.0
     ) -> float:
-        """Activations of a batch.
+        """Bytes of the activations of a batch.
 
         Args:
-            saved_blocks: how many of the blocks save theirs for a backward pass.
-            prefix: tokens of a shared prefix, whose keys and values are saved for every row, per
-                token of the batch.
+            saved_blocks: how many blocks save activations for a backward pass.
+            prefix: tokens of a shared prefix per token of the batch; its keys and values are
+                saved for every row.
         """
         if not saved_blocks:
             return tokens * (itemsize * 3 * (self.widest + self.hidden) + FLOAT32 * self.hidden)
@@ -151,7 +151,7 @@ def shape_of(
 ) -> Shape:
     """A model in numbers. Its tensors may have no memory.
 
-    matrices: the prunable ones, if they are known; tensors on the meta device cannot find them.
+    matrices: the prunable ones; give them if the tensors are on the meta device.
     """
     matrices = find_matrices(model, prune_head) if matrices is None else list(matrices)
     text = model.config.get_text_config()
@@ -176,7 +176,7 @@ def shape_of(
 
 
 def build_without_weights(config: ModelConfig) -> tuple[PreTrainedModel, str]:
-    """A model in the active FakeTensorMode, and in words where its configuration comes from.
+    """A model built in the active FakeTensorMode, and in words where its configuration comes from.
 
     Raises ValueError if there is no configuration, or it describes no model.
     """

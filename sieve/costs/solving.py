@@ -14,8 +14,8 @@ from sieve.model.matrices import Matrix
 from sieve.projections import get_projection
 from sieve.projections.moments import Gradient, Moment, Side, gradient_side
 
-SIDE = 48  # of the smaller side of the matrix that is solved
-EIGH, SVD, QR = 9.0, 20.0, 4.0  # operations over n³ (of a symmetric matrix), m n², m n²
+SIDE = 48  # the smaller side of the matrix that is solved
+EIGH, SVD, QR = 9.0, 20.0, 4.0  # operations as multiples of n³ (symmetric), m n² and m n²
 FLOAT64 = 8  # bytes
 aten = torch.ops.aten
 # Operations that torch does not count, by the shapes of the arguments.
@@ -33,7 +33,7 @@ Flops = tuple[float, float]  # in float64: products and solves, and decompositio
 
 @cache
 def fit_flops(projection: str, d_out: int, d_in: int, side: Side, rank: int) -> Flops:
-    """One matrix solved up to a rank, from a moment of its inputs or outputs."""
+    """Operations to solve one matrix up to a rank, from a moment of its inputs or outputs."""
     scale = max(1.0, min(d_out, d_in) / SIDE)
     shape = round(d_out / scale), round(d_in / scale)
     gradient_of, n = gradient_side(Matrix("", *shape, "", None, False, ""))
@@ -50,7 +50,7 @@ def fit_flops(projection: str, d_out: int, d_in: int, side: Side, rank: int) -> 
 
 
 def solve_bytes(projection: str, matrix: Matrix, width: int) -> float:
-    """What one solve holds: weight and factors, the moment of `width`, and eigenvectors."""
+    """The memory of one solve: weight and factors, the moment of `width`, and eigenvectors."""
     of_inputs = projection in ("input_pca", "whitened")
     side = matrix.d_in if of_inputs else min(matrix.d_out, matrix.d_in)
     return FLOAT64 * (4.0 * matrix.size + 1.5 * width**2 + 6 * side**2)

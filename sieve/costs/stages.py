@@ -59,7 +59,7 @@ def fit(plan: Plan) -> Stage:
 
 
 def solve_all(plan: Plan) -> tuple[float, Parts]:
-    """Seconds of all closed forms, also of groups of siblings, and what one of them holds."""
+    """Seconds of all closed forms, also of groups of siblings, and the memory of one."""
     projection, matrices = plan.config.projection, list(plan.shape.matrices)
     streams = plan_streams(matrices, plan.needs, shared=not plan.by_gradient)
     solved: list[tuple[Matrix, tuple[Side, int]]] = [
@@ -94,7 +94,7 @@ def search(plan: Plan) -> Stage:
 
 
 def evaluate(plan: Plan) -> Stage:
-    """Both models and those of a curve on the test rows, also of other tasks, and speeds."""
+    """Score the dense, the pruned and the curve's models on test rows, and measure speeds."""
     speed, config = plan.config.speed, plan.config
     repeats = speed.repeats + 1 if speed.enabled and plan.shards == 1 else 0
     # A map of bottlenecks is tested on two more models, and a quantized model once more.
@@ -111,7 +111,7 @@ def evaluate(plan: Plan) -> Stage:
 
 
 def export(plan: Plan) -> Stage | None:
-    """The pruned model, written; None if not set."""
+    """Write the pruned model; None if the run exports nothing."""
     form, method = plan.config.export.format, plan.config.quantization.method
     if form == "none":
         return None

@@ -7,7 +7,7 @@ from rich.text import Text
 from sieve.costs.dry_run import Record
 from sieve.report.values import count, duration, size
 
-NAMED = 0.005  # share of a stage's memory from which a part is named
+NAMED = 0.005  # the table names parts that take a larger share of a stage's memory
 
 
 def dry_run_table(record: Record) -> RenderableType:

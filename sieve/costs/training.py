@@ -8,8 +8,8 @@ from sieve.costs.solving import QR, solve_bytes
 from sieve.costs.stages import solve_all
 from sieve.projections.moments import FLOAT32
 
-# Passes through all blocks by a refit: dense, pruned, up to each input, and a quarter of the rows
-# three times for divergences.
+# Passes of a refit through all blocks: 4.7 for the dense and pruned hidden states and the inputs of
+# matrices, and three over a quarter of the rows for divergences.
 REFIT_PASSES = 4.7 + 3 / 4
 # Products of inputs that a refit sums: two on the rows that it fits, three on the held-out quarter.
 REFIT_SUMS = 2.25
@@ -22,7 +22,7 @@ MIN_BATCHES = 8  # of a refit
 def train(
     plan: Plan, rows: Rows, batch_tokens: float, trained: float, teacher: bool
 ) -> tuple[float, Parts]:
-    """Seconds of Adam on factors, and what it holds beside the model.
+    """Seconds of Adam on factors, and its memory beside the model.
 
     Args:
         rows: all rows of all steps.
@@ -55,7 +55,7 @@ def learn(plan: Plan) -> Stage:
 
 
 def refit(plan: Plan) -> Stage | None:
-    """Genomes solved again on what the pruned model reads, or tuned; None if neither is set."""
+    """Refit genomes on the pruned model's inputs, or tune them; None if neither is set."""
     settings, shape = plan.config.projection, plan.shape
     if not (settings.refit or settings.tune_steps):
         return None
@@ -92,7 +92,7 @@ def refit(plan: Plan) -> Stage | None:
 
 
 def recover(plan: Plan) -> Stage | None:
-    """LoRA or the factors trained, checked on the selection rows; None if not set."""
+    """Train LoRA or the factors, with checks on the selection rows; None if recovery is off."""
     settings, lengths = plan.config.recovery, plan.lengths
     if settings.method == "none":
         return None

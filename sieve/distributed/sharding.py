@@ -139,7 +139,7 @@ class Turns:
             self._stop = handle.remove
 
     def end(self) -> None:
-        """Join the passes of other ranks until no rank has any left."""
+        """Join the passes of other ranks until every rank has finished its own."""
         if self._stop is None:
             return
         self._stop()

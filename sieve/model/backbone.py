@@ -205,9 +205,9 @@ def place(
 
 
 def compute_dtype(name: str, storage: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to compute in: the named one, or for "auto" the checkpoint's where it is fast.
+    """The dtype to compute in: `name`, or the checkpoint's dtype for "auto".
 
-    A CPU computes in float32, except that bfloat16 stays where the CPU has instructions for it.
+    With "auto", a CPU computes in float32, unless it has instructions for a bfloat16 checkpoint.
     """
     if name != "auto":
         return getattr(torch, name)

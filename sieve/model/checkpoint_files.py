@@ -78,7 +78,7 @@ def find_model(path: str, weights: bool = True) -> str:
 
 
 def hub_options(config: ModelConfig) -> dict[str, object]:
-    """The arguments that every `from_pretrained` of a model takes."""
+    """The keyword arguments for every `from_pretrained` of a model."""
     return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 

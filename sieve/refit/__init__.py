@@ -1,1 +1,1 @@
-"""The chosen ranks, solved again on what the pruned model sees."""
+"""Solve the factors of the chosen ranks again, on the inputs of the pruned model."""

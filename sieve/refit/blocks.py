@@ -16,7 +16,8 @@ from sieve.model.matrices import Matrix
 
 Args: TypeAlias = tuple[Any, ...]  # positional arguments of a module's forward
 Kwargs: TypeAlias = dict[str, Any]
-Passes: TypeAlias = list[Tensor]  # of one batch: of its rows (B, T, d), after its prefix (1, P, d)
+# Vectors of one batch: of its prefix (1, P, d) if there is one, then of its rows (B, T, d).
+Passes: TypeAlias = list[Tensor]
 
 
 class _Stop(Exception):
@@ -25,7 +26,7 @@ class _Stop(Exception):
 
 @dataclass
 class BlockCall:
-    """The arguments that a model calls a block with, beside the hidden states, in one pass."""
+    """The arguments of a block in one forward pass of a model, without the hidden states."""
 
     args: Args
     kwargs: Kwargs
@@ -56,7 +57,7 @@ class BatchCall:
         return [prefix, self.passes[1].run(block, hidden[1], after)]
 
     def input_of(self, module: nn.Module, block: nn.Module, hidden: Passes) -> Passes:
-        """The inputs (B, T, d_in) of a module in the block when the block reads `hidden`."""
+        """The inputs (B, T, d_in) of a module of the block when the block reads `hidden`."""
         inputs: Passes = []
 
         def hook(_module: nn.Module, args: Args, kwargs: Kwargs) -> None:
@@ -71,10 +72,10 @@ class BatchCall:
 
 @dataclass
 class BatchPasses:
-    """The passes of one batch: the calls of every block, and what they read."""
+    """The passes over one batch: how they call every block, and what the first block reads."""
 
     calls: list[BatchCall]  # by block
-    hidden: Passes  # that the first block reads
+    hidden: Passes  # hidden states that the first block reads
     masks: list[Tensor | None]  # (B * T,) bool: positions without padding; None is all
     copies: Tensor | None  # (N,) rows that a token stands for; None: one each
 
@@ -121,8 +122,8 @@ def stream_writers(
 ) -> list[str]:
     """The matrices of a dense block whose output is added to the residual stream unchanged.
 
-    A trial for each: its output becomes noise, that of the others zero. It is a writer if the block
-    then adds the noise to the hidden states.
+    Each matrix is tried: noise replaces its output, zeros replace all other outputs. It is a writer
+    if the block then adds the noise to the hidden states.
     """
     hidden, first = passes[0], BatchCall(call.passes[:1])
     wide = [m for m in matrices if m.d_out == hidden.shape[-1]]

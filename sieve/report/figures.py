@@ -1,4 +1,4 @@
-"""Plotly figures of a result. `figures` returns all that have something to show, by name."""
+"""Plotly figures of a result. `figures` returns the figures that have data, by name."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _ENERGY_FLOOR_PERCENT = 1e-4  # below this a spectrum shows rounding errors
 
 
 def figures(record: Mapping[str, object]) -> dict[str, go.Figure]:
-    """Every figure of a `result.json` with something to show, by name."""
+    """The figures that the data of a `result.json` fill, by name."""
     result = read(record)
     candidates = {
         "accuracy_curve": accuracy_curve(result),

@@ -40,10 +40,10 @@ def measure_weights(
     lowest_rank: int = 0,
     rounds: int = 2,
 ) -> dict[str, float]:
-    """Measured over estimated cost of every matrix near one size.
+    """For each matrix, its measured cost divided by its estimated cost, near one size.
 
-    Each round takes two evaluations per matrix. Siblings are measured one by one; a group gets the
-    geometric mean of its members. Raises ValueError if the objective measures no divergence.
+    Each round takes two evaluations per matrix. A group gets the geometric mean of its members,
+    which are measured one by one. Raises ValueError if the objective measures no divergence.
 
     Args:
         kept_fraction: the size to measure at, a fraction of the prunable parameters.

@@ -33,7 +33,7 @@ Counts = list[tuple[Matrix, int]]  # tokens that each expert saw
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Files of moments, their fingerprint, and the record: tokens, tokens_asked, rows, ..."""
+    """The files of the moments, their fingerprint, and what the run records (tokens, rows, ...)."""
 
     key: str
     paths: list[Path]
