@@ -29,13 +29,12 @@ def calibration_batches(
 ) -> list[TokenBatch]:
     """Shuffled rows until `max_tokens` tokens are reached, in batches of similar length.
 
-    A row is the prompt and the right answer without its last token: the positions that the task
-    computes. The row that reaches `max_tokens` is the last; padding and the prefix that rows share
-    do not count. None takes all.
+    A row is the prompt and the right answer without its last token, as in scoring. The row that
+    reaches `max_tokens` is the last; padding and a shared prefix do not count. None takes all rows.
 
     Args:
         max_rows: the most rows.
-        sharing: when the common prefix of all rows runs once per batch; None: never.
+        sharing: whether the common prefix of all rows runs once per batch; None: never.
         options: as for `encode_examples`; with rolling=True, a text that is longer than the context
             becomes several rows.
 
@@ -68,7 +67,7 @@ def draw_rows(
 ) -> tuple[list[EncodedExample], Tokens, float]:
     """Encoded rows in an order drawn from the seed, until `max_tokens` own tokens are reached.
 
-    Also returns the prefix that rows share, and the most tokens of a row that may share it.
+    Also returns the prefix that rows share, and the length of the longest row that may share it.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(examples), generator=generator).tolist()
@@ -89,7 +88,7 @@ def _last(
     max_tokens: int | None,
     max_rows: int | None,
 ) -> int:
-    """How many rows hold `max_tokens` tokens of their own, at most `max_rows`; else all."""
+    """The number of rows that reach `max_tokens` without the prefix: at most `max_rows` or all."""
     tokens, limit = 0, len(rows) if max_rows is None else min(len(rows), max_rows)
     for index, row in enumerate(rows[:limit]):
         if max_tokens is not None and tokens >= max_tokens:
@@ -109,7 +108,7 @@ def token_batches(
     pad_right: bool = False,
     prefix: Tokens = (),
 ) -> list[TokenBatch]:
-    """Rows in batches of at most `batch_tokens` padded tokens, in which a prefix does not count."""
+    """Rows in batches of at most `batch_tokens` padded tokens, the prefix not counted."""
     sizes = [(1, len(row.answer_row()) - len(prefix)) for row in rows]
     groups = bucket(sizes, batch_tokens)
     return [token_batch([rows[i] for i in group], pad, pad_right, prefix) for group in groups]

@@ -26,7 +26,7 @@ LEAST_FRACTION = 0.25  # of a typical row that a prefix must cover to be shared
 # Configuration fields that limit how far attention looks back.
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
 LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary positions that change with the row's length
-PROBE_PREFIX, PROBE_ROWS = 5, (6, 3)  # tokens of a trial prefix, and of two rows after it
+PROBE_PREFIX, PROBE_ROWS = 5, (6, 3)  # tokens of a trial prefix and of the two rows after it
 # Largest difference of two logits by rounding alone, as a fraction of the largest logit.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -39,8 +39,8 @@ class PrefixSharing:
 
     Args:
         least: the fraction (0, 1] of a typical row's tokens that the prefix must cover.
-        longest: returns the most tokens of a row for which sharing is exact, 0 if the model cannot
-            share; called only if sharing would pay.
+        longest: returns the length of the longest row for which sharing is exact, 0 if the model
+            cannot share; called only if sharing would save time.
     """
 
     least: float
@@ -49,7 +49,7 @@ class PrefixSharing:
     def prefix(
         self, encoded: Sequence[EncodedExample], new_tokens: int = 0
     ) -> tuple[Tokens, float]:
-        """The prefix to share, () for none, and the most tokens of a row that may share it.
+        """The prefix to share, () for none, and the length of the longest row that may share it.
 
         new_tokens: tokens that are generated after each row.
         """
@@ -75,7 +75,7 @@ def prefix_sharing_of(
 ) -> PrefixSharing | None:
     """How the rows of a model share a prefix; None if they never do.
 
-    load: returns the model with its weights if `model` has none; called only if sharing would pay.
+    load: returns the model with weights if `model` has none; called only if sharing would pay off.
     """
     if least > 1 or is_classifier(model):
         return None
@@ -91,7 +91,7 @@ def prefix_of(batch: object) -> Tokens:
 def common_prefix(encoded: Sequence[EncodedExample]) -> Tokens:
     """The tokens that all prompts begin with, without the last token of the shortest prompt.
 
-    That token predicts an answer. () where an example has no prompt tokens.
+    The last token predicts the answer. () if an example has no prompt tokens.
     """
     prompts = [example.prefix for example in encoded]
     return common_tokens(prompts)[: max(0, min(map(len, prompts), default=0) - 1)]
@@ -99,7 +99,7 @@ def common_prefix(encoded: Sequence[EncodedExample]) -> Tokens:
 
 @torch.inference_mode()
 def longest_exact_row(model: PreTrainedModel) -> float:
-    """The most tokens of a row for which a shared prefix gives the same logits: 0 none, inf any.
+    """The length of the longest row whose logits a shared prefix leaves the same: 0 none, inf any.
 
     A few tokens are run with and without sharing; limits that only long rows show are read from the
     configuration.
@@ -129,7 +129,7 @@ def longest_exact_row(model: PreTrainedModel) -> float:
 
 
 def _attention_window(model: PreTrainedModel) -> float:
-    """The most tokens of a row for which attention and positions do not depend on the padding."""
+    """The length of the longest row whose attention and positions do not depend on padding."""
     text = model.config.get_text_config()
     limits = [getattr(text, name, None) for name in WINDOWS]
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
@@ -154,7 +154,7 @@ class _PrefixLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """The prefix and the rows' own, (B, heads, P + T, d); the layer itself does not change."""
+        """Prefix and rows together, (B, heads, P + T, d); the layer itself does not change."""
         rows = len(key_states)
         return (
             torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], -2),
@@ -280,21 +280,21 @@ def run_rows(
 
 
 def without_prefix(inputs: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
-    """Left-padded rows without their first tokens; the mask counts these before the padding."""
+    """Left-padded rows (B, T) without their prefix, which the mask puts before the padding."""
     own = {name: tensor[:, tokens:] for name, tensor in inputs.items()}
     own["attention_mask"] = _mask_prefix_first(inputs["attention_mask"], tokens)
     return own
 
 
 def whole_rows(inputs: dict[str, Tensor], prefix: Tokens) -> list[dict[str, Tensor]]:
-    """Parts of a batch that was sized for rows without the prefix, if the rows must run whole."""
+    """Split a batch that was sized without the prefix, because its rows must run whole."""
     rows, width = inputs["input_ids"].shape
     step = max(1, rows * (width - len(prefix)) // width)
     return [{k: v[i : i + step] for k, v in inputs.items()} for i in range(0, rows, step)]
 
 
 def cache_after(computed: DynamicCache, tokens: int) -> DynamicCache:
-    """A cache for rows after a prefix, which one block has computed alone.
+    """A cache for rows after a prefix, from the cache that one block has filled.
 
     Raises ValueError if the block caches more than the keys and values of one layer.
     """

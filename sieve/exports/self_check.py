@@ -32,7 +32,7 @@ from sieve.model.backbone import forward
 
 log = logging.getLogger(__name__)
 MAX_DIFFERENT = 1 / 32  # of the rows
-LARGEST_SHARE = 0.5  # of the typical difference between two answers: a larger change is a fault
+LARGEST_SHARE = 0.5  # of the typical difference between answers; a larger change is a fault
 LARGEST_ROUNDING = 16  # units of the last place of a log-likelihood in the export's dtype
 KINDS = {kind.__name__: kind for kind in (ScoringBatch, TextBatch)}
 
@@ -51,7 +51,7 @@ class Agreement:
 class FreshProcess:
     """A process that imports transformers while the caller writes the export.
 
-    As a context manager it ends the process.
+    Leaving the context ends the process.
     """
 
     def __enter__(self) -> "FreshProcess":
@@ -74,9 +74,9 @@ class FreshProcess:
     def answers(
         self, folder: Path, batches: Sequence[ScoredBatch], device: torch.device
     ) -> tuple[list[Tensor], torch.dtype]:
-        """Log-likelihoods of the answers as `answer_logprobs`, and the dtype of the export.
+        """What `answer_logprobs` returns in the process, and the dtype of the export.
 
-        Raises RuntimeError where the export cannot be loaded or run.
+        Raises RuntimeError if the export cannot be loaded or run.
         """
         with TemporaryDirectory() as scratch:
             rows, results = (str(Path(scratch) / name) for name in ("rows", "results"))
@@ -87,8 +87,8 @@ class FreshProcess:
                 status = f"exit status {self._process.returncode}"
                 reason = (errors.strip() or status).splitlines()[-1]
                 raise RuntimeError(
-                    f"the export could not be loaded in a fresh process ({reason}), so it was not "
-                    "left in place. Choose another export, or report this with the line above."
+                    f"the export could not be loaded in a fresh process ({reason}), so it was "
+                    "deleted. Choose another export format, or report this message."
                 )
             tensors = load_file(results)
             with safe_open(results, framework="pt") as file:
@@ -105,7 +105,7 @@ def check_export(
 ) -> Agreement:
     """Compare an export with the log-likelihoods that the finished model gave.
 
-    Raises RuntimeError where it cannot be loaded, gives numbers that are not finite, or differs by
+    Raises RuntimeError if it cannot be loaded, gives numbers that are not finite, or differs by
     more than rounding on more than one row of 32.
     """
     logprobs, dtype = process.answers(folder, batches, device)
@@ -113,7 +113,7 @@ def check_export(
     if agreement.not_finite or agreement.different > MAX_DIFFERENT * agreement.rows:
         raise RuntimeError(
             f"the export in {agreement.dtype}, loaded in a fresh process, does not agree with the "
-            f"finished model, so it was not left in place: of {agreement.rows} test rows, "
+            f"finished model, so it was deleted: of {agreement.rows} test rows, "
             f"{agreement.not_finite} have numbers that are not finite and {agreement.different} "
             "differ by more than rounding. Set projection.dtype=float32 to export in float32."
         )
@@ -123,10 +123,10 @@ def check_export(
 def compare(
     expected: Sequence[Tensor], logprobs: Sequence[Tensor], dtype: torch.dtype
 ) -> Agreement:
-    """Compare log-likelihoods (N, C) on the CPU; those expected are -inf for missing choices.
+    """Compare log-likelihoods (N, C) on the CPU; -inf in `expected` marks missing choices.
 
     A row of several choices is compared by the differences between them. It may change by rounding
-    in `dtype`, or by half of what choices typically differ by: only a wrong model changes more.
+    in `dtype` and by half of the typical difference: only a wrong model changes more.
     """
     masks = [~batch.isneginf() for batch in expected]
     before, after = _rows(expected, masks), _rows(logprobs, masks)

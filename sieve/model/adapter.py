@@ -74,7 +74,7 @@ def merge(config: ModelConfig, path: str, adapter: Path) -> PreTrainedModel:
 
 
 def _read_settings(folder: Path) -> Any:
-    """PEFT's settings of an adapter, which hold for any base model."""
+    """PEFT's settings of an adapter; ValueError if it changes no weights."""
     try:
         from peft import PeftConfig
     except ImportError as error:
@@ -139,7 +139,7 @@ def _merge_into(base: PreTrainedModel, settings: Any, folder: Path, name: str) -
 
 
 def _attach(base: PreTrainedModel, settings: Any, folder: Path) -> Any:
-    """The model with its adapter; ValueError if a weight has no place, or a place no weight."""
+    """The model with its adapter; ValueError if weights of the adapter are unknown or missing."""
     from peft import get_peft_model, get_peft_model_state_dict
 
     settings.inference_mode = True
@@ -157,7 +157,7 @@ def _attach(base: PreTrainedModel, settings: Any, folder: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a message, or of torch's message on shapes the first weight and both."""
+    """The first line of an error, or the first weight whose shape torch says is wrong."""
     text = str(error).strip() or type(error).__name__
     if shapes := MISMATCH.search(text):
         return f"{shapes[1]} has the shape {shapes[2]}, and the model needs {shapes[3]}"
@@ -165,9 +165,9 @@ def _reason(error: Exception) -> str:
 
 
 def _untie(model: PreTrainedModel) -> bool:
-    """Give the output head weights of its own; returns whether they were the embedding's.
+    """Give the output head weights of its own; returns whether it shared the embedding's.
 
-    Otherwise merging into one would change the other too.
+    Else, merging into one would change the other too.
     """
     embedding, head = _ends(model)
     if head is None or head.weight is not embedding.weight:

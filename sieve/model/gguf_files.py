@@ -20,9 +20,9 @@ MAGIC = b"GGUF"  # the first bytes of every GGUF file
 
 
 def find_gguf(path: Path) -> Path | None:
-    """The GGUF file at a path, or the one in a folder without safetensors; None: there is none.
+    """The GGUF file at a path, or in a folder without safetensors; None if there is none.
 
-    Raises ValueError if the folder has several, or if the file is damaged or a part of a model.
+    Raises ValueError if there are several, or if the file is damaged or a part of a model.
     """
     if path.is_file():
         files = [path] if path.suffix.lower() == SUFFIX else []
@@ -41,7 +41,7 @@ def find_gguf(path: Path) -> Path | None:
 
 
 def _check_whole(file: Path) -> None:
-    """ValueError if a file is one of the parts of a split model, or no GGUF file."""
+    """ValueError if a file is a part of a split model, or not a GGUF file."""
     part = PART.search(file.name)
     if part and int(part["parts"]) > 1:
         first = PART.sub(f"-00001-of-{part['parts']}{SUFFIX}", file.name)
@@ -53,8 +53,8 @@ def _check_whole(file: Path) -> None:
     with file.open("rb") as content:
         if content.read(len(MAGIC)) != MAGIC:
             raise ValueError(
-                f"{file} does not begin like a GGUF file: it is damaged, or something else with "
-                "this name; download it again."
+                f"{file} does not begin like a GGUF file: it is damaged, or not a GGUF file; "
+                "download it again."
             )
 
 
@@ -92,13 +92,13 @@ def check_installed(*packages: str) -> None:
 
 
 def dequantized() -> dict[str, Any]:
-    """The arguments of `from_pretrained` for plain weights, also where a kernel is installed."""
+    """The arguments by which `from_pretrained` dequantizes, even if it could run quantized."""
     settings = getattr(transformers, "GgufConfig", None)  # Older versions always dequantize.
     return {} if settings is None else {"quantization_config": settings(dequantize=True)}
 
 
 def forget_quantization(model: Any) -> None:
-    """Let transformers save a dequantized model, which it takes for a quantized one."""
+    """Let transformers save a dequantized model, which it still regards as quantized."""
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

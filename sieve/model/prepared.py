@@ -37,7 +37,7 @@ Parts = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 def prepare(config: ModelConfig, cache: Cache) -> ModelConfig:
     """Settings that name a plain checkpoint, which is written into the cache at the first use.
 
-    Settings that already do are returned unchanged.
+    Settings that already name one are returned unchanged.
 
     Raises:
         ValueError: the file or the adapter cannot be used.
@@ -72,7 +72,7 @@ def describe(config: ModelConfig) -> str:
 
 
 def _dequantized(config: ModelConfig, file: Path, cache: Cache) -> str:
-    """The folder of the model of a GGUF file, dequantized."""
+    """The folder of the dequantized model of a GGUF file."""
     key = fingerprint(FORMAT, version("transformers"), hash_files([file]))
 
     def build() -> Parts:
@@ -93,7 +93,7 @@ def _dequantized(config: ModelConfig, file: Path, cache: Cache) -> str:
 
 def _merged(config: ModelConfig, path: str, adapter: Path, cache: Cache) -> str:
     """The folder of a model with an adapter merged, with the adapter's tokenizer if it has one."""
-    load_config(config, path)  # If the Hub cannot be reached, this says so.
+    load_config(config, path)  # Raises a clear error if the Hub cannot be reached.
     files = [weights_fingerprint(path, config.revision), weights_fingerprint(str(adapter), None)]
     key = fingerprint(FORMAT, version("peft"), *files, hash_files([adapter / SETTINGS]))
 
@@ -133,7 +133,7 @@ def _exact_dtype(model: PreTrainedModel) -> torch.dtype:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block, where the file system can lock files."""
+    """Let one process at a time run the `with` block, if the file system can lock files."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""How many tokens the passes of a run take, so that none runs out of memory."""
+"""How many tokens a pass of a run takes, so that it does not run out of memory."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from sieve.runtime.memory import free_bytes
 from sieve.tasks import Task
 
 log = logging.getLogger(__name__)
-ANSWER_SHARE = 0.1  # of a row's tokens: those whose logits a task with choices needs, at most
+ANSWER_SHARE = 0.1  # the largest share of a row's tokens whose logits a task with choices needs
 
 
 def batch_tokens(config: Config, task: Task, backbone: Backbone) -> int:

@@ -67,7 +67,8 @@ def with_measured_prompts(run: Run, task_of: TaskOf) -> Run:
     settings, task = _choose(run, "task", config.task, task_of)
     mix, also = dict(config.calibration.mix), dict(config.also)
     groups = {"calibration.mix": mix}
-    if not config.sweep.genomes and config.sweep.job != "prepare":  # They score no test rows.
+    # Jobs of a search score no test rows.
+    if not config.sweep.genomes and config.sweep.job != "prepare":
         groups["also"] = also
     records: Record = {}
     for group, tasks in groups.items():
@@ -99,7 +100,7 @@ def _choose(run: Run, name: str, config: TaskConfig, task_of: TaskOf) -> tuple[T
         tasks = {p: task for p, task in tasks.items() if _fits(run, task)} or tasks
     prompt = next(iter(tasks))
     if len(tasks) > 1:
-        record = _measured(run, name, _measured_parts(run, tasks))
+        record = _measured(run, name, _on_measured_rows(run, tasks))
         prompt = Prompt(record["chat"], record["shots"])
         record["sentence"] = f"{_asked(name, config)}: {describe(record)}"
         if run.leads:
@@ -155,35 +156,35 @@ def _fits(run: Run, task: Task) -> bool:
     return True
 
 
-def _measured_parts(run: Run, tasks: dict[Prompt, Task]) -> dict[Prompt, Task]:
+def _on_measured_rows(run: Run, tasks: dict[Prompt, Task]) -> dict[Prompt, Task]:
     """Every task with the measured rows as its only split, `test`."""
-    most = max(tasks, key=lambda prompt: prompt.shots)  # None of its rows is a shot of another.
+    most = max(tasks, key=lambda prompt: prompt.shots)  # None of its rows is a shot of any prompt.
     salt = f"prompt {run.config.seed}"
     contents = [example.content for example in tasks[most].splits["calibration"]]
     contents = sorted(set(contents), key=lambda content: prompt_hash(content, salt))
     contents = contents[: WRITTEN_ROWS if tasks[most].writing else ROWS]
-    parts = {}
+    trials = {}
     for prompt, task in tasks.items():
         examples: dict[str, Example] = {e.content: e for e in task.splits["calibration"]}
-        parts[prompt] = replace(task, splits={"test": [examples[text] for text in contents]})
-    return parts
+        trials[prompt] = replace(task, splits={"test": [examples[text] for text in contents]})
+    return trials
 
 
-def _measured(run: Run, name: str, parts: dict[Prompt, Task]) -> Record:
-    """What was measured on the rows of `parts`, and the prompt that is taken; cached."""
+def _measured(run: Run, name: str, trials: dict[Prompt, Task]) -> Record:
+    """What was measured on the test rows of `trials`, and the chosen prompt; cached."""
     backbone = run.backbone
     model = [backbone.fingerprint, str(backbone.dtype), run.config.model.attn_implementation]
     template = backbone.tokenizer.chat_template
-    keys = [[prompt, split_key(task, "test")] for prompt, task in parts.items()]
+    keys = [[prompt, split_key(task, "test")] for prompt, task in trials.items()]
     key = fingerprint("prompt", VERSION, model, template, keys)
     stage = "prompt" if name == "task" else f"prompt of {name}"
-    [record] = run.cached(stage, key, {"prompt": JSON}, lambda: [_measure(run, parts)])
+    [record] = run.cached(stage, key, {"prompt": JSON}, lambda: [_measure(run, trials)])
     return dict(record)
 
 
-def _measure(run: Run, parts: dict[Prompt, Task]) -> Record:
+def _measure(run: Run, tasks: dict[Prompt, Task]) -> Record:
     trials = []
-    for prompt, task in parts.items():
+    for prompt, task in tasks.items():
         data, rows = _batches_of(run, task), task.splits["test"]
         while len(data.scoring_batches(rows)) < run.trainer.world_size and data.batch_tokens > 1:
             data.batch_tokens //= 2  # Each process needs a batch.
@@ -199,9 +200,9 @@ def _batches_of(run: Run, task: Task) -> SieveDataModule:
 
 
 def record_of(trials: Sequence[Trial]) -> Record:
-    """The record of trials on the same rows, cheapest prompt first, and the prompt that is taken.
+    """The record of trials on the same rows, cheapest prompt first, and the chosen prompt.
 
-    Standard errors are those of the accuracy, and of how far it is behind the best prompt's.
+    `behind` is the best prompt's accuracy minus this one's, `behind_error` its standard error.
     """
     rows = len(trials[0].scores.values)
     best = max(trials, key=lambda trial: trial.scores.accuracy).scores.values

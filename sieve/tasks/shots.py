@@ -17,7 +17,7 @@ COUNTS = (0, 2, 4, 8)  # the numbers of shots that task.shots=auto measures
 def counts_to_measure(config: TaskConfig, rows: int) -> list[int]:
     """The numbers of shots to measure, fewest first; only one unless task.shots=auto.
 
-    rows: calibration rows. Shots are at most half of them.
+    rows: the number of calibration rows; at most half of them become shots.
     """
     if config.shots != AUTO:
         return [int(config.shots)]
@@ -61,7 +61,7 @@ def add_shots(
 
 
 def _draw(pool: list[Example], config: TaskConfig, seed: int) -> list[Example]:
-    """The rows by their hashes under the seed, lowest first; of label words each in turn."""
+    """The rows in the order of their hashes under the seed; label words take turns."""
     ranked = sorted(pool, key=lambda example: prompt_hash(example.content, f"shots {seed}"))
     if config.kind == "classification":
         seen: dict[int, int] = defaultdict(int)
