@@ -3,8 +3,8 @@
 `CalibrationModule` runs token batches through the dense model under a Lightning Trainer;
 `calibrate` does the same without a Trainer. Padding does not count. Where a projection needs
 gradients, each batch also runs backwards from the loss of its answers. Weights stay frozen, so no
-gradient of a weight is computed. What all rows of a batch begin with runs once: its gradient is
-then a sum over rows, whose losses get random signs so that its second moment stays right.
+gradient of a weight is computed. The common prefix of a batch's rows runs once. Its gradient is a
+sum over rows, so each row's loss gets a random sign, which keeps the mean second moment right.
 """
 
 import math
@@ -39,7 +39,7 @@ class CalibrationModule(L.LightningModule):
         model: the model.
         matrices: None takes all prunable ones.
         needs: the statistics that the projection needs.
-        answers: of the loss: "sampled", "gold" or "margin" (`answer_loss.py`).
+        answers: the kind of loss: "sampled", "gold" or "margin" (`answer_loss.py`).
         weighting: of tokens in the moments of activations; see `MomentCollector`.
         checkpointing: recompute every block in the backward pass, so that only one block's
             activations are in memory.
@@ -101,7 +101,7 @@ class CalibrationModule(L.LightningModule):
     def _logits(
         self, inputs: dict[str, Tensor], answers: Tensor | None, keep: int, prefix: Tokens
     ) -> Tensor:
-        """Logits (B, keep, V) of rows (B, T), in one pass or in two; tells the collector of each.
+        """Logits (B, keep, V) of rows (B, T), in one or two passes that the collector is told of.
 
         answers: (B, T) bool, the positions that predict an answer token.
         """
@@ -151,7 +151,7 @@ class CalibrationModule(L.LightningModule):
         self._scaled = True
 
     def configure_model(self) -> None:
-        """Nothing: a model that ranks share is already sharded here."""
+        """Do nothing: a model that ranks share is already sharded."""
 
     def on_predict_start(self) -> None:
         """Ranks may have different numbers of batches."""
@@ -184,12 +184,12 @@ def calibrate(
         options: of `CalibrationModule`.
 
     Raises:
-        ValueError: for no tokens, and for an activation or a gradient that is not finite.
+        ValueError: there are no tokens, or an activation or a gradient is not finite.
     """
     if projection is not None:
         needs = get_projection(projection).needs
         options = {"answers": "margin", "weighting": needs.weighting} | options
-    with torch.inference_mode(False):  # Else the sums could not be added to outside of it.
+    with torch.inference_mode(False):  # Inference mode would make sums read-only.
         module = CalibrationModule(model, matrices, needs, **options).to(model.device)
     for index, batch in enumerate(track(batches, "Calibrating")):
         names = ("input_ids", "attention_mask", "position_ids", "targets")

@@ -1,7 +1,7 @@
 """Hooks on a model's matrices that sum second moments during forward and backward passes.
 
-There is one metric for each distinct input, or output where its moment is smaller, and one for the
-loss's gradient at each matrix's output where a projection needs it.
+Each distinct input has a metric, or each output if it is narrower. If the projection needs
+gradients, each matrix has another metric for the gradient of the loss at its output.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -77,7 +77,7 @@ class MomentCollector(nn.Module):
         self._columns, self._copies = 1, 1  # T, and the rows that each position stands for
         self.examples = 0
         self.scale = 1.0  # the loss is multiplied by it
-        # Not None: collect only ‖g‖² by token (tokens,), of each pass.
+        # By matrix and pass: ‖g‖² (tokens,). If not None, nothing else is collected.
         self.powers: dict[str, dict[int, Tensor]] | None = None
         self.largest: float | None = None  # not None: find only the largest gradient
 
@@ -143,7 +143,7 @@ class MomentCollector(nn.Module):
         """The forward hook of a matrix: it sums now, or when the gradient of its output arrives."""
         matrix = self.matrices[index]
         stream = matrix.name if matrix.name in self.streams else matrix.source
-        owns = stream == matrix.name  # Its namesake sums a shared input.
+        owns = stream == matrix.name  # The matrix named as the source sums a shared input.
         metric = _metric(self.metrics, list(self.streams).index(stream))
         side = self.streams[stream][0]
 
@@ -166,7 +166,7 @@ class MomentCollector(nn.Module):
                 z = y.detach() if bias is None else y.detach() - bias
             if owns and not self._by_gradient and self.largest is None:
                 metric.update(chosen.of(z), self._weight(matrix, chosen))
-            if self.powers is not None:  # No gradient reaches the end of a prefix.
+            if self.powers is not None:  # Some prefix tokens get no gradient.
                 self.powers[matrix.name][chosen.number] = torch.zeros(len(chosen.of(x)))
             if self.needs_gradient:
                 weighted = z if self._by_gradient else None
@@ -175,19 +175,19 @@ class MomentCollector(nn.Module):
         return hook
 
     def _weight(self, matrix: Matrix, chosen: "_Chosen") -> Tensor | int | None:
-        """The weight of each chosen vector that does not depend on gradients; None is 1."""
+        """The weight of each chosen vector if no gradient decides it; None means 1."""
         if self.weighting != "answer" or matrix.layer is None or self._answers is None:
             return None if chosen.copies == 1 else chosen.copies
         marks = self._answers.flatten()
         return (marks if chosen.positions is None else marks[chosen.positions]).float()
 
     def _choose(self, matrix: Matrix, z: Tensor) -> "_Chosen":
-        """The vectors of z to sum: no padding; of the head, answers; of an expert, its tokens."""
+        """The vectors of z to sum: not padding; the head's at answers, an expert's tokens."""
         chosen = partial(_Chosen, number=self._passes, copies=self._copies)
         if matrix.layer is None and self._answers is not None:
             rows = self._answers[:, -z.shape[1] :].flatten().nonzero().squeeze(1)
             return chosen(rows, rows, z.shape[1])
-        # An expert reads some of the tokens only.
+        # An expert reads only some of the tokens.
         positions = self._experts[matrix.name].tokens if matrix.expert else None
         mask = self._mask
         if mask is not None and positions is not None:

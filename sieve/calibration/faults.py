@@ -14,7 +14,7 @@ from sieve.model.backbone import forward
 def find_fault(
     model: PreTrainedModel, names: Sequence[str], inputs: dict[str, Tensor], logits: Tensor
 ) -> str | None:
-    """Describe a batch whose logits (B, keep, V) have NaN; None where only padding has.
+    """Describe a batch whose logits (B, keep, V) have NaN; None if only padding has NaN.
 
     Runs the batch once more to find the matrix, unless the model is sharded.
 

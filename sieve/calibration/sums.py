@@ -47,7 +47,7 @@ class SumMetric(Metric):
         return moved
 
     def _slim(self) -> None:
-        """Store the zeros that states are reset to as one number each, not as full tensors."""
+        """Store the zeros of a reset as one number for each state, not as full tensors."""
         for name, value in self._defaults.items():
             assert isinstance(value, Tensor)
             self._defaults[name] = value.new_zeros(()).expand(value.shape)
@@ -75,7 +75,7 @@ class SumMetric(Metric):
         self.count += z.shape[0]
 
     def compute(self) -> dict[str, Tensor]:
-        """The sums over every rank."""
+        """All sums by name; torchmetrics has added up the ranks."""
         fill_lower(self.second)
         return {name: getattr(self, name) for name in self._defaults}
 
@@ -128,7 +128,7 @@ def products(exact: bool) -> Iterator[None]:
 
 
 def _sum_over_ranks(tensor: Tensor, group: object) -> list[Tensor]:
-    """The sum over ranks in place of each rank's tensor, which would take memory per rank."""
+    """The sum over ranks. Gathering each rank's tensor would take memory for every rank."""
     total = tensor.clone()
     distributed.all_reduce(total, group=group)
     return [total]

@@ -32,7 +32,7 @@ def divergences(
 ) -> list[float]:
     """Mean divergence per answer token of each candidate, nats.
 
-    candidates: contexts within which the dense model computes with a candidate's factors.
+    candidates: each returns a context in which the model computes with the candidate's factors.
     """
     totals, tokens = [0.0] * len(candidates), 0
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Score a model on every example of a split; the batches of the split say how."""
+"""Score a model on every example of a split, by the method of the split's batches."""
 
 import logging
 from collections import Counter
@@ -28,7 +28,7 @@ UNSEEN = -2  # the predicted choice of an example that was not scored
 
 @dataclass(frozen=True)
 class Chance:
-    """The accuracy of a model that knows nothing of the task, and whether another one beats it."""
+    """The accuracy of guessing, and whether the model that was scored beats it."""
 
     accuracy: float  # of the most common answer or of random guesses, whichever is higher
     beaten: bool  # by a one-sided exact binomial test at 5 %
@@ -50,7 +50,7 @@ def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance |
 
 
 def check_finite(dense: Scores) -> None:
-    """Raise ValueError where the dense model's numbers are not finite."""
+    """Raise ValueError if the dense model's numbers are not finite."""
     if dense.not_finite:
         raise ValueError(
             f"The dense model's scores are not finite (NaN or infinity) on {dense.not_finite} of "
@@ -60,7 +60,7 @@ def check_finite(dense: Scores) -> None:
 
 
 def warn_not_finite(pruned: Scores, model: str) -> None:
-    """Log a warning where a pruned model's numbers are not finite.
+    """Log a warning if a pruned model's numbers are not finite.
 
     model: the model's name in the message, such as "The pruned model".
     """
@@ -110,7 +110,7 @@ class ScoresMetric(TorchMetric):
         return self.shifted, self.values, self.losses, self.divergences, self.weights
 
     def scores(self) -> Scores:
-        """Scores of all examples; RuntimeError where one was not scored."""
+        """Scores of all examples; RuntimeError if one was not scored."""
         states = (state.reshape(-1).cpu().numpy() for state in self.compute())
         shifted, values, losses, divergences, weights = states
         if (missing := int((shifted == 0).sum())) > 0:
@@ -147,7 +147,7 @@ class ScoringModule(L.LightningModule):
         self.turns = Turns(model)
 
     def configure_model(self) -> None:
-        """Nothing: a model that ranks share is already sharded here."""
+        """Do nothing: a model that ranks share is already sharded."""
 
     def test_step(self, batch: ScoredBatch, batch_idx: int = 0) -> None:
         """Score one batch."""

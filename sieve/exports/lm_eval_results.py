@@ -1,7 +1,7 @@
-"""How lm-evaluation-harness scores a row of a task that Sieve wrote: as it does by itself, except
-that numbers which are not finite are an error. The harness would take a NaN for the best answer.
+"""How lm-evaluation-harness scores a row of a task that Sieve wrote.
 
-Travels with the task file, so it needs neither Sieve nor torch.
+Scores equal the harness's own, but numbers that are not finite are an error: the harness would
+take a NaN for the best answer. A copy beside the task's file needs neither Sieve nor torch.
 """
 
 import math

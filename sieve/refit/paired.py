@@ -35,13 +35,13 @@ class Paired:
     cross: Tensor  # Σ w x x̃ᵀ (d_in, d_in)
     inner_mean: Tensor  # Σ w x̃ (d_in,)
     own_mean: Tensor  # Σ w x (d_in,)
-    lost: Tensor  # Σ w e x̃ᵀ (d_out, d_in), or without elements: e is not restored
+    lost: Tensor  # Σ w e x̃ᵀ (d_out, d_in); empty if e is not restored
     lost_mean: Tensor  # Σ w e (d_out,)
     mass: float = 0.0  # Σ w
 
     @classmethod
     def zeros(cls, size: int, device: torch.device, d_out: int = 0) -> "Paired":
-        """Empty sums; d_out: of the matrix, to sum `lost`, or 0."""
+        """Sums of zero; d_out: the matrix's, if `lost` is summed, or 0."""
         zeros = partial(torch.zeros, device=device)
         return cls(
             inner=zeros(size, size),
@@ -121,13 +121,13 @@ def solve(
 
 
 def _cholesky(inner: Tensor, scale: float) -> Tensor:
-    """The lower root of E[x̃ x̃ᵀ] + ridge · I; scale: of the moment before it was centered."""
+    """The Cholesky factor of E[x̃ x̃ᵀ] + ridge · I; scale: of the moment before centering."""
     ridge = DAMPING * float(inner.diagonal().mean())
     return _root(inner, max(ridge, NOISE * scale, TINY))
 
 
 def _root(matrix: Tensor, ridge: float) -> Tensor:
-    """The lower root of a matrix (n, n) + ridge · I, with ten times the ridge until there is one.
+    """The Cholesky factor of a matrix (n, n) + ridge · I; the ridge grows until it exists.
 
     Rounding may leave a moment of few tokens a negative eigenvalue.
     """
@@ -142,8 +142,8 @@ def held_out_error(
     """E‖W x + e − B x̃ − b‖² − E‖W x + e‖² from averages: lower is better, 0 is as bad as B = 0.
 
     The norm is weighted by the second moment H of the moment's gradient, if there is one. A
-    gradient of the input side gives WᵀHW: the columns u of B = u v and b are then written as W s,
-    and s is weighted by it.
+    gradient of the input side gives WᵀHW instead. The columns u of B = u v, and b, are then written
+    as W s, and WᵀHW weights s.
 
     Args:
         weight: W (d_out, d_in) in float64.

@@ -36,7 +36,7 @@ from sieve.runtime.progress import track
 
 @dataclass(frozen=True)
 class Refitted:
-    """A bank whose factors suit one genome, that genome, and the matrices that changed."""
+    """A bank refitted for a genome, the genome, and the names of the matrices that changed."""
 
     bank: Bank
     genome: Genome
@@ -58,8 +58,8 @@ def refit(
 
     Args:
         model: the dense model.
-        bank: its factors are the start, and stay where refitting does worse.
-        genome: its ranks stay.
+        bank: its factors are the start; a matrix keeps them if refitting does worse.
+        genome: its ranks do not change.
         moments: what the bank was fitted on; the refit uses their gradients.
         batches: calibration batches, of which one in four is held out.
         weights: from `token_weights`, the weight of each token (N,) by matrix and batch; None
@@ -118,7 +118,7 @@ def token_weights(
 
 
 class _Sequence:
-    """The refit of one genome: dense and pruned hidden states on their way through the blocks."""
+    """Refits one genome while dense and pruned hidden states go through the blocks."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class _Sequence:
         for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting")):
             block = self.model.get_submodule(path)
             calls_of_block = [call[index] for call in calls]
-            # Not experts: the pruned model may send them other tokens than the dense one.
+            # Not experts: the pruned model may route other tokens to them.
             sources = dict.fromkeys(m.source for m in matrices if not m.expert)
             self.lost = [
                 self._flat(d, i).float() - self._flat(p, i).float()
