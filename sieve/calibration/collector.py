@@ -166,7 +166,8 @@ class MomentCollector(nn.Module):
                 z = y.detach() if bias is None else y.detach() - bias
             if owns and not self._by_gradient and self.largest is None:
                 metric.update(chosen.of(z), self._weight(matrix, chosen))
-            if self.powers is not None:  # Some prefix tokens get no gradient.
+            if self.powers is not None and self.largest is None:
+                # Some prefix tokens get no gradient.
                 self.powers[matrix.name][chosen.number] = torch.zeros(len(chosen.of(x)))
             if self.needs_gradient:
                 weighted = z if self._by_gradient else None

@@ -129,8 +129,14 @@ def _cholesky(inner: Tensor, scale: float) -> Tensor:
 def _root(matrix: Tensor, ridge: float) -> Tensor:
     """The Cholesky factor of a matrix (n, n) + ridge · I; the ridge grows until it exists.
 
-    Rounding may leave a moment of few tokens a negative eigenvalue.
+    Rounding may leave a moment of few tokens a negative eigenvalue. Raises ValueError if a number
+    is not finite.
     """
+    if not matrix.isfinite().all():
+        raise ValueError(
+            "the activations of the pruned model are not finite (NaN or infinity) in the refit; "
+            "set model.dtype=float32 or bfloat16, or projection.refit=false."
+        )
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     root, failed = torch.linalg.cholesky_ex(matrix + ridge * eye)
     return _root(matrix, 10 * ridge) if failed else root

@@ -113,7 +113,9 @@ def token_weights(
         module.collector.powers = powers
         module.predict_step(_on_device(batch, model.device))
         for name, by_pass in powers.items():
-            weights[name].append(torch.cat([by_pass[number] for number in sorted(by_pass)]))
+            passes = [by_pass[number] for number in sorted(by_pass)]
+            # An expert may see no token of a batch.
+            weights[name].append(torch.cat(passes or [torch.zeros(0)]))
     return weights
 
 

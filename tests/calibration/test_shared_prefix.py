@@ -134,6 +134,24 @@ def test_token_weights_of_a_prefix_come_first(layer: int) -> None:
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-6 * float(other.max()))
 
 
+def test_token_weights_in_float16_are_of_each_token_once() -> None:
+    model = tiny_llama().half()
+    shared, _ = pair(model, 12)
+    matrices = CalibrationModule(model).collector.matrices
+    for weights in token_weights(model, matrices, shared, answers="gold").values():
+        for own, batch in zip(weights, shared, strict=True):
+            repeated = len(batch.prefix) * (len(batch.input_ids) - 1)
+            assert len(own) == batch.tokens - repeated
+
+
+def test_an_expert_without_tokens_has_no_token_weights() -> None:
+    model = tiny_mixtral()
+    matrices = CalibrationModule(model).collector.matrices
+    rows = [{"input_ids": torch.tensor([[7, 8]])}]
+    weights = token_weights(model, matrices, rows)
+    assert {len(own) for [own] in weights.values()} >= {0, 2}
+
+
 def test_answers_of_a_shared_prefix_have_the_same_probabilities() -> None:
     model = tiny_llama()
     for batch in pair(model, 12)[0]:

@@ -1,6 +1,7 @@
 """Refit lowers the error on what the pruned model sees, and only then changes anything."""
 
 import dataclasses
+import math
 import sys
 
 import pytest
@@ -144,6 +145,15 @@ def test_the_solution_has_the_least_error_of_its_neighbors(shape, projection: st
             v=factors.v + 0.05 * torch.randn(factors.v.shape, generator=gen, dtype=torch.float64),
         )
         assert held_out_error(weight, moment, pair, near, rank) >= best + 1e-3 * best
+
+
+def test_activations_that_are_not_finite_end_a_refit_in_a_sentence() -> None:
+    pair = Paired.zeros(4, torch.device("cpu"))
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    pair.add(x, x.where(x < x.max(), math.inf), None)
+    moment = Moment("input", x.T @ x / 9, x.mean(0), 9)
+    with pytest.raises(ValueError, match="not finite.*model.dtype"):
+        solve(torch.eye(4).double(), moment, pair.scaled(), PROJECTIONS["output"])
 
 
 def test_an_error_is_computed_on_the_device_of_its_sums() -> None:
