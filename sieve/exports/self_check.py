@@ -43,7 +43,7 @@ class Agreement:
 
     dtype: str  # of the export
     rows: int
-    not_finite: int  # rows with NaN or infinity
+    not_finite: int  # rows with NaN or infinity in either
     different: int  # rows that differ by more than rounding
     same_answer: int  # rows with the same most likely choice
 
@@ -88,7 +88,8 @@ class FreshProcess:
                 reason = (errors.strip() or status).splitlines()[-1]
                 raise RuntimeError(
                     f"the export could not be loaded in a fresh process ({reason}), so it was "
-                    "deleted. Choose another export format, or report this message."
+                    "deleted. Choose another export format, or set export.check_rows=0 to keep it "
+                    "unchecked."
                 )
             tensors = load_file(results)
             with safe_open(results, framework="pt") as file:
@@ -130,10 +131,10 @@ def compare(
     """
     masks = [~batch.isneginf() for batch in expected]
     before, after = _rows(expected, masks), _rows(logprobs, masks)
-    finite = [bool(row.isfinite().all()) for row in after]
+    finite = [bool(torch.cat(pair).isfinite().all()) for pair in zip(before, after, strict=True)]
     advantages = [(_advantages(a), _advantages(b)) for a, b in zip(before, after, strict=True)]
-    typical = torch.cat([a for a, _ in advantages]).square().mean().sqrt()
-    rounding = torch.cat(before).square().mean().sqrt() * torch.finfo(dtype).eps
+    typical = torch.cat([a for a, _ in advantages]).square().nanmean().sqrt()
+    rounding = torch.cat(before).square().nanmean().sqrt() * torch.finfo(dtype).eps
     largest = float(LARGEST_SHARE * typical + LARGEST_ROUNDING * rounding)
     return Agreement(
         dtype=str(dtype).removeprefix("torch."),

@@ -149,6 +149,13 @@ def test_rows_that_are_not_finite_are_counted_and_missing_choices_are_not() -> N
     assert compare([before], [after], torch.float32).not_finite == 2
 
 
+def test_a_model_that_is_not_finite_on_one_row_is_compared_on_the_others() -> None:
+    before, after = scores(), scores(seed=1)
+    before[3, 1] = math.nan
+    agreement = compare([before], [after], torch.float32)
+    assert agreement.not_finite == 1 and agreement.different > 16
+
+
 def test_answers_that_rounding_changes_are_warned_of_where_dtypes_differ(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
