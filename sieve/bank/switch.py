@@ -54,7 +54,7 @@ class Switch:
         biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
         self.biases = {n: None if b is None else whole(b) for n, b in biases.items()}
         self._layers: dict[str, FactorizedLinear] = {}
-        self._pivoted: dict[tuple[str, int], Pivoted] = {}
+        self._pivoted: dict[str, tuple[int, Pivoted]] = {}  # of the last rank
         self._biases: dict[tuple[str, int], Tensor | None] = {}
 
     def to(self, genome: Genome) -> "Switch":
@@ -162,10 +162,10 @@ class Switch:
         return self._layers[name]
 
     def _pivot(self, name: str, rank: int, bias: Tensor | None) -> Pivoted:
-        if (name, rank) not in self._pivoted:
+        if name not in self._pivoted or self._pivoted[name][0] != rank:
             factors, device = self.bank.factors[name].cut(rank), self.model.device
-            self._pivoted[name, rank] = pivot(factors.u.to(device), factors.v.to(device), bias)
-        return self._pivoted[name, rank]
+            self._pivoted[name] = rank, pivot(factors.u.to(device), factors.v.to(device), bias)
+        return self._pivoted[name][1]
 
     def _bias(self, name: str, rank: int) -> Tensor | None:
         """The bias of a matrix at a rank > 0 whose plain factors are not on the device."""

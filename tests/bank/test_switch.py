@@ -331,3 +331,5 @@ def test_a_matrix_is_pivoted_once_however_often_the_genome_comes_back(monkeypatc
     switch.restore()
     assert torch.equal(logits(switch.to(mixed(bank)).model), first)
     assert count and len(pivoted) == count
+    switch.to(uniform(bank, 0.3)).to(uniform(bank, 0.6))
+    assert len(switch._pivoted) <= len(bank.names)  # Only the last rank stays in memory.
