@@ -12,6 +12,12 @@ import torch
 
 MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc: allocations of this size get pages of their own
 
+# The limit of a control group and what it uses, in version 2 and in version 1.
+LIMITS = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
 
 def peak_memory_mib(device: torch.device) -> float:
     """Peak memory so far in MiB: allocated on a GPU, resident on a CPU."""
@@ -37,15 +43,18 @@ def _available_bytes() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _control_group_bytes() -> float:
-    """What the limit of a container leaves; infinite without one."""
-    try:
-        limit, used = (
-            Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current")
-        )
-        return float(limit) - float(used)
-    except (OSError, ValueError):  # There is no control group, or its limit is "max".
-        return float("inf")
+def _control_group_bytes(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """What the limit of a container leaves; infinite without one.
+
+    Pages of files that nobody uses now count as free: the system drops them at need.
+    """
+    for limit, used in LIMITS:
+        with suppress(OSError, ValueError):  # There is no such group, or its limit is "max".
+            left = float((root / limit).read_text()) - float((root / used).read_text())
+            lines = (root / limit).with_name("memory.stat").read_text().splitlines()
+            pages = dict(line.split() for line in lines)
+            return left + float(pages.get("total_inactive_file", pages.get("inactive_file", 0)))
+    return float("inf")
 
 
 def _trim() -> None:

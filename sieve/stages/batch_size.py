@@ -4,7 +4,7 @@ import logging
 import math
 from functools import partial
 
-from sieve.calibration.schedule import needs_of
+from sieve.calibration.schedule import groups_of, needs_of
 from sieve.config import Config
 from sieve.costs.batches import calibration_bytes, fitting_tokens
 from sieve.costs.shape import shape_of
@@ -25,16 +25,18 @@ def batch_tokens(config: Config, task: Task, backbone: Backbone) -> int:
     shape = shape_of(backbone.skeleton, matrices=backbone.matrices(config.projection.prune_head))
     needs = needs_of(config.projection)
     by_gradient = weighting_for(calibration.weighting, needs) in BY_GRADIENT
-    one_block = calibration.checkpointing or calibration.strategy == "stream"
+    streams = calibration.strategy == "stream"
+    kinds = {task.kind, *(other.kind for other in calibration.mix.values())}
     pass_bytes = partial(
         calibration_bytes,
         shape,
         itemsize=backbone.dtype.itemsize,
-        logits=1.0 if task.kind == "perplexity" or task.writing is not None else ANSWER_SHARE,
+        logits=1.0 if kinds & {"perplexity", "generation"} else ANSWER_SHARE,
         on_cpu=on_cpu,
-        saved_blocks=1 if one_block else shape.layers,
+        saved_blocks=1 if streams or calibration.checkpointing else shape.layers,
     )
-    moments = 0 if one_block else sum(moment_bytes(list(shape.matrices), needs, by_gradient))
+    groups = groups_of(list(shape.matrices), 1 if streams else calibration.layers_at_once)
+    moments = max(sum(moment_bytes(group, needs, by_gradient)) for group in groups)
     tokens = fitting_tokens(pass_bytes, free_bytes(backbone.device) - moments, on_cpu)
     if tokens < fitting_tokens(pass_bytes, math.inf, on_cpu):
         log.info("A pass takes %d tokens, since more do not fit into free memory.", tokens)

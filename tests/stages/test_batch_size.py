@@ -2,14 +2,16 @@
 
 import logging
 
+import pytest
 import torch
 from models import tiny_llama, tiny_tokenizer
 
-from sieve.config import Config
+from sieve.config import CalibrationConfig, Config
 from sieve.costs.batches import CPU_TOKENS, FEWEST_TOKENS, GPU_TOKENS, fitting_tokens
 from sieve.model.backbone import Backbone
 from sieve.stages import batch_size
-from sieve.tasks import TaskConfig, build_task
+from sieve.tasks import Task, TaskConfig, build_task
+from sieve.tasks.metrics import ACCURACY
 
 
 def test_a_pass_takes_what_is_fast_and_is_halved_until_it_fits_half_of_free_memory() -> None:
@@ -37,6 +39,26 @@ def test_little_free_memory_makes_passes_smaller_and_says_so(tmp_path, monkeypat
     assert f"A pass takes {smaller} tokens" in caplog.text
     config.batch_tokens = 77
     assert batch_size.batch_tokens(config, build_task(task, 0), backbone) == 77
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mix": {"texts": TaskConfig("texts", kind="perplexity")}}, {"checkpointing": True}]
+)
+def test_texts_of_a_mix_and_moments_beside_checkpoints_count(changes, monkeypatch) -> None:
+    estimates = list[tuple[float, float]]()  # bytes of moments, share of positions with logits
+
+    def fitting(pass_bytes, free: float, on_cpu: bool) -> int:
+        estimates.append((-free, pass_bytes.keywords["logits"]))
+        return 1
+
+    monkeypatch.setattr(batch_size, "free_bytes", lambda device: 0.0)
+    monkeypatch.setattr(batch_size, "fitting_tokens", fitting)
+    backbone = Backbone(tiny_llama(), tiny_tokenizer(), "tiny", "key", torch.float32)
+    config = Config(TaskConfig("tiny"), calibration=CalibrationConfig(**changes))
+    batch_size.batch_tokens(config, Task("tiny", "", ACCURACY, {}, {}), backbone)
+    moments, logits = estimates[0]
+    assert moments > 0
+    assert logits == (1.0 if "mix" in changes else batch_size.ANSWER_SHARE)
 
 
 def test_the_memory_of_a_backward_pass_is_not_underestimated() -> None:
