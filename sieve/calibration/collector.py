@@ -234,7 +234,7 @@ class MomentCollector(nn.Module):
         return g if self.scale == 1 else g.float() / self.scale
 
     def moments(self, release: bool = False) -> Moments:
-        """All moments, reduced over ranks; ValueError for no tokens or numbers not finite.
+        """All moments, reduced over ranks; ValueError if there are none, or not all are finite.
 
         release: free each sum once its average exists, to save memory.
         """

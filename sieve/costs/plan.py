@@ -141,7 +141,7 @@ class Plan:
 
     @property
     def factor_bytes(self) -> float:
-        """Factors in the dtype of the model; none on a CPU that can use the bank's own."""
+        """Bytes of factors in the model's dtype; 0 on a CPU that computes with the bank's own."""
         if self.on_cpu and self.compute == self.bank_dtype:
             return 0.0
         return self.bank_bytes * self.itemsize / ITEMSIZE[self.bank_dtype]

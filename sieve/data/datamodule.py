@@ -34,7 +34,7 @@ class SieveDataModule(L.LightningDataModule):
         mix: returns the tasks that calibration rows come from, each with its share of the tokens;
             called when the rows are needed. None: `task` alone.
         sharing: when to run the common prefix of rows once; None: never.
-        share_calibration: whether calibration rows share their prefix, where scored rows do.
+        share_calibration: whether calibration rows share their prefix too.
     """
 
     def __init__(

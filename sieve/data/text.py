@@ -30,7 +30,7 @@ class TextBatch(ScoredBatch):
     def _outcome(
         self, model: PreTrainedModel, reference: Reference | None, prefix_cache: PrefixCache
     ) -> Outcome:
-        """The divergence is by how much the loss of a text has risen per unit; 0 if it fell."""
+        """The divergence is the rise of a text's loss per unit, or 0 if the loss fell."""
         row_losses, inputs = list[Tensor](), as_inputs(self)
         for start in range(0, len(self.input_ids), self.rows_at_once):
             rows = slice(start, start + self.rows_at_once)

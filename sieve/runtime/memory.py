@@ -35,7 +35,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 def _available_bytes() -> float:
-    """What the machine can give without swapping; where it does not say, all of its memory."""
+    """Memory that the machine has without swapping, or all of its memory if that is unknown."""
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -44,9 +44,9 @@ def _available_bytes() -> float:
 
 
 def _control_group_bytes(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """What the limit of a container leaves; infinite without one.
+    """Memory that is left under a container's limit; infinite without a limit.
 
-    Pages of files that nobody uses now count as free: the system drops them at need.
+    Cached pages of files that nobody uses count as free: the system drops them when necessary.
     """
     for limit, used in LIMITS:
         with suppress(OSError, ValueError):  # There is no such group, or its limit is "max".
@@ -66,7 +66,7 @@ def _trim() -> None:
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Return the memory of freed tensors to the system at once, where glibc would keep it."""
+    """Return the memory of freed tensors to the system at once, although glibc would keep it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         yield

@@ -1,4 +1,4 @@
-"""The body of a request: one row or several, within limits; anything else gets a sentence.
+"""The body of a request: one row or several, within limits; other bodies get an error.
 
 The values of a row are checked when the task renders it.
 """
@@ -23,7 +23,7 @@ class Limits:
 
 
 def row_keys(task: TaskFile) -> dict[str, list[str]]:
-    """For each field of a task the keys of a row that may contain it."""
+    """For each field of a task, the keys of a row that may contain it."""
     columns = task.columns().items()
     return {name: [path.partition(".")[0] for path in paths] for name, paths in columns}
 

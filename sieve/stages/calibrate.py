@@ -129,7 +129,7 @@ class _Calibration:
         return tokens, counts
 
     def _stream(self) -> tuple[int, Counts]:
-        """The same with one block of the model in memory at a time."""
+        """Collect moments with one block of the model in memory at a time."""
         run, trainer, backbone = self.run, self.run.trainer, self.run.backbone
         assert isinstance(backbone, StreamedBackbone)
         tokens, counts = [0], Counts()

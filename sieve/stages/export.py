@@ -33,8 +33,8 @@ from sieve.stages.run import Run
 from sieve.tasks.metrics import Metric
 
 log = logging.getLogger(__name__)
-CHECK_TOKENS = 16_384  # of the rows that are compared, padding included, at most
-MAX_CHANGED = 2  # rows with another answer by rounding alone, before a warning
+CHECK_TOKENS = 16_384  # the most tokens of the compared rows, padding included
+MAX_CHANGED = 2  # rows whose answer rounding may change without a warning
 
 
 def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Record:
@@ -87,7 +87,7 @@ def can_check(run: Run) -> bool:
 
 
 def _checker(run: Run, process: FreshProcess, record: Record) -> Callable[[Path], None]:
-    """What compares a written export with the model as it is now, and completes the record."""
+    """A function that compares a written export with the current model and adds to the record."""
     examples, limit = run.task.splits["test"], run.config.export.check_rows
     examples = examples[:: math.ceil(len(examples) / limit)]
     batches = without_writing(run.data.scoring_batches(examples))
@@ -115,7 +115,7 @@ def device_with_space(device: torch.device, folder: Path) -> torch.device:
 
 
 def report_agreement(agreement: Agreement, computed: torch.dtype) -> None:
-    """Log how many answers are the same; warn where rounding alone changed more than two."""
+    """Log how many answers are the same; warn if rounding changed more than two."""
     changed = agreement.rows - agreement.same_answer
     log.info(
         "a fresh process loads the export in %s and gives the same answer on %d of %d test rows",

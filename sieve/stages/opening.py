@@ -66,7 +66,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
             run_dir=run_dir,
         )
         run = with_measured_prompts(run, task_of)
-        del task_of  # Tasks with other shots need memory.
+        del task_of  # Tasks with other numbers of shots take memory.
         if not config.sweep.job:
             run.check_tasks()
         yield run

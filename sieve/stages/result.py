@@ -78,7 +78,7 @@ def matrix_table(bank: Bank, genome: Genome) -> list[Record]:
 
 
 def spectrum(bank: Bank) -> Record:
-    """By kind of matrix the share of energy beyond each fraction of full rank, mean over layers."""
+    """Per kind of matrix, the share of energy beyond fractions of full rank, mean over layers."""
     grid = np.linspace(0, 1, SPECTRUM_POINTS)
     curves = defaultdict(list)
     for matrix in bank.matrices:

@@ -159,7 +159,7 @@ def _decisive_first(objective: Objective, line: Line) -> list[int]:
 
 
 def _limit_index(objective: Objective, line: Line) -> int:
-    """Index of the smallest genome on a line within the divergence that is feasible on average."""
+    """Index of the smallest genome on a line whose divergence is within `divergence_limit`."""
     return last_within(objective, line, divergence_limit(objective.evaluated.values()))
 
 

@@ -38,7 +38,7 @@ class Checkpoint:
         self._alias = {renamed(name): name for name in self._home}
 
     def share(self, name: str, source: str) -> None:
-        """Read the tensor `source` where `name` is asked for."""
+        """Read the tensor `source` whenever `name` is asked for."""
         self._alias[name] = self._alias.get(source, source)
 
     def read(self, names: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:

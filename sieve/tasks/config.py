@@ -40,8 +40,7 @@ class TaskConfig:
     # {field} is replaced, {{ and }} are literal braces, the two characters \n are a line break.
     prompt: str = "{text}\nAnswer:"
     delimiter: str = " "  # between prompt and answer; omitted after a chat template
-    # The tokenizer's chat template: always, never, or auto: a run uses it if it measures that the
-    # dense model answers better with it.
+    # The tokenizer's chat template: always, never, or auto: if the dense model does better with it.
     chat: str = AUTO
     normalize: str = "none"  # divide an answer's log-likelihood by its tokens, characters, bytes
     preamble: str = ""  # precedes every prompt

@@ -65,7 +65,7 @@ class Metric:
         return -np.asarray(mean) / np.log(2) if self.form == "bits" else mean
 
     def mean(self, total: float) -> float:
-        """The weighted mean of values, from the metric: the inverse of `total`."""
+        """The weighted mean of values whose metric is `total`: the inverse of the method."""
         if self.form == "perplexity":
             return -float(np.log(total))
         return -total * float(np.log(2)) if self.form == "bits" else total
@@ -82,7 +82,7 @@ ACCURACY = Metric()
 
 @dataclass(frozen=True)
 class RowMetric:
-    """The value of a row, and the metric that all values make. One function is enough.
+    """Functions for the value of a row, of which one is enough, and the metric of all values.
 
     Args:
         from_logprobs: from the log-likelihoods of the choices.

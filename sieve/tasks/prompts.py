@@ -62,7 +62,7 @@ class RowReader:
     def render_with_cut(
         self, row: Row, where: str, options: str | None = None
     ) -> tuple[str, tuple[int, int] | None]:
-        """The prompt of a row, and begin and end in it of the text to shorten (`task.truncate`).
+        """A row's prompt, and where the text to shorten (`task.truncate`) begins and ends in it.
 
         Args:
             options: the text for `{options}`; None if the task has no list of options.
