@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from experiments.running import FOLDER
 from sieve.data.choices import ScoringBatch, encoded_batches
 from sieve.data.encoding import EncodedExample
-from sieve.data.prefix import prefix_sharing_of
+from sieve.data.sharing import prefix_sharing_of
 from sieve.evaluation.evaluation import score
 
 EMBEDDED = FOLDER.parent / "sieve/assets/embedded"

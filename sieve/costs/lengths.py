@@ -18,9 +18,10 @@ from sieve.config import Config, ModelConfig
 from sieve.costs.batches import CPU_TOKENS
 from sieve.data.batches import TokenBatch
 from sieve.data.classifier import classes_of
-from sieve.data.prefix import PrefixSharing, prefix_of
+from sieve.data.prefix import prefix_of
 from sieve.data.reader import Reader
 from sieve.data.scored import ScoredBatch
+from sieve.data.sharing import PrefixSharing
 from sieve.model.backbone import context_length, is_classifier
 from sieve.model.checkpoint_files import find_model, load_tokenizer
 from sieve.tasks import Task, TaskConfig, task_by_shots

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sieve.data.batches import TokenBatch, bucket, token_batch
 from sieve.data.encoding import EncodedExample, EncodingOptions, Tokens, encode_examples
-from sieve.data.prefix import PrefixSharing
+from sieve.data.sharing import PrefixSharing
 from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
 
@@ -76,7 +76,7 @@ def draw_rows(
     while start < len(order) and last == len(rows):
         rows += encode([examples[index] for index in order[start : start + count]])
         start, count = start + count, 2 * count
-        prefix, longest = sharing.prefix(rows) if sharing else ((), 0)
+        prefix, longest = sharing.prefix(rows, hooked=True) if sharing else ((), 0)
         last = _last(rows, prefix, longest, max_tokens, max_rows)
     return rows[:last], prefix, longest
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sieve.data.batches import as_inputs, bucket, pad_rows
 from sieve.data.encoding import EncodedExample, EncodingOptions, Tokens, encode_examples
-from sieve.data.prefix import PrefixCache, PrefixSharing
+from sieve.data.prefix import PrefixCache
 from sieve.data.scored import NOT_FINITE, Reference, ScoredBatch, clamped_divergence
+from sieve.data.sharing import PrefixSharing
 from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import RowMetric

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sieve.data.batches import Batch, TokenBatch, batches_of_rank
-from sieve.data.prefix import PrefixSharing
 from sieve.data.reader import Reader
 from sieve.data.scored import ScoredBatch
+from sieve.data.sharing import PrefixSharing
 from sieve.tasks.example import Example
 from sieve.tasks.task import Task
 

@@ -22,8 +22,9 @@ from transformers import (
 from sieve.data.batches import as_inputs, bucket, pad_rows
 from sieve.data.choices import ScoringBatch, choice_logprobs, one_batch
 from sieve.data.encoding import EncodedExample, EncodingOptions, Tokens, encode_examples
-from sieve.data.prefix import PrefixCache, PrefixSharing, prefix_first
+from sieve.data.prefix import PrefixCache, prefix_first
 from sieve.data.scored import NOT_FINITE, Reference, ScoredBatch, clamped_divergence
+from sieve.data.sharing import PrefixSharing
 from sieve.distributed.sharding import without_gradients
 from sieve.model.backbone import cache_name, contiguous_head_input, pad_token_id
 from sieve.tasks.example import Example

@@ -11,8 +11,8 @@ from sieve.data.choices import encoded_batches, scoring_batches
 from sieve.data.classifier import ClassifierEncoder
 from sieve.data.encoding import EncodingOptions
 from sieve.data.generation import Writer, writing_batches
-from sieve.data.prefix import PrefixSharing
 from sieve.data.scored import ScoredBatch
+from sieve.data.sharing import PrefixSharing
 from sieve.data.text import text_batches
 from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example

@@ -133,7 +133,9 @@ def stream_writers(
         with ExitStack() as stack:
             for other in wide:
                 handle = model.get_submodule(other.name).register_forward_hook(
-                    lambda _m, _a, y, own=(other.name == name): noise if own else y * 0
+                    lambda _m, _a, y, own=(other.name == name): (
+                        noise.reshape(y.shape) if own else y * 0
+                    )
                 )
                 stack.enter_context(handle)
             written = first.run(block, [hidden])[0] - hidden

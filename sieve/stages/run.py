@@ -18,7 +18,7 @@ from sieve.bank.genome import Genome
 from sieve.config import Config
 from sieve.data.classifier import classes_of
 from sieve.data.datamodule import SieveDataModule
-from sieve.data.prefix import prefix_sharing_of
+from sieve.data.sharing import prefix_sharing_of
 from sieve.data.token_cache import CachedTokenizer
 from sieve.distributed.sharding import is_sharded
 from sieve.model.backbone import Backbone, is_classifier, place

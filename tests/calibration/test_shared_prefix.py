@@ -1,8 +1,10 @@
 """Moments and refits of rows that share a prefix are those of whole rows, at fewer tokens."""
 
+import math
+
 import pytest
 import torch
-from models import FAMILIES, tiny_llama, tiny_mixtral, tiny_tokenizer
+from models import FAMILIES, build, tiny_llama, tiny_mixtral, tiny_tokenizer
 from sieved import uniform
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -11,7 +13,7 @@ from sieve.bank.bank import fit
 from sieve.calibration.calibration import CalibrationModule
 from sieve.data.batches import TokenBatch, as_inputs
 from sieve.data.calibration_rows import calibration_batches
-from sieve.data.prefix import prefix_sharing_of
+from sieve.data.sharing import prefix_sharing_of
 from sieve.evaluation.divergence import answer_logprobs
 from sieve.projections.moments import Needs
 from sieve.refit.refit import refit, token_weights
@@ -166,3 +168,14 @@ def test_only_the_rows_own_tokens_are_counted() -> None:
     own = [int(b.attention_mask.sum()) - len(b.prefix) * len(b.input_ids) for b in shared]
     assert 60 <= sum(own) < 60 + 20
     assert sum(len(b.input_ids) for b in shared) > 2 * sum(len(b.input_ids) for b in whole)
+
+
+def test_rows_run_whole_under_hooks_where_a_layer_reads_the_cached_prefix_again() -> None:
+    ranks = {"q_lora_rank": 8, "kv_lora_rank": 8, "v_head_dim": 8}
+    heads = {"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "num_attention_heads": 4}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    model = build("DeepseekV3", first_k_dense_replace=1, **ranks, **heads, **sizes)
+    sharing = prefix_sharing_of(model)
+    assert sharing and sharing.longest() == math.inf
+    batches = calibration_batches(EXAMPLES, tiny_tokenizer(), sharing=sharing)
+    assert all(not batch.prefix for batch in batches)

@@ -16,13 +16,8 @@ from sieve.data import prefix as module
 from sieve.data.choices import scoring_batches
 from sieve.data.encoding import EncodedExample, Tokens
 from sieve.data.generation import Writer, writing_batches
-from sieve.data.prefix import (
-    PrefixCache,
-    PrefixSharing,
-    common_prefix,
-    longest_exact_row,
-    prefix_sharing_of,
-)
+from sieve.data.prefix import PrefixCache
+from sieve.data.sharing import PrefixSharing, common_prefix, longest_exact_row, prefix_sharing_of
 from sieve.evaluation.evaluation import score
 from sieve.search.objective import Objective
 from sieve.tasks.example import Example

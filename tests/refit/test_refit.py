@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from models import tiny_gemma2, tiny_gpt2, tiny_gpt_neox, tiny_llama, tiny_odd
+from models import tiny_gemma2, tiny_gpt2, tiny_gpt_neox, tiny_llama, tiny_odd, tiny_opt
 from sieved import logits, mixed, tokens, uniform
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
@@ -238,6 +238,7 @@ def test_the_residual_target_restores_what_the_stream_has_lost(
         (tiny_llama, {"o_proj", "down_proj"}),
         (tiny_gpt2, {"c_proj"}),
         (tiny_gpt_neox, {"dense"}),
+        (tiny_opt, {"out_proj", "fc2"}),
         (tiny_gemma2, set()),
     ],
 )
