@@ -10,15 +10,13 @@ import pytest
 import torch
 from models import tiny_llama, tiny_tokenizer
 from transformers import PreTrainedModel
-from written import writer
+from written import choices, texts, writer
 
 import sieve
 from sieve.data.generation import writing_batches
 from sieve.data.scored import ScoredBatch
-from sieve.data.text import text_batches
 from sieve.evaluation.evaluation import check_finite, score, warn_not_finite
 from sieve.tasks import Example
-from sieve.tasks.metrics import Metric
 from sieve.tasks.scores import Scores
 
 PROMPTS = [f"film {number}" for number in range(6)]
@@ -37,27 +35,17 @@ def broken_model() -> PreTrainedModel:
     return model
 
 
-def choices() -> Sequence[ScoredBatch]:
-    return sieve.scoring_batches(ROWS, tiny_tokenizer(), batch_tokens=64)
-
-
-def texts() -> Sequence[ScoredBatch]:
-    rows = [Example("", (row.prompt,), 0) for row in ROWS]
-    metric = Metric("perplexity", "perplexity", 0.0)
-    return text_batches(rows, tiny_tokenizer(), metric, batch_tokens=64)
-
-
-def written() -> Sequence[ScoredBatch]:
-    rows = [Example(row.prompt, (" good",), 0, references=("good",)) for row in ROWS]
+def written(rows: Sequence[Example]) -> Sequence[ScoredBatch]:
+    rows = [Example(row.prompt, (" good",), 0, references=("good",)) for row in rows]
     return writing_batches(rows, writer(max_new_tokens=3), batch_tokens=64)
 
 
 @pytest.mark.parametrize("batches", [choices, texts, written])
 def test_rows_that_are_not_finite_are_counted_for_every_kind_of_task(batches) -> None:
-    scores = score(broken_model(), batches())
+    scores = score(broken_model(), batches(ROWS))
     assert np.flatnonzero(~np.isfinite(scores.losses)).tolist() == [1, 4]
     assert scores.not_finite == 2
-    assert score(tiny_llama(), batches()).not_finite == 0
+    assert score(tiny_llama(), batches(ROWS)).not_finite == 0
     with pytest.raises(ValueError, match=r"not finite \(NaN or infinity\) on 2 of 6 rows.*float32"):
         check_finite(scores)
 

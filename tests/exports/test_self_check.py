@@ -17,13 +17,12 @@ from runs import make_world, run_sieve
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
-from written import writer
+from written import choices, texts, writer
 
 import sieve
 from sieve.config import ExportConfig
 from sieve.data.generation import writing_batches
 from sieve.data.scored import ScoredBatch
-from sieve.data.text import text_batches
 from sieve.exports.self_check import (
     Agreement,
     FreshProcess,
@@ -37,7 +36,6 @@ from sieve.exports.self_check import (
 from sieve.model.backbone import place
 from sieve.stages.export import can_check, report_agreement
 from sieve.tasks import Example
-from sieve.tasks.metrics import Metric
 
 CHOICES = ((" good", " bad"), (" A", " B", " C"))
 ROWS = [
@@ -46,18 +44,8 @@ ROWS = [
 ]
 
 
-def choices() -> Sequence[ScoredBatch]:
-    return sieve.scoring_batches(ROWS, tiny_tokenizer(), batch_tokens=64)
-
-
-def texts() -> Sequence[ScoredBatch]:
-    rows = [Example("", (row.prompt,), 0) for row in ROWS]
-    metric = Metric("perplexity", "perplexity", 0.0)
-    return text_batches(rows, tiny_tokenizer(), metric, batch_tokens=64)
-
-
-def written() -> Sequence[ScoredBatch]:
-    return without_writing(writing_batches(ROWS, writer(max_new_tokens=3), batch_tokens=64))
+def written(rows: Sequence[Example]) -> Sequence[ScoredBatch]:
+    return without_writing(writing_batches(rows, writer(max_new_tokens=3), batch_tokens=64))
 
 
 def expected_of(model: PreTrainedModel, batches: Sequence[ScoredBatch]) -> list[Tensor]:
@@ -67,9 +55,11 @@ def expected_of(model: PreTrainedModel, batches: Sequence[ScoredBatch]) -> list[
 @pytest.mark.parametrize("batches", [choices, texts, written])
 def test_batches_survive_their_file_with_the_same_log_likelihoods(batches, tmp_path: Path) -> None:
     model = tiny_llama()
-    save_batches(batches(), str(tmp_path / "rows"))
+    save_batches(batches(ROWS), str(tmp_path / "rows"))
     loaded = load_batches(str(tmp_path / "rows"))
-    for ours, theirs in zip(expected_of(model, batches()), expected_of(model, loaded), strict=True):
+    for ours, theirs in zip(
+        expected_of(model, batches(ROWS)), expected_of(model, loaded), strict=True
+    ):
         assert torch.equal(ours, theirs) and ours.isfinite().any(1).all()
 
 
@@ -78,7 +68,7 @@ def test_a_fresh_process_agrees_with_an_export_in_bfloat16_and_refuses_a_damaged
 ) -> None:
     model = pruned(tiny_llama(), storage="pivoted")
     place(model, None, torch.bfloat16)
-    batches = choices()
+    batches = choices(ROWS)
     expected = expected_of(model, batches)
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
     with FreshProcess() as process:
