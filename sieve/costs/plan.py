@@ -1,5 +1,6 @@
 """A run in numbers: its settings, model, task and device, and what parts of it cost."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -196,13 +197,15 @@ class Plan:
             parts["keys and values"] = 2 * self.itemsize * keys
         return parts
 
-    def calibration_rows(self, tokens: int, shares: bool = True) -> Rows:
+    def calibration_rows(self, tokens: float, shares: bool = True, most: int | None = None) -> Rows:
         """The calibration rows that hold `tokens` tokens, or all rows if there are fewer.
 
-        shares: whether the rows' common prefix runs once per batch, which is almost free.
+        Args:
+            shares: whether the rows' common prefix runs once per batch, which is almost free.
+            most: the most rows; None: no limit.
         """
-        lengths, asked = self.lengths, self.config.calibration.rows
-        count = min(lengths.rows["calibration"], asked or tokens / lengths.calibration)
+        lengths = self.lengths
+        count = min(lengths.rows["calibration"], tokens / lengths.calibration, most or math.inf)
         if shares:
             return Rows(count, lengths.calibration, lengths.answer, shared=lengths.prefix)
         return Rows(count, lengths.calibration + lengths.prefix, lengths.answer)

@@ -1,5 +1,7 @@
 """The stages that every run has: seconds and bytes."""
 
+import math
+
 from sieve.calibration.schedule import groups_of
 from sieve.costs.batches import UNRELEASED
 from sieve.costs.plan import ITEMSIZE, KEPT, Parts, Plan, Stage
@@ -17,7 +19,8 @@ def calibrate(plan: Plan) -> Stage:
     settings, shape = plan.config.calibration, plan.shape
     backward = plan.needs.gradient or plan.by_gradient
     streams, tokens = settings.strategy == "stream", plan.batch_tokens
-    rows = plan.calibration_rows(settings.tokens, shares=not settings.checkpointing)
+    asked = math.inf if settings.rows else settings.tokens
+    rows = plan.calibration_rows(asked, not settings.checkpointing, settings.rows)
     groups = groups_of(list(shape.matrices), 1 if streams else settings.layers_at_once)
     moments = [moment_bytes(group, plan.needs, plan.by_gradient) for group in groups]
     passes, written = 1 if streams else len(groups), float(sum(map(sum, moments)))

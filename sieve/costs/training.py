@@ -1,5 +1,6 @@
 """The stages that train factors, or solve them again on what the pruned model reads."""
 
+import math
 from dataclasses import replace
 
 from sieve.costs.plan import KEPT, Parts, Plan, Stage
@@ -56,10 +57,11 @@ def learn(plan: Plan) -> Stage:
 
 def refit(plan: Plan) -> Stage | None:
     """Refit genomes on the pruned model's inputs, or tune them; None if neither is set."""
-    settings, shape = plan.config.projection, plan.shape
+    settings, shape, calibration = plan.config.projection, plan.shape, plan.config.calibration
     if not (settings.refit or settings.tune_steps):
         return None
-    rows = plan.calibration_rows(min(settings.refit_tokens, plan.config.calibration.tokens))
+    asked = math.inf if calibration.rows else calibration.tokens
+    rows = plan.calibration_rows(min(settings.refit_tokens, asked), most=calibration.rows)
     batch = min(plan.batch_tokens, rows.tokens / MIN_BATCHES)
     once, parts = 0.0, plan.activations(batch, rows, plan.by_gradient)
     if settings.refit:

@@ -80,30 +80,33 @@ class SieveDataModule(L.LightningDataModule):
     @cached_property
     def calibration(self) -> list[TokenBatch]:
         """All calibration batches, of all ranks."""
-        return self.calibration_batches(self.batch_tokens, self.calibration_tokens)
+        rows = self.calibration_rows
+        return self.calibration_batches(self.batch_tokens, self.calibration_tokens, rows)
 
     def calibration_parts(self, tokens: int) -> list[TokenBatch]:
         """Calibration batches of about `tokens` tokens; at least 8, if there are 8 rows."""
         limit = tokens if self.calibration_tokens is None else min(tokens, self.calibration_tokens)
         batch_tokens = max(1, min(self.batch_tokens, limit // PARTS))
-        batches = self.calibration_batches(batch_tokens, limit)
+        batches = self.calibration_batches(batch_tokens, limit, self.calibration_rows)
         if len(batches) >= PARTS:
             return batches
         padded = sum(batch.input_ids[:, len(batch.prefix) :].numel() for batch in batches)
-        return self.calibration_batches(max(1, padded // PARTS), limit)
+        return self.calibration_batches(max(1, padded // PARTS), limit, self.calibration_rows)
 
     def calibration_batches(
-        self, batch_tokens: int, tokens: int | None, share: bool = True
+        self, batch_tokens: int, tokens: int | None, rows: int | None = None, share: bool = True
     ) -> list[TokenBatch]:
         """Batches of at most `batch_tokens` padded tokens that hold `tokens` calibration tokens.
 
-        share: False runs every row whole.
+        Args:
+            rows: the most rows; None: no limit.
+            share: False runs every row whole.
         """
         share, batches = share and self.share_calibration, list[TokenBatch]()
         for task, portion in self.mix:
             limits = [
                 None if limit is None else max(1, round(limit * portion))
-                for limit in (tokens, self.calibration_rows)
+                for limit in (tokens, rows)
             ]
             batches += self.reader.calibration(
                 task, limits[0], batch_tokens, self.seed, limits[1], share

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 from token_helpers import RAGGED, make_examples, make_tokenizer
 
-from sieve.data.batches import TokenBatch
+from sieve.data.batches import TokenBatch, count_rows
 from sieve.data.choices import ScoringBatch
 from sieve.data.datamodule import SieveDataModule
 from sieve.data.scored import ScoredBatch
@@ -39,6 +39,12 @@ def test_loaders_give_the_batches_of_their_split() -> None:
     batches = list(module.predict_dataloader())
     assert all(isinstance(batch, TokenBatch) for batch in batches)
     assert sum(len(batch.input_ids) for batch in batches) == 9
+
+
+def test_the_rows_of_a_calibration_limit_no_training() -> None:
+    module = make_module(calibration_rows=3)
+    assert count_rows(module.calibration) == count_rows(module.calibration_parts(10_000)) == 3
+    assert count_rows(module.calibration_batches(60, 10_000)) == 9
 
 
 def test_batches_are_built_once() -> None:
