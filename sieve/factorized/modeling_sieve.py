@@ -63,7 +63,7 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
         options = {key: entry[key] for key in ("pivoted", "mixed", "shared") if key in entry}
         factorize(self, entry["ranks"], entry["biases"], **options)
         if (head := self.get_output_embeddings()) is not None:
-            head.register_forward_pre_hook(_contiguous)
+            head.register_forward_pre_hook(contiguous_input)
 
     model_class: Any = type(
         PREFIX + architecture,
@@ -84,9 +84,9 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
     return _classes[architecture]
 
 
-def _contiguous(_head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def contiguous_input(_head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Copy the positions that a head reads: a CPU is many times slower on a slice of a tensor."""
-    return (args[0].contiguous(), *args[1:])
+    return (args[0].contiguous(), *args[1:]) if args else args
 
 
 def auto_class(architecture: str) -> str:

@@ -19,7 +19,7 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
 from sieve.config import ModelConfig
-from sieve.factorized.modeling_sieve import native_class
+from sieve.factorized.modeling_sieve import contiguous_input, native_class
 from sieve.model.checkpoint_files import (
     LoadingInfo,
     auto_class,
@@ -267,7 +267,7 @@ def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
     if head is None:  # of a classifier or an ONNX graph
         yield
         return
-    with head.register_forward_pre_hook(lambda _head, args: (args[0].contiguous(), *args[1:])):
+    with head.register_forward_pre_hook(contiguous_input):
         yield
 
 
