@@ -93,10 +93,15 @@ def square_root(second: Tensor, ridge: float) -> tuple[Tensor, Callable[[Tensor]
 
 
 def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, falling and at least 0, and their eigenvectors as columns."""
+    """Eigenvalues, falling and at least 0, and their eigenvectors as columns.
+
+    The largest element of each eigenvector is positive, so that rounding decides no sign.
+    """
     symmetric = symmetric + symmetric.T  # A new tensor, so the argument's memory can be freed.
     symmetric /= 2
     values, vectors = torch.linalg.eigh(symmetric)
+    largest = vectors.abs().argmax(0, keepdim=True)
+    vectors *= vectors.gather(0, largest).sgn()
     return values.flip(0).clamp_min(0), vectors.flip(1)
 
 

@@ -12,6 +12,15 @@ from fastapi import HTTPException, Request
 from sieve.exports.task_file import TaskFile
 
 Schema = dict[str, object]
+MOST_OPTIONS = 26  # as many as the letters that name them
+VALUE: Schema = {"type": ["string", "number", "boolean", "array", "null"]}  # null: no value
+NOT_NULL: Schema = {"not": {"type": "null"}}
+OPTIONS: Schema = {
+    "anyOf": [
+        {"type": "array", "minItems": 2, "maxItems": MOST_OPTIONS},
+        {"type": "object", "minProperties": 2, "maxProperties": MOST_OPTIONS},
+    ]
+}
 
 
 @dataclass(frozen=True)
@@ -33,9 +42,12 @@ def request_schema(task: TaskFile, limits: Limits) -> Schema:
     fields = row_keys(task).values()
     row: Schema = {
         "type": "object",
-        "properties": {key: {} for keys in fields for key in keys},
+        "properties": column_schemas(task),
         "additionalProperties": False,
-        "allOf": [{"anyOf": [{"required": [key]} for key in keys]} for keys in fields],
+        "allOf": [
+            {"anyOf": [{"required": [key], "properties": {key: NOT_NULL}} for key in keys]}
+            for keys in fields
+        ],
     }
     rows = {"type": "array", "items": row, "minItems": 1, "maxItems": limits.rows}
     several: Schema = {
@@ -46,6 +58,23 @@ def request_schema(task: TaskFile, limits: Limits) -> Schema:
     }
     schema = {"anyOf": [row, several]}
     return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def column_schemas(task: TaskFile) -> dict[str, Schema]:
+    """What a column of a row may contain: a text, options, or anything if it is nested."""
+    choice = task.config.kind == "multiple_choice"
+    schemas: dict[str, Schema] = {}
+    for name, paths in task.columns().items():
+        for path in paths:
+            key, _, nested = path.partition(".")
+            lists = choice and name == task.config.options_field
+            if nested:
+                schemas[key] = {}
+            elif lists and path not in task.option_columns():
+                schemas.setdefault(key, OPTIONS)
+            else:
+                schemas.setdefault(key, VALUE)
+    return schemas
 
 
 async def read_rows(request: Request, task: TaskFile, limits: Limits) -> list[dict[str, object]]:
@@ -61,7 +90,8 @@ async def read_rows(request: Request, task: TaskFile, limits: Limits) -> list[di
         if not isinstance(rows, list) or not 1 <= len(rows) <= limits.rows:
             got = f"{len(rows)} rows" if isinstance(rows, list) else shown(rows)
             refuse(422, f"got {got} under 'rows', expected a list of 1 to {limits.rows} rows.")
-    return [checked_row(row, fields, f"row {number}") for number, row in enumerate(rows, 1)]
+    texts = {key for key, schema in column_schemas(task).items() if schema is VALUE}
+    return [checked_row(row, fields, texts, f"row {number}") for number, row in enumerate(rows, 1)]
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -90,13 +120,20 @@ def parse(body: bytes) -> object:
     return value
 
 
-def checked_row(row: object, fields: dict[str, list[str]], where: str) -> dict[str, object]:
-    """The row; HTTPException unless it is an object with only the fields of the task."""
+def checked_row(
+    row: object, fields: dict[str, list[str]], texts: set[str], where: str
+) -> dict[str, object]:
+    """The row; HTTPException unless it is an object with only the fields of the task.
+
+    texts: keys that contain no object.
+    """
     names = ", ".join(fields)
     if not isinstance(row, dict):
         refuse(422, f"{where} is {shown(row)}, expected an object with the fields {names}.")
     if stray := sorted(set(row) - {key for keys in fields.values() for key in keys}):
         refuse(422, f"{where} has a field {stray[0]!r}, expected {names} and nothing else.")
+    if objects := [key for key in texts if isinstance(row.get(key), dict)]:
+        refuse(422, f"{where} has an object under {objects[0]!r}, expected text.")
     return row
 
 

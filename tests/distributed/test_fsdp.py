@@ -20,6 +20,7 @@ from sieve.projections.moments import Moments
 
 RANKS = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
 RECOVERY = (
+    "share_prefix=2",  # A model that ranks share runs every row whole.
     "batch_tokens=128",
     "recovery=lora",
     "recovery.steps=4",

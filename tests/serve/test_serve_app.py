@@ -82,7 +82,7 @@ def test_rows_may_have_their_own_options(asked: TestClient, options: object) -> 
         ({"text": "good"}, 422, "row 1 has no field 'what' that the prompt names; it has text."),
         ({**GOOD, "txt": 1}, 422, "row 1 has a field 'txt', expected text, what and nothing else."),
         ({**GOOD, "what": None}, 422, "row 1 has no field 'what'"),
-        ({**GOOD, "what": {"a": 1}}, 422, "the field 'what' of row 1 is a struct of a, expected"),
+        ({**GOOD, "what": {"a": 1}}, 422, "row 1 has an object under 'what', expected text"),
         ([GOOD], 422, "row 1 is [{"),
         ("good", 422, 'row 1 is "good", expected an object with the fields text, what.'),
         (7, 422, "row 1 is 7, expected"),

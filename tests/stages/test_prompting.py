@@ -30,6 +30,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %} [assistant]{% endif %}"
 )
 BOTH = ("task.shots=auto",)
+ALONE = SimpleNamespace(broadcast=lambda value: value)  # the strategy of a trainer
 Accuracy = Callable[[Task], int]  # right rows with the prompts of a task
 
 
@@ -281,7 +282,7 @@ def test_every_process_gets_a_batch(world: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(prompting, "score_test", score_test)
     with session(world, "task.chat=never") as run:
-        joined: Any = replace(run, trainer=SimpleNamespace(world_size=7))
+        joined: Any = replace(run, trainer=SimpleNamespace(world_size=7, strategy=ALONE))
         rows = run.task.splits["calibration"][:9]
         prompting._measure(joined, {Prompt("never", 0): replace(run.task, splits={"test": rows})})
     assert batches[0] >= 7
