@@ -7,7 +7,7 @@ over_passes: the time of a calibration batch over that of a forward and a backwa
 batch without sums, the median over batches (target: at most 1.6).
 shots: the time of a row with four examples in the prompt over that of a row without (target: at
 most 1.5), since the common prefix runs once per batch.
-The overrides after the file are those of a run; its dtype and batch size are chosen as in a run.
+After the file come the overrides of `sieve.run`, which also chooses the dtype and the batch size.
 """
 
 import json

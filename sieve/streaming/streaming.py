@@ -181,8 +181,8 @@ def log_needs(
 ) -> None:
     """Log the memory and disk that streaming needs, without the program and activations.
 
-    The weights are a block, the next block, and the larger of embedding and head. The moments are
-    those of one block. Hidden states are kept for all tokens.
+    The weights are a block, the next block, and the larger of embedding and head. Only one block's
+    moments are in memory. Hidden states are kept for all tokens.
     """
     by_gradient = weighting in BY_GRADIENT
     layers = [blocks.model.get_submodule(path) for path in blocks.paths]

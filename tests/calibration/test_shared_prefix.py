@@ -1,4 +1,4 @@
-"""Moments and refits of rows that share a prefix are those of whole rows, at fewer tokens."""
+"""Rows that share a prefix give the same moments and refits as whole rows, from fewer tokens."""
 
 import math
 

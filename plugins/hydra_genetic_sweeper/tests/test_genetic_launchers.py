@@ -75,7 +75,7 @@ def test_a_killed_worker_loses_only_its_own_work(
         assert "retries" in output
         assert sum(line.startswith("begin") for line in log(folder)) == 7
     else:
-        # A busy machine may also give up a job that was only slow.
+        # Once is usual; the log said it twice in one run on busy cores, for an unknown reason.
         assert "jobs lost; of 9 genomes" in output
 
 
