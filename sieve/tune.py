@@ -10,6 +10,7 @@ are the files of `conf/`; rank, steps and learning rate are those of `recovery`.
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -133,8 +134,12 @@ class TuningModule(L.LightningModule):
 
     def __init__(self, model: PreTrainedModel, config: RecoveryConfig, seed: int = 0) -> None:
         super().__init__()
-        from peft import LoraConfig, get_peft_model
-
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise RuntimeError(
+                "tuning needs PEFT; install it with pip install 'sieve-llm[recovery]'."
+            ) from error
         torch.manual_seed(seed)
         settings = LoraConfig(
             r=config.rank,
@@ -143,7 +148,9 @@ class TuningModule(L.LightningModule):
             task_type="CAUSAL_LM",
         )
         # In lists, so that Lightning leaves the frozen model in evaluation mode.
-        self._models = [model], [get_peft_model(model, settings)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT calls what newer transformers deprecates.
+            self._models = [model], [get_peft_model(model, settings)]
         self.config = config
 
     @property
