@@ -4,6 +4,7 @@
 p-value. What one value means is the `Metric` of the task, see `sieve.tasks.metrics`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,12 +113,12 @@ def compare(baseline: Scores, pruned: Scores, seed: int = 0) -> Drop:
     before, after = baseline.values.astype(float), pruned.values.astype(float)
     weights = np.ones(len(before)) if baseline.weights is None else baseline.weights
     low, high = _bootstrap_rows(before, after, weights, baseline.metric, seed)
-    worse, better = _count_changes(before, after)
+    worse, better = count_changes(before, after)
     if worse + better < FEW:
         # Bounds as for right and wrong rows, where one row can lose `most`.
-        most = 1.0 if not baseline.metric.relative else float(np.abs(before - after).max())
-        high = max(high, most * _exact_upper(worse, len(before)) - max(0.0, -point))
-        low = min(low, min(0.0, point) - most * _exact_upper(better, len(before)))
+        most = largest_change(baseline, pruned)
+        high = max(high, most * exact_upper(worse, len(before)) - max(0.0, -point))
+        low = min(low, min(0.0, point) - most * exact_upper(better, len(before)))
     return Drop(point, low, high, _sign_test(worse, better))
 
 
@@ -135,12 +136,12 @@ def paired_drop(baseline: np.ndarray, pruned: np.ndarray, seed: int = 0) -> Drop
         ValueError: the shapes differ.
     """
     _check_same_rows(baseline, pruned)
-    worse, better = _count_changes(baseline, pruned)
+    worse, better = count_changes(baseline, pruned)
     rows = len(baseline)
     low, high = _bootstrap_counts(worse, better, rows, seed)
     if worse + better < FEW:
-        high = max(high, _exact_upper(worse, rows) - better / rows)
-        low = min(low, worse / rows - _exact_upper(better, rows))
+        high = max(high, exact_upper(worse, rows) - better / rows)
+        low = min(low, worse / rows - exact_upper(better, rows))
     point = float((baseline.astype(float) - pruned.astype(float)).mean())
     return Drop(point, low, high, _sign_test(worse, better))
 
@@ -153,7 +154,7 @@ def _check_same_rows(baseline: np.ndarray, pruned: np.ndarray) -> None:
         )
 
 
-def _count_changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+def count_changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
     """Numbers of rows that became worse, and better."""
     return int((before > after).sum()), int((before < after).sum())
 
@@ -163,9 +164,20 @@ def _sign_test(worse: int, better: int) -> float:
     return float(stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0
 
 
-def _exact_upper(count: int, total: int) -> float:
-    """Upper end of the 95 % Clopper-Pearson interval of a fraction count / total."""
-    return float(stats.binomtest(count, total).proportion_ci(0.95, method="exact").high)
+def largest_change(baseline: Scores, pruned: Scores) -> float:
+    """By how much one row's value can change; for a relative metric, the largest change seen."""
+    if baseline.metric.relative:
+        return float(np.abs(baseline.values - pruned.values).max())
+    return baseline.metric.best - min(0.0, float(baseline.values.min()), float(pruned.values.min()))
+
+
+def exact_upper(count: int, total: int, confidence: float = 0.975) -> float:
+    """One-sided Clopper-Pearson upper bound of a fraction count / total.
+
+    By default the upper end of the two-sided 95 % interval.
+    """
+    test = stats.binomtest(count, total, alternative="less")
+    return float(test.proportion_ci(confidence, method="exact").high)
 
 
 def _bootstrap_counts(worse: int, better: int, total: int, seed: int) -> tuple[float, float]:
@@ -183,15 +195,20 @@ def _bootstrap_rows(
     before: np.ndarray, after: np.ndarray, weights: np.ndarray, metric: Metric, seed: int
 ) -> tuple[float, float]:
     """95 % percentile interval of the drop over rows resampled in pairs."""
+    total, first, second = resampled_sums([weights, weights * before, weights * after], seed)
+    return _percentiles(np.asarray(metric.drop(first / total, second / total)))
+
+
+def resampled_sums(columns: Sequence[np.ndarray], seed: int) -> np.ndarray:
+    """(K, RESAMPLES) sums of K columns (N,) over N rows drawn with replacement."""
     generator = np.random.default_rng(seed)
-    columns = np.stack([weights, weights * before, weights * after], axis=1)  # (N, 3)
-    shares = np.full(len(before), 1 / len(before))
-    drops = []
-    for _ in range(RESAMPLES // CHUNK):
-        counts = generator.multinomial(len(before), shares, CHUNK)
-        total, first, second = (counts @ columns).T
-        drops.append(metric.drop(first / total, second / total))
-    return _percentiles(np.concatenate(drops))
+    values = np.stack(columns, axis=1)  # (N, K)
+    rows = len(values)
+    shares = np.full(rows, 1 / rows)
+    chunks = range(RESAMPLES // CHUNK)
+    return np.concatenate(
+        [(generator.multinomial(rows, shares, CHUNK) @ values).T for _ in chunks], axis=1
+    )
 
 
 def _percentiles(drops: np.ndarray) -> tuple[float, float]:
