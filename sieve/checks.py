@@ -1,6 +1,7 @@
 """The checks of settings that need neither data nor a model. An error says what to change."""
 
 import math
+import re
 from collections.abc import Iterator
 from functools import reduce
 from itertools import chain
@@ -11,6 +12,7 @@ from sieve.config import EXPORTS, GROUP_SIZES, TRAINER_KEYS, Config, shards
 from sieve.projections import get_projection
 from sieve.projections.moments import WEIGHTINGS
 from sieve.search.waterfill import NORMALIZATIONS
+from sieve.tasks.student import ROW
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CHOICES = {
@@ -58,7 +60,7 @@ Check = Iterator[tuple[bool, str]]  # whether something is wrong, and the messag
 def check(config: Config) -> None:
     """Raise ValueError at the first setting that is out of range or contradicts another."""
     single = (_choices, _numbers, _ranges)
-    combined = (_tasks, _calibration, _projection, _search, _outputs, _sharded)
+    combined = (_tasks, _calibration, _projection, _search, _recovery, _outputs, _sharded)
     for wrong, message in chain.from_iterable(rules(config) for rules in (*single, *combined)):
         if wrong:
             raise ValueError(message)
@@ -195,6 +197,28 @@ def _search(config: Config) -> Check:
         runs and config.search.method == "genetic" and not (sweep.job or sweep.genomes),
         "search=genetic runs as a sweep; leave hydra.mode=MULTIRUN and hydra/sweeper=genetic as "
         "conf/search/genetic.yaml sets them.",
+    )
+
+
+def _recovery(config: Config) -> Check:
+    prompt, task = config.recovery.student_prompt, config.task
+    if prompt is None:
+        return
+    yield (
+        config.recovery.method == "none",
+        "recovery.student_prompt is another prompt for the pruned model, which it must be trained "
+        "on, and recovery.method is none; set recovery=bake, or recovery.student_prompt=null.",
+    )
+    yield (
+        prompt != ROW and re.search(r"\{[A-Za-z_]", prompt) is None,
+        f"recovery.student_prompt is {prompt!r}, expected row or a template that names a {{field}} "
+        "of the rows.",
+    )
+    yield (
+        task.kind == "perplexity" or task.lm_eval is not None,
+        f"recovery.student_prompt={prompt} needs a task with a prompt of its own, and "
+        f"'{task.name}' is a text or a task of lm-evaluation-harness; set "
+        "recovery.student_prompt=null.",
     )
 
 

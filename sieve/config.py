@@ -132,6 +132,7 @@ class RecoveryConfig:
     """How a pruned model is trained (`conf/recovery`)."""
 
     method: str = "none"
+    student_prompt: str | None = None
     rank: int = 8
     alpha: int = 16
     factors: str = "both"

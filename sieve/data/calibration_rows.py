@@ -51,8 +51,8 @@ def calibration_batches(
 
     rows, prefix, longest = draw_rows(examples, encode, max_tokens, seed, max_rows, sharing)
     pad = pad_token_id(tokenizer)
-    alone = [row for row in rows if not _shares(row, longest)]
-    together = [row for row in rows if _shares(row, longest)]
+    alone = [row for row in rows if not shares_prefix(row, longest)]
+    together = [row for row in rows if shares_prefix(row, longest)]
     shared = token_batches(together, pad, batch_tokens, prefix=prefix)
     return shared + token_batches(alone, pad, batch_tokens)
 
@@ -69,8 +69,7 @@ def draw_rows(
 
     Also returns the prefix that rows share, and the length of the longest row that may share it.
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(examples), generator=generator).tolist()
+    order = drawn_order(len(examples), seed)
     rows, start, count = list[EncodedExample](), 0, FIRST_ROWS
     prefix, longest, last = Tokens(), 0.0, 0
     while start < len(order) and last == len(rows):
@@ -79,6 +78,12 @@ def draw_rows(
         prefix, longest = sharing.prefix(rows, hooked=True) if sharing else ((), 0)
         last = _last(rows, prefix, longest, max_tokens, max_rows)
     return rows[:last], prefix, longest
+
+
+def drawn_order(count: int, seed: int) -> list[int]:
+    """The order in which `draw_rows` takes `count` examples."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator).tolist()
 
 
 def _last(
@@ -93,11 +98,12 @@ def _last(
     for index, row in enumerate(rows[:limit]):
         if max_tokens is not None and tokens >= max_tokens:
             return index
-        tokens += len(row.answer_row()) - (len(prefix) if _shares(row, longest) else 0)
+        tokens += len(row.answer_row()) - (len(prefix) if shares_prefix(row, longest) else 0)
     return limit
 
 
-def _shares(row: EncodedExample, longest: float) -> bool:
+def shares_prefix(row: EncodedExample, longest: float) -> bool:
+    """Whether a row is short enough to share the prefix of all rows."""
     return len(row.answer_row()) <= longest
 
 

@@ -14,7 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sieve.data.batches import as_inputs, bucket, pad_rows
 from sieve.data.encoding import EncodedExample, EncodingOptions, Tokens, encode_examples
 from sieve.data.prefix import PrefixCache
-from sieve.data.scored import NOT_FINITE, Reference, ScoredBatch, clamped_divergence
+from sieve.data.scored import (
+    NOT_FINITE,
+    Reference,
+    ScoredBatch,
+    clamped_divergence,
+    dense_results,
+)
 from sieve.data.sharing import PrefixSharing
 from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
@@ -62,7 +68,7 @@ class ScoringBatch(ScoredBatch):
             )
         divergences = None
         if reference is not None:
-            dense_logprobs = reference.setdefault(self.key, logprobs)
+            dense_logprobs = dense_results(reference, self.examples, logprobs)
             divergences = choice_divergence(dense_logprobs, logprobs)
         losses = -logprobs.gather(1, self.answers[:, None]).squeeze(1)
         return Outcome(best, values, losses.where(finite, torch.nan), divergences)

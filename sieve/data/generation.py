@@ -175,12 +175,14 @@ class WritingBatch(ScoredBatch):
         """How much less likely the dense model's answers are (N,), nats; 0 if more likely."""
         if reference is None:
             return None
-        if self.key not in reference:
-            batch = _answer_batch(self.prompts, written, self.writer.pad, self.prefix)
-            batch = batch.to(self.input_ids.device)
-            reference[self.key] = batch, _answer_logprobs(model, batch, prefix_cache)
-        batch, dense_logprobs = reference[self.key]
-        return clamped_divergence(dense_logprobs - _answer_logprobs(model, batch, prefix_cache))
+        indexes, pad = self.examples.tolist(), self.writer.pad
+        pairs = zip(indexes, written, strict=True)
+        answers = [reference[i][0] if i in reference else own for i, own in pairs]
+        batch = _answer_batch(self.prompts, answers, pad, self.prefix).to(self.input_ids.device)
+        logprobs = _answer_logprobs(model, batch, prefix_cache)
+        for index, answer, logprob in zip(indexes, answers, logprobs, strict=True):
+            reference.setdefault(index, (answer, logprob))
+        return clamped_divergence(torch.stack([reference[i][1] for i in indexes]) - logprobs)
 
 
 def _answer_logprobs(

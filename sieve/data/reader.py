@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -9,7 +10,7 @@ from sieve.data.batches import TokenBatch
 from sieve.data.calibration_rows import calibration_batches, draw_rows, token_batches
 from sieve.data.choices import encoded_batches, scoring_batches
 from sieve.data.classifier import ClassifierEncoder
-from sieve.data.encoding import EncodingOptions
+from sieve.data.encoding import EncodedExample, EncodingOptions, encode_examples
 from sieve.data.generation import Writer, writing_batches
 from sieve.data.scored import ScoredBatch
 from sieve.data.sharing import PrefixSharing
@@ -44,7 +45,7 @@ class Reader:
         """Scoring batches of some examples of a task, which are counted from 0."""
         tokenizer, options = self.tokenizer, self._options(task)
         if self.classes is not None:
-            encoded = self._classifier_encoder(task).encode(examples)
+            encoded = self.encode(task, examples)
             return encoded_batches(encoded, pad_token_id(tokenizer), batch_tokens, pad_right=True)
         if task.writing is not None:
             row_metric = task.row_metric or RowMetric(task.metric, from_text=exact_match)
@@ -76,7 +77,7 @@ class Reader:
         """
         tokenizer, examples = self.tokenizer, task.splits["calibration"]
         if self.classes is not None:
-            encode = self._classifier_encoder(task).encode
+            encode = partial(self.encode, task)
             chosen, _, _ = draw_rows(examples, encode, tokens, seed, rows)
             return token_batches(chosen, pad_token_id(tokenizer), batch_tokens, pad_right=True)
         options = self._options(task)
@@ -92,9 +93,12 @@ class Reader:
             **options,
         )
 
-    def _classifier_encoder(self, task: Task) -> ClassifierEncoder:
-        assert self.classes is not None
-        return ClassifierEncoder(self.tokenizer, self.classes(task), self.context_length, self.cut)
+    def encode(self, task: Task, examples: Sequence[Example]) -> list[EncodedExample]:
+        """Examples of a task with choices or written answers as tokens."""
+        if self.classes is None:
+            return encode_examples(examples, self.tokenizer, **self._options(task))
+        classes, limit = self.classes(task), self.context_length
+        return ClassifierEncoder(self.tokenizer, classes, limit, self.cut).encode(examples)
 
     def _options(self, task: Task) -> EncodingOptions:
         is_text = task.kind == "perplexity"

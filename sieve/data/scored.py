@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from sieve.data.batches import TensorBatch
@@ -15,7 +17,7 @@ from sieve.tasks.scores import Outcome
 LARGEST_DIVERGENCE = 100.0  # nats; also stands for a divergence that is infinite or NaN
 NOT_FINITE = -1  # the predicted choice where log-likelihoods are not finite
 
-Reference = dict[int, Any]  # results of the dense model, by the first example of a batch
+Reference = dict[int, Any]  # results of the dense model, by example
 
 
 @dataclass(kw_only=True)
@@ -28,11 +30,6 @@ class ScoredBatch(TensorBatch, ABC):
     examples: Tensor  # (N,) int64: index into the list of examples
     metric: Metric = ACCURACY  # how the values of all examples become one number
 
-    @property
-    def key(self) -> int:
-        """The key of this batch in a `Reference`."""
-        return int(self.examples[0])
-
     def outcome(
         self,
         model: PreTrainedModel,
@@ -42,9 +39,9 @@ class ScoredBatch(TensorBatch, ABC):
         """Score a model.
 
         Args:
-            reference: results of the dense model, which divergences are computed from. A batch that
-                is missing in it adds its own results, so score the dense model first. None: no
-                divergences.
+            reference: results of the dense model, which divergences are computed from. Examples
+                that are missing in it add their own results, so score the dense model first. Its
+                prompts and batches may be other ones. None: no divergences.
             prefix_cache: what earlier batches computed with the same weights; None runs every row
                 whole.
         """
@@ -54,6 +51,22 @@ class ScoredBatch(TensorBatch, ABC):
     def _outcome(
         self, model: PreTrainedModel, reference: Reference | None, prefix_cache: PrefixCache
     ) -> Outcome: ...
+
+
+def dense_results(reference: Reference, examples: Tensor, own: Tensor) -> Tensor:
+    """The dense model's values of a batch's examples, in the shape of `own`.
+
+    own: the batch's values, (N,) or (N, C), −inf where an example has fewer than C. They are added
+    to the reference for examples that it does not have.
+    """
+    indexes = examples.tolist()
+    for index, values in zip(indexes, own, strict=True):
+        reference.setdefault(index, values)
+    if own.ndim == 1:
+        return torch.stack([reference[index] for index in indexes])
+    width = own.shape[1]  # A batch of other examples may have had more or fewer columns.
+    rows = [reference[index][:width] for index in indexes]
+    return torch.stack([pad(row, (0, width - len(row)), value=-torch.inf) for row in rows])
 
 
 def clamped_divergence(nats: Tensor) -> Tensor:

@@ -11,7 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sieve.data.batches import IGNORED, as_inputs, bucket, token_batch
 from sieve.data.encoding import EncodingOptions, encode_examples
 from sieve.data.prefix import PrefixCache
-from sieve.data.scored import LARGEST_DIVERGENCE, Reference, ScoredBatch, clamped_divergence
+from sieve.data.scored import (
+    LARGEST_DIVERGENCE,
+    Reference,
+    ScoredBatch,
+    clamped_divergence,
+    dense_results,
+)
 from sieve.model.backbone import pad_token_id
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import Metric
@@ -46,7 +52,8 @@ class TextBatch(ScoredBatch):
         losses = summed.new_zeros(len(self.examples)).index_add_(0, self.owners, summed)
         values, divergences = -losses.double() / self.units, None
         if reference is not None:
-            divergences = clamped_divergence(reference.setdefault(self.key, values) - values)
+            dense_values = dense_results(reference, self.examples, values)
+            divergences = clamped_divergence(dense_values - values)
         values = values.nan_to_num(-LARGEST_DIVERGENCE, neginf=-LARGEST_DIVERGENCE)
         return Outcome(torch.zeros_like(self.examples), values, losses, divergences, self.units)
 

@@ -3,7 +3,7 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
+from sieve.data.scored import ScoredBatch
 from sieve.model.backbone import cache_name, context_length, forward, is_classifier
 
 
@@ -57,24 +58,66 @@ def compare_speed(
     tokens = tokens.to(model.device)
     prefill: dict[str, list[float]] = {"dense": [], "pruned": []}  # seconds
     decode: dict[str, list[float]] = {"dense": [], "pruned": []}
-    for repeat in range(repeats + 1):  # The first repeat warms up.
+    for state, counts in _alternately(switch, genome, repeats, finish):
+        prefill_seconds = _timed(lambda: forward(model, {"input_ids": tokens}, keep=1))
+        decode_seconds = _decode_seconds(model, tokens, new_tokens) if decodes else None
+        if counts:
+            prefill[state].append(prefill_seconds)
+            if decode_seconds is not None:
+                decode[state].append(decode_seconds)
+    switch.restore()
+    return Speed(
+        *_rates(prefill, batch_size * prompt_tokens),
+        *(_rates(decode, batch_size * new_tokens) if decodes else (None, None, None)),
+    )
+
+
+@torch.inference_mode()
+def compare_rows(
+    switch: Switch,
+    genome: Genome,
+    dense_rows: Sequence[Sequence[ScoredBatch]],
+    pruned_rows: Sequence[Sequence[ScoredBatch]],
+    repeats: int = 5,
+    finish: Callable[[], object] | None = None,
+) -> tuple[float, float]:
+    """Milliseconds to score one row with the dense model and with the model of `genome`.
+
+    The mean over rows of the median over repeats. Leaves the model dense.
+
+    Args:
+        dense_rows, pruned_rows: the batches of each row as either model reads it.
+        finish: as for `compare_speed`.
+    """
+    model = switch.model
+    rows = {"dense": dense_rows, "pruned": pruned_rows}
+    seconds: dict[str, list[list[float]]] = {"dense": [], "pruned": []}  # by repeat and row
+    for state, counts in _alternately(switch, genome, repeats, finish):
+        times = []
+        for batches in rows[state]:
+            placed = [batch.to(model.device) for batch in batches]
+            times.append(_timed(lambda: [batch.outcome(model) for batch in placed]))  # noqa: B023
+        seconds[state] += [times] * counts
+    switch.restore()
+    dense, pruned = (
+        statistics.fmean(map(statistics.median, zip(*seconds[state], strict=True)))
+        for state in ("dense", "pruned")
+    )
+    return 1e3 * dense, 1e3 * pruned
+
+
+def _alternately(
+    switch: Switch, genome: Genome, repeats: int, finish: Callable[[], object] | None
+) -> Iterator[tuple[str, bool]]:
+    """Switch between "dense" and "pruned"; yields the state, and False while it only warms up."""
+    for repeat in range(repeats + 1):
         for state in ("dense", "pruned"):
             # Weights made in inference mode could not be changed in place outside of it.
             with torch.inference_mode(False), torch.no_grad():
                 switch.restore() if state == "dense" else switch.to(genome)
                 if state == "pruned" and finish is not None:
                     finish()
-            prefill_seconds = _timed(lambda: forward(model, {"input_ids": tokens}, keep=1))
-            decode_seconds = _decode_seconds(model, tokens, new_tokens) if decodes else None
-            if repeat:
-                prefill[state].append(prefill_seconds)
-                if decode_seconds is not None:
-                    decode[state].append(decode_seconds)
-    switch.restore()
-    return Speed(
-        *_rates(prefill, batch_size * prompt_tokens),
-        *(_rates(decode, batch_size * new_tokens) if decodes else (None, None, None)),
-    )
+            yield state, repeat > 0
 
 
 def _rates(seconds: dict[str, list[float]], tokens: int) -> tuple[float, float, float]:

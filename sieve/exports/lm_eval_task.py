@@ -24,11 +24,16 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
+from sieve.config import Config
 from sieve.conversion import CONF, register_resolvers, to_config
+from sieve.data.paired import with_same_answers
+from sieve.data.reader import Reader
 from sieve.exports import lm_eval_results
+from sieve.model.checkpoint_files import find_model, load_tokenizer
 from sieve.runtime.artifacts import written_beside
 from sieve.tasks import Task, build_task
 from sieve.tasks.build import CHOICE_KINDS
+from sieve.tasks.student import student_task
 
 log = logging.getLogger(__name__)
 RESULTS = "sieve_results"  # the copy of `lm_eval_results` beside the task file
@@ -51,11 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
             config = to_config(compose("config", options.overrides))
-        name = write_lm_eval_task(build_task(config.task, config.seed), options.folder)
+        name = write_lm_eval_task(_read_by_pruned(config), options.folder)
     except (HydraException, ValueError, RuntimeError, OSError) as error:
         log.error("%s", str(error).splitlines()[0])
         sys.exit(1)
     log.info("%s: lm_eval --include_path %s --tasks %s", name, options.folder, name)
+
+
+def _read_by_pruned(config: Config) -> Task:
+    """The task of a run as its pruned model reads it."""
+    prompt = config.recovery.student_prompt
+    task = build_task(config.task, config.seed, prompt)
+    if prompt is None:
+        return task
+    if config.task.chat == "auto":
+        raise ValueError(
+            "task.chat is auto, expected always or never, since it decides how a short prompt "
+            "ends; set what the run chose (data.prompt in result.json)."
+        )
+    model = config.model
+    tokenizer = load_tokenizer(model, find_model(model.path, weights=False))
+    return with_same_answers(student_task(task), task, Reader(tokenizer))[0]
 
 
 def write_lm_eval_task(task: Task, folder: Path, role: str = "test") -> str:

@@ -79,6 +79,15 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class ShortPrompt:  # tokens and milliseconds of a test row, if the models read different prompts
+    student_prompt: str
+    dense_tokens_per_row: Number
+    pruned_tokens_per_row: Number
+    dense_ms_per_row: Number
+    pruned_ms_per_row: Number
+
+
+@dataclass(frozen=True)
 class EvaluatedGenome:
     """A genome that was scored on selection rows."""
 
@@ -288,6 +297,7 @@ class Result(Comparison):
     bytes: Bytes
     memory: Memory
     speed: Speed
+    prompt: ShortPrompt | None
     search: Search
     also: dict[str, Comparison]
     curve: list[TestPoint]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sieve.report.result import Drop, Result
 from sieve.report.units import lost, metric_name, metric_value, unit, word
-from sieve.report.values import NOT_MEASURED, count, percent, points, short_name
+from sieve.report.values import NOT_MEASURED, count, decimal, percent, points, short_name
 
 Kind = Literal["met", "uncertain", "missed", "unknown"]
 _ROUNDING = 1e-9
@@ -81,6 +81,23 @@ def verdict(result: Result) -> Verdict:
     if result.guarantee:
         return Verdict("met", f"The guarantee holds: the whole 95 % interval is within {limit}.")
     return Verdict("met", f"The {noun} is within {limit}, and so is its whole 95 % interval.")
+
+
+def prompt_sentence(result: Result) -> str:
+    """What a row costs with the short prompt and with the long one; "" if both models read one."""
+    prompt, parameters = result.prompt, result.parameters
+    if prompt is None:
+        return ""
+    dense, pruned = (
+        f"{count(tokens)} tokens"
+        + ("" if ms is None else f" in {decimal(ms)} ms")
+        + ("" if size is None else f" with {count(size)} parameters")
+        for tokens, ms, size in (
+            (prompt.dense_tokens_per_row, prompt.dense_ms_per_row, parameters.model_dense),
+            (prompt.pruned_tokens_per_row, prompt.pruned_ms_per_row, parameters.model_kept),
+        )
+    )
+    return f"For one row the dense model reads {dense}; the pruned model reads {pruned}."
 
 
 def is_dense(result: Result) -> bool:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sieve.report.result import Result, read
-from sieve.report.sentence import answer_sentence, drop_text, verdict
+from sieve.report.sentence import answer_sentence, drop_text, prompt_sentence, verdict
 from sieve.report.spent import confirmation, spent
 from sieve.report.units import metric_name, metric_value, word
 from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, times
@@ -26,12 +26,14 @@ def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> Re
     """
     result = read(record)
     judged = verdict(result)
+    prompt = prompt_sentence(result)
     search = " ".join(filter(None, (spent(result), confirmation(result))))
     return Group(
         _table(_numbers(result)),
         *([_table({name: str(path) for name, path in paths.items()})] if paths else []),
         Padding(Text(answer_sentence(result), style="bold"), (1, 1, 0, 1)),
         Padding(Text(judged.text, style=_STYLES[judged.kind]), (0, 1)),
+        *([Padding(Text(prompt), (0, 1))] if prompt else []),
         *([Padding(Text(search, style="dim"), (1, 1, 0, 1))] if search else []),
     )
 

@@ -26,6 +26,7 @@ from sieve.search.score import Score
 from sieve.tasks.scores import Scores, compare, drop_of
 
 log = logging.getLogger(__name__)
+Batches = Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]]  # of one stage, or by stage
 NOT_FINITE = (
     "A genome that keeps %.1f %% gives scores that are not finite on %d of %d rows. Such genomes "
     "count as infeasible. If there are many, set model.dtype=float32 or model.dtype=bfloat16."
@@ -43,21 +44,24 @@ class Objective:
         tolerance: ε, the accuracy that may be lost.
         guarantee: hold the upper end of the drop's 95 % interval to the tolerance.
         judge: the score by which a genome is discarded after a stage, "margin" or "divergence".
+        dense_batches: what the dense model reads instead, of the same examples in the same stages.
+            The model of a genome without factors then loses what the other prompt costs it.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         bank: Bank,
-        batches: Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]],
+        batches: Batches,
         tolerance: float = 0.02,
         guarantee: bool = False,
         judge: str = "margin",
+        dense_batches: Batches | None = None,
     ) -> None:
         self.bank = bank
         self.judge = judge
-        stages = [list(stage) for stage in batches if isinstance(stage, Sequence)]
-        self.stages = stages or [[b for b in batches if not isinstance(b, Sequence)]]
+        self.stages = _as_stages(batches)
+        self.dense_stages = self.stages if dense_batches is None else _as_stages(dense_batches)
         self.tolerance = tolerance
         self.guarantee = guarantee
         self.switch = Switch(model, bank, as_stored=False, split=True)
@@ -78,7 +82,8 @@ class Objective:
         if memo is None or not self._answers(memo, max_divergence):
             genome.check_bank(self.bank.fingerprint, self.bank.names)
             kept = self.bank.kept_fraction(genome)
-            if all(rank is None for rank in self.bank.ranks(genome).values()):
+            dense = all(rank is None for rank in self.bank.ranks(genome).values())
+            if dense and self.dense_stages is self.stages:
                 # The dense model loses nothing, however few the rows.
                 best, scores, margin = self.baseline, self.baseline, self.tolerance
             else:
@@ -106,7 +111,7 @@ class Objective:
     def divergences(self, genome: Genome) -> np.ndarray:
         """KL(dense ‖ pruned) of every example (N,), nats, in the order of the stages."""
         with self.switch.to(genome):
-            return self._run_all("Comparing answers", PrefixCache()).divergences
+            return self._run_all("Comparing answers", PrefixCache(), self.stages).divergences
 
     def on(self, bank: Bank) -> Self:
         """The same objective for another bank of this model; the baseline is not scored again."""
@@ -119,14 +124,19 @@ class Objective:
 
     def _score_dense(self) -> Scores:
         prefix_cache = PrefixCache()
-        scores = self._run_all("Scoring the dense model", prefix_cache)
-        self.tokens_per_genome = {"run": prefix_cache.tokens, "unshared": prefix_cache.unshared}
+        scores = self._run_all("Scoring the dense model", prefix_cache, self.dense_stages)
+        self._note_tokens(prefix_cache)
         check_finite(scores)
         return scores
 
-    def _run_all(self, description: str, prefix_cache: PrefixCache) -> Scores:
-        stages = range(len(self.stages))
-        return together([self._run(stage, description, prefix_cache) for stage in stages])
+    def _note_tokens(self, prefix_cache: PrefixCache) -> None:
+        self.tokens_per_genome = {"run": prefix_cache.tokens, "unshared": prefix_cache.unshared}
+
+    def _run_all(
+        self, description: str, prefix_cache: PrefixCache, stages: Sequence[Sequence[ScoredBatch]]
+    ) -> Scores:
+        parts = range(len(stages))
+        return together([self._run(stages, part, description, prefix_cache) for part in parts])
 
     def _score_pruned(
         self, description: str, max_divergence: float
@@ -134,7 +144,7 @@ class Objective:
         """Best possible scores of all rows, scores of the scored rows, and best possible margin."""
         stage_scores, prefix_cache = list[Scores](), PrefixCache()
         for stage in range(len(self.stages)):
-            stage_scores.append(self._run(stage, description, prefix_cache))
+            stage_scores.append(self._run(self.stages, stage, description, prefix_cache))
             scored = together(stage_scores)
             # The scores of all rows if all rows not yet scored were right.
             missing = np.full(len(self.baseline.values) - len(scored.values), scored.metric.best)
@@ -147,6 +157,8 @@ class Objective:
                 hopeless = self._least_divergence(scored) > max_divergence
             if hopeless and len(stage_scores) < len(self.stages):
                 return best, scored, margin
+        if self.dense_stages is not self.stages:  # The dense model read other prompts.
+            self._note_tokens(prefix_cache)
         if self.guarantee:
             margin = self.tolerance - compare(self.baseline, best).high
         return best, scored, margin
@@ -169,9 +181,15 @@ class Objective:
         # Counts are exact, so a drop of exactly ε does not fail by rounding.
         return (round(self.tolerance * rows, 9) - newly_wrong) / rows
 
-    def _run(self, stage: int, description: str, prefix_cache: PrefixCache) -> Scores:
+    def _run(
+        self,
+        stages: Sequence[Sequence[ScoredBatch]],
+        stage: int,
+        description: str,
+        prefix_cache: PrefixCache,
+    ) -> Scores:
         scores = score(
-            self.switch.model, self.stages[stage], description, self._reference[stage], prefix_cache
+            self.switch.model, stages[stage], description, self._reference[stage], prefix_cache
         )
         self.examples_scored += len(scores.values)
         return scores
@@ -239,6 +257,11 @@ class JointObjective:
         other = copy(self)
         other.objectives = [objective.on(bank) for objective in self.objectives]
         return other
+
+
+def _as_stages(batches: Batches) -> list[list[ScoredBatch]]:
+    stages = [list(stage) for stage in batches if isinstance(stage, Sequence)]
+    return stages or [[batch for batch in batches if not isinstance(batch, Sequence)]]
 
 
 def stage_ends(rows: int, first: int = 32) -> list[int]:

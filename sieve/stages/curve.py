@@ -55,7 +55,7 @@ def nearest(line: Line, bank: Bank, fractions: Iterable[float]) -> list[Genome]:
 def _curve(run: Run, bank: Bank, bottlenecks: list[Bottleneck] | None) -> Record:
     method = run.config.search.method
     with Switch(run.backbone.model, bank) as switch:
-        dense = score_test(run)
+        dense = score_test(run, run.dense_data)
 
         def point(genome: Genome) -> Record:
             with switch.to(genome):

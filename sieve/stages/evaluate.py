@@ -20,6 +20,7 @@ from sieve.stages.cached import JSON, Record
 from sieve.stages.quantize import quantization_record, quantize
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
+from sieve.stages.student import prompt_record
 from sieve.tasks.scores import Scores, compare
 
 VERSION = 3  # of the record; part of its fingerprint
@@ -40,9 +41,9 @@ def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
 
 
 def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
-    quantized = speed = None
+    quantized = speed = prompt = None
     with Switch(run.backbone.model, bank) as switch:
-        dense = score_test(run)
+        dense = score_test(run, run.dense_data)
         check_finite(dense)
         others_dense = {name: score_test(run, data) for name, data in run.others.items()}
         switch.to(genome)
@@ -54,11 +55,13 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
                 run, bank, size, before=unquantized.accuracy, after=pruned.accuracy
             )
         others_pruned = {name: score_test(run, data) for name, data in run.others.items()}
+        finish = (lambda: quantize(run, bank)) if quantized else None
         # The speed of a sharded model would be the speed of the network between its ranks.
         if run.config.speed.enabled and run.leads and not run.sharded:
             options = {k: v for k, v in asdict(run.config.speed).items() if k != "enabled"}
-            finish = (lambda: quantize(run, bank)) if quantized else None
             speed = asdict(compare_speed(switch, genome, **options, finish=finish))
+        if run.dense_task is not None:
+            prompt = prompt_record(run, switch, genome, finish)
     if run.leads:
         warn_not_finite(pruned, "The pruned model")
         for model, others in (("dense", others_dense), ("pruned", others_pruned)):
@@ -76,6 +79,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
         "quantization": quantized,
         "memory": {"peak_mib": peak_memory_mib(run.device)},
         "speed": speed,
+        **({} if prompt is None else {"prompt": prompt}),
         "also": {
             name: {
                 "metric": data.task.metric.name,

@@ -20,6 +20,7 @@ from sieve.quantization import check_available
 from sieve.runtime.artifacts import Cache, fingerprint
 from sieve.stages.prompting import with_measured_prompts
 from sieve.stages.run import Run
+from sieve.stages.student import with_student_prompt
 from sieve.streaming.streamed_backbone import load_streamed
 from sieve.tasks import Task, task_by_shots
 from sieve.tasks.shots import fewest_shots
@@ -65,7 +66,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
             logger=logger,
             run_dir=run_dir,
         )
-        run = with_measured_prompts(run, task_of)
+        run = with_student_prompt(with_measured_prompts(run, task_of))
         del task_of  # Tasks with other numbers of shots take memory.
         if not config.sweep.job:
             run.check_tasks()
@@ -81,13 +82,13 @@ def _load_task_and_model(
     """A function that builds the task with a number of shots, and the model."""
     device, head = trainer.strategy.root_device, config.projection.prune_head
     strategy = config.calibration.strategy
-    key = fingerprint(
-        asdict(config.task), asdict(config.model), config.seed, str(device), strategy, head
-    )
+    student_prompt, seed = config.recovery.student_prompt, config.seed
+    rows = [asdict(config.task), seed, student_prompt]
+    key = fingerprint(rows, asdict(config.model), str(device), strategy, head)
     if key in _loaded:
         return _loaded[key]
     _loaded.clear()
-    task_of = task_by_shots(config.task, config.seed)
+    task_of = task_by_shots(config.task, seed, student_prompt)
     task_of(fewest_shots(config.task))  # Too few rows are an error before the model is loaded.
     # Before ranks join: in a process group, transformers saves a model on rank 0 alone.
     model = prepare(config.model, Cache(Path(config.paths.cache_dir)))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sieve.bank.bank import Bank
-from sieve.data.scored import ScoredBatch
+from sieve.data.paired import dense_examples
 from sieve.evaluation.evaluation import score
 from sieve.report.genomes import LINES
 from sieve.search.objective import JointObjective, Objective, hardest_first, stage_ends
@@ -44,22 +44,22 @@ def search_objective(
     if rows is not None:
         examples = [examples[i] for i in rows]
     if judge is None:
-        return _objective(run, bank, [run.data.scoring_batches(examples)])
+        return _objective(run, bank, [examples])
     first = max(FIRST_ROWS, len(examples) // 8)
     if order is None:
-        batches = run.data.scoring_batches(examples)
+        batches = run.dense_data.scoring_batches(dense_examples(examples))
         dense = score(run.backbone.model, batches, "Scoring the dense model")
         order = hardest_first(dense).tolist()
         first = int((~dense.correct).sum()) + FIRST_ROWS
     ends = stage_ends(len(examples), first)
     slices = [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    stages = [run.data.scoring_batches([examples[i] for i in indexes]) for indexes in slices]
+    stages = [[examples[i] for i in indexes] for indexes in slices]
     return _objective(run, bank, stages, judge)
 
 
 def confirmation_objective(run: Run, bank: Bank) -> Objective:
     """The objective on the rows that the search has not scored."""
-    return _objective(run, bank, [run.data.scoring_batches(confirmation_rows(run))])
+    return _objective(run, bank, [confirmation_rows(run)])
 
 
 def selection_objective(run: Run, bank: Bank) -> Objective | JointObjective:
@@ -84,13 +84,18 @@ def overfits(run: Run) -> bool:
 
 
 def _objective(
-    run: Run, bank: Bank, stages: Sequence[Sequence[ScoredBatch]], judge: str = "margin"
+    run: Run, bank: Bank, stages: Sequence[Sequence[Example]], judge: str = "margin"
 ) -> Objective:
-    config = run.config
+    """The objective on stages of examples, which the dense model may read with a longer prompt."""
+    config, dense_data = run.config, run.dense_data
+    dense_batches = None
+    if dense_data is not run.data:
+        dense_batches = [dense_data.scoring_batches(dense_examples(stage)) for stage in stages]
     return Objective(
         run.backbone.model,
         bank,
-        stages,
+        [run.data.scoring_batches(stage) for stage in stages],
+        dense_batches=dense_batches,
         tolerance=config.tolerance,
         guarantee=config.guarantee,
         judge=judge,

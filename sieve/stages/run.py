@@ -42,6 +42,8 @@ class Run:
     trainer: L.Trainer
     logger: RunLogger
     run_dir: Path
+    # The task as the dense model reads it; None: as `task`, which the pruned model reads.
+    dense_task: Task | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     from_cache: dict[str, bool] = field(default_factory=dict)  # by stage
 
@@ -67,14 +69,22 @@ class Run:
 
     @cached_property
     def data(self) -> SieveDataModule:
-        """The batches of the run's task."""
+        """The batches of the run's task as the pruned model reads it."""
         mix = partial(mixed_tasks, self.config, self.task)
         return self.data_of(self.task, self.config.calibration.tokens, mix)
 
     @cached_property
+    def dense_data(self) -> SieveDataModule:
+        """The batches of the run's task as the dense model reads it; `data` if it reads the same.
+
+        Its splits have the same rows in the same order.
+        """
+        return self.data if self.dense_task is None else self.data_of(self.dense_task)
+
+    @cached_property
     def others(self) -> dict[str, SieveDataModule]:
         """The tasks of `also`, except those with the same test split as the run's own task."""
-        own = split_key(self.task, "test")
+        own = split_key(self.dense_task or self.task, "test")
         tasks = {name: build_task(t, self.config.seed) for name, t in self.config.also.items()}
         return {n: self.data_of(t) for n, t in tasks.items() if split_key(t, "test") != own}
 
@@ -180,7 +190,13 @@ class Run:
             place(self.backbone.model, self.device)
 
     def split_key(self, role: str) -> str:
-        """Fingerprint of a split as the model sees it: prompts, choices and answers, in order."""
+        """Fingerprint of a split as both models see it: prompts, choices and answers, in order."""
+        key = self._split_key(role)
+        if self.dense_task is None:
+            return key
+        return fingerprint(key, split_key(self.dense_task, role))
+
+    def _split_key(self, role: str) -> str:
         if role == "calibration" and [task for task, _ in self.data.mix] != [self.task]:
             return fingerprint([[split_key(task, role), share] for task, share in self.data.mix])
         return split_key(self.task, role)

@@ -29,11 +29,13 @@ GRADING_KEYS = ("url", "model", "prompt", "max_tokens")  # settings that a judge
 CHOICE_KINDS = ("classification", "multiple_choice")  # tasks with one right choice of several
 
 
-def build_task(config: TaskConfig, seed: int = 0) -> Task:
+def build_task(config: TaskConfig, seed: int = 0, student_prompt: str | None = None) -> Task:
     """Read, render, split and check a task; needs no model.
 
     Args:
         seed: chooses the rows where `max_rows` is smaller than a split, and the shots.
+        student_prompt: the setting `recovery.student_prompt`; every example has a twin with this
+            prompt. See `sieve.tasks.student`.
 
     Raises:
         ValueError: settings or data are unusable.
@@ -45,10 +47,12 @@ def build_task(config: TaskConfig, seed: int = 0) -> Task:
             f"task '{config.name}': task.shots is auto, expected a number because no model is "
             "loaded to measure it; set the number that a run chose (data.prompt in result.json)."
         )
-    return task_by_shots(config, seed)(int(config.shots))
+    return task_by_shots(config, seed, student_prompt)(int(config.shots))
 
 
-def task_by_shots(config: TaskConfig, seed: int = 0) -> Callable[[int], Task]:
+def task_by_shots(
+    config: TaskConfig, seed: int = 0, student_prompt: str | None = None
+) -> Callable[[int], Task]:
     """Read and split the rows; returns a function that builds the task with a number of shots.
 
     Arguments and errors are the same as for `build_task`, but `task.shots` is ignored.
@@ -59,8 +63,10 @@ def task_by_shots(config: TaskConfig, seed: int = 0) -> Callable[[int], Task]:
 
         task = build_harness_task(config, seed)
         return lambda shots: task  # The harness draws the shots.
-    rows = RenderedRows(config, read_rows(config))
+    rows = RenderedRows(config, read_rows(config), student_prompt)
     division = _divide(rows, config, seed)
+    if rows.short is not None:
+        rows.short.check(division.splits["calibration"])
     if config.kind == "classification":
         for role in ("selection", "test"):
             check_classes(config.name, role, division.splits[role])

@@ -22,6 +22,9 @@ class Example:
     cut: tuple[int, int] | None = None  # begin and end in `prompt` of the text to shorten
     bare: str = ""  # the prompt without the preamble and shots that precede every prompt
     size: tuple[int, ...] = ()  # numbers of words and bytes of a text, if counted elsewhere
+    # The same row with the prompt of the other model: a dense model's example has that of the
+    # pruned model, and the reverse. None if both read one prompt.
+    twin: "Example | None" = None
 
     @property
     def content(self) -> str:

@@ -15,10 +15,12 @@ class RowReader:
     """Reads the fields of a task's rows, and counts the texts that `max_words` truncates.
 
     In all methods `where` names the row in messages, as "row 3 of train".
+
+    setting: the setting that holds the prompt, for messages.
     """
 
-    def __init__(self, config: TaskConfig) -> None:
-        self.config = config
+    def __init__(self, config: TaskConfig, setting: str = "task.prompt") -> None:
+        self.config, self.setting = config, setting
         self.template = config.prompt.replace("\\n", "\n")
         self.truncated: dict[str, int] = {}
 
@@ -48,10 +50,11 @@ class RowReader:
             tried = self.config.fields.get(name, [name])
             also = f" (tried {', '.join(tried)})" if tried != [name] else ""
             keys = ("label_field", "options_field", "answer_field")
-            setting = next((key for key in keys if getattr(self.config, key) == name), "prompt")
+            holders = (f"task.{key}" for key in keys if getattr(self.config, key) == name)
+            setting = next(holders, self.setting)
             raise ValueError(
                 f"task '{self.config.name}': {where} has no field '{name}'{also} that {purpose}; "
-                f"it has {present}; set task.{setting} or ++task.fields.{name}=[column]."
+                f"it has {present}; set {setting} or ++task.fields.{name}=[column]."
             )
         return value
 

@@ -6,7 +6,7 @@ made; the second pass renders only the chosen rows.
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sieve.tasks import classification, free_text, multiple_choice, ranking
@@ -14,6 +14,7 @@ from sieve.tasks.config import TaskConfig
 from sieve.tasks.example import Example
 from sieve.tasks.prompts import RowReader
 from sieve.tasks.rows import SourceSplit
+from sieve.tasks.student import ShortPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,19 @@ class Digest:
 
 
 class RenderedRows:
-    """The rows of all roles as examples; rows are counted from 1, like the lines of a file."""
+    """The rows of all roles as examples; rows are counted from 1, like the lines of a file.
 
-    def __init__(self, config: TaskConfig, source: Mapping[str, SourceSplit]) -> None:
+    student_prompt: the setting `recovery.student_prompt`, by which examples get twins.
+    """
+
+    def __init__(
+        self,
+        config: TaskConfig,
+        source: Mapping[str, SourceSplit],
+        student_prompt: str | None = None,
+    ) -> None:
         self.source, self.reader = source, RowReader(config)
+        self.short = ShortPrompt(self.reader, student_prompt) if student_prompt else None
         self.labels: tuple[str, ...] = ()
         if config.kind == "classification":
             rows = (row for split in source.values() for row in split.rows)
@@ -84,6 +94,13 @@ class RenderedRows:
         for number, row in enumerate(rows, start=1):
             self.rows_read[role] = max(self.rows_read[role], number)
             if numbers is None or number in numbers:
-                example = self._to_example(row, self.reader, where=f"row {number} of {name}")
-                if example is not None:
-                    yield number, example
+                where = f"row {number} of {name}"
+                example = self._to_example(row, self.reader, where=where)
+                if example is None:
+                    continue
+                if self.short is not None:
+                    twin = self._to_example(row, self.short.reader, where=where)
+                    example = replace(example, twin=twin)
+                    if role == "calibration":
+                        self.short.look(row, example, where)
+                yield number, example
