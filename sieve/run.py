@@ -51,6 +51,7 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
         bank, genome, recovered = stages.recover(session, bank, genome)
         evaluation = stages.evaluate(session, bank, genome) | {"recovery": recovered} | curve
         dense_accuracy = evaluation["baseline"]["accuracy"]
+        evaluation["rivals"] = stages.rivals(session, recovered, dense_accuracy)
         evaluation["export"] = stages.export(session, bank, genome, dense_accuracy)
         search = stages.with_refit(search, refitted)
         return stages.report(session, calibrated, bank, genome, search, evaluation, command)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from sieve.report.result import read
+from sieve.report.rivals import standards
 from sieve.report.sentence import answer_sentence, verdict
 from sieve.report.templating import environment
 
@@ -39,4 +40,5 @@ def model_card(
         pipeline=PIPELINES[auto_class],
         answer=answer_sentence(result),
         verdict=verdict(result),
+        standards=standards(result),
     )

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from sieve.report.figures import figures
 from sieve.report.result import read
+from sieve.report.rivals import standards
 from sieve.report.sentence import answer_sentence, verdict
 from sieve.report.style import untitled
 from sieve.report.templating import environment
@@ -51,6 +52,7 @@ def render_page(record: Mapping[str, object]) -> str:
             ),
             answer=answer_sentence(result),
             verdict=verdict(result),
+            standards=standards(result),
             plots=plots,
             plotly_js=Markup(get_plotlyjs()) if plots else "",
         )

@@ -204,6 +204,21 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Tfidf:  # TF-IDF with logistic regression, without a language model
+    accuracy: Number
+    rows: Number  # that it was trained on
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """What else the task's labels give, on the test rows."""
+
+    tfidf: Tfidf | None
+    tuned_dense: Number  # the dense model, if it was tuned first
+    trained_on_labels: bool  # whether the pruned model was
+
+
+@dataclass(frozen=True)
 class Export:
     format: str
     accuracy: Number  # of ONNX graphs only
@@ -304,6 +319,7 @@ class Result(Comparison):
     contrast: Contrast
     recovery: Recovery | None
     quantization: Quantization | None
+    rivals: Rivals
     export: Export
     data: Data
     calibration: Calibration

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sieve.report.result import Result, read
+from sieve.report.rivals import standards
 from sieve.report.sentence import answer_sentence, drop_text, prompt_sentence, verdict
 from sieve.report.spent import confirmation, spent
 from sieve.report.units import metric_name, metric_value, word
@@ -27,6 +28,7 @@ def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> Re
     result = read(record)
     judged = verdict(result)
     prompt = prompt_sentence(result)
+    compared = standards(result)
     search = " ".join(filter(None, (spent(result), confirmation(result))))
     return Group(
         _table(_numbers(result)),
@@ -34,6 +36,7 @@ def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> Re
         Padding(Text(answer_sentence(result), style="bold"), (1, 1, 0, 1)),
         Padding(Text(judged.text, style=_STYLES[judged.kind]), (0, 1)),
         *([Padding(Text(prompt), (0, 1))] if prompt else []),
+        *([Padding(Text(compared), (0, 1))] if compared else []),
         *([Padding(Text(search, style="dim"), (1, 1, 0, 1))] if search else []),
     )
 

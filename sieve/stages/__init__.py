@@ -15,6 +15,7 @@ from sieve.stages.opening import opened
 from sieve.stages.recover import recover
 from sieve.stages.refit import refit, with_refit
 from sieve.stages.report import report
+from sieve.stages.rivals import rivals
 from sieve.stages.run import Run
 from sieve.stages.search import search
 
@@ -31,6 +32,7 @@ __all__ = [
     "recover",
     "refit",
     "report",
+    "rivals",
     "search",
     "with_refit",
 ]
