@@ -25,6 +25,7 @@ from sieve.model.backbone import compute_dtype
 from sieve.projections import get_projection
 from sieve.report.values import size
 from sieve.runtime.artifacts import write_json_atomic
+from sieve.tasks.student import student_config
 
 NAME = "dry_run.json"
 USABLE = 0.95  # share of a device's memory that a run can fill
@@ -58,6 +59,9 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
     compute = str(dtype).removeprefix("torch.")
     tasks = (config.task, *config.also.values())
     lengths, *others = [lengths_of(task, config, model) for task in tasks]
+    long, prompt = lengths, config.recovery.student_prompt
+    if prompt is not None:
+        lengths = lengths_of(student_config(config.task, prompt), config, model)
     devices = config.trainer.get("devices", 1)
     count = len(devices) if isinstance(devices, list) else devices
     if not isinstance(count, int) or count < 1:
@@ -73,6 +77,7 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
         shards=count if shards(config.trainer) else 1,
         sweeper=sweeper,
         others=tuple(others),
+        long=long,
     )
     return plan, source
 

@@ -58,6 +58,7 @@ class Plan:
     shards: int = 1  # devices that share the model's weights, with trainer=fsdp
     sweeper: Sweeper = field(default_factory=dict)
     others: tuple[Lengths, ...] = ()  # tasks of `also`, whose test rows are scored too
+    long: Lengths | None = None  # of the dense model's prompts; None: as `lengths`
 
     @property
     def on_cpu(self) -> bool:

@@ -105,7 +105,8 @@ def evaluate(plan: Plan) -> Stage:
     others += [1.0] * bool(others) + [KEPT] * (config.quantization.method != "none")
     seconds = sum(plan.score(plan.lengths.rows["test"], kept) for kept in others)
     for kept in (1.0, KEPT):
-        for lengths in (plan.lengths, *plan.others):
+        own = plan.lengths if kept < 1 else plan.long or plan.lengths
+        for lengths in (own, *plan.others):
             seconds += plan.score(lengths.rows["test"], kept, lengths)
         for length, steps in ((speed.prompt_tokens, 2), (1, speed.new_tokens)):
             one = plan.run(Rows(speed.batch_size, length, padding=1.0), kept)

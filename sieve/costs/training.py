@@ -21,7 +21,7 @@ MIN_BATCHES = 8  # of a refit
 
 
 def train(
-    plan: Plan, rows: Rows, batch_tokens: float, trained: float, teacher: bool
+    plan: Plan, rows: Rows, batch_tokens: float, trained: float, taught: Rows | None
 ) -> tuple[float, Parts]:
     """Seconds of Adam on factors, and its memory beside the model.
 
@@ -29,11 +29,11 @@ def train(
         rows: all rows of all steps.
         batch_tokens: tokens of one batch on one device.
         trained: number of parameters that Adam updates.
-        teacher: whether the dense model answers the rows too.
+        taught: the rows as the dense model reads them; None: it answers none.
     """
     batches = rows.tokens / batch_tokens
     seconds = plan.run(rows, KEPT, batches, backward=2)
-    seconds += plan.run(rows, 1.0, batches) * teacher
+    seconds += plan.run(taught, 1.0, batches) if taught else 0.0
     parts = plan.activations(batch_tokens, rows, backward=True)
     return seconds, parts | {"trained and Adam": ADAM * trained}
 
@@ -85,7 +85,7 @@ def refit(plan: Plan) -> Stage | None:
         parts |= {"hidden states": rows.tokens * widths, "solver workspace": workspace}
     if settings.tune_steps:
         steps = replace(rows, count=settings.tune_steps * batch / rows.length)
-        seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, teacher=True)
+        seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, steps)
         once, parts = once + seconds, parts | trained
     parts["factors"] = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
     scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 2)
@@ -104,7 +104,9 @@ def recover(plan: Plan) -> Stage | None:
     factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
     if settings.method == "lora":
         trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))
-    seconds, parts = train(plan, rows, batch, trained, settings.loss != "task")
+    long = plan.long or lengths
+    taught = replace(rows, length=long.calibration, shared=long.prefix)
+    seconds, parts = train(plan, rows, batch, trained, None if settings.loss == "task" else taught)
     checks = settings.steps / settings.check_every + 1
     seconds += plan.score(lengths.rows["selection"]) * checks
     parts |= {"factors": KEPT * plan.factor_bytes, "factors in float32": FLOAT32 * factors}

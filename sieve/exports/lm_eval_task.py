@@ -56,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
             config = to_config(compose("config", options.overrides))
-        name = write_lm_eval_task(_read_by_pruned(config), options.folder)
+        name = write_lm_eval_task(pruned_task(config), options.folder)
     except (HydraException, ValueError, RuntimeError, OSError) as error:
         log.error("%s", str(error).splitlines()[0])
         sys.exit(1)
     log.info("%s: lm_eval --include_path %s --tasks %s", name, options.folder, name)
 
 
-def _read_by_pruned(config: Config) -> Task:
+def pruned_task(config: Config) -> Task:
     """The task of a run as its pruned model reads it."""
     prompt = config.recovery.student_prompt
     task = build_task(config.task, config.seed, prompt)

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from sieve.report import answer_sentence
+from sieve.report.page import render_page
 from sieve.report.result import read
-from sieve.report.sentence import verdict
+from sieve.report.sentence import prompt_sentence, verdict
 
 Result = dict[str, Any]
 
@@ -149,3 +150,19 @@ def test_a_missing_part_leaves_one_sentence(result: Result, missing: str) -> Non
 def test_an_unmeasured_drop_has_an_unknown_verdict() -> None:
     assert verdict(read({})).kind == "unknown"
     assert "not measured" in answer_sentence(read({}))
+
+
+def test_two_prompts_are_compared_in_one_sentence(result: Result) -> None:
+    assert prompt_sentence(read(result)) == ""
+    result["prompt"] = {
+        "student_prompt": "row",
+        "dense_tokens_per_row": 161.2,
+        "pruned_tokens_per_row": 39.7,
+        "dense_ms_per_row": 35.04,
+        "pruned_ms_per_row": None,
+    }
+    assert prompt_sentence(read(result)) == (
+        "For one row the dense model reads 161 tokens in 35.0 ms with 6,450,000 parameters; the "
+        "pruned model reads 40 tokens with 3,547,500 parameters."
+    )
+    assert prompt_sentence(read(result)) in render_page(result).replace("\N{NO-BREAK SPACE}", " ")

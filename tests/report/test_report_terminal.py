@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sieve.report import answer_sentence, closing_table
 from sieve.report.result import read
+from sieve.report.sentence import prompt_sentence
 from sieve.report.spent import confirmation, spent
 
 Result = dict[str, Any]
@@ -83,3 +84,8 @@ def test_the_table_includes_the_accuracy_of_an_onnx_graph(result: Result) -> Non
     assert "exported graph" not in words(lines(result))
     result["export"] = {"format": "onnx_int8", "accuracy": 0.795}
     assert "exported graph 79.5 % on test" in words(lines(result))
+
+
+def test_the_cost_of_a_row_with_either_prompt_is_said(result: Result) -> None:
+    result["prompt"] = {"dense_tokens_per_row": 161.2, "pruned_tokens_per_row": 39.7}
+    assert prompt_sentence(read(result)) in words(lines(result))
