@@ -37,7 +37,7 @@ QUICK = [
     "hydra.sweeper.population=4",
     "hydra.sweeper.generations=4",
     "calibration.tokens=10000",
-    "guarantee=true",
+    "confidence=0.975",
 ]
 SEARCHES: dict[str, list[str]] = {
     "uniform": ["search=uniform", "search.confirmation=.4"],

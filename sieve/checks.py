@@ -111,6 +111,11 @@ def _ranges(config: Config) -> Check:
         "(0.02 is two points); set tolerance=0.02.",
     )
     yield (
+        config.confidence is not None and not 0.5 < config.confidence < 1,
+        f"confidence is {config.confidence}, expected null or a probability above 0.5 and below 1; "
+        "set confidence=0.9.",
+    )
+    yield (
         not all(0 <= fraction <= 1 for fraction in config.curve),
         f"curve is {config.curve}, expected fractions of the prunable parameters from 0 to 1, such "
         "as curve=[.5,.1,.02].",

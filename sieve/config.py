@@ -244,7 +244,7 @@ class Config:
     also: dict[str, TaskConfig] = field(default_factory=dict)
     tolerance: float = 0.02
     curve: list[float] = field(default_factory=list)
-    guarantee: bool = False
+    confidence: float | None = None
     until: str | None = None
     inspect: bool = False
     dry_run: bool = False

@@ -1,5 +1,6 @@
 """From Hydra's composed configuration to checked dataclasses: the only place that does it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,11 @@ from sieve.config import Config
 PACKAGE = Path(__file__).parent
 ASSETS = PACKAGE / "assets"
 CONF = next(conf for conf in (PACKAGE / "conf", PACKAGE.parent / "conf") if conf.is_dir())
+# Former settings, and what to write instead.
+REMOVED = {
+    "guarantee": "write confidence=0.9 instead of guarantee=true, or confidence=0.975, which is "
+    "about as strict, and leave out guarantee=false"
+}
 
 
 def register_resolvers() -> None:
@@ -25,12 +31,20 @@ def register_resolvers() -> None:
     )
 
 
+def check_removed(keys: Iterable[str]) -> None:
+    """Raise ValueError if one of the keys of a configuration was removed."""
+    for key in keys:
+        if key in REMOVED:
+            raise ValueError(f"the setting {key} no longer exists; {REMOVED[key]}.")
+
+
 def to_config(raw: DictConfig) -> Config:
     """Convert and check a configuration.
 
     Raises:
         ValueError: a key is unknown, of the wrong type, missing, or out of range.
     """
+    check_removed(map(str, raw))
     if OmegaConf.is_missing(raw, "task"):
         raise ValueError(
             "no task was chosen; add one, such as +task=almanac_medicine or +task=jsonl."

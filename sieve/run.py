@@ -8,6 +8,7 @@ Settings are the files of `conf/`; `--help` lists the groups. A run with `quanti
 import logging
 import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sieve.config import Config
-from sieve.conversion import CONF, register_resolvers, to_config
+from sieve.conversion import CONF, check_removed, register_resolvers, to_config
 
 log = logging.getLogger("sieve")
 
@@ -157,6 +158,10 @@ def _show_result(result: Mapping[str, Any], run_dir: Path) -> None:
 
 def main() -> None:
     """Entry point of `python -m sieve.run` and of the console script `sieve`."""
+    try:  # Hydra would refuse a removed key without saying what replaced it.
+        check_removed(word.lstrip("+~").partition("=")[0] for word in sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))
     register_resolvers()
     _job()
 

@@ -9,6 +9,11 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["confidence=0.5"],
+            "confidence is 0.5, expected null or a probability above 0.5 and below",
+        ),
+        (["confidence=90"], "set confidence=0.9"),
         (["search.levels=[0.5]"], "expected kept fractions from 0 to 1 with 1 among them"),
         (["projection.learning.level=1"], "projection.learning.level is 1.0, expected a kept"),
         (["projection=learned", "projection.prune_head=true"], "does not learn the output head"),

@@ -1,6 +1,7 @@
 """Every file of `conf/` composes into settings that hold, and defaults stand where they should."""
 
 import inspect
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sieve.config import Config, ModelConfig
 from sieve.conversion import ASSETS, register_resolvers, to_config
+from sieve.run import main
 from sieve.tasks import TaskConfig, build_task
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -134,6 +136,20 @@ def test_an_unknown_key_is_refused() -> None:
         load("+task=sst2", "+calibration.tokns=3")
     with pytest.raises(ConfigCompositionException, match="tokns"):
         load("+task=sst2", "calibration.tokns=3")
+
+
+@pytest.mark.parametrize("word", ["guarantee=true", "+guarantee=false", "~guarantee"])
+def test_a_removed_key_is_refused_with_what_to_write_instead(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sieve", "+task=sst2", word])
+    with pytest.raises(SystemExit, match=r"^the setting guarantee .*confidence=0\.9 instead"):
+        main()
+
+
+def test_a_removed_key_of_a_file_is_refused_with_what_to_write_instead() -> None:
+    with pytest.raises(ValueError, match=r"write confidence=0\.9 instead of guarantee=true"):
+        load("+task=sst2", "+guarantee=true")
 
 
 def test_the_defaults_of_yaml_and_of_the_dataclasses_are_the_same() -> None:

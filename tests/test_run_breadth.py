@@ -97,7 +97,7 @@ def test_a_perplexity_is_held_to_a_fraction_of_it(world: Path) -> None:
         "task.kind=perplexity",
         "task.prompt='{text}'",
         "tolerance=.25",
-        "guarantee=true",
+        "confidence=0.9",
     )
     ratio = result["pruned"]["accuracy"] / result["baseline"]["accuracy"]
     assert result["relative"] and result["drop"]["point"] == pytest.approx(ratio - 1)

@@ -13,7 +13,7 @@ CLAIM = "demo"
 WIDTH = 80
 SHOWN = tuple(
     """
-    task model metric relative tolerance guarantee seed baseline pruned examples drop
+    task model metric relative tolerance confidence seed baseline pruned examples drop
     kept_fraction parameters bytes speed
     """.split()
 )

@@ -19,6 +19,7 @@ class Drop:
     point: Number
     low: Number
     high: Number
+    upper: Number  # one-sided bound at the run's `confidence`; None without it
     mcnemar_p: Number
 
 
@@ -304,7 +305,7 @@ class Result(Comparison):
     dense: str  # what the dense model is, if it is not the checkpoint itself
     seed: int | None
     tolerance: Number
-    guarantee: bool
+    confidence: Number
     projection: str
     storage: str
     kept_fraction: KeptFraction

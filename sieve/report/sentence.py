@@ -1,7 +1,7 @@
 """The answer in one sentence, and whether the pruned model meets the tolerance.
 
-With guarantee=true, the upper end of the 95 % paired interval must be within the tolerance; without
-it, only the point estimate. Both are measured on the test split.
+With a confidence, the verdict is by the upper confidence bound of the drop; without one, by the
+point estimate and the 95 % paired interval. All are measured on the test split.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ _NOT_FINITE = (
 class Verdict:
     """Whether the drop on the test split is within the tolerance, in one word and in a sentence.
 
-    `uncertain`: only the point estimate is within the tolerance, not the interval's upper end, and
-    the run did not have guarantee=true.
+    `uncertain`: only the point estimate is within the tolerance, not the upper confidence bound, or
+    without a confidence not the interval's upper end.
     """
 
     kind: Kind
@@ -67,19 +67,18 @@ def verdict(result: Result) -> Verdict:
         return Verdict("missed", _CHANCE)
     if broken := result.pruned.not_finite:
         return Verdict("missed", _NOT_FINITE.format(count(broken), count(result.examples)))
-    decisive = drop.high if result.guarantee else drop.point
-    if not _is_within(decisive, tolerance) or _feasible_on_selection(result) is False:
+    if not _is_within(drop.point, tolerance) or _feasible_on_selection(result) is False:
         advice = "More selection rows make such a miss less likely."
         return Verdict("missed", f"{_shortfall(result)}. {advice}")
     noun, limit = word(result), f"the tolerance of {lost(result, tolerance)} on the test split"
+    if result.confidence is not None:
+        return _confident_verdict(result, f"{100 * result.confidence:g} %")
     if not _is_within(drop.high, tolerance):
         return Verdict(
             "uncertain",
             f"The point estimate of the {noun} is within {limit}. "
-            "Set guarantee=true to require this of the whole 95 % interval.",
+            "Set confidence=0.9 to require this of fresh rows with 90 % confidence.",
         )
-    if result.guarantee:
-        return Verdict("met", f"The guarantee holds: the whole 95 % interval is within {limit}.")
     return Verdict("met", f"The {noun} is within {limit}, and so is its whole 95 % interval.")
 
 
@@ -98,6 +97,27 @@ def prompt_sentence(result: Result) -> str:
         )
     )
     return f"For one row the dense model reads {dense}; the pruned model reads {pruned}."
+
+
+def _confident_verdict(result: Result, sure: str) -> Verdict:
+    """The verdict at the confidence `sure` if the point estimate is within the tolerance."""
+    if is_dense(result) and result.prompt is None and result.drop.point == 0:
+        return Verdict("met", "Nothing was pruned, so nothing is lost.")
+    noun, upper = word(result), result.drop.upper
+    limit = f"the tolerance of {lost(result, result.tolerance)}"
+    if _is_within(upper, result.tolerance or 0.0):
+        return Verdict(
+            "met",
+            f"With {sure} confidence, over draws of test rows, the {noun} on fresh rows is at most "
+            f"{lost(result, upper)}, which is within {limit}.",
+        )
+    bound = "not measured" if upper is None else lost(result, upper)
+    return Verdict(
+        "uncertain",
+        f"With {sure} confidence, over draws of selection rows, the {noun} on fresh rows is within "
+        f"{limit}. On the test split the point estimate is within it, and its upper bound at this "
+        f"confidence, {bound}, is not; more test rows lower the bound.",
+    )
 
 
 def is_dense(result: Result) -> bool:
@@ -123,12 +143,7 @@ def _shortfall(result: Result) -> str:
         also = ", though it was on the selection split" if feasible else ""
         also = " or the selection split" if feasible is False else also
         return f"The {limit} was not met on the test split{also}"
-    if feasible is False:
-        return f"The {limit} was not met on the selection split, though it was on the test split"
-    if drop.high is None:
-        return f"The guarantee of the {limit} cannot be judged without an interval"
-    end = f"the interval's upper end on the test split, {lost(result, drop.high)}"
-    return f"The guarantee was not kept: {end}, exceeds the {limit}"
+    return f"The {limit} was not met on the selection split, though it was on the test split"
 
 
 def _dense_sentence(result: Result) -> str:

@@ -2,9 +2,9 @@
 
 A search that scores hundreds of genomes on the same rows overfits them. So a few of its smallest
 feasible genomes are scored again, and the smallest that stays feasible wins. The new rows decide
-alone, or together with the search's rows where the search hardly fitted these. With a guarantee,
+alone, or together with the search's rows where the search hardly fitted these. With a confidence,
 candidates are tried from large to small until one fails: fixed-sequence testing keeps the error of
-the interval whatever the number of tries (Angelopoulos et al., arXiv:2110.01052, Sec. 2.3).
+the test whatever the number of tries (Angelopoulos et al., arXiv:2110.01052, Sec. 2.3).
 """
 
 import math
@@ -79,19 +79,19 @@ def divergence_limit(scores: Iterable[Score]) -> float:
     return max(within, default=0.0)
 
 
-def confirm(objective: Scorer, ladder: Sequence[Genome], guarantee: bool) -> Confirmed:
+def confirm(objective: Scorer, ladder: Sequence[Genome], from_largest: bool) -> Confirmed:
     """The smallest genome of a ladder, given from small to large, that stays feasible.
 
     The last genome of the ladder, usually the dense model, wins if none is feasible. With
-    `guarantee`, genomes are tried from the largest down until one fails.
+    `from_largest`, genomes are tried from the largest down until one fails.
     """
     tried: dict[Genome, Score] = {}
     winner = ladder[-1]
-    for genome in reversed(ladder) if guarantee else ladder:
+    for genome in reversed(ladder) if from_largest else ladder:
         tried[genome] = score = objective.score(genome)
         if score.feasible:
             winner = genome
-        if score.feasible != guarantee:
+        if score.feasible != from_largest:
             break
     return Confirmed(winner, tried)
 

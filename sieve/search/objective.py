@@ -23,7 +23,8 @@ from sieve.data.prefix import PrefixCache
 from sieve.data.scored import LARGEST_DIVERGENCE, ScoredBatch
 from sieve.evaluation.evaluation import check_finite, score, together
 from sieve.search.score import Score
-from sieve.tasks.scores import Scores, compare, drop_of
+from sieve.tasks.drop_test import upper_drop
+from sieve.tasks.scores import Scores, drop_of
 
 log = logging.getLogger(__name__)
 Batches = Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]]  # of one stage, or by stage
@@ -42,7 +43,8 @@ class Objective:
         batches: scoring batches of the selection split, or a list of batches for each stage. Every
             stage counts its examples from 0.
         tolerance: ε, the accuracy that may be lost.
-        guarantee: hold the upper end of the drop's 95 % interval to the tolerance.
+        confidence: with this probability, over draws of rows, the drop on fresh rows is within ε if
+            the margin is 0 or more; above 0.5 and below 1. None: the margin is the point estimate.
         judge: the score by which a genome is discarded after a stage, "margin" or "divergence".
         dense_batches: what the dense model reads instead, of the same examples in the same stages.
             The model of a genome without factors then loses what the other prompt costs it.
@@ -54,7 +56,7 @@ class Objective:
         bank: Bank,
         batches: Batches,
         tolerance: float = 0.02,
-        guarantee: bool = False,
+        confidence: float | None = None,
         judge: str = "margin",
         dense_batches: Batches | None = None,
     ) -> None:
@@ -63,7 +65,7 @@ class Objective:
         self.stages = _as_stages(batches)
         self.dense_stages = self.stages if dense_batches is None else _as_stages(dense_batches)
         self.tolerance = tolerance
-        self.guarantee = guarantee
+        self.confidence = confidence
         self.switch = Switch(model, bank, as_stored=False, split=True)
         self.examples_scored = 0
         self._warned = False  # whether the warning about scores that are not finite was logged
@@ -149,7 +151,7 @@ class Objective:
             # The scores of all rows if all rows not yet scored were right.
             missing = np.full(len(self.baseline.values) - len(scored.values), scored.metric.best)
             best = replace(self.baseline, values=np.concatenate([scored.values, missing]))
-            # With a guarantee, the margin of the point estimate is an upper bound too.
+            # With a confidence, the margin of the point estimate is an upper bound too.
             margin = self._point_margin(best)
             if self.judge == "margin":
                 hopeless = margin < 0
@@ -159,8 +161,8 @@ class Objective:
                 return best, scored, margin
         if self.dense_stages is not self.stages:  # The dense model read other prompts.
             self._note_tokens(prefix_cache)
-        if self.guarantee:
-            margin = self.tolerance - compare(self.baseline, best).high
+        if self.confidence is not None:
+            margin = self.tolerance - upper_drop(self.baseline, best, self.confidence)
         return best, scored, margin
 
     def _answers(self, memo: Score, max_divergence: float) -> bool:

@@ -17,8 +17,8 @@ CLOSEST, SMALLEST = 4.0, 2.5  # factors below the reference beyond which nothing
 class Score:
     """One evaluated genome; it is feasible if its margin is at least 0.
 
-    margin: ε minus the drop in accuracy; with a guarantee, ε minus the upper end of the drop's 95 %
-    interval. If the genome was dropped before all rows were scored, accuracy and margin are upper
+    margin: ε minus the drop in accuracy; with a confidence, ε minus the upper confidence bound of
+    the drop. If the genome was dropped before all rows were scored, accuracy and margin are upper
     bounds, the divergence is a lower bound, and the loss is that of the scored rows.
     """
 

@@ -21,15 +21,16 @@ from sieve.stages.quantize import quantization_record, quantize
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
 from sieve.stages.student import prompt_record
+from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, compare
 
-VERSION = 3  # of the record; part of its fingerprint
+VERSION = 4  # of the record; part of its fingerprint
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     """Score both models on the test split: accuracies, interval of the drop, speed, memory."""
     others = {name: split_key(data.task, "test") for name, data in run.others.items()}
-    rows = [run.split_key("test"), others, run.config.seed]
+    rows = [run.split_key("test"), others, run.config.seed, run.config.confidence]
     settings = [asdict(run.config.speed), asdict(run.config.quantization)]
     machine = [platform.node(), describe_machine(run.device)]
     model = [bank.fingerprint, genome.levels]
@@ -93,11 +94,13 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
 
 
 def _compare(run: Run, dense: Scores, pruned: Scores) -> Record:
+    confidence, seed = run.config.confidence, run.config.seed
+    upper = None if confidence is None else upper_drop(dense, pruned, confidence, seed)
     return {
         "baseline": {"accuracy": dense.accuracy, "not_finite": dense.not_finite},
         "pruned": {"accuracy": pruned.accuracy, "not_finite": pruned.not_finite},
         "examples": len(dense.values),
-        "drop": asdict(compare(dense, pruned, run.config.seed)),
+        "drop": asdict(compare(dense, pruned, seed)) | {"upper": upper},
     }
 
 

@@ -68,7 +68,7 @@ def _settings(run: Run, bank: Bank) -> Record:
         "dense": describe(config.model),
         "seed": config.seed,
         "tolerance": config.tolerance,
-        "guarantee": config.guarantee,
+        "confidence": config.confidence,
         "metric": run.task.metric.name,
         "relative": run.task.metric.relative,
         "projection": bank.projection,

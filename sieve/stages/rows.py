@@ -74,11 +74,11 @@ def overfits(run: Run) -> bool:
     """Whether the search fits its rows, so that these rows cannot help to confirm its winners.
 
     A search does that if it judges hundreds of genomes by their accuracy. A line has few genomes,
-    and a judgment by divergence does not look at the accuracy. With a guarantee the answer is
-    always yes, to be safe.
+    and a judgment by divergence does not look at the accuracy. With a confidence the answer
+    is always yes, to be safe.
     """
     search = run.config.search
-    if run.config.guarantee or search.method == "random":
+    if run.config.confidence is not None or search.method == "random":
         return True
     return search.method not in LINES and search.judge == "margin"
 
@@ -97,7 +97,7 @@ def _objective(
         [run.data.scoring_batches(stage) for stage in stages],
         dense_batches=dense_batches,
         tolerance=config.tolerance,
-        guarantee=config.guarantee,
+        confidence=config.confidence,
         judge=judge,
     )
 

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 def search_inputs(run: Run, bank: Bank) -> list[object]:
     """Everything that the choice of a genome depends on, for fingerprints."""
     config = run.config
-    settings = [asdict(config.search), config.tolerance, config.guarantee, config.seed]
+    settings = [asdict(config.search), config.tolerance, config.confidence, config.seed]
     return [bank.fingerprint, run.split_key("selection"), usable_levels(run, bank), settings]
 
 
@@ -110,8 +110,9 @@ def confirmed(
         searched.evaluated = dict(scores)
         before = searched.examples_scored
         objective = JointObjective([searched, unseen], together=True)
-    result = confirm(objective, candidates(scores, config.search.candidates), config.guarantee)
-    if line is not None and not config.guarantee:
+    ladder, certain = candidates(scores, config.search.candidates), config.confidence is not None
+    result = confirm(objective, ladder, from_largest=certain)
+    if line is not None and not certain:
         floor = min(s.kept_fraction for s in scores.values() if s.feasible)
         result = narrow(objective, result, line, bank.kept_fraction, floor)
     if together:

@@ -96,9 +96,8 @@ def _upper_of_values(baseline: Scores, pruned: Scores, confidence: float, seed: 
     weights = np.ones(rows) if baseline.weights is None else baseline.weights
     sums = [weights, weights * before, weights * after]
     total, first, second = (column.sum() - column for column in sums)  # without one row each
-    influence = (rows - 1) * (
-        point - np.asarray(baseline.metric.drop(first / total, second / total))
-    )
+    # (N,) how much each row moves the drop, up to a factor that cancels below
+    influence = point - np.asarray(baseline.metric.drop(first / total, second / total))
     total, first, second, *moments = resampled_sums([*sums, influence, influence**2], seed)
     deviation = np.asarray(baseline.metric.drop(first / total, second / total)) - point
     mean, square = (moment / rows for moment in moments)

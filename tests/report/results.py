@@ -41,7 +41,7 @@ def full_result(n_layers: int = 6) -> dict[str, Any]:
         "model": "reader-6m",
         "seed": 0,
         "tolerance": 0.02,
-        "guarantee": False,
+        "confidence": None,
         "metric": "accuracy",
         "projection": "output",
         "storage": "plain",

@@ -43,19 +43,22 @@ def test_a_drop_that_rounds_to_nothing_has_no_sign(result: Result) -> None:
     assert "a drop of 0.0 points" in answer_sentence(read(result))
 
 
-def test_without_a_guarantee_an_interval_beyond_the_tolerance_is_stated(result: Result) -> None:
+def test_without_a_confidence_an_interval_beyond_the_tolerance_is_stated(result: Result) -> None:
     result["drop"]["high"] = 0.026
     assert verdict(read(result)).kind == "uncertain"
     assert "point estimate" in verdict(read(result)).text
+    assert "Set confidence=0.9" in verdict(read(result)).text
 
 
-def test_an_interval_beyond_the_tolerance_breaks_a_guarantee(result: Result) -> None:
-    result["guarantee"] = True
-    result["drop"]["high"] = 0.026
+def test_with_a_confidence_an_upper_bound_beyond_the_tolerance_is_uncertain(result: Result) -> None:
+    result["confidence"] = 0.975
+    result["drop"]["upper"] = 0.026
     judged = verdict(read(result))
-    assert judged.kind == "missed" and judged.text.startswith("The guarantee was not kept")
-    assert "2.6 points, exceeds the tolerance of 2.0 points" in judged.text
-    assert "needs" not in answer_sentence(read(result))
+    assert judged.kind == "uncertain"
+    assert judged.text.startswith("With 97.5 % confidence, over draws of selection rows, the drop")
+    assert "its upper bound at this confidence, 2.6 points, is not" in judged.text
+    result["drop"]["point"] = 0.021
+    assert verdict(read(result)).kind == "missed"
 
 
 def test_a_dense_model_at_chance_misses_the_tolerance(result: Result) -> None:
@@ -74,17 +77,26 @@ def test_a_pruned_model_whose_numbers_are_not_finite_misses_the_tolerance(result
     assert "not finite (NaN or infinity) on 3 of" in judged.text and "float32" in judged.text
 
 
-def test_a_kept_guarantee_is_stated(result: Result) -> None:
-    result["guarantee"] = True
+def test_with_a_confidence_an_upper_bound_within_the_tolerance_is_stated(result: Result) -> None:
+    result["confidence"] = 0.9
+    result["drop"] |= {"upper": 0.014, "high": 0.026}
     assert verdict(read(result)).kind == "met"
-    assert verdict(read(result)).text.startswith("The guarantee holds")
+    assert verdict(read(result)).text == (
+        "With 90 % confidence, over draws of test rows, the drop on fresh rows is at most 1.4 "
+        "points, which is within the tolerance of 2.0 points."
+    )
 
 
-def test_a_guarantee_without_an_interval_is_not_kept(result: Result) -> None:
-    result["guarantee"] = True
-    result["drop"] |= {"low": None, "high": None}
-    assert verdict(read(result)).kind == "missed"
-    assert "cannot be judged without an interval" in verdict(read(result)).text
+def test_a_confidence_without_an_upper_bound_is_uncertain(result: Result) -> None:
+    result["confidence"] = 0.9
+    assert verdict(read(result)).kind == "uncertain"
+    assert "not measured" in verdict(read(result)).text
+
+
+def test_a_dense_result_is_within_the_tolerance_with_any_confidence(result: Result) -> None:
+    result["confidence"], result["kept_fraction"]["prunable"] = 0.9, 1.0
+    result["drop"] |= {"point": 0.0, "upper": 0.03}
+    assert verdict(read(result)).kind == "met"
 
 
 @pytest.mark.parametrize(

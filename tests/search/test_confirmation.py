@@ -64,22 +64,22 @@ def test_of_genomes_of_one_size_the_safest_stands_for_all() -> None:
 def test_the_smallest_candidate_that_unseen_rows_accept_wins() -> None:
     ladder = candidates(scores(), 40)
     unseen = Unseen(lambda kept: kept > 0.3)
-    chosen = confirm(unseen, ladder, guarantee=False).genome
+    chosen = confirm(unseen, ladder, from_largest=False).genome
     assert BANK.kept_fraction(chosen) == min(k for k in map(BANK.kept_fraction, ladder) if k > 0.3)
     assert unseen.seen == sorted(unseen.seen)
 
 
-def test_with_a_guarantee_candidates_are_tried_from_large_to_small_until_one_fails() -> None:
+def test_with_a_confidence_candidates_are_tried_from_large_to_small_until_one_fails() -> None:
     ladder = candidates(scores(), 40)
     unseen = Unseen(lambda kept: kept > 0.6 or kept < 0.2)
-    chosen = confirm(unseen, ladder, guarantee=True).genome
+    chosen = confirm(unseen, ladder, from_largest=True).genome
     assert BANK.kept_fraction(chosen) == min(k for k in map(BANK.kept_fraction, ladder) if k > 0.6)
     assert unseen.seen == sorted(unseen.seen, reverse=True) and min(unseen.seen) > 0.2
 
 
-@pytest.mark.parametrize("guarantee", [False, True])
-def test_the_largest_candidate_wins_if_none_is_feasible(guarantee: bool) -> None:
-    chosen = confirm(Unseen(lambda kept: False), candidates(scores(), 8), guarantee).genome
+@pytest.mark.parametrize("from_largest", [False, True])
+def test_the_largest_candidate_wins_if_none_is_feasible(from_largest: bool) -> None:
+    chosen = confirm(Unseen(lambda kept: False), candidates(scores(), 8), from_largest).genome
     assert BANK.kept_fraction(chosen) == 1
 
 
@@ -174,7 +174,7 @@ def test_a_winner_between_two_candidates_is_a_point_of_the_record(
         monkeypatch.setattr(stage, name, lambda *_, value=value: value)
     monkeypatch.setattr(stage.JointObjective, "baseline", seen.baseline)
     run: Any = SimpleNamespace(
-        config=SimpleNamespace(search=SimpleNamespace(candidates=12), guarantee=False)
+        config=SimpleNamespace(search=SimpleNamespace(candidates=12), confidence=None)
     )
     before = seen.examples_scored
     genome, record = stage.confirmed(run, BANK, found, GENOMES[-1], LINE)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -23,9 +24,10 @@ from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.search import objective as module
 from sieve.search.objective import JointObjective, Objective
 from sieve.search.score import Score
+from sieve.tasks.drop_test import score_test
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import metric_of
-from sieve.tasks.scores import Scores, paired_drop
+from sieve.tasks.scores import Scores
 
 EXAMPLES = [
     Example(f"{word} film, {i} of five stars:", (" good", " bad", " positive review"), i % 3)
@@ -122,35 +124,41 @@ def test_the_margin_is_accuracy_minus_the_accuracy_required(
     assert found.examples_used == 40
 
 
-def test_the_margin_takes_the_point_estimate_or_with_a_guarantee_the_upper_end(
+def test_the_margin_takes_the_point_estimate_or_with_a_confidence_the_upper_bound(
     judge: Callable[..., Score],
 ) -> None:
     baseline, pruned = pair(200, lost=10, won=10)
     assert judge(baseline, pruned, tolerance=0.02).margin == pytest.approx(0.02)
-    guaranteed = judge(baseline, pruned, tolerance=0.02, guarantee=True)
-    # 20 of 200 rows differ: a standard error of √20 / 200, 1.96 of which are .044.
-    assert guaranteed.margin == pytest.approx(0.02 - 1.96 * math.sqrt(20) / 200, abs=0.004)
-    assert not guaranteed.feasible
-    assert guaranteed.accuracy == pruned.mean()
+    confident = judge(baseline, pruned, tolerance=0.02, confidence=0.9)
+    # 20 of 200 rows differ: a standard error of √20 / 200, 1.28 of which are .029.
+    assert confident.margin == pytest.approx(0.02 - 1.28 * math.sqrt(20) / 200, abs=0.001)
+    assert not confident.feasible
+    assert confident.accuracy == pruned.mean()
 
 
-def test_with_a_guarantee_an_upper_end_of_exactly_the_tolerance_is_feasible(
+def test_a_genome_is_feasible_exactly_when_the_test_rejects_a_drop_of_the_tolerance(
     judge: Callable[..., Score],
 ) -> None:
+    for lost, won, confidence in itertools.product((2, 6, 14), (0, 2, 9), (0.6, 0.8, 0.9, 0.99)):
+        score = judge(*pair(500, lost, won), tolerance=0.025, confidence=confidence)
+        assert score.feasible == (score_test(lost, won, 500, 0.025) <= 1 - confidence)
+
+
+def test_an_upper_bound_of_exactly_the_tolerance_is_feasible(judge: Callable[..., Score]) -> None:
     rows = pair(200, lost=6, won=2)
-    high = paired_drop(*rows).high
-    assert judge(*rows, tolerance=high, guarantee=True).margin == 0
-    assert judge(*rows, tolerance=high, guarantee=True).feasible
-    assert not judge(*rows, tolerance=math.nextafter(high, 0), guarantee=True).feasible
+    bound = 0.02 - judge(*rows, tolerance=0.02, confidence=0.8).margin
+    assert judge(*rows, tolerance=bound, confidence=0.8).margin == pytest.approx(0, abs=1e-15)
+    assert judge(*rows, tolerance=math.nextafter(bound, 1), confidence=0.8).feasible
+    assert not judge(*rows, tolerance=bound - 1e-9, confidence=0.8).feasible
 
 
-def test_with_a_guarantee_few_rows_without_a_difference_are_not_enough(
+def test_with_a_confidence_few_rows_without_a_difference_are_not_enough(
     judge: Callable[..., Score],
 ) -> None:
-    found = judge(*pair(30, lost=0), tolerance=0.01, guarantee=True)
-    # No row of 30 is lost: the Clopper-Pearson 95 % interval ends at 1 - .025 ** (1 / 30).
-    assert found.margin == pytest.approx(0.01 - (1 - 0.025 ** (1 / 30)))
-    assert not found.feasible
+    score = judge(*pair(30, lost=0), tolerance=0.01, confidence=0.9)
+    # No row of 30 is lost: the one-sided Clopper-Pearson bound is 1 - .1 ** (1 / 30).
+    assert score.margin == pytest.approx(0.01 - (1 - 0.1 ** (1 / 30)))
+    assert not score.feasible
 
 
 def test_equal_genomes_are_scored_once(
@@ -167,11 +175,11 @@ def test_equal_genomes_are_scored_once(
     assert list(objective.evaluated) == [mixed(BANK), uniform(BANK, 0.3)]
 
 
-@pytest.mark.parametrize("guarantee", [False, True])
+@pytest.mark.parametrize("confidence", [None, 0.9])
 def test_the_dense_genome_costs_nothing_and_is_within_any_tolerance(
-    model: PreTrainedModel, calls: list[tuple[Any, ...]], guarantee: bool
+    model: PreTrainedModel, calls: list[tuple[Any, ...]], confidence: float | None
 ) -> None:
-    objective = Objective(model, BANK, BATCHES, tolerance=0.0, guarantee=guarantee)
+    objective = Objective(model, BANK, BATCHES, tolerance=0.0, confidence=confidence)
     dense = objective.score(uniform(BANK, 1.0))
     assert (len(calls), objective.examples_scored) == (1, 10)
     assert (dense.kept_fraction, dense.margin, dense.examples_used) == (1, 0, 10)

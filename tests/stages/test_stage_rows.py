@@ -9,9 +9,9 @@ from sieve.config import SearchConfig
 from sieve.stages.rows import overfits
 
 
-def run(guarantee: bool = False, **search: Any) -> Any:
+def run(confidence: float | None = None, **search: Any) -> Any:
     return SimpleNamespace(
-        config=SimpleNamespace(guarantee=guarantee, search=SearchConfig(**search))
+        config=SimpleNamespace(confidence=confidence, search=SearchConfig(**search))
     )
 
 
@@ -31,4 +31,4 @@ def test_rows_are_fitted_by_what_is_chosen_by_its_accuracy(
     search: dict[str, str], expected: bool
 ) -> None:
     assert overfits(run(**search)) == expected
-    assert overfits(run(guarantee=True, **search))  # A guarantee takes no chances.
+    assert overfits(run(confidence=0.9, **search))  # A confidence takes no chances.
