@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, partial
+from itertools import islice
 
 from hydra.utils import get_method
 
 from sieve.runtime.artifacts import fingerprint
 from sieve.tasks.classification import check_classes
-from sieve.tasks.config import AUTO, ROLES, TaskConfig
+from sieve.tasks.config import AUTO, ROLES, UNLABELLED, TaskConfig
 from sieve.tasks.example import Example
 from sieve.tasks.judge import make_judge
 from sieve.tasks.metrics import JUDGE, make_row_metric, metric_of
 from sieve.tasks.rendering import RenderedRows
-from sieve.tasks.rows import describe_source, read_rows
+from sieve.tasks.rows import describe_source, read_rows, read_unlabelled
 from sieve.tasks.shots import add_shots
 from sieve.tasks.splits import Division, divide
 from sieve.tasks.task import Task
@@ -70,13 +71,36 @@ def task_by_shots(
     if config.kind == "classification":
         for role in ("selection", "test"):
             check_classes(config.name, role, division.splits[role])
-    return cache(partial(_with_shots, config, rows, division, seed))
+    unlabelled = _unlabelled(config, rows, division)
+    return cache(partial(_with_shots, config, rows, division, unlabelled, seed))
+
+
+def _unlabelled(
+    config: TaskConfig, rows: RenderedRows, division: Division[Example]
+) -> list[Example]:
+    """Distinct rows without labels whose prompts are in no split."""
+    split = read_unlabelled(config)
+    if split is None:
+        return []
+    taken = {example.content for examples in division.splits.values() for example in examples}
+    distinct = {
+        example.content: example
+        for example in islice(rows.questions(split), LARGEST_CALIBRATION)
+        if example.content not in taken
+    }
+    return list(distinct.values())
 
 
 def _with_shots(
-    config: TaskConfig, rows: RenderedRows, division: Division[Example], seed: int, shots: int
+    config: TaskConfig,
+    rows: RenderedRows,
+    division: Division[Example],
+    unlabelled: list[Example],
+    seed: int,
+    shots: int,
 ) -> Task:
-    splits, preamble = add_shots(division.splits, config, shots, seed)
+    shown, preamble = add_shots(division.splits | {UNLABELLED: unlabelled}, config, shots, seed)
+    splits = {role: shown[role] for role in ROLES}
     row_metric = make_row_metric(config.kind, config.metric)
     if config.metric == JUDGE:
         row_metric = make_judge(config.judge or {})
@@ -85,7 +109,7 @@ def _with_shots(
         domain=config.domain,
         metric=metric_of(config.kind, config.metric),
         splits=splits,
-        report=_report(config, rows, splits, division),
+        report=_report(config, rows, splits, division) | {"unlabelled": len(unlabelled)},
         chat=config.chat,
         delimiter=config.delimiter,
         normalize=config.normalize,
@@ -96,6 +120,7 @@ def _with_shots(
         unit=config.unit,
         preamble=preamble,
         scoring=scoring_key(config),
+        unlabelled=shown[UNLABELLED],
     )
 
 

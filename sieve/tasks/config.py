@@ -10,6 +10,7 @@ from typing import Any
 from sieve.tasks.metrics import METRICS, UNITS, metric_of
 
 ROLES = ("calibration", "selection", "test")
+UNLABELLED = "unlabelled"  # the file of rows without labels, beside the splits
 KINDS = tuple(METRICS)
 ANSWER_STYLES = ("letter", "text")
 AUTO = "auto"  # of `chat` and `shots`: a run measures prompts and takes the best

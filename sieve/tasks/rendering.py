@@ -5,6 +5,7 @@ made; the second pass renders only the chosen rows.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,8 @@ from sieve.tasks.example import Example
 from sieve.tasks.prompts import RowReader
 from sieve.tasks.rows import SourceSplit
 from sieve.tasks.student import ShortPrompt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,35 @@ class RenderedRows:
             "perplexity": free_text.to_text,
         }
         self._to_example = makers[config.kind]
+        questions: dict[str, Callable[..., Example]] = {
+            "classification": partial(classification.to_question, labels=self.labels),
+            "multiple_choice": multiple_choice.to_question,
+        }
+        self._to_question = questions.get(config.kind)
         self.large = any(not isinstance(split.rows, list) for split in source.values())
         self.rows_read = dict.fromkeys(source, 0)  # by role
 
     def examples(self) -> dict[str, list[Example]]:
         """Role -> all its examples."""
         return {role: [e for _, e in self._render(role)] for role in self.source}
+
+    def questions(self, split: SourceSplit) -> Iterator[Example]:
+        """Rows without labels as examples whose `answer` says nothing; none for other kinds."""
+        to_question = self._to_question
+        if to_question is None:
+            log.warning(
+                "task '%s': %s is not read, because the dense model's answers to a task of kind %s "
+                "are not one of several choices.",
+                *(self.reader.config.name, split.name, self.reader.config.kind),
+            )
+            return
+        for number, row in enumerate(split.rows, start=1):
+            where = f"row {number} of {split.name}"
+            example = to_question(row, self.reader, where=where)
+            if self.short is not None:
+                twin = to_question(row, self.short.reader, where=where)
+                example = replace(example, twin=twin)
+            yield example
 
     def digests(self) -> dict[str, list[Digest]]:
         """Role -> digests of all its examples."""

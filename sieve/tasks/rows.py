@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sieve.runtime.artifacts import hash_files
-from sieve.tasks.config import ROLES, TaskConfig
+from sieve.tasks.config import ROLES, UNLABELLED, TaskConfig
 from sieve.tasks.example import Row
 from sieve.tasks.json_rows import InvalidJson, is_json_list, json_lines, json_list
 
@@ -96,6 +96,26 @@ def read_rows(config: TaskConfig) -> dict[str, SourceSplit]:
                 f"is empty, expected rows; add rows or set task.splits.{role}."
             )
     return {role: SourceSplit(name, splits[name]) for role, name in names.items()}
+
+
+def read_unlabelled(config: TaskConfig) -> SourceSplit | None:
+    """The rows of `unlabelled` beside the splits of `task.data_dir`; None if there is no such file.
+
+    Raises:
+        ValueError: the file is empty or unreadable.
+    """
+    if config.data_dir is None or UNLABELLED in config.splits.values():
+        return None
+    path = _split_files(config, Path(config.data_dir).expanduser()).get(UNLABELLED)
+    if path is None:
+        return None
+    rows = _read_file(config, path)
+    if not any(True for _ in rows):
+        raise ValueError(
+            f"task '{config.name}': {path} is empty, expected rows without labels; add rows or "
+            "delete the file."
+        )
+    return SourceSplit(path.name, rows)
 
 
 def resolve_split(wanted: str, available: Iterable[str]) -> str | None:

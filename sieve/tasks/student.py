@@ -35,7 +35,8 @@ def student_task(task: Task) -> Task:
     What tells rows apart is still the long prompt, so rows are drawn and divided as before.
     """
     splits = {role: [_short(e) for e in examples] for role, examples in task.splits.items()}
-    return replace(task, splits=splits, chat="never", preamble="")
+    unlabelled = [_short(example) for example in task.unlabelled]
+    return replace(task, splits=splits, unlabelled=unlabelled, chat="never", preamble="")
 
 
 def _short(example: Example) -> Example:
@@ -55,7 +56,8 @@ def with_ending(task: Task, ending: str) -> Task:
         )
 
     splits = {role: [changed(e) for e in examples] for role, examples in task.splits.items()}
-    return replace(task, splits=splits, delimiter="")
+    unlabelled = [changed(example) for example in task.unlabelled]
+    return replace(task, splits=splits, unlabelled=unlabelled, delimiter="")
 
 
 class ShortPrompt:

@@ -1,6 +1,6 @@
 """A task: three splits of examples, and how they are scored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import Metric, RowMetric
@@ -26,4 +26,5 @@ class Task:
     unit: str = "token"  # perplexity: token, word or byte
     preamble: str = ""  # precedes every prompt, shots included
     scoring: str = ""  # fingerprint of the settings that decide what a row is worth
+    unlabelled: list[Example] = field(default_factory=list)  # `answer` says nothing
     harness: bool = False  # encode prompts and answers as lm-evaluation-harness does
