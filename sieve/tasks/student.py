@@ -6,17 +6,20 @@ long prompt into the weights. It cannot bake in what differs from row to row and
 so a short prompt that drops such a field is an error.
 """
 
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from sieve.runtime.progress import is_rank_zero
 from sieve.tasks.config import TaskConfig
 from sieve.tasks.example import Example, Row
 from sieve.tasks.multiple_choice import read_options
 from sieve.tasks.prompts import RowReader, as_text
 from sieve.tasks.task import Task
 
+log = logging.getLogger(__name__)
 ROW = "row"  # the short prompt that is `task.prompt` alone
 MOST = 0.5  # a field that carries the answer in more of the calibration rows is kept
 AMBIGUOUS = 0.1  # the largest share of rows whose answer a short prompt may leave open
@@ -77,6 +80,7 @@ class ShortPrompt:
         self.dropped = [name for name in long.names if name not in self.reader.names]
         self._rows = 0
         self._carrying = Counter[str]()  # rows in which a dropped field carries the answer
+        self._texts = {name: set[int]() for name in self.dropped}  # hashes of a field's texts
         for name in set(self.dropped) & self._required():
             raise self._error([name], "holds the options that an answer refers to")
 
@@ -88,6 +92,7 @@ class ShortPrompt:
         right, wrong = self._answers(row, example, where)
         for name in self.dropped:
             text = as_text(self.long.get(row, name) or "")
+            self._texts[name].add(hash(text))
             # A text with every answer is a list of them, which tells nothing.
             lists = wrong and all(_contains(text, answer) for answer in wrong)
             self._carrying[name] += not lists and any(_contains(text, one) for one in right)
@@ -111,6 +116,13 @@ class ShortPrompt:
                 "have the same prompt as a row with another answer"
             )
             raise self._error(self.dropped, decides)
+        for name, texts in self._texts.items():
+            if len(texts) > MOST * self._rows and is_rank_zero():
+                log.warning(
+                    "recovery.student_prompt drops the field '%s', which differs from row to row: "
+                    "the pruned model must find the answers without it.",
+                    name,
+                )
 
     def _required(self) -> set[str]:
         """The fields that a short prompt must name if the long one does."""

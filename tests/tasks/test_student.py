@@ -89,9 +89,15 @@ def test_an_answer_within_a_word_is_not_carried(tmp_path: Path) -> None:
     dense(tmp_path, "Question: {question}\nAnswer:", rows, **QUESTIONS)
 
 
-def test_a_field_that_is_the_same_in_all_rows_can_be_dropped(tmp_path: Path) -> None:
+def test_a_field_that_differs_from_row_to_row_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = {**QUESTIONS, "prompt": "{hint} {context}\n{question}"}
     dense(tmp_path, "{context}\n{question}", passages, **settings)
+    assert not caplog.records
+    dense(tmp_path, "{hint} {context}", passages, **settings)
+    [record] = caplog.records
+    assert "drops the field 'question', which differs from row to row" in record.getMessage()
 
 
 @pytest.mark.parametrize("style", ["letter", "text"])
