@@ -4,7 +4,6 @@ The best factors of rank r are the first r directions, so every genome is a slic
 factors of a matrix end at the break-even rank, where they have as many numbers as its weight.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sieve.bank.files import FORMAT, BankFactors, header_of, read_bank, write_bank, write_index
-from sieve.bank.genome import Genome, Sizing, get_storage, in_use, kept_fraction, kept_parameters
+from sieve.bank.genome import (
+    Genome,
+    Sizing,
+    get_storage,
+    in_use,
+    kept_fraction,
+    kept_parameters,
+    ranks_of,
+    unneeded,
+)
 from sieve.distributed.sharding import is_sharded, whole_weight
 from sieve.model.matrices import Matrix, block_of, find_matrices, siblings
 from sieve.projections import Factors, get_projection
@@ -61,10 +69,13 @@ class Bank:
         """Rank of every matrix and group under a genome.
 
         None is the dense matrix, or a group whose members do not share. A group with a rank
-        overrides the ranks of its members.
+        overrides the ranks of its members. Matrices that feed only one of rank 0 have rank 0.
         """
-        levels = genome.levels
-        return {m.name: self.sizing.rank(m, levels[m.name]) for m in self.genes}
+        return ranks_of(genome, self.matrices, self.sizing, self.groups)
+
+    def unneeded(self, genome: Genome) -> set[str]:
+        """Names of the matrices that feed only a matrix of rank 0."""
+        return unneeded(self.ranks(genome), self.matrices, self.groups)
 
     def in_use(self, genome: Genome) -> dict[Matrix, int | None]:
         """The matrices and groups in the model of a genome, with their ranks."""
@@ -231,7 +242,7 @@ def fit(
     for gene in track([*solver.matrices, *solver.groups], "Fitting"):
         factors[gene.name] = solver.solve(gene)
     if key is None:
-        digests = {name: _digest(stored) for name, stored in factors.items()}
+        digests = {name: stored.digest() for name, stored in factors.items()}
         key = fingerprint(moments.fingerprint, digests, projection, storage, rank_multiple)
     sizing, matrices = sizing_of(solver, factors), solver.matrices
     return Bank(factors, matrices, sizing, projection, solver.stored_dtype, key, solver.groups)
@@ -322,15 +333,6 @@ def _check_finite(weight: Tensor, moment: Moment) -> None:
         )
     if not all(torch.isfinite(part).all() for part in (moment.second, moment.mean)):
         raise ValueError("the moments are not finite; calibrate again.")
-
-
-def _digest(factors: BankFactors) -> str:
-    """Digest of all stored numbers of a matrix."""
-    digest = hashlib.sha256()
-    for part in (factors.u, factors.v, factors.energy, factors.mean, factors.offset):
-        if part is not None:
-            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def stored(factors: Factors, dtype: torch.dtype, name: str) -> BankFactors:

@@ -5,6 +5,7 @@ genome reads no more of a file than its ranks need. A folder has one file per de
 bank of its own, and `index.json`, which is written last: a folder without it is not finished.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from sieve.model.matrices import Matrix
 from sieve.projections import Factors
 from sieve.runtime.artifacts import read_json, write_json_atomic, written_beside
 
-FORMAT = 3
+FORMAT = 4
 INDEX = "index.json"
 
 
@@ -45,6 +46,14 @@ class BankFactors(Factors):
         offset = None if self.offset is None else self.offset.to(device, dtype)
         u, v, mean = (part.to(device, dtype) for part in (self.u, self.v, self.mean))
         return BankFactors(u, v, self.energy, mean, offset)
+
+    def digest(self) -> str:
+        """Digest of all stored numbers."""
+        digest = hashlib.sha256()
+        for part in (self.u, self.v, self.energy, self.mean, self.offset):
+            if part is not None:
+                digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 def write_bank(path: Path, factors: Mapping[str, Factors], header: dict[str, Any]) -> None:

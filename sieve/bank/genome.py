@@ -4,7 +4,7 @@ A level is the kept fraction of a matrix's parameters, on a grid; 1 is the dense
 its mean output alone. A genome names the bank it belongs to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,20 +171,45 @@ class Genome:
             )
 
 
+def ranks_of(
+    genome: Genome, matrices: Sequence[Matrix], sizing: Sizing, groups: Sequence[Matrix] = ()
+) -> dict[str, int | None]:
+    """Rank of every matrix and group; see `in_use`. A matrix that is not needed has rank 0.
+
+    A group is None where its members share no factor.
+    """
+    levels = genome.levels
+    ranks = {m.name: sizing.rank(m, levels[m.name]) for m in (*matrices, *groups)}
+    idle = unneeded(ranks, matrices, groups)
+    groups_off = {g.name: None for g in groups if idle.issuperset(g.members)}
+    return ranks | dict.fromkeys(idle, 0) | groups_off
+
+
+def unneeded(
+    ranks: Mapping[str, int | None], matrices: Sequence[Matrix], groups: Sequence[Matrix] = ()
+) -> set[str]:
+    """The matrices that feed only a matrix of rank 0, so that their outputs do not count."""
+    shared = {n: rank for g in groups if (rank := ranks[g.name]) is not None for n in g.members}
+    removed = {m.name for m in matrices if shared.get(m.name, ranks[m.name]) == 0}
+    return {matrix.name for matrix in matrices if matrix.feeds in removed}
+
+
 def in_use(
     genome: Genome, matrices: list[Matrix], sizing: Sizing, groups: Sequence[Matrix] = ()
 ) -> dict[Matrix, int | None]:
     """The matrices and groups in the model of a genome with their ranks; None is the dense matrix.
 
+    Matrices that feed only a matrix of rank 0 are not in use.
+
     Args:
         groups: siblings that may share one V. A group with a rank replaces its members, whatever
             their levels; a group at level 1 is not in use.
     """
-    levels = genome.levels
-    ranks = {m: sizing.rank(m, levels[m.name]) for m in (*matrices, *groups)}
-    joint = [group for group in groups if ranks[group] is not None]
+    ranks = ranks_of(genome, matrices, sizing, groups)
+    joint = [group for group in groups if ranks[group.name] is not None]
     covered = {name for group in joint for name in group.members}
-    return {m: ranks[m] for m in (*(m for m in matrices if m.name not in covered), *joint)}
+    covered |= unneeded(ranks, matrices, groups)
+    return {m: ranks[m.name] for m in (*(m for m in matrices if m.name not in covered), *joint)}
 
 
 def kept_parameters(

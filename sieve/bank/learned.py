@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
-from sieve.bank.bank import Bank, _digest, stored
+from sieve.bank.bank import Bank, stored
 from sieve.bank.genome import Sizing
 from sieve.calibration.calibration import calibrate
 from sieve.config import INITS
@@ -308,7 +308,7 @@ def learned_bank(
     stored_factors = {
         m.name: stored(factors[m.name].cut(sizing.top_rank(m)), dtype, m.name) for m in matrices
     }
-    key = key or fingerprint("learned", {n: _digest(f) for n, f in stored_factors.items()}, storage)
+    key = key or fingerprint("learned", {n: f.digest() for n, f in stored_factors.items()}, storage)
     return Bank(stored_factors, matrices, sizing, "learned", dtype, key)
 
 

@@ -15,9 +15,9 @@ from sieve.bank.pivoting import Pivoted, part_of, pivot
 from sieve.bank.split_factors import SplitFactors
 from sieve.distributed.sharding import is_sharded, whole
 from sieve.factorized.modeling_experts import unfold
-from sieve.factorized.modeling_layers import FactorizedLinear, share_factor_in
+from sieve.factorized.modeling_layers import FactorizedLinear, share_factor_in, skip, unskip
 from sieve.factorized.modeling_sieve import native_class
-from sieve.model.matrices import dense_like
+from sieve.model.matrices import Matrix, dense_like
 
 
 class Switch:
@@ -56,6 +56,8 @@ class Switch:
         self._layers: dict[str, FactorizedLinear] = {}
         self._pivoted: dict[str, tuple[int, Pivoted]] = {}  # of the last rank
         self._biases: dict[tuple[str, int], Tensor | None] = {}
+        self._ranks: dict[str, int | None] = dict.fromkeys(bank.names)
+        self._feeders = {m: [f for f in bank.matrices if f.feeds == m.name] for m in bank.matrices}
 
     def to(self, genome: Genome) -> "Switch":
         """Make the model the one of `genome`; ValueError when it belongs to another bank."""
@@ -83,7 +85,27 @@ class Switch:
                     if self._split is not None:
                         self._split.release(member)
                     self.model.set_submodule(member, layer)
+        self._settle(ranks)
         return self
+
+    def _settle(self, ranks: Mapping[str, int | None]) -> None:
+        """Skip the units that these ranks remove, and no others."""
+        self._ranks |= ranks
+        for writer, feeders in self._feeders.items():
+            if feeders and not ranks.keys().isdisjoint({writer.name, *(f.name for f in feeders)}):
+                self._skip(writer, feeders)
+
+    def _skip(self, writer: Matrix, feeders: Sequence[Matrix]) -> None:
+        """Leave out what feeds a writer of rank 0: no numbers are stored, and nothing computed."""
+        removed = self._ranks[writer.name] == 0 and all(self._ranks[f.name] == 0 for f in feeders)
+        if removed:
+            for matrix in feeders:
+                self.model.set_submodule(matrix.name, self._empty(matrix))
+        if writer.owner is not None:
+            owner = self.model.get_submodule(writer.owner)
+            unskip(owner)
+            if removed:
+                skip(owner, writer.name[len(writer.owner) + 1 :], writer.owner_results)
 
     def replace(self, name: str, factors: BankFactors, rank: int) -> None:
         """Give one matrix other factors than the bank's; RuntimeError where ranks split them."""
@@ -96,12 +118,14 @@ class Switch:
         """Put some dense layers back for the block; RuntimeError where ranks split the factors."""
         self._check_not_split()
         layers = {name: self.model.get_submodule(name) for name in names}
+        ranks = {name: self._ranks[name] for name in names}
         self.set_ranks(dict.fromkeys(names))
         try:
             yield
         finally:
             for name, layer in layers.items():
                 self.model.set_submodule(name, layer)
+            self._settle(ranks)
 
     def _check_not_split(self) -> None:
         if self._split is not None:
@@ -117,6 +141,13 @@ class Switch:
         trace: TracebackType | None,
     ) -> None:
         self.restore()
+
+    def _empty(self, matrix: Matrix) -> FactorizedLinear:
+        """A layer of rank 0 that stores no number."""
+        layer = empty_factorized(bias=False)
+        numbers = torch.empty(0, dtype=self.model.dtype, device=self.model.device)
+        set_factors(layer, numbers.view(matrix.d_out, 0), numbers.view(0, matrix.d_in), None)
+        return layer
 
     def _factorize_group(self, name: str, rank: int) -> dict[str, FactorizedLinear]:
         """A layer for each member of a group; as stored they share one factor_in."""
@@ -233,8 +264,15 @@ def merge_dense(model: PreTrainedModel) -> None:
     Raises ValueError, and changes nothing, where the native layer has no bias but needs one.
     """
     for name, (layer, original) in to_merge(model).items():
-        weight, bias = merged(layer)
-        model.set_submodule(name, dense_like(original, weight, bias))
+        model.set_submodule(name, merged_like(layer, original))
+
+
+def merged_like(layer: FactorizedLinear, original: nn.Module) -> nn.Module:
+    """The dense layer, of the class of `original` and with a bias if that has one."""
+    weight, bias = merged(layer)
+    if bias is None and getattr(original, "bias", None) is not None:
+        bias = weight.new_zeros(len(weight))
+    return dense_like(original, weight, bias)
 
 
 def to_merge(model: nn.Module) -> dict[str, tuple[FactorizedLinear, nn.Module]]:

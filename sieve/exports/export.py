@@ -22,7 +22,7 @@ from sieve.distributed.sharding import is_sharded
 from sieve.exports.onnx import check_packages, replaced_layers, write_onnx
 from sieve.exports.sharded import as_stored, weights_of, write_sharded
 from sieve.factorized.modeling_experts import Unfolded, fold, unfold
-from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.factorized.modeling_layers import FactorizedLinear, skipped
 from sieve.factorized.modeling_sieve import classes_for, native_class
 from sieve.model.backbone import is_classifier
 from sieve.model.matrices import shares_embedding
@@ -171,6 +171,8 @@ def _factorized_shell(model: PreTrainedModel) -> PreTrainedModel:
         entry["shared"] = shared
         siblings = {*shared, *shared.values()}
         entry["mixed"] = {name: layers[name].factor_out.out_features for name in siblings}
+    if modules := skipped(model):
+        entry["skipped"] = {path: (done.writer, done.results) for path, done in modules.items()}
     config = model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
     return _shell(classes_for(architecture)[0], config, model)
 

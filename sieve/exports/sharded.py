@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from sieve.bank.switch import merged, to_merge
+from sieve.bank.switch import merged_like, to_merge
 from sieve.distributed.sharding import whole
 from sieve.factorized.modeling_experts import Unfolded
 from sieve.factorized.modeling_layers import FactorizedLinear
-from sieve.model.matrices import dense_like
 from sieve.model.quantized import is_quantized
 
 FILE_BYTES = 5 * 10**9  # of weights in one file, and on rank 0 at a time
@@ -46,14 +45,14 @@ def weights_of(model: nn.Module, format: str) -> Weights:
         for key in layer.state_dict():
             del weights[f"{name}.{key}"]
         weights[f"{name}.weight"] = partial(_merged, layer, original, "weight")
-        if layer.factor_out.bias is not None:
+        if getattr(original, "bias", None) is not None:
             weights[f"{name}.bias"] = partial(_merged, layer, original, "bias")
     return weights
 
 
 def _merged(layer: FactorizedLinear, original: nn.Module, key: str) -> Tensor:
     """The weight or the bias of the dense layer that replaces a factorized one."""
-    return dense_like(original, *merged(layer)).get_parameter(key)
+    return merged_like(layer, original).get_parameter(key)
 
 
 def write_sharded(

@@ -1,15 +1,16 @@
-"""Linear layers stored as two factors, each of them a plain `nn.Linear`.
+"""Linear layers stored as two factors, each of them a plain `nn.Linear`, and skipped modules.
 
-Travels with exports beside `modeling_sieve.py` and needs torch alone.
+Travels with exports beside `modeling_sieve.py`.
 """
 
 import warnings
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class FactorizedLinear(nn.Module):
@@ -124,6 +125,57 @@ def share_factor_in(owner: FactorizedLinear, *siblings: FactorizedLinear) -> Non
         layer._owner = (owner,)
 
 
+class Skipped:
+    """The forward pass of a module whose result is the constant output of one of its layers.
+
+    Nothing but this layer, of rank 0, computes. The cache of keys and values gets one number for
+    each token, because transformers counts the tokens of a cache in one of its layers.
+
+    Args:
+        writer: the path of the layer inside the module.
+        results: the length of the tuple to return, the others None; 0 returns the output alone.
+    """
+
+    def __init__(self, module: nn.Module, writer: str, results: int) -> None:
+        self.module, self.writer, self.results = module, writer, results
+        self.d_in = cast(FactorizedLinear, module.get_submodule(writer)).factor_in.in_features
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor | None, ...]:
+        """The layer's output (B, T, d_out) for hidden states (B, T, d), the first argument."""
+        values = [*args, *kwargs.values()]
+        hidden, cache = values[0], next((x for x in values if isinstance(x, Cache)), None)
+        if cache is not None:
+            self._count(cache, hidden)
+        zeros = hidden.new_zeros(()).expand(*hidden.shape[:-1], self.d_in)
+        y = self.module.get_submodule(self.writer)(zeros)
+        return (y, *[None] * (self.results - 1)) if self.results else y
+
+    def _count(self, cache: Cache, hidden: Tensor) -> None:
+        index = cast(int, self.module.layer_idx)
+        layers = cache.layers
+        if index >= len(layers) or isinstance(layers[index], CacheLayerMixin):
+            number = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
+            cache.update(number, number, index)
+
+
+def skip(module: nn.Module, writer: str, results: int) -> None:
+    """Let a module compute nothing but its writer, until `unskip`; see `Skipped`."""
+    if "forward" not in vars(module):  # accelerate gives modules a `forward` of its own.
+        module.forward = Skipped(module, writer, results)
+
+
+def unskip(module: nn.Module) -> None:
+    """Let a module compute again what its class computes."""
+    if isinstance(vars(module).get("forward"), Skipped):
+        del module.forward
+
+
+def skipped(model: nn.Module) -> dict[str, Skipped]:
+    """What each skipped module of a model does instead, by path."""
+    found = {name: vars(module).get("forward") for name, module in model.named_modules()}
+    return {name: forward for name, forward in found.items() if isinstance(forward, Skipped)}
+
+
 def factorize(
     model: nn.Module,
     ranks: dict[str, int],
@@ -131,6 +183,7 @@ def factorize(
     pivoted: Sequence[str] = (),
     mixed: dict[str, int] | None = None,
     shared: dict[str, str] | None = None,
+    skipped: dict[str, tuple[str, int]] | None = None,
 ) -> None:
     """Replace the named dense layers by FactorizedLinear of the given ranks, uninitialized.
 
@@ -139,6 +192,7 @@ def factorize(
         pivoted: layers in pivoted storage.
         mixed: the number of mixtures of each layer that shares a factor_in.
         shared: for each layer that uses the factor_in of another, the name of that layer.
+        skipped: for each module to skip, the arguments of `skip`.
     """
     layers: dict[str, FactorizedLinear] = {}
     for name, rank in ranks.items():
@@ -154,3 +208,5 @@ def factorize(
         siblings.setdefault(owner, []).append(layers[name])
     for owner, sharing in siblings.items():
         share_factor_in(layers[owner], *sharing)
+    for path, (writer, results) in (skipped or {}).items():
+        skip(model.get_submodule(path), writer, results)

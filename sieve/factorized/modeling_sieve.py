@@ -60,7 +60,8 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
         entry = config.sieve
         if entry.get("experts"):
             unfold(self)
-        options = {key: entry[key] for key in ("pivoted", "mixed", "shared") if key in entry}
+        names = ("pivoted", "mixed", "shared", "skipped")
+        options = {name: entry[name] for name in names if name in entry}
         factorize(self, entry["ranks"], entry["biases"], **options)
         if (head := self.get_output_embeddings()) is not None:
             head.register_forward_pre_hook(contiguous_input)

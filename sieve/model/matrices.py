@@ -4,11 +4,10 @@ This folder alone knows how architectures are built, and it finds matrices by st
 weights inside repeated decoder blocks), never by model names.
 """
 
-import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakSet
 
 import torch
@@ -17,7 +16,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sieve.factorized.modeling_experts import unfold
-from sieve.model.structure import TOKENS, Layer, Read, expert_of, faults_of, meant_dense
+from sieve.model.observation import Observation, observe
+from sieve.model.structure import Layer, expert_of, faults_of, meant_dense
+from sieve.model.units import owner_of, writers_of
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class Matrix:
     tied: bool = False  # the weight is also the embedding, which stays, so factors are additional
     members: tuple[str, ...] = ()  # matrices whose rows are stacked in this one, see `siblings`
     expert: str | None = None  # path of its expert, which sees only the tokens routed to it
+    feeds: str | None = None  # the matrix that all its output passes through, see `units.py`
+    owner: str | None = None  # path of the module that computes this matrix's output and no more
+    owner_results: int = 0  # length of the tuple that the owner returns; 0: the output alone
 
     @property
     def size(self) -> int:
@@ -125,10 +129,10 @@ def block_paths(model: PreTrainedModel) -> list[str]:
 
 
 def siblings(matrices: list[Matrix]) -> list[Matrix]:
-    """For each group of matrices that read the same input, one matrix with all their rows."""
-    readers: dict[str, list[Matrix]] = {}
+    """For each group of matrices with one input and one writer, one matrix with all their rows."""
+    readers: dict[tuple[str, str | None], list[Matrix]] = {}
     for matrix in matrices:
-        readers.setdefault(matrix.source, []).append(matrix)
+        readers.setdefault((matrix.source, matrix.feeds), []).append(matrix)
     return [
         Matrix(
             name="+".join([group[0].name, *(m.name.split(".")[-1] for m in group[1:])]),
@@ -140,7 +144,7 @@ def siblings(matrices: list[Matrix]) -> list[Matrix]:
             source=source,
             members=tuple(m.name for m in group),
         )
-        for source, group in readers.items()
+        for (source, _), group in readers.items()
         if len(group) > 1 and len({m.has_bias for m in group}) == 1
     ]
 
@@ -162,7 +166,8 @@ def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
     unfold(model)
     heads = _head(model) if head else {}
     layers = _layers_in_blocks(model) | heads
-    reads = _observe_reads(model, layers)
+    observation = _observe(model, layers)
+    reads = observation.reads
     faults = faults_of(model, layers, reads)
     if model not in _warned:
         _warned.add(model)
@@ -194,7 +199,7 @@ def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
             f"{type(model).__name__} has no prunable matrix: it has no Linear or Conv1D layer in a "
             "repeated block; choose a model with such blocks."
         )
-    return matrices
+    return _in_units(model, matrices, observation)
 
 
 _warned: WeakSet[nn.Module] = WeakSet()
@@ -204,7 +209,7 @@ def unsupported(model: PreTrainedModel) -> dict[str, str]:
     """Layers of the blocks that cannot be factorized: path -> reason."""
     unfold(model)
     layers = _layers_in_blocks(model)
-    return faults_of(model, layers, _observe_reads(model, layers))
+    return faults_of(model, layers, _observe(model, layers).reads)
 
 
 def check_supported(model: PreTrainedModel, allow_partial: bool) -> None:
@@ -253,37 +258,30 @@ def _head(model: PreTrainedModel) -> dict[str, Layer]:
     return {name: head for name, module in model.named_modules() if module is head}
 
 
-@torch.inference_mode(False)  # Inference tensors have no versions.
-@torch.no_grad()
-def _observe_reads(model: PreTrainedModel, layers: Mapping[str, Layer]) -> dict[str, list[Read]]:
-    """Run a few tokens and record the calls of each layer; equal `tensor` means equal values."""
-    reads: dict[str, list[Read]] = {name: [] for name in layers}
-    keep_alive: list[Tensor] = []  # An id is unique only while its tensor lives.
+def _observe(model: PreTrainedModel, layers: Mapping[str, Layer]) -> Observation:
+    paths = dict.fromkeys(block_of(name) for name in layers if layer_of(name) is not None)
+    return observe(model, layers, paths)
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
-            keep_alive.append(x)
-            reads[name].append(Read((id(x), x._version), x.numel() // x.shape[-1]))
 
-        return hook
-
-    handles = [
-        layer.register_forward_pre_hook(watch(name), with_kwargs=True)
-        for name, layer in layers.items()
-    ]
-    training = model.training
-    try:
-        vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
-        tokens = (torch.arange(TOKENS, device=model.device) % vocabulary)[None]
-        takes_cache = "use_cache" in inspect.signature(model.forward).parameters
-        options = {"use_cache": False} if takes_cache else {}
-        model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens), **options)
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    return reads
+def _in_units(
+    model: PreTrainedModel, matrices: list[Matrix], observation: Observation
+) -> list[Matrix]:
+    """The matrices with their writers, and the writers with the modules that they end."""
+    single = [m for m in matrices if m.layer is not None and not m.expert]
+    writers = writers_of(observation, {m.name: block_of(m.name) for m in single})
+    owners = {w: owner_of(model, observation, w, writers) for w in set(writers.values())}
+    united = []
+    for matrix in matrices:
+        owner = owners.get(matrix.name)
+        united.append(
+            replace(
+                matrix,
+                feeds=writers.get(matrix.name),
+                owner=owner.path if owner else None,
+                owner_results=owner.results if owner else 0,
+            )
+        )
+    return united
 
 
 def _warn(faults: dict[str, str]) -> None:

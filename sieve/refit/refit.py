@@ -133,7 +133,10 @@ class _Sequence:
     ) -> None:
         self.switch, self.bank, self.model = switch, switch.bank, switch.model
         self.moments = moments
-        self.ranks = self.bank.ranks(genome)
+        unneeded = self.bank.unneeded(genome)
+        writers = {m.feeds or m.name for m in self.bank.matrices if m.name in unneeded}
+        # A removed writer and what feeds it read nothing. None leaves them as they are.
+        self.ranks = self.bank.ranks(genome) | dict.fromkeys(unneeded | writers)
         self.weights, self.held_out, self.residual = weights, held_out, residual
         self.lost: list[Tensor] = []  # (N, hidden) per batch: dense minus pruned residual stream
         self.masks: list[list[Tensor | None]] = []  # (B * T,) per batch and pass: no padding
@@ -229,9 +232,11 @@ class _Sequence:
                 self.lost[index] = self.lost[index] + lost.float()
 
     def _joined(self, group: list[Matrix], readers: list[Matrix]) -> list[Matrix]:
-        """The readers as one stacked matrix where they share factors, else `group`."""
-        stacks = [g for g in self.bank.groups if g.source == readers[0].source]
-        return stacks if stacks and self.ranks[stacks[0].name] is not None else group
+        """Stacked matrices in place of the readers that share factors, and the rest of `group`."""
+        groups = [g for g in self.bank.groups if g.source == readers[0].source]
+        stacks = [g for g in groups if self.ranks[g.name] is not None]
+        covered = {name for stack in stacks for name in stack.members}
+        return [*stacks, *(matrix for matrix in group if matrix.name not in covered)]
 
     def _weight(self, name: str, index: int) -> Tensor | None:
         """The weight of each token of a batch for a matrix, or summed for stacked matrices."""

@@ -15,9 +15,16 @@ from dataclasses import replace
 import numpy as np
 
 from sieve.bank.bank import Bank
+from sieve.bank.genome import unneeded
 from sieve.runtime.progress import track
 from sieve.search.lines import Scorer
-from sieve.search.waterfill import estimated_loss, genome_of_ranks, scale_energies, waterfill
+from sieve.search.waterfill import (
+    Ranks,
+    estimated_loss,
+    genome_of_ranks,
+    scale_energies,
+    waterfill,
+)
 
 log = logging.getLogger(__name__)
 MIN_ROWS = 64  # of the selection rows
@@ -85,16 +92,27 @@ def _measure(
             "search.seeds=measured needs an objective that measures divergences; remove "
             "'measured' from search.seeds."
         )
+
+    def idle(ranks: Ranks) -> set[str]:
+        return unneeded(ranks, bank.matrices, bank.groups)
+
     estimates: dict[str, float] = {}
     costs: dict[str, float] = {}
     for name in track([m.name for m in bank.matrices], "Measuring matrices"):
         estimate = cost = 0.0
         for ranks, sign in ((smaller, 1), (larger, -1)):
-            if ranks[name] != center[name]:
-                genome = genome_of_ranks(bank, center | {name: ranks[name]})
-                cost += sign * (objective.score(genome).divergence - base)
-                moved, unmoved = (estimated_loss(estimated, name, r[name]) for r in (ranks, center))
-                estimate += sign * (moved - unmoved)
+            if ranks[name] == center[name] or name in idle(ranks) | idle(center):
+                continue
+            # A writer that goes, or comes back, takes along what feeds it.
+            toggled = 0 in (ranks[name], center[name])
+            names = [m.name for m in bank.matrices if m.name == name or toggled and m.feeds == name]
+            genome = genome_of_ranks(bank, center | {n: ranks[n] for n in names})
+            cost += sign * (objective.score(genome).divergence - base)
+            moved, unmoved = (
+                sum(estimated_loss(estimated, n, r[n]) for n in {*names} - idle(r))
+                for r in (ranks, center)
+            )
+            estimate += sign * (moved - unmoved)
         if estimate > 0:
             estimates[name], costs[name] = estimate, max(cost, 0.0)
     total = sum(costs.values())

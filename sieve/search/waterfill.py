@@ -6,9 +6,11 @@ over all matrices: the lower convex hulls of the matrices' (cost, loss) points, 
 give the exact optimum of the summed loss at each budget (Lagrangian relaxation, Everett 1963).
 Energies of the loss-aware projections share one unit; energies of others are normalized
 first. A group of siblings has the states of its separate members and the states with one shared V.
+A writer and the matrices that feed it (`sieve/model/units.py`) have the states of all of them, and
+the state without any: it stores the writer's bias and loses all energy of the writer alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -30,7 +32,7 @@ class Frontier:
     """S steps from a genome, by default the dense one, down to nothing, cheapest loss first.
 
     Args:
-        changes: for each step, the new ranks by matrix or group name; most steps change one.
+        changes: for each step, the ranks that change, by matrix or group name; mostly one.
         kept: (S + 1,) parameters of all matrices after each number of steps.
         loss: (S + 1,) estimated rise of the loss after each number of steps.
         start: ranks before the first step.
@@ -88,24 +90,11 @@ def waterfill(
         )
     start_ranks: Ranks = dict.fromkeys(bank.names) if start is None else bank.ranks(start)
 
-    def points(matrix: Matrix) -> list[_Point]:
-        return _points(bank, matrix, normalize, lowest_rank, start_ranks[matrix.name])
-
-    grouped = {name for group in bank.groups for name in group.members}
-    hulls = [_hull(points(matrix)) for matrix in bank.matrices if matrix.name not in grouped]
-    for group in bank.groups:
-        states = points(group)
-        if start_ranks[group.name] is None:
-            members = [_hull(points(m)) for m in bank.matrices if m.name in group.members]
-            separate = _merged(members, {group.name: None})
-            states = sorted([*separate, *states[1:]], key=lambda p: (-p.cost, p.loss))
-            # The frontier only goes down, so states as large as the start are left out.
-            states = [separate[0], *(p for p in states if p.cost < separate[0].cost)]
-        hulls.append(_hull(states))
+    hulls = _Hulls(bank, normalize, lowest_rank, start_ranks).of_all()
     steps = _by_slope(hulls)
     return Frontier(
         bank,
-        tuple(b.ranks for _, b in steps),
+        tuple(_changed(a, b) for a, b in steps),
         sum(hull[0].cost for hull in hulls)
         - np.concatenate([[0], np.cumsum([a.cost - b.cost for a, b in steps])]).astype(int),
         sum(hull[0].loss for hull in hulls)
@@ -153,6 +142,8 @@ def weights_toward(bank: Bank, genome: Genome) -> dict[str, float]:
     weights = {
         name: float(np.exp(np.clip(median - log, -largest, largest))) for name, log in logs.items()
     }
+    idle = bank.unneeded(genome)
+    weights |= {m.name: weights[m.feeds] for m in bank.matrices if m.feeds and m.name in idle}
     for group in bank.groups:
         # The genome uses either the members or the group; the other gets the same weight.
         members = [weights[name] for name in group.members if name in weights]
@@ -179,6 +170,58 @@ class _Point(NamedTuple):
     cost: int
     loss: float
     ranks: Ranks
+
+
+class _Hulls:
+    """The hulls of the units, groups and matrices of a bank; see `waterfill`."""
+
+    def __init__(self, bank: Bank, normalize: str, lowest_rank: int, start: Ranks) -> None:
+        self.bank, self.start, self.lowest_rank = bank, start, lowest_rank
+        self.normalize = normalize
+        self.feeders: dict[str | None, list[Matrix]] = {}
+        for matrix in bank.matrices:
+            self.feeders.setdefault(matrix.feeds, []).append(matrix)
+
+    def of_all(self) -> list[list["_Point"]]:
+        """The hulls of a bank, independent of each other."""
+        return self._of(self.feeders.get(None, []))
+
+    def _of(self, matrices: Sequence[Matrix]) -> list[list["_Point"]]:
+        names = {matrix.name for matrix in matrices}
+        groups = [group for group in self.bank.groups if names.issuperset(group.members)]
+        grouped = {name for group in groups for name in group.members}
+        single = [self._unit(matrix) for matrix in matrices if matrix.name not in grouped]
+        return single + [
+            self._group(g, [m for m in matrices if m.name in g.members]) for g in groups
+        ]
+
+    def _points(self, matrix: Matrix) -> list["_Point"]:
+        start = self.start[matrix.name]
+        return _points(self.bank, matrix, self.normalize, self.lowest_rank, start)
+
+    def _group(self, group: Matrix, members: Sequence[Matrix]) -> list["_Point"]:
+        """The states of siblings: separate, or with one shared V."""
+        states = self._points(group)
+        if self.start[group.name] is None:
+            separate = _merged([self._unit(m) for m in members], {group.name: None})
+            states = sorted([*separate, *states[1:]], key=lambda p: (-p.cost, p.loss))
+            # The frontier only goes down, so states as large as the start are left out.
+            states = [separate[0], *(p for p in states if p.cost < separate[0].cost)]
+        return _hull(states)
+
+    def _unit(self, writer: Matrix) -> list["_Point"]:
+        """The states of a matrix together with the matrices that feed only it."""
+        own, feeders = self._points(writer), self.feeders.get(writer.name, [])
+        removed = next((point for point in own if point.ranks[writer.name] == 0), None)
+        if not feeders or removed is None:
+            return _hull(own) if not feeders else _merged([_hull(own), *self._of(feeders)], {})
+        if len(own) == 1:  # The start is without the unit.
+            return own
+        states = _merged([_hull([p for p in own if p is not removed]), *self._of(feeders)], {})
+        names = {name for state in states for name in state.ranks} - {writer.name}
+        groups_off = {group.name: None for group in self.bank.groups if group.name in names}
+        ranks = dict.fromkeys(names, 0) | groups_off | removed.ranks
+        return _hull([*states, removed._replace(ranks=ranks)])
 
 
 def _points(
@@ -217,6 +260,11 @@ def _by_slope(hulls: list[list[_Point]]) -> list[tuple[_Point, _Point]]:
     """The steps of all hulls by rising slope; steps of one hull keep their order."""
     steps = [step for hull in hulls for step in pairwise(hull)]
     return sorted(steps, key=lambda step: _slope(*step))
+
+
+def _changed(a: _Point, b: _Point) -> Ranks:
+    """The ranks of point b that differ from those of point a."""
+    return {name: rank for name, rank in b.ranks.items() if a.ranks.get(name, -1) != rank}
 
 
 def _merged(hulls: list[list[_Point]], ranks: Ranks) -> list[_Point]:

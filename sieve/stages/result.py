@@ -35,7 +35,9 @@ def sizes(
     kept = bank.kept_parameters(genome)
     # A factorized output head that is tied to the embeddings comes in addition to their table.
     tables = sum(m.size for m, r in bank.in_use(genome).items() if m.tied and r is not None)
-    model_kept = model_parameters - bank.size + kept + tables
+    unneeded = bank.unneeded(genome)
+    biases = sum(m.d_out for m in bank.matrices if m.has_bias and m.name in unneeded)
+    model_kept = model_parameters - bank.size + kept + tables - biases
     pruned_bytes = model_kept * bank.dtype.itemsize + bank.index_bytes(genome) - saved_bytes
     if merged:
         pruned_bytes = (model_parameters + tables) * bank.dtype.itemsize
@@ -54,13 +56,17 @@ def sizes(
 def matrix_table(bank: Bank, genome: Genome) -> list[Record]:
     """One row per matrix: kind, layer, shape, level, rank (None: dense) and kept fraction.
 
-    Siblings that share one V have the level and rank of their group.
+    Siblings that share one V have the level and rank of their group. Matrices that feed only one
+    of rank 0 have level 0.
     """
     in_use = {matrix: (matrix, rank) for matrix, rank in bank.in_use(genome).items()}
     by_name = {name: pair for m, pair in in_use.items() for name in (m.members or (m.name,))}
     rows = []
+    unneeded = bank.unneeded(genome)
     for matrix in bank.matrices:
-        whole, rank = by_name[matrix.name]  # the matrix itself, or its group
+        # The matrix itself, or its group.
+        whole, rank = by_name.get(matrix.name, (matrix, 0))
+        kept = 0 if matrix.name in unneeded else bank.sizing.kept(whole, rank)
         rows.append(
             {
                 "name": matrix.name,
@@ -68,9 +74,9 @@ def matrix_table(bank: Bank, genome: Genome) -> list[Record]:
                 "layer": matrix.layer,
                 "d_out": matrix.d_out,
                 "d_in": matrix.d_in,
-                "level": genome.levels[whole.name],
+                "level": 0.0 if matrix.name in unneeded else genome.levels[whole.name],
                 "rank": rank,
-                "kept_fraction": bank.sizing.kept(whole, rank) / whole.size,
+                "kept_fraction": kept / whole.size,
                 "shared_with": [name for name in whole.members if name != matrix.name],
             }
         )

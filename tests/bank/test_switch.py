@@ -156,9 +156,9 @@ def test_a_switch_allocates_no_more_than_biases(build, projection, dtype):
         with Allocations() as made:
             switch.to(genome)
         assert all(size <= largest_bias for size in made.sizes)
-        for name, level in genome.levels.items():
+        for name, rank in bank.ranks(genome).items():
             layer = model.get_submodule(name)
-            if 0 < level < 1:
+            if rank:
                 assert storage_of(layer.factor_out.weight) in held
                 assert storage_of(layer.factor_in.weight) in held
     with Allocations() as made:

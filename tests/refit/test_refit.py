@@ -19,12 +19,14 @@ from sieve.bank.bank import BankFactors, fit
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import calibrate
 from sieve.data.batches import held_out_batches
+from sieve.factorized.modeling_layers import skipped
 from sieve.model.matrices import dense_weight, find_matrices
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.projections.moments import Gradient, Moment, Side
 from sieve.refit.blocks import stream_writers
 from sieve.refit.paired import Paired, held_out_error, solve
 from sieve.refit.refit import _Sequence, refit, token_weights
+from sieve.search.space import genome_of_levels
 
 
 def batches() -> list[dict[str, Tensor]]:
@@ -175,6 +177,18 @@ def test_one_batch_of_four_is_held_out_and_a_single_one_is_refused() -> None:
     assert held_out_batches(2) == [False, True]
     with pytest.raises(ValueError, match="got 1 calibration batch, expected at least 2"):
         held_out_batches(1)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_refit_leaves_removed_units_out_and_solves_the_rest(residual: bool) -> None:
+    model, bank, moments = setting(tiny_llama, "output")
+    levels = [0.0 if m.kind == "o" and m.layer == 0 else 0.3 for m in bank.matrices]
+    genome = genome_of_levels(bank, levels)
+    refitted = refit(model, bank, genome, moments, batches(), residual=residual)
+    assert refitted.kept and refitted.after < refitted.before
+    unneeded = bank.unneeded(genome)
+    assert len(unneeded) == 3 and unneeded.isdisjoint(refitted.kept)
+    assert not skipped(model)
 
 
 def test_dense_matrices_are_not_refitted() -> None:

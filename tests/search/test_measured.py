@@ -28,8 +28,8 @@ class Known:
     def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
         self.asked += 1
         far = sum(
-            self.factors[name] * estimated_loss(BANK, name, rank)
-            for name, rank in BANK.ranks(genome).items()
+            self.factors[m.name] * estimated_loss(BANK, m.name, rank)
+            for m, rank in BANK.in_use(genome).items()
         )
         far = far if self.known else math.nan
         return Score(BANK.kept_fraction(genome), 0.9, 0.01, 10, divergence=far)

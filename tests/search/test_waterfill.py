@@ -1,13 +1,14 @@
 """The frontier is the best allocation at each of its budgets, and counts what the bank counts."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from models import tiny_gpt2, tiny_llama
 from sieved import banked, mixed
 
-from sieve.search.waterfill import estimated_loss, estimated_rise, waterfill
+from sieve.search.waterfill import estimated_loss, estimated_rise, waterfill, weights_toward
 
 
 @pytest.mark.parametrize("storage", ["plain", "pivoted"])
@@ -57,8 +58,9 @@ def test_sizes_and_losses_are_those_of_its_genomes(build, projection: str, stora
         ranks = frontier.ranks(steps)
         assert bank.ranks(genome) == ranks
         assert bank.kept_parameters(genome) == frontier.kept[steps]
-        total = sum(estimated_loss(bank, name, rank) for name, rank in ranks.items())
-        assert frontier.loss[steps] == pytest.approx(total, rel=1e-6, abs=1e-9)
+        assert frontier.loss[steps] == pytest.approx(
+            estimated_rise(bank, genome), rel=1e-6, abs=1e-9
+        )
 
 
 def test_the_fewest_steps_within_a_budget_are_found() -> None:
@@ -115,3 +117,40 @@ def test_a_frontier_from_any_genome_begins_there_and_only_goes_down(joint: bool)
         assert bank.kept_parameters(genome) == frontier.kept[steps]
         assert frontier.loss[steps] == pytest.approx(estimated_rise(bank, genome), rel=1e-6)
     assert (np.diff(frontier.kept) < 0).all()
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
+def test_units_never_make_a_frontier_worse_and_go_in_one_step(build, joint: bool) -> None:
+    bank = banked(build(), "loss_aware" if not joint else "output", storage="pivoted", joint=joint)
+    united = waterfill(bank)
+    separate = waterfill(replace(bank, matrices=[replace(m, feeds=None) for m in bank.matrices]))
+    loss = np.interp(separate.kept[::-1], united.kept[::-1], united.loss[::-1])
+    assert (loss <= separate.loss[::-1] * (1 + 1e-9) + 1e-12).all()
+    writers = {m.feeds for m in bank.matrices if m.feeds}
+    assert united.kept[-1] < separate.kept[-1] or build is tiny_gpt2  # Its biases are there anyway.
+    for change in united.changes:
+        removed = {name for name, rank in change.items() if rank == 0}
+        for matrix in bank.matrices:
+            if matrix.feeds in removed & writers:
+                assert united.ranks(len(united.changes))[matrix.name] == 0
+                assert matrix.name in removed or matrix.name not in change
+
+
+def test_the_state_without_a_unit_costs_its_bias_and_the_energy_of_its_writer_alone() -> None:
+    bank = banked(tiny_llama(), "loss_aware", storage="pivoted")
+    o = next(m for m in bank.matrices if m.kind == "o")
+    bank.factors[o.name].energy.zero_()  # The cheapest of all to remove.
+    change = waterfill(bank).changes[0]
+    feeders = {m.name: 0 for m in bank.matrices if m.feeds == o.name}
+    assert change == {o.name: 0} | feeders
+    frontier = waterfill(bank)
+    assert frontier.loss[1] == pytest.approx(estimated_loss(bank, o.name, 0))
+    assert (
+        frontier.kept[0] - frontier.kept[1]
+        == o.size + sum(m.size for m in bank.matrices if m.name in feeders) - o.d_out
+    )
+    rest = waterfill(bank, start=frontier.genome(1))
+    assert rest.changes == frontier.changes[1:]
+    weights = weights_toward(bank, frontier.genome(1))
+    assert {weights[name] for name in feeders} == {weights[o.name]}
