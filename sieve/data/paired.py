@@ -19,7 +19,7 @@ from sieve.tasks.student import with_ending
 from sieve.tasks.task import Task
 
 Pair = tuple[TokenBatch, TokenBatch]
-COMPARED = 64  # calibration rows whose answers are compared before a run begins
+COMPARED = 64  # longest calibration rows, whose answers are compared before a run begins
 ENDINGS = ("\n", "", " ")  # of a short prompt, tried in this order
 DIFFERENT = (
     "task '{}': answers have other tokens after recovery.student_prompt than after the prompt of "
@@ -71,11 +71,13 @@ def with_same_answers(task: Task, dense: Task, reader: Reader) -> tuple[Task, st
     prompts end as they are rendered, and the delimiter follows.
 
     Raises:
-        ValueError: the answers have other tokens whatever the ending.
+        ValueError: the answers have other tokens whatever the ending, or a long prompt exceeds the
+            context.
     """
-    first = task.splits["calibration"][:COMPARED]
-    long = reader.encode(dense, dense_examples(first))
-    some = replace(task, splits={"calibration": first})
+    rows = task.splits["calibration"]
+    longest = sorted(rows, key=lambda row: -len((row.twin or row).prompt))[:COMPARED]
+    long = reader.encode(dense, dense_examples(longest))
+    some = replace(task, splits={"calibration": longest}, unlabelled=[])
     for ending in (None, *ENDINGS):
         tried = some if ending is None else with_ending(some, ending)
         if same_answers(reader.encode(tried, tried.splits["calibration"]), long):

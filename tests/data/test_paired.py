@@ -110,3 +110,14 @@ def test_answers_of_other_tokens_are_refused() -> None:
         with_same_answers(changed, long, module(long).reader)
     with pytest.raises(ValueError, match="answers have other tokens after recovery.student_prompt"):
         paired_calibration_batches(module(changed), module(long), 64, None)
+
+
+def test_a_long_prompt_beyond_the_context_is_refused_before_the_run() -> None:
+    short, long = tasks()
+    longest = long.splits["calibration"][9]
+    twin = replace(longest, prompt="very " * 400 + longest.prompt)
+    rows = [replace(e, twin=twin) if e.twin is longest else e for e in short.splits["calibration"]]
+    reader = module(long, context_length=512).reader
+    changed = replace(short, splits={"calibration": rows * 8})
+    with pytest.raises(ValueError, match="prompts are longer than the model's context"):
+        with_same_answers(changed, long, reader)
