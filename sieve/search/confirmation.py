@@ -34,9 +34,12 @@ def candidates(scores: Mapping[Genome, Score], count: int) -> list[Genome]:
 
     The ratio between neighboring sizes grows: twelve candidates span a factor of 18. Of genomes of
     about the same size, the one with the largest margin is taken. Genomes that `not_by_luck`
-    rejects are left out.
+    rejects are left out. The largest genome is the only candidate if none is feasible: not even the
+    dense model may be, if the pruned model reads a shorter prompt.
     """
     order = {genome: index for index, genome in enumerate(not_by_luck(scores))}
+    if not order:
+        return sorted(scores, key=lambda genome: scores[genome].kept_fraction)[-1:]
     groups: list[list[Genome]] = []
     limit = -math.inf
     for genome in sorted(order, key=lambda genome: scores[genome].kept_fraction):

@@ -116,12 +116,14 @@ def search_evopress(
 def _smallest(
     space: GenomeSpace, objective: Scorer, seeds: Sequence[Genome]
 ) -> tuple[Genome, float]:
-    """The smallest feasible genome among the seeds and the dense model, and its kept fraction."""
+    """The smallest feasible genome among the seeds and the dense model, and its kept fraction.
+
+    The dense model if none is feasible, as may be if the pruned model reads a shorter prompt.
+    """
     dense = space.genome([len(alleles) - 1 for alleles in space.alleles])
     scores: list[tuple[Score, Genome]] = [(objective.score(g), g) for g in (dense, *seeds)]
-    score, best = min(
-        (pair for pair in scores if pair[0].feasible), key=lambda pair: pair[0].kept_fraction
-    )
+    feasible = (pair for pair in scores if pair[0].feasible)
+    score, best = min(feasible, key=lambda pair: pair[0].kept_fraction, default=scores[0])
     return best, score.kept_fraction
 
 

@@ -113,7 +113,7 @@ def confirmed(
     ladder, certain = candidates(scores, config.search.candidates), config.confidence is not None
     result = confirm(objective, ladder, from_largest=certain)
     if line is not None and not certain:
-        floor = min(s.kept_fraction for s in scores.values() if s.feasible)
+        floor = min((s.kept_fraction for s in scores.values() if s.feasible), default=1.0)
         result = narrow(objective, result, line, bank.kept_fraction, floor)
     if together:
         scores[result.genome] = searched.evaluated[result.genome]

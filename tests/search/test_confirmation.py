@@ -51,6 +51,13 @@ def test_candidates_are_feasible_apart_in_size_and_end_with_the_dense_model() ->
     assert GENOMES[20] not in candidates(found, len(found))
 
 
+def test_the_largest_genome_is_the_candidate_if_none_is_feasible() -> None:
+    found = scores(**{f"g{i}": -0.1 for i in range(len(GENOMES))})
+    ladder = candidates(found, 12)
+    assert ladder == [GENOMES[0]] and candidates({}, 12) == []
+    assert confirm(Unseen(lambda kept: False), ladder, from_largest=False).genome == GENOMES[0]
+
+
 def test_of_genomes_of_one_size_the_safest_stands_for_all() -> None:
     same = Score(0.5, 0.9, 0.001, 10)
     found = {

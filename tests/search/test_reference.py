@@ -1,5 +1,6 @@
 """Reference searches on a problem whose answer is known."""
 
+import dataclasses
 import math
 
 import pytest
@@ -55,6 +56,16 @@ def test_a_search_ends_feasible_no_larger_than_its_seeds_and_the_same_each_time(
     score = Floors().score(results[0])
     best = min(s.kept_fraction for s in map(Floors().score, seeds) if s.feasible)
     assert score.feasible and score.kept_fraction <= best
+
+
+@pytest.mark.parametrize("find", [search_random, search_evopress])
+def test_the_dense_model_is_the_result_if_not_even_it_is_feasible(find) -> None:
+    class Never(Floors):
+        def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
+            return dataclasses.replace(super().score(genome), margin=-1.0)
+
+    found = find(SPACE, Never(), neighbors(uniform_line(BANK), FEASIBLE, 2, 2), Budget(20), seed=7)
+    assert BANK.kept_fraction(found) == 1
 
 
 @pytest.mark.parametrize("judge", ["margin", "divergence"])

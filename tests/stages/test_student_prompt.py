@@ -122,3 +122,15 @@ def test_the_export_scores_with_its_task_file_what_the_run_says(world: Path) -> 
     batches = sieve.scoring_batches(examples, tiny_tokenizer(model_max_length=512), chat="never")
     predicted = score(model, batches).predicted
     assert result["pruned"]["accuracy"] == (predicted == answers).mean()
+
+
+@pytest.mark.parametrize("search", ["waterfill", "evopress"])
+def test_the_dense_model_is_chosen_if_no_size_answers_the_short_prompt(
+    world: Path, monkeypatch: pytest.MonkeyPatch, search: str
+) -> None:
+    monkeypatch.setattr("sieve.search.objective.Objective._point_margin", lambda *_: -0.5)
+    options = (f"search={search}", "search.evaluations=20", "search.confirmation=.5")
+    with session(world, *SHOTS, *BAKE, *options) as run:
+        bank = stages.fit(run, stages.calibrate(run))
+        genome, _ = stages.search(run, bank)
+        assert bank.kept_fraction(genome) == 1
