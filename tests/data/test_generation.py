@@ -1,5 +1,7 @@
 """Written answers equal greedy decoding, end at stop strings, and are scored by the metric."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from models import tiny_gpt2, tiny_llama, tiny_mixtral, tiny_tokenizer
@@ -82,14 +84,17 @@ def test_the_value_is_of_the_extracted_answer_and_a_missing_one_is_minus_one():
     assert part.values.tolist() == [1]
 
 
-def test_the_divergence_is_how_much_less_likely_the_dense_answers_are():
+@pytest.mark.parametrize("shots", ["", "question? yes. "])
+def test_the_divergence_is_how_much_less_likely_the_dense_answers_are(shots):
     model = tiny_llama()
     bank = banked(model)
     batches = writing_batches(EXAMPLES, writer(), batch_tokens=150)
+    longer = [replace(e, prompt=shots * (1 + i % 2) + e.prompt) for i, e in enumerate(EXAMPLES)]
     reference: dict = {}
-    dense = score(model, batches, reference=reference)
+    dense_batches = writing_batches(longer, writer(), batch_tokens=200) if shots else batches
+    dense = score(model, dense_batches, reference=reference)
     assert dense.divergences.tolist() == [0] * len(EXAMPLES)
-    answers = [alone(model, example.prompt) for example in EXAMPLES]
+    answers = [alone(model, example.prompt) for example in longer]
 
     def likelihood(prompt: str, answer: list[int]) -> float:
         ids = tiny_tokenizer()(prompt).input_ids
@@ -97,14 +102,14 @@ def test_the_divergence_is_how_much_less_likely_the_dense_answers_are():
             logits = model(input_ids=torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1]
         return float(logits.log_softmax(-1)[range(len(answer)), answer].sum())
 
-    before = [likelihood(e.prompt, a) for e, a in zip(EXAMPLES, answers, strict=True)]
+    before = [likelihood(e.prompt, a) for e, a in zip(longer, answers, strict=True)]
     with sieve.apply(model, bank, uniform(bank, 0.3)):
         pruned = score(model, batches, reference=reference)
         after = [likelihood(e.prompt, a) for e, a in zip(EXAMPLES, answers, strict=True)]
     expected = [max(0.0, b - a) for b, a in zip(before, after, strict=True)]
     assert max(expected) > 0.1
     assert pruned.divergences.tolist() == pytest.approx(expected, abs=1e-3)
-    below = {key: (batch, likely - 5) for key, (batch, likely) in reference.items()}
+    below = {index: (answer, likely - 50) for index, (answer, likely) in reference.items()}
     assert score(model, batches, reference=below).divergences.tolist() == [0] * len(EXAMPLES)
 
 
