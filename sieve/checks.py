@@ -45,12 +45,14 @@ AT_LEAST_1 = (
     "projection.refit_tokens projection.refit_tries projection.learning.tokens "
     "projection.learning.batch_tokens projection.learning.epochs search.candidates search.rounds "
     "search.evaluations search.examples recovery.rank recovery.alpha recovery.steps "
+    "recovery.short_steps recovery.tries "
     "recovery.accumulate recovery.tokens recovery.batch_tokens recovery.check_every "
     "recovery.patience launcher.workers speed.batch_size speed.prompt_tokens speed.new_tokens "
     "speed.repeats"
 ).split()
 ABOVE_0 = (
-    "share_prefix projection.learning_rate recovery.learning_rate recovery.max_norm "
+    "share_prefix projection.learning_rate recovery.learning_rate recovery.minutes "
+    "recovery.max_norm "
     "device.memory_gib device.bandwidth_gb device.utilization device.solver_utilization "
     "device.layer_ms device.disk_gb device.host_gflops"
 ).split()

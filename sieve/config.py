@@ -116,6 +116,7 @@ class SearchConfig:
     evaluations: int = 300
     examples: int | None = None
     bottlenecks: bool = False
+    recover: bool | None = None
 
 
 @dataclass
@@ -138,6 +139,9 @@ class RecoveryConfig:
     factors: str = "both"
     loss: str = "both"
     steps: int = 400
+    short_steps: int = 100
+    minutes: float | None = None
+    tries: int = 8
     learning_rate: float = 1e-3
     accumulate: int = 1
     tokens: int = 200_000

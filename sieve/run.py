@@ -48,8 +48,9 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
             return {}
         genome, search = stages.search(session, bank)
         curve = stages.curve(session, bank, search)
+        searched = bank, genome
         bank, genome, refitted = stages.refit(session, calibrated, bank, genome)
-        bank, genome, recovered = stages.recover(session, bank, genome)
+        bank, genome, recovered = stages.recover(session, calibrated, searched, (bank, genome))
         evaluation = stages.evaluate(session, bank, genome) | {"recovery": recovered} | curve
         dense_accuracy = evaluation["baseline"]["accuracy"]
         evaluation["rivals"] = stages.rivals(session, recovered, dense_accuracy)

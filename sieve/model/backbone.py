@@ -272,6 +272,23 @@ def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Compute attention by plain products on a CPU inside the block.
+
+    torch's fused attention has a slow backward pass for short rows on CPUs.
+    """
+    fused = model.config._attn_implementation
+    if model.device.type != "cpu" or fused != "sdpa":
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(fused)
+
+
+@contextmanager
 def with_input_gradients(
     model: PreTrainedModel, checkpointed: Sequence[torch.nn.Module] = ()
 ) -> Iterator[None]:

@@ -23,6 +23,7 @@ from sieve.distributed.trainer import schedule
 from sieve.evaluation.divergence import answer_logprobs, divergence
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.projections import Factors
+from sieve.recovery.teacher import Teacher, TrainingBatch
 from sieve.runtime.artifacts import fingerprint
 
 LORA_TARGETS = {
@@ -42,18 +43,25 @@ class RecoveryModule(L.LightningModule):
         genome: its matrices of rank 0 have no factors and are not trained.
         config: method, loss, steps and learning rate.
         seed: of the random start of LoRA.
+        teacher: knows the dense model's answers to numbered batches; None starts a new one.
 
     Raises:
         RuntimeError: for `method=lora` where PEFT is not installed.
     """
 
     def __init__(
-        self, switch: Switch, genome: Genome, config: RecoveryConfig, seed: int = 0
+        self,
+        switch: Switch,
+        genome: Genome,
+        config: RecoveryConfig,
+        seed: int = 0,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.config, self.genome = config, genome
         self.start = 0  # the first step, above 0 when a training resumes
         self._switch = [switch]  # In a list, so that the model does not become a submodule.
+        self.teacher = teacher or Teacher(switch.model)
         self.ranks = {name: r for name, r in switch.bank.ranks(genome).items() if r}
         with switch.to(genome):
             pruned = {name: switch.model.get_submodule(name) for name in self.ranks}
@@ -77,25 +85,31 @@ class RecoveryModule(L.LightningModule):
         """The trained parameters by name."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
-    def training_step(self, batch: object, batch_idx: int = 0) -> Tensor:
+    def training_step(self, batch: TrainingBatch, batch_idx: int = 0) -> Tensor:
         """Mean loss per answer token of one batch, nats."""
         loss = self.loss(batch)
         self.log("recover/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def loss(self, batch: object) -> Tensor:
-        """The loss that `config.loss` names, mean per answer token, nats."""
-        kind, model, targets = self.config.loss, self.switch.model, as_targets(batch)
-        with torch.no_grad():
-            dense = None if kind == "task" else answer_logprobs(model, batch)
+    def loss(self, batch: TrainingBatch) -> Tensor:
+        """The loss that `config.loss` names, mean per answer token, nats.
+
+        Rows without labels have the loss of the dense model's answers only.
+        """
+        kind, model, targets = self.config.loss, self.switch.model, as_targets(batch.rows)
+        dense = self.teacher.logprobs(batch) if self.taught(batch) else None
         with self.installed():
-            logprobs = answer_logprobs(model, batch)
+            logprobs = answer_logprobs(model, batch.rows)
         total = logprobs.new_zeros(())
-        if kind != "kl":
+        if kind != "kl" and batch.labelled:
             total = total - logprobs.gather(1, targets[targets >= 0][:, None]).sum()
         if dense is not None:
             total = total + divergence(dense, logprobs)
         return total / max(1, len(logprobs))
+
+    def taught(self, batch: TrainingBatch) -> bool:
+        """Whether the loss of a batch needs the dense model's answers."""
+        return self.config.loss != "task" or not batch.labelled
 
     @contextmanager
     def installed(self) -> Iterator[None]:

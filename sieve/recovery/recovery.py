@@ -25,9 +25,10 @@ from sieve.config import RecoveryConfig
 from sieve.data.batches import Batch, split_batches
 from sieve.distributed.trainer import make_trainer
 from sieve.evaluation.divergence import divergences
-from sieve.model.backbone import place
+from sieve.model.backbone import eager_attention, place
 from sieve.recovery.keeper import Check, Evaluate, Keeper, log_check
 from sieve.recovery.module import RecoveryModule
+from sieve.recovery.teacher import TrainingBatch
 from sieve.runtime.artifacts import fingerprint
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Recovered:
 
 def recover(
     module: RecoveryModule,
-    batches: Sequence[object],
+    batches: Sequence[TrainingBatch],
     evaluate: Evaluate,
     trainer: Callable[[list[L.Callback], int], L.Trainer],
     seed: int = 0,
@@ -75,12 +76,18 @@ def recover(
         rank, world = training.global_rank, training.world_size
         own = step_batches(batches, config, module.start, rank, world, seed)
         # A loader needs only a sequence.
-        training.fit(module, DataLoader(cast("Dataset[object]", own), batch_size=None))
+        with eager_attention(switch.model):
+            training.fit(module, DataLoader(cast("Dataset[object]", own), batch_size=None))
         place(module, switch.model.device)
     taken = keeper.take_best()
     bank, genome = module.bank() if taken else (switch.bank, module.genome)
     switch.restore()
     return Recovered(bank, genome, taken, keeper.history)
+
+
+def numbered(batches: Sequence[object]) -> list[TrainingBatch]:
+    """Batches that the dense and the pruned model read alike."""
+    return [TrainingBatch(batch, index) for index, batch in enumerate(batches)]
 
 
 def step_batches(
@@ -141,7 +148,7 @@ def tune(
         device = {"accelerator": "gpu", "devices": [model.device.index or 0]}
     result = recover(
         module.to(model.device),
-        fitted,
+        numbered(fitted),
         lambda: (0.0, -divergences(model, [module.installed], held_out)[0]),
         lambda callbacks, count: make_trainer(
             device | {"max_steps": count, "max_epochs": -1}, callbacks

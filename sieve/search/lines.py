@@ -39,6 +39,12 @@ class Line:
         return next(i for i in range(self.count) if self.genome(i) == genome)
 
 
+def largest_within(line: Line, size: Callable[[Genome], float], limit: float) -> Genome | None:
+    """The largest genome on a line that keeps at most `limit`; None if all keep more."""
+    index = bisect(line.count + 1, lambda i: i == 0 or size(line.genome(i - 1)) > limit)
+    return line.genome(index) if index < line.count else None
+
+
 class Scorer(Protocol):
     """Anything that scores a genome: `sieve.Objective` or your own class."""
 

@@ -1,105 +1,73 @@
-"""recover: the pruned model trained on its task, if that helps on the selection split."""
+"""recover: the pruned model trained on its task.
+
+With `search.recover` sizes are tried from large to small by what they are after a short training,
+and the smallest that stays within the tolerance is trained to the end (`recovered_search.py`).
+Without it, the genome of the search is trained as it is.
+"""
 
 import logging
-import shutil
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-
-import lightning as L
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch
-from sieve.distributed.trainer import make_trainer
-from sieve.evaluation.evaluation import score
-from sieve.recovery.keeper import Check, log_check
-from sieve.recovery.module import RecoveryModule
-from sieve.recovery.recovery import recover as train
 from sieve.runtime.artifacts import fingerprint
 from sieve.stages.cached import BANK, GENOME, JSON, Record
+from sieve.stages.calibrate import Calibrated
+from sieve.stages.recovered_search import search_recovered
 from sieve.stages.run import Run
+from sieve.stages.selecting import search_inputs
+from sieve.stages.training import Training, log_checks, training_inputs
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of the files; part of their fingerprint
+VERSION = 2  # of the files; part of their fingerprint
+NOTHING: Record = {"method": "none", "taken": False, "trained_parameters": 0, "history": []}
+Pruned = tuple[Bank, Genome]
 
 
-def recover(run: Run, bank: Bank, genome: Genome) -> tuple[Bank, Genome, Record | None]:
-    """Train the factors; returns a bank of the same ranks, its genome and the record.
+def recover(
+    run: Run, calibrated: Calibrated, searched: Pruned, refitted: Pruned
+) -> tuple[Bank, Genome, Record | None]:
+    """Train the factors; returns a bank, a genome for it and the record of the stage.
 
-    Bank and genome stay as they are if no state of the training does better on the selection split.
-    The record is None if the configuration asks for no recovery, or nothing can be trained.
+    Bank and genome are those of the refit if training does not help. The record is None if the
+    configuration asks for no recovery, or nothing can be trained.
+
+    Args:
+        calibrated: moments, with which trained factors are pruned further.
+        searched: the bank and the genome of the search, from which sizes are tried.
+        refitted: the same after the refit.
     """
-    settings = run.config.recovery
-    if settings.method == "none":
+    bank, genome = refitted
+    if run.config.recovery.method == "none":
         return bank, genome, None
-    if not any(bank.ranks(genome).values()):
+    if not (run.recovers or any(bank.ranks(genome).values())):
         if run.leads:
             log.warning("recover: no matrix has factors to train, so the model stays as it is.")
         return bank, genome, None
-    splits = [run.split_key("calibration"), run.split_key("selection")]
-    training = [asdict(settings), run.config.seed, run.trainer.world_size]
-    key = fingerprint("recovery", VERSION, bank.fingerprint, genome.levels, splits, training)
+    inputs = [search_inputs(run, searched[0]), training_inputs(run)]
+    models = [[b.fingerprint, g.levels] for b, g in (searched, refitted)]
+    key = fingerprint("recovery", VERSION, models, inputs)
     record, genome, bank = run.cached(
         "recover",
         key,
         {"recovered-record": JSON, "recovered-genome": GENOME, "recovered": BANK},
-        lambda: _recover(run, bank, genome, key),
+        lambda: _recover(run, calibrated, searched, refitted, key),
     )
     run.choose(bank, genome)
-    if run.leads:
-        _delete(_training_path(run, key))
     if run.from_cache["recover"]:
-        _log_checks(run, *record["history"])
+        log_checks(run, *record["history"])
     return bank, genome, record
 
 
-def _training_path(run: Run, key: str) -> Path:
-    """The state from which a killed training resumes: a file, or a folder with one per rank."""
-    return run.cache.path("training", key, "parts" if run.sharded else "safetensors")
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _log_checks(run: Run, *checks: Check) -> None:
-    for check in checks:
-        log_check(check)
-    run.logger.log_series("recovery", checks, step="step")
-
-
-def _recover(run: Run, bank: Bank, genome: Genome, key: str) -> tuple[Record, Genome, Bank]:
-    settings, model = run.config.recovery, run.backbone.model
-    module = RecoveryModule(Switch(model, bank, as_stored=False), genome, settings, run.config.seed)
-    module.to(model.device)
-    rows = run.data.scoring("selection")
-
-    def check() -> tuple[float, float]:
-        with module.installed():
-            scores = score(model, rows, "Scoring selection rows")
-        return scores.mean, -scores.loss
-
-    def trainer(callbacks: list[L.Callback], steps: int) -> L.Trainer:
-        limits = {"max_steps": steps, "max_epochs": -1}
-        limits["accumulate_grad_batches"] = settings.accumulate
-        return make_trainer(run.config.trainer | limits, callbacks)
-
-    batch_tokens = min(settings.batch_tokens, run.batch_tokens)
-    batches = run.data.calibration_batches(batch_tokens, settings.tokens)
-    path, log_checks = _training_path(run, key), partial(_log_checks, run)
-    result = train(module, batches, check, trainer, run.config.seed, path, log_checks)
-    run.settle()
-    total = run.task.metric.total  # The checks are means over rows, where larger is better.
-    record = {
-        "method": settings.method,
-        "taken": result.taken,
-        "trained_parameters": sum(p.numel() for p in module.trained().values()),
-        "history": [
-            entry | {"accuracy": float(total(entry["accuracy"]))} for entry in result.history
-        ],
-    }
-    return record, result.genome, result.bank.only(result.genome)
+def _recover(
+    run: Run, calibrated: Calibrated, searched: Pruned, refitted: Pruned, key: str
+) -> tuple[Record, Genome, Bank]:
+    training, attempts = Training(run), None
+    bank, genome = refitted
+    if run.recovers:
+        attempts, best = search_recovered(training, calibrated, *searched, key)
+        if best is not None and best.kept_fraction < bank.kept_fraction(genome):
+            return best.record | {"taken": True, "search": attempts}, best.genome, best.bank
+    if not any(bank.ranks(genome).values()):
+        return NOTHING | {"search": attempts}, genome, bank.only(genome)
+    trained = training.to_the_end(bank, genome, fingerprint(key, "as it is"))
+    return trained.record | {"search": attempts}, trained.genome, trained.bank

@@ -9,7 +9,7 @@ from sieve.report.genomes import LINES
 from sieve.search.objective import JointObjective, Objective, hardest_first, stage_ends
 from sieve.stages.run import Run
 from sieve.tasks import Example
-from sieve.tasks.splits import prompt_hash
+from sieve.tasks.splits import reserve
 
 FIRST_ROWS = 32  # rows of the first stage, besides the dense model's wrong answers
 
@@ -44,7 +44,7 @@ def search_objective(
     if rows is not None:
         examples = [examples[i] for i in rows]
     if judge is None:
-        return _objective(run, bank, [examples])
+        return objective_on(run, bank, [examples])
     first = max(FIRST_ROWS, len(examples) // 8)
     if order is None:
         batches = run.dense_data.scoring_batches(dense_examples(examples))
@@ -54,12 +54,12 @@ def search_objective(
     ends = stage_ends(len(examples), first)
     slices = [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     stages = [[examples[i] for i in indexes] for indexes in slices]
-    return _objective(run, bank, stages, judge)
+    return objective_on(run, bank, stages, judge)
 
 
 def confirmation_objective(run: Run, bank: Bank) -> Objective:
     """The objective on the rows that the search has not scored."""
-    return _objective(run, bank, [confirmation_rows(run)])
+    return objective_on(run, bank, [confirmation_rows(run)])
 
 
 def selection_objective(run: Run, bank: Bank) -> Objective | JointObjective:
@@ -83,7 +83,7 @@ def overfits(run: Run) -> bool:
     return search.method not in LINES and search.judge == "margin"
 
 
-def _objective(
+def objective_on(
     run: Run, bank: Bank, stages: Sequence[Sequence[Example]], judge: str = "margin"
 ) -> Objective:
     """The objective on stages of examples, which the dense model may read with a longer prompt."""
@@ -111,11 +111,7 @@ def _divided(run: Run) -> tuple[list[Example], list[Example]]:
     rows, share = run.task.splits["selection"], run.config.search.confirmation
     if share == 0:
         return list(rows), []
-    salt = f"confirmation {run.config.seed}"
-    prompts = sorted({row.content for row in rows}, key=lambda prompt: prompt_hash(prompt, salt))
-    reserved = set(prompts[: round(share * len(prompts))])
-    searched = [row for row in rows if row.content not in reserved]
-    confirming = [row for row in rows if row.content in reserved]
+    searched, confirming = reserve(rows, share, f"confirmation {run.config.seed}")
     if not searched or not confirming:
         raise ValueError(
             f"search.confirmation={share} leaves {len(searched)} of {len(rows)} selection rows to "

@@ -67,6 +67,12 @@ class Run:
         """Whether each rank holds a shard of the model's weights, so that all ranks must act."""
         return is_sharded(self.backbone.model)
 
+    @property
+    def recovers(self) -> bool:
+        """Whether sizes are tried by what they are after training."""
+        recovery, recover = self.config.recovery, self.config.search.recover
+        return recovery.method != "none" and recover is not False
+
     @cached_property
     def data(self) -> SieveDataModule:
         """The batches of the run's task as the pruned model reads it."""
@@ -169,13 +175,34 @@ class Run:
             beside: files that `compute` writes itself; they must exist too.
             reuse: False computes the values even if their files exist.
         """
-        paths = [self.cache.path(name, key, form.suffix) for name, form in files.items()]
-        done = reuse and all(path.exists() for path in (*paths, *beside))
+        done = reuse and self.has(key, files) and all(path.exists() for path in beside)
         with self.stage(stage, cached=done):
-            values = [] if done else compute()
+            return self.remembered(stage, key, files, compute, reuse=done)
+
+    def has(self, key: str, files: Mapping[str, FileFormat[Any]]) -> bool:
+        """Whether all files of a value are in the cache."""
+        return all(self.cache.path(n, key, form.suffix).exists() for n, form in files.items())
+
+    def remembered(
+        self,
+        what: str,
+        key: str,
+        files: Mapping[str, FileFormat[Any]],
+        compute: Callable[[], Sequence[object]],
+        *,
+        reuse: bool = True,
+    ) -> list[Any]:
+        """As `cached`, for a part of a stage.
+
+        what: name of the part, for the barrier between the ranks.
+        """
+        paths = [self.cache.path(name, key, form.suffix) for name, form in files.items()]
+        if not (reuse and self.has(key, files)):
+            values = compute()
             if values and self.leads:
                 for form, value, path in zip(files.values(), values, paths, strict=True):
                     form.write(value, path)
+        self.trainer.strategy.barrier(what)
         return [form.read(path) for form, path in zip(files.values(), paths, strict=True)]
 
     def choose(self, bank: Bank, genome: Genome) -> None:

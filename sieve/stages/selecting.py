@@ -54,6 +54,23 @@ def line_from(run: Run, bank: Bank, genome: Genome) -> tuple[Line, int]:
     return waterfill_line(steered, "none", lowest_rank(run, bank), genome), 0
 
 
+def line_through(run: Run, bank: Bank, genome: Genome) -> Line:
+    """Genomes from the dense model down, on the line of the search or on one near its winner."""
+    if run.config.search.method in LINES:
+        return line_of(run, bank, run.config.search.method)
+    return waterfill_line(_steered(run, bank, genome), "none", lowest_rank(run, bank))
+
+
+def line_down(run: Run, bank: Bank, genome: Genome) -> Line:
+    """Genomes from a genome down, whose bank may have no more than the genome's ranks."""
+    search, lowest = run.config.search, lowest_rank(run, bank)
+    if search.method == "uniform":
+        return line_of(run, bank, search.method)
+    if search.method in LINES:
+        return waterfill_line(bank, search.normalize, lowest, genome)
+    return waterfill_line(_steered(run, bank, genome), "none", lowest, genome)
+
+
 def _steered(run: Run, bank: Bank, genome: Genome) -> Bank:
     """The bank with its energies scaled so that the frontier passes near a genome."""
     normalized = scale_energies(bank, {}, run.config.search.normalize)

@@ -5,9 +5,9 @@ Hashes of prompts decide everything, so the order of rows does not matter.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from sieve.tasks.config import ROLES
 
@@ -48,6 +48,13 @@ class Division(Generic[E]):
         }
 
 
+class Reserved(NamedTuple, Generic[E]):
+    """Rows in two parts that share no prompt."""
+
+    rest: list[E]
+    reserved: list[E]
+
+
 def divide(
     name: str, splits: Mapping[str, list[E]], limits: Mapping[str, int | None], seed: int
 ) -> Division[E]:
@@ -62,6 +69,22 @@ def divide(
     _check_not_empty(name, whole, duplicates)
     drawn = {role: sample(whole[role], limits.get(role), seed) for role in ROLES}
     return Division(drawn, carved, duplicates)
+
+
+def reserve(rows: Sequence[E], share: float, salt: str, most: int | None = None) -> Reserved[E]:
+    """Divide rows by hashes of their prompts; equal prompts stay together.
+
+    Args:
+        share: of the distinct prompts that are reserved.
+        salt: another one reserves other prompts.
+        most: prompts reserved at most.
+    """
+    contents = sorted({row.content for row in rows}, key=lambda c: prompt_hash(c, salt))
+    chosen = set(contents[: min(round(share * len(contents)), most or len(contents))])
+    return Reserved(
+        [row for row in rows if row.content not in chosen],
+        [row for row in rows if row.content in chosen],
+    )
 
 
 def prompt_hash(prompt: str | bytes, salt: str = "") -> str:

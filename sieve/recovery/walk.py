@@ -1,0 +1,62 @@
+"""The smallest size that works after training, by bisection over sizes.
+
+Each attempt prunes the nearest larger trained model further and trains it (TrimLLM's schedule,
+arXiv:2412.11242), so a small model is reached in several steps down.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+RATIO = 0.4  # kept fraction of an attempt over that of the accepted one before it
+RESOLUTION = (
+    1.2  # of two neighboring sizes, the larger accepted and the smaller refused, at the end
+)
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[T]):
+    """A pruned and trained model, `result`, and whether it is within the tolerance."""
+
+    kept_fraction: float
+    accepted: bool
+    result: T
+
+
+def walk(
+    attempt: Callable[[float, Attempt[T] | None], Attempt[T] | None],
+    first: float,
+    tries: int,
+    ratio: float = RATIO,
+    resolution: float = RESOLUTION,
+) -> list[Attempt[T]]:
+    """Attempts from the first to the last; the answer is the smallest accepted one, if any.
+
+    Sizes are divided by a constant until an attempt is refused, and then bisected on a logarithmic
+    scale.
+
+    Args:
+        attempt: prunes to a kept fraction from the smallest accepted attempt that is larger, or
+            from the dense model (None); returns None if no genome is that small.
+        first: kept fraction of the first attempt.
+        tries: attempts at most.
+    """
+    attempts: list[Attempt[T]] = []
+    best: Attempt[T] | None = None
+    refused, target = 0.0, first
+    for _ in range(tries):
+        outcome = attempt(target, best)
+        if outcome is None or outcome.kept_fraction <= refused:
+            break
+        attempts.append(outcome)
+        if outcome.accepted:
+            best = outcome
+        else:
+            refused = outcome.kept_fraction
+        largest = best.kept_fraction if best else 1.0
+        if refused and largest / refused < resolution:
+            break
+        target = math.sqrt(largest * refused) if refused else largest * ratio
+    return attempts

@@ -1,0 +1,160 @@
+"""The smallest genome that is within the tolerance after training.
+
+Sizes are tried by bisection. Each genome is pruned from the nearest larger one that was trained and
+accepted: its trained matrices are factorized again with the moments of calibration, so directions
+are ordered by what the task needs, and ranks are water-filled anew. Each is trained for a short
+time and judged on calibration rows that training never reads. Then the smallest accepted genome is
+trained to the end. The selection rows, which no attempt has seen, have the last word: they are
+scored for this genome, and for one other if it fails.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
+from sieve.recovery.further import factorize_again
+from sieve.recovery.walk import RATIO, Attempt, walk
+from sieve.runtime.artifacts import fingerprint
+from sieve.search.lines import Line, largest_within
+from sieve.search.score import Score
+from sieve.stages.cached import Record
+from sieve.stages.calibrate import Calibrated
+from sieve.stages.rows import confirmation_rows, objective_on, overfits
+from sieve.stages.run import Run
+from sieve.stages.selecting import line_down, line_through
+from sieve.stages.training import Trained, Training
+
+log = logging.getLogger(__name__)
+RISK = (0.8, 0.2)  # shares of the risk of being wrong: the smallest genome, and the one after it
+SHARE = 0.5  # of recovery.minutes that the short trainings take together
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A trained genome, and what it scores on the held-out rows before and after training."""
+
+    trained: Trained
+    before: Score
+    after: Score
+
+    @property
+    def record(self) -> Record:
+        """Plain numbers."""
+        scores = {"before": self.before, "after": self.after}
+        return {
+            "kept_fraction": self.after.kept_fraction,
+            "steps": self.trained.record["steps"],
+            "accepted": self.after.feasible,
+        } | {
+            when: {"accuracy": s.accuracy, "loss": s.loss, "margin": s.margin}
+            for when, s in scores.items()
+        }
+
+
+def search_recovered(
+    training: Training, calibrated: Calibrated, bank: Bank, genome: Genome, key: str
+) -> tuple[Record, Trained | None]:
+    """The record of all attempts, and the smallest genome within the tolerance, if any.
+
+    Args:
+        bank, genome: what the search has chosen; attempts begin below its size.
+        key: fingerprint of the stage.
+    """
+    search = _Search(training, calibrated, bank, genome, key)
+    size = bank.kept_fraction(genome)
+    attempts = walk(search.attempt, RATIO * size, training.settings.tries)
+    accepted = [attempt.result for attempt in attempts if attempt.accepted]
+    accepted.sort(key=lambda judged: judged.trained.kept_fraction)
+    candidates = [search.finish(judged.trained) for judged in accepted[:1]]
+    others = sorted(accepted[1:], key=lambda judged: -judged.after.margin)
+    candidates += [judged.trained for judged in others]
+    best, scores = _certified(training.run, bank, candidates)
+    record = {
+        "kept_before": size,
+        "attempts": [attempt.result.record for attempt in attempts],
+        "certified": [asdict(score) | {"feasible": score.feasible} for score in scores],
+    }
+    return record, best
+
+
+def _certified(
+    run: Run, bank: Bank, candidates: Sequence[Trained]
+) -> tuple[Trained | None, list[Score]]:
+    """The first of two candidates that is within the tolerance on the selection rows, and scores.
+
+    The second one is only scored if the first fails, so the two share the risk of being wrong.
+    """
+    rows = confirmation_rows(run) if overfits(run) else []
+    objective = objective_on(run, bank, [rows or run.task.splits["selection"]])
+    scores = list[Score]()
+    for trained, share in zip(candidates, RISK, strict=False):
+        judge = objective.on(trained.bank)
+        if getattr(run.config, "confidence", None) is not None:
+            judge.confidence = 1 - share * (1 - run.config.confidence)
+        scores.append(judge.score(trained.genome))
+        if scores[-1].feasible:
+            return trained, scores
+    return None, scores
+
+
+class _Search:
+    """Prunes, trains and judges genomes; each attempt is remembered, so a killed run resumes."""
+
+    def __init__(
+        self, training: Training, calibrated: Calibrated, bank: Bank, genome: Genome, key: str
+    ) -> None:
+        self.training, self.run, self.key = training, training.run, key
+        self.bank, self.genome = bank, genome
+        self.moments = calibrated.moments()
+        self.objective = training.objective(bank)
+
+    def attempt(self, size: float, parent: Attempt[Judged] | None) -> Attempt[Judged] | None:
+        """Prune to a kept fraction and train for a short time; None if no genome is that small."""
+        larger = parent.result.trained if parent else None
+        key = fingerprint(self.key, size, larger.key if larger else None)
+        bank, line = self._line(larger, key)
+        genome = largest_within(line, bank.kept_fraction, size)
+        if genome is None or not any(bank.ranks(genome).values()):
+            return None
+        before = self.objective.on(bank).score(genome)
+        trained = self.training.shortly(bank, genome, key, SHARE / self.training.settings.tries)
+        after = self.objective.on(trained.bank).score(trained.genome)
+        judged = Judged(trained, before, after)
+        _log(self.run, judged)
+        return Attempt(after.kept_fraction, after.feasible, judged)
+
+    def _line(self, larger: Trained | None, key: str) -> tuple[Bank, Line]:
+        """A bank, and genomes of it from a larger genome, or from the dense model, down."""
+        run = self.run
+        if larger is None:
+            return self.bank, line_through(run, self.bank, self.genome)
+        bank = factorize_again(
+            run.backbone.model,
+            self.moments,
+            self.bank,
+            (larger.bank, larger.genome),
+            run.config.projection.damping,
+        )
+        bank, genome = replace(bank, fingerprint=key), replace(larger.genome, bank=key)
+        return bank, line_down(run, bank, genome)
+
+    def finish(self, trained: Trained) -> Trained:
+        """Train a genome to the end."""
+        key = fingerprint(trained.key, "to the end")
+        return self.training.to_the_end(trained.bank, trained.genome, key, 1 - SHARE)
+
+
+def _log(run: Run, judged: Judged) -> None:
+    before, after = judged.before, judged.after
+    if run.leads:
+        log.info(
+            "  trained      kept %5.2f %%  accuracy %.4f -> %.4f  margin %+.4f",
+            *(100 * after.kept_fraction, before.accuracy, after.accuracy, after.margin),
+        )
+    run.logger.log_series(
+        "recovered",
+        [{"kept_fraction": after.kept_fraction, "accuracy": after.accuracy}],
+        step="kept_fraction",
+    )

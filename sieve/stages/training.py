@@ -1,0 +1,222 @@
+"""How a run trains the factors of a genome: on which rows, for how long, checked on which rows.
+
+Checks are made on calibration rows that the training never reads, so the selection rows stay fresh.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import lightning as L
+
+from sieve.bank.bank import Bank
+from sieve.bank.genome import Genome
+from sieve.bank.switch import Switch
+from sieve.data.scored import ScoredBatch
+from sieve.distributed.trainer import make_trainer
+from sieve.evaluation.evaluation import score
+from sieve.recovery.keeper import Check, log_check
+from sieve.recovery.module import RecoveryModule
+from sieve.recovery.recovery import numbered, recover
+from sieve.recovery.teacher import Teacher, TrainingBatch
+from sieve.search.objective import Objective
+from sieve.stages.cached import BANK, GENOME, JSON, Record
+from sieve.stages.rows import objective_on
+from sieve.stages.run import Run
+from sieve.stages.splits import mixed_tasks
+from sieve.tasks import Example
+from sieve.tasks.splits import Reserved, reserve
+
+HELD_OUT = 0.15  # of the calibration prompts, at most as many as there are selection rows
+TIMED = 3  # batches that are timed to find how many steps fit into a time
+FILES = {"trained-record": JSON, "trained-genome": GENOME, "trained": BANK}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained bank, its genome, and the record of the training, which is remembered by a key."""
+
+    record: Record
+    genome: Genome
+    bank: Bank
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of the training, and of the bank."""
+        return self.bank.fingerprint
+
+    @property
+    def kept_fraction(self) -> float:
+        """Kept fraction of the prunable parameters."""
+        return self.bank.kept_fraction(self.genome)
+
+
+class Training:
+    """Trains genomes of a run, and keeps what all trainings share: rows and dense answers."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.settings = run, run.config.recovery
+        self.teacher = Teacher(run.backbone.model)
+
+    @cached_property
+    def rows(self) -> Reserved[Example]:
+        """Calibration rows to train on, and the ones held out for checks.
+
+        Raises:
+            ValueError: there are fewer than two different rows.
+        """
+        rows, most = self.run.task.splits["calibration"], len(self.run.task.splits["selection"])
+        reserved = reserve(rows, HELD_OUT, f"recovery {self.run.config.seed}", most)
+        if not (reserved.rest and reserved.reserved):
+            raise ValueError(
+                f"got {len(rows)} calibration rows, expected at least 4 to train on most of them "
+                "and check on the others; provide more rows, or set recovery=none."
+            )
+        return reserved
+
+    @cached_property
+    def batches(self) -> list[TrainingBatch]:
+        """The batches of all ranks."""
+        run, settings = self.run, self.settings
+        task = replace(run.task, splits=run.task.splits | {"calibration": self.rows.rest})
+        data = run.data_of(task, settings.tokens, partial(mixed_tasks, run.config, task))
+        return numbered(data.calibration_batches(batch_tokens(run), settings.tokens))
+
+    @cached_property
+    def check_batches(self) -> Sequence[ScoredBatch]:
+        """The held-out rows."""
+        return self.run.data.scoring_batches(self.rows.reserved)
+
+    def objective(self, bank: Bank) -> Objective:
+        """The objective on the held-out rows."""
+        return objective_on(self.run, bank, [self.rows.reserved])
+
+    def shortly(self, bank: Bank, genome: Genome, key: str, share: float) -> Trained:
+        """Train for `recovery.short_steps`, or for a share of `recovery.minutes`."""
+        steps = self._steps(bank, genome, key, self.settings.short_steps, share)
+        return self._train(bank, genome, key, steps, steps)
+
+    def to_the_end(self, bank: Bank, genome: Genome, key: str, share: float = 1.0) -> Trained:
+        """Train for `recovery.steps`, or for a share of `recovery.minutes`."""
+        steps = self._steps(bank, genome, key, self.settings.steps, share)
+        return self._train(bank, genome, key, steps, self.settings.check_every)
+
+    def _train(self, bank: Bank, genome: Genome, key: str, steps: int, check_every: int) -> Trained:
+        """Train the factors of a genome, or read what an earlier run trained.
+
+        Args:
+            key: fingerprint of the training; a killed one resumes from a state under it.
+            steps: of the optimizer.
+            check_every: steps between two checks on the held-out rows.
+        """
+        values = self.run.remembered(
+            "training", key, FILES, lambda: self._compute(bank, genome, key, steps, check_every)
+        )
+        return Trained(*values)
+
+    def _compute(
+        self, bank: Bank, genome: Genome, key: str, steps: int, check_every: int
+    ) -> tuple[Record, Genome, Bank]:
+        run, model = self.run, self.run.backbone.model
+        settings = replace(self.settings, steps=steps, check_every=check_every)
+        switch = Switch(model, bank, as_stored=False)
+        module = RecoveryModule(switch, genome, settings, run.config.seed, self.teacher)
+        module.to(model.device)
+
+        def check() -> tuple[float, float]:
+            with module.installed():
+                scores = score(model, self.check_batches, "Scoring held-out rows")
+            return scores.mean, -scores.loss
+
+        path, log_all = self._state_path(key), partial(log_checks, run)
+        result = recover(module, self.batches, check, self._trainer, run.config.seed, path, log_all)
+        run.settle()
+        if run.leads:
+            _delete(path)
+        total = run.task.metric.total  # The checks are means over rows, where larger is better.
+        record = {
+            "method": settings.method,
+            "taken": result.taken,
+            "trained_parameters": sum(p.numel() for p in module.trained().values()),
+            "steps": steps,
+            "history": [
+                entry | {"accuracy": float(total(entry["accuracy"]))} for entry in result.history
+            ],
+        }
+        bank, genome = replace(result.bank, fingerprint=key), replace(result.genome, bank=key)
+        return record, genome, bank.only(genome)
+
+    def _trainer(self, callbacks: list[L.Callback], steps: int) -> L.Trainer:
+        limits = {"max_steps": steps, "max_epochs": -1}
+        limits["accumulate_grad_batches"] = self.settings.accumulate
+        return make_trainer(self.run.config.trainer | limits, callbacks)
+
+    def _state_path(self, key: str) -> Path:
+        """Where a killed training resumes from: a file, or a folder with one per rank."""
+        return self.run.cache.path("training", key, "parts" if self.run.sharded else "safetensors")
+
+    def forget(self, trained: Trained) -> None:
+        """Delete a training from the cache."""
+        if self.run.leads:
+            for name, form in FILES.items():
+                self.run.cache.path(name, trained.key, form.suffix).unlink(missing_ok=True)
+
+    def _steps(self, bank: Bank, genome: Genome, key: str, steps: int, share: float) -> int:
+        """`steps`, or as many as fit into a share of the minutes, measured once and remembered."""
+        minutes = self.settings.minutes
+        if minutes is None:
+            return steps
+        files = {"training-steps": JSON}
+        [record] = self.run.remembered(
+            "timing", key, files, lambda: [self._measure(bank, genome, 60 * share * minutes)]
+        )
+        return int(self.run.trainer.strategy.broadcast(record["steps"]))
+
+    def _measure(self, bank: Bank, genome: Genome, seconds: float) -> Record:
+        model = self.run.backbone.model
+        switch = Switch(model, bank, as_stored=False)
+        module = RecoveryModule(switch, genome, self.settings, 0, self.teacher).to(model.device)
+        times = [_seconds(module, batch) for batch in self.batches[: TIMED + 1]]
+        per_step = sum(times[-TIMED:]) / len(times[-TIMED:]) * self.settings.accumulate
+        switch.restore()
+        return {"steps": max(1, round(seconds / per_step)), "seconds_per_step": per_step}
+
+
+def batch_tokens(run: Run) -> int:
+    """Padded tokens of a batch in training."""
+    return min(run.config.recovery.batch_tokens, run.batch_tokens)
+
+
+def training_inputs(run: Run) -> list[object]:
+    """Everything that a training depends on beside bank and genome, for fingerprints."""
+    splits = [run.split_key("calibration"), run.split_key("selection")]
+    settings = asdict(run.config.recovery)
+    return [splits, settings, batch_tokens(run), run.config.seed, run.trainer.world_size]
+
+
+def log_checks(run: Run, *checks: Check) -> None:
+    """Log checks of a training, and send them to W&B."""
+    for check in checks:
+        log_check(check)
+    run.logger.log_series("recovery", checks, step="step")
+
+
+def _seconds(module: RecoveryModule, batch: TrainingBatch) -> float:
+    """Seconds of one batch, forwards and backwards, once the dense model's answers are known."""
+    batch = batch.to(module.switch.model.device)
+    if module.taught(batch):
+        module.teacher.logprobs(batch)
+    start = time.perf_counter()
+    module.loss(batch).backward()
+    module.zero_grad()
+    return time.perf_counter() - start
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
