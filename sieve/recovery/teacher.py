@@ -31,8 +31,8 @@ class TrainingBatch(NamedTuple):
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The same batch with its tensors on a device."""
-        moved: TrainingBatch = move_data_to_device(self, device)
-        return moved
+        rows, dense = (move_data_to_device(part, device) for part in (self.rows, self.dense))
+        return self._replace(rows=rows, dense=dense)
 
 
 class Teacher:
