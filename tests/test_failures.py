@@ -25,7 +25,7 @@ from sieve.config import LoggerConfig, RecoveryConfig
 from sieve.data.choices import scoring_batches
 from sieve.distributed.trainer import make_trainer
 from sieve.recovery.module import RecoveryModule
-from sieve.recovery.recovery import recover
+from sieve.recovery.recovery import numbered, recover
 from sieve.runtime.artifacts import append_line, whole_lines
 from sieve.search import objective as module
 from sieve.search.objective import Objective
@@ -220,7 +220,7 @@ def test_a_training_that_is_not_finite_ends_with_the_best_state_so_far(
 
     monkeypatch.setattr(trained, "loss", failing)
     data = [{"input_ids": tokens(4, 16, seed)} for seed in range(8)]
-    result = recover(trained, data, look, trainer)
+    result = recover(trained, numbered(data), look, trainer)
     assert steps == [4] and result.taken
     assert [entry["accuracy"] for entry in result.history] == [0.5, 0.6, 0.7, 0.65]
     for name, parameter in trained.trained().items():

@@ -19,7 +19,7 @@ from sieve.recovery.module import RecoveryModule
 from sieve.recovery.training_state import load_state, save_state, save_state_together
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of Adam, per parameter
 Evaluate = Callable[[], tuple[float, float]]  # accuracy, minus loss: compared in this order
 
@@ -47,6 +47,7 @@ class Keeper(L.Callback):
             None saves nothing.
         key: fingerprint of the training; a saved state of another one is refused.
         note: called with every check, also with earlier checks of a resumed training.
+        enough: asked after every check, also the first; True ends the training.
 
     Raises:
         ValueError: the score of the untrained module is not finite.
@@ -59,12 +60,14 @@ class Keeper(L.Callback):
         path: Path | None,
         key: str,
         note: Callable[[Check], None],
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.module, self.evaluate, self.note = module, evaluate, note
+        self.module, self.evaluate, self.note, self.enough = module, evaluate, note, enough
         self.path, self.key = path, key
         self.best_state: dict[str, Tensor] | None = None  # None until a check beats the first
         self.history: list[Check] = []
         self.worse = 0  # checks since the best one
+        self.ended = False  # by `enough`
         self.moments: dict[str, Tensor] = {}
         if path is not None and path.exists():
             self._resume(path)
@@ -76,6 +79,13 @@ class Keeper(L.Callback):
                     "no training can start from it; set model.dtype=float32."
                 )
             self._record(0, self.best)
+            self.ended = enough()
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        config = self.module.config
+        return self.ended or self.module.start >= config.steps or self.worse >= config.patience
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Give the optimizer the moments of a resumed training."""
@@ -117,7 +127,8 @@ class Keeper(L.Callback):
             self.best_state = _copied(self.module.trained())
         else:
             self.worse += 1
-        if self.worse >= config.patience:
+        self.ended = self.enough()
+        if self.ended or self.worse >= config.patience:
             trainer.should_stop = True
         together = isinstance(trainer.strategy, ShardedStrategy)
         if self.path is not None and (together or trainer.is_global_zero):
@@ -166,6 +177,7 @@ class Keeper(L.Callback):
             "best": self.best,
             "history": self.history,
             "worse": self.worse,
+            "ended": self.ended,
         }
         return tensors, header
 
@@ -180,6 +192,7 @@ class Keeper(L.Callback):
         best = {k.removeprefix("best|"): v for k, v in tensors.items() if k.startswith("best|")}
         self.best_state, self.best = best or None, tuple(header["best"])
         self.history, self.worse = header["history"], header["worse"]
+        self.ended = header["ended"]
         self.moments = {k: v for k, v in tensors.items() if not k.startswith(("now|", "best|"))}
         self.module.start = header["step"]
         for check in self.history:

@@ -53,6 +53,7 @@ def recover(
     seed: int = 0,
     path: Path | None = None,
     note: Callable[[Check], None] = log_check,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Recovered:
     """Train a module and merge its best state into a bank; the model is dense again afterwards.
 
@@ -64,14 +65,15 @@ def recover(
         seed: of the order of the batches.
         path: where the state is saved at every check, to resume a killed training from.
         note: called with every check.
+        enough: asked after every check; True ends the training.
 
     Raises:
         ValueError: where `path` belongs to another training, or is damaged.
     """
     switch, config = module.switch, module.config
     key = fingerprint(switch.bank.fingerprint, module.genome.levels, asdict(config), seed)
-    keeper = Keeper(module, evaluate, path, key, note)
-    if module.start < config.steps and keeper.worse < config.patience:
+    keeper = Keeper(module, evaluate, path, key, note, enough)
+    if not keeper.finished:
         training = trainer([keeper], config.steps - module.start)
         rank, world = training.global_rank, training.world_size
         own = step_batches(batches, config, module.start, rank, world, seed)

@@ -1,7 +1,7 @@
 """The smallest size that works after training, by bisection over sizes.
 
-Each attempt prunes the nearest larger trained model further and trains it (TrimLLM's schedule,
-arXiv:2412.11242), so a small model is reached in several steps down.
+Each attempt prunes the nearest larger trained model further and trains it, so a small model is
+reached in several steps down.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-RATIO = 0.4  # kept fraction of an attempt over that of the accepted one before it
+RATIO = 0.5  # kept fraction of an attempt over that of the accepted one before it
 RESOLUTION = (
     1.2  # of two neighboring sizes, the larger accepted and the smaller refused, at the end
 )
@@ -27,7 +27,7 @@ class Attempt(Generic[T]):
 
 def walk(
     attempt: Callable[[float, Attempt[T] | None], Attempt[T] | None],
-    first: float,
+    largest: float,
     tries: int,
     ratio: float = RATIO,
     resolution: float = RESOLUTION,
@@ -38,14 +38,14 @@ def walk(
     scale.
 
     Args:
-        attempt: prunes to a kept fraction from the smallest accepted attempt that is larger, or
-            from the dense model (None); returns None if no genome is that small.
-        first: kept fraction of the first attempt.
+        attempt: prunes to a kept fraction, from the smallest accepted attempt or (None) from the
+            dense model, and trains; returns None if no genome is that small.
+        largest: kept fraction that needs no training to be within the tolerance.
         tries: attempts at most.
     """
     attempts: list[Attempt[T]] = []
     best: Attempt[T] | None = None
-    refused, target = 0.0, first
+    refused, target = 0.0, largest * ratio
     for _ in range(tries):
         outcome = attempt(target, best)
         if outcome is None or outcome.kept_fraction <= refused:
@@ -55,8 +55,8 @@ def walk(
             best = outcome
         else:
             refused = outcome.kept_fraction
-        largest = best.kept_fraction if best else 1.0
-        if refused and largest / refused < resolution:
+        upper = best.kept_fraction if best else largest
+        if refused and upper / refused < resolution:
             break
-        target = math.sqrt(largest * refused) if refused else largest * ratio
+        target = math.sqrt(upper * refused) if refused else upper * ratio
     return attempts

@@ -161,9 +161,13 @@ class Objective:
                 return best, scored, margin
         if self.dense_stages is not self.stages:  # The dense model read other prompts.
             self._note_tokens(prefix_cache)
+        return best, scored, self.margin(best)
+
+    def margin(self, scores: Scores) -> float:
+        """ε minus the drop of scores of all rows; with a confidence, minus its upper bound."""
         if self.confidence is not None:
-            margin = self.tolerance - upper_drop(self.baseline, best, self.confidence)
-        return best, scored, margin
+            return self.tolerance - upper_drop(self.baseline, scores, self.confidence)
+        return self._point_margin(scores)
 
     def _answers(self, memo: Score, max_divergence: float) -> bool:
         """Whether a memoized score answers the request, even if some rows were never scored."""

@@ -61,7 +61,7 @@ def recover(
 def _recover(
     run: Run, calibrated: Calibrated, searched: Pruned, refitted: Pruned, key: str
 ) -> tuple[Record, Genome, Bank]:
-    training, attempts = Training(run), None
+    training, attempts = Training(run, searched[0]), None
     bank, genome = refitted
     if run.recovers:
         attempts, best = search_recovered(training, calibrated, *searched, key)

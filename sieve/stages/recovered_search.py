@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.recovery.further import factorize_again
-from sieve.recovery.walk import RATIO, Attempt, walk
+from sieve.recovery.walk import Attempt, walk
 from sieve.runtime.artifacts import fingerprint
 from sieve.search.lines import Line, largest_within
 from sieve.search.score import Score
@@ -33,23 +33,22 @@ SHARE = 0.5  # of recovery.minutes that the short trainings take together
 
 @dataclass(frozen=True)
 class Judged:
-    """A trained genome, and what it scores on the held-out rows before and after training."""
+    """A trained genome, and its score on the held-out rows."""
 
     trained: Trained
-    before: Score
-    after: Score
+    score: Score
 
     @property
     def record(self) -> Record:
-        """Plain numbers."""
-        scores = {"before": self.before, "after": self.after}
+        """The sizes and accuracies of the report's curve."""
+        history, score = self.trained.record["history"], self.score
         return {
-            "kept_fraction": self.after.kept_fraction,
-            "steps": self.trained.record["steps"],
-            "accepted": self.after.feasible,
-        } | {
-            when: {"accuracy": s.accuracy, "loss": s.loss, "margin": s.margin}
-            for when, s in scores.items()
+            "kept_fraction": score.kept_fraction,
+            "accuracy_before": history[0]["accuracy"],
+            "accuracy": score.accuracy,
+            "margin": score.margin,
+            "feasible": score.feasible,
+            "steps": history[-1]["step"],
         }
 
 
@@ -64,11 +63,11 @@ def search_recovered(
     """
     search = _Search(training, calibrated, bank, genome, key)
     size = bank.kept_fraction(genome)
-    attempts = walk(search.attempt, RATIO * size, training.settings.tries)
+    attempts = walk(search.attempt, size, training.settings.tries)
     accepted = [attempt.result for attempt in attempts if attempt.accepted]
     accepted.sort(key=lambda judged: judged.trained.kept_fraction)
     candidates = [search.finish(judged.trained) for judged in accepted[:1]]
-    others = sorted(accepted[1:], key=lambda judged: -judged.after.margin)
+    others = sorted(accepted[1:], key=lambda judged: -judged.score.margin)
     candidates += [judged.trained for judged in others]
     best, scores = _certified(training.run, bank, candidates)
     record = {
@@ -91,7 +90,7 @@ def _certified(
     scores = list[Score]()
     for trained, share in zip(candidates, RISK, strict=False):
         judge = objective.on(trained.bank)
-        if getattr(run.config, "confidence", None) is not None:
+        if run.config.confidence is not None:
             judge.confidence = 1 - share * (1 - run.config.confidence)
         scores.append(judge.score(trained.genome))
         if scores[-1].feasible:
@@ -108,7 +107,6 @@ class _Search:
         self.training, self.run, self.key = training, training.run, key
         self.bank, self.genome = bank, genome
         self.moments = calibrated.moments()
-        self.objective = training.objective(bank)
 
     def attempt(self, size: float, parent: Attempt[Judged] | None) -> Attempt[Judged] | None:
         """Prune to a kept fraction and train for a short time; None if no genome is that small."""
@@ -118,12 +116,12 @@ class _Search:
         genome = largest_within(line, bank.kept_fraction, size)
         if genome is None or not any(bank.ranks(genome).values()):
             return None
-        before = self.objective.on(bank).score(genome)
-        trained = self.training.shortly(bank, genome, key, SHARE / self.training.settings.tries)
-        after = self.objective.on(trained.bank).score(trained.genome)
-        judged = Judged(trained, before, after)
-        _log(self.run, judged)
-        return Attempt(after.kept_fraction, after.feasible, judged)
+        share = SHARE / self.training.settings.tries
+        trained = self.training.until_accepted(bank, genome, key, share)
+        score = self.training.objective.on(trained.bank).score(trained.genome)
+        judged = Judged(trained, score)
+        _log(self.run, judged.record)
+        return Attempt(score.kept_fraction, score.feasible, judged)
 
     def _line(self, larger: Trained | None, key: str) -> tuple[Bank, Line]:
         """A bank, and genomes of it from a larger genome, or from the dense model, down."""
@@ -146,15 +144,11 @@ class _Search:
         return self.training.to_the_end(trained.bank, trained.genome, key, 1 - SHARE)
 
 
-def _log(run: Run, judged: Judged) -> None:
-    before, after = judged.before, judged.after
+def _log(run: Run, record: Record) -> None:
     if run.leads:
         log.info(
             "  trained      kept %5.2f %%  accuracy %.4f -> %.4f  margin %+.4f",
-            *(100 * after.kept_fraction, before.accuracy, after.accuracy, after.margin),
+            100 * record["kept_fraction"],
+            *(record[key] for key in ("accuracy_before", "accuracy", "margin")),
         )
-    run.logger.log_series(
-        "recovered",
-        [{"kept_fraction": after.kept_fraction, "accuracy": after.accuracy}],
-        step="kept_fraction",
-    )
+    run.logger.log_series("recovered", [record], step="kept_fraction")

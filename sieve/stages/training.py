@@ -15,12 +15,13 @@ import lightning as L
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
+from sieve.data.paired import paired_calibration_batches
 from sieve.data.scored import ScoredBatch
 from sieve.distributed.trainer import make_trainer
 from sieve.evaluation.evaluation import score
 from sieve.recovery.keeper import Check, log_check
 from sieve.recovery.module import RecoveryModule
-from sieve.recovery.recovery import numbered, recover
+from sieve.recovery.recovery import recover
 from sieve.recovery.teacher import Teacher, TrainingBatch
 from sieve.search.objective import Objective
 from sieve.stages.cached import BANK, GENOME, JSON, Record
@@ -55,10 +56,13 @@ class Trained:
 
 
 class Training:
-    """Trains genomes of a run, and keeps what all trainings share: rows and dense answers."""
+    """Trains genomes of a run, and keeps what all trainings share: rows and dense answers.
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.settings = run, run.config.recovery
+    bank: of the dense model.
+    """
+
+    def __init__(self, run: Run, bank: Bank) -> None:
+        self.run, self.bank, self.settings = run, bank, run.config.recovery
         self.teacher = Teacher(run.backbone.model)
 
     @cached_property
@@ -82,57 +86,82 @@ class Training:
         """The batches of all ranks."""
         run, settings = self.run, self.settings
         task = replace(run.task, splits=run.task.splits | {"calibration": self.rows.rest})
-        data = run.data_of(task, settings.tokens, partial(mixed_tasks, run.config, task))
-        return numbered(data.calibration_batches(batch_tokens(run), settings.tokens))
+        rows = run.data_of(task, settings.tokens, partial(mixed_tasks, run.config, task))
+        dense = rows if run.dense_data is run.data else run.dense_data
+        pairs = paired_calibration_batches(rows, dense, batch_tokens(run), settings.tokens)
+        return [
+            TrainingBatch(own, index, None if long is own else long)
+            for index, (own, long) in enumerate(pairs)
+        ]
 
     @cached_property
     def check_batches(self) -> Sequence[ScoredBatch]:
         """The held-out rows."""
         return self.run.data.scoring_batches(self.rows.reserved)
 
-    def objective(self, bank: Bank) -> Objective:
+    @cached_property
+    def objective(self) -> Objective:
         """The objective on the held-out rows."""
-        return objective_on(self.run, bank, [self.rows.reserved])
+        return objective_on(self.run, self.bank, [self.rows.reserved])
 
-    def shortly(self, bank: Bank, genome: Genome, key: str, share: float) -> Trained:
-        """Train for `recovery.short_steps`, or for a share of `recovery.minutes`."""
+    def until_accepted(self, bank: Bank, genome: Genome, key: str, share: float) -> Trained:
+        """Train until a check is within the tolerance.
+
+        For `recovery.short_steps` at most, or for a share of `recovery.minutes`.
+        """
         steps = self._steps(bank, genome, key, self.settings.short_steps, share)
-        return self._train(bank, genome, key, steps, steps)
+        return self._train(bank, genome, key, steps, accepted=True)
 
     def to_the_end(self, bank: Bank, genome: Genome, key: str, share: float = 1.0) -> Trained:
         """Train for `recovery.steps`, or for a share of `recovery.minutes`."""
         steps = self._steps(bank, genome, key, self.settings.steps, share)
-        return self._train(bank, genome, key, steps, self.settings.check_every)
+        return self._train(bank, genome, key, steps)
 
-    def _train(self, bank: Bank, genome: Genome, key: str, steps: int, check_every: int) -> Trained:
+    def _train(
+        self, bank: Bank, genome: Genome, key: str, steps: int, accepted: bool = False
+    ) -> Trained:
         """Train the factors of a genome, or read what an earlier run trained.
 
         Args:
             key: fingerprint of the training; a killed one resumes from a state under it.
             steps: of the optimizer.
-            check_every: steps between two checks on the held-out rows.
+            accepted: end the training at the first check that is within the tolerance.
         """
         values = self.run.remembered(
-            "training", key, FILES, lambda: self._compute(bank, genome, key, steps, check_every)
+            "training", key, FILES, lambda: self._compute(bank, genome, key, steps, accepted)
         )
         return Trained(*values)
 
     def _compute(
-        self, bank: Bank, genome: Genome, key: str, steps: int, check_every: int
+        self, bank: Bank, genome: Genome, key: str, steps: int, accepted: bool
     ) -> tuple[Record, Genome, Bank]:
         run, model = self.run, self.run.backbone.model
-        settings = replace(self.settings, steps=steps, check_every=check_every)
+        settings = replace(self.settings, steps=steps)
         switch = Switch(model, bank, as_stored=False)
         module = RecoveryModule(switch, genome, settings, run.config.seed, self.teacher)
         module.to(model.device)
+        margins = list[float]()
 
         def check() -> tuple[float, float]:
             with module.installed():
                 scores = score(model, self.check_batches, "Scoring held-out rows")
+            margins.append(self.objective.margin(scores))
             return scores.mean, -scores.loss
 
-        path, log_all = self._state_path(key), partial(log_checks, run)
-        result = recover(module, self.batches, check, self._trainer, run.config.seed, path, log_all)
+        def enough() -> bool:
+            return accepted and margins[-1] >= 0
+
+        path, seed = self._state_path(key), run.config.seed
+        result = recover(
+            module,
+            self.batches,
+            check,
+            self._trainer,
+            seed,
+            path,
+            note=partial(log_checks, run),
+            enough=enough,
+        )
         run.settle()
         if run.leads:
             _delete(path)
@@ -157,12 +186,6 @@ class Training:
     def _state_path(self, key: str) -> Path:
         """Where a killed training resumes from: a file, or a folder with one per rank."""
         return self.run.cache.path("training", key, "parts" if self.run.sharded else "safetensors")
-
-    def forget(self, trained: Trained) -> None:
-        """Delete a training from the cache."""
-        if self.run.leads:
-            for name, form in FILES.items():
-                self.run.cache.path(name, trained.key, form.suffix).unlink(missing_ok=True)
 
     def _steps(self, bank: Bank, genome: Genome, key: str, steps: int, share: float) -> int:
         """`steps`, or as many as fit into a share of the minutes, measured once and remembered."""

@@ -23,7 +23,8 @@ from sieve.evaluation.divergence import divergences
 from sieve.model.backbone import place
 from sieve.recovery.keeper import Evaluate
 from sieve.recovery.module import RecoveryModule
-from sieve.recovery.recovery import recover, step_batches, tune
+from sieve.recovery.recovery import numbered, recover, step_batches, tune
+from sieve.recovery.teacher import TrainingBatch
 
 BATCHES = [{"input_ids": tokens(4, 16, seed)} for seed in range(6)]
 QUICK = RecoveryConfig("lora", steps=6, check_every=2, learning_rate=1e-2)
@@ -77,7 +78,7 @@ def test_the_merged_factors_compute_what_was_trained(method: str, factors: str) 
     bank = banked(model, "affine", storage="pivoted")
     genome = mixed(bank)
     module = module_of(model, bank, genome, replace(QUICK, method=method, factors=factors))
-    result = recover(module, BATCHES, evaluated(module), trainer)
+    result = recover(module, numbered(BATCHES), evaluated(module), trainer)
     assert result.taken and result.bank.fingerprint != bank.fingerprint
     assert [entry["step"] for entry in result.history] == [0, 2, 4, 6]
     assert result.bank.kept_parameters(result.genome) == bank.kept_parameters(genome)
@@ -101,7 +102,7 @@ def test_only_the_chosen_factors_are_trained() -> None:
         module = module_of(
             model, bank, uniform(bank, 0.3), replace(QUICK, method=method, factors=factors)
         )
-        module.loss(BATCHES[0]).backward()
+        module.loss(TrainingBatch(BATCHES[0], 0)).backward()
         assert module.trained() and all(words in name for name in module.trained())
         assert all(p.grad is not None for p in module.trained().values())
         assert all(p.grad is None for p in model.parameters())
@@ -120,7 +121,7 @@ def test_the_loss_is_that_of_the_answers_the_divergence_or_their_sum(kind: str) 
     task = -pruned.gather(-1, ids[:, 1:, None]).mean()
     divergence = (dense.exp() * (dense - pruned)).sum(-1).mean()
     expected = {"task": task, "kl": divergence, "both": task + divergence}[kind]
-    assert module.loss(batch).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert module.loss(TrainingBatch(batch, 0)).item() == pytest.approx(expected.item(), rel=1e-4)
     if kind == "kl":
         whole = module_of(model, bank, uniform(bank, 1.0), replace(QUICK, method="full"))
         pruned, same = divergences(model, [module.installed, whole.installed], [batch])
@@ -135,7 +136,7 @@ def test_training_that_does_not_help_is_rolled_back() -> None:
     settings = replace(QUICK, check_every=1, patience=2)
     module = module_of(model, bank, genome, settings)
     scores = iter([(0.5, -1.0), (0.4, -0.5), (0.5, -1.0)])  # Worse, then equal.
-    result = recover(module, BATCHES, lambda: next(scores), trainer)
+    result = recover(module, numbered(BATCHES), lambda: next(scores), trainer)
     assert not result.taken and result.bank is bank and result.genome is genome
     assert [entry["step"] for entry in result.history] == [0, 1, 2]  # Patience ended it.
 
@@ -145,7 +146,7 @@ def test_a_model_that_is_not_finite_before_training_is_refused() -> None:
     bank = banked(model)
     module = module_of(model, bank, uniform(bank, 0.6))
     with pytest.raises(ValueError, match="before training is not finite.*model.dtype=float32"):
-        recover(module, BATCHES, lambda: (0.5, math.nan), trainer)
+        recover(module, numbered(BATCHES), lambda: (0.5, math.nan), trainer)
 
 
 def in_bfloat16(**options: Any) -> tuple[PreTrainedModel, Bank]:
@@ -160,7 +161,7 @@ def test_a_model_in_bfloat16_trains_float32_weights(method: str) -> None:
     model, bank = in_bfloat16(dtype=torch.bfloat16)
     settings = replace(QUICK, method=method)
     module = module_of(model, bank, uniform(bank, 0.6), settings)
-    result = recover(module, BATCHES, evaluated(module), trainer)
+    result = recover(module, numbered(BATCHES), evaluated(module), trainer)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert result.taken and result.history[-1]["loss"] < result.history[0]["loss"]
@@ -176,7 +177,7 @@ def test_steps_below_the_resolution_of_bfloat16_add_up() -> None:
         states.append({n: p.detach().clone() for n, p in module.trained().items()})
         return float(len(states)), 0.0
 
-    recover(module, BATCHES, evaluate, trainer)
+    recover(module, numbered(BATCHES), evaluate, trainer)
     name = next(iter(states[0]))
     first, last = states[0][name], states[-1][name]
     # No single step of 1e-5 changes a number above 0.01 in bfloat16, whose spacing there is 6e-5.
@@ -209,7 +210,7 @@ def test_the_best_state_is_kept_not_the_last() -> None:
         states.append({n: p.detach().clone() for n, p in module.trained().items()})
         return next(accuracies), 0.0
 
-    result = recover(module, BATCHES, evaluate, trainer)
+    result = recover(module, numbered(BATCHES), evaluate, trainer)
     assert result.taken and [entry["accuracy"] for entry in result.history] == [0.5, 0.6, 0.8, 0.7]
     for name, parameter in module.trained().items():
         assert torch.equal(parameter, states[2][name])
@@ -227,7 +228,7 @@ def test_a_killed_training_resumes_to_the_same_end(tmp_path: Path, method: str) 
         module = module_of(model, bank, genome, settings)
         return recover(
             module,
-            BATCHES,
+            numbered(BATCHES),
             evaluated(module),
             lambda callbacks, steps: trainer(callbacks, min(steps, cap), **accumulated),
             path=path,
@@ -241,11 +242,11 @@ def test_a_killed_training_resumes_to_the_same_end(tmp_path: Path, method: str) 
         torch.testing.assert_close(resumed.bank.factors[name].v, factors.v, rtol=0, atol=1e-6)
     other = module_of(model, bank, genome, replace(settings, learning_rate=5e-3))
     with pytest.raises(ValueError, match="belongs to another training"):
-        recover(other, BATCHES, evaluated(other), trainer, path=tmp_path / "cut")
+        recover(other, numbered(BATCHES), evaluated(other), trainer, path=tmp_path / "cut")
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:100])
     module = module_of(model, bank, genome, settings)
     with pytest.raises(ValueError, match="is damaged"):
-        recover(module, BATCHES, evaluated(module), trainer, path=tmp_path / "cut")
+        recover(module, numbered(BATCHES), evaluated(module), trainer, path=tmp_path / "cut")
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -256,7 +257,9 @@ def test_factors_that_feed_a_removed_matrix_do_not_stop_a_training(
     bank = banked(model)
     levels = [0.0 if name.endswith(("o_proj", "down_proj")) else 0.6 for name in bank.names]
     module = module_of(model, bank, mixed(bank, levels), replace(QUICK, method=method))
-    result = recover(module, BATCHES, evaluated(module), trainer, path=tmp_path / "training")
+    result = recover(
+        module, numbered(BATCHES), evaluated(module), trainer, path=tmp_path / "training"
+    )
     assert len(result.history) == 4
 
 
