@@ -139,13 +139,13 @@ class RecoveryConfig:
     factors: str = "both"
     loss: str = "both"
     steps: int = 400
-    short_steps: int = 100
+    short_steps: int = 300
     minutes: float | None = None
     tries: int = 8
     learning_rate: float = 1e-3
     accumulate: int = 1
     tokens: int = 200_000
-    batch_tokens: int = 2_048
+    batch_tokens: int = 1_024
     check_every: int = 50
     patience: int = 4
     max_norm: float = 1.0

@@ -8,6 +8,7 @@ from sieve.costs.shape import Rows
 from sieve.costs.solving import QR, solve_bytes
 from sieve.costs.stages import solve_all
 from sieve.projections.moments import FLOAT32
+from sieve.recovery.recovery import HELD_OUT
 
 # Passes of a refit through all blocks: 4.7 for the dense and pruned hidden states and the inputs of
 # matrices, and three over a quarter of the rows for divergences.
@@ -94,21 +95,27 @@ def refit(plan: Plan) -> Stage | None:
 
 
 def recover(plan: Plan) -> Stage | None:
-    """Train LoRA or the factors, with checks on the selection rows; None if recovery is off."""
+    """Train LoRA or the factors, at one size or at several; None if recovery is off."""
     settings, lengths = plan.config.recovery, plan.lengths
     if settings.method == "none":
         return None
+    tries = 0 if plan.config.search.recover is False else settings.tries
+    steps = settings.steps + tries * settings.short_steps
     batch = max(settings.batch_tokens, lengths.calibration)
-    count = settings.steps * settings.accumulate * plan.devices * batch / lengths.calibration
+    count = steps * settings.accumulate * plan.devices * batch / lengths.calibration
     rows = Rows(count, lengths.calibration, lengths.answer, shared=lengths.prefix)
     factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
     if settings.method == "lora":
         trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))
-    long = plan.long or lengths
-    taught = replace(rows, length=long.calibration, shared=long.prefix)
-    seconds, parts = train(plan, rows, batch, trained, None if settings.loss == "task" else taught)
-    checks = settings.steps / settings.check_every + 1
-    seconds += plan.score(lengths.rows["selection"]) * checks
+    seconds, parts = train(plan, rows, batch, trained, teacher=False)
+    remark = f"at most {steps:,} steps"
+    if settings.minutes is not None:
+        seconds, remark = 60 * settings.minutes, f"{settings.minutes:g} minutes of training"
+    if settings.loss != "task":  # The dense model answers each row once.
+        once = min(count, lengths.rows["calibration"], settings.tokens / lengths.calibration)
+        seconds += plan.run(replace(rows, count=once), 1.0, rows.tokens / batch)
+    held_out = min(HELD_OUT * lengths.rows["calibration"], lengths.rows["selection"])
+    checks = steps / settings.check_every + 1 + tries
+    seconds += plan.score(held_out) * checks + plan.score(lengths.rows["selection"]) * 2
     parts |= {"factors": KEPT * plan.factor_bytes, "factors in float32": FLOAT32 * factors}
-    remark = f"at most {settings.steps:,} steps"
     return Stage("recover", seconds, plan.dense | parts, remark=remark)

@@ -32,6 +32,7 @@ from sieve.recovery.teacher import TrainingBatch
 from sieve.runtime.artifacts import fingerprint
 
 log = logging.getLogger(__name__)
+HELD_OUT = 0.15  # of the calibration prompts, for checks; at most as many as selection rows
 TUNING_CHECKS = 6  # times that `tune` measures the held-out divergence
 
 

@@ -21,7 +21,7 @@ from sieve.distributed.trainer import make_trainer
 from sieve.evaluation.evaluation import score
 from sieve.recovery.keeper import Check, log_check
 from sieve.recovery.module import RecoveryModule
-from sieve.recovery.recovery import recover
+from sieve.recovery.recovery import HELD_OUT, recover
 from sieve.recovery.teacher import Teacher, TrainingBatch
 from sieve.search.objective import Objective
 from sieve.stages.cached import BANK, GENOME, JSON, Record
@@ -31,7 +31,6 @@ from sieve.stages.splits import mixed_tasks
 from sieve.tasks import Example
 from sieve.tasks.splits import Reserved, reserve
 
-HELD_OUT = 0.15  # of the calibration prompts, at most as many as there are selection rows
 TIMED = 3  # batches that are timed to find how many steps fit into a time
 FILES = {"trained-record": JSON, "trained-genome": GENOME, "trained": BANK}
 
