@@ -34,7 +34,7 @@ def train(
     """
     batches = rows.tokens / batch_tokens
     seconds = plan.run(rows, KEPT, batches, backward=2)
-    seconds += plan.run(taught, 1.0, batches) if taught else 0.0
+    seconds += plan.run(taught, 1.0, taught.tokens / batch_tokens) if taught else 0.0
     parts = plan.activations(batch_tokens, rows, backward=True)
     return seconds, parts | {"trained and Adam": ADAM * trained}
 
@@ -107,13 +107,14 @@ def recover(plan: Plan) -> Stage | None:
     factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
     if settings.method == "lora":
         trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))
-    seconds, parts = train(plan, rows, batch, trained, teacher=False)
+    taught, long = None, plan.long or lengths
+    if settings.loss != "task":  # The dense model answers each row once.
+        once = min(count, lengths.rows["calibration"], settings.tokens / lengths.calibration)
+        taught = replace(rows, count=once, length=long.calibration, shared=long.prefix)
+    seconds, parts = train(plan, rows, batch, trained, taught)
     remark = f"at most {steps:,} steps"
     if settings.minutes is not None:
         seconds, remark = 60 * settings.minutes, f"{settings.minutes:g} minutes of training"
-    if settings.loss != "task":  # The dense model answers each row once.
-        once = min(count, lengths.rows["calibration"], settings.tokens / lengths.calibration)
-        seconds += plan.run(replace(rows, count=once), 1.0, rows.tokens / batch)
     held_out = min(HELD_OUT * lengths.rows["calibration"], lengths.rows["selection"])
     checks = steps / settings.check_every + 1 + tries
     seconds += plan.score(held_out) * checks + plan.score(lengths.rows["selection"]) * 2

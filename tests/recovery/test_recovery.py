@@ -255,7 +255,8 @@ def test_factors_that_feed_a_removed_matrix_do_not_stop_a_training(
 ) -> None:
     model = tiny_llama()
     bank = banked(model)
-    levels = [0.0 if name.endswith(("o_proj", "down_proj")) else 0.6 for name in bank.names]
+    removed = tuple(f"layers.0.{name}" for name in ("self_attn.o_proj", "mlp.down_proj"))
+    levels = [0.0 if name.endswith(removed) else 0.6 for name in bank.names]
     module = module_of(model, bank, mixed(bank, levels), replace(QUICK, method=method))
     result = recover(
         module, numbered(BATCHES), evaluated(module), trainer, path=tmp_path / "training"
