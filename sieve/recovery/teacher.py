@@ -7,7 +7,7 @@ a whole vocabulary.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -21,7 +21,8 @@ from sieve.evaluation.divergence import answer_logprobs
 AGREEMENT = 0.01  # nats; the mean difference by rounding between two computations is smaller
 
 
-class TrainingBatch(NamedTuple):
+@dataclass(frozen=True)
+class TrainingBatch:
     """One batch as the pruned model reads it, and the same rows as the dense model reads them."""
 
     rows: object  # a TokenBatch, or a mapping with the same keys
@@ -32,7 +33,7 @@ class TrainingBatch(NamedTuple):
     def to(self, device: torch.device) -> "TrainingBatch":
         """The same batch with its tensors on a device."""
         rows, dense = (move_data_to_device(part, device) for part in (self.rows, self.dense))
-        return self._replace(rows=rows, dense=dense)
+        return replace(self, rows=rows, dense=dense)
 
 
 class Teacher:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
@@ -24,7 +25,7 @@ from sieve.recovery.module import RecoveryModule
 from sieve.recovery.recovery import HELD_OUT, recover
 from sieve.recovery.teacher import Teacher, TrainingBatch
 from sieve.search.objective import Objective
-from sieve.stages.cached import BANK, GENOME, JSON, Record
+from sieve.stages.cached import BANK, GENOME, JSON, FileFormat, Record
 from sieve.stages.rows import objective_on
 from sieve.stages.run import Run
 from sieve.stages.splits import mixed_tasks
@@ -32,7 +33,11 @@ from sieve.tasks import Example
 from sieve.tasks.splits import Reserved, reserve
 
 TIMED = 3  # batches that are timed to find how many steps fit into a time
-FILES = {"trained-record": JSON, "trained-genome": GENOME, "trained": BANK}
+FILES: dict[str, FileFormat[Any]] = {
+    "trained-record": JSON,
+    "trained-genome": GENOME,
+    "trained": BANK,
+}
 
 
 @dataclass(frozen=True)

@@ -112,19 +112,13 @@ def test_a_configuration_has_the_settings_of_the_paper(experiment):
 
 def test_a_short_prompt_costs_the_pruned_model_less_and_the_dense_model_the_same(tmp_path):
     def seconds(*overrides: str) -> dict[str, float]:
-        base = (
-            "+task=almanac_reviews",
-            "task.shots=4",
-            "task.chat=never",
-            "device=_base",
-            *overrides,
-        )
+        base = ("+task=almanac_reviews", "task.shots=4", "task.chat=never", *overrides)
         record = forecast(tmp_path, *base)
         lengths = {"scored": record["task"]["scored"]}
         return lengths | {row["name"]: row["seconds"] for row in record["stages"]}
 
     whole, baked = seconds("recovery=full"), seconds("recovery=bake")
-    assert 3 * baked["scored"] < whole["scored"] and baked["search"] < whole["search"]
+    assert 3 * baked["scored"] < whole["scored"]
     taught = baked["recover"] - seconds("recovery=bake", "recovery.loss=task")["recover"]
     short = whole["recover"] - seconds("recovery=full", "recovery.loss=task")["recover"]
     assert taught > 0 < short
