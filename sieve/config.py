@@ -134,6 +134,7 @@ class RecoveryConfig:
 
     method: str = "none"
     student_prompt: str | None = None
+    unlabelled: bool = True
     rank: int = 8
     alpha: int = 16
     factors: str = "both"

@@ -29,6 +29,7 @@ from sieve.stages.cached import BANK, GENOME, JSON, FileFormat, Record
 from sieve.stages.rows import objective_on
 from sieve.stages.run import Run
 from sieve.stages.splits import mixed_tasks
+from sieve.stages.unlabelled import unlabelled_key, unlabelled_pairs
 from sieve.tasks import Example
 from sieve.tasks.splits import Reserved, reserve
 
@@ -93,9 +94,10 @@ class Training:
         rows = run.data_of(task, settings.tokens, partial(mixed_tasks, run.config, task))
         dense = rows if run.dense_data is run.data else run.dense_data
         pairs = paired_calibration_batches(rows, dense, batch_tokens(run), settings.tokens)
+        unlabelled = unlabelled_pairs(run, batch_tokens(run), settings.tokens)
         return [
-            TrainingBatch(own, index, None if long is own else long)
-            for index, (own, long) in enumerate(pairs)
+            TrainingBatch(own, index, None if long is own else long, index < len(pairs))
+            for index, (own, long) in enumerate(pairs + unlabelled)
         ]
 
     @cached_property
@@ -220,6 +222,8 @@ def batch_tokens(run: Run) -> int:
 def training_inputs(run: Run) -> list[object]:
     """Everything that a training depends on beside bank and genome, for fingerprints."""
     splits = [run.split_key("calibration"), run.split_key("selection")]
+    if run.config.recovery.unlabelled and run.task.unlabelled:
+        splits.append(unlabelled_key(run))
     settings = asdict(run.config.recovery)
     return [splits, settings, batch_tokens(run), run.config.seed, run.trainer.world_size]
 
