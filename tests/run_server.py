@@ -2,8 +2,9 @@
 
 One JSON request per line on stdin, `{"arguments", "folder", "kill", "file_size", "ranks"}`; the
 answer on stdout is `{"status", "stdout", "stderr"}`. `kill` is `stage:moment`; the moments of a
-stage are `begin`, `rename` (a file is written under its temporary name) and `end` (all files are
-written). `kill` is also `name.jsonl:lines`, for a file that has that many lines.
+stage are `begin`, `rename` (a file is written under its temporary name; `rename2`: the second one)
+and `end` (all files are written). `kill` is also `name.jsonl:lines`, for a file that has that
+many lines.
 `ranks` is the number of processes of a distributed run.
 """
 
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -45,6 +47,18 @@ def arm_at_line(name: str, lines: int) -> None:
     patch("os.fsync", watched).start()
 
 
+def die_at_rename(number: int) -> None:
+    """Kill this process before its next renames, at the one with this number."""
+    replace, calls = os.replace, count(1)
+
+    def counted(*args: Any) -> None:
+        if next(calls) == number:
+            die()
+        replace(*args)
+
+    patch("sieve.runtime.artifacts.os.replace", counted).start()
+
+
 def arm(stage: str, moment: str) -> None:
     """Kill this process at a moment of a stage."""
     if stage.endswith(".jsonl"):
@@ -56,8 +70,8 @@ def arm(stage: str, moment: str) -> None:
         with original(self, name, cached):
             if name == stage and moment == "begin":
                 die()
-            if name == stage and moment == "rename":
-                patch("sieve.runtime.artifacts.os.replace", die).start()
+            if name == stage and moment.startswith("rename"):
+                die_at_rename(int(moment.removeprefix("rename") or 1))
             yield
         if name == stage and moment == "end":
             die()

@@ -188,6 +188,8 @@ RECOVERY = (
     *SMALL,
     "projection.refit_tries=1",
     "recovery=lora",
+    "confidence=null",
+    "search.recover=false",
     "recovery.steps=4",
     "recovery.check_every=2",
     "recovery.batch_tokens=128",

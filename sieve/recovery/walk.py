@@ -1,6 +1,6 @@
 """The smallest size that works after training, by bisection over sizes.
 
-Each attempt prunes the nearest larger trained model further and trains it, so a small model is
+Each attempt prunes the nearest larger trained model further and trains it, so a small model can be
 reached in several steps down.
 """
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-RATIO = 0.5  # kept fraction of an attempt over that of the accepted one before it
+FIRST = 0.1  # kept fraction of the first attempt over the largest size: small models train fast
+RATIO = 0.4  # kept fraction of an attempt over that of the accepted one before it
 RESOLUTION = (
     1.2  # of two neighboring sizes, the larger accepted and the smaller refused, at the end
 )
@@ -29,23 +30,27 @@ def walk(
     attempt: Callable[[float, Attempt[T] | None], Attempt[T] | None],
     largest: float,
     tries: int,
+    first: float = FIRST,
     ratio: float = RATIO,
     resolution: float = RESOLUTION,
 ) -> list[Attempt[T]]:
     """Attempts from the first to the last; the answer is the smallest accepted one, if any.
 
-    Sizes are divided by a constant until an attempt is refused, and then bisected on a logarithmic
-    scale.
+    The first attempt is far below the largest size. Accepted sizes are divided by a constant until
+    an attempt is refused; then sizes are bisected on a logarithmic scale.
 
     Args:
         attempt: prunes to a kept fraction, from the smallest accepted attempt or (None) from the
             dense model, and trains; returns None if no genome is that small.
         largest: kept fraction that needs no training to be within the tolerance.
         tries: attempts at most.
+        first, ratio: kept fraction of the first attempt over `largest`, and of an attempt over that
+            of the accepted one before it.
+        resolution: ends the walk between a refused size and an accepted one this much larger.
     """
     attempts: list[Attempt[T]] = []
     best: Attempt[T] | None = None
-    refused, target = 0.0, largest * ratio
+    refused, target = 0.0, largest * first
     for _ in range(tries):
         outcome = attempt(target, best)
         if outcome is None or outcome.kept_fraction <= refused:

@@ -22,16 +22,21 @@ def refitted(result: Result) -> str:
 
 
 def recovered(result: Result) -> str:
-    """The method, and the metric on the selection rows before training and at the best check."""
+    """The method, the sizes with and without it, and the metric on held-out calibration rows."""
     recovery = result.recovery
     if recovery is None or not recovery.history:
         return ""
     method = _METHODS.get(recovery.method, recovery.method)
     if not recovery.taken:
-        return f"{method}, rolled back: no check on the selection rows was better"
+        return f"{method}, rolled back: no check on held-out calibration rows was better"
     best = max(recovery.history, key=lambda check: (check.accuracy or 0, -(check.loss or 0)))
     before, after = (metric_value(result, check.accuracy) for check in (recovery.history[0], best))
-    return f"{method}, {count(best.step)} steps: {before} → {after} on the selection rows"
+    text = f"{method}, {count(best.step)} steps: {before} → {after} on held-out calibration rows"
+    if recovery.search is None:
+        return text
+    sizes = f"{percent(recovery.search.kept_before)} to {percent(result.kept_fraction.prunable)}"
+    tried = f"{len(recovery.search.attempts)} sizes"
+    return f"{text}; with {tried} tried, kept fell from {sizes} of prunable"
 
 
 def quantized(result: Result) -> str:

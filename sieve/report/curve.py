@@ -39,6 +39,27 @@ def accuracy_curve(result: Result) -> go.Figure | None:
     return figure
 
 
+def trained_sizes(result: Result) -> go.Figure | None:
+    """Accuracy (percent) against kept parameters (percent), before and after a short training."""
+    search = result.recovery and result.recovery.search
+    if not search or not search.attempts:
+        return None
+    metric = label(metric_name(result)).capitalize()
+    figure = base_figure(f"{metric} before and after training against size", height=420)
+    tried = sorted(search.attempts, key=lambda attempt: -(attempt.kept_fraction or 0))
+    percents = [100 * (attempt.kept_fraction or 0) for attempt in tried]
+    for name, values, color in (
+        ("pruned", [attempt.accuracy_before for attempt in tried], NEUTRAL),
+        ("trained", [attempt.accuracy for attempt in tried], ACCENT),
+    ):
+        heights = [scale(result) * (value or 0) for value in values]
+        trace = go.Scatter(x=percents, y=heights, mode="lines+markers", name=name)
+        figure.add_trace(trace.update(line={"color": color, "width": 1.5}))
+    figure.update_yaxes(title_text=f"{metric} on<br>held-out rows{axis(result)}")
+    _label_sizes(figure, percents)
+    return figure
+
+
 def divergence_front(result: Result) -> go.Figure | None:
     """Divergence from the dense model's answers (nats, log) against kept parameters (percent)."""
     # The dense model has divergence 0, which a logarithmic axis cannot show.

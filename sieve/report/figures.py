@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from sieve.report.curve import accuracy_curve, divergence_front
+from sieve.report.curve import accuracy_curve, divergence_front, trained_sizes
 from sieve.report.evolution import bottleneck_map, generations
 from sieve.report.heatmap import kept_heatmap, kind_key
 from sieve.report.result import Result, read
@@ -19,6 +19,7 @@ def figures(record: Mapping[str, object]) -> dict[str, go.Figure]:
     result = read(record)
     candidates = {
         "accuracy_curve": accuracy_curve(result),
+        "trained_sizes": trained_sizes(result),
         "divergence_front": divergence_front(result),
         "generations": generations(result),
         "kept_heatmap": kept_heatmap(result),

@@ -1,0 +1,110 @@
+"""Runs whose search trains every size that it tries: sizes, kills, ranks and the minutes."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import execute, read_result
+
+from sieve.bank.bank import Bank
+
+pytestmark = pytest.mark.slow
+CACHES = ("whole", "killed")
+DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+TRAINED = (
+    "+task=almanac_medicine",
+    "task.max_rows={calibration:240,selection:80,test:40}",
+    "calibration.tokens=4_000",
+    "logger=none",
+    "batch_tokens=512",
+    "tolerance=.1",
+    "projection.refit=false",
+    "search=uniform",
+    "search.levels=[1,.5,.2,.1,.07,.05,.03,.02,.01]",
+    "speed.enabled=false",
+    "export=none",
+    "recovery=full",
+    "confidence=null",
+    "recovery.steps=10",
+    "recovery.short_steps=60",
+    "recovery.tries=4",
+    "recovery.check_every=10",
+    "recovery.batch_tokens=512",
+    "recovery.learning_rate=2e-3",
+)
+
+
+def arguments(folder: Path, name: str, cache: str, overrides: Sequence[str]) -> list[str]:
+    """The command line of a run in the folder `name`."""
+    paths = [f"hydra.run.dir={folder / name}", f"paths.cache_dir={folder / cache}"]
+    return [*TRAINED, *paths, *overrides]
+
+
+def finished(
+    folder: Path, name: str, *overrides: str, cache: str = "whole", **limits: Any
+) -> dict[str, Any]:
+    """The result of a run that must succeed."""
+    done = execute(folder, arguments(folder, name, cache, overrides), **limits)
+    assert done.status == 0, done.stderr
+    return read_result(folder / name)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the runs."""
+    return tmp_path_factory.mktemp("world")
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path) -> dict[str, Any]:
+    """The result of a run that nothing disturbs."""
+    return finished(world, "whole", cache="whole")
+
+
+def test_the_result_is_the_smallest_size_that_works_after_training(whole: dict[str, Any]) -> None:
+    recovery = whole["recovery"]
+    attempts = recovery["search"]["attempts"]
+    feasible = [attempt["kept_fraction"] for attempt in attempts if attempt["feasible"]]
+    assert recovery["taken"] and 1 <= len(attempts) <= 4
+    assert whole["kept_fraction"]["prunable"] == min(feasible)
+    assert min(feasible) < recovery["search"]["kept_before"]
+    for attempt in attempts:
+        assert attempt["feasible"] == (attempt["margin"] >= 0)
+        assert attempt["steps"] <= 60
+
+
+def test_without_the_search_the_size_stays(world: Path, whole: dict[str, Any]) -> None:
+    result = finished(world, "after", "search.recover=false", cache="whole")
+    assert result["kept_fraction"]["prunable"] == whole["recovery"]["search"]["kept_before"]
+    assert result["recovery"]["search"] is None
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
+    world: Path, whole: dict[str, Any]
+) -> None:
+    kills = 0
+    given = arguments(world, "killed", "killed", ())
+    while (done := execute(world, given, kill="recover:rename2")).status == -signal.SIGKILL:
+        kills += 1
+    assert done.status == 0, done.stderr
+    assert kills >= 4
+    result = finished(world, "killed", cache="killed")
+    for key in ("baseline", "pruned", "drop", "kept_fraction", "matrices", "recovery"):
+        assert result[key] == whole[key], key
+    banks = [Bank.load(next((world / name).glob("recovered-*.safetensors"))) for name in CACHES]
+    for name, factors in banks[0].factors.items():
+        assert factors.u.equal(banks[1].factors[name].u)
+
+
+def test_two_processes_find_the_size_that_one_finds(world: Path) -> None:
+    alone = finished(world, "alone", "recovery.accumulate=2", cache="alone")
+    joined = finished(world, "joined", *DDP, cache="joined", ranks=2)
+    sizes = [result["kept_fraction"]["prunable"] for result in (alone, joined)]
+    assert sizes[0] == sizes[1]
+
+
+def test_minutes_replace_the_steps(world: Path) -> None:
+    result = finished(world, "timed", "recovery.minutes=.001", cache="whole")
+    assert result["recovery"]["steps"] >= 1
