@@ -218,25 +218,29 @@ def test_ranks_are_those_counted_by_hand(projection: str, level: float) -> None:
 def test_kept_parameters_are_those_counted_by_hand() -> None:
     model, moments = calibrated("llama")
     bank = fit(model, moments)
-    levels = (0.6, 1.0, 0.3, 0.0, 0.6, 0.3, 1.0, *(0.3,) * 7)
+    levels = (0.6, 1.0, 0.0, 0.3, 0.6, 0.3, 1.0, *(0.3,) * 7)
     genome = mixed(bank, levels)
-    # q rank 9, k dense, v rank 3, o its mean, gate rank 11, up rank 5, down dense; then rank 4 ...
-    first = 9 * 64 + 512 + 3 * 48 + 32 + 11 * 80 + 5 * 80 + 1536
+    # q rank 9, k dense, v its mean, o rank 4, gate rank 11, up rank 5, down dense; then rank 4 ...
+    first = 9 * 64 + 512 + 16 + 4 * 64 + 11 * 80 + 5 * 80 + 1536
     second = 4 * 64 + 3 * 48 + 3 * 48 + 4 * 64 + 5 * 80 + 5 * 80 + 5 * 80
     assert bank.size == 2 * (2 * 1024 + 2 * 512 + 3 * 1536) == 15360
     assert bank.kept_parameters(genome) == first + second
     assert bank.kept_fraction(genome) == (first + second) / 15360
+    # Without o nothing of its attention is needed but the mean of o.
+    without_o = mixed(bank, (0.6, 1.0, 0.3, 0.0, *levels[4:]))
+    assert bank.kept_parameters(without_o) == first + second - 9 * 64 - 512 - 16 - 4 * 64 + 32
     affine = fit(model, moments, "affine")
-    # v and gate lose a rank; every factorized matrix gains a bias, o at level 0 had its mean.
-    first += -48 + 16 - 80 + 48 + 32 + 48
+    # gate loses a rank; every factorized matrix gains a bias, v at level 0 had its mean.
+    first += -80 + 32 + 32 + 48 + 48
     second += -2 * 48 + (32 + 16 + 16 + 32 + 48 + 48 + 32)
     assert affine.kept_parameters(mixed(affine, levels)) == first + second
 
 
 def test_a_bias_that_the_dense_layer_has_is_not_counted_again() -> None:
     bank = banked(tiny_qwen2(), "affine")
-    # Biases in q, k and v alone: o 32, gate 48, up 48 and down 32 gain one, in two layers.
-    assert bank.kept_parameters(uniform(bank, 0.0)) == 2 * (32 + 48 + 48 + 32)
+    # Biases in q, k and v alone: gate 48 and up 48 gain one, in two layers.
+    genome = mixed(bank, (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0))
+    assert bank.kept_parameters(genome) == 2 * (32 * 32 + 48 + 48 + 32 * 48)
 
 
 @pytest.mark.parametrize("projection", CLOSED)
