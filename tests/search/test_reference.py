@@ -21,16 +21,16 @@ FLOORS = [i % 5 for i in range(len(SPACE.alleles))]  # the least feasible positi
 
 
 class Floors:
-    """Feasible where no gene lies below its floor."""
+    """Feasible where no gene that its genome needs lies below its floor."""
 
     def __init__(self) -> None:
         self.scored: list[Genome] = []
 
     def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
         self.scored.append(genome)
-        below = sum(
-            max(0, floor - at) for at, floor in zip(SPACE.positions(genome), FLOORS, strict=True)
-        )
+        unneeded = BANK.unneeded(genome)
+        positions = zip(BANK.names, SPACE.positions(genome), FLOORS, strict=True)
+        below = sum(max(0, floor - at) for name, at, floor in positions if name not in unneeded)
         far = 0.001 * below
         part = far > max_divergence
         return Score(
