@@ -86,7 +86,8 @@ def compare_rows(
     The mean over rows of the median over repeats. Leaves the model dense.
 
     Args:
-        dense_rows, pruned_rows: the batches of each row as either model reads it.
+        dense_rows: the batches of each row as the dense model reads it.
+        pruned_rows: the same as the pruned model reads it.
         finish: as for `compare_speed`.
     """
     model = switch.model

@@ -44,8 +44,8 @@ def walk(
             dense model, and trains; returns None if no genome is that small.
         largest: kept fraction that needs no training to be within the tolerance.
         tries: attempts at most.
-        first, ratio: kept fraction of the first attempt over `largest`, and of an attempt over that
-            of the accepted one before it.
+        first: kept fraction of the first attempt over `largest`.
+        ratio: kept fraction of an attempt over that of the accepted one before it.
         resolution: ends the walk between a refused size and an accepted one this much larger.
     """
     attempts: list[Attempt[T]] = []
