@@ -221,8 +221,8 @@ def test_two_processes_find_what_one_finds(
         torch.testing.assert_close(entry.mean, other.mean, rtol=1e-5, atol=1e-6)
     for key in ("baseline", "kept_fraction"):
         assert alone[key] == joined[key], key
-    levels = [json.loads((world / n / "genome.json").read_text()) for n in ("alone", "joined")]
-    assert levels[0] == levels[1]
+    genomes = [json.loads((world / n / "genome.json").read_text()) for n in ("alone", "joined")]
+    assert genomes[0]["levels"] == genomes[1]["levels"]
 
 
 def test_recovery_trains_the_same_on_two_processes_as_on_one(

@@ -136,6 +136,8 @@ class Training:
         values = self.run.remembered(
             "training", key, FILES, lambda: self._compute(bank, genome, key, steps, accepted)
         )
+        if self.run.leads:
+            _delete(self._state_path(key))
         return Trained(*values)
 
     def _compute(
@@ -157,20 +159,17 @@ class Training:
         def enough() -> bool:
             return accepted and margins[-1] >= 0
 
-        path, seed = self._state_path(key), run.config.seed
         result = recover(
             module,
             self.batches,
             check,
             self._trainer,
-            seed,
-            path,
+            run.config.seed,
+            self._state_path(key),
             note=partial(log_checks, run),
             enough=enough,
         )
         run.settle()
-        if run.leads:
-            _delete(path)
         total = run.task.metric.total  # The checks are means over rows, where larger is better.
         record = {
             "method": settings.method,
