@@ -4,7 +4,7 @@
     python -m sieve.run +task=sst2 model.path=my_model model.adapter=my_adapter
 
 A tuned dense model is the honest standard for a pruned model that was trained on labels. Settings
-are the files of `conf/`; rank, steps and learning rate are those of `recovery`.
+are the files of `conf/`; the group `recovery` sets rank, steps and learning rate.
 """
 
 import argparse

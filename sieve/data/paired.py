@@ -32,7 +32,7 @@ def paired_calibration_batches(
 ) -> list[Pair]:
     """Batches of the pruned model, each with the dense model's batch of the same rows.
 
-    The rows and the limits are those of `student.calibration_batches(batch_tokens, tokens)`. A
+    `student.calibration_batches(batch_tokens, tokens)` has the same rows and the same limits. A
     batch has fewer rows where the dense model's prompts would exceed its own limit, the larger one
     of `batch_tokens` and `dense.batch_tokens`.
 

@@ -96,12 +96,12 @@ class _Observer:
 
     def leave_owner(self, path: str, _module: nn.Module, _args: object, output: object) -> None:
         """Record that a module returns the output of one of its layers."""
-        is_tuple = isinstance(output, tuple)
-        result = output[0] if is_tuple and output else output  # type: ignore[index]
+        results = output if isinstance(output, tuple) else (output,)
+        result = results[0] if results else None
         if isinstance(result, Tensor):
             for name, (own, version) in self._outputs.items():
                 if name.startswith(f"{path}.") and _is_same(result, own, version):
-                    self.owners[name] = Owner(path, len(output) if is_tuple else 0)  # type: ignore
+                    self.owners[name] = Owner(path, len(results) * isinstance(output, tuple))
 
     def leave_block(self, _module: nn.Module, _args: object, output: object) -> object:
         """Cut a block's outputs from the graph."""
@@ -126,8 +126,9 @@ def _is_same(tensor: Tensor, output: Tensor, version: int) -> bool:
 
 
 def _cut(value: object) -> object:
-    floating = isinstance(value, Tensor) and value.is_floating_point()
-    return value.detach().requires_grad_().clone() if floating else value  # type: ignore
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().requires_grad_().clone()
+    return value
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

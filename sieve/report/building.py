@@ -6,6 +6,7 @@ from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import TypeVar, get_args, get_origin, get_type_hints
 
+Number = float | None  # None: not measured
 T = TypeVar("T")
 
 

@@ -7,9 +7,8 @@ wrong type become None, an empty text or an empty list. Files of older versions 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sieve.report.building import build
-
-Number = float | None  # None: not measured
+from sieve.report.building import Number, build
+from sieve.report.recovery import Recovery
 
 
 @dataclass(frozen=True)
@@ -173,41 +172,6 @@ class TestPoint:
 class Contrast:  # the dense model without the matrices that need the most, or the least
     bottlenecks: TestPoint | None
     others: TestPoint | None
-
-
-@dataclass(frozen=True)
-class Check:  # of the model during recovery, on calibration rows that are not trained on
-    step: Number
-    accuracy: Number
-    loss: Number
-
-
-@dataclass(frozen=True)
-class TrainedSize:
-    """A size that was tried with a short training, on calibration rows that are not trained on."""
-
-    kept_fraction: Number
-    accuracy_before: Number
-    accuracy: Number
-    margin: Number
-    feasible: bool
-    steps: Number
-
-
-@dataclass(frozen=True)
-class TrainedSizes:
-    """The sizes that were tried with training, and the size that the search chose without."""
-
-    kept_before: Number
-    attempts: list[TrainedSize]
-
-
-@dataclass(frozen=True)
-class Recovery:  # training after pruning
-    method: str
-    taken: bool
-    history: list[Check]
-    search: TrainedSizes | None
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,11 @@ def _measure(
             estimate += sign * (moved - unmoved)
         if estimate > 0:
             estimates[name], costs[name] = estimate, max(cost, 0.0)
+    return _ratios(costs, estimates)
+
+
+def _ratios(costs: Mapping[str, float], estimates: Mapping[str, float]) -> dict[str, float]:
+    """Measured over estimated cost of each matrix, in the unit in which both have the same sum."""
     total = sum(costs.values())
     if total <= 0:
         return {}

@@ -263,7 +263,7 @@ def _by_slope(hulls: list[list[_Point]]) -> list[tuple[_Point, _Point]]:
 
 
 def _changed(a: _Point, b: _Point) -> Ranks:
-    """The ranks of point b that differ from those of point a."""
+    """The ranks that a step from point a to point b changes."""
     return {name: rank for name, rank in b.ranks.items() if a.ranks.get(name, -1) != rank}
 
 

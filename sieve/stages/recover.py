@@ -28,7 +28,7 @@ def recover(
 ) -> tuple[Bank, Genome, Record | None]:
     """Train the factors; returns a bank, a genome for it and the record of the stage.
 
-    Bank and genome are those of the refit if training does not help. The record is None if the
+    If training does not help, it returns the refitted bank and genome. The record is None if the
     configuration asks for no recovery, or nothing can be trained.
 
     Args:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sieve.report.building import Number
 from sieve.report.dashboard.gather import Run
-from sieve.report.result import Number, Result
+from sieve.report.result import Result
 from sieve.report.sentence import Kind, drop_interval, verdict
 from sieve.report.units import lost, metric_name, metric_value, unit
 from sieve.report.values import (

@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from sieve.report.building import Number
 from sieve.report.dashboard.gather import Run
-from sieve.report.result import Number, Result
+from sieve.report.result import Result
 from sieve.report.style import ACCENT, WARNING, label, plain_layout, sequential_scale
 from sieve.report.units import axis, limit, metric_name, scale, unit, word
 

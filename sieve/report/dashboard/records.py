@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from sieve.report.building import Number
 from sieve.report.dashboard.columns import VERDICTS, scores
 from sieve.report.dashboard.figures import fronts, series, style
 from sieve.report.dashboard.gather import Run
 from sieve.report.dashboard.settings import varying_settings
 from sieve.report.heatmap import kept_by_cell, kind_key, layer_key
-from sieve.report.result import Matrix, Number, Result
+from sieve.report.result import Matrix, Result
 from sieve.report.sentence import drop_interval, verdict
 from sieve.report.style import label
 from sieve.report.units import lost, metric_name, scale, word
