@@ -41,7 +41,8 @@ def walk(
 
     Args:
         attempt: prunes to a kept fraction, from the smallest accepted attempt or (None) from the
-            dense model, and trains; returns None if no genome is that small.
+            dense model, and trains; returns None if no genome is that small, and a larger size is
+            tried.
         largest: kept fraction that needs no training to be within the tolerance.
         tries: attempts at most.
         first: kept fraction of the first attempt over `largest`.
@@ -51,17 +52,20 @@ def walk(
     attempts: list[Attempt[T]] = []
     best: Attempt[T] | None = None
     refused, target = 0.0, largest * first
-    for _ in range(tries):
+    while len(attempts) < tries:
         outcome = attempt(target, best)
-        if outcome is None or outcome.kept_fraction <= refused:
+        if outcome is None:
+            refused = target
+        elif outcome.kept_fraction <= refused:
             break
-        attempts.append(outcome)
-        if outcome.accepted:
-            best = outcome
         else:
-            refused = outcome.kept_fraction
+            attempts.append(outcome)
+            if outcome.accepted:
+                best = outcome
+            else:
+                refused = outcome.kept_fraction
         upper = best.kept_fraction if best else largest
-        if refused and upper / refused < resolution:
+        if upper <= refused * resolution:
             break
         target = math.sqrt(upper * refused) if refused else upper * ratio
     return attempts

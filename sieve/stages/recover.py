@@ -18,7 +18,7 @@ from sieve.stages.selecting import search_inputs
 from sieve.stages.training import Training, log_checks, training_inputs
 
 log = logging.getLogger(__name__)
-VERSION = 2  # of the files; part of their fingerprint
+VERSION = 3  # of the files; part of their fingerprint
 NOTHING: Record = {"method": "none", "taken": False, "trained_parameters": 0, "history": []}
 Pruned = tuple[Bank, Genome]
 
@@ -64,8 +64,9 @@ def _recover(
     training, attempts = Training(run, searched[0]), None
     bank, genome = refitted
     if run.recovers:
-        attempts, best = search_recovered(training, calibrated, *searched, key)
-        if best is not None and best.kept_fraction < bank.kept_fraction(genome):
+        size = bank.kept_fraction(genome)
+        attempts, best = search_recovered(training, calibrated, searched, size, key)
+        if best is not None and best.kept_fraction < size:
             return best.record | {"taken": True, "search": attempts}, best.genome, best.bank
     if not any(bank.ranks(genome).values()):
         return NOTHING | {"search": attempts}, genome, bank.only(genome)

@@ -53,17 +53,22 @@ class Judged:
 
 
 def search_recovered(
-    training: Training, calibrated: Calibrated, bank: Bank, genome: Genome, key: str
+    training: Training,
+    calibrated: Calibrated,
+    searched: tuple[Bank, Genome],
+    largest: float,
+    key: str,
 ) -> tuple[Record, Trained | None]:
     """The record of all attempts, and the smallest genome within the tolerance, if any.
 
     Args:
-        bank, genome: what the search has chosen; attempts begin below its size.
+        searched: the bank and the genome of the search, from which sizes are tried.
+        largest: kept fraction that needs no training; attempts are smaller.
         key: fingerprint of the stage.
     """
+    bank, genome = searched
     search = _Search(training, calibrated, bank, genome, key)
-    size = bank.kept_fraction(genome)
-    attempts = walk(search.attempt, size, training.settings.tries)
+    attempts = walk(search.attempt, largest, training.settings.tries)
     accepted = [attempt.result for attempt in attempts if attempt.accepted]
     accepted.sort(key=lambda judged: judged.trained.kept_fraction)
     candidates = [search.finish(judged.trained) for judged in accepted[:1]]
@@ -71,7 +76,7 @@ def search_recovered(
     candidates += [judged.trained for judged in others]
     best, scores = _certified(training.run, bank, candidates)
     record = {
-        "kept_before": size,
+        "kept_before": largest,
         "attempts": [attempt.result.record for attempt in attempts],
         "certified": [asdict(score) | {"feasible": score.feasible} for score in scores],
     }

@@ -52,3 +52,14 @@ def test_the_walk_ends_where_no_genome_is_small_enough() -> None:
     attempt, _ = sizes_from(0.0, floor=0.1)
     attempts = walk(attempt, 1.0, tries=20)
     assert [a.kept_fraction for a in attempts] == pytest.approx([0.1])
+
+
+def test_a_first_size_that_no_genome_has_is_followed_by_larger_ones() -> None:
+    attempt, _ = sizes_from(0.3, floor=0.25)
+    accepted = [a.kept_fraction for a in walk(attempt, 1.0, tries=4) if a.accepted]
+    assert 0.3 <= min(accepted) < 0.3 * RESOLUTION
+
+
+def test_a_model_of_size_zero_has_no_attempts() -> None:
+    attempt, _ = sizes_from(0.0, floor=0.1)
+    assert walk(attempt, 0.0, tries=4) == []
