@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent
 SHARED = Path(os.environ.get("SIEVE_SHARED", "../shared"))
 
 
-def finished(task: str, cache: Path, *overrides: str) -> dict[str, Any]:
+def finished(task: str, cache: Path, *overrides: str, source: Path | None = None) -> dict[str, Any]:
     """Run Sieve and return `result.json`.
 
     Speed is not measured, nothing is exported, and ranks are not rounded, unless overrides say so.
@@ -20,6 +20,7 @@ def finished(task: str, cache: Path, *overrides: str) -> dict[str, Any]:
 
     Args:
         task: task and model, such as "trec/reader-6m"; the model "embedded" comes with Sieve.
+        source: a checkout of Sieve to run; None runs this one.
     """
     name, model = task.split("/")
     where = ["model=embedded"]
@@ -44,7 +45,13 @@ def finished(task: str, cache: Path, *overrides: str) -> dict[str, Any]:
             f"hydra.sweep.dir={folder}",
             *overrides,
         ]
-        done = subprocess.run(command, text=True, capture_output=True, check=False)
+        environment = dict(os.environ)
+        if source is not None:
+            plugin = source.absolute() / "plugins" / "hydra_genetic_sweeper"
+            environment["PYTHONPATH"] = f"{source.absolute()}{os.pathsep}{plugin}"
+        done = subprocess.run(
+            command, text=True, capture_output=True, check=False, cwd=source, env=environment
+        )
         path = Path(folder) / "result" / "result.json"
         if done.returncode or not path.exists():
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")

@@ -1,10 +1,10 @@
 """Runs `sieve.run` in forks of one process that has everything imported: a run takes a second.
 
-One JSON request per line on stdin, `{"arguments", "folder", "kill", "file_size", "ranks"}`; the
-answer on stdout is `{"status", "stdout", "stderr"}`. `kill` is `stage:moment`; the moments of a
-stage are `begin`, `rename` (a file is written under its temporary name; `rename2`: the second one)
-and `end` (all files are written). `kill` is also `name.jsonl:lines`, for a file that has that
-many lines.
+One JSON request per line on stdin, `{"arguments", "folder", "kill", "kill_after", "file_size",
+"ranks"}`; the answer on stdout is `{"status", "stdout", "stderr"}`. `kill` is `stage:moment`; the
+moments of a stage are `begin`, `rename` (a file is written under its temporary name; `rename2`: the
+second one) and `end` (all files are written). `kill` is also `name.jsonl:lines`, for a file that
+has that many lines. `kill_after` are seconds, after which the run is killed wherever it is.
 `ranks` is the number of processes of a distributed run.
 """
 
@@ -15,8 +15,9 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,25 @@ from sieve.stages import Run
 
 def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def killing_after(seconds: float | None, processes: list[int]) -> Iterator[None]:
+    """Kill processes if the block takes longer."""
+
+    def kill() -> None:
+        for process in processes:
+            with suppress(ProcessLookupError):  # Some may have ended.
+                os.kill(process, signal.SIGKILL)
+
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, kill)
+    timer.start()
+    yield
+    timer.cancel()
+    timer.join()  # A fork must not copy a thread.
 
 
 def arm_at_line(name: str, lines: int) -> None:
@@ -121,7 +141,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         files, port = (output.fileno(), errors.fileno()), free_port()
         children = [start(request, *files, rank, port) for rank in range(request["ranks"])]
-        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        with killing_after(request["kill_after"], children):
+            ends = [os.waitpid(child, 0)[1] for child in children]
+        statuses = [os.waitstatus_to_exitcode(end) for end in ends]
         status = next((status for status in statuses if status), 0)
         for file in (output, errors):
             file.seek(0)

@@ -86,8 +86,8 @@ def run_sieve(
 
 def execute(folder: Path, given: list[str], **limits: Any) -> Done:
     """Run a complete command line in a folder."""
-    request = {"arguments": given, "folder": str(folder), "kill": None, "file_size": None}
-    request |= {"ranks": 1} | limits
+    request = {"arguments": given, "folder": str(folder), "kill": None, "kill_after": None}
+    request |= {"file_size": None, "ranks": 1} | limits
     server = start_server()
     assert server.stdin and server.stdout
     server.stdin.write(json.dumps(request) + "\n")

@@ -1,5 +1,6 @@
 """Runs whose search trains every size that it tries: sizes, kills, ranks and the minutes."""
 
+import random
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,13 +90,34 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
             break
         kills += 1
     assert 3 <= kills < 20
-    result = finished(world, "killed", cache="killed")
+    assert_ends_as(world, "killed", whole)
+
+
+def test_ten_kills_at_random_moments_change_nothing(world: Path, whole: dict[str, Any]) -> None:
+    moments, longest = random.Random(0), sum(whole["seconds"].values()) / 3
+    name, kills = "random-0", 0
+    while kills < 10:
+        given = arguments(world, name, name, ())
+        done = execute(world, given, kill_after=moments.uniform(0, longest))
+        if done.status:
+            assert done.status == -signal.SIGKILL, done.stderr
+            kills += 1
+        else:  # The run ended before its kill, so another one begins.
+            assert_ends_as(world, name, whole)
+            name = f"random-{kills}"
+    assert_ends_as(world, name, whole)
+
+
+def assert_ends_as(world: Path, name: str, whole: dict[str, Any]) -> None:
+    """Finish a killed run, and compare its result, its genome and its factors."""
+    result = finished(world, name, cache=name)
     for key in ("baseline", "pruned", "drop", "kept_fraction", "matrices", "recovery"):
         assert result[key] == whole[key], key
-    [path] = (world / "killed").glob("recovered-*.safetensors")
-    banks = [Bank.load(world / name / path.name) for name in ("whole", "killed")]
-    for name, factors in banks[0].factors.items():
-        assert factors.u.equal(banks[1].factors[name].u)
+    [path] = (world / name).glob("recovered-*.safetensors")
+    banks = [Bank.load(world / folder / path.name) for folder in ("whole", name)]
+    for matrix, factors in banks[0].factors.items():
+        other = banks[1].factors[matrix]
+        assert factors.u.equal(other.u) and factors.v.equal(other.v)
 
 
 def test_two_processes_find_the_size_that_one_finds(world: Path) -> None:
