@@ -118,6 +118,11 @@ def _ranges(config: Config) -> Check:
         "set confidence=0.9.",
     )
     yield (
+        not 0 <= config.recovery.hidden < math.inf,
+        f"recovery.hidden is {config.recovery.hidden}, expected a weight of at least 0; set "
+        "recovery.hidden=1.",
+    )
+    yield (
         not all(0 <= fraction <= 1 for fraction in config.curve),
         f"curve is {config.curve}, expected fractions of the prunable parameters from 0 to 1, such "
         "as curve=[.5,.1,.02].",

@@ -139,11 +139,12 @@ class RecoveryConfig:
     alpha: int = 16
     factors: str = "both"
     loss: str = "both"
+    hidden: float = 1.0
     steps: int = 400
     short_steps: int = 300
     minutes: float | None = None
     tries: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     accumulate: int = 1
     tokens: int = 200_000
     batch_tokens: int = 1_024

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 import lightning as L
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank, BankFactors, stored
 from sieve.bank.genome import Genome
@@ -23,6 +24,7 @@ from sieve.distributed.trainer import schedule
 from sieve.evaluation.divergence import answer_logprobs, divergence
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.projections import Factors
+from sieve.recovery.hidden import compared_blocks, outputs_of, relative_error, states
 from sieve.recovery.teacher import Teacher, TrainingBatch
 from sieve.runtime.artifacts import fingerprint
 
@@ -43,7 +45,7 @@ class RecoveryModule(L.LightningModule):
         genome: its matrices of rank 0 have no factors and are not trained.
         config: method, loss, steps and learning rate.
         seed: of the random start of LoRA.
-        teacher: knows the dense model's answers to numbered batches; None starts a new one.
+        teacher: `teacher_of` the model and `config`, which trainings share; None starts a new one.
 
     Raises:
         RuntimeError: for `method=lora` where PEFT is not installed.
@@ -61,7 +63,7 @@ class RecoveryModule(L.LightningModule):
         self.config, self.genome = config, genome
         self.start = 0  # the first step, above 0 when a training resumes
         self._switch = [switch]  # In a list, so that the model does not become a submodule.
-        self.teacher = teacher or Teacher(switch.model)
+        self.teacher = teacher or teacher_of(switch.model, config)
         self.ranks = {name: r for name, r in switch.bank.ranks(genome).items() if r}
         with switch.to(genome):
             pruned = {name: switch.model.get_submodule(name) for name in self.ranks}
@@ -94,22 +96,27 @@ class RecoveryModule(L.LightningModule):
     def loss(self, batch: TrainingBatch) -> Tensor:
         """The loss that `config.loss` names, mean per answer token, nats.
 
-        Rows without labels have the loss of the dense model's answers only.
+        Rows without labels have the loss of the dense model's answers only. The error of hidden
+        states is added `config.hidden` times.
         """
-        kind, model, targets = self.config.loss, self.switch.model, as_targets(batch.rows)
-        dense = self.teacher.logprobs(batch) if self.taught(batch) else None
-        with self.installed():
-            logprobs = answer_logprobs(model, batch.rows)
+        kind, targets, hidden = self.config.loss, as_targets(batch.rows), self.config.hidden
+        dense = self.teacher.answer(batch) if self.taught(batch) else None
+        with self.installed(), outputs_of(self.teacher.blocks) as outputs:
+            logprobs = answer_logprobs(self.switch.model, batch.rows)
         total = logprobs.new_zeros(())
         if kind != "kl" and batch.labelled:
             total = total - logprobs.gather(1, targets[targets >= 0][:, None]).sum()
-        if dense is not None:
-            total = total + divergence(dense, logprobs)
-        return total / max(1, len(logprobs))
+        if dense is not None and (kind != "task" or not batch.labelled):
+            total = total + divergence(dense.logprobs, logprobs)
+        total = total / max(1, len(logprobs))
+        if dense is not None and hidden:
+            pruned = states(batch.rows, outputs, batch.dense is not None)
+            total = total + hidden * relative_error(dense.states, pruned)
+        return total
 
     def taught(self, batch: TrainingBatch) -> bool:
-        """Whether the loss of a batch needs the dense model's answers."""
-        return self.config.loss != "task" or not batch.labelled
+        """Whether the loss of a batch needs the dense model."""
+        return self.config.loss != "task" or not batch.labelled or self.config.hidden > 0
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -150,6 +157,11 @@ class RecoveryModule(L.LightningModule):
             "recovery", bank.fingerprint, self.genome.levels, asdict(self.config), sums
         )
         return replace(bank, factors=factors, fingerprint=key), replace(self.genome, bank=key)
+
+
+def teacher_of(model: PreTrainedModel, config: RecoveryConfig) -> Teacher:
+    """The dense model as a teacher of what `config` trains on."""
+    return Teacher(model, compared_blocks(model) if config.hidden else ())
 
 
 def _balanced(layer: nn.Module, factors: BankFactors) -> FactorizedLinear:

@@ -137,6 +137,7 @@ def tune(
     config = RecoveryConfig(
         "full",
         loss="kl",
+        hidden=0.0,
         steps=steps,
         learning_rate=learning_rate,
         check_every=max(1, steps // TUNING_CHECKS),

@@ -21,9 +21,9 @@ from sieve.data.scored import ScoredBatch
 from sieve.distributed.trainer import make_trainer
 from sieve.evaluation.evaluation import score
 from sieve.recovery.keeper import Check, log_check
-from sieve.recovery.module import RecoveryModule
+from sieve.recovery.module import RecoveryModule, teacher_of
 from sieve.recovery.recovery import HELD_OUT, recover
-from sieve.recovery.teacher import Teacher, TrainingBatch
+from sieve.recovery.teacher import TrainingBatch
 from sieve.search.objective import Objective
 from sieve.stages.cached import BANK, GENOME, JSON, FileFormat, Record
 from sieve.stages.rows import objective_on
@@ -68,7 +68,7 @@ class Training:
 
     def __init__(self, run: Run, bank: Bank) -> None:
         self.run, self.bank, self.settings = run, bank, run.config.recovery
-        self.teacher = Teacher(run.backbone.model)
+        self.teacher = teacher_of(run.backbone.model, self.settings)
 
     @cached_property
     def rows(self) -> Reserved[Example]:
@@ -238,7 +238,7 @@ def _seconds(module: RecoveryModule, batch: TrainingBatch) -> float:
     """Seconds of one batch, forwards and backwards, once the dense model's answers are known."""
     batch = batch.to(module.switch.model.device)
     if module.taught(batch):
-        module.teacher.logprobs(batch)
+        module.teacher.answer(batch)
     start = time.perf_counter()
     module.loss(batch).backward()
     module.zero_grad()

@@ -112,7 +112,7 @@ def test_only_the_chosen_factors_are_trained() -> None:
 def test_the_loss_is_that_of_the_answers_the_divergence_or_their_sum(kind: str) -> None:
     model = tiny_llama()
     bank = banked(model)
-    module = module_of(model, bank, uniform(bank, 0.3), replace(QUICK, loss=kind))
+    module = module_of(model, bank, uniform(bank, 0.3), replace(QUICK, loss=kind, hidden=0.0))
     batch = BATCHES[0]
     ids = batch["input_ids"]
     dense = torch.log_softmax(model(**batch).logits[:, :-1].double(), -1)

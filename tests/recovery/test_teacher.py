@@ -16,9 +16,9 @@ def test_a_batch_is_answered_once_and_from_memory_then() -> None:
     model = tiny_llama()
     teacher, passes = Teacher(model), list[int]()
     with model.model.register_forward_hook(lambda *_: passes.append(1)):
-        first, again = (teacher.logprobs(TrainingBatch(ROWS, 0)) for _ in range(2))
+        first, again = (teacher.answer(TrainingBatch(ROWS, 0)).logprobs for _ in range(2))
         assert len(passes) == 1
-        teacher.logprobs(TrainingBatch({"input_ids": tokens(4, 16, seed=2)}, 1))
+        teacher.answer(TrainingBatch({"input_ids": tokens(4, 16, seed=2)}, 1))
         assert len(passes) == 2
     torch.testing.assert_close(again, first)
     torch.testing.assert_close(first, answer_logprobs(model, ROWS).detach())
@@ -26,7 +26,7 @@ def test_a_batch_is_answered_once_and_from_memory_then() -> None:
 
 def test_the_dense_model_reads_its_own_prompt() -> None:
     model, long = tiny_llama(), {"input_ids": tokens(4, 20, seed=3)}
-    answers = Teacher(model).logprobs(TrainingBatch(ROWS, 0, dense=long))
+    answers = Teacher(model).answer(TrainingBatch(ROWS, 0, dense=long)).logprobs
     torch.testing.assert_close(answers, answer_logprobs(model, long).detach())
 
 
@@ -36,7 +36,7 @@ def test_a_model_that_changes_its_logits_is_asked_each_time() -> None:
     model = build("Gemma2", **sizes, **heads, final_logit_softcapping=0.05)
     teacher = Teacher(model)
     for _ in range(2):
-        answers = teacher.logprobs(TrainingBatch(ROWS, 0))
+        answers = teacher.answer(TrainingBatch(ROWS, 0)).logprobs
         torch.testing.assert_close(answers, answer_logprobs(model, ROWS).detach())
     assert teacher.head is None
 
