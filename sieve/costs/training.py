@@ -8,7 +8,9 @@ from sieve.costs.shape import Rows
 from sieve.costs.solving import QR, solve_bytes
 from sieve.costs.stages import solve_all
 from sieve.projections.moments import FLOAT32
+from sieve.recovery.hidden import BLOCKS
 from sieve.recovery.recovery import HELD_OUT
+from sieve.recovery.teacher import STATE_BYTES
 
 # Passes of a refit through all blocks: 4.7 for the dense and pruned hidden states and the inputs of
 # matrices, and three over a quarter of the rows for divergences.
@@ -19,6 +21,7 @@ REFIT_BYTES = 5 * (FLOAT32 + 8)  # of these sums, in float32 and averaged in flo
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences
 ADAM = 4 * FLOAT32  # bytes of a parameter in float32, its gradient and two moments
 MIN_BATCHES = 8  # of a refit
+FLOAT16 = 2  # bytes of a number of a hidden state
 
 
 def train(
@@ -107,9 +110,13 @@ def recover(plan: Plan) -> Stage | None:
     factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
     if settings.method == "lora":
         trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))
-    taught, long = None, plan.long or lengths
-    if settings.loss != "task":  # The dense model answers each row once.
+    taught, long, kept = None, plan.long or lengths, 0.0
+    if settings.loss != "task" or settings.hidden:  # The dense model answers each row once.
         once = min(count, lengths.rows["calibration"], settings.tokens / lengths.calibration)
+        if settings.hidden:  # Beyond the room for its hidden states, it computes rows again.
+            states = FLOAT16 * BLOCKS * plan.shape.hidden * lengths.calibration * once
+            kept = min(states, STATE_BYTES)
+            once = max(once, count * (1 - kept / states))
         taught = replace(rows, count=once, length=long.calibration, shared=long.prefix)
     seconds, parts = train(plan, rows, batch, trained, taught)
     remark = f"at most {steps:,} steps"
@@ -119,4 +126,5 @@ def recover(plan: Plan) -> Stage | None:
     checks = steps / settings.check_every + 1 + tries
     seconds += plan.score(held_out) * checks + plan.score(lengths.rows["selection"]) * 2
     parts |= {"factors": KEPT * plan.factor_bytes, "factors in float32": FLOAT32 * factors}
+    parts |= plan.on_host("hidden states", kept)
     return Stage("recover", seconds, plan.dense | parts, remark=remark)

@@ -110,20 +110,6 @@ def test_a_configuration_has_the_settings_of_the_paper(experiment):
     assert own.startswith(experiment.removeprefix("paper_").replace("_", ""))
 
 
-def test_a_short_prompt_costs_the_pruned_model_less_and_the_dense_model_the_same(tmp_path):
-    def seconds(*overrides: str) -> dict[str, float]:
-        base = ("+task=almanac_reviews", "task.shots=4", "task.chat=never", "device=h100")
-        record = forecast(tmp_path, *base, *overrides)  # The rates of the device are stated.
-        lengths = {"scored": record["task"]["scored"]}
-        return lengths | {row["name"]: row["seconds"] for row in record["stages"]}
-
-    whole, baked = seconds("recovery=full"), seconds("recovery=bake")
-    assert 3 * baked["scored"] < whole["scored"]
-    taught = baked["recover"] - seconds("recovery=bake", "recovery.loss=task")["recover"]
-    short = whole["recover"] - seconds("recovery=full", "recovery.loss=task")["recover"]
-    assert taught > 0 < short
-
-
 def test_a_genetic_search_is_a_sweep_unless_it_is_a_dry_run():
     raw = compose_raw("+experiment=paper_phi3_mini", return_hydra_config=True)
     assert raw.hydra.mode == RunMode.MULTIRUN
