@@ -21,7 +21,6 @@ from sieve.search.lines import Line, largest_within
 from sieve.search.score import Score
 from sieve.stages.cached import Record
 from sieve.stages.calibrate import Calibrated
-from sieve.stages.rows import confirmation_rows, objective_on, overfits
 from sieve.stages.run import Run
 from sieve.stages.selecting import line_down, line_through
 from sieve.stages.training import Trained, Training
@@ -74,9 +73,10 @@ def search_recovered(
     candidates = [search.finish(judged.trained) for judged in accepted[:1]]
     others = sorted(accepted[1:], key=lambda judged: -judged.score.margin)
     candidates += [judged.trained for judged in others]
-    best, scores = _certified(training.run, bank, candidates)
+    best, scores = _certified(training, candidates)
     record = {
         "kept_before": largest,
+        "head_start": training.head_start,
         "attempts": [attempt.result.record for attempt in attempts],
         "certified": [asdict(score) | {"feasible": score.feasible} for score in scores],
     }
@@ -84,19 +84,17 @@ def search_recovered(
 
 
 def _certified(
-    run: Run, bank: Bank, candidates: Sequence[Trained]
+    training: Training, candidates: Sequence[Trained]
 ) -> tuple[Trained | None, list[Score]]:
     """The first of two candidates that is within the tolerance on the selection rows, and scores.
 
     The second one is only scored if the first fails, so the two share the risk of being wrong.
     """
-    rows = confirmation_rows(run) if overfits(run) else []
-    objective = objective_on(run, bank, [rows or run.task.splits["selection"]])
-    scores = list[Score]()
+    confidence, scores = training.run.config.confidence, list[Score]()
     for trained, share in zip(candidates, RISK, strict=False):
-        judge = objective.on(trained.bank)
-        if run.config.confidence is not None:
-            judge.confidence = 1 - share * (1 - run.config.confidence)
+        judge = training.fresh.on(trained.bank)
+        if confidence is not None:
+            judge.confidence = 1 - share * (1 - confidence)
         scores.append(judge.score(trained.genome))
         if scores[-1].feasible:
             return trained, scores

@@ -4,6 +4,7 @@
 p-value. What one value means is the `Metric` of the task, see `sieve.tasks.metrics`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from sieve.tasks.metrics import ACCURACY, Metric
 
 RESAMPLES = 10_000
 CHUNK = 500  # resamples drawn at once
+CERTAIN = 2  # standard errors between two means that differ
 FEW = 10  # a bootstrap over fewer rows that differ is too narrow; over none it has no width
 
 
@@ -63,6 +65,12 @@ class Scores:
         return float(self.metric.total(self.mean))
 
     @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        weights = np.ones(len(self.values)) if self.weights is None else self.weights
+        return float(np.linalg.norm(weights * (self.values - self.mean)) / weights.sum())
+
+    @property
     def loss(self) -> float:
         """Mean negative log-likelihood of the right answer, nats per example."""
         return float(self.losses.mean())
@@ -99,6 +107,16 @@ def drop_of(baseline: Scores, pruned: Scores) -> float:
     """The drop between two models on the same rows; ValueError unless they have equally many."""
     _check_same_rows(baseline.values, pruned.values)
     return float(baseline.metric.drop(baseline.mean, pruned.mean))
+
+
+def head_start(known: Scores, fresh: Scores) -> float:
+    """By how much a model does better on rows that it knows than on fresh ones.
+
+    In the tolerance's unit; 0 unless the difference is more than two standard errors.
+    """
+    if known.mean - fresh.mean <= CERTAIN * math.hypot(known.error, fresh.error):
+        return 0.0
+    return float(known.metric.drop(known.mean, fresh.mean))
 
 
 def compare(baseline: Scores, pruned: Scores, seed: int = 0) -> Drop:
