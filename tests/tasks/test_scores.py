@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sieve.tasks.metrics import ACCURACY, Metric
-from sieve.tasks.scores import Scores, compare, drop_of, paired_drop
+from sieve.tasks.scores import Scores, compare, drop_of, head_start, paired_drop
 
 PERPLEXITY = Metric("perplexity", "perplexity", 0.0)
 
@@ -74,3 +74,26 @@ def test_the_interval_is_wide_where_few_rows_differ(half):
     drop = compare(scores(before), scores(before))
     assert drop.point == 0 and drop.high == pytest.approx(0.0881, abs=1e-3)
     assert drop.low == pytest.approx(-0.0881, abs=1e-3)
+
+
+def test_a_head_start_is_the_difference_of_rows_where_it_is_more_than_chance():
+    def right(count: int, rows: int = 100) -> Scores:
+        return scores([1] * count + [0] * (rows - count))
+
+    assert head_start(right(90), right(60)) == pytest.approx(0.3)
+    assert head_start(right(60), right(90)) == 0  # Fresh rows that are easier are no head start.
+    # Two standard errors of 62 and 50 of 100 rows: 2 sqrt(.62 * .38 / 100 + .25 / 100) = .139.
+    assert head_start(right(62), right(50)) == 0
+    assert head_start(right(64), right(50)) == pytest.approx(0.14)
+    assert head_start(right(1240, 2000), right(1000, 2000)) == pytest.approx(0.12)
+
+
+def test_a_head_start_on_texts_is_a_fraction_of_the_perplexity():
+    known, fresh = scores([-2, -2.2] * 50, [3, 1] * 50, PERPLEXITY), scores([-2.5] * 9, [2] * 9)
+    assert head_start(known, fresh) == pytest.approx(np.exp(2.5 - 2.05) - 1)
+
+
+def test_the_error_of_a_weighted_mean():
+    weighted = scores([0.0, 1.0, 1.0], [1, 2, 1])  # Mean 3/4.
+    assert weighted.error == pytest.approx(np.sqrt(9 / 16 + 4 / 16 + 1 / 16) / 4)
+    assert scores([0, 1, 1, 1]).error == pytest.approx(np.sqrt(0.1875 / 4))
