@@ -1,7 +1,7 @@
 """What refit, recovery and quantization changed, in a phrase; "" if they did not run."""
 
 from sieve.report.result import Result
-from sieve.report.units import metric_name, metric_value
+from sieve.report.units import lost, metric_name, metric_value
 from sieve.report.values import count, percent, size
 
 _METHODS = {"lora": "LoRA", "full": "all factors trained"}
@@ -36,7 +36,13 @@ def recovered(result: Result) -> str:
         return text
     sizes = f"{percent(recovery.search.kept_before)} to {percent(result.kept_fraction.prunable)}"
     tried = f"{len(recovery.search.attempts)} sizes"
-    return f"{text}; with {tried} tried, kept fell from {sizes} of prunable"
+    text = f"{text}; with {tried} tried, kept fell from {sizes} of prunable"
+    if not recovery.search.head_start:
+        return text
+    return (
+        f"{text}; the dense model knows these rows, so {lost(result, recovery.search.head_start)} "
+        "that it does better than on selection rows do not count"
+    )
 
 
 def quantized(result: Result) -> str:

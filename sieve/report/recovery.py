@@ -29,6 +29,7 @@ class TrainedSizes:
     """The sizes that were tried with training, and the size that the search chose without."""
 
     kept_before: Number
+    head_start: Number  # of the dense model on calibration rows, which it knows; not counted
     attempts: list[TrainedSize]
 
 

@@ -227,6 +227,10 @@ def test_the_settings_state_the_effect_of_the_refit(
     assert phrase is None or phrase in page
 
 
+TRAINED = {"method": "full", "taken": True}
+SIZES = {"kept_before": 0.9, "attempts": []}
+
+
 @pytest.mark.parametrize(
     ("recovery", "phrase"),
     [
@@ -234,6 +238,8 @@ def test_the_settings_state_the_effect_of_the_refit(
         ({"method": "lora", "taken": False}, "LoRA, rolled back: no check"),
         ({"method": "lora", "taken": True}, "LoRA, 100 steps: 79"),
         ({"method": "full", "taken": True}, "all factors trained, 100 steps"),
+        (TRAINED | {"search": SIZES | {"head_start": 0.046}}, "rows, so 4.6 points that it does"),
+        (TRAINED | {"search": SIZES | {"head_start": 0.0}}, "fell from 90"),
     ],
 )
 def test_the_settings_state_the_effect_of_recovery(
@@ -244,7 +250,7 @@ def test_the_settings_state_the_effect_of_recovery(
         for step, accuracy in ((0, 0.79), (50, 0.8), (100, 0.81), (150, 0.805))
     ]
     result["recovery"] = recovery and recovery | {"history": history}
-    page = render_page(result)
+    page = render_page(result).replace("\u00a0", " ")
     assert (phrase is not None) == ("Recovery</dt>" in page)
     assert phrase is None or phrase in page
 
