@@ -110,13 +110,13 @@ def recover(plan: Plan) -> Stage | None:
     factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
     if settings.method == "lora":
         trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))
-    taught, long, kept = None, plan.long or lengths, 0.0
+    taught, long, memory = None, plan.long or lengths, 0.0
     if settings.loss != "task" or settings.hidden:  # The dense model answers each row once.
         once = min(count, lengths.rows["calibration"], settings.tokens / lengths.calibration)
         if settings.hidden:  # Beyond the room for its hidden states, it computes rows again.
             states = FLOAT16 * BLOCKS * plan.shape.hidden * lengths.calibration * once
-            kept = min(states, STATE_BYTES)
-            once = max(once, count * (1 - kept / states))
+            memory = min(states, STATE_BYTES)
+            once = max(once, count * (1 - memory / states))
         taught = replace(rows, count=once, length=long.calibration, shared=long.prefix)
     seconds, parts = train(plan, rows, batch, trained, taught)
     remark = f"at most {steps:,} steps"
@@ -126,5 +126,5 @@ def recover(plan: Plan) -> Stage | None:
     checks = steps / settings.check_every + 1 + tries
     seconds += plan.score(held_out) * checks + plan.score(lengths.rows["selection"]) * 2
     parts |= {"factors": KEPT * plan.factor_bytes, "factors in float32": FLOAT32 * factors}
-    parts |= plan.on_host("hidden states", kept)
+    parts |= plan.on_host("hidden states", memory)
     return Stage("recover", seconds, plan.dense | parts, remark=remark)
