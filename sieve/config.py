@@ -149,7 +149,7 @@ class RecoveryConfig:
     tokens: int = 200_000
     batch_tokens: int = 1_024
     check_every: int = 50
-    patience: int = 4
+    patience: int = 8
     max_norm: float = 1.0
 
 
