@@ -174,6 +174,7 @@ def summary(result: Record) -> Record:
         "recover_seconds": result["seconds"].get("recover", 0.0),
         "steps": (recovery.get("history") or [{"step": 0}])[-1]["step"],
         "taken": recovery.get("taken"),
+        "kept_before": trained.get("kept_before"),
         "attempts": [
             [attempt["kept_fraction"], attempt["margin"], attempt["steps"]]
             for attempt in trained.get("attempts", [])
@@ -186,6 +187,7 @@ def summary(result: Record) -> Record:
 
 QUESTIONS = (
     ("in the loop", "after"),
+    ("in the loop", "sure"),  # as large as what is trained after the search
     ("point", "earlier, point"),
     ("strict", "earlier, strict"),
     ("genetic", "water-filled"),
