@@ -9,7 +9,8 @@ scored for this genome, and for one other if it fails.
 """
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from sieve.bank.bank import Bank
@@ -69,22 +70,18 @@ def search_recovered(
     search = _Search(training, calibrated, bank, genome, key)
     attempts = walk(search.attempt, largest, training.settings.tries)
     accepted = [attempt.result for attempt in attempts if attempt.accepted]
-    accepted.sort(key=lambda judged: judged.trained.kept_fraction)
-    candidates = [search.finish(judged.trained) for judged in accepted[:1]]
-    others = sorted(accepted[1:], key=lambda judged: -judged.score.margin)
-    candidates += [judged.trained for judged in others]
-    best, scores = _certified(training, candidates)
+    best, scores = _certified(training, search.candidates(accepted, largest))
     record = {
         "kept_before": largest,
         "head_start": training.head_start,
-        "attempts": [attempt.result.record for attempt in attempts],
+        "attempts": [judged.record for judged in search.judged],
         "certified": [asdict(score) | {"feasible": score.feasible} for score in scores],
     }
     return record, best
 
 
 def _certified(
-    training: Training, candidates: Sequence[Trained]
+    training: Training, candidates: Iterable[Trained]
 ) -> tuple[Trained | None, list[Score]]:
     """The first of two candidates that is within the tolerance on the selection rows, and scores.
 
@@ -110,6 +107,7 @@ class _Search:
         self.training, self.run, self.key = training, training.run, key
         self.bank, self.genome = bank, genome
         self.moments = calibrated.moments()
+        self.judged: list[Judged] = []
 
     def attempt(self, size: float, parent: Attempt[Judged] | None) -> Attempt[Judged] | None:
         """Prune to a kept fraction and train for a short time; None if no genome is that small."""
@@ -122,9 +120,9 @@ class _Search:
         share = SHARE / self.training.settings.tries
         trained = self.training.until_accepted(bank, genome, key, share)
         score = self.training.objective.on(trained.bank).score(trained.genome)
-        judged = Judged(trained, score)
-        _log(self.run, judged.record)
-        return Attempt(score.kept_fraction, score.feasible, judged)
+        self.judged.append(Judged(trained, score))
+        _log(self.run, self.judged[-1].record)
+        return Attempt(score.kept_fraction, score.feasible, self.judged[-1])
 
     def _line(self, larger: Trained | None, key: str) -> tuple[Bank, Line]:
         """A bank, and genomes of it from a larger genome, or from the dense model, down."""
@@ -140,6 +138,21 @@ class _Search:
         )
         bank, genome = replace(bank, fingerprint=key), replace(larger.genome, bank=key)
         return bank, line_down(run, bank, genome)
+
+    def candidates(self, accepted: Sequence[Judged], largest: float) -> Iterator[Trained]:
+        """The smallest accepted genome, then another one, both trained to the end.
+
+        The other is the accepted one with the largest margin, or between the smallest and
+        `largest` if there is none.
+        """
+        if not accepted:
+            return
+        smallest, *others = sorted(accepted, key=lambda judged: judged.trained.kept_fraction)
+        yield self.finish(smallest.trained)
+        if others:
+            yield self.finish(max(others, key=lambda judged: judged.score.margin).trained)
+        elif larger := self.attempt(math.sqrt(smallest.trained.kept_fraction * largest), None):
+            yield self.finish(larger.result.trained)
 
     def finish(self, trained: Trained) -> Trained:
         """Train a genome to the end."""
