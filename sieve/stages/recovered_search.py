@@ -3,9 +3,9 @@
 Sizes are tried by bisection. Each genome is pruned from the nearest larger one that was trained and
 accepted: its trained matrices are factorized again with the moments of calibration, so directions
 are ordered by what the task needs, and ranks are water-filled anew. Each is trained for a short
-time and judged on calibration rows that training never reads. Then the smallest accepted genome is
-trained to the end. The selection rows, which no attempt has seen, have the last word: they are
-scored for this genome, and for one other if it fails.
+time and judged on calibration rows that training never reads. The selection rows, which no attempt
+has seen, have the last word: accepted genomes are scored on them from the largest down, until one
+fails. The smallest of them is trained to the end before. If all fail, a larger one is trained.
 """
 
 import logging
@@ -27,7 +27,8 @@ from sieve.stages.selecting import line_down, line_through
 from sieve.stages.training import Trained, Training
 
 log = logging.getLogger(__name__)
-RISK = (0.8, 0.2)  # shares of the risk of being wrong: the smallest genome, and the one after it
+# Shares of the risk of being wrong: the accepted genomes, and a larger one if all of them fail.
+RISK = (0.8, 0.2)
 SHARE = 0.5  # of recovery.minutes that the short trainings take together
 
 
@@ -70,7 +71,11 @@ def search_recovered(
     search = _Search(training, calibrated, bank, genome, key)
     attempts = walk(search.attempt, largest, training.settings.tries)
     accepted = [attempt.result for attempt in attempts if attempt.accepted]
-    best, scores = _certified(training, search.candidates(accepted, largest))
+    accepted.sort(key=lambda judged: -judged.trained.kept_fraction)
+    best, scores = _certified(training, search.downwards(accepted), RISK[0])
+    if accepted and best is None:
+        best, more = _certified(training, search.larger(accepted[0], largest), RISK[1])
+        scores += more
     record = {
         "kept_before": largest,
         "head_start": training.head_start,
@@ -81,21 +86,25 @@ def search_recovered(
 
 
 def _certified(
-    training: Training, candidates: Iterable[Trained]
+    training: Training, chain: Iterable[Trained], share: float
 ) -> tuple[Trained | None, list[Score]]:
-    """The first of two candidates that is within the tolerance on the selection rows, and scores.
+    """The last genome of a chain before the first that fails on the selection rows, and scores.
 
-    The second one is only scored if the first fails, so the two share the risk of being wrong.
+    A genome is scored only if all before it are within the tolerance, so the whole chain is wrong
+    as seldom as one test (fixed-sequence testing).
+
+    share: of the risk of being wrong.
     """
-    confidence, scores = training.run.config.confidence, list[Score]()
-    for trained, share in zip(candidates, RISK, strict=False):
+    confidence, scores, best = training.run.config.confidence, list[Score](), None
+    for trained in chain:
         judge = training.fresh.on(trained.bank)
         if confidence is not None:
             judge.confidence = 1 - share * (1 - confidence)
         scores.append(judge.score(trained.genome))
-        if scores[-1].feasible:
-            return trained, scores
-    return None, scores
+        if not scores[-1].feasible:
+            break
+        best = trained
+    return best, scores
 
 
 class _Search:
@@ -139,20 +148,17 @@ class _Search:
         bank, genome = replace(bank, fingerprint=key), replace(larger.genome, bank=key)
         return bank, line_down(run, bank, genome)
 
-    def candidates(self, accepted: Sequence[Judged], largest: float) -> Iterator[Trained]:
-        """The smallest accepted genome, then another one, both trained to the end.
+    def downwards(self, accepted: Sequence[Judged]) -> Iterator[Trained]:
+        """Accepted genomes from the largest down; the smallest is trained to the end."""
+        yield from (judged.trained for judged in accepted[:-1])
+        for smallest in accepted[-1:]:
+            yield self.finish(smallest.trained)
 
-        The other is the accepted one with the largest margin, or between the smallest and
-        `largest` if there is none.
-        """
-        if not accepted:
-            return
-        smallest, *others = sorted(accepted, key=lambda judged: judged.trained.kept_fraction)
-        yield self.finish(smallest.trained)
-        if others:
-            yield self.finish(max(others, key=lambda judged: judged.score.margin).trained)
-        elif larger := self.attempt(math.sqrt(smallest.trained.kept_fraction * largest), None):
-            yield self.finish(larger.result.trained)
+    def larger(self, refused: Judged, largest: float) -> Iterator[Trained]:
+        """A genome between a refused one and `largest`, trained to the end."""
+        size = math.sqrt(refused.trained.kept_fraction * largest)
+        if attempt := self.attempt(size, None):
+            yield self.finish(attempt.result.trained)
 
     def finish(self, trained: Trained) -> Trained:
         """Train a genome to the end."""

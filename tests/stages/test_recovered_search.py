@@ -1,4 +1,4 @@
-"""Trained genomes are candidates from the smallest up, and only as many as are asked for."""
+"""Trained genomes are tested on fresh rows from the largest down, until one fails."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sieve.recovery.walk import Attempt
-from sieve.stages.recovered_search import _Search
+from sieve.stages.recovered_search import _certified, _Search
 
 
 def judged(size: float, margin: float) -> Any:
@@ -32,22 +32,36 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Any:
     return search
 
 
-def test_the_second_candidate_is_the_accepted_one_with_the_largest_margin(search: Any) -> None:
-    accepted = [judged(0.09, 0.01), judged(0.04, 0.003), judged(0.02, 0.001), judged(0.06, 0.02)]
-    candidates = search.candidates(accepted, 0.5)
-    assert next(candidates).kept_fraction == 0.02
-    assert search.finished == [0.02]  # The second one is trained only if the first one fails.
-    assert next(candidates).kept_fraction == 0.06
-    assert next(candidates, None) is None and search.attempted == []
+def test_accepted_genomes_come_from_the_largest_and_the_smallest_is_trained_to_the_end(
+    search: Any,
+) -> None:
+    chain = search.downwards([judged(0.09, 0.01), judged(0.04, 0.003), judged(0.02, 0.001)])
+    assert [next(chain).kept_fraction for _ in range(2)] == [0.09, 0.04]
+    assert search.finished == []  # Only a chain that holds so far pays for it.
+    assert [trained.kept_fraction for trained in chain] == [0.02] == search.finished
+    assert list(search.downwards([])) == []
 
 
-def test_without_another_accepted_genome_a_larger_one_is_trained(search: Any) -> None:
-    candidates = search.candidates([judged(0.1, 0.001)], 0.4)
-    assert next(candidates).kept_fraction == 0.1 and search.attempted == []
-    assert next(candidates).kept_fraction == pytest.approx(0.2)
+def test_a_larger_genome_lies_between_and_is_trained_to_the_end(search: Any) -> None:
+    [larger] = search.larger(judged(0.1, 0.001), 0.4)
+    assert larger.kept_fraction == pytest.approx(0.2)
     assert search.attempted == [(pytest.approx(0.2), None)]
-    assert search.finished == [0.1, pytest.approx(0.2)]
+    assert search.finished == [pytest.approx(0.2)]
 
 
-def test_without_any_accepted_genome_there_is_no_candidate(search: Any) -> None:
-    assert list(search.candidates([], 0.4)) == []
+@pytest.mark.parametrize(
+    ("within", "best", "scored"),
+    [("111", 2, 3), ("110", 1, 3), ("101", 0, 2), ("011", None, 1), ("", None, 0)],
+)
+def test_a_chain_ends_at_the_first_genome_that_fails(
+    within: str, best: int | None, scored: int
+) -> None:
+    judge = SimpleNamespace(confidence=0.9)
+    verdicts = iter(within)
+    judge.score = lambda _: SimpleNamespace(feasible=next(verdicts) == "1")
+    run = SimpleNamespace(config=SimpleNamespace(confidence=0.9))
+    training: Any = SimpleNamespace(run=run, fresh=SimpleNamespace(on=lambda _: judge))
+    chain = [SimpleNamespace(bank=None, genome=None) for _ in within]
+    trained, scores = _certified(training, iter(chain), share=0.8)
+    assert len(scores) == scored and trained is (None if best is None else chain[best])
+    assert judge.confidence == pytest.approx(0.92 if within else 0.9)
