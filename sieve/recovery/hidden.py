@@ -1,7 +1,7 @@
 """Hidden states of decoder blocks, on which a pruned model is trained to equal the dense one.
 
 An answer says little about a row, and the states of all its tokens much, so a training on states
-needs fewer rows (TinyBERT, Jiao et al., arXiv:1909.10351, for smaller models of another shape).
+needs fewer rows (Jiao et al., arXiv:1909.10351, for smaller models of another shape).
 """
 
 from collections.abc import Iterator, Sequence
