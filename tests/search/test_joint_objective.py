@@ -1,23 +1,15 @@
 """Several objectives judged together: the least margin, or the margin of all rows as one."""
 
 import pytest
-from models import tiny_llama, tiny_tokenizer
-from sieved import banked, uniform
+from models import tiny_tokenizer
+from sieved import uniform
+from test_objective import BANK, BATCHES, EXAMPLES, MODEL
 
-from sieve.data.choices import scoring_batches
 from sieve.data.text import text_batches
 from sieve.search.objective import JointObjective, Objective
 from sieve.search.score import Score
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import metric_of
-
-EXAMPLES = [
-    Example(f"{word} film, {i} of five stars:", (" good", " bad", " positive review"), i % 3)
-    for i, word in enumerate(("a", "the", "no", "that", "one", "some", "my", "your", "this", "any"))
-]
-MODEL = tiny_llama()
-BANK = banked(MODEL)
-BATCHES = scoring_batches(EXAMPLES, tiny_tokenizer(), batch_tokens=64)
 
 
 def test_a_joint_objective_takes_the_least_margin_or_that_of_all_rows(
