@@ -125,6 +125,22 @@ def test_states_come_from_memory_while_there_is_room_and_are_the_same() -> None:
     assert len(first[0]) == 2 and len(first[0][0]) == int(MASK.sum())
 
 
+def test_each_batch_takes_its_share_of_the_room() -> None:
+    model = tiny_llama()
+    blocks = compared_blocks(model)
+    size = sum(
+        state.nbytes for state in Teacher(model, blocks).answer(TrainingBatch(ROWS, 0)).states
+    )
+    teacher, passes = Teacher(model, blocks, most_bytes=size + 1), list[int]()
+    for index in (0, 1):
+        teacher.answer(TrainingBatch(ROWS, index))
+    with model.model.register_forward_hook(lambda *_: passes.append(1)):
+        teacher.answer(TrainingBatch(ROWS, 0))
+        assert passes == []
+        teacher.answer(TrainingBatch(ROWS, 1))
+        assert passes == [1]
+
+
 def test_outputs_are_the_latest_and_no_hook_stays() -> None:
     model = tiny_llama()
     blocks = compared_blocks(model)
