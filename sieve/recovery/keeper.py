@@ -1,7 +1,8 @@
 """A Lightning callback that keeps a training's best state, stops it early and resumes it.
 
-At every check the model is scored on rows that it is not trained on. The saved state is the
-trained parameters, Adam's moments and the checks so far; `training_state` writes it to disk.
+At every check the model is scored on rows that it is not trained on. If training has only done harm
+so far, it starts again at half the rate. The saved state is the trained parameters, Adam's moments
+and the checks so far; `training_state` writes it to disk.
 """
 
 import logging
@@ -19,7 +20,7 @@ from sieve.recovery.module import RecoveryModule
 from sieve.recovery.training_state import load_state, save_state, save_state_together
 
 log = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of Adam, per parameter
 Evaluate = Callable[[], tuple[float, float]]  # accuracy, minus loss: compared in this order
 
@@ -64,7 +65,8 @@ class Keeper(L.Callback):
     ) -> None:
         self.module, self.evaluate, self.note, self.enough = module, evaluate, note, enough
         self.path, self.key = path, key
-        self.best_state: dict[str, Tensor] | None = None  # None until a check beats the first
+        self.best_state = _copied(module.trained())
+        self.improved = False  # whether a check beat the first one
         self.history: list[Check] = []
         self.worse = 0  # checks since the best one
         self.ended = False  # by `enough`
@@ -124,16 +126,25 @@ class Keeper(L.Callback):
         self._record(step, score)
         if score > self.best:
             self.best, self.worse = score, 0
-            self.best_state = _copied(self.module.trained())
+            self.best_state, self.improved = _copied(self.module.trained()), True
         else:
             self.worse += 1
         self.ended = self.enough()
         if self.ended or self.worse >= config.patience:
             trainer.should_stop = True
+        elif not self.improved and score[1] < self.best[1]:
+            self._start_again(trainer.optimizers[0], step)
         together = isinstance(trainer.strategy, ShardedStrategy)
         if self.path is not None and (together or trainer.is_global_zero):
             save = save_state_together if together else save_state
             save(self.path, *self._state(step, trainer.optimizers[0]))
+
+    def _start_again(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Go back to the untrained state, with half the rate for the steps that are left."""
+        self._load(self.best_state)
+        optimizer.state.clear()
+        self.module.start_again(step, self.module.rate / 2)
+        log.info("  recovery     starts again at the rate %.2g", self.module.rate)
 
     def _give_up(self, trainer: L.Trainer, step: int, what: str) -> None:
         """End the training; the saved state and the best state stay as they are."""
@@ -147,14 +158,16 @@ class Keeper(L.Callback):
         )
         trainer.should_stop = True
 
-    @torch.no_grad()
     def take_best(self) -> bool:
         """Load the best state into the module; False where nothing beat the untrained one."""
-        if self.best_state is None:
-            return False
+        if self.improved:
+            self._load(self.best_state)
+        return self.improved
+
+    @torch.no_grad()
+    def _load(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self.module.trained().items():
-            parameter.copy_(self.best_state[name])
-        return True
+            parameter.copy_(state[name])
 
     def _record(self, step: int, score: tuple[float, float]) -> None:
         self.history.append({"step": step, "accuracy": score[0], "loss": -score[1]})
@@ -166,38 +179,44 @@ class Keeper(L.Callback):
         """The tensors to save, and the header that describes them."""
         current = self.module.trained()
         tensors = {f"now|{name}": value for name, value in _copied(current).items()}
-        tensors |= {f"best|{name}": value for name, value in (self.best_state or {}).items()}
+        tensors |= {f"best|{name}": value for name, value in self.best_state.items()}
         for name, parameter in current.items():
-            for moment in MOMENTS:
-                tensors[f"{name}|{moment}"] = optimizer.state[parameter][moment].cpu().contiguous()
+            for moment, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}|{moment}"] = value.cpu().contiguous()
         header = {
             "format": FORMAT,
             "key": self.key,
             "step": step,
+            "rate": self.module.rate,
+            "restart": self.module.restart,
             "best": self.best,
+            "improved": self.improved,
             "history": self.history,
             "worse": self.worse,
             "ended": self.ended,
         }
         return tensors, header
 
-    @torch.no_grad()
     def _resume(self, path: Path) -> None:
         """Load a saved state; ValueError where it is damaged or belongs to another training."""
         tensors, header = load_state(path)
         if not header or (header["format"], header["key"]) != (FORMAT, self.key):
             raise ValueError(f"{path} belongs to another training; delete it and run again.")
-        for name, parameter in self.module.trained().items():
-            parameter.copy_(tensors[f"now|{name}"])
-        best = {k.removeprefix("best|"): v for k, v in tensors.items() if k.startswith("best|")}
-        self.best_state, self.best = best or None, tuple(header["best"])
+        self._load(_under("now|", tensors))
+        self.best_state, self.improved = _under("best|", tensors), header["improved"]
+        self.best = tuple(header["best"])
         self.history, self.worse = header["history"], header["worse"]
         self.ended = header["ended"]
         self.moments = {k: v for k, v in tensors.items() if not k.startswith(("now|", "best|"))}
         self.module.start = header["step"]
+        self.module.start_again(header["restart"], header["rate"])
         for check in self.history:
             self.note(check)
         log.info("  recovery     resumes after step %d", header["step"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

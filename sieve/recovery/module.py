@@ -62,6 +62,7 @@ class RecoveryModule(L.LightningModule):
         super().__init__()
         self.config, self.genome = config, genome
         self.start = 0  # the first step, above 0 when a training resumes
+        self.start_again(0, config.learning_rate)
         self._switch = [switch]  # In a list, so that the model does not become a submodule.
         self.teacher = teacher or teacher_of(switch.model, config)
         self.ranks = {name: r for name, r in switch.bank.ranks(genome).items() if r}
@@ -86,6 +87,10 @@ class RecoveryModule(L.LightningModule):
     def trained(self) -> dict[str, Tensor]:
         """The trained parameters by name."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def start_again(self, step: int, rate: float) -> None:
+        """Let the schedule of the learning rate begin at a step, with `rate` as the peak."""
+        self.restart, self.rate = step, rate
 
     def training_step(self, batch: TrainingBatch, batch_idx: int = 0) -> Tensor:
         """Mean loss per answer token of one batch, nats."""
@@ -141,9 +146,9 @@ class RecoveryModule(L.LightningModule):
         if is_sharded(self.switch.model):  # Otherwise there is one rank, or DDP averages.
             average_gradients(list(self.trained().values()))
         nn.utils.clip_grad_norm_(self.trained().values(), self.config.max_norm)
-        step = self.start + self.global_step
+        step = self.start + self.global_step - self.restart
         for group in optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(step, self.config.steps)
+            group["lr"] = self.rate * schedule(step, self.config.steps - self.restart)
 
     def bank(self) -> tuple[Bank, Genome]:
         """A bank with the trained factors, valid for this genome alone, and the genome for it."""

@@ -27,7 +27,7 @@ class Attempt(Generic[T]):
 
 
 def walk(
-    attempt: Callable[[float, Attempt[T] | None], Attempt[T] | None],
+    attempt: Callable[[float, float, Attempt[T] | None], Attempt[T] | None],
     largest: float,
     tries: int,
     first: float = FIRST,
@@ -40,9 +40,9 @@ def walk(
     an attempt is refused; then sizes are bisected on a logarithmic scale.
 
     Args:
-        attempt: prunes to a kept fraction, from the smallest accepted attempt or (None) from the
-            dense model, and trains; returns None if no genome is that small, and a larger size is
-            tried.
+        attempt: prunes to a kept fraction of at most its first argument and above its second, from
+            the smallest accepted attempt or (None) from the dense model, and trains; returns None
+            if there is no such genome, and a larger size is tried.
         largest: kept fraction that needs no training to be within the tolerance.
         tries: attempts at most.
         first: kept fraction of the first attempt over `largest`.
@@ -53,11 +53,9 @@ def walk(
     best: Attempt[T] | None = None
     refused, target = 0.0, largest * first
     while len(attempts) < tries:
-        outcome = attempt(target, best)
+        outcome = attempt(target, refused, best)
         if outcome is None:
             refused = target
-        elif outcome.kept_fraction <= refused:
-            break
         else:
             attempts.append(outcome)
             if outcome.accepted:

@@ -118,13 +118,22 @@ class _Search:
         self.moments = calibrated.moments()
         self.judged: list[Judged] = []
 
-    def attempt(self, size: float, parent: Attempt[Judged] | None) -> Attempt[Judged] | None:
-        """Prune to a kept fraction and train for a short time; None if no genome is that small."""
+    def attempt(
+        self, size: float, refused: float, parent: Attempt[Judged] | None
+    ) -> Attempt[Judged] | None:
+        """Prune to a kept fraction and train for a short time; None without such a genome.
+
+        Args:
+            size: kept fraction at most.
+            refused: a smaller kept fraction; the genome keeps more.
+        """
         larger = parent.result.trained if parent else None
         key = fingerprint(self.key, size, larger.key if larger else None)
         bank, line = self._line(larger, key)
         genome = largest_within(line, bank.kept_fraction, size)
         if genome is None or not any(bank.ranks(genome).values()):
+            return None
+        if bank.kept_fraction(genome) <= refused:
             return None
         share = SHARE / self.training.settings.tries
         trained = self.training.until_accepted(bank, genome, key, share)
@@ -156,8 +165,8 @@ class _Search:
 
     def larger(self, refused: Judged, largest: float) -> Iterator[Trained]:
         """A genome between a refused one and `largest`, trained to the end."""
-        size = math.sqrt(refused.trained.kept_fraction * largest)
-        if attempt := self.attempt(size, None):
+        kept = refused.trained.kept_fraction
+        if attempt := self.attempt(math.sqrt(kept * largest), kept, None):
             yield self.finish(attempt.result.trained)
 
     def finish(self, trained: Trained) -> Trained:

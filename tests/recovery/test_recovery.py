@@ -7,49 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from models import tiny_gpt2, tiny_llama
-from sieved import banked, logits, mixed, tokens, uniform
+from sieved import banked, logits, mixed, uniform
+from trainings import BATCHES, QUICK, evaluated, module_of, trainer
 from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.config import RecoveryConfig
-from sieve.distributed.trainer import make_trainer, schedule
+from sieve.distributed.trainer import schedule
 from sieve.evaluation.divergence import divergences
 from sieve.model.backbone import place
-from sieve.recovery.keeper import Evaluate
-from sieve.recovery.module import RecoveryModule
 from sieve.recovery.recovery import numbered, recover, step_batches, tune
 from sieve.recovery.teacher import TrainingBatch
-
-BATCHES = [{"input_ids": tokens(4, 16, seed)} for seed in range(6)]
-QUICK = RecoveryConfig("lora", steps=6, check_every=2, learning_rate=1e-2)
-
-
-def trainer(callbacks: list[L.Callback], steps: int, **settings: Any) -> L.Trainer:
-    return make_trainer({"max_steps": steps, "max_epochs": -1, **settings}, callbacks)
-
-
-def module_of(
-    model: PreTrainedModel, bank: Bank, genome: Genome, settings: RecoveryConfig = QUICK
-) -> RecoveryModule:
-    return RecoveryModule(Switch(model, bank, as_stored=False), genome, settings)
-
-
-def evaluated(module: RecoveryModule) -> Evaluate:
-    """Scores the model by its loss over all batches; the accuracy is constant."""
-
-    @torch.no_grad()
-    def evaluate() -> tuple[float, float]:
-        with module.installed():
-            losses = [float(module.switch.model(**b, labels=b["input_ids"]).loss) for b in BATCHES]
-        return 0.5, -sum(losses) / len(losses)
-
-    return evaluate
 
 
 def logits_of(model: PreTrainedModel, bank: Bank, genome: Genome) -> torch.Tensor:

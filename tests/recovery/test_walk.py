@@ -9,9 +9,10 @@ def sizes_from(smallest: float, floor: float = 0.0):
     """An attempt that is accepted from `smallest` up, and its calls as (size, parent's size)."""
     calls: list[tuple[float, float | None]] = []
 
-    def attempt(size: float, parent: Attempt[None] | None) -> Attempt[None] | None:
+    def attempt(size: float, refused: float, parent: Attempt[None] | None) -> Attempt[None] | None:
         if size < floor:
             return None
+        assert size > refused
         calls.append((size, parent.kept_fraction if parent else None))
         return Attempt(size, size >= smallest, None)
 
@@ -58,6 +59,20 @@ def test_a_first_size_that_no_genome_has_is_followed_by_larger_ones() -> None:
     attempt, _ = sizes_from(0.3, floor=0.25)
     accepted = [a.kept_fraction for a in walk(attempt, 1.0, tries=4) if a.accepted]
     assert 0.3 <= min(accepted) < 0.3 * RESOLUTION
+
+
+def test_a_size_without_a_genome_above_the_refused_one_is_followed_by_larger_ones() -> None:
+    trained: list[float] = []
+
+    def attempt(size: float, refused: float, parent: object) -> Attempt[None] | None:
+        genome = max(g for g in (0.01, 0.05, 0.3, 0.6, 0.8) if g <= size)
+        if genome <= refused:
+            return None
+        trained.append(genome)
+        return Attempt(genome, genome >= 0.3, None)
+
+    accepted = [a.kept_fraction for a in walk(attempt, 0.8, tries=20) if a.accepted]
+    assert min(accepted) == 0.3 and len(set(trained)) == len(trained)
 
 
 def test_a_model_of_size_zero_has_no_attempts() -> None:

@@ -20,8 +20,8 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Any:
     search: Any = object.__new__(_Search)
     search.attempted, search.finished = [], []
 
-    def attempt(size: float, parent: object) -> Attempt[Any]:
-        search.attempted.append((size, parent))
+    def attempt(size: float, refused: float, parent: object) -> Attempt[Any]:
+        search.attempted.append((size, refused, parent))
         return Attempt(size, False, judged(size, -0.1))
 
     def finish(trained: Any) -> Any:
@@ -45,7 +45,7 @@ def test_accepted_genomes_come_from_the_largest_and_the_smallest_is_trained_to_t
 def test_a_larger_genome_lies_between_and_is_trained_to_the_end(search: Any) -> None:
     [larger] = search.larger(judged(0.1, 0.001), 0.4)
     assert larger.kept_fraction == pytest.approx(0.2)
-    assert search.attempted == [(pytest.approx(0.2), None)]
+    assert search.attempted == [(pytest.approx(0.2), 0.1, None)]
     assert search.finished == [pytest.approx(0.2)]
 
 
