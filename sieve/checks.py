@@ -44,7 +44,7 @@ AT_LEAST_1 = (
     "projection.rank_multiple "
     "projection.refit_tokens projection.refit_tries projection.learning.tokens "
     "projection.learning.batch_tokens projection.learning.epochs search.candidates search.rounds "
-    "search.evaluations search.examples recovery.rank recovery.alpha recovery.steps "
+    "search.rows search.evaluations search.examples recovery.rank recovery.alpha recovery.steps "
     "recovery.short_steps recovery.tries "
     "recovery.accumulate recovery.tokens recovery.batch_tokens recovery.check_every "
     "recovery.patience launcher.workers speed.batch_size speed.prompt_tokens speed.new_tokens "

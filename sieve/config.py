@@ -109,6 +109,7 @@ class SearchConfig:
     normalize: str = "none"
     judge: str = "divergence"
     rounds: int = 2
+    rows: int | None = None
     confirmation: float = 0.0
     candidates: int = 12
     alleles: str = "ranks"

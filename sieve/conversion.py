@@ -1,7 +1,9 @@
 """From Hydra's composed configuration to checked dataclasses: the only place that does it."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import NormalDist
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -12,6 +14,9 @@ from sieve.config import Config
 PACKAGE = Path(__file__).parent
 ASSETS = PACKAGE / "assets"
 CONF = next(conf for conf in (PACKAGE / "conf", PACKAGE.parent / "conf") if conf.is_dir())
+# Share of the rows on which a pruned model differs from the dense one, and rows at most, where
+# `search.rows` is null.
+DIFFERING, MOST_ROWS = 0.1, 4_000
 # Former settings, and what to write instead.
 REMOVED = {
     "guarantee": "write confidence=0.9 instead of guarantee=true, or confidence=0.975, which is "
@@ -63,4 +68,21 @@ def to_config(raw: DictConfig) -> Config:
     for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
         task.preamble = task.preamble.replace("\\n", "\n")
     check(config)
+    config.task.selection_rows = config.task.selection_rows or _selection_rows(config)
     return config
+
+
+def _selection_rows(config: Config) -> int:
+    """Selection rows at least: `search.rows`, or as many as a confidence needs.
+
+    So many that a model that differs from the dense one on a tenth of the rows may lose half of the
+    tolerance. Perplexity is measured on long texts of many tokens, so they stay as they are.
+    """
+    if config.search.rows is not None:
+        return config.search.rows
+    if config.confidence is None or config.task.kind == "perplexity":
+        return 0
+    if config.tolerance == 0:
+        return MOST_ROWS
+    deviations = 2 * NormalDist().inv_cdf(config.confidence) / config.tolerance
+    return min(MOST_ROWS, math.ceil(DIFFERING * deviations**2))

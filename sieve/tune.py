@@ -31,7 +31,8 @@ from sieve.distributed.trainer import make_trainer, schedule
 from sieve.evaluation.divergence import answer_logprobs
 from sieve.evaluation.evaluation import score
 from sieve.stages import Run, opened
-from sieve.tasks.splits import prompt_hash
+from sieve.stages.rows import training_rows
+from sieve.tasks.splits import reserve
 
 log = logging.getLogger("sieve")
 # What tuning sets where the command line does not: a larger change than a recovery's.
@@ -45,7 +46,7 @@ DEFAULTS = (
     "recovery.patience=6",
     "logger=none",
 )
-HELD_OUT, MOST_HELD_OUT = 0.1, 500  # share of the calibration rows, and rows, that choose the step
+MOST_HELD_OUT = 500  # held-out rows that choose the step
 
 
 def main() -> None:
@@ -102,23 +103,17 @@ def tune(
 
 
 def divided(run: Run) -> tuple[Sequence[ScoredBatch], list[TokenBatch]]:
-    """Held-out calibration rows, which choose the best step, and batches of all others."""
-    salt = f"tuning {run.config.seed}"
-    rows = sorted(
-        run.task.splits["calibration"], key=lambda example: prompt_hash(example.content, salt)
-    )
-    count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(rows))))
-    if len(rows) < 2:
-        raise ValueError(
-            f"got {len(rows)} calibration row, expected at least 2, since one is held out; give "
-            "the task more rows."
-        )
-    held_out, trained_on = rows[:count], rows[count:]
-    task = replace(run.task, splits=run.task.splits | {"calibration": trained_on})
+    """Held-out calibration rows, which choose the best step, and batches of the rows to train on.
+
+    A pruned model is trained on the same rows and checked on the others, which are new to both.
+    """
+    rows = training_rows(run)
+    chosen = reserve(rows.reserved, 1, "tuning", MOST_HELD_OUT).reserved
+    task = replace(run.task, splits=run.task.splits | {"calibration": rows.rest})
     data: SieveDataModule = run.data_of(task)
     batch_tokens = min(run.config.recovery.batch_tokens, run.batch_tokens)
     return (
-        data.scoring_batches(held_out),
+        data.scoring_batches(chosen),
         data.calibration_batches(batch_tokens, None, share=False),
     )
 

@@ -173,3 +173,24 @@ def test_every_trainer_is_made_of_keywords_of_lightning() -> None:
 def test_runs_stand_under_their_task() -> None:
     raw = compose_raw("+task=sst2", "hydra.job.num=0", return_hydra_config=True)
     assert Path(raw.hydra.run.dir).parent == Path("runs/sst2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        # .1 · (1.2816 / .01)² rows, so that the bound of the drop is .01 above the drop.
+        (("confidence=.9",), 1_643),
+        (("confidence=.9", "tolerance=.05"), 263),
+        (("confidence=.9", "tolerance=.001"), 4_000),
+        (("confidence=.9", "tolerance=0"), 4_000),
+        (("recovery=full",), 1_643),
+        ((), 0),
+        (("search.rows=500",), 500),
+        (("confidence=.9", "task.selection_rows=300"), 300),
+    ],
+)
+def test_a_confidence_asks_for_the_selection_rows_that_it_needs(
+    overrides: tuple[str, ...], rows: int
+) -> None:
+    assert load("+task=sst2", *overrides).task.selection_rows == rows
+    assert load("+task=perplexity", "task.name=texts", "confidence=.9").task.selection_rows == 0

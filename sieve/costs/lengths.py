@@ -26,7 +26,7 @@ from sieve.model.backbone import context_length, is_classifier
 from sieve.model.checkpoint_files import find_model, load_tokenizer
 from sieve.tasks import Task, TaskConfig, task_by_shots
 from sieve.tasks.shots import counts_to_measure, fewest_shots
-from sieve.tasks.splits import CARVED_FRACTION
+from sieve.tasks.splits import CARVED_FRACTION, FILLED_FRACTION
 
 SAMPLED = 64  # rows of a split that are encoded
 CHARACTERS_PER_TOKEN = 4  # without a tokenizer and `task.typical`
@@ -79,12 +79,16 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
 
 
 def _stated_rows(config: TaskConfig) -> dict[str, int]:
-    """The rows of `task.typical`; missing splits are carved from calibration as in a run."""
+    """The rows of `task.typical`, after splits are carved and filled as in a run."""
     rows = {role: int(count) for role, count in config.typical["rows"].items()}
     whole = rows["calibration"]
     for role in CARVED_FRACTION.keys() - rows:
         rows[role] = round(CARVED_FRACTION[role] * whole)
         rows["calibration"] -= rows[role]
+    missing = min(config.selection_rows, config.max_rows.get("selection") or math.inf)
+    moved = min(missing - rows["selection"], round(FILLED_FRACTION * rows["calibration"]))
+    rows["selection"] += max(0, int(moved))
+    rows["calibration"] -= max(0, int(moved))
     return {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
 
 

@@ -217,6 +217,12 @@ class Carved:
 
 
 @dataclass(frozen=True)
+class Filled:
+    taken_from: str
+    rows: Number
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     size: Number
     answers: Number
@@ -237,6 +243,7 @@ class Data:
     split_names: dict[str, str]
     rows: dict[str, Number]
     carved: dict[str, Carved]
+    filled: dict[str, Filled]
     duplicates: dict[str, Number]
     truncated: dict[str, Number]  # by field of the prompt
     shortened: Number  # prompts cut to the length of the model's context

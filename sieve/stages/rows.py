@@ -5,13 +5,32 @@ from collections.abc import Sequence
 from sieve.bank.bank import Bank
 from sieve.data.paired import dense_examples
 from sieve.evaluation.evaluation import score
+from sieve.recovery.recovery import HELD_OUT
 from sieve.report.genomes import LINES
 from sieve.search.objective import JointObjective, Objective, hardest_first, stage_ends
 from sieve.stages.run import Run
 from sieve.tasks import Example
-from sieve.tasks.splits import reserve
+from sieve.tasks.splits import Reserved, reserve
 
 FIRST_ROWS = 32  # rows of the first stage, besides the dense model's wrong answers
+
+
+def training_rows(run: Run) -> Reserved[Example]:
+    """Calibration rows to train on, and the ones held out for checks; hashes decide.
+
+    A dense model that `sieve.tune` trained has not seen the held-out rows either.
+
+    Raises:
+        ValueError: there are fewer than two different rows.
+    """
+    rows, most = run.task.splits["calibration"], len(run.task.splits["selection"])
+    reserved = reserve(rows, HELD_OUT, "recovery", most)
+    if not (reserved.rest and reserved.reserved):
+        raise ValueError(
+            f"got {len(rows)} calibration rows, expected at least 4 to train on most of them and "
+            "check on the others; provide more rows, or set recovery=none."
+        )
+    return reserved
 
 
 def search_rows(run: Run) -> list[Example]:

@@ -23,17 +23,17 @@ from sieve.distributed.trainer import make_trainer
 from sieve.evaluation.evaluation import score
 from sieve.recovery.keeper import Check, log_check
 from sieve.recovery.module import RecoveryModule, teacher_of
-from sieve.recovery.recovery import HELD_OUT, recover
+from sieve.recovery.recovery import recover
 from sieve.recovery.teacher import TrainingBatch
 from sieve.search.objective import Objective
 from sieve.stages.cached import BANK, GENOME, JSON, FileFormat, Record
-from sieve.stages.rows import confirmation_rows, objective_on, overfits
+from sieve.stages.rows import confirmation_rows, objective_on, overfits, training_rows
 from sieve.stages.run import Run
 from sieve.stages.splits import mixed_tasks
 from sieve.stages.unlabelled import unlabelled_key, unlabelled_pairs
 from sieve.tasks import Example
 from sieve.tasks.scores import head_start
-from sieve.tasks.splits import Reserved, reserve
+from sieve.tasks.splits import Reserved
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +77,8 @@ class Training:
 
     @cached_property
     def rows(self) -> Reserved[Example]:
-        """Calibration rows to train on, and the ones held out for checks.
-
-        Raises:
-            ValueError: there are fewer than two different rows.
-        """
-        rows, most = self.run.task.splits["calibration"], len(self.run.task.splits["selection"])
-        reserved = reserve(rows, HELD_OUT, f"recovery {self.run.config.seed}", most)
-        if not (reserved.rest and reserved.reserved):
-            raise ValueError(
-                f"got {len(rows)} calibration rows, expected at least 4 to train on most of them "
-                "and check on the others; provide more rows, or set recovery=none."
-            )
-        return reserved
+        """Calibration rows to train on, and the ones held out for checks."""
+        return training_rows(self.run)
 
     @cached_property
     def batches(self) -> list[TrainingBatch]:

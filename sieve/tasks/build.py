@@ -137,18 +137,26 @@ def scoring_key(config: TaskConfig) -> str:
 def _divide(rows: RenderedRows, config: TaskConfig, seed: int) -> Division[Example]:
     """The splits; large data is read twice, so that only the chosen rows are in memory."""
     if not rows.large:
-        division = divide(config.name, rows.examples(), config.max_rows, seed)
+        division = divide(
+            config.name, rows.examples(), config.max_rows, seed, config.selection_rows
+        )
     else:
         limits = dict(config.max_rows)
         if limits.get("calibration") is None:
             limits["calibration"] = LARGEST_CALIBRATION
-        digests = divide(config.name, rows.digests(), limits, seed)
+        digests = divide(config.name, rows.digests(), limits, seed, config.selection_rows)
         examples = rows.of_digests(digests.splits)
-        division = Division(examples, digests.carved, digests.duplicates)
+        division = Division(examples, digests.carved, digests.duplicates, digests.filled)
     for role, count in division.carved.items():
         log.info(
             f"task '{config.name}' has no {role} split: {count} rows are carved from "
             f"'{rows.source['calibration'].name}' by the hash of their prompts"
+        )
+    if division.filled:
+        log.info(
+            "task '%s': %d of %d selection rows come from '%s', by the hash of their prompts",
+            *(config.name, division.filled, len(division.splits["selection"])),
+            rows.source["calibration"].name,
         )
     return division
 

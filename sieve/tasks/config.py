@@ -102,6 +102,7 @@ class TaskConfig:
     # role -> split of the data set; null or a missing split: carved from calibration.
     splits: dict[str, str | None] = field(default_factory=_default_splits)
     max_rows: dict[str, int | None] = field(default_factory=dict)  # role -> rows
+    selection_rows: int = 0  # missing ones are taken from calibration; `search.rows` sets this
 
     def __post_init__(self) -> None:
         if self.answer_field is None:
@@ -155,6 +156,7 @@ class TaskConfig:
 
     def _check_numbers(self) -> None:
         lowest: dict[str, tuple[int | None, int]] = {
+            "selection_rows": (self.selection_rows, 0),
             "shots": (None if isinstance(self.shots, str) else self.shots, 0),
             "max_new_tokens": (self.max_new_tokens, 1),
             **{f"max_words.{name}": (words, 1) for name, words in self.max_words.items()},

@@ -1,4 +1,4 @@
-"""Three splits that share no prompt: duplicates dropped, missing splits carved, sizes capped.
+"""Three splits that share no prompt: duplicates dropped, missing splits carved, sizes adjusted.
 
 Hashes of prompts decide everything, so the order of rows does not matter.
 """
@@ -13,6 +13,8 @@ from sieve.tasks.config import ROLES
 
 # The share of the calibration split that a missing split takes.
 CARVED_FRACTION = {"test": 0.20, "selection": 0.15}
+# The share of the calibration split that a small selection split takes at most.
+FILLED_FRACTION = 1 / 3
 # A prompt in two splits stays in the first of these.
 _PRECEDENCE = ("test", "selection", "calibration")
 
@@ -32,8 +34,9 @@ class Division(Generic[E]):
     """The three splits, and how they were made."""
 
     splits: dict[str, list[E]]
-    carved: dict[str, int]  # role -> rows taken from calibration
+    carved: dict[str, int]  # role -> rows taken from calibration for a missing split
     duplicates: dict[str, int]  # see `drop_duplicates`
+    filled: int = 0  # rows taken from calibration for a small selection split
 
     def report(self, calibration: str = "calibration") -> dict[str, object]:
         """The numbers of rows, for JSON; `calibration` is the name of the split that is carved."""
@@ -43,6 +46,7 @@ class Division(Generic[E]):
                 role: {"from": calibration, "fraction": CARVED_FRACTION[role], "rows": rows}
                 for role, rows in self.carved.items()
             },
+            "filled": {"selection": {"from": calibration, "rows": self.filled}},
             "duplicates": self.duplicates,
             "truncated": {},
         }
@@ -56,9 +60,16 @@ class Reserved(NamedTuple, Generic[E]):
 
 
 def divide(
-    name: str, splits: Mapping[str, list[E]], limits: Mapping[str, int | None], seed: int
+    name: str,
+    splits: Mapping[str, list[E]],
+    limits: Mapping[str, int | None],
+    seed: int,
+    selection_rows: int = 0,
 ) -> Division[E]:
     """Drop duplicates, carve missing splits and draw at most `limits[role]` examples of each.
+
+    Args:
+        selection_rows: a smaller selection split is filled up to this, if `limits` allows it.
 
     Raises:
         ValueError: a split of the task `name` is empty.
@@ -67,8 +78,11 @@ def divide(
     _check_not_empty(name, distinct, duplicates)
     whole, carved = carve(distinct)
     _check_not_empty(name, whole, duplicates)
-    drawn = {role: sample(whole[role], limits.get(role), seed) for role in ROLES}
-    return Division(drawn, carved, duplicates)
+    wanted = min(selection_rows, limits.get("selection") or selection_rows)
+    filled = fill(whole, wanted)
+    drawn = {role: sample(filled[role], limits.get(role), seed) for role in ROLES}
+    moved = len(filled["selection"]) - len(whole["selection"])
+    return Division(drawn, carved, duplicates, moved)
 
 
 def reserve(rows: Sequence[E], share: float, salt: str, most: int | None = None) -> Reserved[E]:
@@ -144,6 +158,18 @@ def carve(splits: Mapping[str, list[E]]) -> tuple[dict[str, list[E]], dict[str, 
         whole[role] = [e for e in whole["calibration"] if id(e) in taken]
         whole["calibration"] = [e for e in whole["calibration"] if id(e) not in taken]
     return {role: whole[role] for role in ROLES}, carved
+
+
+def fill(splits: Mapping[str, list[E]], rows: int) -> dict[str, list[E]]:
+    """The splits with at least `rows` selection examples, the missing ones from calibration.
+
+    These are the examples whose prompts have the lowest hashes, so a smaller number of rows takes
+    some of the same. A third of the calibration split is taken at most.
+    """
+    calibration, selection = splits["calibration"], splits["selection"]
+    share = (rows - len(selection)) / max(1, len(calibration))
+    parts = reserve(calibration, min(max(0.0, share), FILLED_FRACTION), "selection")
+    return {**splits, "calibration": parts.rest, "selection": [*selection, *parts.reserved]}
 
 
 def sample(examples: list[E], limit: int | None, seed: int) -> list[E]:

@@ -9,7 +9,7 @@ from task_helpers import build, message_of, prompts, rows_of, write_splits
 
 from sieve.tasks import Example
 from sieve.tasks.build import count_answers
-from sieve.tasks.splits import carve, drop_duplicates, sample
+from sieve.tasks.splits import carve, divide, drop_duplicates, fill, sample
 
 
 def examples(*texts: str) -> list[Example]:
@@ -66,6 +66,45 @@ def test_carving_and_sampling_do_not_depend_on_the_order_of_rows() -> None:
         assert set(texts(one[role])) == set(texts(other[role]))
         assert texts(one[role]) != texts(other[role])
     assert set(texts(sample(everything, 9, 0))) == set(texts(sample(shuffled, 9, 0)))
+
+
+def filled(rows: int, calibration: int = 90) -> tuple[set[str], set[str]]:
+    """The prompts of calibration and selection once a selection split of 10 rows is filled."""
+    splits = {
+        "calibration": examples(*(f"c{i}" for i in range(calibration))),
+        "selection": examples(*(f"s{i}" for i in range(10))),
+    }
+    whole = fill(splits, rows)
+    return set(texts(whole["calibration"])), set(texts(whole["selection"]))
+
+
+def test_a_small_selection_split_takes_what_it_misses_from_calibration() -> None:
+    calibration, selection = filled(25)
+    assert len(selection) == 25 and len(calibration) == 75 and not calibration & selection
+    assert {f"s{i}" for i in range(10)} <= selection
+
+
+def test_fewer_rows_are_some_of_those_that_more_rows_take() -> None:
+    assert filled(15)[1] < filled(25)[1] < filled(40)[1]
+
+
+def test_a_third_of_calibration_is_taken_at_most() -> None:
+    assert len(filled(1_000)[0]) == 60
+
+
+def test_a_split_with_enough_rows_stays_as_it_is() -> None:
+    assert filled(0) == filled(10) and len(filled(10)[1]) == 10
+
+
+def test_a_limit_of_selection_rows_is_not_exceeded_by_filling() -> None:
+    splits = {
+        "calibration": examples(*(f"c{i}" for i in range(90))),
+        "selection": examples(*(f"s{i}" for i in range(10))),
+        "test": examples("t"),
+    }
+    division = divide("t", splits, {"selection": 12}, seed=0, selection_rows=30)
+    rows = division.report("train")["rows"]
+    assert rows == {"calibration": 88, "selection": 12, "test": 1} and division.filled == 2
 
 
 def test_a_split_that_exists_is_not_carved() -> None:
