@@ -39,7 +39,8 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
     if config.sweep.genomes:
         stages.evaluate_genomes(config, run_dir)
         return {}
-    with stages.opened(config, run_dir) as session:
+    searches = config.until is None and config.sweep.job != "finalize"
+    with stages.opened(config, run_dir, searches) as session:
         calibrated = stages.calibrate(session)
         bank = stages.fit(session, calibrated)
         if config.sweep.job == "prepare":

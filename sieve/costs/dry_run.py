@@ -25,6 +25,8 @@ from sieve.model.backbone import compute_dtype
 from sieve.projections import get_projection
 from sieve.report.values import size
 from sieve.runtime.artifacts import write_json_atomic
+from sieve.tasks.certifiable import forecast
+from sieve.tasks.metrics import metric_of
 from sieve.tasks.student import student_config
 
 NAME = "dry_run.json"
@@ -38,7 +40,8 @@ def dry_run(config: Config, run_dir: Path, sweeper: Sweeper | None = None) -> Re
     """Write `dry_run.json` to a run's directory and return its content.
 
     sweeper: the settings of a genetic search's sweeper.
-    Raises ValueError if the model, the task or the device is not known.
+    Raises ValueError if the model, the task or the device is not known, or if the selection rows
+    cannot certify any pruned model.
     """
     record = describe(*make_plan(config, sweeper or {}))
     write_json_atomic(run_dir / NAME, record)
@@ -121,6 +124,7 @@ def describe(plan: Plan, source: str) -> Record:
         "stages": rows,
         "total": total,
         "fits": fits(plan),
+        "certifiable": certifiable(plan),
         "assumptions": [
             f"Shapes: {source}.",
             f"Rows: {counts}; {lengths.scored:.0f} tokens to score a row, {lengths.answer:.0f} of "
@@ -131,6 +135,18 @@ def describe(plan: Plan, source: str) -> Record:
         ],
     }
     return record | {"verdict": verdict(plan, max(rows, key=lambda row: row["peak_bytes"]))}
+
+
+def certifiable(plan: Plan) -> str:
+    """What the selection rows can certify, as in a run; "" if that cannot be computed beforehand.
+
+    Raises ValueError if they can certify no pruned model.
+    """
+    config, task, rows = plan.config, plan.config.task, plan.lengths.rows["selection"]
+    if task.lm_eval is not None:  # Only its rows say what its metric is.
+        return ""
+    metric, share = metric_of(task.kind, task.metric), config.search.confirmation
+    return forecast(metric, rows, config.tolerance, config.confidence, share)
 
 
 def verdict(plan: Plan, largest: Record) -> str:

@@ -35,11 +35,13 @@ def dry_run_table(record: Record) -> RenderableType:
         f"\n{duration(total['seconds'])} expected, {duration(total['most_seconds'])} at most, on "
         f"{device}."
     )
+    certifiable = [Text(record["certifiable"] + "\n")] if record["certifiable"] else []
     return Group(
         Text(title, style="bold"),
         table,
         Text(times, style="bold"),
         Text(record["verdict"] + "\n", style="green" if record["fits"] else "yellow"),
+        *certifiable,
         Text("\n".join(record["assumptions"]), style="dim"),
     )
 

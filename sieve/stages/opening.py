@@ -23,6 +23,7 @@ from sieve.stages.run import Run
 from sieve.stages.student import with_student_prompt
 from sieve.streaming.streamed_backbone import load_streamed
 from sieve.tasks import Task, task_by_shots
+from sieve.tasks.certifiable import forecast
 from sieve.tasks.shots import fewest_shots
 from sieve.tracking import labels
 from sieve.tracking.logger import RunLogger
@@ -33,8 +34,10 @@ _loaded: dict[str, tuple[Callable[[int], Task], Backbone]] = {}
 
 
 @contextmanager
-def opened(config: Config, run_dir: Path) -> Iterator[Run]:
+def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Run]:
     """Load what a run needs; its log is closed at the end, also after an error.
+
+    searches: whether a search follows, whose rows must suffice for `config.confidence`.
 
     Raises:
         ValueError or RuntimeError: something cannot be loaded, said in one sentence.
@@ -44,7 +47,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
     Cache(Path(config.paths.cache_dir)).prepare()
     trainer = make_trainer(config.trainer)
     check_available(config.quantization, trainer.strategy.root_device)
-    task_of, backbone = _load_task_and_model(config, trainer)
+    task_of, backbone = _load_task_and_model(config, trainer, searches)
     check_available(config.quantization, backbone.device, backbone.dtype)
     logger = RunLogger(
         run_dir,
@@ -77,7 +80,7 @@ def opened(config: Config, run_dir: Path) -> Iterator[Run]:
 
 
 def _load_task_and_model(
-    config: Config, trainer: L.Trainer
+    config: Config, trainer: L.Trainer, searches: bool
 ) -> tuple[Callable[[int], Task], Backbone]:
     """A function that builds the task with a number of shots, and the model."""
     device, head = trainer.strategy.root_device, config.projection.prune_head
@@ -89,7 +92,13 @@ def _load_task_and_model(
         return _loaded[key]
     _loaded.clear()
     task_of = task_by_shots(config.task, seed, student_prompt)
-    task_of(fewest_shots(config.task))  # Too few rows are an error before the model is loaded.
+    task = task_of(
+        fewest_shots(config.task)
+    )  # Too few rows are an error before the model is loaded.
+    if searches:
+        count, share = len(task.splits["selection"]), config.search.confirmation
+        if said := forecast(task.metric, count, config.tolerance, config.confidence, share):
+            log.info(said)
     # Before ranks join: in a process group, transformers saves a model on rank 0 alone.
     model = prepare(config.model, Cache(Path(config.paths.cache_dir)))
     mesh = join(trainer)

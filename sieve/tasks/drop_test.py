@@ -57,7 +57,11 @@ def upper_drop(baseline: Scores, pruned: Scores, confidence: float, seed: int = 
     if not (baseline.binary and pruned.binary):
         return max(point, _upper_of_values(baseline, pruned, confidence, seed))
     worse, better = count_changes(baseline.values, pruned.values)
-    rows = len(baseline.values)
+    return upper_of_counts(worse, better, len(baseline.values), confidence)
+
+
+def upper_of_counts(worse: int, better: int, rows: int, confidence: float) -> float:
+    """`upper_drop` of rows that are right or wrong; counts as for `score_test`."""
     if worse == rows:
         return 1.0
 

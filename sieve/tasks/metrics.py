@@ -33,6 +33,8 @@ METRICS = {
     "generation": ("exact_match", "f1", JUDGE),
     "perplexity": ("perplexity", "bits"),
 }
+# Metrics that count right rows, also lm-evaluation-harness's.
+RIGHT_OR_WRONG = ("accuracy", "exact_match", "acc", "acc_norm")
 UNITS = ("token", "word", "byte")  # a perplexity is per one of these
 
 
@@ -57,6 +59,11 @@ class Metric:
     def relative(self) -> bool:
         """Whether smaller is better and the tolerance is a fraction of the dense model's metric."""
         return self.form != "mean"
+
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether every row is right or wrong, as far as the name says."""
+        return self.name in RIGHT_OR_WRONG
 
     def total(self, mean: np.ndarray | float) -> np.ndarray | float:
         """The metric, from the weighted mean of values."""

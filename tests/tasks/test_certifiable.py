@@ -1,0 +1,102 @@
+"""What rows can certify: closed forms by hand, both directions, and the sentences."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from sieve.tasks.certifiable import forecast, rows_needed, smallest_tolerance
+from sieve.tasks.metrics import ACCURACY, Metric
+
+F1 = Metric("f1")
+
+
+def certified_by_hand(each: int, rows: int, tolerance: float, z: float) -> bool:
+    """Tango's score test in its own closed form, where as many rows get worse as better.
+
+    The likeliest share q of better rows is the larger root of
+    rows q² − (each − rows tolerance) q − each tolerance (1 − tolerance) / 2 = 0.
+    """
+    middle = each - rows * tolerance
+    root = math.sqrt(middle**2 + 2 * rows * each * tolerance * (1 - tolerance))
+    q = (middle + root) / (2 * rows)
+    return rows * tolerance >= z * math.sqrt(rows * (2 * q + tolerance - tolerance**2))
+
+
+@pytest.mark.parametrize(("rows", "each"), [(600, 15), (2000, 50), (4000, 100)])
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.975])
+def test_the_smallest_tolerance_is_where_the_score_test_begins_to_accept(
+    rows: int, each: int, confidence: float
+) -> None:
+    z, bound = float(stats.norm.ppf(confidence)), smallest_tolerance(rows, confidence, 0.05)
+    assert certified_by_hand(each, rows, bound + 1e-9, z)
+    assert not certified_by_hand(each, rows, bound - 1e-9, z)
+
+
+def test_without_a_difference_the_smallest_tolerance_is_where_no_loss_is_a_surprise() -> None:
+    # (1 − ε)^rows = .1
+    for rows in (50, 114, 1000):
+        assert smallest_tolerance(rows, 0.9, 0) == pytest.approx(1 - 0.1 ** (1 / rows))
+    assert rows_needed(0.02, 0.9, 0) == math.ceil(math.log(0.1) / math.log(0.98)) == 114
+
+
+@pytest.mark.parametrize("differing", [0, 0.02, 0.05, 0.2])
+@pytest.mark.parametrize("tolerance", [0.003, 0.02, 0.1])
+def test_the_rows_needed_are_the_fewest_of_their_neighbors(
+    differing: float, tolerance: float
+) -> None:
+    rows = rows_needed(tolerance, 0.9, differing)
+    assert smallest_tolerance(rows, 0.9, differing) <= tolerance
+    assert smallest_tolerance(rows - 1, 0.9, differing) > tolerance
+
+
+def test_a_sentence_says_what_rows_can_certify_and_how_many_a_tolerance_needs() -> None:
+    assert forecast(ACCURACY, 150, 0.02, 0.9) == (
+        "With 150 selection rows and a pruned model that differs from the dense model on 5 % of "
+        "them, the smallest tolerance that can be certified at 90 % confidence is 2.7 points; for "
+        "2.0 points about 240 selection rows are needed."
+    )
+    enough = forecast(ACCURACY, 600, 0.02, 0.9)
+    assert enough.endswith("at 90 % confidence is 1.2 points, which is within tolerance=0.02.")
+
+
+def test_only_confirmation_rows_certify() -> None:
+    sentence = forecast(ACCURACY, 300, 0.02, 0.9, share=0.4)
+    assert sentence.startswith("With 120 of 300 selection rows and")
+    assert sentence.endswith("for 2.0 points about 590 selection rows are needed.")  # 236 / .4
+    with pytest.raises(ValueError, match=r"^40 of 100 selection rows .search.confirmation=0.4. ca"):
+        forecast(ACCURACY, 100, 0.02, 0.9, share=0.4)
+
+
+def test_rows_that_can_certify_nothing_are_refused_with_both_ways_out() -> None:
+    with pytest.raises(ValueError) as refused:
+        forecast(ACCURACY, 50, 0.02, 0.9)
+    assert str(refused.value) == (
+        "50 selection rows cannot certify tolerance=0.02 at 90 % confidence: even for a pruned "
+        "model that answers every row as the dense model does, the smallest tolerance is 4.6 "
+        "points; provide at least 114 selection rows, set tolerance=0.046 or more, or set "
+        "confidence=null, which takes the point estimate."
+    )
+    for way in ({"rows": 114, "tolerance": 0.02}, {"rows": 50, "tolerance": 0.046}):
+        assert forecast(ACCURACY, confidence=0.9, **way)
+    assert forecast(ACCURACY, 50, 0.02, None) == ""
+
+
+def test_no_number_of_rows_is_advised_for_a_tolerance_of_0() -> None:
+    with pytest.raises(ValueError, match=r"is 0\.3 points; set tolerance=0\.003 or more, or"):
+        forecast(ACCURACY, 1000, 0, 0.9)
+
+
+def test_values_between_right_and_wrong_have_the_exact_bound_alone() -> None:
+    sentence = forecast(F1, 600, 0.02, 0.9)
+    assert "0.4 points, for a pruned model that differs from the dense model on no row" in sentence
+    with pytest.raises(ValueError, match="at least 114 selection rows"):
+        forecast(F1, 113, 0.02, 0.9)
+    with pytest.raises(
+        ValueError, match="at least 1,151 selection rows"
+    ):  # log(.1) / log(.998) = 1150.1
+        forecast(Metric("grade", best=10.0), 114, 0.02, 0.9)
+
+
+def test_nothing_is_said_of_a_perplexity() -> None:
+    assert forecast(Metric("perplexity", "perplexity", 0.0), 10, 0.02, 0.9) == ""

@@ -1,0 +1,43 @@
+"""Whole runs whose selection rows can, or cannot, certify a pruned model."""
+
+from pathlib import Path
+
+import pytest
+from runs import make_world, run_sieve
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "60 selection rows cannot certify tolerance=0.02 at 90 % confidence"),
+        (["dry_run=true"], "provide at least 114 selection rows, set tolerance=0.038 or more"),
+        (["search=genetic"], "24 of 60 selection rows (search.confirmation=0.4) cannot certify"),
+    ],
+)
+def test_a_certificate_that_cannot_be_had_ends_a_run_before_calibration(
+    world: Path, overrides: list[str], message: str
+) -> None:
+    folder = [f"hydra.sweep.dir={world / 'sweep'}"] if overrides == ["search=genetic"] else []
+    done = run_sieve(world, world / "run", "confidence=.9", *overrides, *folder, cache="none")
+    assert done.status == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not list((world / "none").glob("*/moments*"))
+
+
+def test_a_run_and_a_dry_run_say_what_their_rows_certify(world: Path) -> None:
+    sentence = "With 60 selection rows and a pruned model that differs from the dense model on"
+    settings = ("confidence=.9", "tolerance=.1", "speed.enabled=false", "export=none")
+    done = run_sieve(world, world / "run", *settings)
+    assert done.status == 0, done.stderr
+    assert (done.stdout + done.stderr).count(sentence) == 1
+    assert sentence in " ".join(
+        run_sieve(world, world / "dry", *settings, "dry_run=true").stdout.split()
+    )
+    assert sentence not in run_sieve(world, world / "fit", *settings, "until=fit").stderr
