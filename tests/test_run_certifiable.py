@@ -16,16 +16,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "60 selection rows cannot certify tolerance=0.02 at 90 % confidence"),
-        (["dry_run=true"], "provide at least 114 selection rows, set tolerance=0.038 or more"),
-        (["search=genetic"], "24 of 60 selection rows (search.confirmation=0.4) cannot certify"),
+        ([], "50 selection rows cannot certify tolerance=0.02 at 90 % confidence"),
+        (["dry_run=true"], "provide at least 114 selection rows, set tolerance=0.046 or more"),
+        (["search=genetic"], "20 of 50 selection rows (search.confirmation=0.4) cannot certify"),
     ],
 )
 def test_a_certificate_that_cannot_be_had_ends_a_run_before_calibration(
     world: Path, overrides: list[str], message: str
 ) -> None:
     folder = [f"hydra.sweep.dir={world / 'sweep'}"] if overrides == ["search=genetic"] else []
-    done = run_sieve(world, world / "run", "confidence=.9", *overrides, *folder, cache="none")
+    settings = ("confidence=.9", "task.max_rows.selection=50", *overrides, *folder)
+    done = run_sieve(world, world / "run", *settings, cache="none")
     assert done.status == 1
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not list((world / "none").glob("*/moments*"))
@@ -33,7 +34,13 @@ def test_a_certificate_that_cannot_be_had_ends_a_run_before_calibration(
 
 def test_a_run_and_a_dry_run_say_what_their_rows_certify(world: Path) -> None:
     sentence = "With 60 selection rows and a pruned model that differs from the dense model on"
-    settings = ("confidence=.9", "tolerance=.1", "speed.enabled=false", "export=none")
+    settings = (
+        "confidence=.9",
+        "tolerance=.1",
+        "search.rows=60",
+        "speed.enabled=false",
+        "export=none",
+    )
     done = run_sieve(world, world / "run", *settings)
     assert done.status == 0, done.stderr
     assert (done.stdout + done.stderr).count(sentence) == 1

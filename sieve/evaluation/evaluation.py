@@ -32,6 +32,8 @@ class Chance:
 
     accuracy: float  # of the most common answer or of random guesses, whichever is higher
     beaten: bool  # by a one-sided exact binomial test at 5 %
+    # Whether fewer answers are right than if they did not depend on the rows, by a test at 1 %.
+    inverted: bool
 
 
 def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance | None:
@@ -46,7 +48,11 @@ def compare_with_chance(scores: Scores, examples: Sequence[Example]) -> Chance |
     accuracy = max(most_common, sum(1 / len(example.choices) for example in examples) / n)
     right = int(scores.correct.sum())
     p_value = stats.binomtest(right, n, min(accuracy, 1.0), alternative="greater").pvalue
-    return Chance(accuracy, bool(p_value < 0.05))
+    predicted, answers = Counter(scores.predicted.tolist()), Counter(e.answer for e in examples)
+    # Right answers by luck at the model's own shares of answers.
+    luck = sum(predicted[answer] * count for answer, count in answers.items()) / n**2
+    low = stats.binomtest(right, n, min(luck, 1.0), alternative="less").pvalue
+    return Chance(accuracy, bool(p_value < 0.05), bool(low < 0.01))
 
 
 def check_finite(dense: Scores) -> None:

@@ -27,6 +27,7 @@ class TestScore:  # of a model on the test rows
     accuracy: Number
     chance: Number  # measured for the dense model only
     beats_chance: bool | None
+    inverted: bool | None  # significantly worse than chance
     not_finite: Number  # rows on which it computed NaN or infinity
 
 

@@ -40,11 +40,13 @@ def answer_sentence(result: Result) -> str:
     """One sentence: task, kept fractions, both accuracies, drop and interval, number of rows."""
     task = _task(result)
     if result.baseline.beats_chance is False:
-        dense = metric_value(result, result.baseline.accuracy)
+        dense, chance = metric_value(result, result.baseline.accuracy), result.baseline.chance
+        compared = f"no better than chance ({percent(chance)})"
+        if result.baseline.inverted:
+            compared = "significantly worse than chance, so labels may be swapped"
         return (
             f"{short_name(result.model)} does not do {task}: the dense model's "
-            f"{metric_name(result)} on {_rows(result)}, {dense}, is no better than chance "
-            f"({percent(result.baseline.chance)})."
+            f"{metric_name(result)} on {_rows(result)}, {dense}, is {compared}."
         )
     if is_dense(result):
         return _dense_sentence(result)

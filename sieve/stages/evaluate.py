@@ -24,7 +24,7 @@ from sieve.stages.student import prompt_record
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, compare
 
-VERSION = 4  # of the record; part of its fingerprint
+VERSION = 5  # of the record; part of its fingerprint
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
@@ -73,6 +73,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     record["baseline"] |= {
         "chance": chance.accuracy if chance else None,
         "beats_chance": chance.beaten if chance else None,
+        "inverted": chance.inverted if chance else None,
     }
     accuracies = {f"evaluate/{m}_accuracy": record[m]["accuracy"] for m in ("baseline", "pruned")}
     run.logger.log_metrics(accuracies | {"evaluate/drop": record["drop"]["point"]})

@@ -1,12 +1,13 @@
 """Choosing a genome: the frontier near it, the confirmation of winners, the record of a search."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
-from sieve.evaluation.evaluation import Scores, compare_with_chance
+from sieve.evaluation.evaluation import Chance, Scores, compare_with_chance
 from sieve.projections import get_projection
 from sieve.report.genomes import LINES
 from sieve.search.bottlenecks import Bottleneck, find_bottlenecks
@@ -84,10 +85,11 @@ def space_of(run: Run, bank: Bank) -> GenomeSpace:
 
 
 def check_baseline(run: Run, baseline: Scores) -> None:
-    """Warn if the dense model is no better than chance.
+    """Warn if the dense model is no better than chance, or worse.
 
     Raises:
-        ValueError: no answer can be read from the texts that the dense model writes.
+        ValueError: no answer can be read from the texts that the dense model writes, or a model
+            that guesses would be within the tolerance.
     """
     if run.task.writing and run.task.writing.extract and (baseline.predicted < 0).all():
         raise ValueError(
@@ -95,8 +97,30 @@ def check_baseline(run: Run, baseline: Scores) -> None:
             f"the {len(baseline.predicted)} answers that the dense model wrote; change "
             "task.extract, or raise task.max_new_tokens."
         )
-    chance = compare_with_chance(baseline, search_rows(run))
-    if chance and not chance.beaten and run.leads:
+    if chance := compare_with_chance(baseline, search_rows(run)):
+        _check_against_chance(run, baseline, chance)
+
+
+def _check_against_chance(run: Run, baseline: Scores, chance: Chance) -> None:
+    tolerance = run.config.tolerance
+    margin = round(baseline.accuracy - chance.accuracy, 9)
+    if chance.beaten and margin <= tolerance:
+        raise ValueError(
+            f"tolerance={tolerance:g} is too large: a model at chance would pass, because on the "
+            f"selection split chance is {chance.accuracy:.3f} and the dense model scores "
+            f"{baseline.accuracy:.3f}; set tolerance below {math.floor(1000 * margin) / 1000:g}, "
+            "or choose a prompt or a model that does the task better."
+        )
+    if run.leads and chance.inverted:
+        log.warning(
+            "the dense model scores %.3f on the selection split, significantly worse than chance, "
+            "so labels may be swapped; check %s.",
+            baseline.accuracy,
+            "the order of task.labels, and task.label_values"
+            if run.task.kind == "classification"
+            else "which answers the rows call right",
+        )
+    elif run.leads and not chance.beaten:
         log.warning(
             "the dense model scores %.3f on the selection split, no better than chance (%.3f), so "
             "the search cannot tell genomes apart; check the prompt, the labels and the model.",

@@ -68,6 +68,9 @@ def test_a_dense_model_at_chance_misses_the_tolerance(result: Result) -> None:
     assert "51.0 %, is no better than chance (50.0 %)" in sentence
     assert "needs" not in sentence
     assert verdict(read(result)).kind == "missed"
+    result["baseline"] |= {"accuracy": 0.3, "inverted": True}
+    sentence = answer_sentence(read(result))
+    assert "30.0 %, is significantly worse than chance, so labels may be swapped." in sentence
 
 
 def test_a_pruned_model_whose_numbers_are_not_finite_misses_the_tolerance(result: Result) -> None:
