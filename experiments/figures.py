@@ -33,7 +33,7 @@ def share(value: float, rows: int) -> Number:
 
 def drop(record: Mapping[str, float]) -> Number:
     """The drop of a result, with its paired interval."""
-    return number(record["point"], record["low"], record["high"])
+    return number(record["point"], record["low"] or 0.0, record["high"] or 0.0)
 
 
 def timed(seconds: float) -> Number:

@@ -180,7 +180,7 @@ def transfer(domain: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "worst": float(max(cell["point"] for cell in cells)),
                 "pairs": len(cells),
                 "within": sum(cell["point"] <= records[0]["tolerance"] + 1e-9 for cell in cells),
-                "beyond": sum(cell["low"] > records[0]["tolerance"] for cell in cells),
+                "beyond": sum((cell["low"] or 0) > records[0]["tolerance"] for cell in cells),
             }
             for place, cells in groups.items()
             if cells
@@ -227,7 +227,7 @@ def table(domain: str, found: Sequence[dict[str, Any]]) -> str:
 def _written(cell: dict[str, float] | None, own: bool) -> str:
     if cell is None:
         return ""
-    low, high = 100 * cell["low"], 100 * cell["high"]
+    low, high = 100 * (cell["low"] or 0), 100 * (cell["high"] or 0)
     mark = "**" if own else ""
     return f"{mark}{100 * cell['pruned']:.1f}{mark} ({low:+.1f} to {high:+.1f})"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from runs import make_world, run_sieve
+from runs import finished, make_world, run_sieve
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +48,14 @@ def test_a_run_and_a_dry_run_say_what_their_rows_certify(world: Path) -> None:
         run_sieve(world, world / "dry", *settings, "dry_run=true").stdout.split()
     )
     assert sentence not in run_sieve(world, world / "fit", *settings, "until=fit").stderr
+
+
+def test_the_dense_model_loses_nothing_against_itself(world: Path) -> None:
+    dense = ("search=uniform", "search.levels=[1]", "confidence=.9", "tolerance=.1")
+    result = finished(world, "dense", *dense, "curve=[1]", "speed.enabled=false")
+    nothing = {"point": 0.0, "low": None, "high": None, "mcnemar_p": None}
+    assert result["drop"] == nothing | {"upper": None}
+    assert result["curve"][0]["drop"] == nothing
+    assert result["pruned"]["accuracy"] == result["baseline"]["accuracy"]
+    card = (world / "dense" / "export" / "README.md").read_text("utf-8")
+    assert "interval" not in card and "confidence" not in card.partition("## How it was made")[0]

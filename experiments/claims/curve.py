@@ -76,8 +76,8 @@ def edge(points: Points) -> dict[str, float]:
     """
     return figures.number(
         _last(points, lambda p: p["drop"]["point"] <= DROP + 1e-9),
-        _last(points, lambda p: p["drop"]["low"] <= DROP + 1e-9),
-        _last(points, lambda p: p["drop"]["high"] <= DROP + 1e-9),
+        _last(points, lambda p: (p["drop"]["low"] or 0) <= DROP + 1e-9),
+        _last(points, lambda p: (p["drop"]["high"] or 0) <= DROP + 1e-9),
     )
 
 
@@ -89,8 +89,8 @@ def half(points: Points, dense: float, chance: float) -> dict[str, float]:
     gap = dense - chance
     return figures.number(
         _crossed(points, [p["drop"]["point"] for p in points], gap / 2),
-        _crossed(points, [p["drop"]["low"] for p in points], gap / 2),
-        _crossed(points, [p["drop"]["high"] for p in points], gap / 2),
+        _crossed(points, [p["drop"]["low"] or 0 for p in points], gap / 2),
+        _crossed(points, [p["drop"]["high"] or 0 for p in points], gap / 2),
     )
 
 

@@ -96,6 +96,7 @@ def interval(_: Subject) -> Figure:
         dense, pruned = np.ones(rows), np.ones(rows)
         pruned[:lost], dense[lost : lost + won] = 0, 0
         drop = paired_drop(dense, pruned)
+        assert drop.low is not None and drop.high is not None
         color = GREEN if drop.high <= 0.02 else AMBER if drop.point <= 0.02 else WARNING
         panel.plot([drop.low, drop.high], [y, y], color=color, linewidth=2.4)
         panel.plot([drop.point], [y], color=color, marker="o", markersize=6)

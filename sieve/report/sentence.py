@@ -103,7 +103,7 @@ def prompt_sentence(result: Result) -> str:
 
 def _confident_verdict(result: Result, sure: str) -> Verdict:
     """The verdict at the confidence `sure` if the point estimate is within the tolerance."""
-    if is_dense(result) and result.prompt is None and result.drop.point == 0:
+    if loses_nothing(result):
         return Verdict("met", "Nothing was pruned, so nothing is lost.")
     noun, upper = word(result), result.drop.upper
     limit = f"the tolerance of {lost(result, result.tolerance)}"
@@ -126,6 +126,12 @@ def is_dense(result: Result) -> bool:
     """Whether every prunable matrix kept all its parameters."""
     kept = result.kept_fraction.prunable
     return kept is not None and kept >= 1 - _ROUNDING
+
+
+def loses_nothing(result: Result) -> bool:
+    """Whether the result is the dense model as it was, so that its drop is 0 for certain."""
+    same = result.prompt is None and result.quantization is None
+    return is_dense(result) and same and result.drop.point == 0
 
 
 def _is_within(drop: float | None, tolerance: float) -> bool:
@@ -159,7 +165,7 @@ def _dense_sentence(result: Result) -> str:
             f"{lost(result, result.tolerance)} on the selection split"
         )
     scores = _scores(result)
-    if result.drop.point == 0 == result.drop.high:
+    if loses_nothing(result):
         value = metric_value(result, result.pruned.accuracy)
         scores = f"{metric_name(result)} stays {value} on {_rows(result)}"
     return f"{start}, so all its parameters stay: {scores}."
@@ -195,6 +201,8 @@ def drop_text(result: Result) -> str:
     """The drop with its unit and its 95 % interval, "0.6 points (95 % interval −0.4 to 1.6)"."""
     if result.drop.point is None:
         return NOT_MEASURED
+    if loses_nothing(result):
+        return f"{points(0)} {unit(result)}"
     bounds = drop_interval(result.drop)
     interval = f" (95 % interval {bounds})" if bounds else ""
     return f"{points(result.drop.point)} {unit(result)}{interval}"

@@ -16,12 +16,12 @@ from sieve.runtime.artifacts import fingerprint
 from sieve.search.bottlenecks import Bottleneck, contrast
 from sieve.search.lines import Line
 from sieve.stages.cached import JSON, Record
-from sieve.stages.evaluate import score_test
+from sieve.stages.evaluate import is_dense, score_test
 from sieve.stages.run import Run
 from sieve.stages.seeds import line_of, lowest_rank, usable_levels
 from sieve.tasks.scores import compare
 
-VERSION = 1  # of the record; part of its fingerprint
+VERSION = 2  # of the record; part of its fingerprint
 
 
 def curve(run: Run, bank: Bank, search: Record) -> Record:
@@ -58,8 +58,10 @@ def _curve(run: Run, bank: Bank, bottlenecks: list[Bottleneck] | None) -> Record
         dense = score_test(run, run.dense_data)
 
         def point(genome: Genome) -> Record:
-            with switch.to(genome):
-                pruned = score_test(run)
+            pruned = dense
+            if not is_dense(run, bank, genome):
+                with switch.to(genome):
+                    pruned = score_test(run)
             return {
                 "kept_fraction": bank.kept_fraction(genome),
                 "accuracy": pruned.accuracy,

@@ -43,19 +43,22 @@ def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
 
 def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     quantized = speed = prompt = None
+    dense_too = is_dense(run, bank, genome)  # The dense model has the same scores once more.
     with Switch(run.backbone.model, bank) as switch:
         dense = score_test(run, run.dense_data)
         check_finite(dense)
         others_dense = {name: score_test(run, data) for name, data in run.others.items()}
         switch.to(genome)
-        pruned = score_test(run)
+        pruned = dense if dense_too else score_test(run)
         if run.config.quantization.method != "none":
             size, unquantized = quantize(run, bank), pruned
             pruned = score_test(run)
             quantized = quantization_record(
                 run, bank, size, before=unquantized.accuracy, after=pruned.accuracy
             )
-        others_pruned = {name: score_test(run, data) for name, data in run.others.items()}
+        others_pruned = others_dense
+        if not dense_too:
+            others_pruned = {name: score_test(run, data) for name, data in run.others.items()}
         finish = (lambda: quantize(run, bank)) if quantized else None
         # The speed of a sharded model would be the speed of the network between its ranks.
         if run.config.speed.enabled and run.leads and not run.sharded:
@@ -94,9 +97,17 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     }
 
 
+def is_dense(run: Run, bank: Bank, genome: Genome) -> bool:
+    """Whether a genome leaves the dense model as it is: weights, their dtype and the prompt."""
+    changed = run.config.quantization.method != "none" or run.dense_task is not None
+    return not changed and all(rank is None for rank in bank.ranks(genome).values())
+
+
 def _compare(run: Run, dense: Scores, pruned: Scores) -> Record:
     confidence, seed = run.config.confidence, run.config.seed
-    upper = None if confidence is None else upper_drop(dense, pruned, confidence, seed)
+    upper = None
+    if confidence is not None and pruned is not dense:
+        upper = upper_drop(dense, pruned, confidence, seed)
     return {
         "baseline": {"accuracy": dense.accuracy, "not_finite": dense.not_finite},
         "pruned": {"accuracy": pruned.accuracy, "not_finite": pruned.not_finite},

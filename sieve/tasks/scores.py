@@ -95,12 +95,17 @@ class Scores:
 
 @dataclass(frozen=True)
 class Drop:
-    """The loss in quality by pruning on the same rows, in the tolerance's unit."""
+    """The loss in quality by pruning on the same rows, in the tolerance's unit.
+
+    A model loses nothing against itself, so that there is no interval and no p-value.
+    """
 
     point: float
-    low: float  # 95 % paired percentile bootstrap interval
-    high: float
-    mcnemar_p: float  # exact and two-sided, of the hypothesis "as many rows worse as better"
+    low: float | None = None  # 95 % paired percentile bootstrap interval
+    high: float | None = None
+    mcnemar_p: float | None = (
+        None  # exact and two-sided, of the hypothesis "as many rows worse as better"
+    )
 
 
 def drop_of(baseline: Scores, pruned: Scores) -> float:
@@ -125,6 +130,8 @@ def compare(baseline: Scores, pruned: Scores, seed: int = 0) -> Drop:
     The p-value is from the exact sign test on the rows that differ. Where rows are right or wrong
     this is McNemar's test. Raises ValueError unless both have equally many rows.
     """
+    if pruned is baseline:
+        return Drop(0.0)
     point = drop_of(baseline, pruned)
     if baseline.binary and pruned.binary:
         return paired_drop(baseline.values, pruned.values, seed)

@@ -6,7 +6,7 @@ from scipy import stats
 
 from sieve.evaluation.evaluation import compare_with_chance
 from sieve.tasks import Example
-from sieve.tasks.scores import Scores, paired_drop
+from sieve.tasks.scores import Drop, Scores, compare, paired_drop
 
 
 def pair(lost: int, won: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,3 +94,10 @@ def test_chance_is_the_commonest_answer_or_a_guess(
 def test_scores_of_different_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="expected equal"):
         paired_drop(np.ones(3, bool), np.ones(4, bool))
+
+
+def test_a_model_loses_nothing_against_itself() -> None:
+    scores = Scores(np.zeros(9), np.arange(9) < 4, np.zeros(9))
+    assert compare(scores, scores) == Drop(0.0, None, None, None)
+    other = Scores(np.zeros(9), np.arange(9) < 4, np.zeros(9))
+    assert compare(scores, other).high > 0.2  # Another model may differ on other rows.

@@ -7,7 +7,7 @@ import pytest
 from sieve.report import answer_sentence
 from sieve.report.page import render_page
 from sieve.report.result import read
-from sieve.report.sentence import prompt_sentence, verdict
+from sieve.report.sentence import drop_text, prompt_sentence, verdict
 
 Result = dict[str, Any]
 
@@ -99,7 +99,11 @@ def test_a_confidence_without_an_upper_bound_is_uncertain(result: Result) -> Non
 def test_a_dense_result_is_within_the_tolerance_with_any_confidence(result: Result) -> None:
     result["confidence"], result["kept_fraction"]["prunable"] = 0.9, 1.0
     result["drop"] |= {"point": 0.0, "upper": 0.03}
-    assert verdict(read(result)).kind == "met"
+    assert verdict(read(result)).text == "Nothing was pruned, so nothing is lost."
+    assert drop_text(read(result)) == "0.0 points"
+    assert "interval" not in answer_sentence(read(result))
+    result["quantization"] = {"method": "int8"}  # The weights are no longer the dense model's.
+    assert "interval" in answer_sentence(read(result))
 
 
 @pytest.mark.parametrize(
