@@ -93,11 +93,7 @@ def waterfill_line(
 
 
 def smallest_feasible(objective: Scorer, line: Line) -> Genome:
-    """The smallest feasible genome of a line.
-
-    The margin need not fall monotonically along the line. The returned genome was itself evaluated,
-    and the search continues below it while one of the next two genomes is feasible.
-    """
+    """The smallest feasible genome of a line; it was itself evaluated. See `last_feasible`."""
 
     @cache
     def feasible(index: int) -> bool:
@@ -107,10 +103,19 @@ def smallest_feasible(objective: Scorer, line: Line) -> Genome:
         _log_score(f"level {genome.grid[genome.indexes[0]]:g}" if uniform else "", score)
         return score.feasible
 
-    accepted = bisect(line.count, feasible)
-    while below := [i for i in (accepted + 1, accepted + 2) if i < line.count and feasible(i)]:
+    return line.genome(last_feasible(line.count, feasible))
+
+
+def last_feasible(count: int, feasible: Callable[[int], bool]) -> int:
+    """The last feasible index of a line, by bisection.
+
+    The margin need not fall monotonically along the line, so the search continues below the index
+    while one of the next two is feasible.
+    """
+    accepted = bisect(count, feasible)
+    while below := [i for i in (accepted + 1, accepted + 2) if i < count and feasible(i)]:
         accepted = below[-1]
-    return line.genome(accepted)
+    return accepted
 
 
 def last_within(objective: Scorer, line: Line, divergence: float) -> int:

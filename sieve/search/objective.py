@@ -2,7 +2,8 @@
 
 The rows may come in stages. After each stage the margin has an upper bound: the margin if all
 remaining rows were right. A genome whose bound is negative is dropped, since no further row can
-make it feasible. If genomes are judged by divergence, the lower bound is the divergence if all
+make it feasible. With a confidence, one whose drop is almost surely beyond ε is dropped too. If
+genomes are judged by divergence, the lower bound is the divergence if all
 remaining rows were answered as by the dense model; a genome above the caller's limit is dropped.
 """
 
@@ -28,6 +29,7 @@ from sieve.tasks.scores import Scores, drop_of
 
 log = logging.getLogger(__name__)
 Batches = Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]]  # of one stage, or by stage
+ALMOST_SURE = 0.99  # confidence that the drop of a genome is beyond ε, to drop it after a stage
 NOT_FINITE = (
     "A genome that keeps %.1f %% gives scores that are not finite on %d of %d rows. Such genomes "
     "count as infeasible. If there are many, set model.dtype=float32 or model.dtype=bfloat16."
@@ -154,6 +156,7 @@ class Objective:
             # With a confidence, the margin of the point estimate is an upper bound too.
             margin = self._point_margin(best)
             if self.judge == "margin":
+                margin = min(margin, self._likely_margin(scored))
                 hopeless = margin < 0
             else:
                 hopeless = self._least_divergence(scored) > max_divergence
@@ -162,6 +165,22 @@ class Objective:
         if self.dense_stages is not self.stages:  # The dense model read other prompts.
             self._note_tokens(prefix_cache)
         return best, scored, self.margin(best)
+
+    def _likely_margin(self, scored: Scores) -> float:
+        """With a confidence, an upper bound of the margin that almost surely holds on fresh rows.
+
+        scored: of the rows of the first stages.
+        """
+        if self.confidence is None or self.baseline.metric.relative:
+            return math.inf
+        rows, weights = len(scored.values), self.baseline.weights
+        dense = replace(
+            self.baseline,
+            values=self.baseline.values[:rows],
+            weights=None if weights is None else weights[:rows],
+        )
+        # The gain of the dense model over the pruned one is at most the reverse drop's bound.
+        return self.tolerance + upper_drop(scored, dense, ALMOST_SURE)
 
     def margin(self, scores: Scores) -> float:
         """ε minus the drop of scores of all rows; with a confidence, minus its upper bound."""

@@ -15,13 +15,14 @@ from sieve.search.reference import Budget, search_evopress, search_random
 from sieve.search.score import Score
 from sieve.stages.cached import GENOME, JSON, Record
 from sieve.stages.genetic import search_ledger
-from sieve.stages.rows import confirmation_rows, search_objective
+from sieve.stages.rows import confirmation_rows, search_objective, search_rows
 from sieve.stages.run import Run
 from sieve.stages.seeds import find_seeds, line_of
 from sieve.stages.selecting import check_baseline, conclude, search_inputs, space_of
+from sieve.tasks.splits import prompt_hash
 
 log = logging.getLogger(__name__)
-VERSION = 7  # of the search and its files; part of their fingerprint
+VERSION = 8  # of the search and its files; part of their fingerprint
 
 
 def search(run: Run, bank: Bank) -> tuple[Genome, Record]:
@@ -54,7 +55,7 @@ def _log_curve(run: Run, record: Record) -> None:
 
 def _search(run: Run, bank: Bank) -> tuple[Record, Genome]:
     method = run.config.search.method
-    objective = search_objective(run, bank)
+    objective = _objective(run, bank)
     check_baseline(run, objective.baseline)
     line = None
     if method in LINES:
@@ -67,6 +68,15 @@ def _search(run: Run, bank: Bank) -> tuple[Record, Genome]:
         genome, scores, spent = _evolve(run, bank, objective)
     record, genome = conclude(run, bank, objective, scores, genome, line)
     return record | spent, genome
+
+
+def _objective(run: Run, bank: Bank) -> Objective:
+    """The objective of a search; with a confidence, a line scores few rows of a hopeless genome."""
+    if run.config.confidence is None or run.config.search.method not in LINES:
+        return search_objective(run, bank)
+    hashes = [prompt_hash(example.content, "stages") for example in search_rows(run)]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    return search_objective(run, bank, "margin", order)
 
 
 def _evolve(

@@ -237,6 +237,7 @@ def scripted(
     rows: dict[str, np.ndarray],
     ends: list[int],
     judge: str = "margin",
+    confidence: float | None = None,
 ) -> Any:
     """An objective in stages with scripted models.
 
@@ -253,7 +254,8 @@ def scripted(
     switched = [False]
     monkeypatch.setattr(module, "score", scored)
     stages = [[SimpleNamespace(span=(a, b))] for a, b in zip([0, *ends], ends, strict=False)]
-    objective = Objective(MODEL, BANK, stages, tolerance=0.1, judge=judge)  # type: ignore[arg-type]
+    batches: Any = stages
+    objective = Objective(MODEL, BANK, batches, 0.1, confidence, judge)
     switched[0] = True
     return objective
 
@@ -275,6 +277,20 @@ def test_stages_drop_only_genomes_that_all_rows_would_refuse(
             stopped += 1
             assert not staged.feasible and staged.examples_used in (40, 80)
     assert stopped > 5
+
+
+def test_with_a_confidence_a_genome_far_beyond_the_tolerance_ends_after_few_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random, genome, used = np.random.default_rng(0), uniform(BANK, 0.6), list[int]()
+    for lost in np.repeat([0.02, 0.1, 0.35], 40):
+        rows = {"dense": np.ones(400, bool), "pruned": random.random(400) >= lost}
+        whole = scripted(monkeypatch, rows, [400], confidence=0.9).score(genome)
+        score = scripted(monkeypatch, rows, [50, 100, 200, 400], confidence=0.9).score(genome)
+        used.append(score.examples_used)
+        assert score == whole if score.whole else not (whole.feasible or score.feasible)
+    small, boundary, large = np.split(np.array(used), 3)
+    assert (small == 400).all() and (boundary == 400).mean() > 0.9 and (large <= 100).all()
 
 
 def test_genomes_beyond_the_divergence_limit_are_dropped_early(
