@@ -105,13 +105,13 @@ def swept(claim: str, **changes: str) -> list[Job]:
     """All combinations of the values in an experiment's file; `changes` replaces lists."""
     lists = [
         [(key, value.strip()) for value in changes.get(key, values).split(",")]
-        for key, values in _swept_values(claim).items()
+        for key, values in swept_values(claim).items()
     ]
     return [Job(claim, settings) for settings in itertools.product(*lists)]
 
 
 @functools.cache
-def _swept_values(experiment: str) -> Mapping[str, str]:
+def swept_values(experiment: str) -> Mapping[str, str]:
     with _conf() as compose:
         config = compose("config", [f"+experiment={experiment}"], return_hydra_config=True)
         return {key: str(values) for key, values in config.hydra.sweeper.params.items()}
