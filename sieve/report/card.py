@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from sieve.report.result import read
 from sieve.report.rivals import standards
-from sieve.report.sentence import answer_sentence, verdict
+from sieve.report.sentence import answer_sentence
 from sieve.report.templating import environment
+from sieve.report.verdict import verdict
 
 PIPELINES = {
     "AutoModelForCausalLM": "text-generation",

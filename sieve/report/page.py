@@ -14,10 +14,11 @@ from plotly.offline import get_plotlyjs
 from sieve.report.figures import figures
 from sieve.report.result import read
 from sieve.report.rivals import standards
-from sieve.report.sentence import answer_sentence, verdict
+from sieve.report.sentence import answer_sentence
 from sieve.report.style import untitled
 from sieve.report.templating import environment
 from sieve.report.values import date, short_name
+from sieve.report.verdict import verdict
 from sieve.runtime.artifacts import write_text_atomic
 
 _PLOT_OPTIONS = {"responsive": True, "displayModeBar": False, "displaylogo": False}

@@ -10,31 +10,38 @@ from rich.text import Text
 
 from sieve.report.result import Result, read
 from sieve.report.rivals import standards
-from sieve.report.sentence import answer_sentence, drop_text, prompt_sentence, verdict
+from sieve.report.sentence import answer_sentence, drop_text, prompt_sentence
 from sieve.report.spent import confirmation, spent
 from sieve.report.units import metric_name, metric_value, word
 from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, times
+from sieve.report.verdict import verdict
 
-_STYLES = {"met": "green", "uncertain": "yellow", "missed": "bold red", "unknown": "dim"}
+_STYLES = {"certified": "green", "likely": "yellow", "missed": "bold red", "unknown": "dim"}
 
 
 def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> RenderableType:
-    """A table of results and written files, then the answer, the verdict and the search's cost.
+    """A table of results and written files, then figure, badge, answer and the search's cost.
 
     Args:
         record: `result.json`.
         paths: the written files by a short name such as "report".
     """
     result = read(record)
-    judged = verdict(result)
-    prompt = prompt_sentence(result)
+    judged, figure = verdict(result), percent(result.kept_fraction.prunable)
+    prompt, style = prompt_sentence(result), _STYLES[judged.kind]
     compared = standards(result)
     search = " ".join(filter(None, (spent(result), confirmation(result))))
     return Group(
         _table(_numbers(result)),
         *([_table({name: str(path) for name, path in paths.items()})] if paths else []),
-        Padding(Text(answer_sentence(result), style="bold"), (1, 1, 0, 1)),
-        Padding(Text(judged.text, style=_STYLES[judged.kind]), (0, 1)),
+        Padding(
+            Text.assemble(
+                (f"{figure} kept", "bold"), "  ", (f" {judged.badge} ", f"reverse {style}")
+            ),
+            1,
+        ),
+        Padding(Text(answer_sentence(result), style="bold"), (0, 1)),
+        Padding(Text(judged.text, style=style), (0, 1)),
         *([Padding(Text(prompt), (0, 1))] if prompt else []),
         *([Padding(Text(compared), (0, 1))] if compared else []),
         *([Padding(Text(search, style="dim"), (1, 1, 0, 1))] if search else []),

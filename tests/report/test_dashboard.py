@@ -216,7 +216,7 @@ def test_a_rise_of_a_perplexity_is_not_a_drop_in_points(tmp_path: Path) -> None:
         assert words in shown, words
     data = data_of(page)
     [run] = [run for run in data["runs"] if run["task"] == "text"]
-    assert run["symbol"] == "circle" and "rise 3.7 % (3.2 to 4.2)" in run["hover"]
+    assert run["symbol"] == "circle-open" and "rise 3.7 % (3.2 to 4.2)" in run["hover"]
     front = data["fronts"]["text, perplexity"]
     assert front["metric"]["larger_is_better"] is False and front["drop"]["title"] == "Rise, %"
     assert front["metric"]["lines"] == {"dense": 21.7, "tolerance": pytest.approx(21.7 * 1.05)}
@@ -230,8 +230,8 @@ def test_a_point_of_the_figure_has_the_interval_of_its_drop(tmp_path: Path) -> N
 
 
 def test_the_headline_counts_the_runs_within_the_tolerance(tmp_path: Path) -> None:
-    put(tmp_path / "met", drop={"point": 0.006, "low": -0.004, "high": 0.016})
-    put(tmp_path / "uncertain", drop={"point": 0.006, "low": -0.004, "high": 0.026})
+    put(tmp_path / "certified", confidence=0.9)
+    put(tmp_path / "likely", confidence=None)
     put(tmp_path / "missed", drop={"point": 0.03, "low": 0.02, "high": 0.04}, task="imdb")
     page = Page(page_of(tmp_path))
     assert ("h1", "3 runs on 2 tasks, 2 of them within their tolerance") in page.texts

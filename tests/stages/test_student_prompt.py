@@ -26,7 +26,7 @@ from sieve.stages.rows import search_objective
 from sieve.stages.run import Run
 
 SHOTS = ("task.shots=2", "task.chat=never")
-BAKE = ("recovery=bake", "recovery.steps=4", "recovery.check_every=2")
+BAKE = ("recovery=bake", "search.rows=60", "recovery.steps=4", "recovery.check_every=2")
 TEMPLATE = "{% for m in messages %}[user] {{ m['content'] }}\n{% endfor %}"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sieve.report.building import Number
 from sieve.report.dashboard.gather import Run
 from sieve.report.result import Result
-from sieve.report.sentence import Kind, drop_interval, verdict
+from sieve.report.sentence import drop_interval
 from sieve.report.units import lost, metric_name, metric_value, unit
 from sieve.report.values import (
     NOT_MEASURED,
@@ -20,12 +20,13 @@ from sieve.report.values import (
     size,
     times,
 )
+from sieve.report.verdict import Kind, verdict
 
 # Kind of verdict -> its mark in tables, its symbol in figures, and its words, in order of merit.
 VERDICTS: dict[Kind, tuple[str, str, str]] = {
-    "met": ("●", "circle", "within the tolerance"),
-    "uncertain": ("○", "circle-open", "within, but not its whole interval"),
-    "missed": ("×", "x-thin-open", "not within the tolerance"),
+    "certified": ("●", "circle", "certified"),
+    "likely": ("○", "circle-open", "likely, a point estimate"),
+    "missed": ("×", "x-thin-open", "missed on test"),
     "unknown": ("", "diamond-open", NOT_MEASURED),
 }
 
@@ -75,7 +76,13 @@ def columns(runs: Sequence[Run]) -> list[Column]:
 
     heading = f"{metric}, dense → pruned"
     change = SCORE if not any(run.result.relative for run in runs) else ""
-    scored = Column("metric", heading, scores_cell, change, hint="On the test split")
+    scored = Column(
+        "metric",
+        heading,
+        scores_cell,
+        change,
+        hint="Certified on selection rows, likely, or missed on test",
+    )
     every = [*_TASK, scored, *_MEASURED]
     return [column for column in every if any(column.cell(run).value is not None for run in runs)]
 
@@ -108,9 +115,9 @@ def _after_pruning(run: Run) -> Cell:
 def _verdict(run: Run) -> Cell:
     judged = verdict(run.result)
     mark, _, words = VERDICTS[judged.kind]
-    short, _, note = words.removesuffix(" the tolerance").partition(", ")
+    note = words.partition(", ")[2]
     rank = None if judged.kind == "unknown" else float(list(VERDICTS).index(judged.kind))
-    return Cell(rank, short, note, mark, judged.kind, judged.text)
+    return Cell(rank, judged.badge, note, mark, judged.kind, judged.text)
 
 
 def _words(text: str) -> Cell:

@@ -12,10 +12,11 @@ from sieve.report.dashboard.gather import Run
 from sieve.report.dashboard.settings import varying_settings
 from sieve.report.heatmap import kept_by_cell, kind_key, layer_key
 from sieve.report.result import Matrix, Result
-from sieve.report.sentence import drop_interval, verdict
+from sieve.report.sentence import drop_interval
 from sieve.report.style import label
 from sieve.report.units import lost, metric_name, scale, word
 from sieve.report.values import NOT_MEASURED, percent, short_name
+from sieve.report.verdict import verdict
 
 Record = dict[str, object]
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from sieve.report.dashboard.gather import Run
-from sieve.report.sentence import verdict
 from sieve.report.values import count, counted, short_name
+from sieve.report.verdict import verdict
 
 
 def headline(runs: Sequence[Run]) -> str:
@@ -36,4 +36,4 @@ def method(run: Run) -> str:
 
 def is_within(run: Run) -> bool:
     """Whether the run is within its tolerance on the test split."""
-    return verdict(run.result).kind in ("met", "uncertain")
+    return verdict(run.result).kind in ("certified", "likely")

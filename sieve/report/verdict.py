@@ -1,0 +1,138 @@
+"""The badge of a run: certified, likely or missed on test.
+
+Certified: the selection rows certify the finished model at the run's confidence. Likely: only the
+point estimate is within the tolerance. Missed on test: the drop on the test split is larger. The
+test split decides nothing in a run; it only tells how the answer turned out.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sieve.report.result import Result
+from sieve.report.units import lost, word
+from sieve.report.values import count
+
+Kind = Literal["certified", "likely", "missed", "unknown"]
+_ROUNDING = 1e-9
+_CHANCE = (
+    "The pruned model's score says nothing. Check the prompt and the labels, or use a model that "
+    "can do the task."
+)
+_NOT_FINITE = (
+    "The pruned model's numbers are not finite (NaN or infinity) on {} of {} test rows, which "
+    "count as wrong. Run again with model.dtype=float32 or model.dtype=bfloat16."
+)
+_LUCK = "More selection rows make such a miss less likely."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run promises of its model: a kind, the words of the badge, and a sentence."""
+
+    kind: Kind
+    badge: str
+    text: str
+
+
+def verdict(result: Result) -> Verdict:
+    """The verdict on a finished run."""
+    if result.drop.point is None or result.tolerance is None:
+        return Verdict("unknown", "not measured", "The drop on the test split was not measured.")
+    if missed := _missed(result, result.drop.point - result.tolerance > _ROUNDING):
+        return missed
+    if loses_nothing(result):
+        return Verdict("certified", "certified", "Nothing was pruned, so nothing is lost.")
+    noun, limit = word(result), f"the tolerance of {lost(result, result.tolerance)}"
+    if is_certified(result):
+        return Verdict(
+            "certified",
+            "certified",
+            f"With {_sure(result)} confidence, over draws of selection rows, the {noun} on fresh "
+            f"rows is within {limit}.",
+        )
+    return Verdict("likely", "likely", _likely(result, f"the {noun} is within {limit}"))
+
+
+def _missed(result: Result, beyond: bool) -> Verdict | None:
+    """The verdict if the model does not do the task within the tolerance.
+
+    beyond: whether the drop on the test split is larger than the tolerance.
+    """
+    if result.baseline.beats_chance is False:
+        return Verdict("missed", "no better than chance", _CHANCE)
+    if broken := result.pruned.not_finite:
+        text = _NOT_FINITE.format(count(broken), count(result.examples))
+        return Verdict("missed", "missed on test", text)
+    feasible = loses_nothing(result) or _feasible_on_selection(result)
+    limit = f"The tolerance of {lost(result, result.tolerance)}"
+    if beyond:
+        also = ", though it was on the selection split" if feasible else ""
+        also = " or the selection split" if feasible is False else also
+        text = f"{limit} was not met on the test split{also}. {_LUCK}"
+        return Verdict("missed", "missed on test", text)
+    if feasible is False:
+        text = f"{limit} was not met on the selection split, though it was on the test split."
+        return Verdict("missed", "missed on selection", f"{text} {_LUCK}")
+    return None
+
+
+def _likely(result: Result, within: str) -> str:
+    """Why the verdict is `likely`, and what would certify the model."""
+    high, tolerance = result.drop.high, result.tolerance or 0.0
+    whole = high is not None and high <= tolerance + _ROUNDING
+    interval = ", and so is its whole 95 % interval" if whole else ""
+    text = f"This is a point estimate: on the test split {within}{interval}."
+    if result.confidence is None:
+        advice = "Set confidence=0.9 to require this of fresh rows with 90 % confidence."
+    elif result.quantization is not None:
+        advice = "The selection rows were scored before quantization, so they do not certify it."
+    else:
+        advice = f"The selection rows do not certify it with {_sure(result)} confidence."
+    return f"{text} {advice}"
+
+
+def _sure(result: Result) -> str:
+    return f"{100 * (result.confidence or 0):g} %"
+
+
+def is_certified(result: Result) -> bool:
+    """Whether the selection rows certify the finished model at the run's confidence.
+
+    Nothing may change the model after they were scored.
+    """
+    if result.confidence is None or result.quantization is not None:
+        return False
+    if result.recovery is not None and result.recovery.taken:
+        return _is_trained_size(result)
+    refit, confirmation = result.search.refit, result.search.confirmation
+    if confirmation is not None and not (refit and refit.taken):
+        return any(candidate.feasible for candidate in confirmation.tried)
+    return _feasible_on_selection(result) is True
+
+
+def is_dense(result: Result) -> bool:
+    """Whether every prunable matrix kept all its parameters."""
+    kept = result.kept_fraction.prunable
+    return kept is not None and kept >= 1 - _ROUNDING
+
+
+def loses_nothing(result: Result) -> bool:
+    """Whether the result is the dense model as it was, so that its drop is 0 for certain."""
+    same = result.prompt is None and result.quantization is None
+    return is_dense(result) and same and result.drop.point == 0
+
+
+def _feasible_on_selection(result: Result) -> bool | None:
+    """Whether the model met the tolerance there; None if no genome is marked as chosen."""
+    if _is_trained_size(result):
+        return True
+    return next((genome.feasible for genome in result.search.curve if genome.chosen), None)
+
+
+def _is_trained_size(result: Result) -> bool:
+    """Whether the model is a trained size that the selection rows found within the tolerance."""
+    recovery, kept = result.recovery, result.kept_fraction.prunable
+    if recovery is None or not recovery.taken or recovery.search is None or kept is None:
+        return False
+    smaller = kept < (recovery.search.kept_before or 0)
+    return smaller and any(size.feasible for size in recovery.search.certified)
