@@ -12,6 +12,7 @@ from sieve.config import EXPORTS, GROUP_SIZES, TRAINER_KEYS, Config, shards
 from sieve.projections import get_projection
 from sieve.projections.moments import WEIGHTINGS
 from sieve.search.waterfill import NORMALIZATIONS
+from sieve.tasks.metrics import AGREEMENT
 from sieve.tasks.student import ROW
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -164,6 +165,13 @@ def _tasks(config: Config) -> Check:
             f"calibration.weights.{stray} names no task of calibration.mix, expected one of "
             f"{', '.join(sorted(names))}; add +task@calibration.mix.{stray}=...",
         )
+    others = {f"calibration.mix.{name}": task for name, task in config.calibration.mix.items()}
+    for key, other in (others | {f"also.{n}": t for n, t in config.also.items()}).items():
+        yield (
+            other.metric == AGREEMENT,
+            f"{key}.metric is agreement, which only the run's own task can have; set another "
+            f"{key}.metric.",
+        )
     shares = [weights.get(name, 1.0) for name in names]
     yield (
         min(shares) < 0 or not 0 < sum(shares) < math.inf,
@@ -182,6 +190,11 @@ def _calibration(config: Config) -> Check:
         streams and config.calibration.layers_at_once is not None,
         "calibration.strategy=stream always holds one block in memory; set "
         "calibration.layers_at_once=null.",
+    )
+    yield (
+        streams and config.task.metric == AGREEMENT,
+        "task.metric=agreement asks the whole model for its answers before calibration, got "
+        "calibration.strategy=stream; set calibration.strategy=whole, or choose another metric.",
     )
 
 

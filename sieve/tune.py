@@ -32,6 +32,7 @@ from sieve.evaluation.divergence import answer_logprobs
 from sieve.evaluation.evaluation import score
 from sieve.stages import Run, opened
 from sieve.stages.rows import training_rows
+from sieve.tasks.metrics import AGREEMENT
 from sieve.tasks.splits import reserve
 
 log = logging.getLogger("sieve")
@@ -237,6 +238,10 @@ def _check(config: Config, out: Path) -> None:
         raise ValueError(
             f"recovery.method is {config.recovery.method}, expected lora, since a tuned model is "
             "saved as an adapter; leave recovery out."
+        )
+    if config.task.metric == AGREEMENT:
+        raise ValueError(
+            "tuning needs labels, and task.metric=agreement reads none; leave task.metric out."
         )
     if (out / "adapter_config.json").exists():
         raise ValueError(f"{out} already has an adapter; choose another folder or delete it.")

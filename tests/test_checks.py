@@ -29,6 +29,11 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
         (["recovery=bake", "recovery.student_prompt=rows"], "'rows', expected row or a template"),
         (["recovery=bake", "task.kind=perplexity"], "set recovery.student_prompt=null"),
         (["logger.artifact=true", "export=none"], "export=none writes none"),
+        (["task.metric=agreement", "calibration.strategy=stream"], "calibration.strategy=whole"),
+        (
+            ["+task@also.sst2=sst2", "also.sst2.metric=agreement"],
+            "also.sst2.metric is agreement, which only the run's own task can have",
+        ),
         (["share_prefix=0"], "share_prefix is 0.0, expected a number above 0"),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
         (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),

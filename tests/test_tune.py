@@ -73,3 +73,8 @@ def test_an_adapter_is_not_overwritten(world: Path) -> None:
 def test_only_an_adapter_can_be_tuned(world: Path) -> None:
     with pytest.raises(ValueError, match="expected lora"):
         tune(config_of(world, "recovery.method=full"), world / "adapter")
+
+
+def test_there_is_nothing_to_tune_on_without_labels(world: Path) -> None:
+    with pytest.raises(ValueError, match="agreement reads none"):
+        tune(config_of(world, "task.metric=agreement"), world / "adapter")

@@ -1,8 +1,8 @@
-"""Which moments calibration collects, and in how many passes over the rows."""
+"""Which moments calibration collects, in how many passes, and how many rows all stages read."""
 
 from dataclasses import replace
 
-from sieve.config import ProjectionConfig
+from sieve.config import Config, ProjectionConfig
 from sieve.model.matrices import Matrix, blocks_of
 from sieve.projections import get_projection
 from sieve.projections.moments import Needs
@@ -23,3 +23,13 @@ def groups_of(matrices: list[Matrix], layers_at_once: int | None) -> list[list[M
     groups = [sum(blocks[start : start + layers_at_once], []) for start in starts]
     head = [matrix for matrix in matrices if matrix.layer is None]
     return [*groups, head] if head else groups
+
+
+def most_tokens(config: Config) -> int:
+    """The most tokens of calibration rows that a stage asks for."""
+    tokens = [config.calibration.tokens]
+    if config.recovery.method != "none":
+        tokens.append(config.recovery.tokens)
+    if get_projection(config.projection.name).learned:
+        tokens.append(config.projection.learning.tokens)
+    return max(tokens)

@@ -19,7 +19,7 @@ from sieve.costs.plan import KEPT, Plan, Stage
 from sieve.costs.probe import GIB, find_device
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Shape, build_without_weights, shape_of
-from sieve.costs.stages import calibrate, evaluate, export, fit, search
+from sieve.costs.stages import answer, calibrate, evaluate, export, fit, search
 from sieve.costs.training import learn, recover, refit
 from sieve.model.backbone import compute_dtype
 from sieve.projections import get_projection
@@ -95,7 +95,7 @@ def read_model(config: Config) -> tuple[PreTrainedModel, Shape, str]:
 def stages_of(plan: Plan) -> list[Stage]:
     """The stages of a run, in order."""
     learned = get_projection(plan.config.projection.name).learned
-    every = (calibrate, learn if learned else fit, search, refit, recover, evaluate, export)
+    every = (answer, calibrate, learn if learned else fit, search, refit, recover, evaluate, export)
     return [stage for make in every if (stage := make(plan)) is not None]
 
 

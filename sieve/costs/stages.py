@@ -2,7 +2,7 @@
 
 import math
 
-from sieve.calibration.schedule import groups_of
+from sieve.calibration.schedule import groups_of, most_tokens
 from sieve.costs.batches import UNRELEASED
 from sieve.costs.plan import ITEMSIZE, KEPT, Parts, Plan, Stage
 from sieve.costs.searching import search_evaluations
@@ -10,8 +10,20 @@ from sieve.costs.shape import Rows
 from sieve.costs.solving import fit_flops, solve_bytes
 from sieve.model.matrices import Matrix, siblings
 from sieve.projections.moments import FLOAT32, Side, moment_bytes, plan_streams
+from sieve.tasks.metrics import AGREEMENT
 
 QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
+
+
+def answer(plan: Plan) -> Stage | None:
+    """The dense model answers every row that a stage reads; None unless the metric is agreement."""
+    if plan.config.task.metric != AGREEMENT:
+        return None
+    lengths = plan.long or plan.lengths
+    rows = min(lengths.rows["calibration"], most_tokens(plan.config) / lengths.calibration)
+    rows += lengths.rows["selection"] + lengths.rows["test"]
+    seconds = plan.score(rows, 1.0, lengths)
+    return Stage("answers", seconds, plan.weights | plan.scoring)
 
 
 def calibrate(plan: Plan) -> Stage:

@@ -150,9 +150,7 @@ class WritingBatch(ScoredBatch):
         self, model: PreTrainedModel, reference: Reference | None, prefix_cache: PrefixCache
     ) -> Outcome:
         """`predicted` is 0, or −1 where no answer was found in the written text."""
-        written = self.writer.write(
-            model, self.input_ids, self.attention_mask, prefix_cache, self.prefix
-        )
+        written = self.write(model, prefix_cache)
         extract = self.writer.writing.extract_from
         answers = [extract(self.writer.read(tokens)) for tokens in written]
         values = self.writer.values(answers, self.rows)
@@ -164,6 +162,11 @@ class WritingBatch(ScoredBatch):
             -_answer_logprobs(model, self.right, prefix_cache),
             self._divergence(model, written, reference, prefix_cache),
         )
+
+    def write(self, model: PreTrainedModel, prefix_cache: PrefixCache) -> list[Tokens]:
+        """What a model writes after each prompt, without what follows an end token."""
+        inputs = self.input_ids, self.attention_mask
+        return self.writer.write(model, *inputs, prefix_cache, self.prefix)
 
     def _divergence(
         self,

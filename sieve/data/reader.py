@@ -1,7 +1,7 @@
 """The batches of a task for a model, by the kind of the task."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,10 @@ class Reader:
         tokenizer, options = self.tokenizer, self._options(task)
         if self.classes is not None:
             encoded = self.encode(task, examples)
-            return encoded_batches(encoded, pad_token_id(tokenizer), batch_tokens, pad_right=True)
+            batches = encoded_batches(
+                encoded, pad_token_id(tokenizer), batch_tokens, pad_right=True
+            )
+            return [replace(batch, metric=task.metric) for batch in batches]
         if task.writing is not None:
             row_metric = task.row_metric or RowMetric(task.metric, from_text=exact_match)
             writer = Writer(tokenizer, task.writing, row_metric)

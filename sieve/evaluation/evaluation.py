@@ -14,6 +14,7 @@ from torchmetrics import Metric as TorchMetric
 from transformers import PreTrainedModel
 
 from sieve.data.batches import batches_of_rank
+from sieve.data.generation import WritingBatch
 from sieve.data.prefix import PrefixCache
 from sieve.data.scored import Reference, ScoredBatch
 from sieve.distributed.sharding import Turns, without_gradients
@@ -186,13 +187,35 @@ def score(
     metric = batches[0].metric if batches else ACCURACY
     examples = sum(len(batch.examples) for batch in batches)
     module = ScoringModule(model, examples, metric, reference, prefix_cache).to(model.device)
-    rank, world_size = 0, 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     with module.turns:
-        for batch in track(batches_of_rank(batches, rank, world_size), description):
+        for batch in track(batches_of_rank(batches, *_rank()), description):
             module.test_step(batch.to(model.device))
     return module.metric.scores()
+
+
+def write(
+    model: PreTrainedModel, batches: Sequence[WritingBatch], description: str = "Writing"
+) -> list[str]:
+    """What a model writes for every example, up to a stop string; ranks split the batches."""
+    texts, prefix_cache = dict[int, str](), PrefixCache()
+    rank, world_size = _rank()
+    with Turns(model):
+        for batch in track(batches_of_rank(batches, rank, world_size), description):
+            written = batch.to(model.device).write(model, prefix_cache)
+            read = [batch.writer.read(tokens) for tokens in written]
+            texts |= zip(batch.examples.tolist(), read, strict=True)
+    of_ranks = [texts] * world_size
+    if world_size > 1:
+        torch.distributed.all_gather_object(of_ranks, texts)
+    every = {index: text for part in of_ranks for index, text in part.items()}
+    return [every[index] for index in sorted(every)]
+
+
+def _rank() -> tuple[int, int]:
+    """This process's rank and the number of ranks; 0 and 1 without a process group."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def together(parts: Sequence[Scores]) -> Scores:

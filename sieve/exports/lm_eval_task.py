@@ -32,7 +32,7 @@ from sieve.exports import lm_eval_results
 from sieve.model.checkpoint_files import find_model, load_tokenizer
 from sieve.runtime.artifacts import written_beside
 from sieve.tasks import Task, build_task
-from sieve.tasks.build import CHOICE_KINDS
+from sieve.tasks.config import CHOICE_KINDS
 from sieve.tasks.student import student_task
 
 log = logging.getLogger(__name__)

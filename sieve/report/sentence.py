@@ -4,6 +4,7 @@ from sieve.report.result import Drop, Result
 from sieve.report.units import lost, metric_name, metric_value, unit, word
 from sieve.report.values import NOT_MEASURED, count, decimal, percent, points, short_name
 from sieve.report.verdict import is_dense, loses_nothing, verdict
+from sieve.tasks.metrics import AGREEMENT
 
 
 def answer_sentence(result: Result) -> str:
@@ -70,6 +71,8 @@ def _scores(result: Result) -> str:
     if pruned is None:
         return f"{metric} not measured on the test split"
     compared = "" if dense is None else f" instead of {metric_value(result, dense)}"
+    if result.metric == AGREEMENT:
+        metric, compared = f"{metric} with the dense model", ""
     return f"{metric} {metric_value(result, pruned)}{compared}{_drop(result)} on {_rows(result)}"
 
 

@@ -25,7 +25,7 @@ from sieve.data.scored import LARGEST_DIVERGENCE, ScoredBatch
 from sieve.evaluation.evaluation import check_finite, score, together
 from sieve.search.score import Score
 from sieve.tasks.drop_test import upper_drop
-from sieve.tasks.scores import Scores, drop_of
+from sieve.tasks.scores import Scores, as_baseline, drop_of
 
 log = logging.getLogger(__name__)
 Batches = Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]]  # of one stage, or by stage
@@ -131,7 +131,7 @@ class Objective:
         scores = self._run_all("Scoring the dense model", prefix_cache, self.dense_stages)
         self._note_tokens(prefix_cache)
         check_finite(scores)
-        return scores
+        return as_baseline(scores)
 
     def _note_tokens(self, prefix_cache: PrefixCache) -> None:
         self.tokens_per_genome = {"run": prefix_cache.tokens, "unshared": prefix_cache.unshared}

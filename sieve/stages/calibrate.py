@@ -74,14 +74,12 @@ class _Calibration:
         """Fingerprint of the moments."""
         run = self.run
         with_gradients = self.needs.gradient or self.weighting in BY_GRADIENT
-        attention = run.config.model.attn_implementation
-        model = [run.backbone.fingerprint, str(run.backbone.dtype), attention]
         answers = self.settings.answers if with_gradients else None
         size = [self.settings.tokens, self.settings.rows, run.config.share_prefix]
         moments = [size, self.weighting, asdict(self.needs), answers]
         rows = [run.split_key("calibration"), run.config.seed]
         names = [[matrix.name for matrix in group] for group in self.groups]
-        return fingerprint("moments", FORMAT, model, moments, rows, names, self.streamed)
+        return fingerprint("moments", FORMAT, run.model_key, moments, rows, names, self.streamed)
 
     @property
     def paths(self) -> list[Path]:

@@ -19,7 +19,7 @@ from sieve.stages.cached import JSON, Record
 from sieve.stages.evaluate import is_dense, score_test
 from sieve.stages.run import Run
 from sieve.stages.seeds import line_of, lowest_rank, usable_levels
-from sieve.tasks.scores import compare
+from sieve.tasks.scores import as_baseline, compare
 
 VERSION = 2  # of the record; part of its fingerprint
 
@@ -55,7 +55,7 @@ def nearest(line: Line, bank: Bank, fractions: Iterable[float]) -> list[Genome]:
 def _curve(run: Run, bank: Bank, bottlenecks: list[Bottleneck] | None) -> Record:
     method = run.config.search.method
     with Switch(run.backbone.model, bank) as switch:
-        dense = score_test(run, run.dense_data)
+        dense = as_baseline(score_test(run, run.dense_data))
 
         def point(genome: Genome) -> Record:
             pruned = dense

@@ -22,7 +22,7 @@ from sieve.stages.run import Run
 from sieve.stages.splits import split_key
 from sieve.stages.student import prompt_record
 from sieve.tasks.drop_test import upper_drop
-from sieve.tasks.scores import Scores, compare
+from sieve.tasks.scores import Scores, as_baseline, compare
 
 VERSION = 5  # of the record; part of its fingerprint
 
@@ -45,7 +45,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     quantized = speed = prompt = None
     dense_too = is_dense(run, bank, genome)  # The dense model has the same scores once more.
     with Switch(run.backbone.model, bank) as switch:
-        dense = score_test(run, run.dense_data)
+        dense = as_baseline(score_test(run, run.dense_data))
         check_finite(dense)
         others_dense = {name: score_test(run, data) for name, data in run.others.items()}
         switch.to(genome)

@@ -18,6 +18,7 @@ from sieve.model.matrices import check_supported
 from sieve.model.prepared import check_source, prepare
 from sieve.quantization import check_available
 from sieve.runtime.artifacts import Cache, fingerprint
+from sieve.stages.answers import with_own_answers
 from sieve.stages.prompting import with_measured_prompts
 from sieve.stages.run import Run
 from sieve.stages.student import with_student_prompt
@@ -69,7 +70,7 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
             logger=logger,
             run_dir=run_dir,
         )
-        run = with_student_prompt(with_measured_prompts(run, task_of))
+        run = with_student_prompt(with_own_answers(with_measured_prompts(run, task_of)))
         del task_of  # Tasks with other numbers of shots take memory.
         if not config.sweep.job:
             run.check_tasks()

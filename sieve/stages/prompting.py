@@ -23,6 +23,7 @@ from sieve.stages.splits import split_key
 from sieve.streaming.streamed_backbone import StreamedBackbone
 from sieve.tasks import Example, Task, TaskConfig, task_by_shots
 from sieve.tasks.config import AUTO
+from sieve.tasks.metrics import AGREEMENT, make_row_metric, metric_of
 from sieve.tasks.prompts import has_template
 from sieve.tasks.scores import Scores
 from sieve.tasks.shots import counts_to_measure, fewest_shots
@@ -93,8 +94,8 @@ def _choose(run: Run, name: str, config: TaskConfig, task_of: TaskOf) -> tuple[T
     """
     record: Record = {"rows": 0, "tried": []}
     prompts = _prompts(run, config, task_of)
-    if len(prompts) > 1 and isinstance(run.backbone, StreamedBackbone):
-        prompts = [_unmeasured(run, name, config, prompts)]
+    if len(prompts) > 1 and (reason := _why_not(run, config)):
+        prompts = [_unmeasured(run, name, config, prompts, reason)]
     tasks = {prompt: replace(task_of(prompt.shots), chat=prompt.chat) for prompt in prompts}
     if len(tasks) > 1:
         tasks = {p: task for p, task in tasks.items() if _fits(run, task)} or tasks
@@ -110,14 +111,25 @@ def _choose(run: Run, name: str, config: TaskConfig, task_of: TaskOf) -> tuple[T
     return replace(config, **prompt._asdict()), task
 
 
-def _unmeasured(run: Run, name: str, config: TaskConfig, prompts: Sequence[Prompt]) -> Prompt:
-    """The prompt of a streamed model: with the chat template if possible, and the fewest shots."""
+def _why_not(run: Run, config: TaskConfig) -> str:
+    """Why the prompts of a task cannot be measured, as a clause; "" if they can."""
+    if isinstance(run.backbone, StreamedBackbone):
+        return "calibration.strategy=stream must not load the whole model"
+    if config.metric == AGREEMENT and not config.shots:
+        return "task.metric=agreement reads no labels"
+    return ""
+
+
+def _unmeasured(
+    run: Run, name: str, config: TaskConfig, prompts: Sequence[Prompt], reason: str
+) -> Prompt:
+    """A prompt with the chat template if possible, and the fewest shots."""
     prompt = Prompt(prompts[-1].chat, prompts[0].shots)
     if run.leads:
         log.warning(
-            "%s is not measured, because calibration.strategy=stream must not load the whole "
-            "model; %s is used. Set %s.chat and %s.shots to choose another prompt.",
-            *(_asked(name, config), prompt, name, name),
+            "%s is not measured, because %s; %s is used. Set %s.chat and %s.shots to choose "
+            "another prompt.",
+            *(_asked(name, config), reason, prompt, name, name),
         )
     return prompt
 
@@ -167,16 +179,17 @@ def _on_measured_rows(run: Run, tasks: dict[Prompt, Task]) -> dict[Prompt, Task]
     for prompt, task in tasks.items():
         examples: dict[str, Example] = {e.content: e for e in task.splits["calibration"]}
         trials[prompt] = replace(task, splits={"test": [examples[text] for text in contents]})
+        if task.metric.agreement:  # The calibration rows have labels, since some are shown.
+            metric, row_metric = metric_of(task.kind, None), make_row_metric(task.kind, None)
+            trials[prompt] = replace(trials[prompt], metric=metric, row_metric=row_metric)
     return trials
 
 
 def _measured(run: Run, name: str, trials: dict[Prompt, Task]) -> Record:
     """What was measured on the test rows of `trials`, and the chosen prompt; cached."""
-    backbone = run.backbone
-    model = [backbone.fingerprint, str(backbone.dtype), run.config.model.attn_implementation]
-    template = backbone.tokenizer.chat_template
+    template = run.backbone.tokenizer.chat_template
     keys = [[prompt, split_key(task, "test")] for prompt, task in trials.items()]
-    key = fingerprint("prompt", VERSION, model, template, keys)
+    key = fingerprint("prompt", VERSION, run.model_key, template, keys)
     stage = "prompt" if name == "task" else f"prompt of {name}"
     [record] = run.cached(stage, key, {"prompt": JSON}, lambda: [_measure(run, trials)])
     return dict(record)

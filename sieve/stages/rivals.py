@@ -23,7 +23,8 @@ def rivals(run: Run, recovered: Record | None, dense_accuracy: float) -> Record:
     tuned = run.config.model.adapter is not None
     return _tfidf(run) | {
         "tuned_dense": dense_accuracy if tuned else None,
-        "trained_on_labels": trains_on_labels(run.config.recovery, recovered),
+        "trained_on_labels": trains_on_labels(run.config.recovery, recovered)
+        and not run.task.metric.agreement,
     }
 
 

@@ -58,6 +58,12 @@ class Run:
         return self.backbone.device
 
     @property
+    def model_key(self) -> list[object]:
+        """What the numbers of the dense model depend on, beside its rows."""
+        attention = self.config.model.attn_implementation
+        return [self.backbone.fingerprint, str(self.backbone.dtype), attention]
+
+    @property
     def leads(self) -> bool:
         """Whether this process writes the files."""
         return self.trainer.is_global_zero

@@ -8,6 +8,7 @@ from sieve.data.calibration_rows import draw_rows, drawn_order
 from sieve.data.paired import Pair, dense_examples, paired_calibration_batches
 from sieve.evaluation.evaluation import score
 from sieve.runtime.artifacts import fingerprint
+from sieve.stages.answers import with_answer
 from sieve.stages.cached import JSON
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
@@ -30,7 +31,7 @@ def unlabelled_pairs(run: Run, batch_tokens: int, tokens: int | None) -> list[Pa
     if not rows:
         return []
     answers = zip(rows, _choices(run, dense_examples(rows)), strict=True)
-    answered = [_with_answer(row, choice) for row, choice in answers if choice >= 0]
+    answered = [with_answer(row, choice, run.task) for row, choice in answers if choice >= 0]
     task = replace(run.task, splits=run.task.splits | {"calibration": answered})
     pruned = run.data_of(task)
     dense = pruned if run.dense_data is run.data else run.dense_data
@@ -52,13 +53,11 @@ def _drawn(run: Run, tokens: int | None) -> list[Example]:
 
 def _choices(run: Run, examples: Sequence[Example]) -> list[int]:
     """The dense model's choice of every example, −1 where its numbers are not finite."""
-    backbone = run.backbone
-    model = [backbone.fingerprint, str(backbone.dtype), run.config.model.attn_implementation]
-    key = fingerprint("unlabelled", VERSION, model, _key(run, examples))
+    key = fingerprint("unlabelled", VERSION, run.model_key, _key(run, examples))
 
     def compute() -> list[object]:
         batches = run.dense_data.scoring_batches(examples)
-        scores = score(backbone.model, batches, "Answering rows without labels")
+        scores = score(run.backbone.model, batches, "Answering rows without labels")
         return [{"choices": scores.predicted.tolist()}]
 
     [record] = run.remembered("unlabelled", key, {"unlabelled": JSON}, compute)
@@ -68,9 +67,3 @@ def _choices(run: Run, examples: Sequence[Example]) -> list[int]:
 def _key(run: Run, examples: Sequence[Example]) -> str:
     task = replace(run.dense_task or run.task, splits={"test": list(examples)})
     return split_key(task, "test")
-
-
-def _with_answer(example: Example, choice: int) -> Example:
-    """An example with an answer, in both prompts."""
-    twin = replace(example.twin, answer=choice) if example.twin else None
-    return replace(example, answer=choice, twin=twin)

@@ -12,7 +12,7 @@ from hydra.utils import get_method
 
 from sieve.runtime.artifacts import fingerprint
 from sieve.tasks.classification import check_classes
-from sieve.tasks.config import AUTO, ROLES, UNLABELLED, TaskConfig
+from sieve.tasks.config import AUTO, CHOICE_KINDS, ROLES, UNLABELLED, TaskConfig
 from sieve.tasks.example import Example
 from sieve.tasks.judge import make_judge
 from sieve.tasks.metrics import JUDGE, make_row_metric, metric_of
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 LARGEST_CALIBRATION = 100_000  # rows of large data, unless `max_rows` is set
 LISTED_ANSWERS = 12  # rarer answers are counted together
 GRADING_KEYS = ("url", "model", "prompt", "max_tokens")  # settings that a judge's grade depends on
-CHOICE_KINDS = ("classification", "multiple_choice")  # tasks with one right choice of several
 
 
 def build_task(config: TaskConfig, seed: int = 0, student_prompt: str | None = None) -> Task:
@@ -66,9 +65,9 @@ def task_by_shots(
         return lambda shots: task  # The harness draws the shots.
     rows = RenderedRows(config, read_rows(config), student_prompt)
     division = _divide(rows, config, seed)
-    if rows.short is not None:
+    if rows.short is not None and "calibration" in rows.labelled:
         rows.short.check(division.splits["calibration"])
-    if config.kind == "classification":
+    if config.kind == "classification" and rows.labelled == ROLES:
         for role in ("selection", "test"):
             check_classes(config.name, role, division.splits[role])
     unlabelled = _unlabelled(config, rows, division)
@@ -180,7 +179,9 @@ def _report(
         "split_names": {role: split.name for role, split in rows.source.items()},
         "rows": {role: len(splits[role]) for role in ROLES},
         "truncated": dict(rows.reader.truncated),
-        "answers": count_answers(splits) if config.kind in CHOICE_KINDS else {},
+        "answers": count_answers(splits)
+        if config.kind in CHOICE_KINDS and rows.labelled == ROLES
+        else {},
     }
 
 

@@ -28,7 +28,8 @@ def find_labels(config: TaskConfig, rows: Iterable[Row]) -> tuple[str, ...]:
     if len(labels) < 2:
         raise ValueError(
             f"task '{config.name}': the data has {len(labels)} distinct labels in the field "
-            f"'{config.label_field}', expected at least two; set task.label_field or task.labels."
+            f"'{config.label_field}', expected at least two; set task.label_field, or task.labels, "
+            "for example to [no,yes]."
         )
     return tuple(sorted(str(label).strip() for label in labels))
 

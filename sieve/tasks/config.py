@@ -12,6 +12,7 @@ from sieve.tasks.metrics import METRICS, UNITS, metric_of
 ROLES = ("calibration", "selection", "test")
 UNLABELLED = "unlabelled"  # the file of rows without labels, beside the splits
 KINDS = tuple(METRICS)
+CHOICE_KINDS = ("classification", "multiple_choice")  # tasks with one right choice of several
 ANSWER_STYLES = ("letter", "text")
 AUTO = "auto"  # of `chat` and `shots`: a run measures prompts and takes the best
 CHAT_MODES = (AUTO, "always", "never")
@@ -34,7 +35,8 @@ class TaskConfig:
     domain: str = "general"
     kind: str = "classification"  # multiple_choice, ranking, generation, perplexity
     # accuracy, reciprocal_rank, ndcg; for generation exact_match, f1, judge; for perplexity
-    # perplexity, bits. Null is the default of the kind. A function of yours:
+    # perplexity, bits. agreement: the dense model's own answers are right, no labels are read.
+    # Null is the default of the kind. A function of yours:
     # {_target_: my_module.my_function}, called with a predicted answer and the list of right
     # answers; set `best` if it can return more than 1.
     metric: Any = None

@@ -1,5 +1,7 @@
 """Rows without a list of answers: questions with a free answer (`generation`), and plain text."""
 
+from dataclasses import replace
+
 from sieve.tasks.example import Example, Row
 from sieve.tasks.prompts import RowReader, as_text
 
@@ -20,9 +22,14 @@ def to_generation(row: Row, reader: RowReader, where: str) -> Example:
             f"task '{config.name}': {where} has an empty '{field}', expected an answer as text or "
             "a list of texts; correct the row or set task.answer_field."
         )
-    prompt, cut = reader.render_with_cut(row, where)
     choice = config.delimiter + references[0]
-    return Example(prompt, (choice,), 0, references=references, cut=cut)
+    return replace(to_question(row, reader, where), choices=(choice,), references=references)
+
+
+def to_question(row: Row, reader: RowReader, where: str) -> Example:
+    """As `to_generation` for a row without an answer; the choice is a line break."""
+    prompt, cut = reader.render_with_cut(row, where)
+    return Example(prompt, (reader.config.delimiter + "\n",), 0, cut=cut)
 
 
 def to_text(row: Row, reader: RowReader, where: str) -> Example | None:

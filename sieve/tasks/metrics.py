@@ -21,16 +21,18 @@ from sieve.tasks.row_values import (
     ndcg,
     reciprocal_rank,
     relevant,
+    same_answers,
 )
 
 JUDGE = "judge"  # see `sieve.tasks.judge`
-CHOICE_METRICS = ("accuracy", "reciprocal_rank", "ndcg")
+AGREEMENT = "agreement"  # the dense model's own answers are the right ones; needs no labels
+CHOICE_METRICS = ("accuracy", "reciprocal_rank", "ndcg", AGREEMENT)
 # The metrics of each kind of task; the first one is the default.
 METRICS = {
     "classification": CHOICE_METRICS,
     "multiple_choice": CHOICE_METRICS,
-    "ranking": ("reciprocal_rank", "accuracy", "ndcg"),
-    "generation": ("exact_match", "f1", JUDGE),
+    "ranking": ("reciprocal_rank", "accuracy", "ndcg", AGREEMENT),
+    "generation": ("exact_match", "f1", JUDGE, AGREEMENT),
     "perplexity": ("perplexity", "bits"),
 }
 # Metrics that count right rows, also lm-evaluation-harness's.
@@ -49,11 +51,14 @@ class Metric:
     Args:
         form: "mean"; "perplexity", exp of the mean loss; "bits", the mean loss in bits.
         best: the largest value that a row can have.
+        agreement: whether the dense model's own answers are the right ones, so that it is always
+            right.
     """
 
     name: str = "accuracy"
     form: str = "mean"
     best: float = 1.0
+    agreement: bool = False
 
     @property
     def relative(self) -> bool:
@@ -156,7 +161,9 @@ def metric_of(kind: str, setting: object) -> Metric:
             f"task.metric is {name!r}, expected one of {', '.join(METRICS[kind])} for task.kind="
             f"{kind}, or a function; set for example task.metric._target_=my_module.my_function."
         )
-    return Metric(str(name), str(name), 0.0) if kind == "perplexity" else Metric(str(name))
+    if kind == "perplexity":
+        return Metric(str(name), str(name), 0.0)
+    return Metric(str(name), agreement=name == AGREEMENT)
 
 
 def make_row_metric(kind: str, setting: object) -> RowMetric | None:
@@ -170,9 +177,11 @@ def make_row_metric(kind: str, setting: object) -> RowMetric | None:
     if metric.name == "accuracy" and kind != "ranking" or metric.name == JUDGE or metric.relative:
         return None
     if kind == "generation":
+        if metric.agreement:
+            return RowMetric(metric, from_outputs=same_answers)
         return RowMetric(metric, from_text=exact_match if metric.name == "exact_match" else f1)
-    functions = {"accuracy": hit, "reciprocal_rank": reciprocal_rank, "ndcg": ndcg}
-    return RowMetric(metric, from_logprobs=functions[metric.name])
+    functions = {"reciprocal_rank": reciprocal_rank, "ndcg": ndcg}
+    return RowMetric(metric, from_logprobs=functions.get(metric.name, hit))
 
 
 def _user_metric(kind: str, setting: Mapping[str, Any]) -> RowMetric:

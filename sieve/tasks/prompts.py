@@ -52,9 +52,11 @@ class RowReader:
             keys = ("label_field", "options_field", "answer_field")
             holders = (f"task.{key}" for key in keys if getattr(self.config, key) == name)
             setting = next(holders, self.setting)
+            answers = setting in ("task.label_field", "task.answer_field")
+            unlabelled = " For rows without labels set task.metric=agreement." if answers else ""
             raise ValueError(
                 f"task '{self.config.name}': {where} has no field '{name}'{also} that {purpose}; "
-                f"it has {present}; set {setting} or ++task.fields.{name}=[column]."
+                f"it has {present}; set {setting} or ++task.fields.{name}=[column].{unlabelled}"
             )
         return value
 

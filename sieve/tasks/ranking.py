@@ -35,17 +35,22 @@ def to_example(row: Row, reader: RowReader, where: str) -> Example:
             "expected a grade for each option, at least one above 0, or the relevant option; "
             "correct the row, task.relevance_field or task.answer_field."
         )
-    answer = grades.index(max(grades))
+    question = to_question(row, reader, where)
+    return replace(question, answer=grades.index(max(grades)), relevance=grades)
+
+
+def to_question(row: Row, reader: RowReader, where: str) -> Example:
+    """As `to_example` for a row without grades; `answer` is 0."""
+    config, options = reader.config, multiple_choice.read_options(row, reader, where)
     texts = list(options.values())
     if "option" not in reader.names:
         question = multiple_choice.to_question(row, reader, where, repeated=True)
-        choices = tuple(config.delimiter + text for text in texts)
-        return replace(question, choices=choices, answer=answer, relevance=grades)
+        return replace(question, choices=tuple(config.delimiter + text for text in texts))
     listed = multiple_choice.list_options(options, reader)
     contexts = tuple(reader.render({**row, "option": t}, where, listed) for t in texts)
     choices = (config.delimiter + config.positive,) * len(texts)
     prompt = reader.render({**row, "option": "\n".join(texts)}, where, listed)
-    return Example(prompt, choices, answer, relevance=grades, contexts=contexts)
+    return Example(prompt, choices, 0, contexts=contexts)
 
 
 def _as_list(value: object) -> list[object]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sieve.tasks import classification, free_text, multiple_choice, ranking
-from sieve.tasks.config import TaskConfig
+from sieve.tasks.config import CHOICE_KINDS, ROLES, TaskConfig
 from sieve.tasks.example import Example
+from sieve.tasks.metrics import metric_of
 from sieve.tasks.prompts import RowReader
 from sieve.tasks.rows import SourceSplit
 from sieve.tasks.student import ShortPrompt
@@ -58,8 +59,13 @@ class RenderedRows:
         questions: dict[str, Callable[..., Example]] = {
             "classification": partial(classification.to_question, labels=self.labels),
             "multiple_choice": multiple_choice.to_question,
+            "ranking": ranking.to_question,
+            "generation": free_text.to_question,
         }
         self._to_question = questions.get(config.kind)
+        # The dense model's answers count as right; only shots are shown with their labels.
+        agreement = metric_of(config.kind, config.metric).agreement
+        self.labelled = ("calibration",) * bool(config.shots) if agreement else ROLES
         self.large = any(not isinstance(split.rows, list) for split in source.values())
         self.rows_read = dict.fromkeys(source, 0)  # by role
 
@@ -70,7 +76,7 @@ class RenderedRows:
     def questions(self, split: SourceSplit) -> Iterator[Example]:
         """Rows without labels as examples whose `answer` says nothing; none for other kinds."""
         to_question = self._to_question
-        if to_question is None:
+        if to_question is None or self.reader.config.kind not in CHOICE_KINDS:
             log.warning(
                 "task '%s': %s is not read, because the dense model's answers to a task of kind %s "
                 "are not one of several choices.",
@@ -117,16 +123,18 @@ class RenderedRows:
     ) -> Iterator[tuple[int, Example]]:
         """The examples of a role with their row numbers: of all rows, or of `numbers` only."""
         name, rows = self.source[role]
+        to_example = self._to_example if role in self.labelled else self._to_question
+        assert to_example is not None
         for number, row in enumerate(rows, start=1):
             self.rows_read[role] = max(self.rows_read[role], number)
             if numbers is None or number in numbers:
                 where = f"row {number} of {name}"
-                example = self._to_example(row, self.reader, where=where)
+                example = to_example(row, self.reader, where=where)
                 if example is None:
                     continue
                 if self.short is not None:
-                    twin = self._to_example(row, self.short.reader, where=where)
+                    twin = to_example(row, self.short.reader, where=where)
                     example = replace(example, twin=twin)
-                    if role == "calibration":
+                    if role == "calibration" and role in self.labelled:
                         self.short.look(row, example, where)
                 yield number, example

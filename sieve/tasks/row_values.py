@@ -60,6 +60,12 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
     return float(any(_same(prediction, reference) for reference in references))
 
 
+def same_answers(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
+    """`exact_match` of answers with the references; an empty text is an answer too."""
+    pairs = zip(answers, examples, strict=True)
+    return [exact_match(answer, example.references) for answer, example in pairs]
+
+
 def _same(prediction: str, reference: str) -> bool:
     number = _number(reference)
     if number is not None:
@@ -73,9 +79,10 @@ def _same(prediction: str, reference: str) -> bool:
 def _number(text: str) -> float | None:
     """The number in a text that is nothing but a number, such as "-1,234.5", "$3" or "4."."""
     try:
-        return float(text.strip().strip("$%").rstrip(".").replace(",", ""))
+        number = float(text.strip().strip("$%").rstrip(".").replace(",", ""))
     except ValueError:
         return None
+    return None if math.isnan(number) else number
 
 
 def f1(prediction: str, references: Sequence[str]) -> float:

@@ -6,7 +6,7 @@ p-value. What one value means is the `Metric` of the task, see `sieve.tasks.metr
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import stats
@@ -108,6 +108,15 @@ class Drop:
     )
 
 
+def as_baseline(dense: Scores) -> Scores:
+    """The dense model's scores as what other models are compared with.
+
+    By agreement every row is right. A row that the model now answers in another way differs by
+    rounding alone, because it is in a batch with other rows.
+    """
+    return replace(dense, values=np.ones(len(dense.values))) if dense.metric.agreement else dense
+
+
 def drop_of(baseline: Scores, pruned: Scores) -> float:
     """The drop between two models on the same rows; ValueError unless they have equally many."""
     _check_same_rows(baseline.values, pruned.values)
@@ -133,6 +142,10 @@ def compare(baseline: Scores, pruned: Scores, seed: int = 0) -> Drop:
     if pruned is baseline:
         return Drop(0.0)
     point = drop_of(baseline, pruned)
+    if baseline.metric.agreement:  # No row can become better, so the interval is Clopper-Pearson's.
+        worse, rows = count_changes(baseline.values, pruned.values)[0], len(pruned.values)
+        ends = stats.binomtest(worse, rows).proportion_ci(0.95, "exact")
+        return Drop(point, float(ends.low), float(ends.high), _sign_test(worse, 0))
     if baseline.binary and pruned.binary:
         return paired_drop(baseline.values, pruned.values, seed)
     before, after = baseline.values.astype(float), pruned.values.astype(float)

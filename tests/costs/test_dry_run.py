@@ -300,6 +300,18 @@ def test_a_mistake_is_reported_in_one_sentence(overrides, sentence, tmp_path, mo
     assert not (tmp_path / NAME).exists()
 
 
+def test_the_answers_of_the_dense_model_are_forecast_as_its_scores(tmp_path):
+    task = ("+task=almanac_reviews", "task.max_rows.calibration=100", *CPU)
+    record = forecast(tmp_path, *task, "task.metric=agreement", "curve=[1]")
+    assert record["stages"][0]["name"] == "answers"
+    once = forecast(tmp_path, *task, "curve=[1]")
+    twice = forecast(tmp_path, *task, "curve=[1,1]")
+    test_rows = stage(twice, "evaluate")["seconds"] - stage(once, "evaluate")["seconds"]
+    rows = record["task"]["rows"]
+    expected = test_rows * sum(rows.values()) / rows["test"]
+    assert stage(record, "answers")["seconds"] == pytest.approx(expected, rel=0.01)
+
+
 def test_inspection_uses_the_stated_shapes(tmp_path):
     raw = compose_raw("+task=sst2", "model=phi3_mini", "inspect=true")
     inspect(to_config(raw), tmp_path)

@@ -23,6 +23,13 @@ def test_the_sentence_states_kept_fractions_accuracies_drop_interval_and_rows(
     )
 
 
+def test_agreement_is_with_the_dense_model(result: Result) -> None:
+    result |= {"metric": "agreement"}
+    assert "agreement with the dense model 80.1 %, a drop of 0.6 points" in answer_sentence(
+        read(result)
+    )
+
+
 def test_a_model_path_is_named_by_its_last_part(result: Result) -> None:
     result["model"] = "meta-llama/Llama-3.1-8B/"
     assert "35.0 % of Llama-3.1-8B's prunable parameters" in answer_sentence(read(result))
