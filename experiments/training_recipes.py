@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--kept", type=numbers, default=[0.2])
     parser.add_argument("--hidden", type=numbers, default=[0.0, 1.0])
-    parser.add_argument("--rates", type=numbers, default=[3e-4])
+    parser.add_argument("--rates", type=numbers, default=[1e-3])
     options, overrides = parser.parse_known_args()
     recipes = list(itertools.product(options.kept, options.hidden, options.rates))
     measure(configured(overrides), recipes, options.file)

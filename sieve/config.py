@@ -145,7 +145,7 @@ class RecoveryConfig:
     short_steps: int = 300
     minutes: float | None = None
     tries: int = 8
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     accumulate: int = 1
     tokens: int = 200_000
     batch_tokens: int = 1_024
