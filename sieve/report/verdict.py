@@ -8,6 +8,7 @@ test split decides nothing in a run; it only tells how the answer turned out.
 from dataclasses import dataclass
 from typing import Literal
 
+from sieve.report.genomes import LINES
 from sieve.report.result import Result
 from sieve.report.units import lost, word
 from sieve.report.values import count
@@ -105,6 +106,8 @@ def is_certified(result: Result) -> bool:
     if result.recovery is not None and result.recovery.taken:
         return _is_trained_size(result)
     refit, confirmation = result.search.refit, result.search.confirmation
+    if confirmation is None and result.search.method not in LINES:
+        return False  # The rows chose among hundreds of genomes.
     if confirmation is not None and not (refit and refit.taken):
         return any(candidate.feasible for candidate in confirmation.tried)
     return _feasible_on_selection(result) is True

@@ -90,6 +90,8 @@ def test_only_unseen_rows_certify_the_winner_of_a_search_that_fits_its_rows() ->
     assert badge(result) == "likely"
     result["search"]["refit"] = {"taken": True}  # A refit is scored on all selection rows.
     assert badge(result) == "certified"
+    result["search"]["confirmation"] = None
+    assert badge(result) == "likely"
 
 
 @pytest.mark.parametrize(
