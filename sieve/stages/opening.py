@@ -93,10 +93,8 @@ def _load_task_and_model(
         return _loaded[key]
     _loaded.clear()
     task_of = task_by_shots(config.task, seed, student_prompt)
-    task = task_of(
-        fewest_shots(config.task)
-    )  # Too few rows are an error before the model is loaded.
-    if searches:
+    task = task_of(fewest_shots(config.task))
+    if searches:  # Too few rows are an error before the model is loaded.
         count, share = len(task.splits["selection"]), config.search.confirmation
         if said := forecast(task.metric, count, config.tolerance, config.confidence, share):
             log.info(said)

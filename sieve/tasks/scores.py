@@ -103,9 +103,8 @@ class Drop:
     point: float
     low: float | None = None  # 95 % paired percentile bootstrap interval
     high: float | None = None
-    mcnemar_p: float | None = (
-        None  # exact and two-sided, of the hypothesis "as many rows worse as better"
-    )
+    # Exact and two-sided, of the hypothesis "as many rows worse as better".
+    mcnemar_p: float | None = None
 
 
 def as_baseline(dense: Scores) -> Scores:
