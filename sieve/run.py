@@ -54,6 +54,7 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
         bank, genome, recovered = stages.recover(session, calibrated, searched, (bank, genome))
         evaluation = stages.evaluate(session, bank, genome) | {"recovery": recovered} | curve
         dense_accuracy = evaluation["baseline"]["accuracy"]
+        evaluation["certificate"] = stages.certify(session, bank, genome)
         evaluation["rivals"] = stages.rivals(session, recovered, dense_accuracy)
         evaluation["export"] = stages.export(session, bank, genome, dense_accuracy)
         search = stages.with_refit(search, refitted)

@@ -50,11 +50,20 @@ def test_a_run_and_a_dry_run_say_what_their_rows_certify(world: Path) -> None:
     assert sentence not in run_sieve(world, world / "fit", *settings, "until=fit").stderr
 
 
+def test_the_finished_model_is_tested_on_all_selection_rows(world: Path) -> None:
+    settings = ("confidence=.9", "tolerance=.3", "speed.enabled=false", "quantization=int8")
+    result = finished(world, "int8", *settings)
+    certificate, rows = result["certificate"], result["data"]["rows"]["selection"]
+    assert result["kept_fraction"]["prunable"] < 1 and certificate["rows"] == rows
+    assert certificate["drop"] < certificate["upper"]
+    assert certificate["certified"] is (certificate["upper"] <= 0.3)
+
+
 def test_the_dense_model_loses_nothing_against_itself(world: Path) -> None:
     dense = ("search=uniform", "search.levels=[1]", "confidence=.9", "tolerance=.1")
     result = finished(world, "dense", *dense, "curve=[1]", "speed.enabled=false")
     nothing = {"point": 0.0, "low": None, "high": None, "mcnemar_p": None}
-    assert result["drop"] == nothing | {"upper": None}
+    assert result["drop"] == nothing | {"upper": None} and result["certificate"] is None
     assert result["curve"][0]["drop"] == nothing
     assert result["pruned"]["accuracy"] == result["baseline"]["accuracy"]
     card = (world / "dense" / "export" / "README.md").read_text("utf-8")

@@ -191,6 +191,16 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """The drop of the finished model on selection rows, with the bound at the run's confidence."""
+
+    rows: Number
+    drop: Number
+    upper: Number
+    certified: bool | None
+
+
+@dataclass(frozen=True)
 class Tfidf:  # TF-IDF with logistic regression, without a language model
     accuracy: Number
     rows: Number  # that it was trained on
@@ -313,6 +323,7 @@ class Result(Comparison):
     contrast: Contrast
     recovery: Recovery | None
     quantization: Quantization | None
+    certificate: Certificate | None
     rivals: Rivals
     export: Export
     data: Data

@@ -8,7 +8,6 @@ test split decides nothing in a run; it only tells how the answer turned out.
 from dataclasses import dataclass
 from typing import Literal
 
-from sieve.report.genomes import LINES
 from sieve.report.result import Result
 from sieve.report.units import lost, word
 from sieve.report.values import count
@@ -85,10 +84,11 @@ def _likely(result: Result, within: str) -> str:
     text = f"This is a point estimate: on the test split {within}{interval}."
     if result.confidence is None:
         advice = "Set confidence=0.9 to require this of fresh rows with 90 % confidence."
-    elif result.quantization is not None:
-        advice = "The selection rows were scored before quantization, so they do not certify it."
     else:
-        advice = f"The selection rows do not certify it with {_sure(result)} confidence."
+        advice = f"The selection rows do not certify it with {_sure(result)} confidence"
+        certificate = result.certificate
+        bound = None if certificate is None else certificate.upper
+        advice += "." if bound is None else f": their bound is {lost(result, bound)}."
     return f"{text} {advice}"
 
 
@@ -97,20 +97,8 @@ def _sure(result: Result) -> str:
 
 
 def is_certified(result: Result) -> bool:
-    """Whether the selection rows certify the finished model at the run's confidence.
-
-    Nothing may change the model after they were scored.
-    """
-    if result.confidence is None or result.quantization is not None:
-        return False
-    if result.recovery is not None and result.recovery.taken:
-        return _is_trained_size(result)
-    refit, confirmation = result.search.refit, result.search.confirmation
-    if confirmation is None and result.search.method not in LINES:
-        return False  # The rows chose among hundreds of genomes.
-    if confirmation is not None and not (refit and refit.taken):
-        return any(candidate.feasible for candidate in confirmation.tried)
-    return _feasible_on_selection(result) is True
+    """Whether the selection rows certify the finished model at the run's confidence."""
+    return result.certificate is not None and result.certificate.certified is True
 
 
 def is_dense(result: Result) -> bool:
@@ -126,16 +114,7 @@ def loses_nothing(result: Result) -> bool:
 
 
 def _feasible_on_selection(result: Result) -> bool | None:
-    """Whether the model met the tolerance there; None if no genome is marked as chosen."""
-    if _is_trained_size(result):
-        return True
+    """Whether the drop there is within the tolerance; None if the result does not say."""
+    if (certificate := result.certificate) and certificate.drop is not None:
+        return certificate.drop <= (result.tolerance or 0.0) + _ROUNDING
     return next((genome.feasible for genome in result.search.curve if genome.chosen), None)
-
-
-def _is_trained_size(result: Result) -> bool:
-    """Whether the model is a trained size that the selection rows found within the tolerance."""
-    recovery, kept = result.recovery, result.kept_fraction.prunable
-    if recovery is None or not recovery.taken or recovery.search is None or kept is None:
-        return False
-    smaller = kept < (recovery.search.kept_before or 0)
-    return smaller and any(size.feasible for size in recovery.search.certified)

@@ -6,6 +6,7 @@ an earlier run was killed.
 """
 
 from sieve.stages.calibrate import calibrate
+from sieve.stages.certificate import certify
 from sieve.stages.curve import curve
 from sieve.stages.evaluate import evaluate
 from sieve.stages.export import export
@@ -22,6 +23,7 @@ from sieve.stages.search import search
 __all__ = [
     "Run",
     "calibrate",
+    "certify",
     "curve",
     "evaluate",
     "evaluate_genomes",

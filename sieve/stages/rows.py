@@ -76,6 +76,11 @@ def search_objective(
     return objective_on(run, bank, stages, judge)
 
 
+def fresh_rows(run: Run) -> list[Example]:
+    """Selection rows that the search did not fit: the confirmation rows, or all."""
+    return (confirmation_rows(run) if overfits(run) else []) or run.task.splits["selection"]
+
+
 def confirmation_objective(run: Run, bank: Bank) -> Objective:
     """The objective on the rows that the search has not scored."""
     return objective_on(run, bank, [confirmation_rows(run)])

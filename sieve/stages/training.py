@@ -27,7 +27,7 @@ from sieve.recovery.recovery import recover
 from sieve.recovery.teacher import TrainingBatch
 from sieve.search.objective import Objective
 from sieve.stages.cached import BANK, GENOME, JSON, FileFormat, Record
-from sieve.stages.rows import confirmation_rows, objective_on, overfits, training_rows
+from sieve.stages.rows import fresh_rows, objective_on, training_rows
 from sieve.stages.run import Run
 from sieve.stages.splits import mixed_tasks
 from sieve.stages.unlabelled import unlabelled_key, unlabelled_pairs
@@ -102,9 +102,7 @@ class Training:
     @cached_property
     def fresh(self) -> Objective:
         """The objective on selection rows that have chosen nothing yet."""
-        run = self.run
-        rows = confirmation_rows(run) if overfits(run) else []
-        return objective_on(run, self.bank, [rows or run.task.splits["selection"]])
+        return objective_on(self.run, self.bank, [fresh_rows(self.run)])
 
     @cached_property
     def objective(self) -> Objective:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from report.results import genetic_result
 from rich.console import Console
 
 from sieve.report import answer_sentence, closing_table
@@ -37,8 +36,13 @@ def test_a_point_estimate_within_the_tolerance_is_likely(result: Result) -> None
     assert badge(result) == "likely" and "interval" not in verdict(read(result)).text
 
 
+def certificate(drop: float, upper: float) -> Result:
+    certified = upper <= 0.02
+    return {"rows": 1_643, "drop": drop, "upper": upper, "certified": certified}
+
+
 def test_selection_rows_certify_a_model_whatever_the_bound_on_test_rows(result: Result) -> None:
-    result["confidence"] = 0.975
+    result |= {"confidence": 0.975, "certificate": certificate(0.01, 0.02)}
     for upper in (0.014, 0.026, None):
         result["drop"] |= {"upper": upper, "high": 0.03}
         assert badge(result) == "certified"
@@ -46,52 +50,25 @@ def test_selection_rows_certify_a_model_whatever_the_bound_on_test_rows(result: 
             "With 97.5 % confidence, over draws of selection rows, the drop on fresh rows is "
             "within the tolerance of 2.0 points."
         )
-    chosen(result)["chosen"] = False
+
+
+def test_a_finished_model_whose_bound_is_beyond_the_tolerance_is_likely(result: Result) -> None:
+    result |= {"confidence": 0.9, "certificate": certificate(0.012, 0.023)}
     assert badge(result) == "likely"
     assert verdict(read(result)).text.endswith(
-        "The selection rows do not certify it with 97.5 % confidence."
+        "The selection rows do not certify it with 90 % confidence: their bound is 2.3 points."
     )
-
-
-def test_what_changes_a_model_later_undoes_its_certificate(result: Result) -> None:
-    result["confidence"] = 0.9
-    result["quantization"] = {"method": "int8"}
+    result["certificate"] = None
     assert badge(result) == "likely"
-    assert "scored before quantization, so they do not certify it" in verdict(read(result)).text
-    result["quantization"] = None
-    result["recovery"] = {"method": "lora", "taken": True, "history": [], "search": None}
-    assert badge(result) == "likely"
-    result["recovery"]["taken"] = False
-    assert badge(result) == "certified"
 
 
-def test_a_trained_size_is_certified_by_the_rows_that_judged_it(result: Result) -> None:
-    result["confidence"] = 0.9
-    chosen(result)["feasible"] = False  # The pruned model of the search, without training.
-    sizes = {"kept_before": 0.7, "attempts": [], "certified": [{"feasible": True}]}
-    result["recovery"] = {"method": "lora", "taken": True, "history": [], "search": sizes}
+def test_the_finished_model_counts_not_the_genome_of_the_search(result: Result) -> None:
+    result |= {"confidence": 0.9, "certificate": certificate(0.01, 0.02)}
+    chosen(result)["feasible"] = False  # Before a training.
     assert badge(result) == "certified"
-    sizes["certified"].append({"feasible": False})  # One before it was certified.
-    assert badge(result) == "certified"
-    sizes["certified"] = [{"feasible": False}]
+    result["certificate"] = certificate(0.03, 0.04)
+    chosen(result)["feasible"] = True  # Before a quantization.
     assert badge(result) == "missed on selection"
-    chosen(result)["feasible"] = True
-    assert badge(result) == "likely"
-    sizes |= {"certified": [{"feasible": True}], "kept_before": 0.35}  # Another size was taken.
-    assert badge(result) == "likely"
-
-
-def test_only_unseen_rows_certify_the_winner_of_a_search_that_fits_its_rows() -> None:
-    result = genetic_result() | {"confidence": 0.9}
-    tried = result["search"]["confirmation"]["tried"]
-    assert any(candidate["feasible"] for candidate in tried) and badge(result) == "certified"
-    for candidate in tried:
-        candidate["feasible"] = False
-    assert badge(result) == "likely"
-    result["search"]["refit"] = {"taken": True}  # A refit is scored on all selection rows.
-    assert badge(result) == "certified"
-    result["search"]["confirmation"] = None
-    assert badge(result) == "likely"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +117,11 @@ def test_an_unmeasured_drop_has_an_unknown_verdict() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({}, "likely"), ({"confidence": 0.9}, "certified"), ({"drop": BEYOND}, "missed on test")],
+    [
+        ({}, "likely"),
+        ({"confidence": 0.9, "certificate": certificate(0.01, 0.02)}, "certified"),
+        ({"drop": BEYOND}, "missed on test"),
+    ],
 )
 def test_page_terminal_and_card_show_one_figure_and_one_badge(
     result: Result, changes: Result, expected: str
