@@ -25,6 +25,7 @@ from sieve.data.sharing import PrefixSharing
 from sieve.model.backbone import context_length, is_classifier
 from sieve.model.checkpoint_files import find_model, load_tokenizer
 from sieve.tasks import Task, TaskConfig, task_by_shots
+from sieve.tasks.config import UNLABELLED
 from sieve.tasks.shots import counts_to_measure, fewest_shots
 from sieve.tasks.splits import CARVED_FRACTION, FILLED_FRACTION
 
@@ -36,7 +37,7 @@ CHARACTERS_PER_TOKEN = 4  # without a tokenizer and `task.typical`
 class Lengths:
     """Sizes of a task: numbers of rows, lengths in tokens, and their source."""
 
-    rows: Mapping[str, int]  # of each split
+    rows: Mapping[str, int]  # of each split, and of `unlabelled` if there are any
     calibration: float  # of a calibration row, prompt and answer, without `prefix`
     scored: float  # of a row that is scored
     source: str  # where these numbers come from, in words
@@ -65,7 +66,7 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
                     return _measured(longer, run, tokenizer, model)
             return _measured(tasks[-1], run, tokenizer, model)
         task = tasks[0]
-        rows = {role: len(examples) for role, examples in task.splits.items()}
+        rows = _rows_of(task)
         source = f"rows counted, lengths {source}"
         if "tokens" not in typical:
             source = f"rows counted, tokens guessed at {CHARACTERS_PER_TOKEN} characters each"
@@ -126,7 +127,7 @@ def _measured(
     scored = reader.scoring(task, [*first["selection"], *first["test"]], tokens)
     answers = sum(int(batch.answer_mask.sum()) for batch in calibration)
     return Lengths(
-        {role: len(examples) for role, examples in task.splits.items()},
+        _rows_of(task),
         calibration=_mean_length(calibration) - _prefix(calibration),
         scored=_mean_length(scored),
         source=f"measured on {sum(map(len, first.values())):,} rows with the longest prompt that "
@@ -137,6 +138,12 @@ def _measured(
         shared=_prefix(scored),
         prefix=_prefix(calibration),
     )
+
+
+def _rows_of(task: Task) -> dict[str, int]:
+    """The rows of each split, and the ones without labels if there are any."""
+    rows = {role: len(examples) for role, examples in task.splits.items()}
+    return rows | ({UNLABELLED: len(task.unlabelled)} if task.unlabelled else {})
 
 
 def _rows(batches: Sequence[TokenBatch | ScoredBatch]) -> int:

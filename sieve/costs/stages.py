@@ -10,7 +10,9 @@ from sieve.costs.shape import Rows
 from sieve.costs.solving import fit_flops, solve_bytes
 from sieve.model.matrices import Matrix, siblings
 from sieve.projections.moments import FLOAT32, Side, moment_bytes, plan_streams
+from sieve.tasks.config import UNLABELLED
 from sieve.tasks.metrics import AGREEMENT
+from sieve.tasks.splits import COMPARED_FRACTION, MOST_COMPARED
 
 QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 
@@ -116,14 +118,23 @@ def evaluate(plan: Plan) -> Stage:
     others = [*config.curve, *[1.0, 1.0] * config.search.bottlenecks]
     others += [1.0] * bool(others) + [KEPT] * (config.quantization.method != "none")
     seconds = sum(plan.score(plan.lengths.rows["test"], kept) for kept in others)
+    compared = rows_to_compare(plan)
     for kept in (1.0, KEPT):
         own = plan.lengths if kept < 1 else plan.long or plan.lengths
+        seconds += plan.score(compared, kept, own) if compared else 0.0
         for lengths in (own, *plan.others):
             seconds += plan.score(lengths.rows["test"], kept, lengths)
         for length, steps in ((speed.prompt_tokens, 2), (1, speed.new_tokens)):
             one = plan.run(Rows(speed.batch_size, length, padding=1.0), kept)
             seconds += one * plan.devices * steps * repeats
     return Stage("evaluate", seconds + plan.pivots() * (1 + repeats), plan.pruned | plan.scoring)
+
+
+def rows_to_compare(plan: Plan) -> float:
+    """Rows without labels on which the answers of both models are compared."""
+    recovery, rows = plan.config.recovery, plan.lengths.rows.get(UNLABELLED, 0)
+    trains = recovery.method != "none" and recovery.unlabelled
+    return min(rows * (COMPARED_FRACTION if trains else 1.0), MOST_COMPARED)
 
 
 def export(plan: Plan) -> Stage | None:

@@ -201,6 +201,16 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """Rows without labels, and on how many of them the answers of both models differ."""
+
+    rows: Number
+    changed: Number
+    upper: Number  # bound of the share that differs, at this confidence
+    confidence: Number
+
+
+@dataclass(frozen=True)
 class Tfidf:  # TF-IDF with logistic regression, without a language model
     accuracy: Number
     rows: Number  # that it was trained on
@@ -324,6 +334,7 @@ class Result(Comparison):
     recovery: Recovery | None
     quantization: Quantization | None
     certificate: Certificate | None
+    unlabelled: Unlabelled | None
     rivals: Rivals
     export: Export
     data: Data

@@ -2,7 +2,15 @@
 
 from sieve.report.result import Drop, Result
 from sieve.report.units import lost, metric_name, metric_value, unit, word
-from sieve.report.values import NOT_MEASURED, count, decimal, percent, points, short_name
+from sieve.report.values import (
+    NOT_MEASURED,
+    count,
+    counted,
+    decimal,
+    percent,
+    points,
+    short_name,
+)
 from sieve.report.verdict import is_dense, loses_nothing, verdict
 from sieve.tasks.metrics import AGREEMENT
 
@@ -46,6 +54,19 @@ def prompt_sentence(result: Result) -> str:
         )
     )
     return f"For one row the dense model reads {dense}; the pruned model reads {pruned}."
+
+
+def unlabelled_sentence(result: Result) -> str:
+    """What rows without labels say of the drop; "" if there were none."""
+    rows = result.unlabelled
+    if rows is None or rows.changed is None or rows.upper is None or not rows.rows:
+        return ""
+    differ = "answer differs" if rows.changed == 1 else "answers differ"
+    return (
+        f"On {counted(rows.rows, 'row')} without labels {count(rows.changed)} {differ} from the "
+        f"dense model's: with {100 * (rows.confidence or 0):g} % confidence at most "
+        f"{percent(rows.upper)} do, so the drop is at most {lost(result, rows.upper)}."
+    )
 
 
 def _dense_sentence(result: Result) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sieve.report.result import Result, read
 from sieve.report.rivals import standards
-from sieve.report.sentence import answer_sentence, drop_text, prompt_sentence
+from sieve.report.sentence import answer_sentence, drop_text, prompt_sentence, unlabelled_sentence
 from sieve.report.spent import confirmation, spent
 from sieve.report.units import metric_name, metric_value, word
 from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, times
@@ -28,8 +28,8 @@ def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> Re
     """
     result = read(record)
     judged, figure = verdict(result), percent(result.kept_fraction.prunable)
-    prompt, style = prompt_sentence(result), _STYLES[judged.kind]
-    compared = standards(result)
+    style = _STYLES[judged.kind]
+    said = (prompt_sentence(result), unlabelled_sentence(result), standards(result))
     search = " ".join(filter(None, (spent(result), confirmation(result))))
     return Group(
         _table(_numbers(result)),
@@ -42,8 +42,7 @@ def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> Re
         ),
         Padding(Text(answer_sentence(result), style="bold"), (0, 1)),
         Padding(Text(judged.text, style=style), (0, 1)),
-        *([Padding(Text(prompt), (0, 1))] if prompt else []),
-        *([Padding(Text(compared), (0, 1))] if compared else []),
+        *(Padding(Text(sentence), (0, 1)) for sentence in said if sentence),
         *([Padding(Text(search, style="dim"), (1, 1, 0, 1))] if search else []),
     )
 

@@ -1,6 +1,7 @@
 """evaluate: the dense and the pruned model on the test split, once."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from sieve.bank.bank import Bank
@@ -21,16 +22,27 @@ from sieve.stages.quantize import quantization_record, quantize
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
 from sieve.stages.student import prompt_record
+from sieve.stages.unlabelled import (
+    compare_answers,
+    compared_rows,
+    dense_choices,
+    unlabelled_key,
+)
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, as_baseline, compare
 
-VERSION = 5  # of the record; part of its fingerprint
+VERSION = 6  # of the record; part of its fingerprint
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
-    """Score both models on the test split: accuracies, interval of the drop, speed, memory."""
+    """Score both models on the test split: accuracies, interval of the drop, speed, memory.
+
+    On rows without labels their answers are compared.
+    """
     others = {name: split_key(data.task, "test") for name, data in run.others.items()}
     rows = [run.split_key("test"), others, run.config.seed, run.config.confidence]
+    if run.task.unlabelled:
+        rows += [unlabelled_key(run), run.config.recovery.method, run.config.recovery.unlabelled]
     settings = [asdict(run.config.speed), asdict(run.config.quantization)]
     machine = [platform.node(), describe_machine(run.device)]
     model = [bank.fingerprint, genome.levels]
@@ -48,6 +60,8 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
         dense = as_baseline(score_test(run, run.dense_data))
         check_finite(dense)
         others_dense = {name: score_test(run, data) for name, data in run.others.items()}
+        unlabelled = [] if dense_too else compared_rows(run)
+        answers = dense_choices(run, unlabelled)
         switch.to(genome)
         pruned = dense if dense_too else score_test(run)
         if run.config.quantization.method != "none":
@@ -56,6 +70,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
             quantized = quantization_record(
                 run, bank, size, before=unquantized.accuracy, after=pruned.accuracy
             )
+        compared = compare_answers(run, unlabelled, answers)
         others_pruned = others_dense
         if not dense_too:
             others_pruned = {name: score_test(run, data) for name, data in run.others.items()}
@@ -82,18 +97,26 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     run.logger.log_metrics(accuracies | {"evaluate/drop": record["drop"]["point"]})
     return record | {
         "quantization": quantized,
+        "unlabelled": compared,
         "memory": {"peak_mib": peak_memory_mib(run.device)},
         "speed": speed,
         **({} if prompt is None else {"prompt": prompt}),
-        "also": {
-            name: {
-                "metric": data.task.metric.name,
-                "relative": data.task.metric.relative,
-                "domain": data.task.domain,
-            }
-            | _compare(run, others_dense[name], others_pruned[name])
-            for name, data in run.others.items()
-        },
+        "also": _compare_others(run, others_dense, others_pruned),
+    }
+
+
+def _compare_others(
+    run: Run, dense: Mapping[str, Scores], pruned: Mapping[str, Scores]
+) -> dict[str, Record]:
+    """The comparison on the test rows of each task of `also`."""
+    return {
+        name: {
+            "metric": data.task.metric.name,
+            "relative": data.task.metric.relative,
+            "domain": data.task.domain,
+        }
+        | _compare(run, dense[name], pruned[name])
+        for name, data in run.others.items()
     }
 
 

@@ -15,6 +15,9 @@ from sieve.tasks.config import ROLES
 CARVED_FRACTION = {"test": 0.20, "selection": 0.15}
 # The share of the calibration split that a small selection split takes at most.
 FILLED_FRACTION = 1 / 3
+# The share of the rows without labels on which answers are compared, where the others train the
+# pruned model, and the most of them.
+COMPARED_FRACTION, MOST_COMPARED = 0.2, 4_000
 # A prompt in two splits stays in the first of these.
 _PRECEDENCE = ("test", "selection", "calibration")
 

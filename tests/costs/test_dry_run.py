@@ -312,6 +312,19 @@ def test_the_answers_of_the_dense_model_are_forecast_as_its_scores(tmp_path):
     assert stage(record, "answers")["seconds"] == pytest.approx(expected, rel=0.01)
 
 
+def test_rows_without_labels_are_forecast(tmp_path):
+    world = make_world(tmp_path)
+    run = ("+task=jsonl", f"model.path={world / 'model'}", f"task.data_dir={world / 'data'}", *CPU)
+    before = forecast(tmp_path, *run)
+    texts = "".join(json.dumps({"text": f"a text {number}"}) + "\n" for number in range(3_000))
+    (world / "data" / "unlabelled.jsonl").write_text(texts)
+    after = forecast(tmp_path, *run)
+    assert after["task"]["rows"]["unlabelled"] == 3_000
+    trained = forecast(tmp_path, *run, "recovery=full", "tolerance=0.1")
+    seconds = [stage(record, "evaluate")["seconds"] for record in (before, trained, after)]
+    assert seconds == sorted(set(seconds))
+
+
 def test_inspection_uses_the_stated_shapes(tmp_path):
     raw = compose_raw("+task=sst2", "model=phi3_mini", "inspect=true")
     inspect(to_config(raw), tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from sieve.report import answer_sentence
 from sieve.report.page import render_page
 from sieve.report.result import read
-from sieve.report.sentence import drop_text, prompt_sentence
+from sieve.report.sentence import drop_text, prompt_sentence, unlabelled_sentence
 from sieve.report.verdict import verdict
 
 Result = dict[str, Any]
@@ -28,6 +28,18 @@ def test_agreement_is_with_the_dense_model(result: Result) -> None:
     assert "agreement with the dense model 80.1 %, a drop of 0.6 points" in answer_sentence(
         read(result)
     )
+
+
+@pytest.mark.parametrize(("changed", "said"), [(31, "31 answers differ"), (1, "1 answer differs")])
+def test_rows_without_labels_bound_the_drop(result: Result, changed: int, said: str) -> None:
+    rows = {"rows": 2000, "changed": changed, "upper": 0.0203, "confidence": 0.9}
+    assert unlabelled_sentence(read(result | {"unlabelled": rows})) == (
+        f"On 2,000 rows without labels {said} from the dense model's: with 90 % confidence at "
+        "most 2.0 % do, so the drop is at most 2.0 points."
+    )
+    assert unlabelled_sentence(read(result)) == ""
+    text = render_page(result | {"unlabelled": rows})
+    assert "2,000 rows without labels" in text
 
 
 def test_a_model_path_is_named_by_its_last_part(result: Result) -> None:
