@@ -1,15 +1,14 @@
 """From Hydra's composed configuration to checked dataclasses: the only place that does it."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import NormalDist
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sieve.checks import check
 from sieve.config import Config
+from sieve.tasks.certifiable import rows_needed
 
 PACKAGE = Path(__file__).parent
 ASSETS = PACKAGE / "assets"
@@ -84,5 +83,4 @@ def _selection_rows(config: Config) -> int:
         return 0
     if config.tolerance == 0:
         return MOST_ROWS
-    deviations = 2 * NormalDist().inv_cdf(config.confidence) / config.tolerance
-    return min(MOST_ROWS, math.ceil(DIFFERING * deviations**2))
+    return min(MOST_ROWS, rows_needed(config.tolerance / 2, config.confidence, DIFFERING))

@@ -49,4 +49,4 @@ def test_with_a_confidence_the_tolerance_holds_in_nine_draws_of_ten() -> None:
 def test_the_table_has_a_row_per_number_of_rows_and_rule() -> None:
     summary = summarize({"tolerance/a": frontier().record()})
     [table] = tables(summary).values()
-    assert len(table.splitlines()) == 2 + 2 * 4 and "1,643" in table
+    assert len(table.splitlines()) == 2 + 2 * 4 and "1,658" in table
