@@ -119,6 +119,12 @@ class SieveDataModule(L.LightningDataModule):
             self._scoring[role] = self.scoring_batches(self.task.splits[role])
         return self._scoring[role]
 
+    def divide_among(self, processes: int) -> None:
+        """Halve the batches until each process has one of the test split."""
+        rows = self.task.splits["test"]
+        while len(self.scoring_batches(rows)) < processes and self.batch_tokens > 1:
+            self.batch_tokens //= 2
+
     def scoring_batches(self, examples: Sequence[Example]) -> Sequence[ScoredBatch]:
         """Scoring batches of some examples, which are counted from 0."""
         return self.reader.scoring(self.task, examples, self.batch_tokens)

@@ -171,6 +171,37 @@ class ScoringModule(L.LightningModule):
         self.scores = self.metric.scores()
 
 
+class WritingModule(L.LightningModule):
+    """Writes an answer to every row of a split under `trainer.test`; the result is in `texts`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model, self.turns, self.prefix_cache = model, Turns(model), PrefixCache()
+        self.texts: list[str] = []  # of all rows, up to a stop string
+        self._by_row = dict[int, str]()
+
+    def configure_model(self) -> None:
+        """Do nothing: a model that ranks share is already sharded."""
+
+    def test_step(self, batch: WritingBatch, batch_idx: int = 0) -> None:
+        """Write the answers of one batch."""
+        written = batch.write(self.model, self.prefix_cache)
+        texts = [batch.writer.read(tokens) for tokens in written]
+        self._by_row |= zip(batch.examples.tolist(), texts, strict=True)
+
+    def on_test_start(self) -> None:
+        self.turns.begin()
+
+    def on_test_epoch_end(self) -> None:
+        self.turns.end()
+        of_ranks = [self._by_row]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            of_ranks *= torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(of_ranks, self._by_row)
+        rows = {row: text for part in of_ranks for row, text in part.items()}
+        self.texts = [rows[row] for row in sorted(rows)]
+
+
 def score(
     model: PreTrainedModel,
     batches: Sequence[ScoredBatch],
@@ -187,35 +218,13 @@ def score(
     metric = batches[0].metric if batches else ACCURACY
     examples = sum(len(batch.examples) for batch in batches)
     module = ScoringModule(model, examples, metric, reference, prefix_cache).to(model.device)
+    rank, world_size = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     with module.turns:
-        for batch in track(batches_of_rank(batches, *_rank()), description):
+        for batch in track(batches_of_rank(batches, rank, world_size), description):
             module.test_step(batch.to(model.device))
     return module.metric.scores()
-
-
-def write(
-    model: PreTrainedModel, batches: Sequence[WritingBatch], description: str = "Writing"
-) -> list[str]:
-    """What a model writes for every example, up to a stop string; ranks split the batches."""
-    texts, prefix_cache = dict[int, str](), PrefixCache()
-    rank, world_size = _rank()
-    with Turns(model):
-        for batch in track(batches_of_rank(batches, rank, world_size), description):
-            written = batch.to(model.device).write(model, prefix_cache)
-            read = [batch.writer.read(tokens) for tokens in written]
-            texts |= zip(batch.examples.tolist(), read, strict=True)
-    of_ranks = [texts] * world_size
-    if world_size > 1:
-        torch.distributed.all_gather_object(of_ranks, texts)
-    every = {index: text for part in of_ranks for index, text in part.items()}
-    return [every[index] for index in sorted(every)]
-
-
-def _rank() -> tuple[int, int]:
-    """This process's rank and the number of ranks; 0 and 1 without a process group."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def together(parts: Sequence[Scores]) -> Scores:

@@ -10,19 +10,18 @@ from functools import partial
 
 from sieve.calibration.schedule import most_tokens
 from sieve.data.calibration_rows import draw_rows, drawn_order
-from sieve.data.generation import WritingBatch
-from sieve.evaluation.evaluation import check_finite, score, write
+from sieve.evaluation.evaluation import WritingModule, check_finite
 from sieve.runtime.artifacts import fingerprint
 from sieve.stages.cached import JSON, Record
+from sieve.stages.evaluate import score_test
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
-from sieve.tasks import Example, Task
+from sieve.tasks import Example
 from sieve.tasks.build import count_answers
 from sieve.tasks.config import CHOICE_KINDS, ROLES
 
 VERSION = 1  # of the record; part of its fingerprint
 SPARE = 1.25  # rows for the checks of a training, and because other answers are shorter
-NO_ANSWER = "\n"  # is read where the dense model writes nothing
 Splits = Mapping[str, list[Example]]
 
 
@@ -43,7 +42,7 @@ def with_own_answers(run: Run) -> Run:
     key = fingerprint("answers", VERSION, run.model_key, rows)
     [record] = run.cached("answers", key, {"answers": JSON}, lambda: [_answer(run, splits)])
     answered = {
-        role: [with_answer(e, answer, task) for e, answer in zip(splits[role], given, strict=True)]
+        role: [task.with_answer(e, answer) for e, answer in zip(splits[role], given, strict=True)]
         for role, given in record.items()
     }
     if task.kind == "classification":
@@ -56,30 +55,23 @@ def with_own_answers(run: Run) -> Run:
     return replace(run, task=replace(task, splits=answered, report=report))
 
 
-def with_answer(example: Example, answer: int | str, task: Task) -> Example:
-    """An example with an answer, in both prompts: the index of a choice, or a written text."""
-    twin = with_answer(example.twin, answer, task) if example.twin else None
-    if isinstance(answer, int):
-        return replace(example, answer=answer, relevance=(), twin=twin)
-    assert task.writing is not None
-    choice = task.delimiter + (answer.strip() or NO_ANSWER)
-    read = task.writing.extract_from(answer) or ""
-    return replace(example, choices=(choice,), references=(read,), twin=twin)
-
-
 def _answer(run: Run, splits: Splits) -> Record:
-    return {role: _answers(run, splits[role], role) for role in ROLES}
+    return {role: _answers(run, splits[role]) for role in ROLES}
 
 
-def _answers(run: Run, examples: Sequence[Example], role: str) -> list[int] | list[str]:
-    batches = run.data.scoring_batches(examples)
-    model, description = run.backbone.model, f"Answering {role} rows"
-    if run.task.writing is not None:
-        return write(model, [b for b in batches if isinstance(b, WritingBatch)], description)
-    scores = score(model, batches, description)
-    check_finite(scores)
-    choices: list[int] = scores.predicted.tolist()
-    return choices
+def _answers(run: Run, examples: Sequence[Example]) -> list[int] | list[str]:
+    """The dense model's answers. The trainer scores, so that ranks are joined from here on."""
+    data = run.data_of(replace(run.task, splits={"test": list(examples)}))
+    data.divide_among(run.trainer.world_size)
+    if run.task.writing is None:
+        scores = score_test(run, data)
+        check_finite(scores)
+        choices: list[int] = scores.predicted.tolist()
+        return choices
+    module = WritingModule(run.backbone.model)
+    run.trainer.test(module, datamodule=data, verbose=False)
+    run.settle()
+    return module.texts
 
 
 def _needed(run: Run) -> list[Example]:

@@ -199,8 +199,7 @@ def _measure(run: Run, tasks: dict[Prompt, Task]) -> Record:
     trials = []
     for prompt, task in tasks.items():
         data, rows = _batches_of(run, task), task.splits["test"]
-        while len(data.scoring_batches(rows)) < run.trainer.world_size and data.batch_tokens > 1:
-            data.batch_tokens //= 2  # Each process needs a batch.
+        data.divide_among(run.trainer.world_size)
         tokens = sum(int(batch.attention_mask.sum()) for batch in data.scoring("test"))
         trials.append(Trial(prompt, score_test(run, data), tokens / len(rows)))
     return record_of(sorted(trials, key=lambda trial: trial.tokens))

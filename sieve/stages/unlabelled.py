@@ -12,7 +12,6 @@ from sieve.data.calibration_rows import draw_rows, drawn_order
 from sieve.data.paired import Pair, dense_examples, paired_calibration_batches
 from sieve.evaluation.evaluation import score
 from sieve.runtime.artifacts import fingerprint
-from sieve.stages.answers import with_answer
 from sieve.stages.cached import JSON, Record
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
@@ -38,7 +37,7 @@ def unlabelled_pairs(run: Run, batch_tokens: int, tokens: int | None) -> list[Pa
     if not rows:
         return []
     answers = zip(rows, dense_choices(run, rows), strict=True)
-    answered = [with_answer(row, choice, run.task) for row, choice in answers if choice >= 0]
+    answered = [run.task.with_answer(row, choice) for row, choice in answers if choice >= 0]
     task = replace(run.task, splits=run.task.splits | {"calibration": answered})
     pruned = run.data_of(task)
     dense = pruned if run.dense_data is run.data else run.dense_data

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # A row of a data set as its file has it: column -> value, nested or not.
 Row = Mapping[str, object]
+NO_ANSWER = "\n"  # stands for a written answer that is empty or not known
 
 
 @dataclass(frozen=True)

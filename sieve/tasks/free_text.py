@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sieve.tasks.example import Example, Row
+from sieve.tasks.example import NO_ANSWER, Example, Row
 from sieve.tasks.prompts import RowReader, as_text
 
 
@@ -27,9 +27,9 @@ def to_generation(row: Row, reader: RowReader, where: str) -> Example:
 
 
 def to_question(row: Row, reader: RowReader, where: str) -> Example:
-    """As `to_generation` for a row without an answer; the choice is a line break."""
+    """As `to_generation` for a row without an answer."""
     prompt, cut = reader.render_with_cut(row, where)
-    return Example(prompt, (reader.config.delimiter + "\n",), 0, cut=cut)
+    return Example(prompt, (reader.config.delimiter + NO_ANSWER,), 0, cut=cut)
 
 
 def to_text(row: Row, reader: RowReader, where: str) -> Example | None:

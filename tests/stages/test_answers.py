@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from models import tiny_llama, tiny_tokenizer
-from runs import arguments, finished, make_world, write_rows
+from runs import arguments, finished, make_world, run_sieve, write_rows
 
 from sieve import stages
 from sieve.conversion import CONF, register_resolvers, to_config
+from sieve.data.datamodule import SieveDataModule
 from sieve.evaluation.evaluation import score
 from sieve.stages import Run, answers
-from sieve.stages.answers import NO_ANSWER, with_answer
 from sieve.stages.evaluate import score_test
 from sieve.stages.rows import search_objective
 from sieve.tasks import Example, Task
 from sieve.tasks.config import ROLES
+from sieve.tasks.example import NO_ANSWER
 from sieve.tasks.json_rows import json_lines
 from sieve.tasks.metrics import Metric
 from sieve.tasks.writing import Writing
@@ -81,7 +82,7 @@ def test_without_labels_another_metric_names_agreement(world: Path) -> None:
 def test_the_dense_model_answers_once(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with session(world, *AGREEMENT) as run:
         splits = run.task.splits
-    monkeypatch.setattr(answers, "score", None)
+    monkeypatch.setattr(answers, "score_test", None)
     with session(world, *AGREEMENT) as run:
         assert run.task.splits == splits and run.from_cache["answers"]
 
@@ -105,7 +106,7 @@ def test_the_dense_model_always_agrees_with_itself(world: Path) -> None:
     with session(world, *AGREEMENT) as run:
         task, backwards = run.task, dict[str, list[Example]]()
         for role in ROLES:  # As if rounding had changed every answer.
-            backwards[role] = [with_answer(e, 1 - e.answer, task) for e in task.splits[role]]
+            backwards[role] = [task.with_answer(e, 1 - e.answer) for e in task.splits[role]]
         run = replace(run, task=replace(task, splits=backwards))
         assert score_test(run).accuracy == 0
         assert search_objective(run, stages.fit(run, stages.calibrate(run))).baseline.accuracy == 1
@@ -114,11 +115,11 @@ def test_the_dense_model_always_agrees_with_itself(world: Path) -> None:
 def test_a_model_that_answers_all_rows_alike_is_refused(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def alike(_: object, batches: list[object], *args: object) -> SimpleNamespace:
-        rows = sum(len(batch.examples) for batch in batches)  # type: ignore[attr-defined]
+    def alike(run: Run, data: SieveDataModule) -> SimpleNamespace:
+        rows = len(data.task.splits["test"])
         return SimpleNamespace(predicted=np.ones(rows, dtype=int), not_finite=0)
 
-    monkeypatch.setattr(answers, "score", alike)
+    monkeypatch.setattr(answers, "score_test", alike)
     with pytest.raises(ValueError, match="answers 'yes' to all 60 rows of the selection split"):
         with session(world, *AGREEMENT):
             pass
@@ -167,7 +168,7 @@ def test_a_written_answer_is_right_where_it_is_written_again(world: Path) -> Non
         assert score_test(run).accuracy == 1
         [*_, example] = run.task.splits["test"]
         assert example.choices == (" " + example.references[0],)
-        other = with_answer(example, "something else", run.task)
+        other = run.task.with_answer(example, "something else")
         test = [*run.task.splits["test"][:-1], other]
         run = replace(run, task=replace(run.task, splits=run.task.splits | {"test": test}))
         assert score_test(run).correct.tolist() == [True] * (len(test) - 1) + [False]
@@ -181,7 +182,7 @@ def test_what_is_compared_is_what_is_read_from_a_text(
     written: str, choice: str, reference: str
 ) -> None:
     task = Task("t", "d", Metric(), {}, {}, writing=Writing(extract=r"#### (\d+)"))
-    example = with_answer(Example("q", ("?",), 0), written, task)
+    example = task.with_answer(Example("q", ("?",), 0), written)
     assert example.choices == (" " + choice.strip(" "),)
     assert example.references == (reference,)
 
@@ -204,3 +205,19 @@ def test_training_brings_the_pruned_models_answers_near_the_dense_models(world: 
     recovery = ("recovery=full", "recovery.steps=6", "recovery.check_every=3")
     result = finished(world, "trained", *AGREEMENT, *recovery, "tolerance=0.2")
     assert result["recovery"]["history"] and not result["rivals"]["trained_on_labels"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trainer", "kind"), [("ddp", AGREEMENT), ("ddp", GENERATION), ("fsdp", GENERATION)]
+)
+def test_two_processes_answer_as_one_does(world: Path, trainer: str, kind: tuple[str, ...]) -> None:
+    two = (f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=2")
+    answers = []
+    for cache, more in (("alone", ()), ("joined", two)):
+        stop = (*kind, "until=fit", "batch_tokens=128", *more)
+        done = run_sieve(world, world / cache, *stop, cache=cache, ranks=1 + bool(more))
+        assert done.status == 0, done.stderr
+        [path] = (world / cache).glob("answers-*.json")
+        answers.append(path.read_text())
+    assert answers[0] == answers[1]
