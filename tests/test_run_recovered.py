@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 TRAINED = (
     "+task=almanac_medicine",
-    "task.max_rows={calibration:240,selection:80,test:40}",
+    "task.max_rows={calibration:800,selection:120,test:40}",
     "calibration.tokens=4_000",
     "logger=none",
     "batch_tokens=512",
@@ -28,7 +28,7 @@ TRAINED = (
     "recovery=full",
     "confidence=null",
     "recovery.steps=10",
-    "recovery.short_steps=60",
+    "recovery.short_steps=120",
     "recovery.tries=4",
     "recovery.check_every=10",
     "recovery.batch_tokens=512",
@@ -76,7 +76,7 @@ def test_the_result_is_the_last_size_down_that_works_on_fresh_rows(whole: dict[s
     assert whole["kept_fraction"]["prunable"] == passed[-1] < recovery["search"]["kept_before"]
     for attempt in attempts:
         assert attempt["feasible"] == (attempt["margin"] >= 0)
-        assert attempt["steps"] <= 60
+        assert attempt["steps"] <= 120
 
 
 def test_without_the_search_the_size_stays(world: Path, whole: dict[str, Any]) -> None:
