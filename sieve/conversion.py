@@ -9,13 +9,14 @@ from omegaconf.errors import OmegaConfBaseException
 from sieve.checks import check
 from sieve.config import Config
 from sieve.tasks.certifiable import rows_needed
+from sieve.tasks.metrics import metric_of
 
 PACKAGE = Path(__file__).parent
 ASSETS = PACKAGE / "assets"
 CONF = next(conf for conf in (PACKAGE / "conf", PACKAGE.parent / "conf") if conf.is_dir())
 # Share of the rows on which a pruned model differs from the dense one, and rows at most, where
 # `search.rows` is null.
-DIFFERING, MOST_ROWS = 0.1, 4_000
+PLANNED_DIFFERING, MOST_PLANNED = 0.1, 4_000
 # Former settings, and what to write instead.
 REMOVED = {
     "guarantee": "write confidence=0.9 instead of guarantee=true, or confidence=0.975, which is "
@@ -79,8 +80,12 @@ def _selection_rows(config: Config) -> int:
     """
     if config.search.rows is not None:
         return config.search.rows
-    if config.confidence is None or config.task.kind == "perplexity":
+    task = config.task
+    if config.confidence is None or task.kind == "perplexity":
         return 0
-    if config.tolerance == 0:
-        return MOST_ROWS
-    return min(MOST_ROWS, rows_needed(config.tolerance / 2, config.confidence, DIFFERING))
+    # The metrics of lm-evaluation-harness that are not perplexities are at most 1.
+    best = 1.0 if task.lm_eval is not None else metric_of(task.kind, task.metric).best
+    if config.tolerance == 0 or best <= 0:
+        return MOST_PLANNED
+    tolerance = config.tolerance / best  # as a fraction of what a row can lose
+    return min(MOST_PLANNED, rows_needed(tolerance / 2, config.confidence, PLANNED_DIFFERING))

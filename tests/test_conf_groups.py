@@ -187,6 +187,11 @@ def test_runs_stand_under_their_task() -> None:
         ((), 0),
         (("search.rows=500",), 500),
         (("confidence=.9", "task.selection_rows=300"), 300),
+        # A row can lose ten times the tolerance's unit, so this is as ε = .05 of an accuracy.
+        (
+            ("confidence=.9", "tolerance=.5", "+task.metric={_target_:math.hypot,best:10}"),
+            pytest.approx(263, rel=0.06),
+        ),
     ],
 )
 def test_a_confidence_asks_for_the_selection_rows_that_it_needs(

@@ -86,8 +86,8 @@ def _stated_rows(config: TaskConfig) -> dict[str, int]:
     for role in CARVED_FRACTION.keys() - rows:
         rows[role] = round(CARVED_FRACTION[role] * whole)
         rows["calibration"] -= rows[role]
-    missing = min(config.selection_rows, config.max_rows.get("selection") or math.inf)
-    moved = min(missing - rows["selection"], round(FILLED_FRACTION * rows["calibration"]))
+    wanted = min(config.selection_rows, config.max_rows.get("selection") or math.inf)
+    moved = min(wanted - rows["selection"], round(FILLED_FRACTION * rows["calibration"]))
     rows["selection"] += max(0, int(moved))
     rows["calibration"] -= max(0, int(moved))
     return {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}

@@ -111,17 +111,22 @@ def search(plan: Plan) -> Stage:
 
 
 def evaluate(plan: Plan) -> Stage:
-    """Score the dense, the pruned and the curve's models on test rows, and measure speeds."""
+    """Score the dense, the pruned and the curve's models, and measure speeds.
+
+    With a confidence, both models answer the selection rows once more.
+    """
     speed, config = plan.config.speed, plan.config
     repeats = speed.repeats + 1 if speed.enabled and plan.shards == 1 else 0
     # A map of bottlenecks is tested on two more models, and a quantized model once more.
     others = [*config.curve, *[1.0, 1.0] * config.search.bottlenecks]
     others += [1.0] * bool(others) + [KEPT] * (config.quantization.method != "none")
     seconds = sum(plan.score(plan.lengths.rows["test"], kept) for kept in others)
-    compared = rows_to_compare(plan)
+    other_rows = rows_to_compare(plan)
+    if config.confidence is not None:
+        other_rows += plan.lengths.rows["selection"] * (config.search.confirmation or 1.0)
     for kept in (1.0, KEPT):
         own = plan.lengths if kept < 1 else plan.long or plan.lengths
-        seconds += plan.score(compared, kept, own) if compared else 0.0
+        seconds += plan.score(other_rows, kept, own) if other_rows else 0.0
         for lengths in (own, *plan.others):
             seconds += plan.score(lengths.rows["test"], kept, lengths)
         for length, steps in ((speed.prompt_tokens, 2), (1, speed.new_tokens)):

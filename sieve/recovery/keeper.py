@@ -121,7 +121,7 @@ class Keeper(L.Callback):
             return
         score = self.evaluate()
         if not all(map(math.isfinite, score)):
-            self._give_up(trainer, step, "score on the selection rows")
+            self._give_up(trainer, step, "score on the held-out rows")
             return
         self._record(step, score)
         if score > self.best:
@@ -132,7 +132,7 @@ class Keeper(L.Callback):
         self.ended = self.enough()
         if self.ended or self.worse >= config.patience:
             trainer.should_stop = True
-        elif not self.improved and score[1] < self.best[1]:
+        elif step < config.steps and not self.improved and score[1] < self.best[1]:
             self._start_again(trainer.optimizers[0], step)
         together = isinstance(trainer.strategy, ShardedStrategy)
         if self.path is not None and (together or trainer.is_global_zero):

@@ -12,9 +12,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 FIRST = 0.1  # kept fraction of the first attempt over the largest size: small models train fast
 RATIO = 0.4  # kept fraction of an attempt over that of the accepted one before it
-RESOLUTION = (
-    1.2  # of two neighboring sizes, the larger accepted and the smaller refused, at the end
-)
+# At the end, the smallest accepted size over the largest refused one.
+RESOLUTION = 1.2
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ class TrainedSizes:
     kept_before: Number
     head_start: Number  # of the dense model on calibration rows, which it knows; not counted
     attempts: list[TrainedSize]
-    certified: list[TrainedSize]  # the ones that were scored on selection rows, largest first
 
 
 @dataclass(frozen=True)

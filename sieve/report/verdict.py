@@ -8,6 +8,7 @@ test split decides nothing in a run; it only tells how the answer turned out.
 from dataclasses import dataclass
 from typing import Literal
 
+from sieve.report.genomes import LINES
 from sieve.report.result import Result
 from sieve.report.units import lost, word
 from sieve.report.values import count
@@ -81,15 +82,22 @@ def _likely(result: Result, within: str) -> str:
     high, tolerance = result.drop.high, result.tolerance or 0.0
     whole = high is not None and high <= tolerance + _ROUNDING
     interval = ", and so is its whole 95 % interval" if whole else ""
-    text = f"This is a point estimate: on the test split {within}{interval}."
+    return f"This is a point estimate: on the test split {within}{interval}. {_advice(result)}"
+
+
+def _advice(result: Result) -> str:
+    """Why nothing certifies the model, or what would."""
     if result.confidence is None:
-        advice = "Set confidence=0.9 to require this of fresh rows with 90 % confidence."
-    else:
-        advice = f"The selection rows do not certify it with {_sure(result)} confidence"
-        certificate = result.certificate
-        bound = None if certificate is None else certificate.upper
-        advice += "." if bound is None else f": their bound is {lost(result, bound)}."
-    return f"{text} {advice}"
+        return "Set confidence=0.9 to require this of fresh rows with 90 % confidence."
+    search, certificate = result.search, result.certificate
+    if certificate is None and not search.confirmation and search.method not in (*LINES, ""):
+        return (
+            "The search chose among many genomes by all selection rows, so these rows cannot "
+            "certify its choice; set search.confirmation=0.4, which keeps some of them back."
+        )
+    bound = None if certificate is None else certificate.upper
+    reason = "" if bound is None else f": their bound is {lost(result, bound)}"
+    return f"The selection rows do not certify it with {_sure(result)} confidence{reason}."
 
 
 def _sure(result: Result) -> str:

@@ -3,8 +3,8 @@
 The rows may come in stages. After each stage the margin has an upper bound: the margin if all
 remaining rows were right. A genome whose bound is negative is dropped, since no further row can
 make it feasible. With a confidence, one whose drop is almost surely beyond ε is dropped too. If
-genomes are judged by divergence, the lower bound is the divergence if all
-remaining rows were answered as by the dense model; a genome above the caller's limit is dropped.
+genomes are judged by divergence, the lower bound is the divergence if all remaining rows were
+answered as by the dense model; a genome above the caller's limit is dropped.
 """
 
 import logging

@@ -15,24 +15,26 @@ from sieve.runtime.artifacts import fingerprint
 from sieve.stages.cached import JSON, Record
 from sieve.stages.evaluate import is_dense
 from sieve.stages.quantize import quantize
-from sieve.stages.rows import fresh_rows
+from sieve.stages.rows import fits_all_rows, fresh_rows
 from sieve.stages.run import Run
-from sieve.stages.selecting import search_inputs
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import as_baseline, drop_of
 
-VERSION = 1  # of the record; part of its fingerprint
+VERSION = 2  # of the record; part of its fingerprint
 
 
 def certify(run: Run, bank: Bank, genome: Genome) -> Record | None:
     """The drop on the selection rows and its upper bound; None without a confidence.
 
-    Also None if nothing changed the dense model, which loses nothing.
+    Also None if nothing changed the dense model, which loses nothing, or if the search fitted all
+    selection rows, so that none of them can test its choice.
     """
-    if run.config.confidence is None or is_dense(run, bank, genome):
+    config = run.config
+    if config.confidence is None or is_dense(run, bank, genome) or fits_all_rows(run):
         return None
-    inputs = [search_inputs(run, bank), genome.levels, asdict(run.config.quantization)]
-    key = fingerprint("certificate", VERSION, inputs)
+    rows = [run.split_key("selection"), config.search.confirmation, config.seed]
+    settings = [config.tolerance, config.confidence, asdict(config.quantization)]
+    key = fingerprint("certificate", VERSION, bank.fingerprint, genome.levels, rows, settings)
     [record] = run.cached("certify", key, {"certificate": JSON}, lambda: [_test(run, bank, genome)])
     return record
 

@@ -78,7 +78,8 @@ def build_harness_task(config: TaskConfig, seed: int = 0) -> Task:
     for role, asked in requests.items():
         examples[role] = [_to_example(harness, request) for request in asked]
         by_key |= {e.key: r for e, r in zip(examples[role], asked, strict=True)}
-    division = divide(config.name, examples, config.max_rows, seed, config.selection_rows)
+    wanted = 0 if kind == "perplexity" else config.selection_rows  # Texts are long.
+    division = divide(config.name, examples, config.max_rows, seed, wanted)
     filter_name, row_metric = None, None
     if kind == "generation":
         filter_name = settings.get("filter") or harness._filters[0].name

@@ -62,6 +62,14 @@ def test_a_finished_model_whose_bound_is_beyond_the_tolerance_is_likely(result: 
     assert badge(result) == "likely"
 
 
+def test_a_search_that_scored_all_selection_rows_leaves_none_to_certify(result: Result) -> None:
+    result |= {"confidence": 0.9, "certificate": None}
+    result["search"] |= {"method": "genetic", "confirmation": None}
+    assert badge(result) == "likely" and "set search.confirmation=0.4" in verdict(read(result)).text
+    result["search"]["method"] = "waterfill"
+    assert "search.confirmation" not in verdict(read(result)).text
+
+
 def test_the_finished_model_counts_not_the_genome_of_the_search(result: Result) -> None:
     result |= {"confidence": 0.9, "certificate": certificate(0.01, 0.02)}
     chosen(result)["feasible"] = False  # Before a training.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sieve.config import QuantizationConfig
+from sieve.config import QuantizationConfig, SearchConfig
 from sieve.stages import certificate as module
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores
@@ -68,3 +68,11 @@ def test_numbers_that_are_not_finite_certify_nothing(monkeypatch: pytest.MonkeyP
     broken = right(380)
     broken.losses[0] = np.nan
     assert certificate_of(monkeypatch, broken)[0]["certified"] is False
+
+
+def test_rows_that_a_search_fitted_certify_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_dense", lambda *_: False)
+    search = SearchConfig("genetic", confirmation=0.0)
+    run: Any = SimpleNamespace(config=SimpleNamespace(confidence=0.9, search=search))
+    model: Any = None
+    assert module.certify(run, model, model) is None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sieve.config import SearchConfig
-from sieve.stages.rows import overfits
+from sieve.stages.rows import fits_all_rows, overfits
 
 
 def run(confidence: float | None = None, **search: Any) -> Any:
@@ -32,3 +32,9 @@ def test_rows_are_fitted_by_what_is_chosen_by_its_accuracy(
 ) -> None:
     assert overfits(run(**search)) == expected
     assert overfits(run(confidence=0.9, **search))  # A confidence takes no chances.
+
+
+def test_only_a_search_of_many_genomes_without_confirmation_leaves_no_row_fresh() -> None:
+    assert fits_all_rows(run(method="genetic", confirmation=0))
+    assert not fits_all_rows(run(method="genetic", confirmation=0.4))
+    assert not fits_all_rows(run(method="waterfill", confirmation=0))
