@@ -14,7 +14,7 @@ WIDTH = 80
 SHOWN = tuple(
     """
     task model metric relative tolerance confidence seed baseline pruned examples drop
-    kept_fraction parameters bytes speed
+    kept_fraction parameters bytes speed certificate
     """.split()
 )
 

@@ -117,7 +117,8 @@ def _add_genomes(
             marker = {"symbol": shape, "color": color, "size": 8, "line": {"color": color}}
             figure.add_trace(trace.update(mode="markers", marker=marker, opacity=0.6))
     if is_line(result):
-        line = _scatter(result, [point for point in points if not point.refitted], key, "")
+        scored = [point for point in points if not point.refitted and point.whole is not False]
+        line = _scatter(result, scored, key, "")
         style = {"mode": "lines", "line": {"color": ACCENT, "width": 1}, "opacity": 0.5}
         figure.add_trace(line.update(**style, hoverinfo="skip", showlegend=False))
     elif best := pareto_front(points, key, larger_is_better):
