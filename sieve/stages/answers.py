@@ -18,6 +18,7 @@ from sieve.stages.run import Run
 from sieve.stages.splits import split_key
 from sieve.tasks import Example
 from sieve.tasks.build import count_answers
+from sieve.tasks.classification import only_answer
 from sieve.tasks.config import CHOICE_KINDS, ROLES
 
 VERSION = 1  # of the record; part of its fingerprint
@@ -84,8 +85,7 @@ def _needed(run: Run) -> list[Example]:
 
 
 def _check_classes(name: str, role: str, examples: Sequence[Example]) -> None:
-    if len({example.answer for example in examples}) < 2:
-        only = examples[0].choices[examples[0].answer].strip()
+    if (only := only_answer(examples)) is not None:
         raise ValueError(
             f"task '{name}': the dense model answers '{only}' to all {len(examples)} rows of the "
             f"{role} split, so agreement with it measures nothing; check task.prompt, task.labels "

@@ -1,10 +1,11 @@
 """The splits that a run reads: their fingerprints, and calibration rows of several tasks."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from sieve.config import Config
 from sieve.runtime.artifacts import fingerprint
-from sieve.tasks import Task, build_task
+from sieve.tasks import Example, Task, build_task
 
 
 def split_key(task: Task, role: str) -> str:
@@ -17,14 +18,18 @@ def split_key(task: Task, role: str) -> str:
     return fingerprint(rows, rendering)
 
 
-def mixed_tasks(config: Config, task: Task) -> list[tuple[Task, float]]:
+def mixed_tasks(
+    config: Config, task: Task, held_out: Sequence[Example] = ()
+) -> list[tuple[Task, float]]:
     """The tasks that calibration rows come from, and their shares of the tokens.
 
-    Rows of other tasks that are also selection or test rows of the run's own task are left out.
+    Rows of other tasks that are also selection or test rows of the run's own task, or are held out
+    of a training, are left out.
     """
     weights = config.calibration.weights
     mix = [(task, weights.get("self", 1.0))]
-    scored = {row.content for role in ("selection", "test") for row in task.splits[role]}
+    rows = [*held_out, *task.splits["selection"], *task.splits["test"]]
+    scored = {row.content for row in rows}
     for name, settings in config.calibration.mix.items():
         other = build_task(settings, config.seed)
         rows = [row for row in other.splits["calibration"] if row.content not in scored]

@@ -85,7 +85,8 @@ class Training:
         """The batches of all ranks."""
         run, settings = self.run, self.settings
         task = replace(run.task, splits=run.task.splits | {"calibration": self.rows.rest})
-        rows = run.data_of(task, settings.tokens, partial(mixed_tasks, run.config, task))
+        mix = partial(mixed_tasks, run.config, task, self.rows.reserved)
+        rows = run.data_of(task, settings.tokens, mix)
         dense = rows if run.dense_data is run.data else run.dense_data
         pairs = paired_calibration_batches(rows, dense, batch_tokens(run), settings.tokens)
         unlabelled = unlabelled_pairs(run, batch_tokens(run), settings.tokens)

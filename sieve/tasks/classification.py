@@ -79,9 +79,15 @@ def to_question(row: Row, reader: RowReader, labels: Sequence[str], where: str) 
 
 def check_classes(name: str, role: str, examples: Sequence[Example]) -> None:
     """ValueError where all answers of a split are the same, so that it measures nothing."""
-    if len({example.answer for example in examples}) < 2:
-        only = examples[0].choices[examples[0].answer].strip()
+    if (only := only_answer(examples)) is not None:
         raise ValueError(
             f"task '{name}': all {len(examples)} rows of the {role} split have the label '{only}', "
             f"expected at least two classes; use other rows or raise task.max_rows.{role}."
         )
+
+
+def only_answer(examples: Sequence[Example]) -> str | None:
+    """The right answer of all examples; None if they have several."""
+    if len({example.answer for example in examples}) > 1:
+        return None
+    return examples[0].choices[examples[0].answer].strip()

@@ -1,20 +1,17 @@
 """With task.metric=agreement the dense model's own answers are right, and no label is read."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from models import tiny_llama, tiny_tokenizer
-from runs import arguments, finished, make_world, run_sieve, write_rows
+from runs import finished, make_world, run_sieve, write_rows
+from sessions import session
 
 from sieve import stages
-from sieve.conversion import CONF, register_resolvers, to_config
 from sieve.data.datamodule import SieveDataModule
 from sieve.evaluation.evaluation import score
 from sieve.stages import Run, answers
@@ -38,16 +35,6 @@ def world(tmp_path: Path) -> Path:
     for path in (tmp_path / "data").iterdir():
         write_rows(path, [{"text": row["text"]} for row in json_lines(path)])
     return tmp_path
-
-
-@contextmanager
-def session(world: Path, *overrides: str) -> Iterator[Run]:
-    register_resolvers()
-    given = arguments(world, world / "run", *overrides)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_config(compose("config", [a for a in given if not a.startswith("hydra.")]))
-    with stages.opened(config, world / "run") as run:
-        yield run
 
 
 def own_answers(run: Run, role: str) -> list[int]:

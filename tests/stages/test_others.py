@@ -61,6 +61,17 @@ def test_tokens_are_shared_out_by_weight(tmp_path: Path, weights, expected) -> N
         assert abs(tokens - 1200 * expected.get(name, 0)) <= longest
 
 
+def test_rows_held_out_of_a_training_are_not_mixed_in(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    own = build_task(found.task)
+    folder = Path(str(found.calibration.mix["other"].data_dir))
+    write_rows(folder / "train.jsonl", [*rows_of("own train"), *rows_of("clean", 5)])
+    held_out = own.splits["calibration"][:10]
+    parts = {task.name: task for task, _ in mixed_tasks(found, own, held_out)}
+    mixed = {e.content for e in parts["other"].splits["calibration"]}
+    assert len(mixed) == 35 and not mixed & {e.content for e in held_out}
+
+
 @pytest.mark.parametrize("changes", [{}, {"shots": 2}, {"preamble": "Answer.\n"}])
 def test_rows_that_are_selected_or_tested_on_are_not_mixed_in(tmp_path: Path, changes) -> None:
     found = config(tmp_path)

@@ -2,8 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from models import tiny_llama, tiny_tokenizer
-from runs import arguments, finished, make_world, run_sieve, write_rows
+from runs import finished, make_world, run_sieve, write_rows
+from sessions import session
 
-from sieve import stages
-from sieve.conversion import CONF, register_resolvers, to_config
 from sieve.data.datamodule import SieveDataModule
 from sieve.evaluation.evaluation import score
 from sieve.stages import Run, opening, prompting
@@ -45,16 +42,6 @@ def world(tmp_path: Path) -> Path:
 
 def save_tokenizer(world: Path, **options: object) -> None:
     tiny_tokenizer(model_max_length=512, **options).save_pretrained(world / "model")
-
-
-@contextmanager
-def session(world: Path, *overrides: str) -> Iterator[Run]:
-    register_resolvers()
-    given = arguments(world, world / "run", *overrides)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_config(compose("config", [a for a in given if not a.startswith("hydra.")]))
-    with stages.opened(config, world / "run") as run:
-        yield run
 
 
 def chosen(world: Path, *overrides: str) -> tuple[str, int | str]:
