@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -39,10 +41,11 @@ def harmful(module: RecoveryModule) -> Evaluate:
 def test_harm_alone_is_answered_by_the_untrained_state_and_half_the_rate() -> None:
     model = tiny_llama()
     bank = banked(model)
-    module = module_of(model, bank, mixed(bank), STEPS)
+    module = module_of(model, bank, mixed(bank), replace(STEPS, steps=5))
     untrained, rates, distances = copied(module), list[float](), list[float]()
-    # Then a larger loss; fewer right answers at a smaller loss; an improvement; a larger loss.
-    scores = iter([(0.5, -1.0), (0.4, -2.0), (0.4, -0.9), (0.5, -0.8), (0.2, -3.0)])
+    # Then a larger loss; fewer right answers at a smaller loss; an improvement; larger losses.
+    worse = (0.2, -3.0)
+    scores = iter([(0.5, -1.0), (0.4, -2.0), (0.4, -0.9), (0.5, -0.8), worse, worse])
 
     def evaluate() -> tuple[float, float]:
         rates.append(module.rate)
@@ -50,10 +53,34 @@ def test_harm_alone_is_answered_by_the_untrained_state_and_half_the_rate() -> No
         return next(scores)
 
     recover(module, numbered(BATCHES), evaluate, trainer)
-    assert rates == [PEAK, PEAK, PEAK / 2, PEAK / 2, PEAK / 2]
+    assert rates == [PEAK, PEAK, *[PEAK / 2] * 4]
     # Adam's first step is as long as the rate, which is at its peak after so short a warm-up.
     assert distances[1:3] == pytest.approx([PEAK, PEAK / 2], rel=1e-3)
     assert distances[3] > distances[2]
+
+
+def test_nothing_starts_again_at_the_last_step() -> None:
+    model = tiny_llama()
+    bank = banked(model)
+    module = module_of(model, bank, mixed(bank), replace(STEPS, steps=1))
+    scores = iter([(0.5, -1.0), (0.4, -2.0)])
+    recover(module, numbered(BATCHES), lambda: next(scores), trainer)
+    assert (module.rate, module.restart) == (PEAK, 0)
+
+
+def test_a_new_start_has_a_schedule_of_its_own_over_the_steps_that_are_left() -> None:
+    model = tiny_llama()
+    bank = banked(model)
+    module = module_of(model, bank, mixed(bank), replace(STEPS, steps=100))
+    optimizer: Any = SimpleNamespace(param_groups=[{}])
+    rates = []
+    module.start_again(40, 0.5)
+    for module.start in (40, 45, 70, 99):
+        module.on_before_optimizer_step(optimizer)
+        rates.append(optimizer.param_groups[0]["lr"])
+    # Over 60 steps: a warm-up of 6, then cosine decay, half way at 33.
+    assert rates[:2] == pytest.approx([0.5 / 6, 0.5])
+    assert 0 < rates[3] < 0.01 < rates[2] < 0.5
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -39,6 +39,13 @@ def test_the_curve_holds_exactly_the_evaluated_points(result: Result) -> None:
     assert drawn == {(100 * p["kept_fraction"], 100 * p["accuracy"]) for p in points}
 
 
+def test_the_line_of_a_curve_joins_only_genomes_scored_on_all_rows(result: Result) -> None:
+    points = result["search"]["curve"]
+    whole = [100 * point["kept_fraction"] for point in points if point["whole"]]
+    [line] = [t for t in accuracy_curve(read(result)).data if t.mode == "lines" and not t.name]
+    assert sorted(line.x) == sorted(whole) and len(whole) < len(points)
+
+
 def test_the_curve_marks_the_chosen_point_and_the_infeasible_ones(result: Result) -> None:
     figure = accuracy_curve(read(result))
     chosen = named(figure, "chosen")

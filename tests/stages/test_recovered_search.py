@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sieve.recovery.walk import Attempt
+from sieve.stages import recovered_search as module
 from sieve.stages.recovered_search import _certified, _Search
 
 
@@ -40,6 +41,31 @@ def test_accepted_genomes_come_from_the_largest_and_the_smallest_is_trained_to_t
     assert search.finished == []  # Only a chain that holds so far pays for it.
     assert [trained.kept_fraction for trained in chain] == [0.02] == search.finished
     assert list(search.downwards([])) == []
+
+
+@pytest.mark.parametrize(("refused", "trains"), [(0.05, True), (0.1, False), (0.15, False)])
+def test_a_genome_no_larger_than_a_refused_one_is_not_trained(
+    monkeypatch: pytest.MonkeyPatch, refused: float, trains: bool
+) -> None:
+    trained: list[str] = []
+
+    def until_accepted(*_: Any) -> Any:
+        trained.append("genome")
+        return SimpleNamespace(bank=None, genome=None, record={})
+
+    score = SimpleNamespace(kept_fraction=0.1, feasible=True)
+    judge = SimpleNamespace(on=lambda _: SimpleNamespace(score=lambda _: score))
+    bank = SimpleNamespace(kept_fraction=lambda _: 0.1, ranks=lambda _: {"q": 3})
+    search: Any = object.__new__(_Search)
+    search.key, search.judged, search.run = "", [], None
+    search.training = SimpleNamespace(
+        settings=SimpleNamespace(tries=4), until_accepted=until_accepted, objective=judge
+    )
+    search._line = lambda larger, key: (bank, None)
+    monkeypatch.setattr(module, "largest_within", lambda *_: "genome")
+    monkeypatch.setattr(module, "_log", lambda *_: None)
+    monkeypatch.setattr(module.Judged, "record", {})
+    assert (search.attempt(0.2, refused, None) is not None) == trains == bool(trained)
 
 
 def test_a_larger_genome_lies_between_and_is_trained_to_the_end(search: Any) -> None:
