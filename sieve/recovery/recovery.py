@@ -44,6 +44,7 @@ class Recovered:
     genome: Genome
     taken: bool  # False where no check beat the untrained model; bank and genome are its own
     history: list[Check]
+    rate: float  # the peak of the learning rate, after restarts
 
 
 def recover(
@@ -85,7 +86,7 @@ def recover(
     taken = keeper.take_best()
     bank, genome = module.bank() if taken else (switch.bank, module.genome)
     switch.restore()
-    return Recovered(bank, genome, taken, keeper.history)
+    return Recovered(bank, genome, taken, keeper.history, module.rate)
 
 
 def numbered(batches: Sequence[object]) -> list[TrainingBatch]:

@@ -4,6 +4,7 @@ Checks are made on calibration rows that the training never reads, so the select
 """
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from scipy.special import ndtr, ndtri
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
@@ -74,6 +76,7 @@ class Training:
         self.run, self.bank, self.settings = run, bank, run.config.recovery
         self.head_start = 0.0  # of the dense model on the held-out rows, in the tolerance's unit
         self.teacher = teacher_of(run.backbone.model, self.settings)
+        self.rates = list[tuple[float, float]]()  # kept fraction and last rate of each training
 
     @cached_property
     def rows(self) -> Reserved[Example]:
@@ -109,6 +112,9 @@ class Training:
     def objective(self) -> Objective:
         """The objective on the held-out rows.
 
+        Mostly these rows are fewer than the fresh ones that have the last word. A genome is within
+        the tolerance here if it more likely than not will be there, with the run's confidence.
+
         A dense model that was tuned on the task's training rows knows them, and no pruned model
         can equal it there. What it does better than on fresh rows is no drop.
         """
@@ -121,6 +127,11 @@ class Training:
                 self.head_start,
             )
         objective.tolerance += self.head_start
+        if objective.confidence is not None:
+            rows, fresh = (
+                len(scores.values) for scores in (objective.baseline, self.fresh.baseline)
+            )
+            objective.confidence = confidence_on_fewer(objective.confidence, rows, fresh)
         return objective
 
     def until_accepted(self, bank: Bank, genome: Genome, key: str, share: float) -> Trained:
@@ -151,13 +162,24 @@ class Training:
         )
         if self.run.leads:
             _delete(self._state_path(key))
-        return Trained(*values)
+        trained = Trained(*values)
+        self.rates.append((trained.kept_fraction, trained.record["rate"]))
+        return trained
+
+    def _rate(self, kept_fraction: float) -> float:
+        """The peak of the learning rate: the configured one, or a lower one that halving led to.
+
+        A rate that did only harm to a small model would harm a larger one, which has more to lose.
+        """
+        rates = [rate for kept, rate in self.rates if kept <= kept_fraction]
+        return min([self.settings.learning_rate, *rates])
 
     def _compute(
         self, bank: Bank, genome: Genome, key: str, steps: int, accepted: bool
     ) -> tuple[Record, Genome, Bank]:
         run, model = self.run, self.run.backbone.model
-        settings = replace(self.settings, steps=steps)
+        rate = self._rate(bank.kept_fraction(genome))
+        settings = replace(self.settings, steps=steps, learning_rate=rate)
         switch = Switch(model, bank, as_stored=False)
         module = RecoveryModule(switch, genome, settings, run.config.seed, self.teacher)
         module.to(model.device)
@@ -189,6 +211,7 @@ class Training:
             "taken": result.taken,
             "trained_parameters": sum(p.numel() for p in module.trained().values()),
             "steps": steps,
+            "rate": result.rate,
             "history": [
                 entry | {"accuracy": float(total(entry["accuracy"]))} for entry in result.history
             ],
@@ -224,6 +247,15 @@ class Training:
         per_step = sum(times[-TIMED:]) / len(times[-TIMED:]) * self.settings.accumulate
         switch.restore()
         return {"steps": max(1, round(seconds / per_step)), "seconds_per_step": per_step}
+
+
+def confidence_on_fewer(confidence: float, rows: int, of: int) -> float:
+    """The confidence on `rows` rows whose bound equals that of `confidence` on `of` similar rows.
+
+    It is no greater than `confidence`. By the normal approximation, in which the distance of a
+    bound from the estimate falls with the square root of the rows.
+    """
+    return float(ndtr(ndtri(confidence) * math.sqrt(min(1.0, rows / of))))
 
 
 def batch_tokens(run: Run) -> int:

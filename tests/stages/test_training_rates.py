@@ -1,0 +1,33 @@
+"""The rate of a training follows earlier ones; fewer rows judge by a weaker bound."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sieve.stages.training import Training, confidence_on_fewer
+from sieve.tasks.drop_test import upper_of_counts
+
+
+@pytest.mark.parametrize(
+    ("kept", "rate"), [(0.02, 1e-3), (0.05, 5e-4), (0.1, 5e-4), (0.2, 2.5e-4), (0.9, 2.5e-4)]
+)
+def test_a_training_begins_at_the_lowest_rate_of_the_smaller_genomes(
+    kept: float, rate: float
+) -> None:
+    training: Any = object.__new__(Training)
+    training.settings = SimpleNamespace(learning_rate=1e-3)
+    training.rates = [(0.05, 5e-4), (0.2, 2.5e-4), (0.03, 1e-3)]
+    assert training._rate(kept) == rate
+
+
+def test_a_quarter_of_the_rows_gives_the_bound_that_all_rows_give() -> None:
+    weaker = confidence_on_fewer(0.9, 1_000, 4_000)
+    assert 0.5 < weaker < 0.9
+    whole = upper_of_counts(200, 160, 4_000, 0.9)
+    assert upper_of_counts(50, 40, 1_000, weaker) == pytest.approx(whole, abs=5e-4)
+    assert upper_of_counts(50, 40, 1_000, 0.9) > whole + 5e-3
+
+
+def test_more_rows_judge_by_no_stronger_bound() -> None:
+    assert confidence_on_fewer(0.9, 4_000, 1_000) == pytest.approx(0.9)
