@@ -3,6 +3,8 @@
 All rows that calibration left over are scored once; a search on some of them then takes no pass.
 
     python -m experiments.outcomes FILE +task=sst2 model.path=my_model search.rows=100000
+
+`experiments/results/outcomes` has files of real language models, which the claim `tolerance` reads.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from sieve.search.lines import last_feasible
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, drop_of
 
+RUN = Path("runs/outcomes")
 GENOMES = 40  # of a frontier, at most
 LOST = 0.2  # of the accuracy; the frontier ends after three genomes that lose more
 
@@ -102,14 +105,15 @@ def measure(config: Config, folder: Path) -> Outcomes:
 def main() -> None:
     """Measure the outcomes of a run and write them to a file."""
     from experiments.jobs import composed
+    from experiments.real_model import without_paths
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="where the outcomes go, as JSON")
     parser.add_argument("overrides", nargs="+", help="settings, such as +task=sst2 model.path=m")
     arguments = parser.parse_args()
-    folder = arguments.file.parent
-    outcomes = measure(composed(arguments.overrides, folder), folder)
-    arguments.file.write_text(json.dumps(outcomes.record()))
+    outcomes = measure(composed(arguments.overrides, RUN), RUN)
+    record = outcomes.record() | {"overrides": without_paths(arguments.overrides)}
+    arguments.file.write_text(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":

@@ -57,8 +57,12 @@ def condensed(result: Record) -> Record:
 
 def overrides(command: str) -> list[str]:
     """The settings of a command line that are not paths."""
-    given = [word for word in shlex.split(command) if "=" in word]
-    return [word for word in given if not word.lstrip("+").startswith(PATHS)]
+    return without_paths([word for word in shlex.split(command) if "=" in word])
+
+
+def without_paths(settings: Sequence[str]) -> list[str]:
+    """The settings that are not paths, and say something of the result."""
+    return [word for word in settings if not word.lstrip("+").startswith(PATHS)]
 
 
 def table(records: Sequence[Record]) -> str:

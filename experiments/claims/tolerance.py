@@ -3,8 +3,11 @@
 All rows that calibration left over are the population: every genome of a frontier has answered
 them. Selection rows are drawn from them with replacement, a search chooses, and its drop on the
 population says whether the promise held. The oracle knows the population.
+
+The outcomes of real language models are committed: `python -m experiments.outcomes` measures them.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from experiments.jobs import Job, swept_values
 from experiments.outcomes import Outcomes
 
 CLAIM = "tolerance"
+FOLDER = Path(__file__).parents[1] / "results" / "outcomes"
 HERE = f"experiments.claims.{CLAIM}"
 TOLERANCE = 0.02
 ROWS = (300, 800, 1_658, 3_000)  # 1,658: the default for this tolerance
@@ -42,12 +46,16 @@ def measure(out: Path, subject: str) -> dict[str, Any]:
     return outcomes.measure(config, out / CLAIM / subject).record()
 
 
+def real_models() -> dict[str, Any]:
+    """The committed outcomes by the names of their files."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
     """By task, number of rows and rule: how often the tolerance held, and the size kept."""
-    tasks = {
-        name.removeprefix(f"{CLAIM}/"): simulate(Outcomes.of(record))
-        for name, record in results.items()
-    }
+    records = {name.removeprefix(f"{CLAIM}/"): record for name, record in results.items()}
+    records |= real_models()
+    tasks = {name: simulate(Outcomes.of(record)) for name, record in records.items()}
     over_all = {}
     for rows in map(str, ROWS):
         over_all[rows] = {
