@@ -78,7 +78,7 @@ def recovered(task: str, seed: int, method: str, cache: Path) -> Record:
         if RANGE[0] <= before["drop"]["point"] <= RANGE[1]:
             break
     start = time.perf_counter()
-    after = finished(task, cache, *common, f"recovery={method}")
+    after = finished(task, cache, *common, f"recovery={method}", "search.recover=false")
     history = after["recovery"]["history"]
     return {
         "tolerance": tolerance,

@@ -15,7 +15,8 @@ SHARED = Path(os.environ.get("SIEVE_SHARED", "../shared"))
 def finished(task: str, cache: Path, *overrides: str, source: Path | None = None) -> dict[str, Any]:
     """Run Sieve and return `result.json`.
 
-    Speed is not measured, nothing is exported, and ranks are not rounded, unless overrides say so.
+    Speed is not measured, nothing is exported, ranks are not rounded, and genomes are chosen by the
+    point estimate, unless overrides say so.
     Raises RuntimeError if the run fails.
 
     Args:
@@ -40,6 +41,7 @@ def finished(task: str, cache: Path, *overrides: str, source: Path | None = None
             "speed.enabled=false",
             "export=none",
             "projection.rank_multiple=1",
+            *([] if source else ["confidence=null"]),  # An earlier checkout may not know it.
             f"paths.cache_dir={cache.absolute()}",
             f"hydra.run.dir={folder}/result",
             f"hydra.sweep.dir={folder}",

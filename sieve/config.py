@@ -251,7 +251,7 @@ class Config:
     also: dict[str, TaskConfig] = field(default_factory=dict)
     tolerance: float = 0.02
     curve: list[float] = field(default_factory=list)
-    confidence: float | None = None
+    confidence: float | None = 0.9
     until: str | None = None
     inspect: bool = False
     dry_run: bool = False

@@ -188,7 +188,6 @@ RECOVERY = (
     *SMALL,
     "projection.refit_tries=1",
     "recovery=lora",
-    "confidence=null",
     "search.recover=false",
     "recovery.steps=4",
     "recovery.check_every=2",

@@ -82,4 +82,4 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         cells = [kept.cell(entry.get(label)) for label in labels]
         spent = f"{entry['genetic']['rows']:,}" if "genetic" in entry else ""
         lines.append(f"| {task} | {' | '.join(cells)} | {spent} |")
-    return {"adaptive": "\n".join(lines)}
+    return {"adaptive": kept.with_legend(lines)}

@@ -76,7 +76,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         times = summary["times"].get(source)
         ends = f"{times['value']:.1f} ({times['low']:.1f} to {times['high']:.1f})" if times else ""
         lines.append(f"| {label} | {' | '.join(cells)} | {ends} |")
-    return {CLAIM: "\n".join(lines)}
+    return {CLAIM: kept.with_legend(lines)}
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:

@@ -3,7 +3,7 @@
 Selection rows choose the genome; unseen test rows measure the drop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import figures
@@ -24,6 +24,7 @@ METHODS = {
     "refitted": "loss-aware, water-filled, refitted",
 }
 OURS, PAPER = "refitted", "paper"
+LEGEND = "Sizes are *likely* only (`confidence=null`); † exceeds the tolerance on test rows."
 HEAD = tuple(METHODS[method] for method in ("svd", "whitened", PAPER, OURS))  # shown in README
 LEARNED = Job(CLAIM, (("subject", "medicine"), ("method", "learned"), ("tolerance", ".02")))
 
@@ -110,11 +111,18 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
                 else (f"{times['value']:.1f} ({times['low']:.1f} to {times['high']:.1f})")
             )
             short.append(f"| {label} | {' | '.join(cells)} | {ends} |")
+    head = [*lines[:2], *(line for line in lines if line[2:].startswith(HEAD))]
     return {
-        "kept": "\n".join(lines),
+        "kept": with_legend(lines),
         "kept-means": "\n".join(short),
-        "headline": "\n".join([*lines[:2], *(line for line in lines if line[2:].startswith(HEAD))]),
+        "headline": with_legend(head),
     }
+
+
+def with_legend(lines: Sequence[str]) -> str:
+    """A table, with the meaning of the dagger below it if it has one."""
+    table = "\n".join(lines)
+    return f"{table}\n\n{LEGEND}" if "†" in table else table
 
 
 def cell(found: Mapping[str, Any] | None) -> str:

@@ -51,4 +51,4 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     for subject, seeds in summary["seeds"].items():
         cells = " | ".join(kept.cell(seeds.get(n)) for n in numbers)
         lines.append(f"| {subject} | {cells} | {summary['spread'][subject]:.2f} |")
-    return {CLAIM: "\n".join(lines)}
+    return {CLAIM: kept.with_legend(lines)}

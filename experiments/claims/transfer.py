@@ -10,6 +10,7 @@ from experiments.running import SHARED
 
 CLAIM = "transfer"
 SMALL = (
+    "confidence=null",
     "calibration.tokens=25_000",
     "projection.rank_multiple=1",
     "projection.refit=false",

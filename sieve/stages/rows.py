@@ -28,7 +28,8 @@ def training_rows(run: Run) -> Reserved[Example]:
     if not (reserved.rest and reserved.reserved):
         raise ValueError(
             f"got {len(rows)} calibration rows, expected at least 4 to train on most of them and "
-            "check on the others; provide more rows, or set recovery=none."
+            "check on the others; provide more rows, or run sieve.run with recovery=none, which "
+            "trains on none."
         )
     return reserved
 

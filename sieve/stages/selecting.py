@@ -104,12 +104,16 @@ def check_baseline(run: Run, baseline: Scores) -> None:
 def _check_against_chance(run: Run, baseline: Scores, chance: Chance) -> None:
     tolerance = run.config.tolerance
     margin = round(baseline.accuracy - chance.accuracy, 9)
+    below = f"set tolerance below {math.floor(1000 * margin) / 1000:g}"
+    if baseline.metric.agreement:
+        _check_variety(run, chance.accuracy, margin <= tolerance, below)
+        return
     if chance.beaten and margin <= tolerance:
         raise ValueError(
             f"tolerance={tolerance:g} is too large: a model at chance would pass, because on the "
             f"selection split chance is {chance.accuracy:.3f} and the dense model scores "
-            f"{baseline.accuracy:.3f}; set tolerance below {math.floor(1000 * margin) / 1000:g}, "
-            "or choose a prompt or a model that does the task better."
+            f"{baseline.accuracy:.3f}; {below}, or choose a prompt or a model that does the task "
+            "better."
         )
     if run.leads and chance.inverted:
         log.warning(
@@ -125,6 +129,29 @@ def _check_against_chance(run: Run, baseline: Scores, chance: Chance) -> None:
             "the dense model scores %.3f on the selection split, no better than chance (%.3f), so "
             "the search cannot tell genomes apart; check the prompt, the labels and the model.",
             *(baseline.accuracy, chance.accuracy),
+        )
+
+
+def _check_variety(run: Run, most_common: float, passes: bool, below: str) -> None:
+    """Check the dense model's own answers, which are the right ones and need no test of chance.
+
+    Args:
+        most_common: share of the rows with the most common answer.
+        passes: whether a model that always gives this answer is within the tolerance.
+        below: how to lower the tolerance.
+    """
+    rows = f"the dense model gives one answer to {most_common:.1%} of the selection rows"
+    if passes and most_common < 1:
+        raise ValueError(
+            f"tolerance={run.config.tolerance:g} is too large: a model that always gives the same "
+            f"answer would pass, because {rows}; {below}, or provide rows that it answers "
+            "differently."
+        )
+    if passes and run.leads:
+        log.warning(
+            "%s, so the search cannot tell genomes apart; check the prompt, or provide rows that "
+            "it answers differently.",
+            rows,
         )
 
 

@@ -11,6 +11,7 @@ from sieve.config import SearchConfig
 from sieve.evaluation.evaluation import Scores, compare_with_chance
 from sieve.stages.selecting import check_baseline
 from sieve.tasks.example import Example
+from sieve.tasks.metrics import ACCURACY, Metric
 
 CHOICES = (" no", " yes")
 
@@ -19,12 +20,18 @@ def rows(no: int, yes: int) -> list[Example]:
     return [Example(str(i), CHOICES, int(i >= no)) for i in range(no + yes)]
 
 
-def scores_of(examples: list[Example], predicted: list[int]) -> Scores:
+def scores_of(examples: list[Example], predicted: list[int], metric: Metric = ACCURACY) -> Scores:
     right = np.array([e.answer == p for e, p in zip(examples, predicted, strict=True)])
-    return Scores(np.array(predicted), right, np.zeros(len(examples)))
+    return Scores(np.array(predicted), right, np.zeros(len(examples)), metric=metric)
 
 
-def check(tolerance: float, examples: list[Example], predicted: list[int], kind: str = "") -> None:
+def check(
+    tolerance: float,
+    examples: list[Example],
+    predicted: list[int],
+    kind: str = "",
+    metric: Metric = ACCURACY,
+) -> None:
     run: Any = SimpleNamespace(
         config=SimpleNamespace(tolerance=tolerance, search=SearchConfig(confirmation=0), seed=0),
         task=SimpleNamespace(
@@ -32,7 +39,7 @@ def check(tolerance: float, examples: list[Example], predicted: list[int], kind:
         ),
         leads=True,
     )
-    check_baseline(run, scores_of(examples, predicted))
+    check_baseline(run, scores_of(examples, predicted, metric))
 
 
 def wrong_on(examples: list[Example], count: int) -> list[int]:
@@ -55,6 +62,25 @@ def test_a_tolerance_that_leads_to_chance_is_refused(caplog: pytest.LogCaptureFi
     with pytest.raises(ValueError, match="set tolerance below 0.07, or"):
         check(0.08, uneven, wrong_on(uneven, 6))
     assert not caplog.records
+
+
+def test_agreement_asks_for_rows_with_other_answers_and_not_for_a_better_model(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    agreement = Metric("agreement", agreement=True)
+    mostly, always = rows(198, 2), rows(200, 0)
+    with pytest.raises(ValueError) as refused:
+        check(0.02, mostly, wrong_on(mostly, 0), metric=agreement)
+    assert str(refused.value) == (
+        "tolerance=0.02 is too large: a model that always gives the same answer would pass, "
+        "because the dense model gives one answer to 99.0% of the selection rows; set tolerance "
+        "below 0.01, or provide rows that it answers differently."
+    )
+    check(0.005, mostly, wrong_on(mostly, 0), metric=agreement)
+    assert not caplog.records
+    check(0.02, always, wrong_on(always, 0), metric=agreement)
+    assert "gives one answer to 100.0% of the selection rows" in caplog.text
+    assert "better model" not in caplog.text and "labels" not in caplog.text
 
 
 def test_at_chance_a_warning_is_enough(caplog: pytest.LogCaptureFixture) -> None:
