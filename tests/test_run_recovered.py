@@ -26,6 +26,7 @@ TRAINED = (
     "speed.enabled=false",
     "export=none",
     "recovery=full",
+    "confidence=null",
     "recovery.steps=10",
     "recovery.short_steps=120",
     "recovery.tries=4",
