@@ -1,7 +1,7 @@
 """The forecast of training: short prompts, and the hidden states of the dense model."""
 
 import pytest
-from test_dry_run import forecast, stage
+from forecasting import forecast, stage
 
 
 def test_a_short_prompt_costs_the_pruned_model_less_and_the_dense_model_the_same(tmp_path):
