@@ -48,8 +48,8 @@ def test_a_run_prunes_the_tuned_model_that_was_reported(world: Path) -> None:
 def test_rows_that_choose_the_step_are_not_trained_on(world: Path) -> None:
     with opened(config_of(world), world / "run") as run:
         held_out, batches = divided(run)
-        assert sum(len(batch.examples) for batch in held_out) == 10
-        assert count_rows(batches) == len(run.task.splits["calibration"]) - 10
+        assert sum(len(batch.examples) for batch in held_out) == 15
+        assert count_rows(batches) == len(run.task.splits["calibration"]) - 15
         scored = {tuple(row[row > 0].tolist()) for batch in held_out for row in batch.input_ids}
         trained = {tuple(row[row > 0].tolist()) for batch in batches for row in batch.input_ids}
         assert not scored & trained
