@@ -4,8 +4,9 @@ Sizes are tried by bisection. Each genome is pruned from the nearest larger one 
 accepted: its trained matrices are factorized again with the moments of calibration, so directions
 are ordered by what the task needs, and ranks are water-filled anew. Each is trained for a short
 time and judged on calibration rows that training never reads. The selection rows, which no attempt
-has seen, have the last word: accepted genomes are scored on them from the largest down, until one
-fails. The smallest of them is trained to the end before. If all fail, a larger one is trained.
+has seen, have the last word: all accepted genomes are scored on them, the smallest after it was
+trained to the end. The smallest that is within the tolerance there is the result. If all fail, a
+larger one is trained.
 """
 
 import logging
@@ -27,8 +28,9 @@ from sieve.stages.selecting import line_down, line_through
 from sieve.stages.training import Trained, Training
 
 log = logging.getLogger(__name__)
-# Shares of the risk of being wrong: the accepted genomes, and a larger one if all of them fail.
-RISK = (0.8, 0.2)
+# Shares of the risk of being wrong: the smallest accepted genome, all others accepted, and a larger
+# one if all of them fail.
+RISK = (0.4, 0.4, 0.2)
 SHARE = 0.5  # of recovery.minutes that the short trainings take together
 
 
@@ -72,9 +74,9 @@ def search_recovered(
     attempts = walk(search.attempt, largest, training.settings.tries)
     accepted = [attempt.result for attempt in attempts if attempt.accepted]
     accepted.sort(key=lambda judged: -judged.trained.kept_fraction)
-    best, scores = _certified(training, search.downwards(accepted), RISK[0])
+    best, scores = _certified(training, search.downwards(accepted), shares(len(accepted)))
     if accepted and best is None:
-        best, more = _certified(training, search.larger(accepted[0], largest), RISK[1])
+        best, more = _certified(training, search.larger(accepted[0], largest), RISK[2:])
         scores += more
     record = {
         "kept_before": largest,
@@ -85,25 +87,34 @@ def search_recovered(
     return record, best
 
 
+def shares(accepted: int) -> list[float]:
+    """The shares of the risk of accepted genomes, from the largest to the smallest."""
+    smallest, others, _ = RISK
+    if accepted <= 1:
+        return [smallest + others] * accepted
+    return [others / (accepted - 1)] * (accepted - 1) + [smallest]
+
+
 def _certified(
-    training: Training, chain: Iterable[Trained], share: float
+    training: Training, chain: Iterable[Trained], risks: Iterable[float]
 ) -> tuple[Trained | None, list[Score]]:
-    """The last genome of a chain before the first that fails on the selection rows, and scores.
+    """The last genome of a chain that is within the tolerance on the selection rows, and scores.
 
-    A genome is scored only if all before it are within the tolerance, so the whole chain is wrong
-    as seldom as one test (fixed-sequence testing).
-
-    share: of the risk of being wrong.
+    Every genome has a share of the risk of being wrong, and one that is within the tolerance hands
+    its share on to the next. So any of them is wrongly accepted as seldom as in a single test with
+    the sum of the shares (fallback procedure; Wiens, Pharmaceutical Statistics 2:211-215, 2003).
     """
     confidence, scores, best = training.run.config.confidence, list[Score](), None
-    for trained in chain:
-        judge = training.fresh.on(trained.bank)
+    handed_on = 0.0
+    for trained, risk in zip(chain, risks, strict=False):
+        judge, share = training.fresh.on(trained.bank), risk + handed_on
         if confidence is not None:
             judge.confidence = 1 - share * (1 - confidence)
         scores.append(judge.score(trained.genome))
-        if not scores[-1].feasible:
-            break
-        best = trained
+        if scores[-1].feasible:
+            best, handed_on = trained, share
+        else:
+            handed_on = 0.0
     return best, scores
 
 
@@ -136,7 +147,7 @@ class _Search:
         if bank.kept_fraction(genome) <= refused:
             return None
         share = SHARE / self.training.settings.tries
-        trained = self.training.until_accepted(bank, genome, key, share)
+        trained = self.training.until_accepted(bank, genome, key, share, larger)
         score = self.training.objective.on(trained.bank).score(trained.genome)
         self.judged.append(Judged(trained, score))
         _log(self.run, self.judged[-1].record)
@@ -172,7 +183,7 @@ class _Search:
     def finish(self, trained: Trained) -> Trained:
         """Train a genome to the end."""
         key = fingerprint(trained.key, "to the end")
-        return self.training.to_the_end(trained.bank, trained.genome, key, 1 - SHARE)
+        return self.training.to_the_end(trained.bank, trained.genome, key, 1 - SHARE, trained)
 
 
 def _log(run: Run, record: Record) -> None:

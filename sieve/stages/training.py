@@ -19,6 +19,7 @@ from scipy.special import ndtr, ndtri
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
+from sieve.config import RecoveryConfig
 from sieve.data.paired import paired_calibration_batches
 from sieve.data.scored import ScoredBatch
 from sieve.distributed.trainer import make_trainer
@@ -134,31 +135,55 @@ class Training:
             objective.confidence = confidence_on_fewer(objective.confidence, rows, fresh)
         return objective
 
-    def until_accepted(self, bank: Bank, genome: Genome, key: str, share: float) -> Trained:
+    def until_accepted(
+        self, bank: Bank, genome: Genome, key: str, share: float, parent: Trained | None = None
+    ) -> Trained:
         """Train until a check is within the tolerance.
 
         For `recovery.short_steps` at most, or for a share of `recovery.minutes`.
+
+        parent: the trained genome that this one is pruned from.
         """
         steps = self._steps(bank, genome, key, self.settings.short_steps, share)
-        return self._train(bank, genome, key, steps, accepted=True)
+        rate = self._rate(bank.kept_fraction(genome), parent)
+        return self._train(bank, genome, key, steps, rate, accepted=True)
 
-    def to_the_end(self, bank: Bank, genome: Genome, key: str, share: float = 1.0) -> Trained:
-        """Train for `recovery.steps`, or for a share of `recovery.minutes`."""
+    def to_the_end(
+        self,
+        bank: Bank,
+        genome: Genome,
+        key: str,
+        share: float = 1.0,
+        parent: Trained | None = None,
+    ) -> Trained:
+        """Train for `recovery.steps`, or for a share of `recovery.minutes`.
+
+        parent: the same genome after a short training.
+        """
         steps = self._steps(bank, genome, key, self.settings.steps, share)
-        return self._train(bank, genome, key, steps)
+        rate = self._rate(bank.kept_fraction(genome), parent)
+        return self._train(bank, genome, key, steps, rate)
 
     def _train(
-        self, bank: Bank, genome: Genome, key: str, steps: int, accepted: bool = False
+        self,
+        bank: Bank,
+        genome: Genome,
+        key: str,
+        steps: int,
+        rate: float,
+        accepted: bool = False,
     ) -> Trained:
         """Train the factors of a genome, or read what an earlier run trained.
 
         Args:
             key: fingerprint of the training; a killed one resumes from a state under it.
             steps: of the optimizer.
+            rate: the peak of the learning rate.
             accepted: end the training at the first check that is within the tolerance.
         """
+        settings = replace(self.settings, steps=steps, learning_rate=rate)
         values = self.run.remembered(
-            "training", key, FILES, lambda: self._compute(bank, genome, key, steps, accepted)
+            "training", key, FILES, lambda: self._compute(bank, genome, key, settings, accepted)
         )
         if self.run.leads:
             _delete(self._state_path(key))
@@ -166,20 +191,22 @@ class Training:
         self.rates.append((trained.kept_fraction, trained.record["rate"]))
         return trained
 
-    def _rate(self, kept_fraction: float) -> float:
+    def _rate(self, kept_fraction: float, parent: Trained | None) -> float:
         """The peak of the learning rate: the configured one, or a lower one that halving led to.
 
-        A rate that did only harm to a small model would harm a larger one, which has more to lose.
+        A trained model goes on at its rate. Else a rate that did only harm to a smaller model would
+        harm this one, which has more to lose.
         """
+        if parent is not None:
+            rate: float = parent.record["rate"]
+            return rate
         rates = [rate for kept, rate in self.rates if kept <= kept_fraction]
         return min([self.settings.learning_rate, *rates])
 
     def _compute(
-        self, bank: Bank, genome: Genome, key: str, steps: int, accepted: bool
+        self, bank: Bank, genome: Genome, key: str, settings: RecoveryConfig, accepted: bool
     ) -> tuple[Record, Genome, Bank]:
         run, model = self.run, self.run.backbone.model
-        rate = self._rate(bank.kept_fraction(genome))
-        settings = replace(self.settings, steps=steps, learning_rate=rate)
         switch = Switch(model, bank, as_stored=False)
         module = RecoveryModule(switch, genome, settings, run.config.seed, self.teacher)
         module.to(model.device)
@@ -210,7 +237,7 @@ class Training:
             "method": settings.method,
             "taken": result.taken,
             "trained_parameters": sum(p.numel() for p in module.trained().values()),
-            "steps": steps,
+            "steps": settings.steps,
             "rate": result.rate,
             "history": [
                 entry | {"accuracy": float(total(entry["accuracy"]))} for entry in result.history

@@ -1,13 +1,15 @@
-"""Trained genomes are tested on fresh rows from the largest down, until one fails."""
+"""Trained genomes are all tested on fresh rows, and the smallest that holds there is taken."""
 
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from sieve.recovery.walk import Attempt
 from sieve.stages import recovered_search as module
-from sieve.stages.recovered_search import _certified, _Search
+from sieve.stages.recovered_search import RISK, _certified, _Search, shares
 
 
 def judged(size: float, margin: float) -> Any:
@@ -38,7 +40,7 @@ def test_accepted_genomes_come_from_the_largest_and_the_smallest_is_trained_to_t
 ) -> None:
     chain = search.downwards([judged(0.09, 0.01), judged(0.04, 0.003), judged(0.02, 0.001)])
     assert [next(chain).kept_fraction for _ in range(2)] == [0.09, 0.04]
-    assert search.finished == []  # Only a chain that holds so far pays for it.
+    assert search.finished == []
     assert [trained.kept_fraction for trained in chain] == [0.02] == search.finished
     assert list(search.downwards([])) == []
 
@@ -76,18 +78,51 @@ def test_a_larger_genome_lies_between_and_is_trained_to_the_end(search: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("within", "best", "scored"),
-    [("111", 2, 3), ("110", 1, 3), ("101", 0, 2), ("011", None, 1), ("", None, 0)],
+    ("within", "best", "risks"),
+    [
+        ("111", 2, [0.2, 0.4, 0.8]),
+        ("110", 1, [0.2, 0.4, 0.8]),
+        ("101", 2, [0.2, 0.4, 0.4]),
+        ("011", 2, [0.2, 0.2, 0.6]),
+        ("000", None, [0.2, 0.2, 0.4]),
+        ("", None, []),
+    ],
 )
-def test_a_chain_ends_at_the_first_genome_that_fails(
-    within: str, best: int | None, scored: int
+def test_a_genome_within_the_tolerance_hands_its_risk_on_to_the_next(
+    within: str, best: int | None, risks: list[float]
 ) -> None:
-    judge = SimpleNamespace(confidence=0.9)
+    judge, tested = SimpleNamespace(confidence=0.9), list[float]()
     verdicts = iter(within)
-    judge.score = lambda _: SimpleNamespace(feasible=next(verdicts) == "1")
+
+    def score(_: object) -> Any:
+        tested.append((1 - judge.confidence) / 0.1)
+        return SimpleNamespace(feasible=next(verdicts) == "1")
+
+    judge.score = score
     run = SimpleNamespace(config=SimpleNamespace(confidence=0.9))
     training: Any = SimpleNamespace(run=run, fresh=SimpleNamespace(on=lambda _: judge))
     chain = [SimpleNamespace(bank=None, genome=None) for _ in within]
-    trained, scores = _certified(training, iter(chain), share=0.8)
-    assert len(scores) == scored and trained is (None if best is None else chain[best])
-    assert judge.confidence == pytest.approx(0.92 if within else 0.9)
+    trained, scores = _certified(training, iter(chain), shares(len(chain)))
+    assert len(scores) == len(chain) and trained is (None if best is None else chain[best])
+    assert tested == pytest.approx(risks)
+
+
+@pytest.mark.parametrize("accepted", [1, 2, 5])
+def test_all_shares_of_the_risk_sum_to_one(accepted: int) -> None:
+    assert sum(shares(accepted)) + RISK[2] == pytest.approx(1)
+
+
+def test_trained_genomes_that_are_all_beyond_the_tolerance_are_seldom_accepted() -> None:
+    """By simulation: five genomes right at the tolerance, tested on the same rows."""
+    random, draws = np.random.default_rng(0), 2_000
+    judge = SimpleNamespace(confidence=0.9)
+    # Scores of genomes that are pruned from one another are alike.
+    normal = 0.8**0.5 * random.normal(size=(draws, 1)) + 0.2**0.5 * random.normal(size=(draws, 5))
+    judge.score = lambda value: SimpleNamespace(feasible=value > ndtri(judge.confidence))
+    run = SimpleNamespace(config=SimpleNamespace(confidence=0.9))
+    training: Any = SimpleNamespace(run=run, fresh=SimpleNamespace(on=lambda _: judge))
+    wrong = 0
+    for values in normal:
+        chain = [SimpleNamespace(bank=None, genome=value) for value in values]
+        wrong += _certified(training, iter(chain), shares(5))[0] is not None  # type: ignore[arg-type]
+    assert wrong / draws <= 0.1 * (1 - RISK[2]) + 0.01

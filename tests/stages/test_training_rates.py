@@ -18,7 +18,15 @@ def test_a_training_begins_at_the_lowest_rate_of_the_smaller_genomes(
     training: Any = object.__new__(Training)
     training.settings = SimpleNamespace(learning_rate=1e-3)
     training.rates = [(0.05, 5e-4), (0.2, 2.5e-4), (0.03, 1e-3)]
-    assert training._rate(kept) == rate
+    assert training._rate(kept, None) == rate
+
+
+def test_a_genome_that_is_pruned_from_a_trained_one_goes_on_at_its_rate() -> None:
+    training: Any = object.__new__(Training)
+    training.settings = SimpleNamespace(learning_rate=1e-3)
+    training.rates = [(0.01, 1e-3), (0.2, 1.25e-4)]
+    parent: Any = SimpleNamespace(record={"rate": 1.25e-4})
+    assert training._rate(0.1, parent) == 1.25e-4
 
 
 def test_a_quarter_of_the_rows_gives_the_bound_that_all_rows_give() -> None:
