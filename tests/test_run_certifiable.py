@@ -16,9 +16,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "50 selection rows cannot certify tolerance=0.02 at 90 % confidence"),
-        (["dry_run=true"], "provide at least 114 selection rows, set tolerance=0.046 or more"),
-        (["search=genetic"], "20 of 50 selection rows (search.confirmation=0.4) cannot certify"),
+        ([], "50 selection rows are too few to promise with 90 % confidence"),
+        (
+            ["dry_run=true"],
+            "at least 114 selection rows; set confidence=null to run without this promise",
+        ),
+        (["search=genetic"], "20 of 50 selection rows (search.confirmation=0.4) are too few"),
     ],
 )
 def test_a_certificate_that_cannot_be_had_ends_a_run_before_calibration(

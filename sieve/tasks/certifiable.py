@@ -80,15 +80,17 @@ def _refusal(
     metric: Metric, named: str, tolerance: float, confidence: float, share: float, least: float
 ) -> str:
     """Why no pruned model can be certified, and what to do."""
-    ways = f"set tolerance={math.ceil(1000 * least) / 1000:g} or more, or set confidence=null"
-    if tolerance > 0:
-        needed = rows_needed(tolerance / metric.best, confidence, 0)
-        ways = f"provide at least {math.ceil(needed / (share or 1)):,} selection rows, {ways}"
     used = f" (search.confirmation={share:g})" if share else ""
+    enough, provide = "no number of rows is enough", ""
+    if tolerance > 0:
+        needed = math.ceil(rows_needed(tolerance / metric.best, confidence, 0) / (share or 1))
+        enough = f"that takes at least {needed:,} selection rows"
+        provide = "provide more rows, "
     return (
-        f"{named}{used} cannot certify tolerance={tolerance:g} at {100 * confidence:g} % "
-        "confidence: even for a pruned model that answers every row as the dense model does, the "
-        f"smallest tolerance is {_points(least)}; {ways}, which takes the point estimate."
+        f"{named}{used} are too few to promise with {100 * confidence:g} % confidence that new "
+        f"rows lose at most {_points(tolerance)} (tolerance={tolerance:g}): {enough}; set "
+        f"confidence=null to run without this promise, {provide}or set "
+        f"tolerance={math.ceil(1000 * least) / 1000:g} or more."
     )
 
 

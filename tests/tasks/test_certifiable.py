@@ -64,7 +64,9 @@ def test_only_confirmation_rows_certify() -> None:
     sentence = forecast(ACCURACY, 300, 0.02, 0.9, share=0.4)
     assert sentence.startswith("With 120 of 300 selection rows and")
     assert sentence.endswith("for 2.0 points about 590 selection rows are needed.")  # 236 / .4
-    with pytest.raises(ValueError, match=r"^40 of 100 selection rows .search.confirmation=0.4. ca"):
+    with pytest.raises(
+        ValueError, match=r"^40 of 100 selection rows .search.confirmation=0.4. are"
+    ):
         forecast(ACCURACY, 100, 0.02, 0.9, share=0.4)
 
 
@@ -72,10 +74,9 @@ def test_rows_that_can_certify_nothing_are_refused_with_both_ways_out() -> None:
     with pytest.raises(ValueError) as refused:
         forecast(ACCURACY, 50, 0.02, 0.9)
     assert str(refused.value) == (
-        "50 selection rows cannot certify tolerance=0.02 at 90 % confidence: even for a pruned "
-        "model that answers every row as the dense model does, the smallest tolerance is 4.6 "
-        "points; provide at least 114 selection rows, set tolerance=0.046 or more, or set "
-        "confidence=null, which takes the point estimate."
+        "50 selection rows are too few to promise with 90 % confidence that new rows lose at most "
+        "2.0 points (tolerance=0.02): that takes at least 114 selection rows; set confidence=null "
+        "to run without this promise, provide more rows, or set tolerance=0.046 or more."
     )
     for way in ({"rows": 114, "tolerance": 0.02}, {"rows": 50, "tolerance": 0.046}):
         assert forecast(ACCURACY, confidence=0.9, **way)
@@ -83,7 +84,9 @@ def test_rows_that_can_certify_nothing_are_refused_with_both_ways_out() -> None:
 
 
 def test_no_number_of_rows_is_advised_for_a_tolerance_of_0() -> None:
-    with pytest.raises(ValueError, match=r"is 0\.3 points; set tolerance=0\.003 or more, or"):
+    with pytest.raises(
+        ValueError, match=r"no number of rows is enough; .*promise, or set tol.*=0\.003 "
+    ):
         forecast(ACCURACY, 1000, 0, 0.9)
 
 
