@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 WANDB = "SIEVE_EXPERIMENTS_WANDB"  # "true": runs are logged to Weights & Biases
 # Settings that need files from $SIEVE_SHARED: tasks of reader-6m, and plain text.
-BESIDE = ("sst2", "trec", "ag_news", "sentiment", "text", "reader")
+BESIDE = ("sst2", "trec", "ag_news", "subj", "sentiment", "text", "reader")
 
 
 @dataclass(frozen=True)
@@ -156,23 +156,27 @@ def run_here(experiment: str, out: Path, folder: Path, overrides: Sequence[str])
     return result
 
 
+def sweep_there(overrides: Sequence[str], out: Path, folder: Path) -> None:
+    """Run a genetic search in its own process; its last run writes `folder`/result."""
+    command = [
+        sys.executable,
+        "-m",
+        "sieve.run",
+        *overrides,
+        *_places(out),
+        f"hydra.sweep.dir={folder}",
+    ]
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+
+
 def _run(job: Job, out: Path) -> None:
     run_here(job.experiment, out, job.folder(out), job.overrides(out)[1:])
 
 
 def _sweep(job: Job, out: Path) -> None:
-    folder = job.folder(out)
-    command = [
-        sys.executable,
-        "-m",
-        "sieve.run",
-        *job.overrides(out),
-        *_places(out),
-        f"hydra.sweep.dir={folder}/sweep",
-    ]
-    done = subprocess.run(command, text=True, capture_output=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    sweep_there(job.overrides(out), out, job.folder(out) / "sweep")
 
 
 def _call(job: Job, out: Path) -> None:

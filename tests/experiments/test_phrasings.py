@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.phrasings import difference, phrasing_of, rephrased
+from experiments.claims.phrasings import difference, phrasing_of, rephrased
 from sieve.tasks.almanac import almanac_rows
 from sieve.tasks.almanac.reading import TELLINGS
 from sieve.tasks.config import ROLES

@@ -2,11 +2,8 @@
 
 The two splits differ in their passages and in the phrasings of their questions. Both passages are
 asked in both phrasings, of the dense model and of genomes on the closed-form frontier.
-
-    python -m experiments.phrasings        # two minutes on one core; prints tables
 """
 
-import argparse
 import json
 import random
 import tempfile
@@ -15,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from experiments.jobs import composed
+from experiments import figures
+from experiments.jobs import Job, composed
 from sieve import stages
 from sieve.bank.switch import Switch
 from sieve.evaluation.evaluation import score
@@ -28,33 +25,55 @@ from sieve.tasks.almanac import almanac_rows
 from sieve.tasks.almanac.reading import TELLINGS, VALUES
 from sieve.tasks.config import ROLES
 
+CLAIM = "phrasings"
+HERE = f"experiments.claims.{CLAIM}"
 SIZES = (0.15, 0.08, 0.03)  # kept fractions, beside the dense model
 HELD_OUT = ("selection", "test")
 CONTRAST = ("medicine", "geography")  # other tasks whose splits differ in their phrasings
 SHUFFLES = 10_000
 Row = dict[str, Any]
 Right = dict[str, np.ndarray]  # model -> which rows it answers correctly
-console = Console(width=120)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
-    out = parser.parse_args().out
+def jobs() -> list[Job]:
+    """One pass over the held-out rows of every task."""
+    return [
+        Job(CLAIM, (("subject", subject),), "call", f"{HERE}:measure")
+        for subject in ("reading", *CONTRAST)
+    ]
+
+
+def measure(out: Path, subject: str) -> dict[str, Any]:
+    """Accuracies by passages, phrasings and model; of reading also by phrasing."""
+    if subject != "reading":
+        splits = build_task(_config(subject, out).task).splits
+        cells = {(split, split): splits[split] for split in HELD_OUT}
+        return {"cells": _shares(answers(subject, cells, out))}
     rows = {role: almanac_rows("reading", split=role) for role in ROLES}
     with tempfile.TemporaryDirectory() as folder:
-        asked = {
-            phrasing: rephrased_splits(rows, phrasing, Path(folder) / phrasing, out)
-            for phrasing in ROLES
-        }
-        cells = {(p, split): examples for p, s in asked.items() for split, examples in s.items()}
+        asked = {p: rephrased_splits(rows, p, Path(folder) / p, out) for p in ROLES}
+        cells = {(split, p): splits[split] for p, splits in asked.items() for split in splits}
         right = answers("reading", cells, out)
-    print_cells(right)
-    print_phrasings(right["test", "test"], rows["test"])
-    for subject in CONTRAST:
-        splits = build_task(_config(subject, out).task).splits
-        print_splits(subject, answers(subject, {(s, s): splits[s] for s in HELD_OUT}, out))
+    names = np.array([phrasing_of(row)[1] for row in rows["test"]])
+    return {
+        "cells": _shares(right),
+        "changes": {
+            "passages": _changes(right["selection", "test"], right["test", "test"]),
+            "phrasings": _changes(right["test", "selection"], right["test", "test"]),
+        },
+        "phrasings": {
+            name: _share({m: v[names == name] for m, v in right["test", "test"].items()})
+            for name in sorted(set(names))
+        },
+    }
+
+
+def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The measurements by task."""
+    return {
+        name.removeprefix(f"{CLAIM}/"): {k: v for k, v in record.items() if k != "job"}
+        for name, record in results.items()
+    }
 
 
 def phrasing_of(row: Row, dataset: str = "primary") -> tuple[str, str, str]:
@@ -126,49 +145,50 @@ def difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return float(observed), p_value
 
 
-def print_cells(right: Mapping[tuple[str, str], Right]) -> None:
-    """Accuracy by passages and phrasings, and what each of the two changes."""
-    models = list(next(iter(right.values())))
-    console.print(f"\nreading: accuracy, %{'':36}" + "".join(f"{m:>12}" for m in models))
-    for (phrasing, split), by_model in right.items():
-        label = f"{split} passages, {phrasing} phrasings"
-        values = "".join(f"{100 * by_model[m].mean():12.1f}" for m in models)
-        console.print(f"  {label:50}{values}", highlight=False)
-    for label, one, other in (
-        ("test passages - selection passages", ("test", "selection"), ("test", "test")),
-        ("test phrasings - selection phrasings", ("selection", "test"), ("test", "test")),
-    ):
-        changes = (difference(right[other][m], right[one][m]) for m in models)
-        values = "".join(f"{100 * d:+7.1f} ({p:.2g})" for d, p in changes)
-        console.print(f"  {label}, points (p): {values}", highlight=False)
-
-
-def print_phrasings(right: Right, rows: Sequence[Row]) -> None:
-    """Accuracy by phrasing of the test rows."""
-    names = np.array([phrasing_of(row)[1] for row in rows])
-    console.print("\nreading: accuracy on test rows by phrasing, %")
-    for name in sorted(set(names)):
-        chosen = names == name
-        values = "".join(f"{100 * values[chosen].mean():12.1f}" for values in right.values())
-        console.print(f"  {name:40}{chosen.sum():6} rows{values}", highlight=False)
-
-
-def print_splits(subject: str, right: Mapping[tuple[str, str], Right]) -> None:
-    """Accuracy and drop on the selection and on the test split of another task."""
-    console.print(f"\n{subject}: accuracy, %, and drop, points")
-    for (split, _), by_model in right.items():
-        dense = by_model["dense"].mean()
-        drops = "".join(
-            f"{100 * v.mean():8.1f} ({100 * (dense - v.mean()):+.1f})" for v in by_model.values()
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Accuracy by passages and phrasings, and by phrasing of the test split."""
+    models = ["dense", *(f"{100 * size:.0f} % kept" for size in SIZES)]
+    head = " | ".join(models) + " |\n" + "|---" * (len(models) + 3) + "|"
+    cells = [f"| task | passages or facts | phrasings | {head}"]
+    for task, record in summary.items():
+        for cell, shares in record["cells"].items():
+            cells.append(f"| {task} | {' | '.join(cell.split('/'))} | {_cells(shares, models)}")
+    head = " | ".join(models) + " |\n" + "|---" * (len(models) + 2) + "|"
+    phrasings = [f"| test phrasing of reading | rows | {head}"]
+    for name, shares in summary["reading"]["phrasings"].items():
+        rows = shares["rows"]
+        phrasings.append(f"| {name.replace('{n}', '…')} | {rows} | {_cells(shares, models)}")
+    for name, changes in summary["reading"]["changes"].items():
+        values = " | ".join(
+            f"{100 * changes[m]['points']:+.1f} (p = {changes[m]['p']:.2g})" for m in models
         )
-        console.print(f"  {split:12}{len(by_model['dense']):6} rows{drops}", highlight=False)
+        phrasings.append(f"| **test {name} instead of selection's, points** |  | {values} |")
+    return {CLAIM: "\n".join(cells), f"{CLAIM}-each": "\n".join(phrasings)}
+
+
+def _cells(shares: Mapping[str, Any], models: Sequence[str]) -> str:
+    return " | ".join(f"{100 * shares[model]['value']:.1f}" for model in models) + " |"
+
+
+def _shares(right: Mapping[tuple[str, str], Right]) -> dict[str, Any]:
+    return {"/".join(cell): _share(by_model) for cell, by_model in right.items()}
+
+
+def _share(by_model: Right) -> dict[str, Any]:
+    shares = {m: figures.share(float(v.mean()), len(v)) for m, v in by_model.items()}
+    return {"rows": len(by_model["dense"]), **shares}
+
+
+def _changes(one: Right, other: Right) -> dict[str, Any]:
+    """What the second cell changes against the first, by model."""
+    found = {}
+    for model, values in other.items():
+        points, p_value = difference(values, one[model])
+        found[model] = {"points": round(points, 4), "p": round(p_value, 4)}
+    return found
 
 
 def _config(subject: str, out: Path, *overrides: str) -> Any:
     """Settings without further selection rows."""
     small = ["+experiment=_small", f"+subject={subject}", "search.rows=1", "confidence=null"]
     return composed([*small, *overrides], out)
-
-
-if __name__ == "__main__":
-    main()
