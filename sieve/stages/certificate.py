@@ -49,7 +49,7 @@ def _test(run: Run, bank: Bank, genome: Genome) -> Record:
         if run.config.quantization.method != "none":
             quantize(run, bank)
         pruned = score(model, run.data.scoring_batches(rows), "Scoring the finished model")
-    upper = upper_drop(dense, pruned, confidence, run.config.seed)
+    upper = upper_drop(dense, pruned, confidence)
     certified = not pruned.not_finite and upper <= run.config.tolerance
     drop = drop_of(dense, pruned)
     return {"rows": len(rows), "drop": drop, "upper": upper, "certified": certified}

@@ -130,7 +130,7 @@ def _compare(run: Run, dense: Scores, pruned: Scores) -> Record:
     confidence, seed = run.config.confidence, run.config.seed
     upper = None
     if confidence is not None and pruned is not dense:
-        upper = upper_drop(dense, pruned, confidence, seed)
+        upper = upper_drop(dense, pruned, confidence)
     return {
         "baseline": {"accuracy": dense.accuracy, "not_finite": dense.not_finite},
         "pruned": {"accuracy": pruned.accuracy, "not_finite": pruned.not_finite},

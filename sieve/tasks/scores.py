@@ -237,15 +237,18 @@ def _bootstrap_rows(
 
 
 def resampled_sums(columns: Sequence[np.ndarray], seed: int) -> np.ndarray:
-    """(K, RESAMPLES) sums of K columns (N,) over N rows drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    values = np.stack(columns, axis=1)  # (N, K)
-    rows = len(values)
-    shares = np.full(rows, 1 / rows)
-    chunks = range(RESAMPLES // CHUNK)
-    return np.concatenate(
-        [(generator.multinomial(rows, shares, CHUNK) @ values).T for _ in chunks], axis=1
-    )
+    """(K, RESAMPLES) sums of K columns (N,) over N rows drawn with replacement.
+
+    The same rows in another order give the same sums.
+    """
+    generator, values = np.random.default_rng(seed), np.stack(columns, axis=1)  # (N, K)
+    values, rows = values[np.lexsort(values.T)], len(values)
+    starts, sums = rows * np.arange(CHUNK)[:, None], []
+    for _ in range(RESAMPLES // CHUNK):
+        drawn = generator.integers(rows, size=(CHUNK, rows)) + starts
+        counts = np.bincount(drawn.ravel(), minlength=CHUNK * rows).reshape(CHUNK, rows)
+        sums.append((counts @ values).T)
+    return np.concatenate(sums, axis=1)
 
 
 def _percentiles(drops: np.ndarray) -> tuple[float, float]:
