@@ -142,7 +142,8 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             summary["counts"] = rates
         else:
             rows = kind.removeprefix("values")
-            summary["values"][rows] = {n: figures.share(rate, DRAWS[int(rows)]) for n, rate in rates.items()}
+            draws = DRAWS[int(rows)]
+            summary["values"][rows] = {n: figures.share(rate, draws) for n, rate in rates.items()}
     return summary
 
 
