@@ -176,6 +176,19 @@ def test_runs_stand_under_their_task() -> None:
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+experiment=kept", "recovery=lora"],
+        ["+experiment=facts"],
+        ["+experiment=paper_phi3_mini", "search=uniform"],
+        ["+task=sst2", "search=paper", "+sweep.job=prepare"],
+    ],
+)
+def test_what_is_compared_with_the_paper_takes_the_point_estimate(overrides: list[str]) -> None:
+    assert load(*overrides).confidence is None
+
+
+@pytest.mark.parametrize(
     ("overrides", "rows"),
     [
         # About .1 · (1.2816 / .01)² rows, so that the bound of the drop is .01 above the drop.
