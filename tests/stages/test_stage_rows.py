@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from sieve.config import SearchConfig
-from sieve.stages.rows import fits_all_rows, overfits
+from sieve.stages.rows import fits_all_rows, overfits, training_rows
+from sieve.tasks.example import Example
 
 
 def run(confidence: float | None = None, **search: Any) -> Any:
@@ -38,3 +39,14 @@ def test_only_a_search_of_many_genomes_without_confirmation_leaves_no_row_fresh(
     assert fits_all_rows(run(method="genetic", confirmation=0))
     assert not fits_all_rows(run(method="genetic", confirmation=0.4))
     assert not fits_all_rows(run(method="waterfill", confirmation=0))
+
+
+def test_too_few_rows_to_train_on_name_the_command_that_does_not_train() -> None:
+    splits = {"calibration": [Example("a", (" x", " y"), 0)], "selection": []}
+    few: Any = SimpleNamespace(task=SimpleNamespace(splits=splits))
+    with pytest.raises(ValueError) as refused:
+        training_rows(few)
+    assert str(refused.value) == (
+        "got 1 calibration rows, expected at least 4 to train on most of them and check on the "
+        "others; provide more rows, or run sieve.run with recovery=none, which trains on none."
+    )
