@@ -56,6 +56,15 @@ def forecast(
     least = metric.best * smallest_tolerance(certifying, confidence, 0)
     if least > tolerance:
         raise ValueError(_refusal(metric, named, tolerance, confidence, share, least))
+    if metric.agreement:  # The dense model is right on all rows, so rows can only become worse.
+        counts = range(1, certifying + 1)
+        most = bisect_left(
+            counts, True, key=lambda n: upper_of_counts(n, 0, certifying, confidence) > tolerance
+        )
+        return (
+            f"With {named}, tolerance={tolerance:g} can be certified {sure} for a pruned model "
+            f"that answers at most {most:,} of them differently from the dense model."
+        )
     if not metric.right_or_wrong:
         return (
             f"With {named}, the smallest tolerance that can be certified {sure} is "

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from sieve.tasks.certifiable import forecast, rows_needed, smallest_tolerance
+from sieve.tasks.drop_test import upper_of_counts
 from sieve.tasks.metrics import ACCURACY, Metric
 
 F1 = Metric("f1")
@@ -99,6 +100,16 @@ def test_values_between_right_and_wrong_have_the_exact_bound_alone() -> None:
         ValueError, match="at least 1,151 selection rows"
     ):  # log(.1) / log(.998) = 1150.1
         forecast(Metric("grade", best=10.0), 114, 0.02, 0.9)
+
+
+def test_of_agreement_the_answers_that_may_change_are_counted() -> None:
+    agreement = Metric("agreement", agreement=True)
+    assert forecast(agreement, 1000, 0.02, 0.9) == (
+        "With 1,000 selection rows, tolerance=0.02 can be certified at 90 % confidence for a "
+        "pruned model that answers at most 14 of them differently from the dense model."
+    )
+    assert upper_of_counts(14, 0, 1000, 0.9) <= 0.02 < upper_of_counts(15, 0, 1000, 0.9)
+    assert "at most 0 of them" in forecast(agreement, 114, 0.02, 0.9)
 
 
 def test_nothing_is_said_of_a_perplexity() -> None:
