@@ -193,11 +193,15 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The drop of the finished model on selection rows, with the bound at the run's confidence."""
+    """The drop of the finished model on selection rows, and its bound at a confidence.
+
+    This is the run's confidence, or a higher one if trained sizes failed on the same rows before.
+    """
 
     rows: Number
     drop: Number
     upper: Number
+    confidence: Number
     certified: bool | None
 
 

@@ -96,8 +96,11 @@ def _advice(result: Result) -> str:
             "certify its choice; set search.confirmation=0.4, which keeps some of them back."
         )
     bound = None if certificate is None else certificate.upper
+    sure, why = (certificate and certificate.confidence) or result.confidence, ""
+    if sure > result.confidence + _ROUNDING:
+        why = ", as is needed after trained sizes failed on the same rows"
     reason = "" if bound is None else f": their bound is {lost(result, bound)}"
-    return f"The selection rows do not certify it with {_sure(result)} confidence{reason}."
+    return f"The selection rows do not certify it with {100 * sure:g} % confidence{why}{reason}."
 
 
 def _sure(result: Result) -> str:

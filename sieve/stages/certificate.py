@@ -20,36 +20,52 @@ from sieve.stages.run import Run
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import as_baseline, drop_of
 
-VERSION = 2  # of the record; part of its fingerprint
+VERSION = 3  # of the record; part of its fingerprint
 
 
-def certify(run: Run, bank: Bank, genome: Genome) -> Record | None:
+def certify(run: Run, bank: Bank, genome: Genome, recovered: Record | None) -> Record | None:
     """The drop on the selection rows and its upper bound; None without a confidence.
 
     Also None if nothing changed the dense model, which loses nothing, or if the search fitted all
-    selection rows, so that none of them can test its choice.
+    selection rows, so that none of them can test its choice. A model that the search, its refit or
+    its training tested on these rows last is `tested_before`: the test repeats theirs, and adds no
+    evidence.
+
+    recovered: the record of the training. If trained sizes failed on these rows, its `risk` is the
+    share of the risk of being wrong that they left, and the confidence is higher by that.
     """
     config = run.config
     if config.confidence is None or is_dense(run, bank, genome) or fits_all_rows(run):
         return None
     rows = [run.split_key("selection"), config.search.confirmation, config.seed]
-    settings = [config.tolerance, config.confidence, asdict(config.quantization)]
+    risk = None if recovered is None else recovered.get("risk")
+    settings = [config.tolerance, config.confidence, risk, asdict(config.quantization)]
     key = fingerprint("certificate", VERSION, bank.fingerprint, genome.levels, rows, settings)
-    [record] = run.cached("certify", key, {"certificate": JSON}, lambda: [_test(run, bank, genome)])
+    [record] = run.cached(
+        "certify", key, {"certificate": JSON}, lambda: [_test(run, bank, genome, risk)]
+    )
     return record
 
 
-def _test(run: Run, bank: Bank, genome: Genome) -> Record:
-    model, rows, confidence = run.backbone.model, fresh_rows(run), run.config.confidence
-    assert confidence is not None
+def _test(run: Run, bank: Bank, genome: Genome, risk: float | None) -> Record:
+    """Score a model; `risk` is None if it is the last one that was tested, but for quantization."""
+    model, rows, quantized = run.backbone.model, fresh_rows(run), run.config.quantization
+    assert run.config.confidence is not None
+    confidence = 1 - (risk or 1.0) * (1 - run.config.confidence)
     dense_batches = run.dense_data.scoring_batches(dense_examples(rows))
     dense = as_baseline(score(model, dense_batches, "Scoring the dense model"))
     with Switch(model, bank) as switch:
         switch.to(genome)
-        if run.config.quantization.method != "none":
+        if quantized.method != "none":
             quantize(run, bank)
         pruned = score(model, run.data.scoring_batches(rows), "Scoring the finished model")
     upper = upper_drop(dense, pruned, confidence)
     certified = not pruned.not_finite and upper <= run.config.tolerance
-    drop = drop_of(dense, pruned)
-    return {"rows": len(rows), "drop": drop, "upper": upper, "certified": certified}
+    return {
+        "rows": len(rows),
+        "drop": drop_of(dense, pruned),
+        "upper": upper,
+        "confidence": confidence,
+        "certified": certified,
+        "tested_before": risk is None and quantized.method == "none",
+    }

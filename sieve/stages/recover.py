@@ -12,13 +12,13 @@ from sieve.bank.genome import Genome
 from sieve.runtime.artifacts import fingerprint
 from sieve.stages.cached import BANK, GENOME, JSON, Record
 from sieve.stages.calibrate import Calibrated
-from sieve.stages.recovered_search import search_recovered
+from sieve.stages.recovered_search import RISK, search_recovered
 from sieve.stages.run import Run
 from sieve.stages.selecting import search_inputs
 from sieve.stages.training import Training, log_checks, training_inputs
 
 log = logging.getLogger(__name__)
-VERSION = 8  # of the files; part of their fingerprint
+VERSION = 9  # of the files; part of their fingerprint
 NOTHING: Record = {"method": "none", "taken": False, "trained_parameters": 0, "history": []}
 Pruned = tuple[Bank, Genome]
 
@@ -68,7 +68,9 @@ def _recover(
         attempts, best = search_recovered(training, calibrated, searched, size, key)
         if best is not None and best.kept_fraction < size:
             return best.record | {"taken": True, "search": attempts}, best.genome, best.bank
+    # The certificate of this genome has the share of the risk that failed sizes left.
+    left = {"search": attempts, "risk": RISK[-1] if attempts and attempts["certified"] else 1.0}
     if not any(bank.ranks(genome).values()):
-        return NOTHING | {"search": attempts}, genome, bank.only(genome)
+        return NOTHING | left, genome, bank.only(genome)
     trained = training.to_the_end(bank, genome, fingerprint(key, "as it is"))
-    return trained.record | {"search": attempts}, trained.genome, trained.bank
+    return trained.record | left, trained.genome, trained.bank

@@ -28,9 +28,9 @@ from sieve.stages.selecting import line_down, line_through
 from sieve.stages.training import Trained, Training
 
 log = logging.getLogger(__name__)
-# Shares of the risk of being wrong: the smallest accepted genome, all others accepted, and a larger
-# one if all of them fail.
-RISK = (0.4, 0.4, 0.2)
+# Shares of the risk of being wrong: the smallest accepted genome, all others accepted, a larger one
+# if all of them fail, and if that fails too the genome of the search, trained as it is.
+RISK = (0.4, 0.4, 0.1, 0.1)
 SHARE = 0.5  # of recovery.minutes that the short trainings take together
 
 
@@ -76,7 +76,7 @@ def search_recovered(
     accepted.sort(key=lambda judged: -judged.trained.kept_fraction)
     best, scores = _certified(training, search.downwards(accepted), shares(len(accepted)))
     if accepted and best is None:
-        best, more = _certified(training, search.larger(accepted[0], largest), RISK[2:])
+        best, more = _certified(training, search.larger(accepted[0], largest), RISK[2:3])
         scores += more
     record = {
         "kept_before": largest,
@@ -89,7 +89,7 @@ def search_recovered(
 
 def shares(accepted: int) -> list[float]:
     """The shares of the risk of accepted genomes, from the largest to the smallest."""
-    smallest, others, _ = RISK
+    smallest, others, *_ = RISK
     if accepted <= 1:
         return [smallest + others] * accepted
     return [others / (accepted - 1)] * (accepted - 1) + [smallest]

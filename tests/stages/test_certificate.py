@@ -18,7 +18,12 @@ def right(count: int, rows: int = 400) -> Scores:
     return Scores(values.astype(int), values, np.zeros(rows))
 
 
-def certificate_of(monkeypatch: pytest.MonkeyPatch, pruned: Scores, method: str = "none") -> Any:
+def certificate_of(
+    monkeypatch: pytest.MonkeyPatch,
+    pruned: Scores,
+    method: str = "none",
+    risk: float | None = None,
+) -> Any:
     """The record of a finished model with the scores `pruned`, and what was done, in order."""
     done: list[str] = []
     data = SimpleNamespace(scoring_batches=lambda rows: rows)
@@ -44,7 +49,7 @@ def certificate_of(monkeypatch: pytest.MonkeyPatch, pruned: Scores, method: str 
     monkeypatch.setattr(module, "fresh_rows", lambda _: list(range(400)))
     monkeypatch.setattr(module, "dense_examples", lambda rows: rows)
     genome: Any = "genome"
-    return module._test(run, None, genome), done  # type: ignore[arg-type]
+    return module._test(run, None, genome, risk), done  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("count", "certified"), [(379, True), (374, False)])
@@ -64,6 +69,26 @@ def test_a_quantized_model_is_tested_as_it_is_exported(monkeypatch: pytest.Monke
     assert done == ["score", "switch to genome", "quantize", "score"]
 
 
+def test_a_model_trained_after_all_sizes_failed_has_the_risk_that_they_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record, _ = certificate_of(monkeypatch, right(379), risk=0.1)
+    assert record["confidence"] == pytest.approx(0.99)
+    assert record["upper"] == pytest.approx(upper_drop(right(380), right(379), 0.99))
+    whole, _ = certificate_of(monkeypatch, right(379), risk=1.0)
+    assert whole["confidence"] == 0.9 and whole["upper"] < record["upper"]
+
+
+@pytest.mark.parametrize(
+    ("method", "risk", "before"),
+    [("none", None, True), ("int8", None, False), ("none", 1.0, False)],
+)
+def test_a_test_repeats_another_unless_training_or_quantization_came_between(
+    monkeypatch: pytest.MonkeyPatch, method: str, risk: float | None, before: bool
+) -> None:
+    assert certificate_of(monkeypatch, right(379), method, risk)[0]["tested_before"] is before
+
+
 def test_numbers_that_are_not_finite_certify_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = right(380)
     broken.losses[0] = np.nan
@@ -75,4 +100,4 @@ def test_rows_that_a_search_fitted_certify_nothing(monkeypatch: pytest.MonkeyPat
     search = SearchConfig("genetic", confirmation=0.0)
     run: Any = SimpleNamespace(config=SimpleNamespace(confidence=0.9, search=search))
     model: Any = None
-    assert module.certify(run, model, model) is None
+    assert module.certify(run, model, model, None) is None

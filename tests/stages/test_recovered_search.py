@@ -8,6 +8,7 @@ import pytest
 from scipy.special import ndtri
 
 from sieve.recovery.walk import Attempt
+from sieve.stages import recover as recover_module
 from sieve.stages import recovered_search as module
 from sieve.stages.recovered_search import RISK, _certified, _Search, shares
 
@@ -109,7 +110,7 @@ def test_a_genome_within_the_tolerance_hands_its_risk_on_to_the_next(
 
 @pytest.mark.parametrize("accepted", [1, 2, 5])
 def test_all_shares_of_the_risk_sum_to_one(accepted: int) -> None:
-    assert sum(shares(accepted)) + RISK[2] == pytest.approx(1)
+    assert sum(shares(accepted)) + sum(RISK[2:]) == pytest.approx(1)
 
 
 def test_trained_genomes_that_are_all_beyond_the_tolerance_are_seldom_accepted() -> None:
@@ -125,4 +126,20 @@ def test_trained_genomes_that_are_all_beyond_the_tolerance_are_seldom_accepted()
     for values in normal:
         chain = [SimpleNamespace(bank=None, genome=value) for value in values]
         wrong += _certified(training, iter(chain), shares(5))[0] is not None  # type: ignore[arg-type]
-    assert wrong / draws <= 0.1 * (1 - RISK[2]) + 0.01
+    assert wrong / draws <= 0.1 * (1 - sum(RISK[2:])) + 0.01
+
+
+@pytest.mark.parametrize(("tested", "risk"), [(["a score"], RISK[-1]), ([], 1.0)])
+def test_a_genome_trained_as_it_is_has_the_risk_that_failed_sizes_left(
+    monkeypatch: pytest.MonkeyPatch, tested: list[str], risk: float
+) -> None:
+    trained = SimpleNamespace(record={"taken": True}, genome="genome", bank="trained")
+    training = SimpleNamespace(to_the_end=lambda *_: trained)
+    monkeypatch.setattr(recover_module, "Training", lambda *_: training)
+    searched = {"certified": tested}, None
+    monkeypatch.setattr(recover_module, "search_recovered", lambda *_: searched)
+    bank: Any = SimpleNamespace(kept_fraction=lambda _: 0.2, ranks=lambda _: {"q": 3})
+    run: Any = SimpleNamespace(recovers=True)
+    model: Any = (bank, "genome")
+    record, *_ = recover_module._recover(run, None, model, model, "key")  # type: ignore[arg-type]
+    assert record == {"taken": True, "search": searched[0], "risk": risk}
