@@ -20,7 +20,7 @@ PLANNED_DIFFERING, MOST_PLANNED = 0.1, 4_000
 # Former settings, and what to write instead.
 REMOVED = {
     "guarantee": "write confidence=0.9 instead of guarantee=true, or confidence=0.975, which is "
-    "about as strict, and leave out guarantee=false"
+    "about as strict, and confidence=null instead of guarantee=false"
 }
 
 

@@ -143,7 +143,10 @@ def test_a_removed_key_is_refused_with_what_to_write_instead(
     word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sieve", "+task=sst2", word])
-    with pytest.raises(SystemExit, match=r"^the setting guarantee .*confidence=0\.9 instead"):
+    with pytest.raises(
+        SystemExit,
+        match=r"^the setting guarantee .*confidence=0\.9 instead.*=null instead of g.*=false",
+    ):
         main()
 
 
