@@ -1,5 +1,6 @@
 """Trained genomes are all tested on fresh rows, and the smallest that holds there is taken."""
 
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,6 @@ import pytest
 from scipy.special import ndtri
 
 from sieve.recovery.walk import Attempt
-from sieve.stages import recover as recover_module
 from sieve.stages import recovered_search as module
 from sieve.stages.recovered_search import RISK, _certified, _Search, shares
 
@@ -133,6 +133,7 @@ def test_trained_genomes_that_are_all_beyond_the_tolerance_are_seldom_accepted()
 def test_a_genome_trained_as_it_is_has_the_risk_that_failed_sizes_left(
     monkeypatch: pytest.MonkeyPatch, tested: list[str], risk: float
 ) -> None:
+    recover_module = importlib.import_module("sieve.stages.recover")
     trained = SimpleNamespace(record={"taken": True}, genome="genome", bank="trained")
     training = SimpleNamespace(to_the_end=lambda *_: trained)
     monkeypatch.setattr(recover_module, "Training", lambda *_: training)
