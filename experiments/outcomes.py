@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sieve.config import Config
-from sieve.search.lines import last_feasible
+from sieve.search.lines import bisect, last_feasible
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, drop_of
 
@@ -70,7 +70,8 @@ class Outcomes:
                 return drop_of(dense, pruned) <= tolerance + 1e-12
             return upper_drop(dense, pruned, confidence) <= tolerance
 
-        return last_feasible(len(self.kept), feasible)
+        search = last_feasible if confidence is None else bisect
+        return search(len(self.kept), feasible)
 
 
 def _scores(right: np.ndarray) -> Scores:

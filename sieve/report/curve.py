@@ -1,7 +1,7 @@
 """Accuracy and divergence against size: every evaluated genome, the best ones, the tolerance.
 
 The genomes of a search along a line are joined. Any other search has a Pareto front: no genome is
-both smaller and better than one on it. Genomes that were dropped early have their own symbol, as
+both smaller and better than one on it. Genomes that were decided early have their own symbol, as
 their values are bounds.
 """
 
@@ -108,7 +108,7 @@ def _add_genomes(
     for group, suffix, shape, color in (
         ("within the tolerance", "", "circle", ACCENT),
         ("beyond it", "", "x-thin-open", WARNING),
-        ("dropped early", f": {key} {side}", f"triangle-{symbol}-open", NEUTRAL),
+        ("decided early", f": {key} {side}", f"triangle-{symbol}-open", NEUTRAL),
         ("refitted, within the tolerance", "", "diamond-open", ACCENT),
         ("refitted, beyond it", "", "diamond-open", WARNING),
     ):
@@ -134,8 +134,8 @@ def _add_genomes(
 
 
 def _group(point: EvaluatedGenome) -> str:
-    if point.whole is False and not point.refitted:
-        return "dropped early"
+    if point.whole is False:
+        return "decided early"
     within = "within the tolerance" if point.feasible else "beyond it"
     return f"refitted, {within}" if point.refitted else within
 

@@ -98,7 +98,7 @@ class EvaluatedGenome:
     margin: Number
     divergence: Number
     examples_used: Number
-    whole: bool | None  # False: dropped before it was scored on all rows
+    whole: bool | None  # False: decided before it was scored on all rows
     feasible: bool | None
     chosen: bool
     refitted: bool

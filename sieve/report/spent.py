@@ -8,7 +8,7 @@ from sieve.report.values import count, counted, percent
 
 
 def spent(result: Result) -> str:
-    """ "The search evaluated 112 genomes ...; 20 were dropped early."; "" if not recorded."""
+    """ "The search evaluated 112 genomes ...; 20 were decided early."; "" if not recorded."""
     search = result.search
     if search.evaluations is None:
         return ""
@@ -20,7 +20,7 @@ def spent(result: Result) -> str:
     repeated = sum(generation.memo or 0 for generation in search.generations)
     alone = sum(bottleneck.evaluations or 0 for bottleneck in search.bottlenecks)
     remarks = [
-        f"{count(early)} of them dropped early" if early else "",
+        f"{count(early)} of them decided early" if early else "",
         f"{count(repeated)} came up again at no cost" if repeated else "",
         f"the bottleneck map evaluated {counted(alone, 'genome')} more" if alone else "",
     ]

@@ -92,8 +92,11 @@ def waterfill_line(
     return Line(len(steps), lambda index: frontier.genome(steps[index]))
 
 
-def smallest_feasible(objective: Scorer, line: Line) -> Genome:
-    """The smallest feasible genome of a line; it was itself evaluated. See `last_feasible`."""
+def smallest_feasible(objective: Scorer, line: Line, strict: bool = False) -> Genome:
+    """The smallest feasible genome of a line; it was itself evaluated. See `last_feasible`.
+
+    strict: bisect only, so that fewer genomes beyond ε get a chance to pass by luck.
+    """
 
     @cache
     def feasible(index: int) -> bool:
@@ -101,9 +104,9 @@ def smallest_feasible(objective: Scorer, line: Line) -> Genome:
         score = objective.score(genome)
         uniform = len(set(genome.indexes)) == 1
         _log_score(f"level {genome.grid[genome.indexes[0]]:g}" if uniform else "", score)
-        return score.feasible
+        return score.margin >= 0  # of an almost surely feasible genome some rows may be unscored
 
-    return line.genome(last_feasible(line.count, feasible))
+    return line.genome((bisect if strict else last_feasible)(line.count, feasible))
 
 
 def last_feasible(count: int, feasible: Callable[[int], bool]) -> int:

@@ -2,9 +2,10 @@
 
 The rows may come in stages. After each stage the margin has an upper bound: the margin if all
 remaining rows were right. A genome whose bound is negative is dropped, since no further row can
-make it feasible. With a confidence, one whose drop is almost surely beyond ε is dropped too. If
-genomes are judged by divergence, the lower bound is the divergence if all remaining rows were
-answered as by the dense model; a genome above the caller's limit is dropped.
+make it feasible. With a confidence, one whose drop is almost surely beyond ε is dropped too, and a
+provisional score ends where the drop is almost surely within ε. If genomes are judged by
+divergence, the lower bound is the divergence if all remaining rows were answered as by the dense
+model; a genome above the caller's limit is dropped.
 """
 
 import logging
@@ -29,7 +30,7 @@ from sieve.tasks.scores import Scores, as_baseline, drop_of
 
 log = logging.getLogger(__name__)
 Batches = Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]]  # of one stage, or by stage
-ALMOST_SURE = 0.99  # confidence that the drop of a genome is beyond ε, to drop it after a stage
+ALMOST_SURE = 0.99  # confidence that the drop of a genome is beyond ε, or within it, after a stage
 NOT_FINITE = (
     "A genome that keeps %.1f %% gives scores that are not finite on %d of %d rows. Such genomes "
     "count as infeasible. If there are many, set model.dtype=float32 or model.dtype=bfloat16."
@@ -68,6 +69,9 @@ class Objective:
         self.dense_stages = self.stages if dense_batches is None else _as_stages(dense_batches)
         self.tolerance = tolerance
         self.confidence = confidence
+        # With a confidence, whether the scoring of a genome that is almost surely within ε may end
+        # early. Such a score is not whole, so the genome does not count as feasible.
+        self.provisional = False
         self.switch = Switch(model, bank, as_stored=False, split=True)
         self.examples_scored = 0
         self._warned = False  # whether the warning about scores that are not finite was logged
@@ -157,10 +161,10 @@ class Objective:
             margin = self._point_margin(best)
             if self.judge == "margin":
                 margin = min(margin, self._likely_margin(scored))
-                hopeless = margin < 0
+                decided = margin < 0 or self._almost_surely_feasible(scored)
             else:
-                hopeless = self._least_divergence(scored) > max_divergence
-            if hopeless and len(stage_scores) < len(self.stages):
+                decided = self._least_divergence(scored) > max_divergence
+            if decided and len(stage_scores) < len(self.stages):
                 return best, scored, margin
         if self.dense_stages is not self.stages:  # The dense model read other prompts.
             self._note_tokens(prefix_cache)
@@ -173,14 +177,23 @@ class Objective:
         """
         if self.confidence is None or self.baseline.metric.relative:
             return math.inf
+        # The gain of the dense model over the pruned one is at most the reverse drop's bound.
+        return self.tolerance + upper_drop(scored, self._first(scored), ALMOST_SURE)
+
+    def _almost_surely_feasible(self, scored: Scores) -> bool:
+        """Whether scoring may stop because the drop is almost surely within ε on fresh rows."""
+        if not self.provisional or self.confidence is None or self.baseline.metric.relative:
+            return False
+        return upper_drop(self._first(scored), scored, ALMOST_SURE) <= self.tolerance
+
+    def _first(self, scored: Scores) -> Scores:
+        """The dense model's scores of the same first rows."""
         rows, weights = len(scored.values), self.baseline.weights
-        dense = replace(
+        return replace(
             self.baseline,
             values=self.baseline.values[:rows],
             weights=None if weights is None else weights[:rows],
         )
-        # The gain of the dense model over the pruned one is at most the reverse drop's bound.
-        return self.tolerance + upper_drop(scored, dense, ALMOST_SURE)
 
     def margin(self, scores: Scores) -> float:
         """ε minus the drop of scores of all rows; with a confidence, minus its upper bound."""
@@ -190,7 +203,9 @@ class Objective:
 
     def _answers(self, memo: Score, max_divergence: float) -> bool:
         """Whether a memoized score answers the request, even if some rows were never scored."""
-        return memo.whole or self.judge == "margin" or memo.divergence > max_divergence
+        if memo.whole or self.judge != "margin":
+            return memo.whole or memo.divergence > max_divergence
+        return memo.margin < 0 or self.provisional
 
     def _least_divergence(self, scored: Scores) -> float:
         """The divergence if all rows not yet scored were answered as by the dense model."""

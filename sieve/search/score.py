@@ -18,8 +18,8 @@ class Score:
     """One evaluated genome; it is feasible if its margin is at least 0.
 
     margin: ε minus the drop in accuracy; with a confidence, ε minus the upper confidence bound of
-    the drop. If the genome was dropped before all rows were scored, accuracy and margin are upper
-    bounds, the divergence is a lower bound, and the loss is that of the scored rows.
+    the drop. Unless all rows were scored, accuracy and margin are upper bounds, the divergence is a
+    lower bound, and the loss is that of the scored rows.
     """
 
     kept_fraction: float

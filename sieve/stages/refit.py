@@ -17,11 +17,11 @@ from sieve.search.lines import descend
 from sieve.search.score import Score
 from sieve.stages.cached import BANK, GENOME, JSON, Record
 from sieve.stages.calibrate import Calibrated
-from sieve.stages.rows import selection_objective
+from sieve.stages.rows import confirmation_rows, selection_objective
 from sieve.stages.run import Run
 from sieve.stages.selecting import line_from, search_inputs
 
-VERSION = 2  # of the files; part of their fingerprint
+VERSION = 3  # of the files; part of their fingerprint
 
 
 def refit(
@@ -50,6 +50,8 @@ def refit(
 def _refit(
     run: Run, calibrated: Calibrated, bank: Bank, genome: Genome, key: str
 ) -> tuple[Record, Genome, Bank]:
+    searched = None if confirmation_rows(run) else run.objectives.get(bank.fingerprint)
+    scored_before = searched.examples_scored if searched else 0
     objective = selection_objective(run, bank)
     line, start = line_from(run, bank, genome)
     before = objective.score(genome)
@@ -67,7 +69,9 @@ def _refit(
         "taken": best is not None,
         "kept_before": before.kept_fraction,
         "matrices_changed": improve.changed.get(chosen, 0),
-        "examples": objective.examples_scored + sum(t["examples_used"] for t in tried.values()),
+        "examples": objective.examples_scored
+        - scored_before
+        + sum(t["examples_used"] for t in tried.values()),
         "curve": [point | {"chosen": name == chosen} for name, point in tried.items()],
     }
     if best is not None:

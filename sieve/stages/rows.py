@@ -1,5 +1,6 @@
 """The selection rows: the ones that a search scores, and the ones that confirm its winners."""
 
+import math
 from collections.abc import Sequence
 
 from sieve.bank.bank import Bank
@@ -10,7 +11,7 @@ from sieve.report.genomes import LINES
 from sieve.search.objective import JointObjective, Objective, hardest_first, stage_ends
 from sieve.stages.run import Run
 from sieve.tasks import Example
-from sieve.tasks.splits import Reserved, reserve
+from sieve.tasks.splits import Reserved, prompt_hash, reserve
 
 FIRST_ROWS = 32  # rows of the first stage, besides the dense model's wrong answers
 
@@ -65,7 +66,7 @@ def search_objective(
         examples = [examples[i] for i in rows]
     if judge is None:
         return objective_on(run, bank, [examples])
-    first = max(FIRST_ROWS, len(examples) // 8)
+    first = max(FIRST_ROWS, math.ceil(len(examples) / 8))
     if order is None:
         batches = run.dense_data.scoring_batches(dense_examples(examples))
         dense = score(run.backbone.model, batches, "Scoring the dense model")
@@ -75,6 +76,20 @@ def search_objective(
     slices = [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     stages = [[examples[i] for i in indexes] for indexes in slices]
     return objective_on(run, bank, stages, judge)
+
+
+def searched_objective(run: Run, bank: Bank) -> Objective:
+    """The objective of the search on its rows, made once, so that the refit knows its scores.
+
+    With a confidence, a line scores few rows of a hopeless genome; hashes decide on their order.
+    """
+    if bank.fingerprint not in run.objectives:
+        staged = run.config.confidence is not None and run.config.search.method in LINES
+        hashes = [prompt_hash(example.content, "stages") for example in search_rows(run)]
+        order = sorted(range(len(hashes)), key=hashes.__getitem__)
+        stages = ("margin", order) if staged else ()
+        run.objectives[bank.fingerprint] = search_objective(run, bank, *stages)
+    return run.objectives[bank.fingerprint]
 
 
 def fresh_rows(run: Run) -> list[Example]:
@@ -96,7 +111,7 @@ def confirmation_objective(run: Run, bank: Bank) -> Objective:
 def selection_objective(run: Run, bank: Bank) -> Objective | JointObjective:
     """The objective on all selection rows; `overfits` says how the rows of the search count."""
     if not confirmation_rows(run):
-        return search_objective(run, bank)
+        return searched_objective(run, bank)
     parts = [search_objective(run, bank), confirmation_objective(run, bank)]
     return JointObjective(parts, together=not overfits(run))
 

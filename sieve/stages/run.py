@@ -23,6 +23,7 @@ from sieve.data.token_cache import CachedTokenizer
 from sieve.distributed.sharding import is_sharded
 from sieve.model.backbone import Backbone, is_classifier, place
 from sieve.runtime.artifacts import Cache, fingerprint
+from sieve.search.objective import Objective
 from sieve.stages.batch_size import batch_tokens
 from sieve.stages.cached import FileFormat
 from sieve.stages.splits import mixed_tasks, split_key
@@ -44,6 +45,8 @@ class Run:
     run_dir: Path
     # The task as the dense model reads it; None: as `task`, which the pruned model reads.
     dense_task: Task | None = None
+    # Objectives of searches, by the fingerprint of the bank.
+    objectives: dict[str, Objective] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     from_cache: dict[str, bool] = field(default_factory=dict)  # by stage
 

@@ -9,20 +9,19 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.report.genomes import LINES, front
 from sieve.runtime.artifacts import fingerprint
-from sieve.search.lines import smallest_feasible
+from sieve.search.lines import Line, smallest_feasible
 from sieve.search.objective import Objective
 from sieve.search.reference import Budget, search_evopress, search_random
 from sieve.search.score import Score
 from sieve.stages.cached import GENOME, JSON, Record
 from sieve.stages.genetic import search_ledger
-from sieve.stages.rows import confirmation_rows, search_objective, search_rows
+from sieve.stages.rows import confirmation_rows, search_objective, searched_objective
 from sieve.stages.run import Run
 from sieve.stages.seeds import find_seeds, line_of
 from sieve.stages.selecting import check_baseline, conclude, search_inputs, space_of
-from sieve.tasks.splits import prompt_hash
 
 log = logging.getLogger(__name__)
-VERSION = 8  # of the search and its files; part of their fingerprint
+VERSION = 9  # of the search and its files; part of their fingerprint
 
 
 def search(run: Run, bank: Bank) -> tuple[Genome, Record]:
@@ -55,14 +54,14 @@ def _log_curve(run: Run, record: Record) -> None:
 
 def _search(run: Run, bank: Bank) -> tuple[Record, Genome]:
     method = run.config.search.method
-    objective = _objective(run, bank)
+    objective = searched_objective(run, bank)
     check_baseline(run, objective.baseline)
     line = None
     if method in LINES:
         line = line_of(run, bank, method)
         if confirmation_rows(run):
             objective.score(line.genome(0))  # The dense model, if no other genome is confirmed.
-        genome, scores = smallest_feasible(objective, line), objective.evaluated
+        genome, scores = _smallest(run, objective, line), objective.evaluated
         spent = {"evaluations": len(scores), "examples": objective.examples_scored}
     else:
         genome, scores, spent = _evolve(run, bank, objective)
@@ -70,13 +69,20 @@ def _search(run: Run, bank: Bank) -> tuple[Record, Genome]:
     return record | spent, genome
 
 
-def _objective(run: Run, bank: Bank) -> Objective:
-    """The objective of a search; with a confidence, a line scores few rows of a hopeless genome."""
-    if run.config.confidence is None or run.config.search.method not in LINES:
-        return search_objective(run, bank)
-    hashes = [prompt_hash(example.content, "stages") for example in search_rows(run)]
-    order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    return search_objective(run, bank, "margin", order)
+def _smallest(run: Run, objective: Objective, line: Line) -> Genome:
+    """The smallest feasible genome of a line, on all rows of the search.
+
+    With a confidence, genomes on the way are scored on as few rows as show whether they are almost
+    surely within ε. If the last of them is refused on all rows, all are scored there.
+    """
+    strict = run.config.confidence is not None
+    objective.provisional = strict and not confirmation_rows(run)
+    genome = smallest_feasible(objective, line, strict)
+    objective.provisional = False
+    score = objective.evaluated.get(genome)
+    if score is None or score.whole or objective.score(genome).feasible:
+        return genome
+    return smallest_feasible(objective, line, strict)
 
 
 def _evolve(

@@ -160,7 +160,8 @@ def test_refitted_genomes_have_their_own_symbols(result: Result) -> None:
     for point in curve:
         point["chosen"] = False
     curve.append(
-        curve[-1] | {"kept_fraction": 0.04, "refitted": True, "feasible": True, "chosen": True}
+        curve[-1]
+        | {"kept_fraction": 0.04, "refitted": True, "feasible": True, "chosen": True, "whole": True}
     )
     figure = accuracy_curve(read(result))
     (refitted,) = (trace for trace in figure.data if (trace.name or "").startswith("refitted"))

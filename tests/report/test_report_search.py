@@ -74,11 +74,11 @@ def test_of_equally_accurate_genomes_the_smallest_is_on_the_front() -> None:
 
 def test_genomes_dropped_early_are_a_group_of_bounds(result: Result) -> None:
     figure = accuracy_curve(read(result))
-    assert list(named(figure, "dropped early: accuracy at most").x) == [5.0, 30.0]
+    assert list(named(figure, "decided early: accuracy at most").x) == [5.0, 30.0]
     assert list(named(figure, "within").x) == [20.0, 35.0, 50.0, 100.0]
     assert list(named(figure, "beyond").x) == [10.0]
     figure = divergence_front(read(result))
-    assert list(named(figure, "dropped early: divergence at least").x) == [5.0, 30.0]
+    assert list(named(figure, "decided early: divergence at least").x) == [5.0, 30.0]
 
 
 def test_refitted_genomes_are_not_on_the_front(result: Result) -> None:
@@ -149,13 +149,13 @@ def test_matrices_with_a_shared_factor_have_their_own_column(result: Result) -> 
 def test_the_cost_of_the_search_is_one_sentence(result: Result) -> None:
     assert spent(read(result)) == (
         "The search evaluated 7 genomes and scored 2,000 rows in 2 generations; 2 of them "
-        "dropped early; 1 came up again at no cost; the bottleneck map evaluated 126 genomes more."
+        "decided early; 1 came up again at no cost; the bottleneck map evaluated 126 genomes more."
     )
     assert spent(read({"search": {"evaluations": 1}})) == "The search evaluated 1 genome."
     assert spent(read({})) == ""
     refitted = {"kept_fraction": 0.1, "refitted": True, "whole": False}
     result["search"]["curve"].append(refitted)
-    assert "; 2 of them dropped early" in spent(read(result))
+    assert "; 2 of them decided early" in spent(read(result))
 
 
 def test_the_confirmation_is_reported_in_two_sentences(result: Result) -> None:

@@ -49,7 +49,7 @@ def test_the_table_contains_every_measurement(result: Result) -> None:
 
 def test_the_table_ends_with_the_cost_of_the_search_and_the_confirmation(result: Result) -> None:
     assert words(lines(result)).endswith(
-        "The search evaluated 8 genomes and scored 6,376 rows; 1 of them dropped early."
+        "The search evaluated 8 genomes and scored 6,376 rows; 1 of them decided early."
     )
     found = genetic_result()
     assert words(lines(found)).endswith(f"{spent(read(found))} {confirmation(read(found))}")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sieve.bank.genome import Genome
-from sieve.search.lines import LEVELS, search_uniform
+from sieve.search.lines import LEVELS, search_uniform, smallest_feasible, uniform_line
 from sieve.search.score import Score
 
 BANK: Any = SimpleNamespace(groups=[], matrices=["a", "b"], names=("a", "b"), fingerprint="bank")
@@ -53,6 +53,16 @@ def test_a_single_dip_does_not_end_the_search() -> None:
 def test_beyond_a_dip_every_level_is_tried() -> None:
     margins = {level: 0.1 if i <= 21 and i != 19 else -0.1 for i, level in enumerate(LEVELS)}
     assert set(search_uniform(BANK, Margins(margins)).levels.values()) == {LEVELS[21]}
+
+
+def test_a_strict_search_looks_at_nothing_below_a_refusal() -> None:
+    margins = {level: 0.1 if i <= 20 else -0.1 for i, level in enumerate(LEVELS)}
+    margins[LEVELS[19]] = -0.1
+    scorer = Margins(margins)
+    found = smallest_feasible(scorer, uniform_line(BANK, LEVELS), strict=True)
+    refused = max(level for level in scorer.seen if margins[level] < 0)
+    assert set(found.levels.values()) == {min(e for e in scorer.seen if margins[e] >= 0)}
+    assert refused < min(found.levels.values())
 
 
 def test_the_dense_model_is_the_answer_when_nothing_else_is_feasible() -> None:

@@ -293,6 +293,26 @@ def test_with_a_confidence_a_genome_far_beyond_the_tolerance_ends_after_few_rows
     assert (small == 400).all() and (boundary == 400).mean() > 0.9 and (large <= 100).all()
 
 
+def test_a_provisional_score_ends_after_few_rows_and_all_rows_decide_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random, genome, used = np.random.default_rng(0), uniform(BANK, 0.6), list[int]()
+    for lost in np.repeat([0.002, 0.1], 20):
+        rows = {"dense": np.ones(400, bool), "pruned": random.random(400) >= lost}
+        whole = scripted(monkeypatch, rows, [400], confidence=0.9).score(genome)
+        objective = scripted(monkeypatch, rows, [50, 100, 200, 400], confidence=0.9)
+        objective.provisional = True
+        first = objective.score(genome)
+        used.append(first.examples_used)
+        assert first == objective.score(genome)
+        assert first.whole or (not first.feasible and first.margin >= 0) or not whole.feasible
+        objective.provisional = False
+        score = objective.score(genome)
+        assert score == whole if score.whole else score == first and not whole.feasible
+    small, boundary = np.split(np.array(used), 2)
+    assert (small <= 100).all() and (boundary == 400).mean() > 0.9
+
+
 def test_genomes_beyond_the_divergence_limit_are_dropped_early(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
