@@ -113,7 +113,9 @@ def last_feasible(count: int, feasible: Callable[[int], bool]) -> int:
     """The last feasible index of a line, by bisection.
 
     The margin need not fall monotonically along the line, so the search continues below the index
-    while one of the next two is feasible.
+    while one of the next two is feasible. A bisection alone keeps the confidence of its tests if
+    every smaller genome loses more, as the first one beyond ε must then pass. The looks below need
+    not; over draws of rows they did (`experiments/claims/tolerance.py`).
     """
     accepted = bisect(count, feasible)
     while below := [i for i in (accepted + 1, accepted + 2) if i < count and feasible(i)]:
@@ -168,8 +170,14 @@ def descend(
 ) -> tuple[Bank, Genome] | None:
     """Find the smallest genome at or below `start` on a line that is within ε once improved.
 
-    After a refusal the steps down are half as long. Returns the genome and a bank of its own, or
-    None if the genome at `start` loses accuracy by being improved.
+    After a refusal the steps down are half as long, and only larger genomes than the refused one
+    are tried. Returns the genome and a bank of its own, or None if the genome at `start` loses
+    accuracy by being improved.
+
+    All tries are tested on the same rows at the full confidence .9, as in a bisection: in draws of
+    rows from outcomes of SmolLM2 on sst2 and trec, even if each try answers differently by chance,
+    the genome is beyond ε in 3 to 6 % of draws with three tries and in 7 to 10 % with ten. A
+    sequence that ends at the first refusal would be wrong in 1 to 5 %, and keep 5 to 8 % more.
 
     Args:
         improve: gives a genome better factors of the same ranks.
@@ -186,16 +194,16 @@ def descend(
     best, first = improved(start)
     if not first.feasible or first.margin < before.margin:
         return None
-    index, stride = start, FIRST_STRIDE
+    index, stride, refused = start, FIRST_STRIDE, line.count
     for _ in range(tries - 1):
-        stride = min(stride, line.count - 1 - index)
+        stride = min(stride, refused - 1 - index)
         if stride < 1:
             break
         smaller, result = improved(index + stride)
         if result.feasible:
             best, index = smaller, index + stride
         else:
-            stride //= 2
+            refused, stride = index + stride, stride // 2
     return best
 
 

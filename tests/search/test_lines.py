@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from sieve.bank.genome import Genome
-from sieve.search.lines import LEVELS, search_uniform, smallest_feasible, uniform_line
+from sieve.search.lines import (
+    LEVELS,
+    Line,
+    descend,
+    search_uniform,
+    smallest_feasible,
+    uniform_line,
+)
 from sieve.search.score import Score
 
 BANK: Any = SimpleNamespace(groups=[], matrices=["a", "b"], names=("a", "b"), fingerprint="bank")
@@ -73,3 +80,29 @@ def test_the_dense_model_is_the_answer_when_nothing_else_is_feasible() -> None:
 def test_a_grid_without_the_dense_level_is_refused() -> None:
     with pytest.raises(ValueError, match="expected fractions with 1 among them"):
         search_uniform(BANK, Margins({}), [0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("last", "tried"),
+    [
+        (50, [10, 18, 26, 34]),
+        (12, [10, 18, 14, 12]),
+        (14, [10, 18, 14, 17]),
+        (17, [10, 18, 14, 17]),
+    ],
+)
+def test_improved_genomes_are_tried_downwards_and_never_below_a_refused_one(
+    last: int, tried: list[int]
+) -> None:
+    line: Any = Line(60, lambda index: index)  # type: ignore[arg-type, return-value]
+    seen: list[int] = []
+
+    def improve(index: Any) -> Any:
+        seen.append(index)
+        return BANK, index
+
+    def score(_: object, index: Any) -> Score:
+        return Score(1 - index / 60, 0.5, 0.01 if index <= last else -0.01, 10)
+
+    best = descend(line, 10, improve, score, Score(0.9, 0.5, 0.0, 10), tries=4)
+    assert seen == tried and best == (BANK, max(index for index in tried if index <= last))
