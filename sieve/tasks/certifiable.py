@@ -96,8 +96,8 @@ def _refusal(
         enough = f"that takes at least {needed:,} selection rows"
         provide = "provide more rows, "
     return (
-        f"{named}{used} are too few to promise with {100 * confidence:g} % confidence that new "
-        f"rows lose at most {_points(tolerance)} (tolerance={tolerance:g}): {enough}; set "
+        f"{named}{used} are too few to promise with {100 * confidence:g} % confidence a drop of "
+        f"at most {_points(tolerance)} on new rows (tolerance={tolerance:g}): {enough}; set "
         f"confidence=null to run without this promise, {provide}or set "
         f"tolerance={math.ceil(1000 * least) / 1000:g} or more."
     )

@@ -75,9 +75,10 @@ def test_rows_that_can_certify_nothing_are_refused_with_both_ways_out() -> None:
     with pytest.raises(ValueError) as refused:
         forecast(ACCURACY, 50, 0.02, 0.9)
     assert str(refused.value) == (
-        "50 selection rows are too few to promise with 90 % confidence that new rows lose at most "
-        "2.0 points (tolerance=0.02): that takes at least 114 selection rows; set confidence=null "
-        "to run without this promise, provide more rows, or set tolerance=0.046 or more."
+        "50 selection rows are too few to promise with 90 % confidence a drop of at most 2.0 "
+        "points on new rows (tolerance=0.02): that takes at least 114 selection rows; set "
+        "confidence=null to run without this promise, provide more rows, or set tolerance=0.046 "
+        "or more."
     )
     for way in ({"rows": 114, "tolerance": 0.02}, {"rows": 50, "tolerance": 0.046}):
         assert forecast(ACCURACY, confidence=0.9, **way)
