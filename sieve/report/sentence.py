@@ -9,6 +9,7 @@ from sieve.report.values import (
     decimal,
     percent,
     points,
+    rounded_up,
     short_name,
 )
 from sieve.report.verdict import is_dense, loses_nothing, verdict
@@ -62,10 +63,11 @@ def unlabelled_sentence(result: Result) -> str:
     if rows is None or rows.changed is None or rows.upper is None or not rows.rows:
         return ""
     differ = "answer differs" if rows.changed == 1 else "answers differ"
+    most = rounded_up(rows.upper)
     return (
         f"On {counted(rows.rows, 'row')} without labels {count(rows.changed)} {differ} from the "
         f"dense model's: with {100 * (rows.confidence or 0):g} % confidence at most "
-        f"{percent(rows.upper)} do, so the drop is at most {lost(result, rows.upper)}."
+        f"{percent(most)} do, so the drop is at most {lost(result, most)}."
     )
 
 

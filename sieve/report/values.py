@@ -3,6 +3,7 @@
 A number that was not measured is None and prints as "–".
 """
 
+import math
 from datetime import datetime
 
 NOT_MEASURED = "–"
@@ -40,6 +41,11 @@ def fine_percent(fraction: float | None) -> str:
 def points(difference: float | None) -> str:
     """A difference of two fractions in percentage points, without the unit: 0.006 → "0.6"."""
     return NOT_MEASURED if difference is None else decimal(100 * difference)
+
+
+def rounded_up(bound: float) -> float:
+    """An upper bound to a tenth of a percent, never below itself: 0.0231 → 0.024."""
+    return math.ceil(round(1000 * bound, 6)) / 1000
 
 
 def count(number: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 from sieve.report.genomes import LINES
 from sieve.report.result import Result
 from sieve.report.units import lost, word
-from sieve.report.values import count
+from sieve.report.values import count, rounded_up
 
 Kind = Literal["certified", "likely", "missed", "unknown"]
 _ROUNDING = 1e-9
@@ -99,7 +99,7 @@ def _advice(result: Result) -> str:
     sure, why = (certificate and certificate.confidence) or result.confidence, ""
     if sure > result.confidence + _ROUNDING:
         why = ", as is needed after trained sizes failed on the same rows"
-    reason = "" if bound is None else f": their bound is {lost(result, bound)}"
+    reason = "" if bound is None else f": their bound is {lost(result, rounded_up(bound))}"
     return f"The selection rows do not certify it with {100 * sure:g} % confidence{why}{reason}."
 
 

@@ -35,7 +35,7 @@ def test_rows_without_labels_bound_the_drop(result: Result, changed: int, said: 
     rows = {"rows": 2000, "changed": changed, "upper": 0.0203, "confidence": 0.9}
     assert unlabelled_sentence(read(result | {"unlabelled": rows})) == (
         f"On 2,000 rows without labels {said} from the dense model's: with 90 % confidence at "
-        "most 2.0 % do, so the drop is at most 2.0 points."
+        "most 2.1 % do, so the drop is at most 2.1 points."
     )
     assert unlabelled_sentence(read(result)) == ""
     text = render_page(result | {"unlabelled": rows})

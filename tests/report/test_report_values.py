@@ -61,3 +61,11 @@ def test_other_numbers() -> None:
     assert values.rate(9.87) == "9.9"
     assert values.probability(0.0002) == "under 0.001"
     assert values.ratio(1.0, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("bound", "written"),
+    [(0.0231, "2.4 %"), (0.024, "2.4 %"), (0.029, "2.9 %"), (0.00004, "0.1 %"), (1.0, "100.0 %")],
+)
+def test_an_upper_bound_is_never_written_below_itself(bound: float, written: str) -> None:
+    assert values.percent(values.rounded_up(bound)) == written

@@ -53,7 +53,7 @@ def test_selection_rows_certify_a_model_whatever_the_bound_on_test_rows(result: 
 
 
 def test_a_finished_model_whose_bound_is_beyond_the_tolerance_is_likely(result: Result) -> None:
-    result |= {"confidence": 0.9, "certificate": certificate(0.012, 0.023)}
+    result |= {"confidence": 0.9, "certificate": certificate(0.012, 0.0221)}
     assert badge(result) == "likely"
     assert verdict(read(result)).text.endswith(
         "The selection rows do not certify it with 90 % confidence: their bound is 2.3 points."
