@@ -7,6 +7,7 @@ from typing import Any
 from sieve.tasks import TaskConfig
 
 # Kept fractions that a search may choose from; 1 is the dense matrix, 0 leaves its mean output.
+LINES = ("uniform", "waterfill")  # searches along one line of genomes
 LEVELS = tuple(
     float(level)
     for level in "1 .95 .9 .85 .8 .75 .7 .65 .6 .55 .5 .45 .4 .35 .3 .25 .2 .175 .15 .125 "
@@ -118,6 +119,11 @@ class SearchConfig:
     examples: int | None = None
     bottlenecks: bool = False
     recover: bool | None = None
+
+    @property
+    def fits_all_rows(self) -> bool:
+        """Whether hundreds of genomes are compared on all selection rows, so none is fresh."""
+        return self.method not in LINES and self.confirmation == 0
 
 
 @dataclass

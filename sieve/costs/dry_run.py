@@ -145,7 +145,8 @@ def certifiable(plan: Plan) -> str:
     config, task, rows = plan.config, plan.config.task, plan.lengths.rows["selection"]
     if task.lm_eval is not None:  # Only its rows say what its metric is.
         return ""
-    metric, share = metric_of(task.kind, task.metric), config.search.confirmation
+    metric, search = metric_of(task.kind, task.metric), config.search
+    share = None if search.fits_all_rows else search.confirmation
     return forecast(metric, rows, config.tolerance, config.confidence, share)
 
 

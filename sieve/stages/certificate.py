@@ -15,7 +15,7 @@ from sieve.runtime.artifacts import fingerprint
 from sieve.stages.cached import JSON, Record
 from sieve.stages.evaluate import is_dense
 from sieve.stages.quantize import quantize
-from sieve.stages.rows import fits_all_rows, fresh_rows
+from sieve.stages.rows import fresh_rows
 from sieve.stages.run import Run
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import as_baseline, drop_of
@@ -35,7 +35,7 @@ def certify(run: Run, bank: Bank, genome: Genome, recovered: Record | None) -> R
     share of the risk of being wrong that they left, and the confidence is higher by that.
     """
     config = run.config
-    if config.confidence is None or is_dense(run, bank, genome) or fits_all_rows(run):
+    if config.confidence is None or is_dense(run, bank, genome) or config.search.fits_all_rows:
         return None
     rows = [run.split_key("selection"), config.search.confirmation, config.seed]
     risk = None if recovered is None else recovered.get("risk")

@@ -95,7 +95,8 @@ def _load_task_and_model(
     task_of = task_by_shots(config.task, seed, student_prompt)
     task = task_of(fewest_shots(config.task))
     if searches:  # Too few rows are an error before the model is loaded.
-        count, share = len(task.splits["selection"]), config.search.confirmation
+        count, search = len(task.splits["selection"]), config.search
+        share = None if search.fits_all_rows else search.confirmation
         if said := forecast(task.metric, count, config.tolerance, config.confidence, share):
             log.info(said)
     # Before ranks join: in a process group, transformers saves a model on rank 0 alone.

@@ -97,12 +97,6 @@ def fresh_rows(run: Run) -> list[Example]:
     return (confirmation_rows(run) if overfits(run) else []) or run.task.splits["selection"]
 
 
-def fits_all_rows(run: Run) -> bool:
-    """Whether the search compares hundreds of genomes on all selection rows, so none is fresh."""
-    search = run.config.search
-    return search.method not in LINES and search.confirmation == 0
-
-
 def confirmation_objective(run: Run, bank: Bank) -> Objective:
     """The objective on the rows that the search has not scored."""
     return objective_on(run, bank, [confirmation_rows(run)])

@@ -24,7 +24,8 @@ def mixed_tasks(
     """The tasks that calibration rows come from, and their shares of the tokens.
 
     Rows of other tasks that are also selection or test rows of the run's own task, or are held out
-    of a training, are left out.
+    of a training, are left out. Rows are compared as rendered, without preamble and shots: the same
+    data with another prompt are not recognized, so give such a task a split of its own.
     """
     weights = config.calibration.weights
     mix = [(task, weights.get("self", 1.0))]

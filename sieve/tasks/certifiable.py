@@ -36,20 +36,26 @@ def rows_needed(tolerance: float, confidence: float, differing: float = DIFFERIN
 
 
 def forecast(
-    metric: Metric, rows: int, tolerance: float, confidence: float | None, share: float = 0.0
+    metric: Metric, rows: int, tolerance: float, confidence: float | None, share: float | None = 0.0
 ) -> str:
     """One sentence on what selection rows can certify; "" if that cannot be computed beforehand.
 
     Args:
         rows: of the selection split.
         confidence: None certifies nothing.
-        share: of these rows that confirm the winners of a search, and certify alone; 0: all do.
+        share: of these rows that confirm the winners of a search, and certify alone; 0: all do;
+            None: the search fits all of them, so none does.
 
     Raises:
         ValueError: not even a model that differs on no row can be certified.
     """
     if confidence is None or metric.relative or metric.best <= 0:
         return ""
+    if share is None:
+        return (
+            f"The search fits all {rows:,} selection rows, so none of them can certify its choice; "
+            "set search.confirmation=0.4, which keeps some of them back."
+        )
     certifying = max(1, round(share * rows)) if share else rows
     named = f"{certifying:,} of {rows:,} selection rows" if share else f"{rows:,} selection rows"
     sure = f"at {100 * confidence:g} % confidence"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sieve.config import SearchConfig
-from sieve.stages.rows import fits_all_rows, overfits, training_rows
+from sieve.stages.rows import overfits, training_rows
 from sieve.tasks.example import Example
 
 
@@ -36,9 +36,9 @@ def test_rows_are_fitted_by_what_is_chosen_by_its_accuracy(
 
 
 def test_only_a_search_of_many_genomes_without_confirmation_leaves_no_row_fresh() -> None:
-    assert fits_all_rows(run(method="genetic", confirmation=0))
-    assert not fits_all_rows(run(method="genetic", confirmation=0.4))
-    assert not fits_all_rows(run(method="waterfill", confirmation=0))
+    assert SearchConfig("genetic", confirmation=0).fits_all_rows
+    assert not SearchConfig("genetic", confirmation=0.4).fits_all_rows
+    assert not SearchConfig("waterfill", confirmation=0).fits_all_rows
 
 
 def test_too_few_rows_to_train_on_name_the_command_that_does_not_train() -> None:

@@ -115,3 +115,9 @@ def test_of_agreement_the_answers_that_may_change_are_counted() -> None:
 
 def test_nothing_is_said_of_a_perplexity() -> None:
     assert forecast(Metric("perplexity", "perplexity", 0.0), 10, 0.02, 0.9) == ""
+
+
+def test_rows_that_a_search_fits_certify_nothing() -> None:
+    sentence = forecast(ACCURACY, 3_000, 0.02, 0.9, share=None)
+    assert "fits all 3,000 selection rows" in sentence and "search.confirmation=0.4" in sentence
+    assert forecast(ACCURACY, 3_000, 0.02, None, share=None) == ""
