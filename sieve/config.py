@@ -7,7 +7,6 @@ from typing import Any
 from sieve.tasks import TaskConfig
 
 # Kept fractions that a search may choose from; 1 is the dense matrix, 0 leaves its mean output.
-LINES = ("uniform", "waterfill")  # searches along one line of genomes
 LEVELS = tuple(
     float(level)
     for level in "1 .95 .9 .85 .8 .75 .7 .65 .6 .55 .5 .45 .4 .35 .3 .25 .2 .175 .15 .125 "
@@ -123,6 +122,8 @@ class SearchConfig:
     @property
     def fits_all_rows(self) -> bool:
         """Whether hundreds of genomes are compared on all selection rows, so none is fresh."""
+        from sieve.report.genomes import LINES
+
         return self.method not in LINES and self.confirmation == 0
 
 

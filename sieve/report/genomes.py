@@ -7,10 +7,10 @@ divergence. It therefore never counts as feasible and is never on the front.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sieve.config import LINES as LINES
 from sieve.report.building import build
 from sieve.report.result import EvaluatedGenome, Result
 
+LINES = ("uniform", "waterfill")  # searches along one line of genomes
 Row = Mapping[str, object]
 
 
