@@ -41,7 +41,6 @@ NAMES = {
     "genetic": "genetic search",
     "trained": "trained after pruning",
     "int8": "8 bits",
-    "point": "point estimate",
 }
 PROMISING = tuple(way for way in WAYS if way != "point")
 TOLERANCES = (0.02, 0.03)  # of each draw of rows
@@ -102,8 +101,8 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
     promising = [run for run in runs if run["way"] != "point"]
     return {
         "runs": runs,
-        "by_way": {way: _held([r for r in runs if r["way"] == way]) for way in WAYS},
-        "by_task": {s: _held([r for r in promising if r["task"] == s]) for s in SUBJECTS},
+        "by_way": _by("way", runs),
+        "by_task": _by("task", promising),
         "over_all": _held(promising),
         "rows_scored": rows_scored(runs),
     }
@@ -126,6 +125,11 @@ def _run(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "rows_scored": record["search"]["examples"],
         "minutes": round(record["job"]["cpu_seconds"] / 60, 1),
     }
+
+
+def _by(key: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = dict.fromkeys(run[key] for run in runs)
+    return {name: _held([run for run in runs if run[key] == name]) for name in names}
 
 
 def _held(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -158,10 +162,11 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         "mean drop, points | mean size, % | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    ways = {NAMES[way]: entry for way, entry in summary["by_way"].items()}
-    without = ways.pop(NAMES["point"])
-    promising = {**ways, **summary["by_task"], "**all of them**": summary["over_all"]}
-    for name, entry in (promising | {"without a confidence": without}).items():
+    ways = {NAMES[way]: entry for way, entry in summary["by_way"].items() if way in PROMISING}
+    entries = {**ways, **summary["by_task"], "**all of them**": summary["over_all"]}
+    if "point" in summary["by_way"]:
+        entries["without a confidence"] = summary["by_way"]["point"]
+    for name, entry in entries.items():
         lines.append(f"| {name} | {_row(entry)}")
     rows = summary["rows_scored"]
     ratios = ["| | " + " | ".join(rows["tasks"]) + " | mean |"]
