@@ -34,6 +34,7 @@ CHOICES = {
     "recovery.method": ("none", "lora", "full"),
     "recovery.factors": ("in", "out", "both"),
     "recovery.loss": ("task", "kl", "both"),
+    "vocabulary.method": ("none", "task"),
     "quantization.method": ("none", "int8", "int4"),
     "export.format": EXPORTS,
     "logger.mode": ("auto", "online", "offline"),
@@ -63,7 +64,16 @@ Check = Iterator[tuple[bool, str]]  # whether something is wrong, and the messag
 def check(config: Config) -> None:
     """Raise ValueError at the first setting that is out of range or contradicts another."""
     single = (_choices, _numbers, _ranges)
-    combined = (_tasks, _calibration, _projection, _search, _recovery, _outputs, _sharded)
+    combined = (
+        _tasks,
+        _calibration,
+        _projection,
+        _search,
+        _recovery,
+        _vocabulary,
+        _outputs,
+        _sharded,
+    )
     for wrong, message in chain.from_iterable(rules(config) for rules in (*single, *combined)):
         if wrong:
             raise ValueError(message)
@@ -247,6 +257,20 @@ def _recovery(config: Config) -> Check:
     )
 
 
+def _vocabulary(config: Config) -> Check:
+    method, tasks = config.vocabulary.method, (config.task, *config.also.values())
+    yield (
+        method == "task" and config.calibration.strategy == "stream",
+        "vocabulary=task runs the whole model, got calibration.strategy=stream; set "
+        "vocabulary=none or calibration.strategy=whole.",
+    )
+    yield (
+        method == "task" and any(task.kind == "perplexity" for task in tasks),
+        "vocabulary=task changes the tokens that a perplexity is of, so it cannot be compared with "
+        "the dense model's; set vocabulary=none.",
+    )
+
+
 def _outputs(config: Config) -> Check:
     form, method = config.export.format, config.quantization.method
     yield (
@@ -266,6 +290,7 @@ def _sharded(config: Config) -> Check:
         ("projection", config.projection.name, ("learned",), "another projection"),
         ("search", config.search.method, ("genetic",), "another search"),
         ("quantization", config.quantization.method, ("int8", "int4"), "quantization=none"),
+        ("vocabulary", config.vocabulary.method, ("task",), "vocabulary=none"),
         ("export", config.export.format, ("onnx", "onnx_int8"), "export=factorized or dense"),
     ):
         yield (

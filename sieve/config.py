@@ -162,6 +162,13 @@ class RecoveryConfig:
 
 
 @dataclass
+class VocabularyConfig:
+    """Which tokens the model and its tokenizer have (`conf/vocabulary`)."""
+
+    method: str = "none"
+
+
+@dataclass
 class QuantizationConfig:
     """In how many bits weights are stored (`conf/quantization`)."""
 
@@ -247,6 +254,7 @@ class Config:
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)

@@ -28,7 +28,7 @@ OPTIONS = sorted(
 )
 # Groups whose options share a base.
 BASED = (
-    *("task", "model", "projection", "search", "recovery", "quantization", "export"),
+    *("task", "model", "projection", "search", "recovery", "vocabulary", "quantization", "export"),
     *("device", "launcher"),
 )
 # Of groups that are an experiment's own, the experiment.

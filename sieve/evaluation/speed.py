@@ -4,6 +4,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.data.scored import ScoredBatch
 from sieve.model.backbone import cache_name, context_length, forward, is_classifier
+
+Dense = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,16 @@ def compare_speed(
     new_tokens: int = 16,
     repeats: int = 5,
     finish: Callable[[], object] | None = None,
+    dense_model: Dense = nullcontext,
 ) -> Speed:
     """Time the dense model and the model of `genome` alternately on the same random tokens.
 
     Prefill is one forward pass over (batch_size, prompt_tokens); decode is `new_tokens` greedy
     steps with a key-value cache on the same batch. Leaves the model dense.
 
-    finish: called after every switch to `genome`, for example to quantize the model.
+    Args:
+        finish: called after every switch to `genome`, for example to quantize the model.
+        dense_model: makes the dense model what it is compared as, in a block.
     """
     model = switch.model
     decodes = not is_classifier(model)
@@ -58,7 +64,7 @@ def compare_speed(
     tokens = tokens.to(model.device)
     prefill: dict[str, list[float]] = {"dense": [], "pruned": []}  # seconds
     decode: dict[str, list[float]] = {"dense": [], "pruned": []}
-    for state, counts in _alternately(switch, genome, repeats, finish):
+    for state, counts in _alternately(switch, genome, repeats, finish, dense_model):
         prefill_seconds = _timed(lambda: forward(model, {"input_ids": tokens}, keep=1))
         decode_seconds = _decode_seconds(model, tokens, new_tokens) if decodes else None
         if counts:
@@ -80,6 +86,7 @@ def compare_rows(
     pruned_rows: Sequence[Sequence[ScoredBatch]],
     repeats: int = 5,
     finish: Callable[[], object] | None = None,
+    dense_model: Dense = nullcontext,
 ) -> tuple[float, float]:
     """Milliseconds to score one row with the dense model and with the model of `genome`.
 
@@ -88,12 +95,12 @@ def compare_rows(
     Args:
         dense_rows: the batches of each row as the dense model reads it.
         pruned_rows: the same as the pruned model reads it.
-        finish: as for `compare_speed`.
+        finish, dense_model: as for `compare_speed`.
     """
     model = switch.model
     rows = {"dense": dense_rows, "pruned": pruned_rows}
     seconds: dict[str, list[list[float]]] = {"dense": [], "pruned": []}  # by repeat and row
-    for state, counts in _alternately(switch, genome, repeats, finish):
+    for state, counts in _alternately(switch, genome, repeats, finish, dense_model):
         times = []
         for batches in rows[state]:
             placed = [batch.to(model.device) for batch in batches]
@@ -108,7 +115,11 @@ def compare_rows(
 
 
 def _alternately(
-    switch: Switch, genome: Genome, repeats: int, finish: Callable[[], object] | None
+    switch: Switch,
+    genome: Genome,
+    repeats: int,
+    finish: Callable[[], object] | None,
+    dense_model: Dense,
 ) -> Iterator[tuple[str, bool]]:
     """Switch between "dense" and "pruned"; yields the state, and False while it only warms up."""
     for repeat in range(repeats + 1):
@@ -118,7 +129,8 @@ def _alternately(
                 switch.restore() if state == "dense" else switch.to(genome)
                 if state == "pruned" and finish is not None:
                     finish()
-            yield state, repeat > 0
+            with dense_model() if state == "dense" else nullcontext():
+                yield state, repeat > 0
 
 
 def _rates(seconds: dict[str, list[float]], tokens: int) -> tuple[float, float, float]:

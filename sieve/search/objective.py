@@ -10,7 +10,8 @@ model; a genome above the caller's limit is dropped.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from typing import Self
@@ -51,6 +52,7 @@ class Objective:
         judge: the score by which a genome is discarded after a stage, "margin" or "divergence".
         dense_batches: what the dense model reads instead, of the same examples in the same stages.
             The model of a genome without factors then loses what the other prompt costs it.
+        dense_model: makes the dense model the baseline, in a block.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Objective:
         confidence: float | None = None,
         judge: str = "margin",
         dense_batches: Batches | None = None,
+        dense_model: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.bank = bank
         self.judge = judge
@@ -78,7 +81,8 @@ class Objective:
         self.tokens_per_genome = dict[str, int]()  # on all rows: run, and without a shared prefix
         self.evaluated: dict[Genome, Score] = {}
         self._reference: list[dict[int, object]] = [{} for _ in self.stages]
-        self.baseline = self._score_dense()
+        with dense_model():
+            self.baseline = self._score_dense()
 
     def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
         """Size, accuracy and margin of a genome; ValueError if it belongs to another bank.

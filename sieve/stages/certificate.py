@@ -52,8 +52,9 @@ def _test(run: Run, bank: Bank, genome: Genome, risk: float | None) -> Record:
     model, rows, quantized = run.backbone.model, fresh_rows(run), run.config.quantization
     assert run.config.confidence is not None
     confidence = 1 - (risk or 1.0) * (1 - run.config.confidence)
-    dense_batches = run.dense_data.scoring_batches(dense_examples(rows))
-    dense = as_baseline(score(model, dense_batches, "Scoring the dense model"))
+    dense_batches = run.original_data.scoring_batches(dense_examples(rows))
+    with run.original_model():
+        dense = as_baseline(score(model, dense_batches, "Scoring the dense model"))
     with Switch(model, bank) as switch:
         switch.to(genome)
         if quantized.method != "none":

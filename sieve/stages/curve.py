@@ -55,7 +55,8 @@ def nearest(line: Line, bank: Bank, fractions: Iterable[float]) -> list[Genome]:
 def _curve(run: Run, bank: Bank, bottlenecks: list[Bottleneck] | None) -> Record:
     method = run.config.search.method
     with Switch(run.backbone.model, bank) as switch:
-        dense = as_baseline(score_test(run, run.dense_data))
+        with run.original_model():
+            dense = as_baseline(score_test(run, run.original_data))
 
         def point(genome: Genome) -> Record:
             pruned = dense

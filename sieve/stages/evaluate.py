@@ -28,10 +28,11 @@ from sieve.stages.unlabelled import (
     dense_choices,
     unlabelled_key,
 )
+from sieve.stages.vocabulary import vocabulary_record
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, as_baseline, compare
 
-VERSION = 6  # of the record; part of its fingerprint
+VERSION = 7  # of the record; part of its fingerprint
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
@@ -57,9 +58,10 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     quantized = speed = prompt = None
     dense_too = is_dense(run, bank, genome)  # The dense model has the same scores once more.
     with Switch(run.backbone.model, bank) as switch:
-        dense = as_baseline(score_test(run, run.dense_data))
-        check_finite(dense)
-        others_dense = {name: score_test(run, data) for name, data in run.others.items()}
+        with run.original_model():
+            dense = as_baseline(score_test(run, run.original_data))
+            check_finite(dense)
+            others_dense = {n: score_test(run, data) for n, data in run.original_others.items()}
         unlabelled = [] if dense_too else compared_rows(run)
         answers = dense_choices(run, unlabelled)
         switch.to(genome)
@@ -78,7 +80,8 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
         # The speed of a sharded model would be the speed of the network between its ranks.
         if run.config.speed.enabled and run.leads and not run.sharded:
             options = {k: v for k, v in asdict(run.config.speed).items() if k != "enabled"}
-            speed = asdict(compare_speed(switch, genome, **options, finish=finish))
+            options |= {"finish": finish, "dense_model": run.original_model}
+            speed = asdict(compare_speed(switch, genome, **options))
         if run.dense_task is not None:
             prompt = prompt_record(run, switch, genome, finish)
     if run.leads:
@@ -98,6 +101,7 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     return record | {
         "quantization": quantized,
         "unlabelled": compared,
+        "vocabulary": vocabulary_record(run, dense, pruned),
         "memory": {"peak_mib": peak_memory_mib(run.device)},
         "speed": speed,
         **({} if prompt is None else {"prompt": prompt}),
@@ -121,9 +125,9 @@ def _compare_others(
 
 
 def is_dense(run: Run, bank: Bank, genome: Genome) -> bool:
-    """Whether a genome leaves the dense model as it is: weights, their dtype and the prompt."""
+    """Whether a genome leaves the dense model as it is: weights, dtype, prompt and vocabulary."""
     changed = run.config.quantization.method != "none" or run.dense_task is not None
-    return not changed and all(rank is None for rank in bank.ranks(genome).values())
+    return not (changed or run.cut) and all(rank is None for rank in bank.ranks(genome).values())
 
 
 def _compare(run: Run, dense: Scores, pruned: Scores) -> Record:

@@ -22,6 +22,7 @@ from sieve.stages.answers import with_own_answers
 from sieve.stages.prompting import with_measured_prompts
 from sieve.stages.run import Run
 from sieve.stages.student import with_student_prompt
+from sieve.stages.vocabulary import with_task_vocabulary
 from sieve.streaming.streamed_backbone import load_streamed
 from sieve.tasks import Task, task_by_shots
 from sieve.tasks.certifiable import forecast
@@ -58,7 +59,7 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
         tags=labels.tags(config, backbone.name),
         job_type=labels.job_type(config),
     )
-    failed = True
+    failed, cut = True, None
     try:
         if config.export.format != "none":
             check_format(backbone.skeleton, config.export.format)
@@ -71,12 +72,16 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
             run_dir=run_dir,
         )
         run = with_student_prompt(with_own_answers(with_measured_prompts(run, task_of)))
+        run = with_task_vocabulary(run)
+        cut = run.cut
         del task_of  # Tasks with other numbers of shots take memory.
         if not config.sweep.job:
             run.check_tasks()
         yield run
         failed = False
     finally:
+        if cut is not None:  # Other jobs of this process use the same model.
+            cut.vocabulary.restore()
         logger.close(failed)
 
 

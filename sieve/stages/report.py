@@ -81,7 +81,8 @@ def _sizes(run: Run, bank: Bank, genome: Genome, quantized: Record | None) -> Re
     result = sizes(
         bank,
         genome,
-        model_parameters=run.backbone.parameters,
+        model_parameters=run.cut.parameters if run.cut else run.backbone.parameters,
+        removed=run.cut.vocabulary.removed if run.cut else 0,
         dtype=run.backbone.storage_dtype,
         merged=form == "dense",
         saved_bytes=quantized["bytes_before"] - quantized["bytes_after"] if quantized else 0,

@@ -23,6 +23,7 @@ def sizes(
     dtype: torch.dtype,
     merged: bool = False,
     saved_bytes: int = 0,
+    removed: int = 0,
 ) -> Record:
     """Kept fractions, parameter counts and bytes of weights on disk.
 
@@ -31,16 +32,17 @@ def sizes(
         dtype: of the dense checkpoint.
         merged: whether the export is dense weights, as large as the dense model's.
         saved_bytes: by quantization.
+        removed: parameters of tokens that left the vocabulary.
     """
     kept = bank.kept_parameters(genome)
     # A factorized output head that is tied to the embeddings comes in addition to their table.
     tables = sum(m.size for m, r in bank.in_use(genome).items() if m.tied and r is not None)
     unneeded = bank.unneeded(genome)
     biases = sum(m.d_out for m in bank.matrices if m.has_bias and m.name in unneeded)
-    model_kept = model_parameters - bank.size + kept + tables - biases
+    model_kept = model_parameters - removed - bank.size + kept + tables - biases
     pruned_bytes = model_kept * bank.dtype.itemsize + bank.index_bytes(genome) - saved_bytes
     if merged:
-        pruned_bytes = (model_parameters + tables) * bank.dtype.itemsize
+        pruned_bytes = (model_parameters - removed + tables) * bank.dtype.itemsize
     return {
         "kept_fraction": {"prunable": kept / bank.size, "model": model_kept / model_parameters},
         "parameters": {

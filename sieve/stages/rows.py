@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from sieve.bank.bank import Bank
 from sieve.data.paired import dense_examples
@@ -127,7 +128,9 @@ def objective_on(
     run: Run, bank: Bank, stages: Sequence[Sequence[Example]], judge: str = "margin"
 ) -> Objective:
     """The objective on stages of examples, which the dense model may read with a longer prompt."""
-    config, dense_data = run.config, run.dense_data
+    config, dense_data, dense_model = run.config, run.original_data, run.original_model
+    if run.task.writing is not None:  # Divergence is of the tokens that the dense model wrote.
+        dense_data, dense_model = run.dense_data, nullcontext
     dense_batches = None
     if dense_data is not run.data:
         dense_batches = [dense_data.scoring_batches(dense_examples(stage)) for stage in stages]
@@ -136,6 +139,7 @@ def objective_on(
         bank,
         [run.data.scoring_batches(stage) for stage in stages],
         dense_batches=dense_batches,
+        dense_model=dense_model,
         tolerance=config.tolerance,
         confidence=config.confidence,
         judge=judge,

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from sieve.stages.cached import FileFormat
 from sieve.stages.splits import mixed_tasks, split_key
 from sieve.tasks import Task, build_task
 from sieve.tracking.logger import RunLogger
+from sieve.vocabulary.backbone import CutBackbone
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Run:
     dense_task: Task | None = None
     # Objectives of searches, by the fingerprint of the bank.
     objectives: dict[str, Objective] = field(default_factory=dict)
+    # The backbone with and without all tokens, if `backbone` has only the task's.
+    cut: CutBackbone | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     from_cache: dict[str, bool] = field(default_factory=dict)  # by stage
 
@@ -97,6 +100,27 @@ class Run:
         return self.data if self.dense_task is None else self.data_of(self.dense_task)
 
     @cached_property
+    def original_data(self) -> SieveDataModule:
+        """As `dense_data`, with all tokens of the original tokenizer."""
+        if self.cut is None:
+            return self.dense_data
+        return self.data_of(self.dense_task or self.task, backbone=self.cut.original)
+
+    def original_model(self) -> AbstractContextManager[None]:
+        """The dense model that results compare with, in the block; `original_data` is for it.
+
+        Outside the block the dense model has the tokens of `vocabulary` alone.
+        """
+        return nullcontext() if self.cut is None else self.cut.vocabulary.whole()
+
+    @cached_property
+    def original_others(self) -> dict[str, SieveDataModule]:
+        """As `others`, with all tokens of the original tokenizer."""
+        if (cut := self.cut) is None:
+            return self.others
+        return {n: self.data_of(d.task, backbone=cut.original) for n, d in self.others.items()}
+
+    @cached_property
     def others(self) -> dict[str, SieveDataModule]:
         """The tasks of `also`, except those with the same test split as the run's own task."""
         own = split_key(self.dense_task or self.task, "test")
@@ -114,9 +138,13 @@ class Run:
         task: Task,
         tokens: int | None = None,
         mix: Callable[[], Sequence[tuple[Task, float]]] | None = None,
+        backbone: Backbone | None = None,
     ) -> SieveDataModule:
-        """The batches of a task for the run's model; arguments as for `SieveDataModule`."""
-        backbone, config = self.backbone, self.config
+        """The batches of a task for the run's model; arguments as for `SieveDataModule`.
+
+        backbone: whose tokenizer encodes; by default the run's.
+        """
+        backbone, config = backbone or self.backbone, self.config
         model = backbone.skeleton
         tokenizer = CachedTokenizer(backbone.tokenizer, self.cache, backbone.fingerprint)
         return SieveDataModule(

@@ -56,13 +56,19 @@ def prompt_record(
 
     finish: called after every switch to `genome`, for example to quantize the model.
     """
-    speed, pairs = run.config.speed, (run.dense_data, run.data)
+    speed, pairs = run.config.speed, (run.original_data, run.data)
     dense_tokens, pruned_tokens = (_tokens_per_row(data) for data in pairs)
     dense_ms = pruned_ms = None
     if speed.enabled and run.leads and not run.sharded:
         dense_rows, pruned_rows = (_single_rows(data) for data in pairs)
         dense_ms, pruned_ms = compare_rows(
-            switch, genome, dense_rows, pruned_rows, speed.repeats, finish
+            switch,
+            genome,
+            dense_rows,
+            pruned_rows,
+            speed.repeats,
+            finish,
+            run.original_model,
         )
     return {
         "student_prompt": run.config.recovery.student_prompt,

@@ -44,6 +44,11 @@ def unlabelled_pairs(run: Run, batch_tokens: int, tokens: int | None) -> list[Pa
     return paired_calibration_batches(pruned, dense, batch_tokens, None)
 
 
+def rows_to_train(run: Run) -> list[Example]:
+    """Rows without labels that a training may read."""
+    return _divided(run).rest
+
+
 def unlabelled_key(run: Run) -> str:
     """Fingerprint of the rows without labels as both models read them."""
     tasks = [run.task, *([run.dense_task] if run.dense_task else [])]
@@ -98,8 +103,9 @@ def _choices(run: Run, examples: Sequence[Example]) -> list[int]:
     key = fingerprint("unlabelled", VERSION, run.model_key, _key(run, examples))
 
     def compute() -> list[object]:
-        batches = run.dense_data.scoring_batches(examples)
-        scores = score(run.backbone.model, batches, "Answering rows without labels")
+        batches = run.original_data.scoring_batches(examples)
+        with run.original_model():
+            scores = score(run.backbone.model, batches, "Answering rows without labels")
         return [{"choices": scores.predicted.tolist()}]
 
     [record] = run.remembered("unlabelled", key, {"unlabelled": JSON}, compute)

@@ -210,6 +210,7 @@ def _moved(state: _State, device: torch.device) -> _State:
     return _State(moved[0], moved[1], moved[2], state.attributes)
 
 
+@torch.inference_mode(False)  # Otherwise training could not change what shares these weights.
 def _write(model: PreTrainedModel, state: _State) -> None:
     """Give a model the weights and settings of a state; tied weights stay tied."""
     embedding, head = _layers(model)

@@ -1,0 +1,89 @@
+"""vocabulary: the model without the tokens that the task does not use.
+
+The calibration rows say which tokens these are. The selection rows do not, so the search measures
+on them what other words cost, as on fresh rows.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sieve.data.encoding import EncodedExample
+from sieve.data.reader import Reader
+from sieve.stages.cached import Record
+from sieve.stages.run import Run
+from sieve.stages.unlabelled import rows_to_train
+from sieve.tasks import Example, Task
+from sieve.tasks.scores import Scores
+from sieve.vocabulary.backbone import CutBackbone, cut_backbone
+
+log = logging.getLogger(__name__)
+
+
+def with_task_vocabulary(run: Run) -> Run:
+    """The run whose model has the task's tokens only, if `vocabulary.method` asks for it.
+
+    Raises:
+        ValueError: the tokenizer or the model cannot be cut exactly.
+    """
+    if run.config.vocabulary.method == "none":
+        return run
+    cut = cut_backbone(run.backbone, _used(run))
+    if run.leads:
+        log.info(
+            "vocabulary   %s of %s tokens stay, without %s parameters",
+            *(f"{n:,}" for n in (*_tokens(cut), cut.vocabulary.removed)),
+        )
+    return replace(run, backbone=cut.backbone, cut=cut)
+
+
+def vocabulary_record(run: Run, dense: Scores, pruned: Scores) -> Record | None:
+    """How many tokens stay, and how many test rows have no others; None with all tokens.
+
+    On these rows, and on all, `same` is how many answers of choices are the dense model's.
+    """
+    if (cut := run.cut) is None:
+        return None
+    data = run.original_data
+    reader = replace(data.reader, cut=None)
+    encoded = reader.encode(data.task, data.task.splits["test"])
+    kept = [cut.stays >= _ids([example]) for example in encoded]
+    same = (dense.predicted == pruned.predicted).tolist()
+    choices = run.task.writing is None
+    tokens, dense_tokens = _tokens(cut)
+    return {
+        "tokens": tokens,
+        "dense_tokens": dense_tokens,
+        "rows": len(kept),
+        "same": sum(same) if choices else None,
+        "rows_kept": sum(kept),
+        "same_kept": sum(a and b for a, b in zip(kept, same, strict=True)) if choices else None,
+    }
+
+
+def _tokens(cut: CutBackbone) -> tuple[int, int]:
+    """Tokens of the smaller tokenizer and of the original."""
+    return len(cut.backbone.tokenizer), len(cut.original.tokenizer)
+
+
+def _used(run: Run) -> set[int]:
+    """The tokens of all rows that calibration and training may read."""
+    reader = replace(run.data.reader, cut=None)
+    used = set[int]()
+    for task, _ in run.data.mix:
+        used |= _ids_of(reader, task, task.splits["calibration"])
+    used |= _ids_of(reader, run.task, rows_to_train(run))
+    if run.dense_task is not None:
+        used |= _ids_of(reader, run.dense_task, run.dense_task.splits["calibration"])
+    return used
+
+
+def _ids_of(reader: Reader, task: Task, examples: list[Example]) -> set[int]:
+    """The tokens of prompts and of all answers to choose from."""
+    if task.kind == "perplexity":  # Long texts are read in windows, which have all their tokens.
+        reader = replace(reader, context_length=None)
+    return _ids(reader.encode(task, examples))
+
+
+def _ids(encoded: Iterable[EncodedExample]) -> set[int]:
+    return {token for one in encoded for row in (one.prefix, *one.choices) for token in row}
