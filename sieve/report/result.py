@@ -216,6 +216,18 @@ class Unlabelled:
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """Tokens of the pruned and the dense model, and the test rows that have no others."""
+
+    tokens: Number
+    dense_tokens: Number
+    rows: Number  # of the test split
+    same: Number  # rows with the dense model's answer; None if answers are written
+    rows_kept: Number  # rows whose tokens all stay
+    same_kept: Number  # of these
+
+
+@dataclass(frozen=True)
 class Tfidf:  # TF-IDF with logistic regression, without a language model
     accuracy: Number
     rows: Number  # that it was trained on
@@ -280,6 +292,7 @@ class Result(Comparison):
     quantization: Quantization | None
     certificate: Certificate | None
     unlabelled: Unlabelled | None
+    vocabulary: Vocabulary | None
     rivals: Rivals
     export: Export
     data: Data

@@ -28,16 +28,47 @@ def answer_sentence(result: Result) -> str:
             f"{short_name(result.model)} does not do {task}: the dense model's "
             f"{metric_name(result)} on {_rows(result)}, {dense}, is {compared}."
         )
-    if is_dense(result):
+    if is_dense(result) and result.vocabulary is None:
         return _dense_sentence(result)
-    whole = result.kept_fraction.model
-    kept = (
-        f"{percent(result.kept_fraction.prunable)} of {short_name(result.model)}'s prunable "
-        f"parameters{'' if whole is None else f' ({percent(whole)} of the whole model)'}"
-    )
+    kept = _kept(result)
     if verdict(result).kind == "missed":
         return f"At {kept}, {task} has {_scores(result)}."
     return f"{task} needs {kept}: {_scores(result)}."
+
+
+def figure(result: Result) -> tuple[str, str]:
+    """The kept fraction that comes first, and what it is of: the whole model if words left it."""
+    fraction = result.kept_fraction
+    if result.vocabulary is None:
+        return percent(fraction.prunable), "of the prunable parameters kept"
+    return percent(fraction.model), "of all parameters kept"
+
+
+def _kept(result: Result) -> str:
+    """Both kept fractions; the whole model's first if words left it."""
+    model, fraction = short_name(result.model), result.kept_fraction
+    if result.vocabulary is not None:
+        prunable = f"({percent(fraction.prunable)} of the prunable ones)"
+        return f"{percent(fraction.model)} of {model}'s parameters {prunable}"
+    whole = "" if fraction.model is None else f" ({percent(fraction.model)} of the whole model)"
+    return f"{percent(fraction.prunable)} of {model}'s prunable parameters{whole}"
+
+
+def vocabulary_sentence(result: Result) -> str:
+    """How many tokens stay, and what that means for the test rows; "" with all tokens."""
+    words = result.vocabulary
+    if words is None:
+        return ""
+    same = (
+        ""
+        if words.same is None
+        else f" The answer is the dense model's on {count(words.same_kept)} of these rows, and on "
+        f"{count(words.same)} of all."
+    )
+    return (
+        f"The vocabulary has {count(words.tokens)} of {count(words.dense_tokens)} tokens; "
+        f"{count(words.rows_kept)} of {count(words.rows)} test rows use no others.{same}"
+    )
 
 
 def prompt_sentence(result: Result) -> str:

@@ -10,7 +10,14 @@ from rich.text import Text
 
 from sieve.report.result import Result, read
 from sieve.report.rivals import standards
-from sieve.report.sentence import answer_sentence, drop_text, prompt_sentence, unlabelled_sentence
+from sieve.report.sentence import (
+    answer_sentence,
+    drop_text,
+    figure,
+    prompt_sentence,
+    unlabelled_sentence,
+    vocabulary_sentence,
+)
 from sieve.report.spent import confirmation, spent
 from sieve.report.units import metric_name, metric_value, word
 from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, times
@@ -27,16 +34,17 @@ def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> Re
         paths: the written files by a short name such as "report".
     """
     result = read(record)
-    judged, figure = verdict(result), percent(result.kept_fraction.prunable)
+    judged, (fraction, _) = verdict(result), figure(result)
     style = _STYLES[judged.kind]
-    said = (prompt_sentence(result), unlabelled_sentence(result), standards(result))
+    sentences = (vocabulary_sentence, prompt_sentence, unlabelled_sentence, standards)
+    said = [sentence(result) for sentence in sentences]
     search = " ".join(filter(None, (spent(result), confirmation(result))))
     return Group(
         _table(_numbers(result)),
         *([_table({name: str(path) for name, path in paths.items()})] if paths else []),
         Padding(
             Text.assemble(
-                (f"{figure} kept", "bold"), "  ", (f" {judged.badge} ", f"reverse {style}")
+                (f"{fraction} kept", "bold"), "  ", (f" {judged.badge} ", f"reverse {style}")
             ),
             1,
         ),
@@ -53,11 +61,16 @@ def _numbers(result: Result) -> dict[str, str]:
         for accuracy in (result.baseline.accuracy, result.pruned.accuracy)
     )
     speed, decode = result.speed, times(result.speed.decode_ratio)
-    prunable, model = percent(result.kept_fraction.prunable), percent(result.kept_fraction.model)
+    fractions = [
+        f"{percent(result.kept_fraction.prunable)} of prunable",
+        f"{percent(result.kept_fraction.model)} of all parameters",
+    ]
+    if result.vocabulary is not None:
+        fractions.reverse()
     numbers = {
         "task": result.task or NOT_MEASURED,
         "model": short_name(result.model),
-        "kept": f"{prunable} of prunable, {model} of all parameters",
+        "kept": ", ".join(fractions),
         f"{metric_name(result)} on test": f"{dense} → {pruned}",
         word(result): f"{drop_text(result)}; tolerance {points(result.tolerance)}",
         "on disk": f"{size(result.bytes.dense)} → {size(result.bytes.pruned)}",

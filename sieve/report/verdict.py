@@ -120,7 +120,7 @@ def is_dense(result: Result) -> bool:
 
 def loses_nothing(result: Result) -> bool:
     """Whether the result is the dense model as it was, so that its drop is 0 for certain."""
-    same = result.prompt is None and result.quantization is None
+    same = result.prompt is None and result.quantization is None and result.vocabulary is None
     return is_dense(result) and same and result.drop.point == 0
 
 

@@ -7,7 +7,12 @@ import pytest
 from sieve.report import answer_sentence
 from sieve.report.page import render_page
 from sieve.report.result import read
-from sieve.report.sentence import drop_text, prompt_sentence, unlabelled_sentence
+from sieve.report.sentence import (
+    drop_text,
+    prompt_sentence,
+    unlabelled_sentence,
+    vocabulary_sentence,
+)
 from sieve.report.verdict import verdict
 
 Result = dict[str, Any]
@@ -21,6 +26,24 @@ def test_the_sentence_states_kept_fractions_accuracies_drop_interval_and_rows(
         "accuracy 80.1 % instead of 80.7 %, a drop of 0.6 points (95 % interval −0.4 to 1.6) on "
         "1,821 test rows."
     )
+
+
+def test_with_fewer_tokens_the_whole_model_comes_first(result: Result) -> None:
+    tokens = {"tokens": 13939, "dense_tokens": 49152, "rows": 1821, "same": 1815}
+    result["vocabulary"] = tokens | {"rows_kept": 1184, "same_kept": 1184}
+    assert answer_sentence(read(result)).startswith(
+        "sst2 needs 55.0 % of reader-6m's parameters (35.0 % of the prunable ones): accuracy"
+    )
+    sentence = (
+        "The vocabulary has 13,939 of 49,152 tokens; 1,184 of 1,821 test rows use no others. The "
+        "answer is the dense model's on 1,184 of these rows, and on 1,815 of all."
+    )
+    assert vocabulary_sentence(read(result)) == sentence
+    page = render_page(result)
+    assert "55.0\N{NO-BREAK SPACE}%" in page and "of all parameters kept" in page
+    result["kept_fraction"]["prunable"], result["drop"]["point"] = 1.0, 0
+    assert "sst2 needs 55.0 % of" in answer_sentence(read(result))
+    assert "Nothing was pruned" not in verdict(read(result)).text
 
 
 def test_agreement_is_with_the_dense_model(result: Result) -> None:
