@@ -32,6 +32,7 @@ TITLES = {
     "projection": "Projection",
     "search": "Search",
     "recovery": "Recovery",
+    "vocabulary": "Vocabulary",
     "quantization": "Quantization",
     "export": "Export",
     "trainer": "Trainer",
