@@ -28,6 +28,13 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
         (["recovery.student_prompt=row"], "recovery.method is none; set recovery=bake"),
         (["recovery=bake", "recovery.student_prompt=rows"], "'rows', expected row or a template"),
         (["recovery=bake", "task.kind=perplexity"], "set recovery.student_prompt=null"),
+        (["vocabulary.method=half"], "expected one of none, task"),
+        (["vocabulary=task", "calibration.strategy=stream"], "runs the whole model"),
+        (["vocabulary=task", "task.kind=perplexity"], "tokens that a perplexity is of"),
+        (
+            ["vocabulary=task", "trainer=fsdp"],
+            "vocabulary=task needs the whole model on one",
+        ),
         (["logger.artifact=true", "export=none"], "export=none writes none"),
         (["task.metric=agreement", "calibration.strategy=stream"], "calibration.strategy=whole"),
         (

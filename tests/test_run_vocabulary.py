@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import finished, make_world, read_result, run_sieve, write_rows
+from runs import finished, make_world, read_result, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 DENSE = ("search=uniform", "search.levels=[1]", "confidence=null")
@@ -33,13 +33,6 @@ def cut(world: Path) -> dict[str, Any]:
     return finished(world, "cut", "vocabulary=task", *DENSE, "export=dense")
 
 
-def test_the_dense_model_is_the_original(world: Path, cut: dict[str, Any]) -> None:
-    whole = finished(world, "whole", *DENSE, "export=none")
-    assert cut["baseline"] == whole["baseline"]
-    assert cut["parameters"]["model_dense"] == whole["parameters"]["model_dense"]
-    assert cut["bytes"]["dense"] == whole["bytes"]["dense"]
-
-
 def test_rows_without_other_tokens_have_the_same_answer(cut: dict[str, Any]) -> None:
     vocabulary = cut["vocabulary"]
     assert vocabulary["tokens"] < vocabulary["dense_tokens"]
@@ -51,6 +44,8 @@ def test_sizes_count_the_tokens_that_left(world: Path, cut: dict[str, Any]) -> N
     model = AutoModelForCausalLM.from_pretrained(world / "cut" / "export")
     parameters = sum(weight.numel() for weight in model.parameters())
     assert cut["parameters"]["model_kept"] == parameters < cut["parameters"]["model_dense"]
+    original = AutoModelForCausalLM.from_pretrained(world / "model").num_parameters()
+    assert cut["parameters"]["model_dense"] == original and cut["bytes"]["dense"] == original * 4
     assert cut["kept_fraction"]["prunable"] == 1 > cut["kept_fraction"]["model"]
     assert cut["bytes"]["pruned"] == parameters * 4
 
@@ -79,9 +74,3 @@ def test_a_run_prunes_trains_and_exports_with_the_tasks_vocabulary(world: Path) 
     assert result["export"]["check"]["same_answer"] == result["export"]["check"]["rows"]
     assert result["baseline"] == read_result(world / "cut")["baseline"]
     assert result["speed"]["decode_ratio"] > 0
-
-
-def test_perplexity_is_refused(world: Path) -> None:
-    done = run_sieve(world, world / "text", "vocabulary=task", "task.kind=perplexity")
-    assert done.status == 1
-    assert "vocabulary=task changes the tokens that a perplexity is of" in done.stderr

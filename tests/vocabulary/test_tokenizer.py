@@ -1,9 +1,11 @@
 """Tokenizers of transformers with fewer tokens: saved and loaded like any other."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from models import SPECIALS, tiny_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -53,6 +55,31 @@ def test_tokenizers_of_other_families_survive_saving(family: str, tmp_path: Path
     smaller.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     ids = {old: new for new, old in enumerate(stays)}
+    for text in TASK:
+        assert loaded(text)["input_ids"] == [ids[old] for old in whole(text)["input_ids"]]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llama", "LlamaTokenizer"),
+        ("gemma", "GemmaTokenizer"),
+        ("qwen", "Qwen2Tokenizer"),
+        ("gpt2", "GPT2Tokenizer"),
+        ("unigram", "T5Tokenizer"),
+    ],
+)
+def test_classes_that_build_their_own_tokenizer_can_be_cut(
+    family: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(content(family))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    whole = getattr(transformers, name).from_pretrained(tmp_path)
+    smaller, stays = _smaller(whole, list(TASK))
+    smaller.save_pretrained(tmp_path / "cut")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "cut")
+    ids = {old: new for new, old in enumerate(stays)}
+    assert type(loaded).__name__ == name and len(loaded) < len(whole)
     for text in TASK:
         assert loaded(text)["input_ids"] == [ids[old] for old in whole(text)["input_ids"]]
 

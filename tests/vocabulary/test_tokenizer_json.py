@@ -81,13 +81,12 @@ def test_any_text_encodes_as_well_as_with_all_tokens(family: str, text: str) -> 
     _same(old, new, stays, [text])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_ten_thousand_random_texts_encode_as_well_as_with_all_tokens(family: str) -> None:
+def test_random_texts_of_many_scripts_encode_as_well_as_with_all_tokens(family: str) -> None:
     old, new, stays = _both(family)
     rng = random.Random(1)
     pieces = [*TASK, *OTHER, *SCRIPTS]
-    for _ in range(10_000):
+    for _ in range(10_000 // len(FAMILIES)):
         characters = [chr(rng.choice((rng.randrange(0x250), rng.randrange(0xD800)))) for _ in "abc"]
         piece = rng.choice(pieces)
         start = rng.randrange(len(piece) + 1)
