@@ -47,17 +47,17 @@ def vocabulary_record(run: Run, dense: Scores, pruned: Scores) -> Record | None:
     data = run.original_data
     reader = replace(data.reader, cut=None)
     encoded = reader.encode(data.task, data.task.splits["test"])
-    kept = [cut.stays >= _ids([example]) for example in encoded]
+    familiar = [cut.stays >= _ids([example]) for example in encoded]
     same = (dense.predicted == pruned.predicted).tolist()
     choices = run.task.writing is None
     tokens, dense_tokens = _tokens(cut)
     return {
         "tokens": tokens,
         "dense_tokens": dense_tokens,
-        "rows": len(kept),
+        "rows": len(familiar),
         "same": sum(same) if choices else None,
-        "rows_kept": sum(kept),
-        "same_kept": sum(a and b for a, b in zip(kept, same, strict=True)) if choices else None,
+        "rows_kept": sum(familiar),
+        "same_kept": sum(a and b for a, b in zip(familiar, same, strict=True)) if choices else None,
     }
 
 
