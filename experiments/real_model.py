@@ -48,6 +48,7 @@ def condensed(result: Record) -> Record:
         "drop": result["drop"],
         "tfidf": ((result["rivals"] or {}).get("tfidf") or {}).get("accuracy"),
         "prompt": result.get("prompt"),
+        "vocabulary": result.get("vocabulary"),
         "head_start": tried.get("head_start"),
         "attempts": tried.get("attempts"),
         "certified": tried.get("certified"),
