@@ -95,7 +95,8 @@ def compare_rows(
     Args:
         dense_rows: the batches of each row as the dense model reads it.
         pruned_rows: the same as the pruned model reads it.
-        finish, dense_model: as for `compare_speed`.
+        finish: as for `compare_speed`.
+        dense_model: as for `compare_speed`.
     """
     model = switch.model
     rows = {"dense": dense_rows, "pruned": pruned_rows}
