@@ -31,7 +31,11 @@ def certificate_of(
         confidence=0.9, tolerance=0.02, seed=0, quantization=QuantizationConfig(method)
     )
     run = SimpleNamespace(
-        config=config, data=data, dense_data=data, backbone=SimpleNamespace(model=None)
+        config=config,
+        data=data,
+        original_data=data,
+        original_model=nullcontext,
+        backbone=SimpleNamespace(model=None),
     )
     scores = iter([right(380), pruned])
 

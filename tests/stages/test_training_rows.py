@@ -20,7 +20,7 @@ def right(count: int) -> Scores:
 def test_what_the_dense_model_does_better_on_rows_that_it_knows_is_no_drop(
     monkeypatch: pytest.MonkeyPatch, known: int, tolerance: float
 ) -> None:
-    objective = SimpleNamespace(baseline=right(known), tolerance=0.02)
+    objective = SimpleNamespace(baseline=right(known), tolerance=0.02, confidence=None)
     monkeypatch.setattr(module, "objective_on", lambda *_: objective)
     training = object.__new__(Training)
     training.run, training.bank = SimpleNamespace(leads=True), None
