@@ -112,7 +112,7 @@ def test_ten_kills_at_random_moments_change_nothing(world: Path, whole: dict[str
 
 
 def rounded(value: Any) -> Any:
-    """A record with seven digits: sums of probabilities differ by where a tensor lies in memory."""
+    """A record with seven digits; the ninth of a divergence can differ after a kill."""
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -344,8 +344,7 @@ def test_the_mean_of_the_rows_divergences_is_the_divergence(model: PreTrainedMod
 
 
 def test_stages_double_and_decisive_rows_come_first() -> None:
-    assert module.stage_ends(100, 32) == [32, 64, 100]
-    assert module.stage_ends(20, 32) == [20]
+    assert (module.stage_ends(100, 32), module.stage_ends(20, 32)) == ([32, 64, 100], [20])
     correct, losses = np.array([True, False, True, True]), np.array([0.1, 0.9, 0.6, 0.3])
     order = module.hardest_first(Scores(np.zeros(4, np.int64), correct, losses))
     assert order.tolist() == [1, 2, 3, 0]
