@@ -77,7 +77,7 @@ def _byte_level(family: str) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator([*TASK, *OTHER], trainer)
-    # As in Qwen and Llama 3, their ids follow those of the other tokens.
+    # As in Qwen and Llama 3, added tokens have the highest ids.
     tokenizer.add_special_tokens([begin, "<|end|>", *RESERVED])
     template = processors.TemplateProcessing(
         single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]

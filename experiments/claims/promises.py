@@ -145,7 +145,7 @@ def _held(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def rows_scored(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows that a search at a confidence scores over those of a point estimate, by task."""
+    """The rows scored with a confidence over the rows scored without, by task."""
     rows = {(r["way"], r["task"], r["seed"]): r["rows_scored"] for r in runs}
     ratios: dict[str, list[float]] = {}
     for (way, task, seed), count in rows.items():

@@ -174,10 +174,8 @@ def descend(
     are tried. Returns the genome and a bank of its own, or None if the genome at `start` loses
     accuracy by being improved.
 
-    All tries are tested on the same rows at the full confidence .9, as in a bisection: in draws of
-    rows from outcomes of SmolLM2 on sst2 and trec, even if each try answers differently by chance,
-    the genome is beyond ε in 3 to 6 % of draws with three tries and in 7 to 10 % with ten. A
-    sequence that ends at the first refusal would be wrong in 1 to 5 %, and keep 5 to 8 % more.
+    All tries are tested on the same rows at the full confidence, as in a bisection, so more tries
+    are wrong more often. The claim `promises` measures whole runs with their refit.
 
     Args:
         improve: gives a genome better factors of the same ranks.

@@ -236,6 +236,6 @@ def _check(content: Json, ids: Mapping[str, int], new_ids: Mapping[int, int]) ->
     expected = {token: new_ids[old] for token, old in ids.items() if old in new_ids}
     if Tokenizer.from_str(json.dumps(content)).get_vocab() != expected:
         raise ValueError(
-            "vocabulary=task cannot cut this tokenizer exactly: its added tokens have ids between "
-            "those of other tokens; set vocabulary=none."
+            "vocabulary=task cannot cut this tokenizer exactly: its added tokens have lower ids "
+            "than other tokens; set vocabulary=none."
         )
