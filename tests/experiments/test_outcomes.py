@@ -48,5 +48,6 @@ def test_with_a_confidence_the_tolerance_holds_in_nine_draws_of_ten() -> None:
 
 def test_the_table_has_a_row_per_number_of_rows_and_rule() -> None:
     summary = summarize({"tolerance/a": frontier().record()})
+    assert {"a", "smollm2_sst2", "smollm2_tuned_trec"} == set(summary["tasks"])
     [table] = tables(summary).values()
     assert len(table.splitlines()) == 2 + 2 * 4 and "1,658" in table

@@ -51,9 +51,11 @@ def test_a_genome_no_larger_than_a_refused_one_is_not_trained(
     monkeypatch: pytest.MonkeyPatch, refused: float, trains: bool
 ) -> None:
     trained: list[str] = []
+    larger = SimpleNamespace(key="larger")
 
-    def until_accepted(*_: Any) -> Any:
+    def until_accepted(*given: Any) -> Any:
         trained.append("genome")
+        assert given[-1] is larger
         return SimpleNamespace(bank=None, genome=None, record={})
 
     score = SimpleNamespace(kept_fraction=0.1, feasible=True)
@@ -68,7 +70,8 @@ def test_a_genome_no_larger_than_a_refused_one_is_not_trained(
     monkeypatch.setattr(module, "largest_within", lambda *_: "genome")
     monkeypatch.setattr(module, "_log", lambda *_: None)
     monkeypatch.setattr(module.Judged, "record", {})
-    assert (search.attempt(0.2, refused, None) is not None) == trains == bool(trained)
+    parent: Any = Attempt(0.4, True, SimpleNamespace(trained=larger))
+    assert (search.attempt(0.2, refused, parent) is not None) == trains == bool(trained)
 
 
 def test_a_larger_genome_lies_between_and_is_trained_to_the_end(search: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sieve.stages import training as module
 from sieve.stages.training import Training, confidence_on_fewer
 from sieve.tasks.drop_test import upper_of_counts
 
@@ -39,3 +40,15 @@ def test_a_quarter_of_the_rows_gives_the_bound_that_all_rows_give() -> None:
 
 def test_more_rows_judge_by_no_stronger_bound() -> None:
     assert confidence_on_fewer(0.9, 4_000, 1_000) == pytest.approx(0.9)
+
+
+def test_held_out_rows_judge_as_the_fresh_rows_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    baselines = [SimpleNamespace(values=range(count)) for count in (500, 2_000)]
+    objective = SimpleNamespace(baseline=baselines[0], tolerance=0.02, confidence=0.9)
+    monkeypatch.setattr(module, "objective_on", lambda *_: objective)
+    monkeypatch.setattr(module, "head_start", lambda *_: 0.0)
+    training: Any = object.__new__(Training)
+    training.run, training.bank = SimpleNamespace(leads=True), None
+    training.__dict__ |= {"rows": SimpleNamespace(reserved=[])}
+    training.__dict__ |= {"fresh": SimpleNamespace(baseline=baselines[1])}
+    assert training.objective.confidence == confidence_on_fewer(0.9, 500, 2_000) < 0.9
