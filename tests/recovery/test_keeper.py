@@ -52,8 +52,8 @@ def test_harm_alone_is_answered_by_the_untrained_state_and_half_the_rate() -> No
         distances.append(distance(module, untrained))
         return next(scores)
 
-    recover(module, numbered(BATCHES), evaluate, trainer)
-    assert rates == [PEAK, PEAK, *[PEAK / 2] * 4]
+    result = recover(module, numbered(BATCHES), evaluate, trainer)
+    assert rates == [PEAK, PEAK, *[PEAK / 2] * 4] and result.rate == PEAK / 2
     # Adam's first step is as long as the rate, which is at its peak after so short a warm-up.
     assert distances[1:3] == pytest.approx([PEAK, PEAK / 2], rel=1e-3)
     assert distances[3] > distances[2]
