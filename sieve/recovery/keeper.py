@@ -1,8 +1,8 @@
 """A Lightning callback that keeps a training's best state, stops it early and resumes it.
 
 At every check the model is scored on rows that it is not trained on. If training has only done harm
-so far, and the harm does not shrink, it starts again at half the rate. The saved state is the trained parameters, Adam's moments
-and the checks so far; `training_state` writes it to disk.
+so far, and the harm does not shrink, it starts again at half the rate. The saved state is the
+trained parameters, Adam's moments and the checks so far; `training_state` writes it to disk.
 """
 
 import logging

@@ -2,8 +2,8 @@
 
 The rows may come in stages. After each stage the margin has an upper bound: the margin if all
 remaining rows were right. A genome whose bound is negative is dropped, since no further row can
-make it feasible. With a confidence, one whose drop is almost surely beyond ε is dropped too, and a
-provisional score ends where the drop is almost surely within ε. If genomes are judged by
+make it feasible. With a confidence, one that all rows will almost surely find infeasible is dropped
+too, and a provisional score ends where the drop is almost surely within ε. If genomes are judged by
 divergence, the lower bound is the divergence if all remaining rows were answered as by the dense
 model; a genome above the caller's limit is dropped.
 """
@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Self
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank
@@ -31,7 +32,7 @@ from sieve.tasks.scores import Scores, as_baseline, drop_of
 
 log = logging.getLogger(__name__)
 Batches = Sequence[ScoredBatch] | Sequence[Sequence[ScoredBatch]]  # of one stage, or by stage
-ALMOST_SURE = 0.99  # confidence that the drop of a genome is beyond ε, or within it, after a stage
+ALMOST_SURE = 0.99  # that all rows will find a genome infeasible, or that its drop is within ε
 NOT_FINITE = (
     "A genome that keeps %.1f %% gives scores that are not finite on %d of %d rows. Such genomes "
     "count as infeasible. If there are many, set model.dtype=float32 or model.dtype=bfloat16."
@@ -175,14 +176,16 @@ class Objective:
         return best, scored, self.margin(best)
 
     def _likely_margin(self, scored: Scores) -> float:
-        """With a confidence, an upper bound of the margin that almost surely holds on fresh rows.
+        """With a confidence: below 0 if all rows will almost surely find the genome infeasible.
 
         scored: of the rows of the first stages.
         """
         if self.confidence is None or self.baseline.metric.relative:
             return math.inf
+        share = len(scored.values) / len(self.baseline.values)
         # The gain of the dense model over the pruned one is at most the reverse drop's bound.
-        return self.tolerance + upper_drop(scored, self._first(scored), ALMOST_SURE)
+        refusing = refusing_confidence(share, self.confidence)
+        return self.tolerance + upper_drop(scored, self._first(scored), refusing)
 
     def _almost_surely_feasible(self, scored: Scores) -> bool:
         """Whether scoring may stop because the drop is almost surely within ε on fresh rows."""
@@ -301,6 +304,21 @@ class JointObjective:
         other = copy(self)
         other.objectives = [objective.on(bank) for objective in self.objectives]
         return other
+
+
+def refusing_confidence(share: float, confidence: float) -> float:
+    """The confidence of a drop beyond ε on some rows with which all rows will find it too large.
+
+    By the normal approximation: if the drop on a share f of the rows is d, with standard error s,
+    the drop on all rows is around d with standard error s √(1 − f), and feasible below
+    ε − z s √f. It is at least 0.55.
+
+    Args:
+        share: f, of the rows that were scored.
+        confidence: of the bound on all rows; z is its quantile.
+    """
+    quantile = ndtri(ALMOST_SURE) * math.sqrt(1 - share) - ndtri(confidence) * math.sqrt(share)
+    return max(0.55, float(ndtr(quantile)))
 
 
 def _as_stages(batches: Batches) -> list[list[ScoredBatch]]:
