@@ -1,7 +1,6 @@
 """The checks of settings that need neither data nor a model. An error says what to change."""
 
 import math
-import re
 from collections.abc import Iterator
 from functools import reduce
 from itertools import chain
@@ -13,6 +12,7 @@ from sieve.projections import get_projection
 from sieve.projections.moments import WEIGHTINGS
 from sieve.search.waterfill import NORMALIZATIONS
 from sieve.tasks.metrics import AGREEMENT
+from sieve.tasks.placeholders import names_in
 from sieve.tasks.student import ROW
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -245,7 +245,7 @@ def _recovery(config: Config) -> Check:
         "on, and recovery.method is none; set recovery=bake, or recovery.student_prompt=null.",
     )
     yield (
-        prompt != ROW and re.search(r"\{[A-Za-z_]", prompt) is None,
+        prompt != ROW and not names_in(prompt),
         f"recovery.student_prompt is {prompt!r}, expected row or a template that names a {{field}} "
         "of the rows.",
     )

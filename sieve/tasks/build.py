@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from functools import cache, partial
 from itertools import islice
 
@@ -65,11 +66,12 @@ def task_by_shots(
         return lambda shots: task  # The harness draws the shots.
     rows = RenderedRows(config, read_rows(config), student_prompt)
     division = _divide(rows, config, seed)
+    rows.leaks.check()
     if rows.short is not None and "calibration" in rows.labelled:
         rows.short.check(division.splits["calibration"])
     if config.kind == "classification" and rows.labelled == ROLES:
         for role in ("selection", "test"):
-            check_classes(config.name, role, division.splits[role])
+            check_classes(config, role, division.splits[role])
     unlabelled = _unlabelled(config, rows, division)
     return cache(partial(_with_shots, config, rows, division, unlabelled, seed))
 
@@ -135,17 +137,16 @@ def scoring_key(config: TaskConfig) -> str:
 
 def _divide(rows: RenderedRows, config: TaskConfig, seed: int) -> Division[Example]:
     """The splits; large data is read twice, so that only the chosen rows are in memory."""
+    limits, wanted = dict(config.max_rows), config.selection_rows
+    classes = config.kind == "classification"
     if not rows.large:
-        division = divide(
-            config.name, rows.examples(), config.max_rows, seed, config.selection_rows
-        )
+        division = divide(config.name, rows.examples(), limits, seed, wanted, classes)
     else:
-        limits = dict(config.max_rows)
         if limits.get("calibration") is None:
             limits["calibration"] = LARGEST_CALIBRATION
-        digests = divide(config.name, rows.digests(), limits, seed, config.selection_rows)
-        examples = rows.of_digests(digests.splits)
-        division = Division(examples, digests.carved, digests.duplicates, digests.filled)
+        digests = divide(config.name, rows.digests(), limits, seed, wanted, classes)
+        values = {field.name: getattr(digests, field.name) for field in fields(digests)}
+        division = Division(**values | {"splits": rows.of_digests(digests.splits)})
     for role, count in division.carved.items():
         log.info(
             f"task '{config.name}' has no {role} split: {count} rows are carved from "

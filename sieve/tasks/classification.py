@@ -1,37 +1,11 @@
 """Classification: the answer to every row is one of the same few label words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sieve.tasks.config import TaskConfig
 from sieve.tasks.example import Example, Row
 from sieve.tasks.prompts import RowReader
-
-
-def find_labels(config: TaskConfig, rows: Iterable[Row]) -> tuple[str, ...]:
-    """The label words: `task.labels`, or else the sorted distinct string labels of `rows`.
-
-    Raises:
-        ValueError: `task.labels` is empty and the labels in the rows are not strings, or fewer
-            than two.
-    """
-    if config.labels:
-        return tuple(config.labels)
-    reader = RowReader(config)
-    labels = {reader.get(row, config.label_field) for row in rows} - {None}
-    other = next((label for label in labels if not isinstance(label, str)), None)
-    if other is not None:
-        raise ValueError(
-            f"task '{config.name}': the data has labels such as {other!r} and task.labels is "
-            "empty, expected a word for each label; set task.labels, for example to [no,yes]."
-        )
-    if len(labels) < 2:
-        raise ValueError(
-            f"task '{config.name}': the data has {len(labels)} distinct labels in the field "
-            f"'{config.label_field}', expected at least two; set task.label_field, or task.labels, "
-            "for example to [no,yes]."
-        )
-    return tuple(sorted(str(label).strip() for label in labels))
 
 
 def label_index(value: object, labels: Sequence[str], values: Sequence[str] = ()) -> int | None:
@@ -65,9 +39,17 @@ def to_example(row: Row, reader: RowReader, labels: Sequence[str], where: str) -
         raise ValueError(
             f"task '{config.name}': {where} has the label {value!r}, expected "
             f"0 to {len(labels) - 1} or one of {', '.join(config.label_values or labels)}; "
-            "correct the row or task.labels."
+            f"correct the row or task.labels{_counted(value, labels)}."
         )
     return replace(to_question(row, reader, labels, where), answer=answer)
+
+
+def _counted(value: object, labels: Sequence[str]) -> str:
+    """What to set if labels are numbers that do not count from 0, as a clause."""
+    if str(value).strip() != str(len(labels)):
+        return ""
+    values = ",".join(f"'{number}'" for number in range(1, len(labels) + 1))
+    return f', or set "task.label_values=[{values}]" if the labels count from 1'
 
 
 def to_question(row: Row, reader: RowReader, labels: Sequence[str], where: str) -> Example:
@@ -77,12 +59,14 @@ def to_question(row: Row, reader: RowReader, labels: Sequence[str], where: str) 
     return Example(prompt, choices, 0, cut=cut)
 
 
-def check_classes(name: str, role: str, examples: Sequence[Example]) -> None:
+def check_classes(config: TaskConfig, role: str, examples: Sequence[Example]) -> None:
     """ValueError where all answers of a split are the same, so that it measures nothing."""
     if (only := only_answer(examples)) is not None:
+        limited = config.max_rows.get(role) is not None
+        advice = f"raise task.max_rows.{role}" if limited else "add rows with other labels"
         raise ValueError(
-            f"task '{name}': all {len(examples)} rows of the {role} split have the label '{only}', "
-            f"expected at least two classes; use other rows or raise task.max_rows.{role}."
+            f"task '{config.name}': all {len(examples)} rows of the {role} split have the label "
+            f"'{only}', expected at least two classes; {advice}."
         )
 
 

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from sieve.tasks.metrics import METRICS, UNITS, metric_of
+from sieve.tasks.metrics import AGREEMENT, METRICS, UNITS, metric_of
+from sieve.tasks.placeholders import fault, names_in
 
 ROLES = ("calibration", "selection", "test")
 UNLABELLED = "unlabelled"  # the file of rows without labels, beside the splits
@@ -112,9 +113,11 @@ class TaskConfig:
 
     def validate(self) -> None:
         """ValueError for a setting that is wrong whatever the data."""
+        self._check_name()
         self._check_choices()
         if self.lm_eval is None:
             metric_of(self.kind, self.metric)
+            self._check_prompt()
         self._check_numbers()
         if self.shots and self.kind == "perplexity":
             raise self._error(
@@ -134,6 +137,38 @@ class TaskConfig:
                 "correct it."
             ) from error
         self._check_labels()
+
+    def _check_name(self) -> None:
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise self._error(
+                f"task.name is {self.name!r}, expected letters, digits, '_', '-', '+' and '.', "
+                "because it names a folder; set task.name=my_task."
+            )
+
+    def _check_prompt(self) -> None:
+        """The prompt must name columns, and not the column with the answer."""
+        if (wrong := fault(self.prompt)) is not None:
+            raise self._error(f"task.prompt is {self.prompt!r}, which {wrong}.")
+        leaking = [
+            name
+            for name in names_in(self.prompt)
+            if {name, *self.fields.get(name, [])} & self.answer_columns
+        ]
+        if leaking:
+            raise self._error(
+                f"task.prompt shows {{{leaking[0]}}}, the column with the answer, expected a "
+                f"prompt without it; remove {{{leaking[0]}}}."
+            )
+
+    @property
+    def answer_columns(self) -> set[str]:
+        """The columns with the right answers; none where the dense model's answers are right."""
+        if self.metric == AGREEMENT or self.kind == "perplexity":
+            return set()
+        if self.kind == "classification":
+            return {self.label_field}
+        answer = self.relevance_field if self.kind == "ranking" else None
+        return {answer or self.answer_field or ""}
 
     def _check_choices(self) -> None:
         for key, allowed in (

@@ -33,6 +33,11 @@ class Example:
         return self.bare or self.prompt or "\n".join(self.choices)
 
     @property
+    def right(self) -> str:
+        """The right choice."""
+        return self.choices[self.answer]
+
+    @property
     def key(self) -> str:
         """Stable hash of the prompt and all that is scored: 16 hexadecimal characters."""
         parts: list[object] = [self.prompt, list(self.choices)]

@@ -1,14 +1,16 @@
 """From a row to a prompt: columns of a field, truncation, templates, chat templates."""
 
-import re
-from collections.abc import Mapping
+from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from sieve.tasks.config import TaskConfig
 from sieve.tasks.example import Row
+from sieve.tasks.placeholders import PLACEHOLDER, names_in
 
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.\-]*)\}")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class RowReader:
@@ -27,8 +29,7 @@ class RowReader:
     @property
     def names(self) -> list[str]:
         """The fields that the prompt names, each once, in order."""
-        names = (match.group(1) for match in _PLACEHOLDER.finditer(self.template))
-        return list(dict.fromkeys(name for name in names if name is not None))
+        return names_in(self.template)
 
     def get(self, row: Row, name: str) -> object:
         """The value of a field from the first of its columns that the row has, or None."""
@@ -53,10 +54,12 @@ class RowReader:
             holders = (f"task.{key}" for key in keys if getattr(self.config, key) == name)
             setting = next(holders, self.setting)
             answers = setting in ("task.label_field", "task.answer_field")
-            unlabelled = " For rows without labels set task.metric=agreement." if answers else ""
+            hint = " For rows without labels set task.metric=agreement." if answers else ""
+            if not answers and not name.isidentifier():
+                hint = " For braces in a prompt write {{ and }}."
             raise ValueError(
                 f"task '{self.config.name}': {where} has no field '{name}'{also} that {purpose}; "
-                f"it has {present}; set {setting} or ++task.fields.{name}=[column].{unlabelled}"
+                f"it has {present}; set {setting} or ++task.fields.{name}=[column].{hint}"
             )
         return value
 
@@ -76,7 +79,7 @@ class RowReader:
             ValueError: the row lacks a field that the prompt names.
         """
         prompt, end, cut = self.config.preamble, 0, None
-        for match in _PLACEHOLDER.finditer(self.template):
+        for match in PLACEHOLDER.finditer(self.template):
             prompt += self.template[end : match.start()]
             start, name = len(prompt), match.group(1)
             if name is None:  # {{ or }}

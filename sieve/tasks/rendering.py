@@ -13,6 +13,8 @@ from functools import partial
 from sieve.tasks import classification, free_text, multiple_choice, ranking
 from sieve.tasks.config import CHOICE_KINDS, ROLES, TaskConfig
 from sieve.tasks.example import Example
+from sieve.tasks.labels import find_labels
+from sieve.tasks.leaks import AnswerLeaks
 from sieve.tasks.metrics import metric_of
 from sieve.tasks.prompts import RowReader
 from sieve.tasks.rows import SourceSplit
@@ -28,6 +30,7 @@ class Digest:
     content: bytes  # 8 bytes: of ten million prompts, two have the same in 1 of 400,000 data sets
     role: str
     number: int  # of its row, counted from 1
+    right: int  # hash of the right answer
 
 
 class RenderedRows:
@@ -44,10 +47,10 @@ class RenderedRows:
     ) -> None:
         self.source, self.reader = source, RowReader(config)
         self.short = ShortPrompt(self.reader, student_prompt) if student_prompt else None
+        self.leaks = AnswerLeaks(self.reader)
         self.labels: tuple[str, ...] = ()
         if config.kind == "classification":
-            rows = (row for split in source.values() for row in split.rows)
-            self.labels = classification.find_labels(config, rows)
+            self.labels = find_labels(config, {name: rows for name, rows in source.values()})
         makers: dict[str, Callable[..., Example | None]] = {
             "classification": partial(classification.to_example, labels=self.labels),
             "multiple_choice": multiple_choice.to_example,
@@ -94,10 +97,7 @@ class RenderedRows:
     def digests(self) -> dict[str, list[Digest]]:
         """Role -> digests of all its examples."""
         return {
-            role: [
-                Digest(hashlib.blake2b(e.content.encode(), digest_size=8).digest(), role, number)
-                for number, e in self._render(role)
-            ]
+            role: [_digest(example, role, number) for number, example in self._render(role)]
             for role in self.source
         }
 
@@ -132,9 +132,17 @@ class RenderedRows:
                 example = to_example(row, self.reader, where=where)
                 if example is None:
                     continue
+                answered = role == "calibration" and role in self.labelled
+                if answered:
+                    self.leaks.look(row, example)
                 if self.short is not None:
                     twin = to_example(row, self.short.reader, where=where)
                     example = replace(example, twin=twin)
-                    if role == "calibration" and role in self.labelled:
+                    if answered:
                         self.short.look(row, example, where)
                 yield number, example
+
+
+def _digest(example: Example, role: str, number: int) -> Digest:
+    content = hashlib.blake2b(example.content.encode(), digest_size=8).digest()
+    return Digest(content, role, number, hash(example.right))

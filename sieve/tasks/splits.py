@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from sieve.tasks.config import ROLES
@@ -28,6 +29,9 @@ class HasContent(Protocol):
     @property
     def content(self) -> str | bytes: ...
 
+    @property
+    def right(self) -> str | int: ...  # its right answer, or the answer's hash
+
 
 E = TypeVar("E", bound=HasContent)
 
@@ -40,6 +44,7 @@ class Division(Generic[E]):
     carved: dict[str, int]  # role -> rows taken from calibration for a missing split
     duplicates: dict[str, int]  # see `drop_duplicates`
     filled: int = 0  # rows taken from calibration for a small selection split
+    contradictory: int = 0  # rows read whose prompt also has another right answer
 
     def report(self, calibration: str = "calibration") -> dict[str, object]:
         """The numbers of rows, for JSON; `calibration` is the name of the split that is carved."""
@@ -51,6 +56,7 @@ class Division(Generic[E]):
             },
             "filled": {"selection": {"from": calibration, "rows": self.filled}},
             "duplicates": self.duplicates,
+            "contradictory": self.contradictory,
             "truncated": {},
         }
 
@@ -68,24 +74,27 @@ def divide(
     limits: Mapping[str, int | None],
     seed: int,
     selection_rows: int = 0,
+    classes: bool = False,
 ) -> Division[E]:
     """Drop duplicates, carve missing splits and draw at most `limits[role]` examples of each.
 
     Args:
         selection_rows: a smaller selection split is filled up to this, if `limits` allows it.
+        classes: whether right answers are classes, which carved splits must all have.
 
     Raises:
         ValueError: a split of the task `name` is empty.
     """
     distinct, duplicates = drop_duplicates(splits)
     _check_not_empty(name, distinct, duplicates)
-    whole, carved = carve(distinct)
+    whole, carved = carve(distinct, classes)
     _check_not_empty(name, whole, duplicates)
     wanted = min(selection_rows, limits.get("selection") or selection_rows)
     filled = fill(whole, wanted)
     drawn = {role: sample(filled[role], limits.get(role), seed) for role in ROLES}
     moved = len(filled["selection"]) - len(whole["selection"])
-    return Division(drawn, carved, duplicates, moved)
+    doubtful = contradictory(splits) if classes else 0
+    return Division(drawn, carved, duplicates, moved, doubtful)
 
 
 def reserve(rows: Sequence[E], share: float, salt: str, most: int | None = None) -> Reserved[E]:
@@ -141,10 +150,21 @@ def drop_duplicates(splits: Mapping[str, list[E]]) -> tuple[dict[str, list[E]], 
     return {role: distinct[role] for role in ROLES if role in distinct}, dict(counts)
 
 
-def carve(splits: Mapping[str, list[E]]) -> tuple[dict[str, list[E]], dict[str, int]]:
+def contradictory(splits: Mapping[str, Sequence[HasContent]]) -> int:
+    """The number of rows whose prompt also occurs with another right answer."""
+    answers: dict[str | bytes, Counter[str | int]] = {}
+    for example in chain.from_iterable(splits.values()):
+        answers.setdefault(example.content, Counter())[example.right] += 1
+    return sum(counts.total() for counts in answers.values() if len(counts) > 1)
+
+
+def carve(
+    splits: Mapping[str, list[E]], classes: bool = False
+) -> tuple[dict[str, list[E]], dict[str, int]]:
     """Give a missing selection or test split its share of the calibration split.
 
-    The share is the examples whose prompts have the lowest hashes.
+    The share is the examples whose prompts have the lowest hashes: of all, or with `classes` of
+    each right answer if a right answer would be missing.
 
     Returns:
         The three splits, and role -> rows of each split that was carved.
@@ -156,11 +176,25 @@ def carve(splits: Mapping[str, list[E]]) -> tuple[dict[str, list[E]], dict[str, 
         if role in whole:
             continue
         pool = sorted(whole["calibration"], key=lambda example: prompt_hash(example.content))
-        carved[role] = min(max(1, round(fraction * total)), len(pool))
-        taken = {id(example) for example in pool[: carved[role]]}
+        first = pool[: max(1, round(fraction * total))]
+        if classes and {e.right for e in first} != {e.right for e in pool}:
+            first = _of_each_class(pool, len(first)) or first
+        carved[role], taken = len(first), {id(example) for example in first}
         whole[role] = [e for e in whole["calibration"] if id(e) in taken]
         whole["calibration"] = [e for e in whole["calibration"] if id(e) not in taken]
     return {role: whole[role] for role in ROLES}, carved
+
+
+def _of_each_class(pool: Sequence[E], rows: int) -> list[E]:
+    """About `rows` examples: of each right answer its share, but neither none nor all."""
+    groups: dict[str | int, list[E]] = {}
+    for example in pool:
+        groups.setdefault(example.right, []).append(example)
+    parts = list[E]()
+    for group in groups.values():
+        share = max(1, round(rows / len(pool) * len(group)))
+        parts += group[: min(share, len(group) - 1)]
+    return parts
 
 
 def fill(splits: Mapping[str, list[E]], rows: int) -> dict[str, list[E]]:

@@ -7,7 +7,6 @@ so a short prompt that drops such a field is an error.
 """
 
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from dataclasses import replace
 from sieve.runtime.progress import is_rank_zero
 from sieve.tasks.config import TaskConfig
 from sieve.tasks.example import Example, Row
+from sieve.tasks.leaks import contains
 from sieve.tasks.multiple_choice import read_options
 from sieve.tasks.prompts import RowReader, as_text
 from sieve.tasks.task import Task
@@ -94,8 +94,8 @@ class ShortPrompt:
             text = as_text(self.long.get(row, name) or "")
             self._texts[name].add(hash(text))
             # A text with every answer is a list of them, which tells nothing.
-            lists = wrong and all(_contains(text, answer) for answer in wrong)
-            self._carrying[name] += not lists and any(_contains(text, one) for one in right)
+            lists = wrong and all(contains(text, answer) for answer in wrong)
+            self._carrying[name] += not lists and any(contains(text, one) for one in right)
 
     def check(self, calibration: Sequence[Example]) -> None:
         """Check the short prompt on the examples of the calibration split.
@@ -151,12 +151,6 @@ class ShortPrompt:
             f"which {why}, so no training can bake it in; name {keep} in recovery.student_prompt, "
             "or set recovery.student_prompt=row."
         )
-
-
-def _contains(text: str, words: str) -> bool:
-    """Whether a text contains an answer as whole words, in any case."""
-    pattern = rf"(?<!\w){re.escape(words.strip().casefold())}(?!\w)"
-    return bool(words.strip()) and re.search(pattern, text.casefold()) is not None
 
 
 def _undecided(examples: Iterable[Example]) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from task_helpers import build, make_config, message_of, rows_of, write_splits
+from task_helpers import make_config, message_of, rows_of, write_splits
 
 from sieve.tasks.classification import label_index, to_example
 from sieve.tasks.prompts import RowReader
@@ -47,26 +47,6 @@ def test_the_key_of_an_example_is_stable_and_depends_on_the_choices() -> None:
     one = to_example({"text": "good", "label": 2}, reader, WORDS, "row 1")
     other = to_example({"text": "good", "label": 0}, reader, WORDS[:2], "row 1")
     assert one.key == "62683131c2790f86" and other.key != one.key
-
-
-def test_default_labels_are_the_sorted_strings_of_all_splits(tmp_path: Path) -> None:
-    rows = [{"text": f"{i}", "label": ["spam", "ham"][i % 2]} for i in range(40)]
-    folder = write_splits(tmp_path / "data", train=rows, test=[{"text": "t", "label": "eggs"}] * 2)
-    message = message_of(ValueError, folder, labels=[])
-    assert "have the label 'eggs'" in message
-    folder = write_splits(tmp_path / "data", train=rows, test=rows_of_words())
-    task = build(folder, labels=[])
-    assert task.labels == ("eggs", "ham", "spam")
-    assert task.splits["test"][0].choices == (" eggs", " ham", " spam")
-
-
-def rows_of_words() -> list[dict[str, Any]]:
-    return [{"text": "t1", "label": "eggs"}, {"text": "t2", "label": "ham"}]
-
-
-def test_integer_labels_need_words(tmp_path: Path) -> None:
-    folder = write_splits(tmp_path / "data", train=rows_of("train"))
-    assert "set task.labels" in message_of(ValueError, folder, labels=[])
 
 
 def test_a_label_out_of_range_is_named_with_its_row(tmp_path: Path) -> None:

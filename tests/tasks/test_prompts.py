@@ -30,7 +30,41 @@ def test_backslash_n_typed_on_a_command_line_is_a_line_break() -> None:
 
 
 def test_braces_in_texts_and_doubled_in_templates_stay() -> None:
-    assert render({"text": "{label}"}, prompt='{{"t": {text}}} {1}') == '{"t": {label}} {1}'
+    assert render({"text": "{label}"}, prompt='{{"t": {text}}} {{1}}') == '{"t": {label}} {1}'
+
+
+def test_a_column_of_any_name_is_a_placeholder() -> None:
+    row = {"Review Text": "fine", "текст": "gut", "a-b/c?": "x"}
+    assert render(row, prompt="{Review Text}, {текст}, {a-b/c?}") == "fine, gut, x"
+    with pytest.raises(ValueError, match=r"no field '\"k\": 1'.*For braces in a prompt write {{"):
+        render(row, prompt='{"k": 1}')
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("Review: {text", "has a brace without its pair at '{text', expected"),
+        ("Review: text}", "has a brace without its pair at '}', expected"),
+        ("Review: {}", "has a brace without its pair at '{}', expected"),
+        ("Review: text", "names no column, so that all rows would have the same prompt"),
+        ("Review: {{text}}", "names no column"),
+        ("{text} {label}", "shows {label}, the column with the answer"),
+        ("{text} {gold}", "shows {gold}, the column with the answer"),
+    ],
+)
+def test_a_prompt_that_cannot_work_is_refused_before_rows_are_read(prompt: str, words: str) -> None:
+    config = make_config(prompt=prompt, fields={"gold": ["label"]})
+    with pytest.raises(ValueError) as caught:
+        config.validate()
+    assert f"task.prompt is {prompt!r}, which {words}" in str(caught.value) or words in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", ".hidden", "", "two words", "a\\b"])
+def test_a_name_that_would_leave_the_folder_of_runs_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="because it names a folder; set task.name=my_task"):
+        make_config(name=name).validate()
 
 
 def test_the_first_present_candidate_wins_and_lists_are_joined() -> None:

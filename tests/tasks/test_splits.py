@@ -68,6 +68,28 @@ def test_carving_and_sampling_do_not_depend_on_the_order_of_rows() -> None:
     assert set(texts(sample(everything, 9, 0))) == set(texts(sample(shuffled, 9, 0)))
 
 
+def test_a_carved_split_has_every_class() -> None:
+    rows = [Example(f"text {i}", (" no", " yes"), int(i % 25 == 0)) for i in range(100)]
+    splits, carved = carve({"calibration": rows}, classes=True)
+    assert all({e.answer for e in splits[role]} == {0, 1} for role in splits)
+    assert carved == {role: len(splits[role]) for role in carved}
+    assert 18 <= carved["test"] <= 22 and 13 <= carved["selection"] <= 17
+
+
+def test_classes_do_not_change_carved_splits_that_have_them_all() -> None:
+    rows = [Example(f"text {i}", (" no", " yes"), i % 2) for i in range(100)]
+    assert carve({"calibration": rows}, classes=True) == carve({"calibration": rows})
+
+
+def test_rows_with_the_same_prompt_and_another_answer_are_counted() -> None:
+    rows = [
+        Example(text, (" no", " yes"), answer)
+        for text, answer in (("a", 0), ("a", 1), ("b", 1), *((f"c{i}", 0) for i in range(9)))
+    ]
+    made = divide("t", {"calibration": rows, "test": rows[:2]}, {}, 0, classes=True)
+    assert made.contradictory == 4 and made.report()["contradictory"] == 4
+
+
 def filled(rows: int, calibration: int = 90) -> tuple[set[str], set[str]]:
     """The prompts of calibration and selection once a selection split of 10 rows is filled."""
     splits = {
