@@ -1,5 +1,7 @@
 """From Hydra's composed configuration to checked dataclasses: the only place that does it."""
 
+import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,9 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sieve.checks import check
 from sieve.config import Config
+from sieve.tasks import TaskConfig
 from sieve.tasks.certifiable import rows_needed
 from sieve.tasks.metrics import metric_of
+from sieve.tasks.rows import EXPECTED, resolve_split
 
+log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 ASSETS = PACKAGE / "assets"
 CONF = next(conf for conf in (PACKAGE / "conf", PACKAGE.parent / "conf") if conf.is_dir())
@@ -28,12 +33,31 @@ def register_resolvers() -> None:
     """Register the functions that YAML calls.
 
     `${asset:name}` is the path of a file in `sieve/assets`. `${sweep_unless:a,b}` is Hydra's mode:
-    MULTIRUN, or RUN if any argument is true.
+    MULTIRUN, or RUN if any argument is true. `${task_name:path}` is the name of a task whose rows
+    are there. `${folder_of:name}` is a folder for the runs of a task.
     """
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
     OmegaConf.register_new_resolver(
         "sweep_unless", lambda *flags: "RUN" if any(flags) else "MULTIRUN", replace=True
     )
+    OmegaConf.register_new_resolver("task_name", _task_name, replace=True)
+    OmegaConf.register_new_resolver("folder_of", _as_name, replace=True)
+
+
+def _as_name(text: str) -> str:
+    """A text with dashes in place of what a task's name cannot contain."""
+    return re.sub(r"[^\w.+-]+", "-", str(text)).strip(".-") or "own_data"
+
+
+def _task_name(data_dir: str | None) -> str:
+    """The name of a folder with rows, or of a file unless that is the name of a split."""
+    if not data_dir:
+        return "own_data"
+    path = Path(data_dir).expanduser().resolve()
+    if path.suffix not in EXPECTED:
+        return _as_name(path.name)
+    is_split = resolve_split(path.stem, ("train", "validation", "test"))
+    return _as_name(path.parent.name if is_split else path.stem)
 
 
 def check_removed(keys: Iterable[str]) -> None:
@@ -66,10 +90,30 @@ def to_config(raw: DictConfig) -> Config:
         raise ValueError(f"a setting is invalid: {str(error).splitlines()[0]}") from error
     assert isinstance(config, Config)
     for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
-        task.preamble = task.preamble.replace("\\n", "\n")
+        _mend(task)
     check(config)
     config.task.selection_rows = config.task.selection_rows or _selection_rows(config)
     return config
+
+
+def _mend(task: TaskConfig) -> None:
+    """Put line breaks in the preamble; remove spaces that would separate words twice."""
+    task.preamble = task.preamble.replace("\\n", "\n")
+    plain, spaced = task.prompt.rstrip(" "), task.delimiter[:1].isspace()
+    if spaced and plain != task.prompt and task.kind != "perplexity":
+        log.warning(
+            "task '%s': the space at the end of task.prompt is removed, because task.delimiter "
+            "already puts one before every answer.",
+            task.name,
+        )
+        task.prompt = plain
+    words = [label.strip() for label in task.labels]
+    if words != task.labels:
+        log.warning(
+            "task '%s': spaces around the words of task.labels are removed: %s.",
+            *(task.name, ", ".join(words)),
+        )
+        task.labels = words
 
 
 def _selection_rows(config: Config) -> int:

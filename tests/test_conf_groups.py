@@ -58,7 +58,7 @@ def load(*overrides: str) -> Config:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_composes(name: str) -> None:
     config = load(f"+task={name}", *NEEDED.get(name, []))
-    assert config.task.name == ("arc_easy" if name == "lm_eval" else name)
+    assert config.task.name == {"lm_eval": "arc_easy", "jsonl": "my_data"}.get(name, name)
     source = config.task
     assert source.data_dir or source.hub or source.almanac or source.lm_eval
 

@@ -5,6 +5,7 @@ No code of a data set is run.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 MANY_ROWS = 200_000  # a larger table is not held in memory
 LARGE_BYTES = 2**25  # nor is a larger file of JSON lines
 
-_EXPECTED = {
+EXPECTED = {
     ".jsonl": "one JSON object per line",
     ".json": "a list of JSON objects",
-    ".csv": "a table as csv",
+    ".csv": "a table as csv in UTF-8",
     ".parquet": "a table as parquet",
 }
 _SYNONYMS = {
@@ -72,7 +73,9 @@ def read_rows(config: TaskConfig) -> dict[str, SourceSplit]:
     """
     if config.data_dir is not None:
         files = _split_files(config, Path(config.data_dir).expanduser())
-        names = _resolve_roles(config, config.splits, files)
+        whole = Path(config.data_dir).expanduser().is_file()  # The other splits are carved out.
+        wanted = {"calibration": next(iter(files))} if whole else config.splits
+        names = _resolve_roles(config, wanted, files)
         splits = {name: _read_file(config, files[name]) for name in names.values()}
     elif config.almanac is not None:
         from sieve.tasks.almanac import almanac_rows
@@ -93,7 +96,7 @@ def read_rows(config: TaskConfig) -> dict[str, SourceSplit]:
         if not any(True for _ in splits[name]):
             raise ValueError(
                 f"task '{config.name}': the split '{name}' ({role}) of {describe_source(config)} "
-                f"is empty, expected rows; add rows or set task.splits.{role}."
+                f"has no rows, expected some; add rows or set task.splits.{role}."
             )
     return {role: SourceSplit(name, splits[name]) for role, name in names.items()}
 
@@ -106,8 +109,9 @@ def read_unlabelled(config: TaskConfig) -> SourceSplit | None:
     """
     if config.data_dir is None or UNLABELLED in config.splits.values():
         return None
-    path = _split_files(config, Path(config.data_dir).expanduser()).get(UNLABELLED)
-    if path is None:
+    folder = Path(config.data_dir).expanduser()
+    path = _split_files(config, folder).get(UNLABELLED)
+    if path is None or folder.is_file():
         return None
     rows = _read_file(config, path)
     if not any(True for _ in rows):
@@ -154,15 +158,18 @@ def _resolve_roles(
 
 
 def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
-    """Split name -> its file in the folder."""
+    """Split name -> its file in the folder; `folder` may be a file itself."""
+    if folder.is_file() and folder.suffix in EXPECTED:
+        return {folder.stem: folder}
     if not folder.is_dir():
+        fault = "is no data file" if folder.exists() else "does not exist"
         raise ValueError(
-            f"task '{config.name}': the data folder {folder} does not exist, expected a folder "
-            "with train, validation and test as .jsonl, .json, .csv or .parquet; set task.data_dir."
+            f"task '{config.name}': {folder} {fault}, expected a folder with train, validation and "
+            "test as .jsonl, .json, .csv or .parquet, or one such file; set task.data_dir."
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix not in _EXPECTED or not path.is_file():
+        if path.suffix not in EXPECTED or not path.is_file():
             continue
         if path.stem in files:
             raise ValueError(
@@ -181,7 +188,8 @@ def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
 def _read_file(config: TaskConfig, path: Path) -> Iterable[Row]:
     with _explain_errors(config, path):
         with path.open("rb") as file:
-            if all(line.isspace() for line in file):
+            lines = islice((line for line in file if not line.isspace()), 2)
+            if len(list(lines)) < (2 if path.suffix == ".csv" else 1):  # Nothing, or a header.
                 return []
         if path.suffix in (".csv", ".parquet"):
             return _table_rows(_load_table(path, config.cache_dir))
@@ -209,7 +217,7 @@ def _explain_errors(config: TaskConfig, path: Path) -> Iterator[None]:
             reason = f"{type(cause).__name__}: {reason}"
         raise ValueError(
             f"task '{config.name}': {path} cannot be read ({reason}), expected "
-            f"{_EXPECTED[path.suffix]}; correct the file."
+            f"{EXPECTED[path.suffix]}; correct the file."
         ) from error
 
 
@@ -232,7 +240,9 @@ def _load_table(path: Path, cache_dir: str | None) -> Dataset:
     # part of its cache key, so it carries the hash of the content.
     digest = hash_files([path])
     # An empty cell is empty text and "NA" is a word, not a missing number.
-    options = {"keep_default_na": False} if path.suffix == ".csv" else {}
+    options = {}
+    if path.suffix == ".csv":
+        options = {"keep_default_na": False, "sep": _separator(path)}
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # Errors are raised anyway.
     return datasets.load_dataset(
@@ -243,6 +253,13 @@ def _load_table(path: Path, cache_dir: str | None) -> Dataset:
         cache_dir=cache_dir,
         **options,
     )
+
+
+def _separator(path: Path) -> str:
+    """The character that separates most columns in the header of a CSV file."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    return max(",;\t|", key=lambda sign: len(next(csv.reader([header], delimiter=sign))))
 
 
 def _load_hub(config: TaskConfig) -> DatasetDict:

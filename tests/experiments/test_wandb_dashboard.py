@@ -190,7 +190,7 @@ def test_a_page_has_title_tags_kind_and_group(runs: Runs) -> None:
     tags = ["almanac_geography", "embedded", "waterfill", "loss_aware", "full", "mine"]
     assert list(run.tags) == tags
     assert runs.genetic.run.job_type == "search"
-    assert list(runs.genetic.run.tags)[:3] == ["jsonl", "model", "genetic"]
+    assert list(runs.genetic.run.tags)[:3] == ["data", "model", "genetic"]
     assert runs.line.settings["model.name"] == "embedded"
 
 

@@ -162,7 +162,7 @@ def test_a_run_mixes_rows_and_tests_on_another_task(tmp_path: Path) -> None:
     alone = finished(world, "alone", *quick)
     both = finished(world, "both", *quick, *other)
     assert alone["also"] == {} and alone["calibration"]["mix"] is None
-    assert both["calibration"]["mix"] == {"jsonl": 0.25, "perplexity": 0.75}
+    assert both["calibration"]["mix"] == {"data": 0.25, "perplexity": 0.75}
     found = both["also"]["text"]
     assert found["metric"] == "perplexity" and found["relative"] and found["examples"] == 12
     ratio = found["pruned"]["accuracy"] / found["baseline"]["accuracy"]

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from sieve.conversion import register_resolvers
 from sieve.tasks import TaskConfig, build_task
 from sieve.tasks.example import Example
 
@@ -25,6 +26,7 @@ ON_THE_HUB = (
 
 
 def load(name: str, *overrides: str) -> TaskConfig:
+    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         raw = compose(f"task/{name}", [f"task.{override}" for override in overrides]).task
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), raw))

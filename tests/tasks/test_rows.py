@@ -112,7 +112,32 @@ def test_an_empty_split_is_refused(tmp_path: Path, content: str) -> None:
     folder = write_splits(tmp_path / "data", train=rows_of("train"))
     (folder / "test.jsonl").write_text(content)
     message = message_of(ValueError, folder)
-    assert "the split 'test' (test)" in message and "is empty" in message
+    assert "the split 'test' (test)" in message and "has no rows" in message
+
+
+def test_a_table_with_a_header_alone_has_no_rows(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path / "data")
+    (folder / "train.csv").write_text("text,label\n")
+    assert "the split 'train' (calibration)" in message_of(ValueError, folder)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_of_a_table_is_recognized(tmp_path: Path, separator: str) -> None:
+    folder = write_splits(tmp_path / "data")
+    rows = [{"text": f"a, b; c {i}", "label": i % 2} for i in range(4)]
+    pd.DataFrame(rows).to_csv(folder / "train.csv", index=False, sep=separator)
+    assert read_rows(make_config(folder))["calibration"][1] == rows
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.jsonl", "reviews.json"])
+def test_a_file_instead_of_a_folder_is_divided_by_hash(tmp_path: Path, name: str) -> None:
+    folder = write_splits(tmp_path / "data", validation=rows_of("other", 40))
+    pd.DataFrame(rows_of("row", 100)).to_csv(folder / "train.csv", index=False)
+    write_jsonl(folder / "test.jsonl", rows_of("row", 100))
+    (folder / "reviews.json").write_text(json.dumps(rows_of("row", 100)))
+    task = build(folder / name)
+    assert task.report["rows"] == {"calibration": 65, "selection": 15, "test": 20}
+    assert "other" not in "".join(prompts(task, "calibration"))
 
 
 def test_a_broken_json_line_is_named_by_its_number(tmp_path: Path) -> None:
