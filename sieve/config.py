@@ -274,3 +274,27 @@ class Config:
     batch_tokens: int | None = None
     share_prefix: float = 0.25
     seed: int = 0
+
+    @property
+    def recovers(self) -> bool:
+        """Whether sizes are tried by what they are after training."""
+        return self.recovery.method != "none" and self.search.recover is not False
+
+    @property
+    def tests(self) -> int:
+        """How many choices are tested on the same selection rows; each of them may be wrong.
+
+        These are the search or the sizes after training, a refit, a training of one size, and a
+        quantization.
+        """
+        refits = self.projection.refit or self.projection.tune_steps > 0
+        trains = self.recovery.method != "none"
+        changes = [not self.recovers and refits, not self.recovers and trains]
+        return 1 + sum(changes) + (self.quantization.method != "none")
+
+    @property
+    def test_confidence(self) -> float | None:
+        """The confidence of each of the `tests`, so that all of them keep `confidence`."""
+        if self.confidence is None:
+            return None
+        return 1 - (1 - self.confidence) / self.tests

@@ -147,7 +147,7 @@ def certifiable(plan: Plan) -> str:
         return ""
     metric, search = metric_of(task.kind, task.metric), config.search
     share = None if search.fits_all_rows else search.confirmation
-    return forecast(metric, rows, config.tolerance, config.confidence, share)
+    return forecast(metric, rows, config.tolerance, config.confidence, share, config.tests)
 
 
 def verdict(plan: Plan, largest: Record) -> str:

@@ -195,7 +195,7 @@ class Quantization:
 class Certificate:
     """The drop of the finished model on selection rows, and its bound at a confidence.
 
-    This is the run's confidence, or a higher one if trained sizes failed on the same rows before.
+    This is the run's confidence, or a higher one if the same rows tested other models before.
     """
 
     rows: Number

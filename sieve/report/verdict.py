@@ -98,7 +98,7 @@ def _advice(result: Result) -> str:
     bound = None if certificate is None else certificate.upper
     sure, why = (certificate and certificate.confidence) or result.confidence, ""
     if sure > result.confidence + _ROUNDING:
-        why = ", as is needed after trained sizes failed on the same rows"
+        why = ", as is needed where the same rows test several models"
     reason = "" if bound is None else f": their bound is {lost(result, rounded_up(bound))}"
     return f"The selection rows do not certify it with {100 * sure:g} % confidence{why}{reason}."
 

@@ -174,8 +174,8 @@ def descend(
     are tried. Returns the genome and a bank of its own, or None if the genome at `start` loses
     accuracy by being improved.
 
-    All tries are tested on the same rows at the full confidence, as in a bisection, so more tries
-    are wrong more often. The claim `promises` measures whole runs with their refit.
+    All tries are tested on the same rows at one confidence, as in a bisection. Over draws of rows
+    this kept the confidence of a single test, though nothing guarantees it.
 
     Args:
         improve: gives a genome better factors of the same ranks.

@@ -20,7 +20,7 @@ from sieve.stages.run import Run
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import as_baseline, drop_of
 
-VERSION = 3  # of the record; part of its fingerprint
+VERSION = 4  # of the record; part of its fingerprint
 
 
 def certify(run: Run, bank: Bank, genome: Genome, recovered: Record | None) -> Record | None:
@@ -39,7 +39,7 @@ def certify(run: Run, bank: Bank, genome: Genome, recovered: Record | None) -> R
         return None
     rows = [run.split_key("selection"), config.search.confirmation, config.seed]
     risk = None if recovered is None else recovered.get("risk")
-    settings = [config.tolerance, config.confidence, risk, asdict(config.quantization)]
+    settings = [config.tolerance, config.test_confidence, risk, asdict(config.quantization)]
     key = fingerprint("certificate", VERSION, bank.fingerprint, genome.levels, rows, settings)
     [record] = run.cached(
         "certify", key, {"certificate": JSON}, lambda: [_test(run, bank, genome, risk)]
@@ -50,8 +50,8 @@ def certify(run: Run, bank: Bank, genome: Genome, recovered: Record | None) -> R
 def _test(run: Run, bank: Bank, genome: Genome, risk: float | None) -> Record:
     """Score a model; `risk` is None if it is the last one that was tested, but for quantization."""
     model, rows, quantized = run.backbone.model, fresh_rows(run), run.config.quantization
-    assert run.config.confidence is not None
-    confidence = 1 - (risk or 1.0) * (1 - run.config.confidence)
+    assert run.config.test_confidence is not None
+    confidence = 1 - (risk or 1.0) * (1 - run.config.test_confidence)
     dense_batches = run.original_data.scoring_batches(dense_examples(rows))
     with run.original_model():
         dense = as_baseline(score(model, dense_batches, "Scoring the dense model"))

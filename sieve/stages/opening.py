@@ -102,7 +102,8 @@ def _load_task_and_model(
     if searches:  # Too few rows are an error before the model is loaded.
         count, search = len(task.splits["selection"]), config.search
         share = None if search.fits_all_rows else search.confirmation
-        if said := forecast(task.metric, count, config.tolerance, config.confidence, share):
+        promise = config.tolerance, config.confidence
+        if said := forecast(task.metric, count, *promise, share, config.tests):
             log.info(said)
     # Before ranks join: in a process group, transformers saves a model on rank 0 alone.
     model = prepare(config.model, Cache(Path(config.paths.cache_dir)))

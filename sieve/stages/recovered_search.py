@@ -104,7 +104,7 @@ def _certified(
     its share on to the next. So any of them is wrongly accepted as seldom as in a single test with
     the sum of the shares (fallback procedure; Wiens, Pharmaceutical Statistics 2:211-215, 2003).
     """
-    confidence, scores, best = training.run.config.confidence, list[Score](), None
+    confidence, scores, best = training.run.config.test_confidence, list[Score](), None
     handed_on = 0.0
     for trained, risk in zip(chain, risks, strict=False):
         judge, share = training.fresh.on(trained.bank), risk + handed_on

@@ -141,7 +141,7 @@ def objective_on(
         dense_batches=dense_batches,
         dense_model=dense_model,
         tolerance=config.tolerance,
-        confidence=config.confidence,
+        confidence=config.test_confidence,
         judge=judge,
     )
 

@@ -82,8 +82,7 @@ class Run:
     @property
     def recovers(self) -> bool:
         """Whether sizes are tried by what they are after training."""
-        recovery, recover = self.config.recovery, self.config.search.recover
-        return recovery.method != "none" and recover is not False
+        return self.config.recovers
 
     @cached_property
     def data(self) -> SieveDataModule:

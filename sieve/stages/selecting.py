@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 def search_inputs(run: Run, bank: Bank) -> list[object]:
     """Everything that the choice of a genome depends on, for fingerprints."""
     config = run.config
-    settings = [asdict(config.search), config.tolerance, config.confidence, config.seed]
+    settings = [asdict(config.search), config.tolerance, config.test_confidence, config.seed]
     return [bank.fingerprint, run.split_key("selection"), usable_levels(run, bank), settings]
 
 

@@ -36,7 +36,12 @@ def rows_needed(tolerance: float, confidence: float, differing: float = DIFFERIN
 
 
 def forecast(
-    metric: Metric, rows: int, tolerance: float, confidence: float | None, share: float | None = 0.0
+    metric: Metric,
+    rows: int,
+    tolerance: float,
+    confidence: float | None,
+    share: float | None = 0.0,
+    tests: int = 1,
 ) -> str:
     """One sentence on what selection rows can certify; "" if that cannot be computed beforehand.
 
@@ -45,6 +50,7 @@ def forecast(
         confidence: None certifies nothing.
         share: of these rows that confirm the winners of a search, and certify alone; 0: all do;
             None: the search fits all of them, so none does.
+        tests: choices that the rows test, and that keep the confidence together.
 
     Raises:
         ValueError: not even a model that differs on no row can be certified.
@@ -58,14 +64,17 @@ def forecast(
         )
     certifying = max(1, round(share * rows)) if share else rows
     named = f"{certifying:,} of {rows:,} selection rows" if share else f"{rows:,} selection rows"
-    sure = f"at {100 * confidence:g} % confidence"
-    least = metric.best * smallest_tolerance(certifying, confidence, 0)
+    sure, each = f"at {100 * confidence:g} % confidence", 1 - (1 - confidence) / tests
+    least = metric.best * smallest_tolerance(certifying, each, 0)
     if least > tolerance:
-        raise ValueError(_refusal(metric, named, tolerance, confidence, share, least))
+        fewest = math.inf
+        if tolerance > 0:
+            fewest = math.ceil(rows_needed(tolerance / metric.best, each, 0) / (share or 1))
+        raise ValueError(_refusal(fewest, named, tolerance, confidence, share, least))
     if metric.agreement:  # The dense model is right on all rows, so rows can only become worse.
         counts = range(1, certifying + 1)
         most = bisect_left(
-            counts, True, key=lambda n: upper_of_counts(n, 0, certifying, confidence) > tolerance
+            counts, True, key=lambda n: upper_of_counts(n, 0, certifying, each) > tolerance
         )
         return (
             f"With {named}, tolerance={tolerance:g} can be certified {sure} for a pruned model "
@@ -77,8 +86,8 @@ def forecast(
             f"{_points(least)}, for a pruned model that differs from the dense model on no row; "
             "rows that differ raise it."
         )
-    bound = smallest_tolerance(certifying, confidence)
-    needed = _rounded_up(rows_needed(tolerance, confidence) / (share or 1))
+    bound = smallest_tolerance(certifying, each)
+    needed = _rounded_up(rows_needed(tolerance, each) / (share or 1))
     return (
         f"With {named} and a pruned model that differs from the dense model on "
         f"{100 * DIFFERING:g} % of them, the smallest tolerance that can be certified {sure} is "
@@ -92,14 +101,13 @@ def forecast(
 
 
 def _refusal(
-    metric: Metric, named: str, tolerance: float, confidence: float, share: float, least: float
+    fewest: float, named: str, tolerance: float, confidence: float, share: float, least: float
 ) -> str:
-    """Why no pruned model can be certified, and what to do."""
+    """Why no pruned model can be certified, and what to do; `fewest` rows could certify one."""
     used = f" (search.confirmation={share:g})" if share else ""
     enough, provide = "no number of rows is enough", ""
-    if tolerance > 0:
-        needed = math.ceil(rows_needed(tolerance / metric.best, confidence, 0) / (share or 1))
-        enough = f"that takes at least {needed:,} selection rows"
+    if math.isfinite(fewest):
+        enough = f"that takes at least {fewest:,} selection rows"
         provide = "provide more rows, "
     return (
         f"{named}{used} are too few to promise with {100 * confidence:g} % confidence a drop of "

@@ -60,8 +60,8 @@ def test_a_finished_model_whose_bound_is_beyond_the_tolerance_is_likely(result: 
     )
     result["certificate"]["confidence"] = 0.99
     assert verdict(read(result)).text.endswith(
-        "do not certify it with 99 % confidence, as is needed after trained sizes failed on the "
-        "same rows: their bound is 2.3 points."
+        "do not certify it with 99 % confidence, as is needed where the same rows test several "
+        "models: their bound is 2.3 points."
     )
     result["certificate"] = None
     assert badge(result) == "likely"

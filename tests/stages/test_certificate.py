@@ -28,7 +28,7 @@ def certificate_of(
     done: list[str] = []
     data = SimpleNamespace(scoring_batches=lambda rows: rows)
     config = SimpleNamespace(
-        confidence=0.9, tolerance=0.02, seed=0, quantization=QuantizationConfig(method)
+        test_confidence=0.9, tolerance=0.02, seed=0, quantization=QuantizationConfig(method)
     )
     run = SimpleNamespace(
         config=config,

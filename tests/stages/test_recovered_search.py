@@ -103,7 +103,7 @@ def test_a_genome_within_the_tolerance_hands_its_risk_on_to_the_next(
         return SimpleNamespace(feasible=next(verdicts) == "1")
 
     judge.score = score
-    run = SimpleNamespace(config=SimpleNamespace(confidence=0.9))
+    run = SimpleNamespace(config=SimpleNamespace(test_confidence=0.9))
     training: Any = SimpleNamespace(run=run, fresh=SimpleNamespace(on=lambda _: judge))
     chain = [SimpleNamespace(bank=None, genome=None) for _ in within]
     trained, scores = _certified(training, iter(chain), shares(len(chain)))
@@ -123,7 +123,7 @@ def test_trained_genomes_that_are_all_beyond_the_tolerance_are_seldom_accepted()
     # Scores of genomes that are pruned from one another are alike.
     normal = 0.8**0.5 * random.normal(size=(draws, 1)) + 0.2**0.5 * random.normal(size=(draws, 5))
     judge.score = lambda value: SimpleNamespace(feasible=value > ndtri(judge.confidence))
-    run = SimpleNamespace(config=SimpleNamespace(confidence=0.9))
+    run = SimpleNamespace(config=SimpleNamespace(test_confidence=0.9))
     training: Any = SimpleNamespace(run=run, fresh=SimpleNamespace(on=lambda _: judge))
     wrong = 0
     for values in normal:

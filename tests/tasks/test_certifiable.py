@@ -121,3 +121,11 @@ def test_rows_that_a_search_fits_certify_nothing() -> None:
     sentence = forecast(ACCURACY, 3_000, 0.02, 0.9, share=None)
     assert "fits all 3,000 selection rows" in sentence and "search.confirmation=0.4" in sentence
     assert forecast(ACCURACY, 3_000, 0.02, None, share=None) == ""
+
+
+def test_two_tests_on_the_same_rows_take_as_many_rows_as_one_at_half_the_risk() -> None:
+    two, strict = (forecast(ACCURACY, 600, 0.02, c, tests=n) for c, n in ((0.9, 2), (0.95, 1)))
+    assert two == strict.replace("95 % confidence", "90 % confidence")
+    assert two != forecast(ACCURACY, 600, 0.02, 0.9)
+    with pytest.raises(ValueError, match="takes at least 149 selection rows"):
+        forecast(ACCURACY, 130, 0.02, 0.9, tests=2)
