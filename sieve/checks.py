@@ -269,6 +269,11 @@ def _vocabulary(config: Config) -> Check:
         "vocabulary=task changes the tokens that a perplexity is of, so it cannot be compared with "
         "the dense model's; set vocabulary=none.",
     )
+    yield (
+        not 0 <= config.vocabulary.fill <= 1,
+        f"vocabulary.fill is a share of the model's parameters, got {config.vocabulary.fill}; set "
+        "a number from 0 to 1.",
+    )
 
 
 def _outputs(config: Config) -> Check:

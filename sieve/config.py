@@ -166,6 +166,7 @@ class VocabularyConfig:
     """Which tokens the model and its tokenizer have (`conf/vocabulary`)."""
 
     method: str = "none"
+    fill: float = 0.06
 
 
 @dataclass

@@ -35,6 +35,7 @@ class SieveDataModule(L.LightningDataModule):
             called when the rows are needed. None: `task` alone.
         sharing: when to run the common prefix of rows once; None: never.
         share_calibration: whether calibration rows share their prefix too.
+        apart: as for `Reader`.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class SieveDataModule(L.LightningDataModule):
         mix: Callable[[], Sequence[tuple[Task, float]]] | None = None,
         sharing: PrefixSharing | None = None,
         share_calibration: bool = True,
+        apart: Callable[[Task, Sequence[Example]], Sequence[bool]] | None = None,
     ) -> None:
         super().__init__()
         self.task = task
         self._mix = mix
-        self.reader = Reader(tokenizer, context_length, classes, self._shortened, sharing)
+        self.reader = Reader(tokenizer, context_length, classes, self._shortened, sharing, apart)
         self.batch_tokens = batch_tokens
         self.calibration_tokens, self.calibration_rows = calibration_tokens, calibration_rows
         self.share_calibration = share_calibration

@@ -46,6 +46,11 @@ class EncodedExample:
         return [self.prefix + tokens for tokens in longest]
 
     @property
+    def vocabulary(self) -> set[int]:
+        """The different tokens of the prompt and of all choices."""
+        return {token for tokens in (self.prefix, *self.choices) for token in tokens}
+
+    @property
     def length(self) -> int:
         """Tokens of the longest row."""
         return max(map(len, self.rows()))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from sieve.data.batches import TokenBatch
@@ -31,6 +32,8 @@ class Reader:
         classes: returns the classes of a classifier for a task's labels; None for language models.
         cut: callback that gets the number of prompts whose field was shortened.
         sharing: when to run the common prefix of rows once; None: never.
+        apart: returns for each example whether its batches are apart from other examples', so that
+            the others do not change its rounding; None: all may share batches.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -38,11 +41,27 @@ class Reader:
     classes: Callable[[Task], tuple[int, ...]] | None = None
     cut: Callable[[int], None] | None = None
     sharing: PrefixSharing | None = None
+    apart: Callable[[Task, Sequence[Example]], Sequence[bool]] | None = None
 
     def scoring(
         self, task: Task, examples: Sequence[Example], batch_tokens: int
     ) -> Sequence[ScoredBatch]:
         """Scoring batches of some examples of a task, which are counted from 0."""
+        if self.apart is None:
+            return self._scoring(task, examples, batch_tokens)
+        batches, apart = list[ScoredBatch](), self.apart(task, examples)
+        for group in (True, False):
+            indexes = [index for index, value in enumerate(apart) if value == group]
+            rows = [examples[index] for index in indexes]
+            batches += [
+                replace(batch, examples=torch.tensor(indexes)[batch.examples])
+                for batch in (self._scoring(task, rows, batch_tokens) if rows else ())
+            ]
+        return batches
+
+    def _scoring(
+        self, task: Task, examples: Sequence[Example], batch_tokens: int
+    ) -> Sequence[ScoredBatch]:
         tokenizer, options = self.tokenizer, self._options(task)
         if self.classes is not None:
             encoded = self.encode(task, examples)
@@ -102,6 +121,13 @@ class Reader:
             return encode_examples(examples, self.tokenizer, **self._options(task))
         classes, limit = self.classes(task), self.context_length
         return ClassifierEncoder(self.tokenizer, classes, limit, self.cut).encode(examples)
+
+    def vocabulary(self, task: Task, examples: Sequence[Example]) -> set[int]:
+        """The different tokens of prompts and of all answers to choose from."""
+        # Long texts are read in windows, which have all their tokens.
+        limit = None if task.kind == "perplexity" else self.context_length
+        encoded = replace(self, context_length=limit, cut=None).encode(task, examples)
+        return set().union(*(one.vocabulary for one in encoded))
 
     def _options(self, task: Task) -> EncodingOptions:
         is_text = task.kind == "perplexity"

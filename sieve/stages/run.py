@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from sieve.search.objective import Objective
 from sieve.stages.batch_size import batch_tokens
 from sieve.stages.cached import FileFormat
 from sieve.stages.splits import mixed_tasks, split_key
-from sieve.tasks import Task, build_task
+from sieve.tasks import Example, Task, build_task
 from sieve.tracking.logger import RunLogger
 from sieve.vocabulary.backbone import CutBackbone
 
@@ -112,6 +112,15 @@ class Run:
         """
         return nullcontext() if self.cut is None else self.cut.vocabulary.whole()
 
+    def familiar(self, task: Task, examples: Sequence[Example]) -> list[bool]:
+        """Whether the original tokenizer encodes each example with tokens that stay alone.
+
+        These examples have batches apart in both models, so their logits are the same numbers.
+        """
+        assert self.cut is not None
+        reader = replace(self.original_data.reader, cut=None)
+        return [self.cut.stays >= one.vocabulary for one in reader.encode(task, examples)]
+
     @cached_property
     def original_others(self) -> dict[str, SieveDataModule]:
         """As `others`, with all tokens of the original tokenizer."""
@@ -158,6 +167,7 @@ class Run:
             mix=mix,
             sharing=prefix_sharing_of(model, config.share_prefix, lambda: backbone.model),
             share_calibration=config.calibration.strategy == "whole",
+            apart=self.familiar if self.cut else None,
         )
 
     def check_tasks(self) -> None:

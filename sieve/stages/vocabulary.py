@@ -5,15 +5,11 @@ on them what other words cost, as on fresh rows.
 """
 
 import logging
-from collections.abc import Iterable
 from dataclasses import replace
 
-from sieve.data.encoding import EncodedExample
-from sieve.data.reader import Reader
 from sieve.stages.cached import Record
 from sieve.stages.run import Run
 from sieve.stages.unlabelled import rows_to_train
-from sieve.tasks import Example, Task
 from sieve.tasks.scores import Scores
 from sieve.vocabulary.backbone import CutBackbone, cut_backbone
 
@@ -28,7 +24,7 @@ def with_task_vocabulary(run: Run) -> Run:
     """
     if run.config.vocabulary.method == "none":
         return run
-    cut = cut_backbone(run.backbone, _used(run))
+    cut = cut_backbone(run.backbone, _used(run), run.config.vocabulary.fill)
     if run.leads:
         log.info(
             "vocabulary   %s of %s tokens stay, without %s parameters",
@@ -45,9 +41,7 @@ def vocabulary_record(run: Run, dense: Scores, pruned: Scores) -> Record | None:
     if (cut := run.cut) is None:
         return None
     data = run.original_data
-    reader = replace(data.reader, cut=None)
-    encoded = reader.encode(data.task, data.task.splits["test"])
-    familiar = [cut.stays >= _ids([example]) for example in encoded]
+    familiar = run.familiar(data.task, data.task.splits["test"])
     same = (dense.predicted == pruned.predicted).tolist()
     choices = run.task.writing is None
     tokens, dense_tokens = _tokens(cut)
@@ -68,22 +62,11 @@ def _tokens(cut: CutBackbone) -> tuple[int, int]:
 
 def _used(run: Run) -> set[int]:
     """The tokens of all rows that calibration and training may read."""
-    reader = replace(run.data.reader, cut=None)
-    used = set[int]()
-    for task, _ in run.data.mix:
-        used |= _ids_of(reader, task, task.splits["calibration"])
-    used |= _ids_of(reader, run.task, rows_to_train(run))
+    tasks = [task for task, _ in run.data.mix]
     if run.dense_task is not None:
-        used |= _ids_of(reader, run.dense_task, run.dense_task.splits["calibration"])
-    return used
-
-
-def _ids_of(reader: Reader, task: Task, examples: list[Example]) -> set[int]:
-    """The tokens of prompts and of all answers to choose from."""
-    if task.kind == "perplexity":  # Long texts are read in windows, which have all their tokens.
-        reader = replace(reader, context_length=None)
-    return _ids(reader.encode(task, examples))
-
-
-def _ids(encoded: Iterable[EncodedExample]) -> set[int]:
-    return {token for one in encoded for row in (one.prefix, *one.choices) for token in row}
+        tasks.append(run.dense_task)
+    rows = [(task, task.splits["calibration"]) for task in tasks]
+    vocabularies = (
+        run.data.reader.vocabulary(*pair) for pair in (*rows, (run.task, rows_to_train(run)))
+    )
+    return set().union(*vocabularies)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sieve.model.backbone import Backbone
 from sieve.runtime.artifacts import fingerprint
-from sieve.vocabulary.model import Vocabulary, named_ids
+from sieve.vocabulary.model import Vocabulary, least_tokens, named_ids
 from sieve.vocabulary.tokenizer import cut_tokenizer
 
 
@@ -24,17 +24,20 @@ class CutBackbone:
         return self.backbone.parameters + self.vocabulary.removed
 
 
-def cut_backbone(backbone: Backbone, used: Collection[int]) -> CutBackbone:
+def cut_backbone(backbone: Backbone, used: Collection[int], fill: float = 0.0) -> CutBackbone:
     """Take most tokens that are not used from a model, in place, and from its tokenizer.
 
     Args:
         used: ids of tokens that stay.
+        fill: share of the model's parameters that the embeddings have at least; where the tokens
+            that stay have fewer, the most common others stay too.
 
     Raises:
         ValueError: the tokenizer or the model cannot be cut exactly.
     """
     model = backbone.model
-    tokenizer, stays = cut_tokenizer(backbone.tokenizer, {*used, *named_ids(model)})
+    used, least = {*used, *named_ids(model)}, least_tokens(model, fill)
+    tokenizer, stays = cut_tokenizer(backbone.tokenizer, used, least)
     vocabulary = Vocabulary(model, stays)
     key = fingerprint(backbone.fingerprint, stays)
     smaller = replace(backbone, tokenizer=tokenizer, fingerprint=key)

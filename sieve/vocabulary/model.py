@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.model.backbone import forward
+from sieve.model.backbone import count_parameters, forward
 from sieve.model.matrices import shares_embedding
 
 # Settings that name tokens end like this; each has one id or a list of ids.
@@ -90,6 +90,20 @@ def named_ids(model: PreTrainedModel) -> set[int]:
         if name.endswith(ID_ENDINGS):
             ids |= set(value if isinstance(value, list) else [value])
     return {index for index in ids if 0 <= index < size}
+
+
+def least_tokens(model: PreTrainedModel, fill: float) -> int:
+    """The number of tokens whose embeddings have a share of a model's parameters."""
+    return int(fill * count_parameters(model) / parameters_per_token(model))
+
+
+def parameters_per_token(model: PreTrainedModel) -> int:
+    """Parameters of a token in the embedding and the output head.
+
+    Raises ValueError if the vocabulary of the model cannot be cut.
+    """
+    _check(model)
+    return _read(model).parameters // len(_layers(model)[0].weight)
 
 
 def _attributes(model: PreTrainedModel) -> list[tuple[object, str, Any]]:

@@ -15,7 +15,7 @@ OTHERS = ("vocab.json", "merges.txt", "added_tokens.json", "*.model")
 
 
 def cut_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, used: Collection[int]
+    tokenizer: PreTrainedTokenizerBase, used: Collection[int], least: int = 0
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """A tokenizer without most tokens that are not used, and the old id of each new id.
 
@@ -23,6 +23,7 @@ def cut_tokenizer(
 
     Args:
         used: ids of tokens that stay.
+        least: number of tokens that stay at least; the most common ones fill it.
 
     Raises:
         ValueError: the tokenizer is of a kind that cannot be cut exactly.
@@ -38,7 +39,7 @@ def cut_tokenizer(
         tokenizer.save_pretrained(path)
         content = json.loads((path / FILE).read_text(encoding="utf-8"))
         try:
-            content, stays = cut(content, used, _named(tokenizer, content))
+            content, stays = cut(content, used, _named(tokenizer, content), least)
         except ValueError as error:
             raise ValueError(str(error).replace("this tokenizer", name)) from None
         _write(path, content)

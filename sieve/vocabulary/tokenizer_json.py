@@ -26,7 +26,9 @@ PAIRS = ("BertProcessing", "RobertaProcessing")  # post-processors with two toke
 WITHOUT_IDS = ("ByteLevel",)
 
 
-def cut(content: Json, used: Collection[int], named: Collection[str]) -> tuple[Json, list[int]]:
+def cut(
+    content: Json, used: Collection[int], named: Collection[str], least: int = 0
+) -> tuple[Json, list[int]]:
     """The content of a tokenizer.json with fewer tokens, and the old id of each new id.
 
     The order of the tokens stays. Added tokens that are neither used nor named leave, such as
@@ -36,6 +38,7 @@ def cut(content: Json, used: Collection[int], named: Collection[str]) -> tuple[J
         content: of the whole tokenizer.json.
         used: ids of tokens that stay.
         named: further tokens that stay, as texts; those that the tokenizer lacks do not count.
+        least: number of tokens that stay at least; the most common ones fill it.
 
     Raises:
         ValueError: the tokenizer is of a kind that cannot be cut exactly.
@@ -45,6 +48,9 @@ def cut(content: Json, used: Collection[int], named: Collection[str]) -> tuple[J
     wanted = set(used) | {ids[token] for token in _named(content, named) if token in ids}
     tokens = {token for token, index in ids.items() if index in wanted}
     needed = tokens | _parts(model, tokens) | _alphabet(content, ids)
+    others = [token for token in _most_common_first(content) if token not in needed]
+    extra = others[: max(0, least - len(needed))]
+    needed |= {*extra, *_parts(model, extra)}
     stays = sorted(ids[token] for token in needed)
     new_ids = {old: new for new, old in enumerate(stays)}
     added = [token for token in content["added_tokens"] if token["id"] in new_ids]
@@ -133,6 +139,20 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)
+
+
+def _most_common_first(content: Json) -> list[str]:
+    """Tokens in the order of BPE's merges, which were learned from the most common pairs first.
+
+    Tokens of a Unigram model are in the order of their scores. Added tokens are left out.
+    """
+    model = content["model"]
+    if model["type"] == "Unigram":
+        tokens = [piece for piece, _ in sorted(model["vocab"], key=lambda entry: -entry[1])]
+    else:
+        tokens = ["".join(pair) for pair in _merges(model)]
+    added = {token["content"] for token in content["added_tokens"]}
+    return [token for token in dict.fromkeys(tokens) if token not in added]
 
 
 def _parts(model: Json, tokens: Collection[str]) -> set[str]:

@@ -43,6 +43,25 @@ def test_calibration_rows_and_labels_choose_the_tokens(world: Path) -> None:
         assert not {"movie", "review"} & _tokens(run)
 
 
+def test_common_tokens_fill_a_share_of_the_parameters(world: Path) -> None:
+    with session(world, *QUICK, "vocabulary.fill=1") as run:
+        assert {"movie", "review"} <= _tokens(run)
+
+
+def test_rows_without_other_tokens_have_the_same_batches_in_both_models(world: Path) -> None:
+    with session(world, *QUICK, "batch_tokens=100") as run:
+        assert run.cut is not None
+        familiar = run.familiar(run.task, run.task.splits["test"])
+        cut, whole = (data.scoring("test") for data in (run.data, run.original_data))
+    places = [batch.examples.tolist() for batch in cut]
+    assert sorted(sum(places, [])) == list(range(60))
+    same = [batch for batch in places if any(familiar[index] for index in batch)]
+    assert len(same) > 1 and all(familiar[index] for batch in same for index in batch)
+    assert places[: len(same)] == [batch.examples.tolist() for batch in whole[: len(same)]]
+    answers = [example.answer for example in run.task.splits["test"]]
+    assert all(batch.answers.tolist() == [answers[i] for i in batch.examples] for batch in cut)
+
+
 def test_rows_of_mixed_tasks_choose_tokens_too(world: Path) -> None:
     file = world / "other" / "train.jsonl"
     write_rows(file, [{"text": f"{i} question", "label": ["no", "yes"][i % 2]} for i in range(40)])

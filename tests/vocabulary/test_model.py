@@ -9,7 +9,7 @@ from models import FAMILIES, VOCAB_SIZE, tiny_gemma2, tiny_llama, tiny_llama_tie
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sieve.vocabulary.model import Vocabulary, named_ids
+from sieve.vocabulary.model import Vocabulary, least_tokens, named_ids, parameters_per_token
 
 STAYS = [0, 1, 2, *range(5, VOCAB_SIZE, 7)]
 
@@ -55,6 +55,13 @@ def test_tied_weights_stay_tied_and_others_do_not() -> None:
     assert tied.lm_head.weight is tied.model.embed_tokens.weight
     assert untied.lm_head.weight is not untied.model.embed_tokens.weight
     assert vocabularies[1].removed == 2 * vocabularies[0].removed
+
+
+def test_a_share_of_the_parameters_is_a_number_of_tokens() -> None:
+    for model, copies in ((tiny_llama_tied(), 1), (tiny_llama(), 2)):
+        width = model.config.hidden_size
+        assert parameters_per_token(model) == copies * width
+        assert least_tokens(model, 0.1) == model.num_parameters() // (10 * copies * width)
 
 
 def test_settings_have_the_new_ids() -> None:

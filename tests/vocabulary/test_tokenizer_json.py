@@ -103,6 +103,24 @@ def test_reserved_tokens_leave_unless_they_are_used_or_named(family: str) -> Non
     assert unused not in stays and {used, named} <= set(stays)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_most_common_tokens_fill_a_vocabulary(family: str) -> None:
+    whole, (_, _, few) = load(family), _both(family, ("",))
+    content, stays = cut(whole, set(few), [], least=len(few) + 9)
+    names = {index: token for token, index in vocabulary(whole).items()}
+    extra = {names[index] for index in set(stays) - set(few)}
+    if family.startswith("unigram"):
+        order = [piece for piece, _ in sorted(whole["model"]["vocab"], key=lambda entry: -entry[1])]
+    else:
+        order = ["".join(pair) for pair in whole["model"]["merges"]]
+    ids, added = vocabulary(whole), {token["content"] for token in whole["added_tokens"]}
+    first = [token for token in order if token not in added and ids[token] not in few][:9]
+    # With a byte fallback, a character has a token only if another token needs it.
+    assert extra >= set(first) and all(len(token) == 1 for token in extra - set(first))
+    old, new = (Tokenizer.from_str(json.dumps(one)) for one in (whole, content))
+    _same(old, new, stays, [*TASK, *OTHER])
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma", "phi", "unigram_bytes"])
 def test_all_bytes_stay(family: str) -> None:
     _, new, _ = _both(family, ("",))
