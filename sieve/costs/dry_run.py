@@ -21,6 +21,7 @@ from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Shape, build_without_weights, shape_of
 from sieve.costs.stages import answer, calibrate, evaluate, export, fit, search
 from sieve.costs.training import learn, recover, refit
+from sieve.costs.vocabulary import vocabulary_sentence
 from sieve.model.backbone import compute_dtype
 from sieve.projections import get_projection
 from sieve.report.values import size
@@ -81,6 +82,7 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
         sweeper=sweeper,
         others=tuple(others),
         long=long,
+        vocabulary=vocabulary_sentence(config, model),
     )
     return plan, source
 
@@ -125,6 +127,7 @@ def describe(plan: Plan, source: str) -> Record:
         "total": total,
         "fits": fits(plan),
         "certifiable": certifiable(plan),
+        "vocabulary": plan.vocabulary,
         "assumptions": [
             f"Shapes: {source}.",
             f"Rows: {counts}; {lengths.scored:.0f} tokens to score a row, {lengths.answer:.0f} of "

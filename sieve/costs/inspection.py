@@ -1,6 +1,7 @@
 """`inspect=true`: a table of a model's matrices, from its configuration alone.
 
-Takes seconds for any size, and downloads nothing but `config.json`.
+Takes seconds for any size, and downloads nothing but `config.json`. With vocabulary=task
+the rows on this machine are read too.
 """
 
 import re
@@ -16,6 +17,7 @@ from sieve.bank.genome import Sizing
 from sieve.config import Config
 from sieve.costs.dry_run import Record
 from sieve.costs.shape import build_without_weights
+from sieve.costs.vocabulary import vocabulary_sentence
 from sieve.model.backbone import count_parameters
 from sieve.model.matrices import find_matrices, unsupported
 from sieve.report.values import count, percent
@@ -46,6 +48,7 @@ def inspect(config: Config, run_dir: Path) -> RenderableType:
             for matrix in matrices
         ],
         "unsupported": reasons,
+        "vocabulary": vocabulary_sentence(config, model),
     }
     write_json_atomic(run_dir / NAME, record)
     return _table(record)
@@ -77,6 +80,8 @@ def _table(record: Record) -> RenderableType:
         Text(f"{name} cannot be factorized: {reason}.", style="yellow")
         for name, reason in list(record["unsupported"].items())[:MAX_UNSUPPORTED]
     ]
+    if record["vocabulary"]:
+        total += f"\n{record['vocabulary']}"
     return Group(table, Text(total, style="bold"), Text(legend, style="dim"), *warnings)
 
 

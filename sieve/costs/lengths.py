@@ -55,12 +55,15 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
     """
     config.validate()
     typical, source = config.typical, "stated in task.typical"
-    local = config.data_dir is not None or config.almanac is not None
-    if not local and "tokens" in typical and "calibration" in typical.get("rows", {}):
+    if (
+        not rows_are_local(config)
+        and "tokens" in typical
+        and "calibration" in typical.get("rows", {})
+    ):
         rows = _stated_rows(config)
     else:
-        tasks = _tasks(config, run.seed)
-        if tokenizer := _tokenizer(run.model):
+        tasks = tasks_by_length(config, run.seed)
+        if tokenizer := local_tokenizer(run.model):
             for longer in tasks[:-1]:
                 with suppress(ValueError):  # Its prompts exceed the context.
                     return _measured(longer, run, tokenizer, model)
@@ -79,6 +82,11 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
     return Lengths(rows, tokens, tokens, source, typical.get("passes", 1.0), answer, written)
 
 
+def rows_are_local(config: TaskConfig) -> bool:
+    """Whether the rows of a task are on this machine."""
+    return config.data_dir is not None or config.almanac is not None
+
+
 def _stated_rows(config: TaskConfig) -> dict[str, int]:
     """The rows of `task.typical`, after splits are carved and filled as in a run."""
     rows = {role: int(count) for role, count in config.typical["rows"].items()}
@@ -93,7 +101,7 @@ def _stated_rows(config: TaskConfig) -> dict[str, int]:
     return {role: min(count, config.max_rows.get(role) or count) for role, count in rows.items()}
 
 
-def _tasks(config: TaskConfig, seed: int) -> list[Task]:
+def tasks_by_length(config: TaskConfig, seed: int) -> list[Task]:
     """The task with each number of shots that its settings allow, most first."""
     try:
         task_of = task_by_shots(config, seed)
@@ -106,7 +114,7 @@ def _tasks(config: TaskConfig, seed: int) -> list[Task]:
     return [task_of(count) for count in reversed(counts_to_measure(config, rows))]
 
 
-def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
+def local_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
     """The model's tokenizer if it is on this machine."""
     with suppress(ValueError, RuntimeError):
         return load_tokenizer(model, find_model(model.path, weights=False), local_files_only=True)

@@ -59,6 +59,7 @@ class Plan:
     sweeper: Sweeper = field(default_factory=dict)
     others: tuple[Lengths, ...] = ()  # tasks of `also`, whose test rows are scored too
     long: Lengths | None = None  # of the dense model's prompts; None: as `lengths`
+    vocabulary: str = ""  # what vocabulary=task leaves of the model, in words
 
     @property
     def on_cpu(self) -> bool:

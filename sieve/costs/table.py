@@ -35,13 +35,13 @@ def dry_run_table(record: Record) -> RenderableType:
         f"\n{duration(total['seconds'])} expected, {duration(total['most_seconds'])} at most, on "
         f"{device}."
     )
-    certifiable = [Text(record["certifiable"] + "\n")] if record["certifiable"] else []
+    sentences = [record["vocabulary"], record["certifiable"]]
     return Group(
         Text(title, style="bold"),
         table,
         Text(times, style="bold"),
         Text(record["verdict"] + "\n", style="green" if record["fits"] else "yellow"),
-        *certifiable,
+        *(Text(sentence + "\n") for sentence in sentences if sentence),
         Text("\n".join(record["assumptions"]), style="dim"),
     )
 
