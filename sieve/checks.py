@@ -34,6 +34,7 @@ CHOICES = {
     "recovery.method": ("none", "lora", "full"),
     "recovery.factors": ("in", "out", "both"),
     "recovery.loss": ("task", "kl", "both"),
+    "recovery.optimizer": ("adam", "muon"),
     "vocabulary.method": ("none", "task"),
     "quantization.method": ("none", "int8", "int4"),
     "export.format": EXPORTS,

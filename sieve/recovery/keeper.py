@@ -2,7 +2,7 @@
 
 At every check the model is scored on rows that it is not trained on. If training has only done harm
 so far, and the harm does not shrink, it starts again at half the rate. The saved state is the
-trained parameters, Adam's moments and the checks so far; `training_state` writes it to disk.
+trained parameters, the optimizer's moments and the checks so far; `training_state` writes it.
 """
 
 import logging
@@ -21,7 +21,6 @@ from sieve.recovery.training_state import load_state, save_state, save_state_tog
 
 log = logging.getLogger(__name__)
 FORMAT = 3
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of Adam, per parameter
 Evaluate = Callable[[], tuple[float, float]]  # accuracy, minus loss: compared in this order
 
 
@@ -95,10 +94,8 @@ class Keeper(L.Callback):
             [optimizer] = trainer.optimizers
             for name, parameter in self.module.trained().items():
                 optimizer.state[parameter] = {
-                    moment: self.moments[f"{name}|{moment}"].to(
-                        parameter.device if moment != "step" else "cpu"
-                    )
-                    for moment in MOMENTS
+                    moment: value.to(parameter.device if value.ndim else "cpu")
+                    for moment, value in _under(f"{name}|", self.moments).items()
                 }
 
     def on_train_batch_end(

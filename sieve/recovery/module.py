@@ -138,8 +138,13 @@ class RecoveryModule(L.LightningModule):
         """Nothing: a model that ranks share is already sharded here."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam. `on_before_optimizer_step` sets the rate, so a resumed training continues it."""
-        return torch.optim.Adam(list(self.trained().values()), self.config.learning_rate)
+        """Adam or Muon. `on_before_optimizer_step` sets the rate, also of a resumed training."""
+        parameters, rate = list(self.trained().values()), self.config.learning_rate
+        if self.config.optimizer == "muon":  # Steps as large as Adam's (arXiv:2502.16982).
+            return torch.optim.Muon(
+                parameters, rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            )
+        return torch.optim.Adam(parameters, rate)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, averaged over ranks, and set the learning rate."""

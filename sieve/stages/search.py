@@ -21,7 +21,7 @@ from sieve.stages.seeds import find_seeds, line_of
 from sieve.stages.selecting import check_baseline, conclude, search_inputs, space_of
 
 log = logging.getLogger(__name__)
-VERSION = 9  # of the search and its files; part of their fingerprint
+VERSION = 10  # of the search and its files; part of their fingerprint
 
 
 def search(run: Run, bank: Bank) -> tuple[Genome, Record]:

@@ -189,11 +189,14 @@ def test_the_best_state_is_kept_not_the_last() -> None:
         assert not torch.equal(states[3][name], states[2][name])
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_killed_training_resumes_to_the_same_end(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "optimizer"), [("lora", "adam"), ("full", "muon")])
+def test_a_killed_training_resumes_to_the_same_end(
+    tmp_path: Path, method: str, optimizer: str
+) -> None:
     model = tiny_llama()
     bank = banked(model)
-    genome, settings = mixed(bank), replace(QUICK, method=method, accumulate=2)
+    genome = mixed(bank)
+    settings = replace(QUICK, method=method, optimizer=optimizer, accumulate=2)
     accumulated = {"accumulate_grad_batches": 2}
 
     def run(path: Path, cap: int) -> Any:
