@@ -1,8 +1,8 @@
 """A Lightning callback that keeps a training's best state, stops it early and resumes it.
 
 At every check the model is scored on rows that it is not trained on. If training has only done harm
-so far, and the harm does not shrink, it starts again at half the rate. The saved state is the
-trained parameters, the optimizer's moments and the checks so far; `training_state` writes it.
+so far, it starts again at half the rate. The saved state is the trained parameters, the optimizer's
+moments and the checks so far; `training_state` writes it to disk.
 """
 
 import logging
@@ -129,20 +129,12 @@ class Keeper(L.Callback):
         self.ended = self.enough()
         if self.ended or self.worse >= config.patience:
             trainer.should_stop = True
-        elif step < config.steps and not self.improved and self._harm_lasts():
+        elif step < config.steps and not self.improved and score[1] < self.best[1]:
             self._start_again(trainer.optimizers[0], step)
         together = isinstance(trainer.strategy, ShardedStrategy)
         if self.path is not None and (together or trainer.is_global_zero):
             save = save_state_together if together else save_state
             save(self.path, *self._state(step, trainer.optimizers[0]))
-
-    def _harm_lasts(self) -> bool:
-        """Whether the loss is above the untrained model's, and two checks do not show it falling.
-
-        A model that was trained before loses by a high rate at first, and gains as the rate falls.
-        """
-        losses = [check["loss"] for check in self.history if check["step"] > self.module.restart]
-        return len(losses) > 1 and losses[-1] >= losses[-2] and losses[-1] > -self.best[1]
 
     def _start_again(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Go back to the untrained state, with half the rate for the steps that are left."""
