@@ -41,6 +41,7 @@ CHOICES = {
     "logger.mode": ("auto", "online", "offline"),
     "device.accelerator": ("cpu", "gpu"),
     "until": ("fit",),
+    "inspect": (True, False, "data"),
 }
 AT_LEAST_1 = (
     "batch_tokens calibration.tokens calibration.rows calibration.layers_at_once "
@@ -92,7 +93,8 @@ def _choices(config: Config) -> Check:
     for key, allowed in CHOICES.items():
         value = _value(config, key)
         for word in value if isinstance(value, list) else [value]:
-            expected = ", ".join(allowed)
+            names = [str(one).lower() if isinstance(one, bool) else one for one in allowed]
+            expected = ", ".join(names)
             yield word not in (None, *allowed), f"{key} is {word!r}, expected one of {expected}."
     for key in config.trainer:
         yield (

@@ -270,7 +270,7 @@ class Config:
     curve: list[float] = field(default_factory=list)
     confidence: float | None = 0.9
     until: str | None = None
-    inspect: bool = False
+    inspect: Any = False  # true, false or data
     dry_run: bool = False
     device: DeviceConfig = field(default_factory=DeviceConfig)
     batch_tokens: int | None = None

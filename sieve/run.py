@@ -132,15 +132,18 @@ def check_job(config: Config, overrides: Sequence[str], sweeper: Mapping[str, An
 
 
 def _show_forecast(config: Config, run_dir: Path, sweeper: Mapping[str, object]) -> None:
-    """Print the table of `inspect=true` or `dry_run=true`."""
+    """Print the table of `inspect=true` or `dry_run=true`, or the text of `inspect=data`."""
     from sieve.costs.dry_run import dry_run
     from sieve.costs.inspection import inspect
+    from sieve.costs.rows import inspect_rows
     from sieve.costs.table import dry_run_table
     from sieve.runtime.progress import is_rank_zero, output
 
     if not is_rank_zero():
         return
-    if config.inspect:
+    if config.inspect == "data":
+        output.print(inspect_rows(config), soft_wrap=True)
+    elif config.inspect:
         output.print(inspect(config, run_dir))
     else:
         settings = {k: v for k, v in sweeper.items() if isinstance(v, int | float | None)}
@@ -160,7 +163,12 @@ def _show_result(result: Mapping[str, Any], run_dir: Path) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m sieve.run` and of the console script `sieve`."""
+    """Entry point of `python -m sieve.run` and of the console script `sieve`.
+
+    `sieve data +task=...` is short for `inspect=data`.
+    """
+    if sys.argv[1:2] == ["data"]:
+        sys.argv[1] = "inspect=data"
     try:  # Hydra would refuse a removed key without saying what replaced it.
         check_removed(word.lstrip("+~").partition("=")[0] for word in sys.argv[1:])
     except ValueError as error:

@@ -43,6 +43,7 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
             "also.sst2.metric is agreement, which only the run's own task can have",
         ),
         (["share_prefix=0"], "share_prefix is 0.0, expected a number above 0"),
+        (["inspect=rows"], "inspect is 'rows', expected one of true, false, data."),
         (["speed.repeats=0"], "speed.repeats is 0, expected at least 1"),
         (["+trainer.limit_predict_batches=1"], "limit_predict_batches is not a setting of a run"),
     ],

@@ -121,13 +121,18 @@ def local_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase | None:
     return None
 
 
+def reader_of(config: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Reader:
+    """How the model of a run reads rows; its tensors may have no memory."""
+    classes = partial(classes_of, model) if is_classifier(model) else None
+    sharing = None if classes else PrefixSharing(config.share_prefix, lambda: math.inf)
+    return Reader(tokenizer, context_length(model), classes, sharing=sharing)
+
+
 def _measured(
     task: Task, run: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Lengths:
     """The sizes of a task, measured on batches of its first rows."""
-    classes = partial(classes_of, model) if is_classifier(model) else None
-    sharing = None if classes else PrefixSharing(run.share_prefix, lambda: math.inf)
-    reader = Reader(tokenizer, context_length(model), classes, sharing=sharing)
+    reader = reader_of(run, tokenizer, model)
     first = {role: examples[:SAMPLED] for role, examples in task.splits.items()}
     some, tokens = replace(task, splits=first), run.batch_tokens or CPU_TOKENS
     shares = run.calibration.strategy == "whole"

@@ -129,6 +129,18 @@ class Reader:
         encoded = replace(self, context_length=limit, cut=None).encode(task, examples)
         return set().union(*(one.vocabulary for one in encoded))
 
+    def longest(self, task: Task, examples: Sequence[Example]) -> int:
+        """Tokens of the longest row that scoring reads, with the tokens that the model may write.
+
+        Raises:
+            ValueError: a row is longer than the context. Texts are not: they are read in windows.
+        """
+        written = task.writing.max_new_tokens if task.writing else 0
+        limit = None if task.kind == "perplexity" else self.context_length
+        limit = None if limit is None else max(1, limit - written)
+        encoded = replace(self, context_length=limit, cut=None).encode(task, examples)
+        return max(one.length for one in encoded) + written
+
     def _options(self, task: Task) -> EncodingOptions:
         is_text = task.kind == "perplexity"
         return {

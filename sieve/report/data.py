@@ -40,6 +40,7 @@ class Data:
     carved: dict[str, Carved]
     filled: dict[str, Filled]
     duplicates: dict[str, Number]
+    contradictory: Number  # rows with the prompt of a row with another label
     truncated: dict[str, Number]  # by field of the prompt
     shortened: Number  # prompts cut to the length of the model's context
     answers: dict[str, dict[str, Number]]

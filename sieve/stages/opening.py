@@ -27,6 +27,7 @@ from sieve.streaming.streamed_backbone import load_streamed
 from sieve.tasks import Task, task_by_shots
 from sieve.tasks.certifiable import forecast
 from sieve.tasks.shots import fewest_shots
+from sieve.tasks.summary import describe_rows
 from sieve.tracking import labels
 from sieve.tracking.logger import RunLogger
 
@@ -99,6 +100,8 @@ def _load_task_and_model(
     _loaded.clear()
     task_of = task_by_shots(config.task, seed, student_prompt)
     task = task_of(fewest_shots(config.task))
+    for line in describe_rows(task):
+        log.info(line)
     if searches:  # Too few rows are an error before the model is loaded.
         count, search = len(task.splits["selection"]), config.search
         share = None if search.fits_all_rows else search.confirmation

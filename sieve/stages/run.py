@@ -174,7 +174,8 @@ class Run:
         """Build every task of the run, so that a faulty one fails before anything is computed.
 
         Raises:
-            ValueError or RuntimeError: a task is faulty, or a classifier cannot do it.
+            ValueError or RuntimeError: a task is faulty, a row is longer than the context, or a
+                classifier cannot do the task.
         """
         tasks = [self.task, *(t for t, _ in self.data.mix), *(d.task for d in self.others.values())]
         if is_classifier(self.backbone.skeleton):
@@ -185,6 +186,20 @@ class Run:
                     "calibration.weighting=answer weights tokens that predict an answer, and a "
                     "classifier has none; set calibration.weighting=auto."
                 )
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        """Say how long the longest scored row is; ValueError if it does not fit in the context."""
+        models = {id(data): data for data in (self.data, self.original_data)}
+        tokens = [self._longest(data) for data in (*models.values(), *self.others.values())][0]
+        if self.leads:
+            limit = self.backbone.context_length
+            most = "" if limit is None else f" of at most {limit:,}"
+            log.info("The longest selection or test row has %s%s tokens.", f"{tokens:,}", most)
+
+    def _longest(self, data: SieveDataModule) -> int:
+        splits = data.task.splits
+        return data.reader.longest(data.task, [*splits["selection"], *splits["test"]])
 
     @contextmanager
     def stage(self, name: str, cached: bool = False) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """From settings to a task: read rows, render them, make three splits, check them."""
 
 import inspect
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,7 +23,6 @@ from sieve.tasks.splits import Division, divide
 from sieve.tasks.task import Task
 from sieve.tasks.writing import Writing
 
-log = logging.getLogger(__name__)
 LARGEST_CALIBRATION = 100_000  # rows of large data, unless `max_rows` is set
 LISTED_ANSWERS = 12  # rarer answers are counted together
 GRADING_KEYS = ("url", "model", "prompt", "max_tokens")  # settings that a judge's grade depends on
@@ -147,17 +145,6 @@ def _divide(rows: RenderedRows, config: TaskConfig, seed: int) -> Division[Examp
         digests = divide(config.name, rows.digests(), limits, seed, wanted, classes)
         values = {field.name: getattr(digests, field.name) for field in fields(digests)}
         division = Division(**values | {"splits": rows.of_digests(digests.splits)})
-    for role, count in division.carved.items():
-        log.info(
-            f"task '{config.name}' has no {role} split: {count} rows are carved from "
-            f"'{rows.source['calibration'].name}' by the hash of their prompts"
-        )
-    if division.filled:
-        log.info(
-            "task '%s': %d of %d selection rows come from '%s', by the hash of their prompts",
-            *(config.name, division.filled, len(division.splits["selection"])),
-            rows.source["calibration"].name,
-        )
     return division
 
 

@@ -1,0 +1,39 @@
+"""The rows of a task are told in two lines: what they are, and what is odd about them."""
+
+from pathlib import Path
+
+from task_helpers import build, rows_of, write_splits
+
+from sieve.tasks.summary import describe_rows
+
+
+def test_clean_splits_are_one_line_of_rows_and_labels(tmp_path: Path) -> None:
+    splits = {name: rows_of(name, n) for name, n in (("train", 40), ("validation", 8), ("test", 6))}
+    folder = write_splits(tmp_path / "data", **splits)
+    assert describe_rows(build(folder)) == [
+        "Rows: 40 calibration (20 negative, 20 positive), 8 selection (4 negative, 4 positive), "
+        "6 test (3 negative, 3 positive)."
+    ]
+
+
+def test_repeated_and_contradictory_rows_are_counted(tmp_path: Path) -> None:
+    train, test = rows_of("train", 40), rows_of("test", 6)
+    wrong = [{**row, "label": 1 - row["label"]} for row in test[:2]]
+    splits = {"train": [*train, *train[:3], *wrong], "test": [*test, test[0]]}
+    folder = write_splits(tmp_path / "data", **splits, validation=rows_of("validation", 8))
+    (_, remarks) = describe_rows(build(folder))
+    assert remarks == (
+        "Data: dropped of calibration: 2 are also in test, 3 repeat a prompt; "
+        "1 test rows repeat a prompt; 5 rows have the prompt of a row with another label: check "
+        "them."
+    )
+
+
+def test_rows_that_change_their_split_are_told(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path / "data", train=rows_of("train", 100))
+    (rows, remarks) = describe_rows(build(folder, selection_rows=20))
+    assert rows.startswith("Rows: 60 calibration") and "20 selection" in rows
+    assert remarks == (
+        "Data: the test rows are of 'train', chosen by hash; the selection rows are of 'train', "
+        "chosen by hash; 5 selection rows are of 'train', chosen by hash."
+    )
