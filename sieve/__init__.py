@@ -8,26 +8,19 @@
     sieve.apply(model, bank, genome)
     sieve.export(model, tokenizer, "small")
 
-Importing this package lets `AutoModelForCausalLM` load what it exports.
+Importing this package lets `AutoModelForCausalLM` load what it exports. It takes no time: torch and
+transformers are imported with the first of these names.
 """
+
+# ruff: noqa: F405
+from typing import TYPE_CHECKING
 
 import sieve.runtime.quiet  # noqa: F401  before anything that loads torch
 import sieve.runtime.threads  # noqa: F401  the same
-from sieve.bank.bank import Bank, fit
-from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch, apply, merge_dense
-from sieve.calibration.calibration import calibrate
-from sieve.data.calibration_rows import calibration_batches
-from sieve.data.choices import scoring_batches
-from sieve.exports.export import export
-from sieve.exports.loading import load
-from sieve.factorized.modeling_layers import FactorizedLinear
-from sieve.factorized.modeling_sieve import register
-from sieve.projections.moments import Moments
-from sieve.search.lines import search_uniform, search_waterfill
-from sieve.search.objective import Objective
-from sieve.search.score import Score
-from sieve.tasks import Example
+from sieve.runtime.after_import import after_import
+
+if TYPE_CHECKING:
+    from sieve.api import *  # noqa: F403
 
 __version__ = "0.1.0"
 
@@ -52,4 +45,23 @@ __all__ = [
     "search_waterfill",
 ]
 
-register()
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'sieve' has no attribute '{name}'")
+    from sieve import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _register() -> None:
+    from sieve.factorized.modeling_sieve import register
+
+    register()
+
+
+after_import("transformers", _register)

@@ -6,11 +6,7 @@ from functools import reduce
 from itertools import chain
 from typing import Any
 
-from sieve.bank.genome import get_storage
 from sieve.config import EXPORTS, GROUP_SIZES, TRAINER_KEYS, Config, shards
-from sieve.projections import get_projection
-from sieve.projections.moments import WEIGHTINGS
-from sieve.search.waterfill import NORMALIZATIONS
 from sieve.tasks.metrics import AGREEMENT
 from sieve.tasks.placeholders import names_in
 from sieve.tasks.student import ROW
@@ -21,12 +17,12 @@ CHOICES = {
     "calibration.answers": ("margin", "sampled", "gold"),
     "calibration.strategy": ("whole", "stream"),
     "calibration.hidden": ("disk", "memory"),
-    "calibration.weighting": ("auto", *WEIGHTINGS),
+    "calibration.weighting": ("auto", "none", "answer", "gradient", "position"),
     "projection.dtype": DTYPES,
     "projection.refit_target": ("output", "residual"),
     "projection.learning.init": ("random", "pca", "optimal"),
     "search.method": ("uniform", "waterfill", "random", "evopress", "genetic"),
-    "search.normalize": NORMALIZATIONS,
+    "search.normalize": ("none", "relative"),
     "search.judge": ("divergence", "margin"),
     "search.alleles": ("ranks", "levels"),
     "search.seeds": ("uniform", "waterfill", "measured"),
@@ -79,10 +75,13 @@ def check(config: Config) -> None:
     for wrong, message in chain.from_iterable(rules(config) for rules in (*single, *combined)):
         if wrong:
             raise ValueError(message)
-    get_projection(config.projection.name)
-    get_storage(config.projection.storage)
     for task in (config.task, *config.calibration.mix.values(), *config.also.values()):
         task.validate()
+    from sieve.bank.genome import get_storage  # Imports torch: wrong settings are told before.
+    from sieve.projections import get_projection
+
+    get_projection(config.projection.name)
+    get_storage(config.projection.storage)
 
 
 def _value(config: Config, key: str) -> Any:

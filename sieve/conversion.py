@@ -10,8 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sieve.checks import check
 from sieve.config import Config
+from sieve.mistakes import explain_value
 from sieve.tasks import TaskConfig
-from sieve.tasks.certifiable import rows_needed
 from sieve.tasks.metrics import metric_of
 from sieve.tasks.rows import EXPECTED, resolve_split
 
@@ -87,7 +87,7 @@ def to_config(raw: DictConfig) -> Config:
         OmegaConf.resolve(merged)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ValueError(f"a setting is invalid: {str(error).splitlines()[0]}") from error
+        raise ValueError(explain_value(error)) from error
     assert isinstance(config, Config)
     for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
         _mend(task)
@@ -131,5 +131,7 @@ def _selection_rows(config: Config) -> int:
     best = 1.0 if task.lm_eval is not None else metric_of(task.kind, task.metric).best
     if config.tolerance == 0 or best <= 0:
         return MOST_PLANNED
+    from sieve.tasks.certifiable import rows_needed
+
     tolerance = config.tolerance / best  # as a fraction of what a row can lose
     return min(MOST_PLANNED, rows_needed(tolerance / 2, config.confidence, PLANNED_DIFFERING))

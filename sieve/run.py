@@ -21,8 +21,10 @@ from omegaconf import DictConfig
 
 from sieve.config import Config
 from sieve.conversion import CONF, check_removed, register_resolvers, to_config
+from sieve.mistakes import message_of
 
 log = logging.getLogger("sieve")
+PLAIN_ERRORS = "SIEVE_PLAIN_ERRORS"  # in the environment, 1: a user's mistake is one sentence
 
 
 def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
@@ -65,27 +67,30 @@ def run(config: Config, run_dir: Path, command: str = "") -> dict[str, Any]:
 def _job(raw: DictConfig) -> object:
     """One Hydra job; returns the kept fraction, or to the sweeper what `run` returns."""
     from sieve.distributed.ranks import lost_rank
-    from sieve.runtime.progress import is_rank_zero
 
-    if not is_rank_zero():  # Rank 0 speaks for all.
-        logging.getLogger("sieve").setLevel(logging.WARNING)
     try:
         return _run_job(raw)
     except (ValueError, RuntimeError, OSError) as error:
         log.debug("failed", exc_info=True)
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if wants_traceback():
             raise
-        raise CompactHydraException(lost_rank(error) or str(error)) from None
+        message = lost_rank(error) or str(error)
+        if HydraConfig.get().mode == RunMode.RUN:  # Hydra would repeat the overrides.
+            sys.exit(message)
+        raise CompactHydraException(message) from None
 
 
 def _run_job(raw: DictConfig) -> object:
-    from sieve.tracking import labels
-
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     overrides, sweep = hydra_config.overrides.task, hydra_config.mode == RunMode.MULTIRUN
     config = to_config(raw)
     check_job(config, overrides, hydra_config.sweeper if sweep else {})
+    from sieve.runtime.progress import is_rank_zero
+    from sieve.tracking import labels
+
+    if not is_rank_zero():  # Rank 0 speaks for all.
+        logging.getLogger("sieve").setLevel(logging.WARNING)
     if config.inspect or config.dry_run:
         _show_forecast(config, run_dir, hydra_config.sweeper)
         return None
@@ -167,14 +172,28 @@ def main() -> None:
 
     `sieve data +task=...` is short for `inspect=data`.
     """
-    if sys.argv[1:2] == ["data"]:
-        sys.argv[1] = "inspect=data"
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["data"]:
+        arguments[0] = "inspect=data"
+    sweeps = [word for word in arguments if word in ("--multirun", "-m")]  # Hydra wants them last.
+    sys.argv[1:] = [word for word in arguments if word not in sweeps] + sweeps[:1]
+    # Hydra then raises errors, which it would print with a hint that helps nobody with a typo.
+    os.environ.setdefault(PLAIN_ERRORS, str(int(not wants_traceback())))
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    register_resolvers()
     try:  # Hydra would refuse a removed key without saying what replaced it.
         check_removed(word.lstrip("+~").partition("=")[0] for word in sys.argv[1:])
-    except ValueError as error:
-        sys.exit(str(error))
-    register_resolvers()
-    _job()
+        _job()
+    except (ValueError, CompactHydraException, OSError, KeyboardInterrupt) as error:
+        if wants_traceback():
+            raise
+        sys.stderr.write(message_of(error) + "\n")
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def wants_traceback() -> bool:
+    """Whether the user has set HYDRA_FULL_ERROR=1, to see where an error came from."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1" and os.environ.get(PLAIN_ERRORS) != "1"
 
 
 if __name__ == "__main__":

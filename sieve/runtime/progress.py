@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +20,8 @@ output = Console()  # results
 
 def is_rank_zero() -> bool:
     """Whether this process is rank 0 or the only one."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     return getattr(rank_zero_only, "rank", 0) == 0
 
 

@@ -60,7 +60,7 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
         tags=labels.tags(config, backbone.name),
         job_type=labels.job_type(config),
     )
-    failed, cut = True, None
+    failed, cut, seconds = True, None, dict[str, float]()
     try:
         if config.export.format != "none":
             check_format(backbone.skeleton, config.export.format)
@@ -71,6 +71,7 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
             trainer=trainer,
             logger=logger,
             run_dir=run_dir,
+            seconds=seconds,
         )
         run = with_student_prompt(with_own_answers(with_measured_prompts(run, task_of)))
         run = with_task_vocabulary(run)
@@ -80,6 +81,12 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
             run.check_tasks()
         yield run
         failed = False
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning exits where it was interrupted.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        finished = ", ".join(seconds) or "no stage"
+        raise KeyboardInterrupt(f"Interrupted. Finished: {finished}") from None
     finally:
         if cut is not None:  # Other jobs of this process use the same model.
             cut.vocabulary.restore()

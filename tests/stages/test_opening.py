@@ -1,4 +1,4 @@
-"""A row that does not fit in the context fails a run before anything is computed."""
+"""Opening a run: it says its rows, refuses rows that are too long, and says where it ended."""
 
 import json
 from pathlib import Path
@@ -28,3 +28,16 @@ def test_a_run_says_its_rows_and_its_longest_row(
         lines = [r.message for r in caplog.records if r.message.startswith(("Rows", "The longest"))]
     assert lines[0].startswith("Rows: 120 calibration (60 no, 60 yes), 60 selection (30 no")
     assert lines[1].endswith(" of at most 128 tokens.") and len(lines) == 2
+
+
+@pytest.mark.parametrize("lightning", [False, True])
+def test_an_interrupted_run_says_which_stages_are_finished(tmp_path: Path, lightning: bool) -> None:
+    with pytest.raises(KeyboardInterrupt, match="^Interrupted. Finished: calibrate, fit$"):
+        with session(make_world(tmp_path)) as run:
+            run.seconds |= {"calibrate": 1.0, "fit": 2.0}
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                if lightning:  # It ends the process where it is interrupted.
+                    raise SystemExit(1)  # noqa: B904
+                raise
