@@ -22,7 +22,7 @@ def record(drop: float, rows: int = 20) -> dict[str, Any]:
     }
 
 
-def test_a_seed_divides_selection_and_test_rows_anew_and_leaves_calibration(tmp_path: Path) -> None:
+def test_a_seed_divides_the_rows_of_a_task_among_its_splits(tmp_path: Path) -> None:
     task = composed(["+experiment=promises", "subject=medicine"], tmp_path).task
     before = {role: list(split.rows) for role, split in read_rows(task).items()}
     drawn = [promises.redrawn(task, seed, tmp_path / str(seed)) for seed in (0, 1)]
@@ -30,11 +30,15 @@ def test_a_seed_divides_selection_and_test_rows_anew_and_leaves_calibration(tmp_
     def rows(folder: Path, split: str) -> list[str]:
         return (folder / f"{split}.jsonl").read_text().splitlines()
 
-    assert [json.loads(row) for row in rows(drawn[0], "train")] == before["calibration"]
-    pools = [sorted([*rows(d, "validation"), *rows(d, "test")]) for d in drawn]
-    assert pools[0] == pools[1] and len(pools[0]) == len(before["selection"] + before["test"])
-    assert len(rows(drawn[0], "validation")) == len(before["selection"])
-    assert rows(drawn[0], "test") != rows(drawn[1], "test")
+    every = sorted(json.dumps(row) for split in before.values() for row in split)
+    for folder in drawn:
+        splits = [rows(folder, split) for split in ("train", "validation", "test")]
+        assert sorted(sum(splits, [])) == every
+        assert [len(split) for split in splits[:2]] == [2_400, len(before["selection"])]
+        train = [json.loads(row) for row in splits[0]]
+        assert all(row in before["calibration"] for row in train[:50])
+    for split in ("train", "validation", "test"):
+        assert rows(drawn[0], split) != rows(drawn[1], split)
 
 
 def test_runs_without_a_confidence_are_no_promises_but_what_rows_are_compared_with() -> None:
