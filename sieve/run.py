@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -76,7 +76,7 @@ def _job(raw: DictConfig) -> object:
             raise
         message = lost_rank(error) or str(error)
         if HydraConfig.get().mode == RunMode.RUN:  # Hydra would repeat the overrides.
-            sys.exit(message)
+            _end(message)
         raise CompactHydraException(message) from None
 
 
@@ -187,8 +187,12 @@ def main() -> None:
     except (ValueError, CompactHydraException, OSError, KeyboardInterrupt) as error:
         if wants_traceback():
             raise
-        sys.stderr.write(message_of(error) + "\n")
-        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+        _end(message_of(error), 130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _end(message: str, status: int = 1) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(status)
 
 
 def wants_traceback() -> bool:

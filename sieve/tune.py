@@ -19,6 +19,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import CompactHydraException
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -30,6 +31,7 @@ from sieve.data.scored import ScoredBatch
 from sieve.distributed.trainer import make_trainer, schedule
 from sieve.evaluation.divergence import answer_logprobs
 from sieve.evaluation.evaluation import score
+from sieve.mistakes import explain
 from sieve.stages import Run, opened
 from sieve.stages.rows import training_rows
 from sieve.tasks.metrics import AGREEMENT
@@ -63,6 +65,8 @@ def main() -> None:
         with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
             config = to_config(compose("config", [*DEFAULTS, *arguments.overrides]))
         tune(config, arguments.out, ("selection", "test") if arguments.test else ("selection",))
+    except CompactHydraException as error:
+        sys.exit(explain(error))
     except (ValueError, RuntimeError, OSError) as error:
         log.debug("failed", exc_info=True)
         sys.exit(str(error))
@@ -98,7 +102,7 @@ def tune(
         keeper.load_best()
         accuracies = {split: (before[split], _accuracy(run, split)) for split in splits}
     for split, (dense, tuned) in accuracies.items():
-        log.info("%s accuracy of the dense model: %.4f before, %.4f after", split, dense, tuned)
+        log.info("%s score of the dense model: %.4f before, %.4f after", split, dense, tuned)
     log.info("Prune the tuned model with model.adapter=%s", out)
     return accuracies
 
@@ -225,7 +229,7 @@ class BestAdapter(L.Callback):
 
     def _check(self, step: int) -> tuple[float, float]:
         scores = score(self.module.model, self.held_out)
-        log.info("step %4d  accuracy %.4f  loss %.4f", step, scores.mean, scores.loss)
+        log.info("step %4d  score %.4f  loss %.4f", step, scores.mean, scores.loss)
         return scores.mean, -scores.loss
 
 

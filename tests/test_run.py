@@ -48,7 +48,7 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
     ("overrides", "message"),
     [
         (["tolerance=2"], "tolerance is 2.0, expected a fraction"),
-        (["tolerance=none"], "Value 'none' of type 'str' could not be converted to Float"),
+        (["tolerance=none"], "tolerance is 'none', expected a number."),
         (["model.path=./nowhere"], "there is no such directory"),
         (["model.path=somebody/something"], "for a Hub model the network, its name"),
         (["task.data_dir=nowhere"], "nowhere"),

@@ -75,6 +75,25 @@ def write_task(
     write_json_atomic(folder / NAME, {"format": FORMAT, "task": task})
 
 
+def find_export(folder: str | Path) -> Path:
+    """A folder itself, or the export in it if it is a run's; a task's runs are suggested.
+
+    Raises:
+        ValueError: the folder has the exports of several runs.
+    """
+    path = Path(folder).expanduser()
+    if (path / NAME).is_file():
+        return path
+    if (path / "export" / NAME).is_file():
+        return path / "export"
+    if exports := sorted(path.glob(f"*/export/{NAME}")):
+        raise ValueError(
+            f"{folder} has the exports of {len(exports)} runs, expected one export; the newest is "
+            f"{exports[-1].parent}."
+        )
+    return path
+
+
 def read_task(folder: str | Path) -> TaskFile:
     """The task of an export; ValueError if its file is missing or invalid."""
     path = Path(folder).expanduser() / NAME

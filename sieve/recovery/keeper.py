@@ -34,7 +34,7 @@ class Check(TypedDict):
 
 def log_check(check: Check) -> None:
     """Log a check of a recovery."""
-    log.info("  recovery     step %(step)4d  accuracy %(accuracy).4f  loss %(loss).4f", check)
+    log.info("  recovery     step %(step)4d  score %(accuracy).4f  loss %(loss).4f", check)
 
 
 class Keeper(L.Callback):

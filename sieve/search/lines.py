@@ -207,7 +207,7 @@ def descend(
 
 def _log_score(label: str, score: Score) -> None:
     log.info(
-        "  %-12s kept %5.1f %%  accuracy %.4f  margin %+.4f",
+        "  %-12s kept %5.1f %%  score %.4f  margin %+.4f",
         label,
         100 * score.kept_fraction,
         score.accuracy,

@@ -25,7 +25,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("folder", help="an export directory, such as runs/medqa/.../export")
+    add("folder", help="a run's folder or its export, such as runs/medqa/.../export")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=port, default=8000, help="port to listen on; 0 takes a free one")
     add("--device", default="cpu", help="cpu, cuda or cuda:1")
@@ -79,6 +79,7 @@ def serve(options: argparse.Namespace) -> None:
         raise RuntimeError(
             f"serving needs {error.name}; run pip install 'sieve-llm[serve]'."
         ) from error
+    from sieve.exports.task_file import find_export
     from sieve.serve.body import Limits
     from sieve.serve.engine import Engine
 
@@ -88,9 +89,10 @@ def serve(options: argparse.Namespace) -> None:
             f"{options.max_queue}; lower the first or raise the second."
         )
     check_device(options.device)
+    folder = find_export(options.folder)
     with listen(options.host, options.port) as listening:
         engine = Engine(
-            options.folder,
+            folder,
             device=options.device,
             dtype=options.dtype,
             batch_tokens=options.batch_tokens,

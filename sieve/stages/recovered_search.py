@@ -189,7 +189,7 @@ class _Search:
 def _log(run: Run, record: Record) -> None:
     if run.leads:
         log.info(
-            "  trained      kept %5.2f %%  accuracy %.4f -> %.4f  margin %+.4f",
+            "  trained      kept %5.2f %%  score %.4f -> %.4f  margin %+.4f",
             100 * record["kept_fraction"],
             *(record[key] for key in ("accuracy_before", "accuracy", "margin")),
         )

@@ -27,6 +27,19 @@ class Example:
     # pruned model, and the reverse. None if both read one prompt.
     twin: "Example | None" = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.choices, str):
+            raise ValueError(
+                f"the choices of an Example are {self.choices!r}, expected a tuple of texts, as "
+                "(' no', ' yes')."
+            )
+        answers = max(1, len(self.choices))
+        if not hasattr(self.answer, "__index__") or not 0 <= self.answer < answers:
+            raise ValueError(
+                f"the answer of an Example is {self.answer!r}, expected the index of the right "
+                f"choice, 0 to {answers - 1}; for a word write choices.index(word)."
+            )
+
     @property
     def content(self) -> str:
         """What tells examples apart: the prompt itself, or the text where there is no prompt."""

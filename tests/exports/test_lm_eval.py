@@ -95,12 +95,12 @@ def test_the_command_writes_the_test_rows_of_a_run(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     overrides = ["+task=jsonl", f"task.data_dir={world / 'data'}", f"model.path={world / 'model'}"]
     main([str(tmp_path / "tasks"), *overrides])
-    rows = pd.read_parquet(tmp_path / "tasks/sieve_jsonl.parquet").to_dict("records")
+    rows = pd.read_parquet(tmp_path / "tasks/sieve_data.parquet").to_dict("records")
     assert len(rows) == 60 and list(rows[0]["choices"]) == ["no", "yes"]
     assert {row["answer"] for row in rows} == {0, 1}
-    text = (tmp_path / "tasks/sieve_jsonl.yaml").read_text()
+    text = (tmp_path / "tasks/sieve_data.yaml").read_text()
     written = json.loads(text.replace("!function sieve_results.acc", '""'))
-    assert written["dataset_kwargs"]["data_files"]["test"].endswith("sieve_jsonl.parquet")
+    assert written["dataset_kwargs"]["data_files"]["test"].endswith("sieve_data.parquet")
 
 
 @pytest.mark.parametrize("normalize", ["none", "characters", "bytes"])

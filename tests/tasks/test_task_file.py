@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from task_helpers import make_config, write_splits
 
-from sieve.exports.task_file import read_task, write_task
+from sieve.exports.task_file import find_export, read_task, write_task
 from sieve.tasks import build_task
 
 
@@ -108,3 +108,14 @@ def test_the_task_file_has_no_metric_and_imports_none(tmp_path: Path) -> None:
     held = (tmp_path / "task.json").read_text("utf-8")
     assert "no.such.module" not in held and "judge" not in held
     assert read_task(tmp_path).config.metric is None
+
+
+def test_a_run_stands_for_its_export_and_the_newest_of_several_is_named(tmp_path: Path) -> None:
+    runs = [tmp_path / "toy" / day for day in ("2026-01-01", "2026-01-02")]
+    for run in runs:
+        (run / "export").mkdir(parents=True)
+        write_task(make_config(), ("no", "yes"), run / "export")
+    assert find_export(runs[0]) == find_export(runs[0] / "export") == runs[0] / "export"
+    with pytest.raises(ValueError, match=f"2 runs.*the newest is {runs[1]}/export"):
+        find_export(tmp_path / "toy")
+    assert find_export(tmp_path) == tmp_path  # `read_task` says what is missing.
