@@ -1,8 +1,8 @@
 """A Lightning callback that keeps a training's best state, stops it early and resumes it.
 
 At every check the model is scored on rows that it is not trained on. If training has only done harm
-so far, it starts again at half the rate. The saved state is the trained parameters, the optimizer's
-moments and the checks so far; `training_state` writes it to disk.
+so far, it starts again at a third of the rate. The saved state is the trained parameters, the
+optimizer's moments and the checks so far; `training_state` writes it to disk.
 """
 
 import logging
@@ -21,6 +21,7 @@ from sieve.recovery.training_state import load_state, save_state, save_state_tog
 
 log = logging.getLogger(__name__)
 FORMAT = 3
+SLOWER = 3  # by which a rate that has only done harm is divided
 Evaluate = Callable[[], tuple[float, float]]  # accuracy, minus loss: compared in this order
 
 
@@ -137,10 +138,10 @@ class Keeper(L.Callback):
             save(self.path, *self._state(step, trainer.optimizers[0]))
 
     def _start_again(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Go back to the untrained state, with half the rate for the steps that are left."""
+        """Go back to the untrained state, with a third of the rate for the steps that are left."""
         self._load(self.best_state)
         optimizer.state.clear()
-        self.module.start_again(step, self.module.rate / 2)
+        self.module.start_again(step, self.module.rate / SLOWER)
         log.info("  recovery     starts again at the rate %.2g", self.module.rate)
 
     def _give_up(self, trainer: L.Trainer, step: int, what: str) -> None:

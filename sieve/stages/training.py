@@ -192,7 +192,7 @@ class Training:
         return trained
 
     def _rate(self, kept_fraction: float, parent: Trained | None) -> float:
-        """The peak of the learning rate: the configured one, or a lower one that halving led to.
+        """The peak of the learning rate: the configured one, or a lower one of a new start.
 
         A trained model goes on at its rate. Else a rate that did only harm to a smaller model would
         harm this one, which has more to lose.

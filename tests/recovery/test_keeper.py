@@ -1,4 +1,4 @@
-"""A training that has only done harm starts again from the untrained state, at half the rate."""
+"""A training that has only done harm starts again, untrained, at a third of the rate."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,14 +31,14 @@ def distance(module: RecoveryModule, state: dict[str, Tensor]) -> float:
 
 
 def harmful(module: RecoveryModule) -> Evaluate:
-    """Any step at more than a quarter of the rate does harm."""
+    """Any step at more than a ninth of the rate does harm."""
     untrained, honest = copied(module), evaluated(module)
     return lambda: (
-        (0.4, -100.0) if distance(module, untrained) and module.rate > PEAK / 4 else honest()
+        (0.4, -100.0) if distance(module, untrained) and module.rate > PEAK / 9 * 1.01 else honest()
     )
 
 
-def test_harm_alone_is_answered_by_the_untrained_state_and_half_the_rate() -> None:
+def test_harm_alone_is_answered_by_the_untrained_state_and_a_third_of_the_rate() -> None:
     model = tiny_llama()
     bank = banked(model)
     module = module_of(model, bank, mixed(bank), replace(STEPS, steps=5))
@@ -53,9 +53,9 @@ def test_harm_alone_is_answered_by_the_untrained_state_and_half_the_rate() -> No
         return next(scores)
 
     result = recover(module, numbered(BATCHES), evaluate, trainer)
-    assert rates == [PEAK, PEAK, *[PEAK / 2] * 4] and result.rate == PEAK / 2
+    assert rates == [PEAK, PEAK, *[PEAK / 3] * 4] and result.rate == PEAK / 3
     # Adam's first step is as long as the rate, which is at its peak after so short a warm-up.
-    assert distances[1:3] == pytest.approx([PEAK, PEAK / 2], rel=1e-3)
+    assert distances[1:3] == pytest.approx([PEAK, PEAK / 3], rel=1e-3)
     assert distances[3] > distances[2]
 
 
@@ -102,10 +102,10 @@ def test_a_killed_training_that_started_again_resumes_to_the_same_end(
         return module, result
 
     module, whole = run(tmp_path / "whole", 6)
-    assert (module.rate, module.restart) == (PEAK / 4, 2)
+    assert (module.rate, module.restart) == (PEAK / 9, 2)
     for steps in (1, 1, 2, 2):  # Killed after the first start, the second and later.
         module, resumed = run(tmp_path / "cut", steps)
-    assert (module.rate, module.restart) == (PEAK / 4, 2)
+    assert (module.rate, module.restart) == (PEAK / 9, 2)
     assert resumed.history == whole.history and len(whole.history) == 7
     for name, factors in whole.bank.factors.items():
         torch.testing.assert_close(resumed.bank.factors[name].v, factors.v, rtol=0, atol=1e-6)
