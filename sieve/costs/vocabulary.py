@@ -40,10 +40,13 @@ def vocabulary_sentence(config: Config, model: PreTrainedModel) -> str:
     dense, per_token = count_parameters(model), parameters_per_token(model)
     size = model.config.get_text_config().vocab_size
     parameters = dense - (size - sum(index < size for index in stays)) * per_token
+    written = ""
+    if config.task.kind == "generation":
+        written = ", and those that the dense model will write"
     return (
         f"The whole model has {count(parameters)} of {count(dense)} parameters before it is "
         f"pruned, {points(1 - parameters / dense)} points fewer: its vocabulary keeps "
-        f"{count(len(stays))} of {count(len(tokenizer))} tokens."
+        f"{count(len(stays))} of {count(len(tokenizer))} tokens{written}."
     )
 
 

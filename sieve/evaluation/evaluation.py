@@ -14,6 +14,7 @@ from torchmetrics import Metric as TorchMetric
 from transformers import PreTrainedModel
 
 from sieve.data.batches import batches_of_rank
+from sieve.data.encoding import Tokens
 from sieve.data.generation import WritingBatch
 from sieve.data.prefix import PrefixCache
 from sieve.data.scored import Reference, ScoredBatch
@@ -172,13 +173,17 @@ class ScoringModule(L.LightningModule):
 
 
 class WritingModule(L.LightningModule):
-    """Writes an answer to every row of a split under `trainer.test`; the result is in `texts`."""
+    """Writes an answer to every row of a split under `trainer.test`.
+
+    The results are in `texts` and `vocabulary`.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model, self.turns, self.prefix_cache = model, Turns(model), PrefixCache()
         self.texts: list[str] = []  # of all rows, up to a stop string
-        self._by_row = dict[int, str]()
+        self.vocabulary = set[int]()  # tokens that were written
+        self._by_row = dict[int, tuple[str, Tokens]]()
 
     def configure_model(self) -> None:
         """Do nothing: a model that ranks share is already sharded."""
@@ -186,8 +191,8 @@ class WritingModule(L.LightningModule):
     def test_step(self, batch: WritingBatch, batch_idx: int = 0) -> None:
         """Write the answers of one batch."""
         written = batch.write(self.model, self.prefix_cache)
-        texts = [batch.writer.read(tokens) for tokens in written]
-        self._by_row |= zip(batch.examples.tolist(), texts, strict=True)
+        answers = [(batch.writer.read(tokens), tokens) for tokens in written]
+        self._by_row |= zip(batch.examples.tolist(), answers, strict=True)
 
     def on_test_start(self) -> None:
         self.turns.begin()
@@ -198,8 +203,9 @@ class WritingModule(L.LightningModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             of_ranks *= torch.distributed.get_world_size()
             torch.distributed.all_gather_object(of_ranks, self._by_row)
-        rows = {row: text for part in of_ranks for row, text in part.items()}
-        self.texts = [rows[row] for row in sorted(rows)]
+        rows = {row: answer for part in of_ranks for row, answer in part.items()}
+        self.texts = [rows[row][0] for row in sorted(rows)]
+        self.vocabulary = {token for _, tokens in rows.values() for token in tokens}
 
 
 def score(

@@ -6,23 +6,20 @@ answers take the place of labels, which are not read, so every later stage does 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
-from sieve.calibration.schedule import most_tokens
-from sieve.data.calibration_rows import draw_rows, drawn_order
-from sieve.evaluation.evaluation import WritingModule, check_finite
+from sieve.evaluation.evaluation import check_finite
 from sieve.runtime.artifacts import fingerprint
 from sieve.stages.cached import JSON, Record
 from sieve.stages.evaluate import score_test
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
+from sieve.stages.writing import rows_to_read, write
 from sieve.tasks import Example
 from sieve.tasks.build import count_answers
 from sieve.tasks.classification import only_answer
 from sieve.tasks.config import CHOICE_KINDS, ROLES
 
 VERSION = 1  # of the record; part of its fingerprint
-SPARE = 1.25  # rows for the checks of a training, and because other answers are shorter
 Splits = Mapping[str, list[Example]]
 
 
@@ -38,7 +35,7 @@ def with_own_answers(run: Run) -> Run:
     task = run.task
     if not task.metric.agreement:
         return run
-    splits = task.splits | {"calibration": _needed(run)}
+    splits = task.splits | {"calibration": rows_to_read(run, task)}
     rows = [split_key(replace(task, splits={"test": splits[role]}), "test") for role in ROLES]
     key = fingerprint("answers", VERSION, run.model_key, rows)
     [record] = run.cached("answers", key, {"answers": JSON}, lambda: [_answer(run, splits)])
@@ -64,24 +61,12 @@ def _answers(run: Run, examples: Sequence[Example]) -> list[int] | list[str]:
     """The dense model's answers. The trainer scores, so that ranks are joined from here on."""
     data = run.data_of(replace(run.task, splits={"test": list(examples)}))
     data.divide_among(run.trainer.world_size)
-    if run.task.writing is None:
-        scores = score_test(run, data)
-        check_finite(scores)
-        choices: list[int] = scores.predicted.tolist()
-        return choices
-    module = WritingModule(run.backbone.model)
-    run.trainer.test(module, datamodule=data, verbose=False)
-    run.settle()
-    return module.texts
-
-
-def _needed(run: Run) -> list[Example]:
-    """The calibration rows with the tokens of the stage that reads most of them, and spare ones."""
-    config, reader, rows = run.config, run.data.reader, run.task.splits["calibration"]
-    tokens, encode = round(SPARE * most_tokens(config)), partial(reader.encode, run.task)
-    drawn, _, _ = draw_rows(rows, encode, tokens, config.seed, sharing=reader.sharing)
-    count = max(len(drawn), config.calibration.rows or 0)
-    return [rows[index] for index in sorted(drawn_order(len(rows), config.seed)[:count])]
+    if run.task.writing is not None:
+        return write(run, data).texts
+    scores = score_test(run, data)
+    check_finite(scores)
+    choices: list[int] = scores.predicted.tolist()
+    return choices
 
 
 def _check_classes(name: str, role: str, examples: Sequence[Example]) -> None:

@@ -7,9 +7,12 @@ on them what other words cost, as on fresh rows.
 import logging
 from dataclasses import replace
 
-from sieve.stages.cached import Record
+from sieve.runtime.artifacts import fingerprint
+from sieve.stages.cached import JSON, Record
 from sieve.stages.run import Run
+from sieve.stages.splits import split_key
 from sieve.stages.unlabelled import rows_to_train
+from sieve.stages.writing import rows_to_read, write
 from sieve.tasks.scores import Scores
 from sieve.vocabulary.backbone import CutBackbone, cut_backbone
 
@@ -69,4 +72,20 @@ def _used(run: Run) -> set[int]:
     vocabularies = (
         run.data.reader.vocabulary(*pair) for pair in (*rows, (run.task, rows_to_train(run)))
     )
-    return set().union(*vocabularies)
+    return _written(run).union(*vocabularies)
+
+
+def _written(run: Run) -> set[int]:
+    """The tokens that the dense model writes on calibration rows, beside those of their answers."""
+    task = run.dense_task or run.task
+    if task.writing is None or task.metric.agreement:  # With agreement they are the answers.
+        return set()
+    data = run.data_of(replace(task, splits={"test": rows_to_read(run, task)}))
+    key = fingerprint("written", run.model_key, split_key(data.task, "test"))
+
+    def compute() -> list[object]:
+        data.divide_among(run.trainer.world_size)
+        return [{"tokens": sorted(write(run, data).vocabulary)}]
+
+    [record] = run.cached("write", key, {"written": JSON}, compute)
+    return set(record["tokens"])

@@ -1,10 +1,11 @@
 """A run whose model has the task's tokens, opened in this process."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from models import WORDS
+from models import WORDS, tiny_llama, tiny_tokenizer
 from runs import make_world, write_rows
 from sessions import session
 
@@ -14,6 +15,7 @@ from sieve.stages import Run
 from sieve.stages.evaluate import score_test
 from sieve.stages.rows import search_objective
 from sieve.stages.vocabulary import vocabulary_record
+from sieve.stages.writing import write
 
 QUICK = ("vocabulary=task", "confidence=null", "search=uniform", "search.levels=[1,.5]")
 
@@ -60,6 +62,22 @@ def test_rows_without_other_tokens_have_the_same_batches_in_both_models(world: P
     assert places[: len(same)] == [batch.examples.tolist() for batch in whole[: len(same)]]
     answers = [example.answer for example in run.task.splits["test"]]
     assert all(batch.answers.tolist() == [answers[i] for i in batch.examples] for batch in cut)
+
+
+def test_what_the_dense_model_writes_on_calibration_rows_stays(world: Path) -> None:
+    tiny_llama(vocab_size=len(tiny_tokenizer())).save_pretrained(world / "model")
+    writes = ("task.kind=generation", "task.answer_field=label", "task.max_new_tokens=3")
+    with session(world, *QUICK, *writes) as run:
+        assert run.cut is not None
+        rows = run.task.splits["calibration"]
+        task = replace(run.task, splits={"test": rows})
+        original = run.data_of(task, backbone=run.cut.original)
+        with run.original_model():
+            whole = write(run, original)
+        cut = write(run, run.data_of(task))
+        assert whole.vocabulary <= run.cut.stays
+        assert not whole.vocabulary <= original.reader.vocabulary(task, rows)
+    assert cut.texts == whole.texts and any(whole.texts)
 
 
 def test_rows_of_mixed_tasks_choose_tokens_too(world: Path) -> None:
