@@ -21,17 +21,20 @@ Dense = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Speed:
-    """Median tokens per second; ratios are pruned over dense, the median over repeats.
+    """Median tokens per second, and their ratio, pruned over dense.
 
-    A classifier does not decode: its decode speeds are None.
+    A spread is half the range of the ratios of single repeats, as a share of the ratio. A
+    classifier does not decode: its decode speeds are None.
     """
 
     prefill_dense: float
     prefill_pruned: float
     prefill_ratio: float
+    prefill_spread: float
     decode_dense: float | None
     decode_pruned: float | None
     decode_ratio: float | None
+    decode_spread: float | None
 
 
 @torch.inference_mode()
@@ -74,7 +77,7 @@ def compare_speed(
     switch.restore()
     return Speed(
         *_rates(prefill, batch_size * prompt_tokens),
-        *(_rates(decode, batch_size * new_tokens) if decodes else (None, None, None)),
+        *(_rates(decode, batch_size * new_tokens) if decodes else (None,) * 4),
     )
 
 
@@ -134,11 +137,12 @@ def _alternately(
                 yield state, repeat > 0
 
 
-def _rates(seconds: dict[str, list[float]], tokens: int) -> tuple[float, float, float]:
-    """Tokens per second of the dense and the pruned model, and their ratio."""
-    dense, pruned = seconds["dense"], seconds["pruned"]
-    ratio = statistics.median(a / b for a, b in zip(dense, pruned, strict=True))
-    return tokens / statistics.median(dense), tokens / statistics.median(pruned), ratio
+def _rates(seconds: dict[str, list[float]], tokens: int) -> tuple[float, float, float, float]:
+    """Tokens per second of the dense and the pruned model, their ratio and its spread."""
+    dense, pruned = (tokens / statistics.median(seconds[state]) for state in ("dense", "pruned"))
+    ratio = pruned / dense
+    ratios = [a / b for a, b in zip(seconds["dense"], seconds["pruned"], strict=True)]
+    return dense, pruned, ratio, (max(ratios) - min(ratios)) / 2 / ratio
 
 
 def describe_machine(device: torch.device) -> str:

@@ -74,6 +74,8 @@ class Memory:
 class Speed:
     prefill_ratio: Number  # pruned over dense
     decode_ratio: Number
+    prefill_spread: Number  # half the range of the repeats' ratios, as a share of the ratio
+    decode_spread: Number
     prefill_dense: Number  # tokens per second
     prefill_pruned: Number
     decode_dense: Number

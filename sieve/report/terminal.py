@@ -20,7 +20,7 @@ from sieve.report.sentence import (
 )
 from sieve.report.spent import confirmation, spent
 from sieve.report.units import metric_name, metric_value, word
-from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, times
+from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, speed_up
 from sieve.report.verdict import verdict
 
 _STYLES = {"certified": "green", "likely": "yellow", "missed": "bold red", "unknown": "dim"}
@@ -60,7 +60,10 @@ def _numbers(result: Result) -> dict[str, str]:
         metric_value(result, accuracy)
         for accuracy in (result.baseline.accuracy, result.pruned.accuracy)
     )
-    speed, decode = result.speed, times(result.speed.decode_ratio)
+    speed = result.speed
+    prefill = speed_up(speed.prefill_ratio, speed.prefill_spread)
+    decode = speed_up(speed.decode_ratio, speed.decode_spread)
+    earlier = ", measured in an earlier run" if result.cached.get("evaluate") else ""
     fractions = [
         f"{percent(result.kept_fraction.prunable)} of prunable",
         f"{percent(result.kept_fraction.model)} of all parameters",
@@ -74,7 +77,7 @@ def _numbers(result: Result) -> dict[str, str]:
         f"{metric_name(result)} on test": f"{dense} → {pruned}",
         word(result): f"{drop_text(result)}; tolerance {points(result.tolerance)}",
         "on disk": f"{size(result.bytes.dense)} → {size(result.bytes.pruned)}",
-        "speed": f"prefill {times(speed.prefill_ratio)}, decode {decode} of the dense model",
+        "speed": f"prefill {prefill}, decode {decode} of the dense model{earlier}",
     }
     if result.export.accuracy is not None:
         numbers["exported graph"] = f"{metric_value(result, result.export.accuracy)} on test"

@@ -6,6 +6,7 @@ A number that was not measured is None and prints as "–".
 import math
 from datetime import datetime
 
+NOISY = 0.2  # the largest spread of a ratio of speeds that is shown
 NOT_MEASURED = "–"
 MINUS = "\N{MINUS SIGN}"
 
@@ -85,6 +86,13 @@ def rate(tokens_per_second: float | None) -> str:
 def times(factor: float | None) -> str:
     """A ratio, pruned over dense: 1.2 → "1.20 ×"."""
     return NOT_MEASURED if factor is None else f"{decimal(factor, 2)} ×"
+
+
+def speed_up(ratio: float | None, spread: float | None) -> str:
+    """A ratio of speeds with its spread, unless the machine was too busy to measure it."""
+    if ratio is None or not spread:
+        return times(ratio)
+    return "too noisy to say" if spread > NOISY else f"{times(ratio)} ± {percent(spread)}"
 
 
 def duration(seconds: float | None) -> str:

@@ -47,6 +47,15 @@ def test_the_table_contains_every_measurement(result: Result) -> None:
         assert expected in found
 
 
+def test_a_speed_from_the_cache_says_so(result: Result) -> None:
+    result["speed"] |= {"prefill_spread": 0.05, "decode_spread": 0.3}
+    result["cached"] = {"evaluate": True}
+    assert (
+        "speed prefill 1.20 × ± 5.0 %, decode too noisy to say of the dense model, measured in an "
+        "earlier run" in words(lines(result))
+    )
+
+
 def test_the_table_ends_with_the_cost_of_the_search_and_the_confirmation(result: Result) -> None:
     assert words(lines(result)).endswith(
         "The search evaluated 8 genomes and scored 6,376 rows; 1 of them decided early."

@@ -69,3 +69,19 @@ def test_other_numbers() -> None:
 )
 def test_an_upper_bound_is_never_written_below_itself(bound: float, written: str) -> None:
     assert values.percent(values.rounded_up(bound)) == written
+
+
+@pytest.mark.parametrize(
+    ("ratio", "spread", "written"),
+    [
+        (1.2, 0.043, "1.20 × ± 4.3 %"),
+        (1.2, 0.21, "too noisy to say"),
+        (1.2, 0.0, "1.20 ×"),
+        (1.2, None, "1.20 ×"),
+        (None, None, "–"),
+    ],
+)
+def test_a_speed_is_shown_with_its_spread_unless_that_is_over_a_fifth(
+    ratio: float | None, spread: float | None, written: str
+) -> None:
+    assert values.speed_up(ratio, spread) == written
