@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -128,6 +129,8 @@ def start(request: dict[str, Any], output: int, errors: int, rank: int, port: in
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
+    except Exception:
+        traceback.print_exc()
     finally:
         if "wandb" in sys.modules:  # Its service writes the rest.
             sys.modules["wandb"].teardown()

@@ -19,6 +19,8 @@ from sieve.stages.cached import Record
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.result import matrix_table, provenance, sizes, spectrum
 from sieve.stages.run import Run
+from sieve.tasks.config import AUTO
+from sieve.tasks.prompts import has_template
 from sieve.tracking.logger import RunLogger
 
 
@@ -125,6 +127,10 @@ def write_card(run: Run, result: Record) -> None:
     base = run.backbone.name if local else config.model.path
     loads = auto_class(native_class(run.backbone.model).__name__)
     prompt, form = run.task.preamble + config.task.prompt, config.export.format
-    card = model_card(result, base, prompt, form, auto_class=loads)
+    task, tokenizer = config.task, run.backbone.tokenizer
+    chat = task.chat == "always" or task.chat == AUTO and has_template(tokenizer)
+    known = run.task.labels if task.normalize == "none" else ()
+    answers = [("" if chat else task.delimiter) + label for label in known]
+    card = model_card(result, base, prompt, form, loads, answers, chat)
     with written_beside(folder / "README.md") as partial:
         partial.write_text(card, encoding="utf-8")
