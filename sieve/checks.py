@@ -131,6 +131,11 @@ def _ranges(config: Config) -> Check:
         "set confidence=0.9.",
     )
     yield (
+        not 0 < config.recovery.first < 1,
+        f"recovery.first is {config.recovery.first}, expected a fraction above 0 and below 1 of the "
+        "size that the search found; set recovery.first=0.1.",
+    )
+    yield (
         not 0 <= config.recovery.hidden < math.inf,
         f"recovery.hidden is {config.recovery.hidden}, expected a weight of at least 0; set "
         "recovery.hidden=1.",

@@ -23,6 +23,10 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
         (["recovery=lora", "recovery.max_norm=0"], "recovery.max_norm is 0.0, expected a number"),
         (["recovery=full", "recovery.learning_rate=-1"], "learning_rate is -1.0, expected a"),
         (["recovery=full", "recovery.hidden=-1"], "hidden is -1.0, expected a weight of at least"),
+        (
+            ["recovery=full", "recovery.first=1"],
+            "first is 1.0, expected a fraction above 0 and below 1",
+        ),
         (["recovery.method=qlora"], "expected one of none, lora, full"),
         (["recovery=full", "projection.joint=true"], "set projection.joint=false"),
         (["recovery.student_prompt=row"], "recovery.method is none; set recovery=bake"),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-FIRST = 0.1  # kept fraction of the first attempt over the largest size: small models train fast
 RATIO = 0.4  # kept fraction of an attempt over that of the accepted one before it
 # At the end, the smallest accepted size over the largest refused one.
 RESOLUTION = 1.2
@@ -23,13 +22,14 @@ class Attempt(Generic[T]):
     kept_fraction: float
     accepted: bool
     result: T
+    trainings: int = 1
 
 
 def walk(
     attempt: Callable[[float, float, Attempt[T] | None], Attempt[T] | None],
     largest: float,
     tries: int,
-    first: float = FIRST,
+    first: float,
     ratio: float = RATIO,
     resolution: float = RESOLUTION,
 ) -> list[Attempt[T]]:
@@ -43,7 +43,7 @@ def walk(
             the smallest accepted attempt or (None) from the dense model, and trains; returns None
             if there is no such genome, and a larger size is tried.
         largest: kept fraction that needs no training to be within the tolerance.
-        tries: attempts at most.
+        tries: trainings at most, or one more.
         first: kept fraction of the first attempt over `largest`.
         ratio: kept fraction of an attempt over that of the accepted one before it.
         resolution: ends the walk between a refused size and an accepted one this much larger.
@@ -51,7 +51,7 @@ def walk(
     attempts: list[Attempt[T]] = []
     best: Attempt[T] | None = None
     refused, target = 0.0, largest * first
-    while len(attempts) < tries:
+    while sum(made.trainings for made in attempts) < tries:
         outcome = attempt(target, refused, best)
         if outcome is None:
             refused = target
