@@ -21,11 +21,10 @@ def message_of(error: BaseException) -> str:
         if isinstance(error, KeyboardInterrupt):
             return f"{str(error) or 'Interrupted'}. Run the same command again to resume."
         return explain(error) if isinstance(error, CompactHydraException) else str(error)
-    if error.filename is None:
-        return str(error)
     return (
-        f"{error.filename} cannot be written ({error.strerror}); free space on its disk, run in "
-        "another folder, or set paths.runs_dir=<folder> and paths.cache_dir=<folder>."
+        f"{error.filename or 'a file'} cannot be written ({error.strerror or error}); free space "
+        "on its disk, run in another folder, or set paths.runs_dir=<folder> and "
+        "paths.cache_dir=<folder>."
     )
 
 

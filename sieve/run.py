@@ -95,11 +95,17 @@ def _run_job(raw: DictConfig) -> object:
         _show_forecast(config, run_dir, hydra_config.sweeper)
         return None
     config.logger.group = labels.group(config, hydra_config.runtime.choices, run_dir, sweep)
-    result = run(config, run_dir, shlex.join(["python", "-m", "sieve.run", *overrides]))
+    result = run(config, run_dir, command_of(overrides))
     if "kept_fraction" not in result:
         return result
     _show_result(result, run_dir)
     return float(result["kept_fraction"]["prunable"])
+
+
+def command_of(overrides: Sequence[str]) -> str:
+    """The command that was typed, without what a sweeper adds to it."""
+    typed = [word for word in overrides if not word.lstrip("+").startswith("sweep.")]
+    return shlex.join(["python", "-m", "sieve.run", *typed])
 
 
 def check_job(config: Config, overrides: Sequence[str], sweeper: Mapping[str, Any]) -> None:

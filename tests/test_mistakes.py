@@ -104,6 +104,12 @@ def test_an_interruption_says_what_is_finished_and_how_to_resume() -> None:
     assert message_of(error) == f"Interrupted. Finished: calibrate, fit. {resume}"
 
 
+def test_a_full_disk_is_one_sentence_also_where_no_file_is_named() -> None:
+    assert message_of(OSError(28, "No space left on device")).startswith(
+        "a file cannot be written (No space left on device); free space on its disk"
+    )
+
+
 def test_setting_names_are_dotted() -> None:
     assert {"tolerance", "search.rows", "task.prompt", "projection.learning.level"} <= set(
         setting_names()

@@ -42,7 +42,7 @@ def report(
             "data": run.task.report
             | {"vocabulary": _vocabulary(run), "shortened": run.data.shortened},
             "calibration": calibrated.record,
-            "seconds": dict(run.seconds),
+            "seconds": _seconds(run, search),
             "cached": dict(run.from_cache),
             "matrices": matrix_table(bank, genome),
             "spectrum": spectrum(bank),
@@ -101,6 +101,12 @@ def _vocabulary(run: Run) -> dict[str, int]:
         return {}
     size = int(run.backbone.model.config.get_text_config().vocab_size)
     return {"size": size, **count_vocabulary(rows)}
+
+
+def _seconds(run: Run, search: Record) -> dict[str, float]:
+    """The seconds of each stage; generations that a search evolved in other jobs come first."""
+    evolved = sum(generation["seconds"] for generation in search.get("generations") or [])
+    return {"evolve": evolved, **run.seconds} if evolved else dict(run.seconds)
 
 
 def log_result(logger: RunLogger, result: Record) -> None:

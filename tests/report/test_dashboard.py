@@ -229,6 +229,16 @@ def test_a_point_of_the_figure_has_the_interval_of_its_drop(tmp_path: Path) -> N
     assert run["measures"]["metric"] == pytest.approx([80.1, 1.0, 1.0])
 
 
+def test_a_run_of_a_model_at_chance_is_marked_so_that_it_is_on_no_front(tmp_path: Path) -> None:
+    baseline = full_result()["baseline"]
+    folders = [
+        put(tmp_path / str(beats), baseline=baseline | {"beats_chance": beats})
+        for beats in (True, False)
+    ]
+    marked = {run["folder"]: run["at_chance"] for run in data_of(page_of(*folders))["runs"]}
+    assert marked == {"True": False, "False": True}
+
+
 def test_the_headline_counts_the_runs_within_the_tolerance(tmp_path: Path) -> None:
     put(tmp_path / "certified", confidence=0.9)
     put(tmp_path / "likely", confidence=None)

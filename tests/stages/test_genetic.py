@@ -54,6 +54,8 @@ def test_one_command_searches_confirms_and_finishes(world: Path) -> None:
     [chosen] = [point for point in search["curve"] if point["chosen"]]
     assert chosen["feasible"] and search["confirmation"]["tried"][-1]["feasible"]
     assert record["kept_fraction"]["prunable"] == pytest.approx(chosen["kept_fraction"])
+    assert record["seconds"]["evolve"] == sum(row["seconds"] for row in search["generations"])
+    assert "search=genetic" in record["command"] and "sweep." not in record["command"]
     assert (world / "whole/result/export/model.safetensors").exists()
     assert "genetic" in (world / "whole/result/report.html").read_text()
 

@@ -63,11 +63,12 @@ function markPicks() {
   });
 }
 
-// The runs that no other run beats in both size and measure, the smallest first.
+// The runs that no other run beats in both size and measure, the smallest first. A run whose dense
+// model is no better than chance beats none.
 function frontOf(members, size, measure, larger) {
   const loss = (run) => (larger ? -1 : 1) * run.measures[measure][0];
   let best = Infinity;
-  return [...members].sort((a, b) => a[size] - b[size] || loss(a) - loss(b))
+  return members.filter((run) => !run.at_chance).sort((a, b) => a[size] - b[size] || loss(a) - loss(b))
     .filter((run) => loss(run) < best && ((best = loss(run)), true));
 }
 

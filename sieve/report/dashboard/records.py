@@ -65,6 +65,7 @@ def _record(run: Run, folder: str) -> Record:
         "series": series(run),
         "folder": folder,
         "symbol": symbol,
+        "at_chance": result.baseline.beats_chance is False,  # its size proves nothing
         "hover": "<br>".join(hover),
         "kept": _rounded(result.kept_fraction.prunable, 100),
         "kept_model": _rounded(result.kept_fraction.model, 100),
