@@ -12,8 +12,11 @@ ANSWERS = 4  # shown for each split
 def describe_rows(task: Task) -> list[str]:
     """One line on the rows of each split, and one on what is odd about them, if anything is."""
     report: Mapping[str, Any] = task.report
+    answers: Mapping[str, Mapping[str, int]] = report.get("answers", {})
+    if task.kind != "classification" and any(len(row) > ANSWERS for row in answers.values()):
+        answers = {}  # Texts of options tell nothing.
     splits = [
-        f"{report['rows'][role]:,} {role}{_answers(report.get('answers', {}).get(role, {}))}"
+        f"{report['rows'][role]:,} {role}{_answers(answers[role]) if role in answers else ''}"
         for role in ROLES
     ]
     remarks = "; ".join(_remarks(report))
@@ -21,9 +24,7 @@ def describe_rows(task: Task) -> list[str]:
 
 
 def _answers(counts: Mapping[str, int]) -> str:
-    """The most frequent right answers with their rows, in brackets."""
-    if not counts:
-        return ""
+    """The right answers with their rows, in brackets; of many only the most frequent ones."""
     shown = [f"{rows:,} {answer}" for answer, rows in list(counts.items())[:ANSWERS]]
     return f" ({', '.join(shown + ['…'] * (len(counts) > ANSWERS))})"
 

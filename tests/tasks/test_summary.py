@@ -37,3 +37,14 @@ def test_rows_that_change_their_split_are_told(tmp_path: Path) -> None:
         "Data: the test rows are of 'train', chosen by hash; the selection rows are of 'train', "
         "chosen by hash; 5 selection rows are of 'train', chosen by hash."
     )
+
+
+def test_texts_of_options_are_not_listed(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"q {i}", "options": [f"a{i}", f"b{i}"], "answer_idx": i % 2} for i in range(100)
+    ]
+    folder = write_splits(tmp_path / "data", train=rows)
+    settings = {"kind": "multiple_choice", "answer_style": "text"}
+    assert describe_rows(build(folder, **settings))[0] == (
+        "Rows: 65 calibration, 15 selection, 20 test."
+    )
