@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, EPERM, EROFS
 from typing import get_type_hints
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
@@ -12,15 +13,18 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from sieve.config import Config
 
 HELP = "`python -m sieve.run --help` lists all settings"
+UNWRITABLE = (EACCES, EPERM, EROFS, ENOSPC, EDQUOT, EEXIST, ENOTDIR)
 KINDS = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
 
 
 def message_of(error: BaseException) -> str:
     """What a user is told about an error that ends the program."""
-    if isinstance(error, MissingConfigException) or not isinstance(error, OSError):
-        if isinstance(error, KeyboardInterrupt):
-            return f"{str(error) or 'Interrupted'}. Run the same command again to resume."
-        return explain(error) if isinstance(error, CompactHydraException) else str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return f"{str(error) or 'Interrupted'}. Run the same command again to resume."
+    if isinstance(error, CompactHydraException):
+        return explain(error)
+    if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
+        return str(error)
     return (
         f"{error.filename or 'a file'} cannot be written ({error.strerror or error}); free space "
         "on its disk, run in another folder, or set paths.runs_dir=<folder> and "
