@@ -49,7 +49,6 @@ class Keeper(L.Callback):
         key: fingerprint of the training; a saved state of another one is refused.
         note: called with every check, also with earlier checks of a resumed training.
         enough: asked after every check, also the first; True ends the training.
-        starts_again: where a check shows only harm.
 
     Raises:
         ValueError: the score of the untrained module is not finite.
@@ -63,10 +62,8 @@ class Keeper(L.Callback):
         key: str,
         note: Callable[[Check], None],
         enough: Callable[[], bool] = lambda: False,
-        starts_again: bool = True,
     ) -> None:
         self.module, self.evaluate, self.note, self.enough = module, evaluate, note, enough
-        self.starts_again = starts_again
         self.path, self.key = path, key
         self.best_state = _copied(module.trained())
         self.improved = False  # whether a check beat the first one
@@ -133,16 +130,12 @@ class Keeper(L.Callback):
         self.ended = self.enough()
         if self.ended or self.worse >= config.patience:
             trainer.should_stop = True
-        elif self.starts_again and step < config.steps and self._harmed(score):
+        elif step < config.steps and not self.improved and score[1] < self.best[1]:
             self._start_again(trainer.optimizers[0], step)
         together = isinstance(trainer.strategy, ShardedStrategy)
         if self.path is not None and (together or trainer.is_global_zero):
             save = save_state_together if together else save_state
             save(self.path, *self._state(step, trainer.optimizers[0]))
-
-    def _harmed(self, score: tuple[float, float]) -> bool:
-        """Whether training has only done harm so far."""
-        return not self.improved and score[1] < self.best[1]
 
     def _start_again(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Go back to the untrained state, with a third of the rate for the steps that are left."""

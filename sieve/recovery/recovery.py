@@ -56,7 +56,6 @@ def recover(
     path: Path | None = None,
     note: Callable[[Check], None] = log_check,
     enough: Callable[[], bool] = lambda: False,
-    starts_again: bool = True,
 ) -> Recovered:
     """Train a module and merge its best state into a bank; the model is dense again afterwards.
 
@@ -69,14 +68,13 @@ def recover(
         path: where the state is saved at every check, to resume a killed training from.
         note: called with every check.
         enough: asked after every check; True ends the training.
-        starts_again: from the untrained state, at a lower rate, where a check shows only harm.
 
     Raises:
         ValueError: where `path` belongs to another training, or is damaged.
     """
     switch, config = module.switch, module.config
     key = fingerprint(switch.bank.fingerprint, module.genome.levels, asdict(config), seed)
-    keeper = Keeper(module, evaluate, path, key, note, enough, starts_again)
+    keeper = Keeper(module, evaluate, path, key, note, enough)
     if not keeper.finished:
         training = trainer([keeper], config.steps - module.start)
         rank, world = training.global_rank, training.world_size

@@ -24,7 +24,7 @@ from sieve.data.paired import paired_calibration_batches
 from sieve.data.scored import ScoredBatch
 from sieve.distributed.trainer import make_trainer
 from sieve.evaluation.evaluation import score
-from sieve.recovery.keeper import SLOWER, Check, log_check
+from sieve.recovery.keeper import Check, log_check
 from sieve.recovery.module import RecoveryModule, teacher_of
 from sieve.recovery.recovery import recover
 from sieve.recovery.teacher import TrainingBatch
@@ -142,11 +142,11 @@ class Training:
 
         For `recovery.short_steps` at most, or for a share of `recovery.minutes`.
 
-        parent: the trained genome that this one is pruned from, or this one after a training.
+        parent: the trained genome that this one is pruned from.
         """
         steps = self._steps(bank, genome, key, self.settings.short_steps, share)
-        rate = self._rate(bank, genome, parent)
-        return self._train(bank, genome, key, steps, rate, goes_on(bank, parent), accepted=True)
+        rate = self._rate(bank.kept_fraction(genome), parent)
+        return self._train(bank, genome, key, steps, rate, accepted=True)
 
     def to_the_end(
         self,
@@ -161,8 +161,8 @@ class Training:
         parent: the same genome after a short training.
         """
         steps = self._steps(bank, genome, key, self.settings.steps, share)
-        rate = self._rate(bank, genome, parent)
-        return self._train(bank, genome, key, steps, rate, goes_on(bank, parent))
+        rate = self._rate(bank.kept_fraction(genome), parent)
+        return self._train(bank, genome, key, steps, rate)
 
     def _train(
         self,
@@ -171,7 +171,6 @@ class Training:
         key: str,
         steps: int,
         rate: float,
-        trained_before: bool,
         accepted: bool = False,
     ) -> Trained:
         """Train the factors of a genome, or read what an earlier run trained.
@@ -180,15 +179,11 @@ class Training:
             key: fingerprint of the training; a killed one resumes from a state under it.
             steps: of the optimizer.
             rate: the peak of the learning rate.
-            trained_before: the genome loses by any rate at first, so harm does not start it again.
             accepted: end the training at the first check that is within the tolerance.
         """
         settings = replace(self.settings, steps=steps, learning_rate=rate)
         values = self.run.remembered(
-            "training",
-            key,
-            FILES,
-            lambda: self._compute(bank, genome, key, settings, not trained_before, accepted),
+            "training", key, FILES, lambda: self._compute(bank, genome, key, settings, accepted)
         )
         if self.run.leads:
             _delete(self._state_path(key))
@@ -196,28 +191,20 @@ class Training:
         self.rates.append((trained.kept_fraction, trained.record["rate"]))
         return trained
 
-    def _rate(self, bank: Bank, genome: Genome, parent: Trained | None) -> float:
+    def _rate(self, kept_fraction: float, parent: Trained | None) -> float:
         """The peak of the learning rate: the configured one, or a lower one of a new start.
 
-        A trained model that is pruned further goes on at its rate, and one that is not at a third
-        of it. Else a rate that did only harm to a smaller model would harm this one, which has more
-        to lose.
+        A trained model goes on at its rate. Else a rate that did only harm to a smaller model would
+        harm this one, which has more to lose.
         """
         if parent is not None:
             rate: float = parent.record["rate"]
-            return rate / SLOWER if goes_on(bank, parent) else rate
-        kept_fraction = bank.kept_fraction(genome)
+            return rate
         rates = [rate for kept, rate in self.rates if kept <= kept_fraction]
         return min([self.settings.learning_rate, *rates])
 
     def _compute(
-        self,
-        bank: Bank,
-        genome: Genome,
-        key: str,
-        settings: RecoveryConfig,
-        starts_again: bool,
-        accepted: bool,
+        self, bank: Bank, genome: Genome, key: str, settings: RecoveryConfig, accepted: bool
     ) -> tuple[Record, Genome, Bank]:
         run, model = self.run, self.run.backbone.model
         switch = Switch(model, bank, as_stored=False)
@@ -243,7 +230,6 @@ class Training:
             self._state_path(key),
             note=partial(log_checks, run),
             enough=enough,
-            starts_again=starts_again,
         )
         run.settle()
         total = run.task.metric.total  # The checks are means over rows, where larger is better.
@@ -288,11 +274,6 @@ class Training:
         per_step = sum(times[-TIMED:]) / len(times[-TIMED:]) * self.settings.accumulate
         switch.restore()
         return {"steps": max(1, round(seconds / per_step)), "seconds_per_step": per_step}
-
-
-def goes_on(bank: Bank, parent: Trained | None) -> bool:
-    """Whether a bank is that of a training, not pruned further."""
-    return parent is not None and parent.bank is bank
 
 
 def confidence_on_fewer(confidence: float, rows: int, of: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sieve.stages import training as module
-from sieve.stages.training import Training, confidence_on_fewer, goes_on
+from sieve.stages.training import Training, confidence_on_fewer
 from sieve.tasks.drop_test import upper_of_counts
 
 
@@ -19,20 +19,15 @@ def test_a_training_begins_at_the_lowest_rate_of_the_smaller_genomes(
     training: Any = object.__new__(Training)
     training.settings = SimpleNamespace(learning_rate=1e-3)
     training.rates = [(0.05, 5e-4), (0.2, 2.5e-4), (0.03, 1e-3)]
-    bank: Any = SimpleNamespace(kept_fraction=lambda _: kept)
-    assert training._rate(bank, None, None) == rate
+    assert training._rate(kept, None) == rate
 
 
 def test_a_genome_that_is_pruned_from_a_trained_one_goes_on_at_its_rate() -> None:
     training: Any = object.__new__(Training)
     training.settings = SimpleNamespace(learning_rate=1e-3)
     training.rates = [(0.01, 1e-3), (0.2, 1.25e-4)]
-    parent: Any = SimpleNamespace(record={"rate": 1.2e-4}, bank="trained")
-    pruned, same = "pruned further", parent.bank
-    assert training._rate(pruned, None, parent) == 1.2e-4
-    assert training._rate(same, None, parent) == pytest.approx(4e-5)
-    assert goes_on(same, parent) and not goes_on(pruned, parent)  # type: ignore[arg-type]
-    assert not goes_on(same, None)
+    parent: Any = SimpleNamespace(record={"rate": 1.25e-4})
+    assert training._rate(0.1, parent) == 1.25e-4
 
 
 def test_a_quarter_of_the_rows_gives_the_bound_that_all_rows_give() -> None:
