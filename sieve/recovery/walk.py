@@ -22,7 +22,6 @@ class Attempt(Generic[T]):
     kept_fraction: float
     accepted: bool
     result: T
-    trainings: int = 1
 
 
 def walk(
@@ -43,7 +42,7 @@ def walk(
             the smallest accepted attempt or (None) from the dense model, and trains; returns None
             if there is no such genome, and a larger size is tried.
         largest: kept fraction that needs no training to be within the tolerance.
-        tries: trainings at most, or one more.
+        tries: attempts at most.
         first: kept fraction of the first attempt over `largest`.
         ratio: kept fraction of an attempt over that of the accepted one before it.
         resolution: ends the walk between a refused size and an accepted one this much larger.
@@ -51,7 +50,7 @@ def walk(
     attempts: list[Attempt[T]] = []
     best: Attempt[T] | None = None
     refused, target = 0.0, largest * first
-    while sum(made.trainings for made in attempts) < tries:
+    while len(attempts) < tries:
         outcome = attempt(target, refused, best)
         if outcome is None:
             refused = target

@@ -3,10 +3,10 @@
 Sizes are tried by bisection. Each genome is pruned from the nearest larger one that was trained and
 accepted: its trained matrices are factorized again with the moments of calibration, so directions
 are ordered by what the task needs, and ranks are water-filled anew. Each is trained for a short
-time and judged on calibration rows that training never reads; if it is nearly within the tolerance,
-it is trained once more. The selection rows, which no attempt has seen, have the last word: all
-accepted genomes are scored on them, the smallest after it was trained to the end. The smallest that
-is within the tolerance there is the result. If all fail, a larger one is trained.
+time and judged on calibration rows that training never reads. The selection rows, which no attempt
+has seen, have the last word: all accepted genomes are scored on them, the smallest after it was
+trained to the end. The smallest that is within the tolerance there is the result. If all fail, a
+larger one is trained.
 """
 
 import logging
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 # if all of them fail, and if that fails too the genome of the search, trained as it is.
 RISK = (0.4, 0.4, 0.1, 0.1)
 SHARE = 0.5  # of recovery.minutes that the short trainings take together
-NEARLY = 0.5  # of the tolerance; a genome that lacks less than this is trained once more
 
 
 @dataclass(frozen=True)
@@ -148,20 +147,12 @@ class _Search:
             return None
         if bank.kept_fraction(genome) <= refused:
             return None
-        judged, trainings = self._train(bank, genome, key, larger), 1
-        if -NEARLY * self.run.config.tolerance <= judged.score.margin < 0:
-            key, before = fingerprint(key, "once more"), judged.trained
-            judged, trainings = self._train(before.bank, before.genome, key, before), 2
-        return Attempt(judged.score.kept_fraction, judged.score.feasible, judged, trainings)
-
-    def _train(self, bank: Bank, genome: Genome, key: str, parent: Trained | None) -> Judged:
-        """Train for a short time and judge."""
         share = SHARE / self.training.settings.tries
-        trained = self.training.until_accepted(bank, genome, key, share, parent)
+        trained = self.training.until_accepted(bank, genome, key, share, larger)
         score = self.training.objective.on(trained.bank).score(trained.genome)
         self.judged.append(Judged(trained, score))
         _log(self.run, self.judged[-1].record)
-        return self.judged[-1]
+        return Attempt(score.kept_fraction, score.feasible, self.judged[-1])
 
     def _line(self, larger: Trained | None, key: str) -> tuple[Bank, Line]:
         """A bank, and genomes of it from a larger genome, or from the dense model, down."""
