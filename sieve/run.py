@@ -184,6 +184,7 @@ def main() -> None:
     sweeps = [word for word in arguments if word in ("--multirun", "-m")]  # Hydra wants them last.
     sys.argv[1:] = [word for word in arguments if word not in sweeps] + sweeps[:1]
     # Hydra then raises errors, which it would print with a hint that helps nobody with a typo.
+    before = {name: os.environ.get(name) for name in (PLAIN_ERRORS, "HYDRA_FULL_ERROR")}
     os.environ.setdefault(PLAIN_ERRORS, str(int(not wants_traceback())))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_resolvers()
@@ -194,6 +195,10 @@ def main() -> None:
         if wants_traceback():
             raise
         _end(message_of(error), 130 if isinstance(error, KeyboardInterrupt) else 1)
+    finally:  # For programs that call this function.
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
 
 
 def _end(message: str, status: int = 1) -> NoReturn:

@@ -1,6 +1,8 @@
 """Every file of `conf/` composes into settings that hold, and defaults stand where they should."""
 
 import inspect
+import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -140,14 +142,15 @@ def test_an_unknown_key_is_refused() -> None:
 
 @pytest.mark.parametrize("word", ["guarantee=true", "+guarantee=false", "~guarantee"])
 def test_a_removed_key_is_refused_with_what_to_write_instead(
-    word: str, monkeypatch: pytest.MonkeyPatch
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sieve", "+task=sst2", word])
-    with pytest.raises(
-        SystemExit,
-        match=r"^the setting guarantee .*confidence=0\.9 instead.*=null instead of g.*=false",
-    ):
+    environment = dict(os.environ)
+    with pytest.raises(SystemExit, match="1"):
         main()
+    said = r"the setting guarantee .*confidence=0\.9 instead.*=null instead of g.*=false"
+    assert re.match(said, capsys.readouterr().err)
+    assert dict(os.environ) == environment
 
 
 def test_a_removed_key_of_a_file_is_refused_with_what_to_write_instead() -> None:

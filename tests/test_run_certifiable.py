@@ -19,7 +19,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([], "50 selection rows are too few to promise with 90 % confidence"),
         (
             ["dry_run=true"],
-            "at least 114 selection rows; set confidence=null to run without this promise",
+            "at least 149 selection rows; set confidence=null to run without this promise",
         ),
         (["search=genetic"], "20 of 50 selection rows (search.confirmation=0.4) are too few"),
     ],

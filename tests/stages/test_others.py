@@ -15,7 +15,10 @@ from sieve.tasks import TaskConfig, build_task
 
 
 def rows_of(name: str, count: int = 40) -> list[dict[str, object]]:
-    return [{"text": f"{name} text number {i}", "label": i % 2} for i in range(count)]
+    return [
+        {"text": f"{name} text number {i}", "label": i % 2, "id": f"{name} {i}"}
+        for i in range(count)
+    ]
 
 
 def task_config(folder: Path, name: str) -> TaskConfig:
@@ -113,7 +116,12 @@ def first_letter(prediction: str, references: list[str], letters: int = 1) -> fl
 
 METRIC = {"_target_": f"{__name__}.first_letter"}
 JUDGE = {"url": "http://x/v1", "model": "m"}
-WRITTEN = {"kind": "generation", "answer_field": "text", "labels": []}
+WRITTEN = {
+    "kind": "generation",
+    "prompt": "Text of {id}:",
+    "answer_field": "text",
+    "labels": [],
+}
 
 
 @pytest.mark.parametrize(
