@@ -141,7 +141,7 @@ WRITTEN = {
             True,
         ),
         (WRITTEN, WRITTEN | {"metric": "f1"}, False),
-        (WRITTEN, WRITTEN | {"truncate": "text"}, False),
+        (WRITTEN, WRITTEN | {"truncate": "id"}, False),
     ],
 )
 def test_a_split_is_told_by_all_that_its_score_depends_on(tmp_path: Path, one, other, same) -> None:
