@@ -56,7 +56,8 @@ def compose_command(overrides: list[str]) -> None:
 
 
 def test_settings_that_the_readme_names_can_be_given_as_it_says() -> None:
-    text = README.read_text("utf-8")
+    pages = README, README.parent / "sieve/docs/pages/task.md"
+    text = "".join(page.read_text("utf-8") for page in pages)
     named = set(re.findall(r"`(\+\+task\.[\w.]+)(?:=\S+)?`", text))
     assert {"++task.judge.url", "++task.hub.rows", "++task.hub.streaming"} <= named
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
