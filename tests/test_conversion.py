@@ -1,4 +1,4 @@
-"""What a user typed is mended where its meaning is clear, and that is said."""
+"""Small mistakes in settings are corrected where their meaning is clear, and a log line says so."""
 
 import pytest
 from omegaconf import OmegaConf

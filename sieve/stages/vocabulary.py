@@ -76,7 +76,7 @@ def _used(run: Run) -> set[int]:
 
 
 def _written(run: Run) -> set[int]:
-    """The tokens that the dense model writes on calibration rows, beside those of their answers."""
+    """The tokens that the dense model writes when it reads the calibration rows."""
     task = run.dense_task or run.task
     if task.writing is None or task.metric.agreement:  # With agreement they are the answers.
         return set()

@@ -71,11 +71,8 @@ def forecast(
         if tolerance > 0:
             fewest = math.ceil(rows_needed(tolerance / metric.best, each, 0) / (share or 1))
         raise ValueError(_refusal(fewest, named, tolerance, confidence, share, least))
-    if metric.agreement:  # The dense model is right on all rows, so rows can only become worse.
-        counts = range(1, certifying + 1)
-        most = bisect_left(
-            counts, True, key=lambda n: upper_of_counts(n, 0, certifying, each) > tolerance
-        )
+    if metric.agreement:
+        most = _most_changes(certifying, tolerance, each)
         return (
             f"With {named}, tolerance={tolerance:g} can be certified {sure} for a pruned model "
             f"that answers at most {most:,} of them differently from the dense model."
@@ -97,6 +94,14 @@ def forecast(
             if bound <= tolerance
             else f"; for {_points(tolerance)} about {needed:,} selection rows are needed."
         )
+    )
+
+
+def _most_changes(rows: int, tolerance: float, confidence: float) -> int:
+    """The most rows that may change; where answers are compared, rows can only become worse."""
+    counts = range(1, rows + 1)
+    return bisect_left(
+        counts, True, key=lambda n: upper_of_counts(n, 0, rows, confidence) > tolerance
     )
 
 
