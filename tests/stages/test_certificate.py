@@ -28,7 +28,7 @@ def certificate_of(
     done: list[str] = []
     data = SimpleNamespace(scoring_batches=lambda rows: rows)
     config = SimpleNamespace(
-        test_confidence=0.9, tolerance=0.02, seed=0, quantization=QuantizationConfig(method)
+        test_confidence=0.95, tolerance=0.02, seed=0, quantization=QuantizationConfig(method)
     )
     run = SimpleNamespace(
         config=config,
@@ -62,7 +62,7 @@ def test_a_model_is_certified_if_the_upper_bound_of_its_drop_is_within_the_toler
 ) -> None:
     record, done = certificate_of(monkeypatch, right(count))
     assert done == ["score", "switch to genome", "score"]
-    bound = upper_drop(right(380), right(count), 0.9)
+    bound = upper_drop(right(380), right(count), 0.95)
     assert record["upper"] == bound and record["rows"] == 400
     assert record["drop"] == pytest.approx((380 - count) / 400)
     assert record["certified"] is certified is (bound <= 0.02)
@@ -77,10 +77,10 @@ def test_a_model_trained_after_all_sizes_failed_has_the_risk_that_they_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     record, _ = certificate_of(monkeypatch, right(379), risk=0.1)
-    assert record["confidence"] == pytest.approx(0.99)
-    assert record["upper"] == pytest.approx(upper_drop(right(380), right(379), 0.99))
+    assert record["confidence"] == pytest.approx(0.995)
+    assert record["upper"] == pytest.approx(upper_drop(right(380), right(379), 0.995))
     whole, _ = certificate_of(monkeypatch, right(379), risk=1.0)
-    assert whole["confidence"] == 0.9 and whole["upper"] < record["upper"]
+    assert whole["confidence"] == pytest.approx(0.95) and whole["upper"] < record["upper"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from sieve.config import SearchConfig
-from sieve.stages.rows import overfits, training_rows
+from sieve.stages import rows as module
+from sieve.stages.rows import objective_on, overfits, training_rows
 from sieve.tasks.example import Example
 
 
@@ -33,6 +34,18 @@ def test_rows_are_fitted_by_what_is_chosen_by_its_accuracy(
 ) -> None:
     assert overfits(run(**search)) == expected
     assert overfits(run(confidence=0.9, **search))  # A confidence takes no chances.
+
+
+def test_a_genome_is_tested_at_its_share_of_the_risk(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(module, "Objective", lambda *_, **settings: given.update(settings))
+    config = SimpleNamespace(confidence=0.9, test_confidence=0.95, tolerance=0.02)
+    data = SimpleNamespace(scoring_batches=lambda rows: rows)
+    stub: Any = SimpleNamespace(config=config, data=data, original_data=data, dense_data=data)
+    stub.original_model, stub.task = None, SimpleNamespace(writing=None)
+    stub.backbone = SimpleNamespace(model=None)
+    objective_on(stub, stub, [[]])
+    assert (given["confidence"], given["tolerance"]) == (0.95, 0.02)
 
 
 def test_only_a_search_of_many_genomes_without_confirmation_leaves_no_row_fresh() -> None:
