@@ -145,6 +145,7 @@ def test_a_removed_key_is_refused_with_what_to_write_instead(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sieve", "+task=sst2", word])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     environment = dict(os.environ)
     with pytest.raises(SystemExit, match="1"):
         main()

@@ -16,7 +16,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "50 selection rows are too few to promise with 90 % confidence"),
+        ([], "that takes at least 149 selection rows"),
         (
             ["dry_run=true"],
             "at least 149 selection rows; set confidence=null to run without this promise",

@@ -30,6 +30,16 @@ def test_muon_steps_are_equally_long_in_all_directions_and_adams_are_not(optimiz
             assert rms == pytest.approx(0.2 * QUICK.learning_rate, rel=0.35)
 
 
+def test_muon_leaves_a_weight_without_a_gradient_as_it_is() -> None:
+    model = tiny_llama()
+    bank = banked(model)
+    module = module_of(model, bank, mixed(bank), replace(QUICK, method="full", optimizer="muon"))
+    weight = next(iter(module.trained().values()))
+    before, weight.grad = weight.detach().clone(), torch.zeros_like(weight)
+    module.configure_optimizers().step()
+    assert torch.equal(weight, before)
+
+
 def _spread(change: Tensor) -> float:
     """The largest singular value over the smallest."""
     values = torch.linalg.svdvals(change)

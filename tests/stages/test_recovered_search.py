@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from sieve.recovery.walk import Attempt
 from sieve.stages import recovered_search as module
-from sieve.stages.recovered_search import RISK, _certified, _Search, shares
+from sieve.stages.recovered_search import RISK, _certified, _Search, search_recovered, shares
 
 
 def judged(size: float, margin: float) -> Any:
@@ -72,6 +72,18 @@ def test_a_genome_no_larger_than_a_refused_one_is_not_trained(
     monkeypatch.setattr(module.Judged, "record", {})
     parent: Any = Attempt(0.4, True, SimpleNamespace(trained=larger))
     assert (search.attempt(0.2, refused, parent) is not None) == trains == bool(trained)
+
+
+def test_the_first_size_and_the_number_of_sizes_are_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = list[Any]()
+    monkeypatch.setattr(module, "walk", lambda *arguments: given.extend(arguments[1:]) or [])
+    settings = SimpleNamespace(tries=3, first=0.5)
+    training: Any = SimpleNamespace(run=None, settings=settings, head_start=0.0)
+    calibrated: Any = SimpleNamespace(moments=lambda: None)
+    search_recovered(training, calibrated, (None, None), 0.4, "key")  # type: ignore[arg-type]
+    assert given == [0.4, 3, 0.5]
 
 
 def test_a_larger_genome_lies_between_and_is_trained_to_the_end(search: Any) -> None:
