@@ -136,6 +136,11 @@ def _ranges(config: Config) -> Check:
         "the size that the search found; set recovery.first=0.1.",
     )
     yield (
+        not 0 <= config.recovery.ema_decay < 1,
+        f"recovery.ema_decay is {config.recovery.ema_decay}, expected a decay per step from 0 to "
+        "below 1; set recovery.ema_decay=0.98.",
+    )
+    yield (
         not 0 <= config.recovery.hidden < math.inf,
         f"recovery.hidden is {config.recovery.hidden}, expected a weight of at least 0; set "
         "recovery.hidden=1.",

@@ -155,6 +155,7 @@ class RecoveryConfig:
     first: float = 0.1
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    ema_decay: float = 0.98
     accumulate: int = 1
     tokens: int = 200_000
     batch_tokens: int = 1_024

@@ -16,7 +16,7 @@ from sieve.recovery.keeper import Evaluate
 from sieve.recovery.module import RecoveryModule
 
 BATCHES = [{"input_ids": tokens(4, 16, seed)} for seed in range(6)]
-QUICK = RecoveryConfig("lora", steps=6, check_every=2, learning_rate=1e-2)
+QUICK = RecoveryConfig("lora", steps=6, check_every=2, learning_rate=1e-2, ema_decay=0.0)
 
 
 def trainer(callbacks: list[L.Callback], steps: int, **settings: Any) -> L.Trainer:

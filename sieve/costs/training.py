@@ -39,7 +39,7 @@ def train(
     seconds = plan.run(rows, KEPT, batches, backward=2)
     seconds += plan.run(taught, 1.0, taught.tokens / batch_tokens) if taught else 0.0
     parts = plan.activations(batch_tokens, rows, backward=True)
-    return seconds, parts | {"trained and Adam": ADAM * trained}
+    return seconds, parts | {"trained and Adam": (ADAM + FLOAT32) * trained}  # and a running mean
 
 
 def learn(plan: Plan) -> Stage:

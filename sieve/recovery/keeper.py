@@ -1,8 +1,9 @@
 """A Lightning callback that keeps a training's best state, stops it early and resumes it.
 
-At every check the model is scored on rows that it is not trained on. If training has only done harm
-so far, it starts again at a third of the rate. The saved state is the trained parameters, the
-optimizer's moments and the checks so far; `training_state` writes it to disk.
+At every check the running mean of the trained parameters is scored on rows that they are not
+trained on. If training has only done harm so far, it starts again at a third of the rate. The saved
+state is the trained parameters, their mean, the optimizer's moments and the checks so far;
+`training_state` writes it to disk.
 """
 
 import logging
@@ -16,11 +17,13 @@ import torch
 from torch import Tensor
 
 from sieve.distributed.strategy import ShardedStrategy
+from sieve.recovery.average import Average
 from sieve.recovery.module import RecoveryModule
 from sieve.recovery.training_state import load_state, save_state, save_state_together
 
 log = logging.getLogger(__name__)
-FORMAT = 3
+FORMAT = 4
+PREFIXES = ("now|", "mean|", "best|")  # of saved tensors that are no moments of the optimizer
 SLOWER = 3  # by which a rate that has only done harm is divided
 Evaluate = Callable[[], tuple[float, float]]  # accuracy, minus loss: compared in this order
 
@@ -66,6 +69,7 @@ class Keeper(L.Callback):
         self.module, self.evaluate, self.note, self.enough = module, evaluate, note, enough
         self.path, self.key = path, key
         self.best_state = _copied(module.trained())
+        self.average = Average(module.trained(), module.config.ema_decay)
         self.improved = False  # whether a check beat the first one
         self.history: list[Check] = []
         self.worse = 0  # checks since the best one
@@ -114,17 +118,20 @@ class Keeper(L.Callback):
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             self._give_up(trainer, step, "loss")
             return
-        due = step % config.check_every == 0 or step >= config.steps
-        if (index + 1) % config.accumulate or not due:
+        if (index + 1) % config.accumulate:
             return
-        score = self.evaluate()
+        self.average.update()
+        if step % config.check_every and step < config.steps:
+            return
+        with self.average.installed():
+            score = self.evaluate()
         if not all(map(math.isfinite, score)):
             self._give_up(trainer, step, "score on the held-out rows")
             return
         self._record(step, score)
         if score > self.best:
             self.best, self.worse = score, 0
-            self.best_state, self.improved = _copied(self.module.trained()), True
+            self.best_state, self.improved = _copied(self.average.means), True
         else:
             self.worse += 1
         self.ended = self.enough()
@@ -140,6 +147,7 @@ class Keeper(L.Callback):
     def _start_again(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Go back to the untrained state, with a third of the rate for the steps that are left."""
         self._load(self.best_state)
+        self.average.start_again()
         optimizer.state.clear()
         self.module.start_again(step, self.module.rate / SLOWER)
         log.info("  recovery     starts again at the rate %.2g", self.module.rate)
@@ -177,6 +185,7 @@ class Keeper(L.Callback):
         """The tensors to save, and the header that describes them."""
         current = self.module.trained()
         tensors = {f"now|{name}": value for name, value in _copied(current).items()}
+        tensors |= {f"mean|{name}": value for name, value in _copied(self.average.means).items()}
         tensors |= {f"best|{name}": value for name, value in self.best_state.items()}
         for name, parameter in current.items():
             for moment, value in optimizer.state.get(parameter, {}).items():
@@ -187,6 +196,7 @@ class Keeper(L.Callback):
             "step": step,
             "rate": self.module.rate,
             "restart": self.module.restart,
+            "averaged": self.average.steps,
             "best": self.best,
             "improved": self.improved,
             "history": self.history,
@@ -201,11 +211,14 @@ class Keeper(L.Callback):
         if not header or (header["format"], header["key"]) != (FORMAT, self.key):
             raise ValueError(f"{path} belongs to another training; delete it and run again.")
         self._load(_under("now|", tensors))
+        self.average.steps = header["averaged"]
+        for name, mean in _under("mean|", tensors).items():
+            self.average.means[name].copy_(mean)
         self.best_state, self.improved = _under("best|", tensors), header["improved"]
         self.best = tuple(header["best"])
         self.history, self.worse = header["history"], header["worse"]
         self.ended = header["ended"]
-        self.moments = {k: v for k, v in tensors.items() if not k.startswith(("now|", "best|"))}
+        self.moments = {k: v for k, v in tensors.items() if not k.startswith(PREFIXES)}
         self.module.start = header["step"]
         self.module.start_again(header["restart"], header["rate"])
         for check in self.history:
