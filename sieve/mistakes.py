@@ -23,6 +23,8 @@ def message_of(error: BaseException) -> str:
         return f"{str(error) or 'Interrupted'}. Run the same command again to resume."
     if isinstance(error, CompactHydraException):
         return explain(error)
+    if str(error).startswith("Config group override must be"):
+        return f"a group of settings such as model, search or device takes a name; {HELP}."
     if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
         return str(error)
     return (
@@ -59,6 +61,8 @@ def explain_value(error: OmegaConfBaseException) -> str:
         percent = re.fullmatch(r"([\d.]+) ?%", value)
         advice = f"; set {key}={float(percent.group(1)) / 100:g}" if percent else ""
         return f"{key} is '{value}', expected {expected}{advice}."
+    if match := re.match(r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", text):
+        return _no_section(*match.groups())
     if "is not a ListConfig" in text:
         return f'{key} expects a list; write "{key}=[first,second]".'
     return f"{key} is invalid: {text}"
@@ -86,6 +90,13 @@ def _unknown_key(key: str) -> str:
     if key == "task":
         return "a task is added with a plus: +task=<name>."
     return f"there is no setting {key}{_nearest(key, set(setting_names()))}; {HELP}."
+
+
+def _no_section(kind: str, value: str) -> str:
+    types = get_type_hints(Config)
+    [name] = (name for name, type_ in types.items() if getattr(type_, "__name__", "") == kind)
+    settings = ", ".join(f"{name}.{field.name}" for field in fields(types[name]))
+    return f"{name} is {value!r}, but has settings of its own: {settings}."
 
 
 def _unreadable(error: OverrideParseException) -> str:

@@ -86,6 +86,8 @@ def told(*words: str) -> str:
         (["+task=sst2", "+tolerance=0.1"], "tolerance is a setting already; write it without the"),
         (["+task=sst2", "foo"], "the argument 'foo' cannot be read (missing EQUAL"),
         (["+task=sst2", "task.prompt=a: {b}"], "as \"task.prompt='Review: {text}'\"."),
+        (["+task=sst2", "speed=none"], "speed is 'none', but has settings of its own: speed.enabled,"),
+        (["+task=sst2", "device=3"], "such as model, search or device takes a name; `python"),
         (["+task=sst2", "seed=a"], "seed is 'a', expected a whole number."),
         (
             ["+task=sst2", "task.labels=no"],
@@ -108,6 +110,10 @@ def test_a_full_disk_is_one_sentence_also_where_no_file_is_named() -> None:
     assert message_of(OSError(28, "No space left on device")).startswith(
         "a file cannot be written (No space left on device); free space on its disk"
     )
+
+
+def test_another_error_of_the_system_is_told_in_its_own_words() -> None:
+    assert message_of(OSError("the connection was reset")) == "the connection was reset"
 
 
 def test_setting_names_are_dotted() -> None:

@@ -39,9 +39,19 @@ def to_example(row: Row, reader: RowReader, labels: Sequence[str], where: str) -
         raise ValueError(
             f"task '{config.name}': {where} has the label {value!r}, expected "
             f"0 to {len(labels) - 1} or one of {', '.join(config.label_values or labels)}; "
-            f"correct the row or task.labels{_counted(value, labels)}."
+            f"correct the row or task.labels{_counted(value, labels) or _named(config, labels)}."
         )
     return replace(to_question(row, reader, labels, where), answer=answer)
+
+
+def _named(config: TaskConfig, labels: Sequence[str]) -> str:
+    """What to set if the data names the labels by other words, as a clause."""
+    if config.label_values:
+        return ""
+    return (
+        ", or set task.label_values to the names that the data has for "
+        f"{', '.join(labels)}, in this order"
+    )
 
 
 def _counted(value: object, labels: Sequence[str]) -> str:

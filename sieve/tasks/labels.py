@@ -98,6 +98,13 @@ def _dirty(
     calibration: str,
 ) -> ValueError:
     """The error that shows the doubtful labels, and the setting to copy."""
+    rows = sum(by_split.total() for by_split in words.values())
+    if rows < FEWEST * len(words):
+        return ValueError(
+            f"task '{config.name}': the data has {rows:,} rows for {len(words):,} labels, expected "
+            f"at least {FEWEST} of each label; add rows, or set task.label_field to the column "
+            "that holds the label."
+        )
     shown = [
         f"{word!r} ({words[word].total():,} rows, {faults[word]})"
         for word in sorted(faults, key=lambda word: words[word].total())

@@ -52,6 +52,12 @@ def test_a_rare_label_is_shown() -> None:
     assert labels_of(train=[*train, *rows("sapm", count=1)]) == ("ham", "sapm", "spam")
 
 
+def test_too_few_rows_are_told_as_such_and_blame_no_label() -> None:
+    message = fault_of(train=rows("spam", "ham", count=9))
+    assert "has 9 rows for 2 labels, expected at least 5 of each" in message
+    assert "mistakes" not in message
+
+
 def test_a_label_of_one_split_is_shown_and_only_labels_of_calibration_are_proposed() -> None:
     message = fault_of(train=rows("positive", "negative"), test=rows("pos", "negative"))
     assert "'pos' (10 rows, only in test)" in message
