@@ -206,10 +206,9 @@ def descend(
 
 
 def _log_score(label: str, score: Score) -> None:
-    log.info(
-        "  %-12s kept %5.1f %%  score %.4f  margin %+.4f",
-        label,
-        100 * score.kept_fraction,
-        score.accuracy,
-        score.margin,
-    )
+    """Log a score; of rows that decided early, the accuracy would be no estimate for all rows."""
+    outcome = f"score {score.accuracy:.4f}  margin {score.margin:+.4f}"
+    if not score.whole:
+        side = "beyond" if score.margin < 0 else "within"
+        outcome = f"almost surely {side} the tolerance after {score.examples_used:,} rows"
+    log.info("  %-12s kept %5.1f %%  %s", label, 100 * score.kept_fraction, outcome)
