@@ -8,9 +8,12 @@ Settings are the files of `conf/`; `--help` lists the groups. A run with `quanti
 import logging
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any, NoReturn
 
 import hydra
@@ -190,7 +193,8 @@ def main() -> None:
     register_resolvers()
     try:  # Hydra would refuse a removed key without saying what replaced it.
         check_removed(word.lstrip("+~").partition("=")[0] for word in sys.argv[1:])
-        _job()
+        with _terminated_like_interrupted():
+            _job()
     except (ValueError, CompactHydraException, OSError, KeyboardInterrupt) as error:
         if wants_traceback():
             raise
@@ -199,6 +203,23 @@ def main() -> None:
         for name, value in before.items():
             os.environ.pop(name, None)
             os.environ |= {} if value is None else {name: value}
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let `kill` end the block as Ctrl-C does; Lightning alone would only note the signal."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if current_thread() is not main_thread():  # Python takes signals in no other.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(message: str, status: int = 1) -> NoReturn:

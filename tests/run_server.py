@@ -3,7 +3,7 @@
 One JSON request per line on stdin, `{"arguments", "folder", "kill", "kill_after", "file_size",
 "ranks"}`; the answer on stdout is `{"status", "stdout", "stderr"}`. `kill` is `stage:moment`; the
 moments of a stage are `begin`, `rename` (a file is written under its temporary name; `rename2`: the
-second one) and `end` (all files are written). `kill` is also `name.jsonl:lines`, for a file that
+second one) and `end` (all files are written); `calibrate:terminate` is SIGTERM amid the passes. `kill` is also `name.jsonl:lines`, for a file that
 has that many lines. `kill_after` are seconds, after which the run is killed wherever it is.
 `ranks` is the number of processes of a distributed run.
 """
@@ -29,6 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import sieve.run
 import sieve.runtime.artifacts
 import sieve.stages  # so that the forks need not
+from sieve.calibration.calibration import CalibrationModule
 from sieve.stages import Run
 
 
@@ -84,6 +85,15 @@ def arm(stage: str, moment: str) -> None:
     """Kill this process at a moment of a stage."""
     if stage.endswith(".jsonl"):
         return arm_at_line(stage, int(moment))
+    if moment == "terminate":
+        step = CalibrationModule.predict_step
+
+        def stopped(*args: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            step(*args)
+
+        patch.object(CalibrationModule, "predict_step", stopped).start()
+        return None
     original = Run.stage
 
     @contextmanager

@@ -49,3 +49,10 @@ def test_a_run_that_is_killed_seven_times_ends_as_one_that_is_not(tmp_path: Path
         assert (run_dir / name).read_bytes() == (world / "whole" / name).read_bytes()
     # The final run removes the temporary files that the kills left in the run directory.
     assert not list(run_dir.glob(".*.partial"))
+
+
+def test_a_run_that_is_asked_to_end_says_what_is_finished_and_how_to_resume(tmp_path: Path) -> None:
+    done = run_sieve(make_world(tmp_path), tmp_path / "ended", *QUICK, kill="calibrate:terminate")
+    assert done.status == 130, done.stderr
+    message = "Interrupted. Finished: no stage. Run the same command again to resume.\n"
+    assert done.stderr.endswith(message)

@@ -86,7 +86,10 @@ def told(*words: str) -> str:
         (["+task=sst2", "+tolerance=0.1"], "tolerance is a setting already; write it without the"),
         (["+task=sst2", "foo"], "the argument 'foo' cannot be read (missing EQUAL"),
         (["+task=sst2", "task.prompt=a: {b}"], "as \"task.prompt='Review: {text}'\"."),
-        (["+task=sst2", "speed=none"], "speed is 'none', but has settings of its own: speed.enabled,"),
+        (
+            ["+task=sst2", "speed=none"],
+            "speed is 'none', but has settings of its own: speed.enabled,",
+        ),
         (["+task=sst2", "device=3"], "such as model, search or device takes a name; `python"),
         (["+task=sst2", "seed=a"], "seed is 'a', expected a whole number."),
         (
