@@ -3,9 +3,10 @@
 One JSON request per line on stdin, `{"arguments", "folder", "kill", "kill_after", "file_size",
 "ranks"}`; the answer on stdout is `{"status", "stdout", "stderr"}`. `kill` is `stage:moment`; the
 moments of a stage are `begin`, `rename` (a file is written under its temporary name; `rename2`: the
-second one) and `end` (all files are written); `calibrate:terminate` is SIGTERM amid the passes. `kill` is also `name.jsonl:lines`, for a file that
-has that many lines. `kill_after` are seconds, after which the run is killed wherever it is.
-`ranks` is the number of processes of a distributed run.
+second one) and `end` (all files are written). `calibrate:terminate` is SIGTERM amid the passes.
+`kill` is also `name.jsonl:lines`, for a file that has that many lines. `kill_after` are seconds,
+after which the run is killed wherever it is. `ranks` is the number of processes of a distributed
+run.
 """
 
 import json
