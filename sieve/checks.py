@@ -236,6 +236,31 @@ def _projection(config: Config) -> Check:
         projection.name == "learned" and projection.prune_head,
         "projection=learned does not learn the output head; set projection.prune_head=false.",
     )
+    if projection.prune_embedding:
+        yield from _embedding(config)
+
+
+def _embedding(config: Config) -> Check:
+    """What a factorized embedding does not go with."""
+    projection = config.projection
+    advice = "set projection.prune_embedding=false"
+    yield (
+        projection.name == "learned",
+        f"projection=learned does not learn the embedding; {advice}.",
+    )
+    yield (
+        config.calibration.strategy == "stream",
+        f"calibration.strategy=stream does not load the embedding as a matrix; {advice}.",
+    )
+    yield (
+        shards(config.trainer),
+        "trainer=fsdp shards the model over processes, where its embedding stays whole; "
+        f"{advice}, or trainer=ddp.",
+    )
+    yield (
+        config.recovery.method == "lora",
+        f"recovery=lora cannot train an embedding; set recovery=full, or {advice[4:]}.",
+    )
 
 
 def _search(config: Config) -> Check:

@@ -96,6 +96,7 @@ class ProjectionConfig:
     tune_steps: int = 0
     learning_rate: float = 1e-3
     prune_head: bool = False
+    prune_embedding: bool = False
     joint: bool = False
     learning: LearningConfig = field(default_factory=LearningConfig)
 

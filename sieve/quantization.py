@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import is_torchao_available
 
 from sieve.config import QuantizationConfig
-from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.factorized.modeling_layers import FactorizedLinear, Lookup
 from sieve.model.matrices import dense_like
 from sieve.model.quantized import bytes_of, is_quantized
 
@@ -132,7 +132,7 @@ def _layers(model: PreTrainedModel, names: Sequence[str]) -> list[nn.Module]:
 
 def _quantize_one(layer: nn.Module, settings: QuantizationConfig, dtype: torch.dtype) -> bool:
     """Quantize one layer in place; False where that is impossible or makes it no smaller."""
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(layer, nn.Linear) or isinstance(layer, Lookup):
         return False
     form = smallest_form(layer.out_features, layer.in_features, settings, dtype)
     if form == "none":

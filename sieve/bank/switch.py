@@ -15,7 +15,13 @@ from sieve.bank.pivoting import Pivoted, part_of, pivot
 from sieve.bank.split_factors import SplitFactors
 from sieve.distributed.sharding import is_sharded, whole
 from sieve.factorized.modeling_experts import unfold
-from sieve.factorized.modeling_layers import FactorizedLinear, share_factor_in, skip, unskip
+from sieve.factorized.modeling_layers import (
+    FactorizedEmbedding,
+    FactorizedLinear,
+    share_factor_in,
+    skip,
+    unskip,
+)
 from sieve.factorized.modeling_sieve import native_class
 from sieve.model.matrices import Matrix, dense_like
 
@@ -179,7 +185,8 @@ class Switch:
             set_factors(layer, *self._split.assign(name, layer, rank), bias)
             return layer
         if self._pivots and rank:
-            return pivoted_layer(self._pivot(name, rank, self._bias(name, rank)), self.model.dtype)
+            pivoted = self._pivot(name, rank, self._bias(name, rank))
+            return pivoted_layer(pivoted, self.model.dtype, self._class_of(name))
         factors = self._factors.get(name, rank)
         bias = add_biases(self.biases[name], factors.bias(rank), self.bank.dtype)
         layer = self._layer(name, bias)
@@ -189,8 +196,12 @@ class Switch:
     def _layer(self, name: str, bias: Tensor | None) -> FactorizedLinear:
         """The plain layer of a matrix, the same for all ranks."""
         if name not in self._layers:
-            self._layers[name] = empty_factorized(bias is not None)
+            self._layers[name] = empty_factorized(bias is not None, self._class_of(name))
         return self._layers[name]
+
+    def _class_of(self, name: str) -> type[FactorizedLinear]:
+        looked_up = isinstance(self.dense[name], nn.Embedding)
+        return FactorizedEmbedding if looked_up else FactorizedLinear
 
     def _pivot(self, name: str, rank: int, bias: Tensor | None) -> Pivoted:
         if name not in self._pivoted or self._pivoted[name][0] != rank:
@@ -209,10 +220,12 @@ class Switch:
         return self._biases[name, rank]
 
 
-def empty_factorized(bias: bool) -> FactorizedLinear:
-    """A FactorizedLinear without memory, whose factors `set_factors` provides."""
+def empty_factorized(
+    bias: bool, layer_class: type[FactorizedLinear] = FactorizedLinear
+) -> FactorizedLinear:
+    """A layer without memory, whose factors `set_factors` provides."""
     with torch.device("meta"):
-        return FactorizedLinear(1, 1, 1, bias).eval()
+        return layer_class(1, 1, 1, bias).eval()
 
 
 def set_factors(layer: FactorizedLinear, u: Tensor, v: Tensor, bias: Tensor | None) -> None:
@@ -221,10 +234,12 @@ def set_factors(layer: FactorizedLinear, u: Tensor, v: Tensor, bias: Tensor | No
     _set_linear(layer.factor_out, u, bias)
 
 
-def pivoted_layer(pivoted: Pivoted, dtype: torch.dtype) -> FactorizedLinear:
+def pivoted_layer(
+    pivoted: Pivoted, dtype: torch.dtype, layer_class: type[FactorizedLinear] = FactorizedLinear
+) -> FactorizedLinear:
     """A layer that computes in `dtype` with pivoted factors."""
     with torch.device("meta"):
-        layer = FactorizedLinear(2, 2, 1, pivoted.row_bias is not None, pivoted=True).eval()
+        layer = layer_class(2, 2, 1, pivoted.row_bias is not None, pivoted=True).eval()
     for linear, weight, bias in (
         (layer.factor_in, pivoted.rows, pivoted.row_bias),
         (layer.factor_out, pivoted.mix, pivoted.mix_bias),

@@ -124,7 +124,8 @@ class CalibrationModule(L.LightningModule):
         """A forward pass, and a backward pass from the loss at targets (B, T), under the hooks."""
         keep = trailing_positions(targets >= 0)
         blocks = self.collector.blocks if self.checkpointing else ()
-        with self.collector.watching(rows), with_input_gradients(self.model, blocks):
+        # The embedding's own output has no gradient, so its hook comes after that of gradients.
+        with with_input_gradients(self.model, blocks), self.collector.watching(rows):
             logits = self._logits(inputs, targets >= 0, keep, prefix)
             self._check(logits.detach(), inputs)
             ids, wanted, signs = inputs["input_ids"], targets[:, -keep:], bool(prefix)

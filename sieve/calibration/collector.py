@@ -89,7 +89,7 @@ class MomentCollector(nn.Module):
     @property
     def reads_head(self) -> bool:
         """Whether the output head, which reads only the last positions, is among the matrices."""
-        return any(matrix.layer is None for matrix in self.matrices)
+        return any(matrix.kind == "head" for matrix in self.matrices)
 
     @contextmanager
     def watching(self, examples: int) -> Iterator[None]:
@@ -168,7 +168,7 @@ class MomentCollector(nn.Module):
                 metric.update(chosen.of(z), self._weight(matrix, chosen))
             if self.powers is not None and self.largest is None:
                 # Some prefix tokens get no gradient.
-                self.powers[matrix.name][chosen.number] = torch.zeros(len(chosen.of(x)))
+                self.powers[matrix.name][chosen.number] = torch.zeros(len(chosen.of(y)))
             if self.needs_gradient:
                 weighted = z if self._by_gradient else None
                 y.register_hook(lambda g: self._take_gradient(index, metric, weighted, g, chosen))
@@ -177,7 +177,7 @@ class MomentCollector(nn.Module):
 
     def _weight(self, matrix: Matrix, chosen: "_Chosen") -> Tensor | int | None:
         """The weight of each chosen vector if no gradient decides it; None means 1."""
-        if self.weighting != "answer" or matrix.layer is None or self._answers is None:
+        if self.weighting != "answer" or matrix.kind == "head" or self._answers is None:
             return None if chosen.copies == 1 else chosen.copies
         marks = self._answers.flatten()
         return (marks if chosen.positions is None else marks[chosen.positions]).float()
@@ -185,7 +185,7 @@ class MomentCollector(nn.Module):
     def _choose(self, matrix: Matrix, z: Tensor) -> "_Chosen":
         """The vectors of z to sum: not padding; the head's at answers, an expert's tokens."""
         chosen = partial(_Chosen, number=self._passes, copies=self._copies)
-        if matrix.layer is None and self._answers is not None:
+        if matrix.kind == "head" and self._answers is not None:
             rows = self._answers[:, -z.shape[1] :].flatten().nonzero().squeeze(1)
             return chosen(rows, rows, z.shape[1])
         # An expert reads only some of the tokens.

@@ -9,9 +9,19 @@ from sieve.projections.moments import Needs
 
 
 def needs_of(projection: ProjectionConfig) -> Needs:
-    """The moments that a projection needs. A V that siblings share needs input moments."""
+    """The moments that a projection needs. A V that siblings share needs input moments.
+
+    Raises ValueError for an embedding, whose inputs are tokens, if they are of inputs.
+    """
     needs = get_projection(projection.name).needs
-    return replace(needs, input=needs.input or projection.joint)
+    needs = replace(needs, input=needs.input or projection.joint)
+    if projection.prune_embedding and (needs.input or needs.magnitude):
+        asks = "projection.joint=true" if projection.joint else f"projection={projection.name}"
+        raise ValueError(
+            f"{asks} needs vectors that a matrix reads, but an embedding reads tokens; set "
+            "projection.prune_embedding=false."
+        )
+    return needs
 
 
 def groups_of(matrices: list[Matrix], layers_at_once: int | None) -> list[list[Matrix]]:

@@ -23,6 +23,7 @@ from sieve.costs.stages import answer, calibrate, evaluate, export, fit, search
 from sieve.costs.training import learn, recover, refit
 from sieve.costs.vocabulary import vocabulary_sentence
 from sieve.model.backbone import compute_dtype
+from sieve.model.matrices import find_matrices
 from sieve.projections import get_projection
 from sieve.report.values import size
 from sieve.runtime.artifacts import write_json_atomic
@@ -91,7 +92,9 @@ def read_model(config: Config) -> tuple[PreTrainedModel, Shape, str]:
     """A run's model with fake tensors, its sizes, and in words where its shapes come from."""
     with FakeTensorMode():
         model, source = build_without_weights(config.model)
-        return model, shape_of(model, config.projection.prune_head), source
+        projection = config.projection
+        matrices = find_matrices(model, projection.prune_head, projection.prune_embedding)
+        return model, shape_of(model, matrices=matrices), source
 
 
 def stages_of(plan: Plan) -> list[Stage]:

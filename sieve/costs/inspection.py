@@ -34,7 +34,8 @@ def inspect(config: Config, run_dir: Path) -> RenderableType:
     """
     with FakeTensorMode():
         model, source = build_without_weights(config.model)
-        matrices = find_matrices(model, config.projection.prune_head)
+        projection = config.projection
+        matrices = find_matrices(model, projection.prune_head, projection.prune_embedding)
         reasons = unsupported(model)
     sizing = Sizing(config.projection.storage, config.projection.rank_multiple)
     record = {

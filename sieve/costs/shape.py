@@ -108,7 +108,7 @@ class Shape:
         streams = plan_streams(list(self.matrices), needs, shared=not by_gradient)
         flops = 0.0
         for matrix in self.matrices:
-            in_block = matrix.layer is not None
+            in_block = matrix.kind != "head"
             seen = rows.tokens * self.share(matrix) if in_block else rows.count * rows.logits
             sizes = [streams[matrix.name][1]] if matrix.name in streams else []
             sizes += [gradient_side(matrix)[1]] if needs.gradient else []

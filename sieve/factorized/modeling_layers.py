@@ -1,4 +1,4 @@
-"""Linear layers stored as two factors, each of them a plain `nn.Linear`, and skipped modules.
+"""Linear layers and embeddings stored as two factors, each an `nn.Linear`, and skipped modules.
 
 Travels with exports beside `modeling_sieve.py`.
 """
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
@@ -24,6 +24,7 @@ class FactorizedLinear(nn.Module):
     """
 
     order: Tensor | None  # (d_out,) int32
+    reader: type[nn.Linear] = nn.Linear  # of the input
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class FactorizedLinear(nn.Module):
         mixed = d_out - rank * pivoted if mixed is None else mixed
         with warnings.catch_warnings():  # Rank 0 has nothing to initialize, and torch warns.
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-            super().__setattr__("factor_in", nn.Linear(d_in, rank, bias=bias and pivoted))
+            super().__setattr__("factor_in", self.reader(d_in, rank, bias=bias and pivoted))
             self.factor_out = nn.Linear(rank, mixed, bias=bias)
         self.register_buffer("order", torch.arange(d_out, dtype=torch.int32) if pivoted else None)
 
@@ -83,6 +84,30 @@ class FactorizedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rank={self.factor_in.out_features}" + ", pivoted" * (self.order is not None)
+
+
+class Lookup(nn.Linear):
+    """The first factor of an embedding: token i reads column i of the weight (r, tokens)."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map token ids (...) to (..., r)."""
+        y = embedding(ids, self.weight.T)
+        return y if self.bias is None else y + self.bias
+
+
+class FactorizedEmbedding(FactorizedLinear):
+    """An embedding of rank r: column i of the product (d_out, d_in) of both factors is for token i.
+
+    d_in is the number of tokens.
+    """
+
+    reader = Lookup
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map token ids (...) to (..., d_out)."""
+        pivots = self.factor_in(ids)
+        y = self.factor_out(pivots)
+        return y if self.order is None else torch.cat([pivots, y], -1).index_select(-1, self.order)
 
 
 def _is_bare(factor: nn.Module) -> bool:
@@ -197,9 +222,11 @@ def factorize(
     layers: dict[str, FactorizedLinear] = {}
     for name, rank in ranks.items():
         dense = model.get_submodule(name)
-        step = 1 if isinstance(dense, nn.Linear) else -1  # Conv1D stores the weight transposed.
+        # Conv1D and an embedding store the weight transposed.
+        step = 1 if isinstance(dense, nn.Linear) else -1
         d_out, d_in = cast(Tensor, dense.weight).shape[::step]
-        layers[name] = FactorizedLinear(
+        layer_class = FactorizedEmbedding if isinstance(dense, nn.Embedding) else FactorizedLinear
+        layers[name] = layer_class(
             d_in, d_out, rank, name in biases, name in pivoted, (mixed or {}).get(name)
         )
         model.set_submodule(name, layers[name])

@@ -67,9 +67,9 @@ class Backbone:
         """The dtype that the model computes in."""
         return self.model.dtype
 
-    def matrices(self, head: bool = False) -> list[Matrix]:
-        """The prunable matrices."""
-        return find_matrices(self.model, head)
+    def matrices(self, head: bool = False, embedding: bool = False) -> list[Matrix]:
+        """The prunable matrices, with the output head and the input embedding if asked for."""
+        return find_matrices(self.model, head, embedding)
 
     @property
     def context_length(self) -> int | None:

@@ -48,10 +48,10 @@ class Matrix:
     d_out: int
     d_in: int
     kind: str
-    layer: int | None  # index of its decoder block; None for the output head
+    layer: int | None  # index of its decoder block; None for the embedding and the output head
     has_bias: bool
     source: str  # the first matrix that reads the same input; moments are kept under this name
-    tied: bool = False  # the weight is also the embedding, which stays, so factors are additional
+    tied: bool = False  # embedding and head share the weight: factors of one leave it in the other
     members: tuple[str, ...] = ()  # matrices whose rows are stacked in this one, see `siblings`
     expert: str | None = None  # path of its expert, which sees only the tokens routed to it
     feeds: str | None = None  # the matrix that all its output passes through, see `units.py`
@@ -70,7 +70,9 @@ def dense_weight(module: nn.Module) -> Tensor:
         return module.weight.T
     if isinstance(module, nn.Linear):
         return module.weight
-    raise ValueError(f"got a {type(module).__name__}, expected a Linear or Conv1D layer.")
+    if isinstance(module, nn.Embedding):
+        return module.weight.T
+    raise ValueError(f"got a {type(module).__name__}, expected a Linear, Conv1D or Embedding.")
 
 
 def dense_like(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -80,6 +82,8 @@ def dense_like(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Mod
         if isinstance(module, Conv1D):
             dense: nn.Module = Conv1D(d_out, d_in)
             weight = weight.T
+        elif isinstance(module, nn.Embedding):
+            dense, weight = nn.Embedding(d_in, d_out), weight.T
         else:
             dense = nn.Linear(d_in, d_out, bias=bias is not None)
     dense.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
@@ -149,19 +153,23 @@ def siblings(matrices: list[Matrix]) -> list[Matrix]:
     ]
 
 
-def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
+def find_matrices(
+    model: PreTrainedModel, head: bool = False, embedding: bool = False
+) -> list[Matrix]:
     """List the prunable matrices in module order.
 
     Prunable is every Linear or Conv1D inside a repeated block that reads each token exactly once in
     a forward pass, and every matrix of an expert: stacked experts are unfolded in place
-    (`modeling_experts.py`). Embeddings, routers and, without `head`, the output head are not. One
-    warning per model names the layers that cannot be factorized (see `unsupported`).
+    (`modeling_experts.py`). Routers, the embedding and the output head are not, unless asked for.
+    One warning per model names the layers that cannot be factorized (see `unsupported`).
 
     Args:
         head: list the output head too, as the last matrix, with `layer` None.
+        embedding: list the input embedding too, as the first matrix, with `layer` None. Its inputs
+            are one-hot vectors of tokens.
 
     Raises:
-        ValueError: the model has no prunable matrix.
+        ValueError: the model has no prunable matrix, or an embedding that cannot be factorized.
     """
     unfold(model)
     heads = _head(model) if head else {}
@@ -199,7 +207,8 @@ def find_matrices(model: PreTrainedModel, head: bool = False) -> list[Matrix]:
             f"{type(model).__name__} has no prunable matrix: it has no Linear or Conv1D layer in a "
             "repeated block; choose a model with such blocks."
         )
-    return _in_units(model, matrices, observation)
+    first = [_embedding(model, head)] if embedding else []
+    return first + _in_units(model, matrices, observation)
 
 
 _warned: WeakSet[nn.Module] = WeakSet()
@@ -243,8 +252,33 @@ def shares_embedding(model: PreTrainedModel) -> bool:
     """Whether the weight of the output head is the input embedding."""
     head = getattr(model.get_output_embeddings(), "weight", None)
     with suppress(NotImplementedError):
-        return head is not None and head is model.get_input_embeddings().weight
+        return head is not None and head is getattr(model.get_input_embeddings(), "weight", None)
     return False
+
+
+def _embedding(model: PreTrainedModel, head: bool) -> Matrix:
+    """The input embedding; ValueError if it cannot be factorized, or the head needs it whole."""
+    [(name, table)] = [
+        (name, m) for name, m in model.named_modules() if m is model.get_input_embeddings()
+    ]
+    tied, advice = shares_embedding(model), "set projection.prune_embedding=false"
+    if type(table) is not nn.Embedding:
+        raise ValueError(
+            f"the embedding of {type(model).__name__} is a {type(table).__name__}, expected an "
+            f"Embedding; {advice}."
+        )
+    if tied and not head:
+        raise ValueError(
+            f"the output head of {type(model).__name__} shares the embedding's weight, so both have "
+            f"to be factorized; set projection.prune_head=true, or {advice}."
+        )
+    tokens, width = table.weight.shape
+    if tokens < width:
+        raise ValueError(
+            f"the embedding has {tokens} tokens of {width} numbers, expected more tokens than "
+            f"numbers; {advice}."
+        )
+    return Matrix(name, width, tokens, "embedding", None, False, source=name, tied=tied)
 
 
 def _head(model: PreTrainedModel) -> dict[str, Layer]:

@@ -190,7 +190,7 @@ def _balanced(layer: nn.Module, factors: BankFactors) -> FactorizedLinear:
     u, v = factors.u.to(device).float(), factors.v.to(device).float()
     balance = (v.norm(dim=1) / u.norm(dim=0).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
     bias = None if layer.factor_out.bias is None else layer.factor_out.bias.detach().float()
-    copied = FactorizedLinear(v.shape[1], u.shape[0], len(v), bias is not None)
+    copied = type(layer)(v.shape[1], u.shape[0], len(v), bias is not None)
     set_factors(copied, u * balance, v / balance[:, None], bias)
     return copied
 

@@ -22,7 +22,9 @@ def batch_tokens(config: Config, task: Task, backbone: Backbone) -> int:
     if config.batch_tokens:
         return config.batch_tokens
     on_cpu, calibration = backbone.device.type == "cpu", config.calibration
-    shape = shape_of(backbone.skeleton, matrices=backbone.matrices(config.projection.prune_head))
+    projection = config.projection
+    matrices = backbone.matrices(projection.prune_head, projection.prune_embedding)
+    shape = shape_of(backbone.skeleton, matrices=matrices)
     needs = needs_of(config.projection)
     by_gradient = weighting_for(calibration.weighting, needs) in BY_GRADIENT
     streams = calibration.strategy == "stream"

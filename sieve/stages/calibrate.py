@@ -66,7 +66,8 @@ class _Calibration:
         self.streamed = isinstance(run.backbone, StreamedBackbone)
         self.needs = needs_of(run.config.projection)
         self.weighting = weighting_for(self.settings.weighting, self.needs)
-        matrices = run.backbone.matrices(run.config.projection.prune_head)
+        projection = run.config.projection
+        matrices = run.backbone.matrices(projection.prune_head, projection.prune_embedding)
         self.groups = groups_of(matrices, 1 if self.streamed else self.settings.layers_at_once)
 
     @cached_property

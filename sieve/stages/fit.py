@@ -44,8 +44,8 @@ def bank_key(
     stored = [settings.storage, settings.rank_multiple, settings.dtype, str(storage_dtype)]
     learning = [asdict(settings.learning), settings.learning_rate, seed]
     training = learning if projection.learned else None
-    head = settings.prune_head
-    return fingerprint("bank", FORMAT, moments_key, factors, stored, training, head)
+    head = [settings.prune_head, *["embedding"] * settings.prune_embedding]
+    return fingerprint("bank", FORMAT, moments_key, factors, stored, training, *head)
 
 
 def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> tuple[()]:
@@ -62,7 +62,7 @@ def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> tuple[()
         prune_head=settings.prune_head,
         joint=settings.joint,
         device=backbone.device,
-        matrix_list=backbone.matrices(settings.prune_head),
+        matrix_list=backbone.matrices(settings.prune_head, settings.prune_embedding),
     )
     loaded = backbone.blocks.loaded if isinstance(backbone, StreamedBackbone) else nullcontext
     blocks = unfinished(solver, folder)

@@ -35,8 +35,10 @@ def sizes(
         removed: parameters of tokens that left the vocabulary.
     """
     kept = bank.kept_parameters(genome)
-    # A factorized output head that is tied to the embeddings comes in addition to their table.
-    tables = sum(m.size for m, r in bank.in_use(genome).items() if m.tied and r is not None)
+    # A dense model has one table for embedding and head if they are tied, and factors of either
+    # come in addition to it.
+    tied = [m.size for m, r in bank.in_use(genome).items() if m.tied and r is not None]
+    tables = max(tied, default=0)
     unneeded = bank.unneeded(genome)
     biases = sum(m.d_out for m in bank.matrices if m.has_bias and m.name in unneeded)
     model_kept = model_parameters - removed - bank.size + kept + tables - biases
