@@ -17,6 +17,22 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
         (["search.levels=[0.5]"], "expected kept fractions from 0 to 1 with 1 among them"),
         (["projection.learning.level=1"], "projection.learning.level is 1.0, expected a kept"),
         (["projection=learned", "projection.prune_head=true"], "does not learn the output head"),
+        (
+            ["projection=learned", "projection.prune_embedding=true"],
+            "projection=learned does not learn the embedding; set projection.prune_embedding=false",
+        ),
+        (
+            ["calibration.strategy=stream", "projection.prune_embedding=true"],
+            "strategy=stream does not load the embedding as a matrix; set projection.prune_emb",
+        ),
+        (
+            ["trainer=fsdp", "projection.prune_embedding=true"],
+            "its embedding stays whole; set projection.prune_embedding=false, or trainer=ddp.",
+        ),
+        (
+            ["recovery=lora", "projection.prune_embedding=true"],
+            "cannot train an embedding; set recovery=full, or projection.prune_embedding=false.",
+        ),
         (["projection.refit_target=all"], "expected one of output, residual"),
         (["calibration.layers_at_once=0"], "expected at least 1"),
         (["recovery=lora", "recovery.rank=0"], "recovery.rank is 0, expected at least 1"),

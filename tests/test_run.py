@@ -299,9 +299,11 @@ def test_two_processes_learn_what_one_learns(world: Path) -> None:
         torch.testing.assert_close(products[0], products[1], rtol=1e-3, atol=1e-4)
 
 
-def test_a_pruned_head_is_counted_exported_and_drawn(world: Path) -> None:
-    result = finished(world, "head", "projection.prune_head=true", "tolerance=0.9", cache="head")
-    assert result["matrices"][-1]["kind"] == "head"
+def test_a_pruned_head_and_embedding_are_counted_exported_and_drawn(world: Path) -> None:
+    pruned = ["projection.prune_head=true", "projection.prune_embedding=true"]
+    result = finished(world, "head", *pruned, "tolerance=0.9", cache="head")
+    kinds = [matrix["kind"] for matrix in result["matrices"]]
+    assert (kinds[0], kinds[-1]) == ("embedding", "head")
     loaded = AutoModelForCausalLM.from_pretrained(world / "head/export")
     held = sum(parameter.numel() for parameter in loaded.parameters())
     assert held == result["parameters"]["model_kept"]

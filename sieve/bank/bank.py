@@ -146,6 +146,7 @@ class Solver:
     damping: float | None = None
     prune_head: bool = False
     joint: bool = False
+    prune_embedding: bool = False
     device: torch.device | None = None
     matrix_list: Sequence[Matrix] | None = None
 
@@ -160,7 +161,9 @@ class Solver:
     @cached_property
     def matrices(self) -> list[Matrix]:
         """The prunable matrices of the model."""
-        return list(self.matrix_list or find_matrices(self.model, self.prune_head))
+        return list(
+            self.matrix_list or find_matrices(self.model, self.prune_head, self.prune_embedding)
+        )
 
     @cached_property
     def groups(self) -> list[Matrix]:
@@ -222,6 +225,7 @@ def fit(
     damping: float | None = None,
     prune_head: bool = False,
     joint: bool = False,
+    prune_embedding: bool = False,
 ) -> Bank:
     """Solve every matrix of `model` for every rank at once, in closed form.
 
@@ -234,10 +238,10 @@ def fit(
         key: the bank's fingerprint, by default derived from the factors and these settings.
         prune_head: also solve the output head; the moments must include it.
         joint: also solve groups of siblings; this needs moments of the inputs.
+        prune_embedding: also solve the input embedding; the moments must include it.
     """
-    solver = Solver(
-        model, moments, projection, storage, rank_multiple, dtype, damping, prune_head, joint
-    )
+    options = (dtype, damping, prune_head, joint, prune_embedding)
+    solver = Solver(model, moments, projection, storage, rank_multiple, *options)
     factors = {}
     for gene in track([*solver.matrices, *solver.groups], "Fitting"):
         factors[gene.name] = solver.solve(gene)

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.bank.switch import merged
-from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.factorized.modeling_layers import FactorizedEmbedding, FactorizedLinear
 from sieve.model.backbone import input_names, place
 from sieve.model.matrices import dense_like
 
@@ -176,6 +176,8 @@ def replaced_layers(model: PreTrainedModel) -> Iterator[dict[str, FactorizedLine
 
 def _fastest_form(layer: FactorizedLinear) -> nn.Module:
     """Two Linears, one, or a bias: the fewest weights without a permutation."""
+    if isinstance(layer, FactorizedEmbedding):
+        return layer
     weight, bias = merged(layer)
     d_out, d_in = weight.shape
     inner, outer = layer.factor_in, layer.factor_out

@@ -269,8 +269,8 @@ def _embedding(model: PreTrainedModel, head: bool) -> Matrix:
         )
     if tied and not head:
         raise ValueError(
-            f"the output head of {type(model).__name__} shares the embedding's weight, so both have "
-            f"to be factorized; set projection.prune_head=true, or {advice}."
+            f"the output head of {type(model).__name__} shares the embedding's weight, so it has "
+            f"to be factorized too; set projection.prune_head=true, or {advice}."
         )
     tokens, width = table.weight.shape
     if tokens < width:

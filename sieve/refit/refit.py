@@ -137,6 +137,11 @@ class _Sequence:
         writers = {m.feeds or m.name for m in self.bank.matrices if m.name in unneeded}
         # A removed writer and what feeds it read nothing. None leaves them as they are.
         self.ranks = self.bank.ranks(genome) | dict.fromkeys(unneeded | writers)
+        self.embedding = [
+            m.name
+            for m in self.bank.matrices
+            if m.kind == "embedding" and self.ranks[m.name] is not None
+        ]
         self.weights, self.held_out, self.residual = weights, held_out, residual
         self.lost: list[Tensor] = []  # (N, hidden) per batch: dense minus pruned residual stream
         self.masks: list[list[Tensor | None]] = []  # (B * T,) per batch and pass: no padding
@@ -149,13 +154,17 @@ class _Sequence:
         """The factors of all matrices, and the names of the matrices that changed."""
         blocks = blocks_of(self.bank.matrices)
         calls, dense = [], list[Passes]()
-        for batch in batches:
-            passes = block_calls(self.model, _on_device(batch, self.model.device), list(blocks))
-            calls.append(passes.calls)
-            dense.append(passes.hidden)
-            self.masks.append(passes.masks)
-            self.copies.append(passes.copies)
+        with self.switch.lifted(self.embedding):
+            for batch in batches:
+                passes = block_calls(self.model, _on_device(batch, self.model.device), list(blocks))
+                calls.append(passes.calls)
+                dense.append(passes.hidden)
+                self.masks.append(passes.masks)
+                self.copies.append(passes.copies)
         pruned = list(dense)
+        if self.embedding:
+            on_device = [_on_device(batch, self.model.device) for batch in batches]
+            pruned = [block_calls(self.model, b, list(blocks)).hidden for b in on_device]
         for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting")):
             block = self.model.get_submodule(path)
             calls_of_block = [call[index] for call in calls]

@@ -72,8 +72,11 @@ class StreamedBackbone(Backbone):
         """Number of parameters, tied ones once."""
         return self._parameters
 
-    def matrices(self, head: bool = False) -> list[Matrix]:
-        """The prunable matrices; whether the head is one was set when the model was loaded."""
+    def matrices(self, head: bool = False, embedding: bool = False) -> list[Matrix]:
+        """The prunable matrices; whether the head is one was set when the model was loaded.
+
+        The embedding is none: it stays whole.
+        """
         return self.blocks.matrices
 
 

@@ -14,7 +14,8 @@ def each_model_is_built_once(monkeypatch):
     build = sieve.costs.dry_run.read_model
 
     def once(config):
-        key = str((config.model, config.projection.prune_head))
+        settings = config.projection
+        key = str((config.model, settings.prune_head, settings.prune_embedding))
         if key not in _models:
             _models[key] = build(config)
         return _models[key]

@@ -5,9 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from models import tiny_llama
-from sieved import banked, mixed
+from sieved import banked, mixed, tokens, uniform
 from torch import Tensor
-from trainings import QUICK, module_of
+from trainings import BATCHES, QUICK, evaluated, module_of, trainer
+
+from sieve.bank.bank import fit
+from sieve.calibration.calibration import calibrate
+from sieve.model.matrices import find_matrices
+from sieve.recovery.recovery import numbered, recover
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
@@ -44,3 +49,16 @@ def _spread(change: Tensor) -> float:
     """The largest singular value over the smallest."""
     values = torch.linalg.svdvals(change)
     return float(values[0] / values[-1])
+
+
+def test_an_embedding_is_trained_like_any_matrix() -> None:
+    model = tiny_llama()
+    moments = calibrate(model, [{"input_ids": tokens(4, 16)}], find_matrices(model, embedding=True))
+    bank = fit(model, moments, prune_embedding=True)
+    name = bank.names[0]
+    module = module_of(model, bank, uniform(bank, 0.3), replace(QUICK, method="full"))
+    result = recover(module, numbered(BATCHES), evaluated(module), trainer)
+    assert result.taken
+    rank = result.bank.ranks(result.genome)[name]
+    before, after = (b.factors[name].cut(rank) for b in (bank, result.bank))
+    assert rank and not torch.allclose(before.u @ before.v, after.u @ after.v, atol=1e-3)
