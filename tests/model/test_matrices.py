@@ -226,8 +226,15 @@ def test_dense_weight_is_a_view_and_dense_like_builds_the_same_layer():
 
 
 def test_dense_weight_of_another_layer_is_refused():
-    with pytest.raises(ValueError, match="got a Embedding, expected a Linear or Conv1D"):
-        dense_weight(nn.Embedding(2, 3))
+    with pytest.raises(ValueError, match="got a LayerNorm, expected a Linear, Conv1D or Embedding"):
+        dense_weight(nn.LayerNorm(3))
+
+
+def test_the_weight_of_an_embedding_has_a_column_for_each_token():
+    table = nn.Embedding(5, 3)
+    assert torch.equal(dense_weight(table), table.weight.T)
+    again = dense_like(table, dense_weight(table), None)
+    assert isinstance(again, nn.Embedding) and torch.equal(again.weight, table.weight)
 
 
 @pytest.mark.parametrize(
