@@ -10,13 +10,31 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 import sieve
+from sieve.serve import completions
+
+
+def test_a_folder_of_a_run_stands_for_its_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    exported = run / "export"
+    for folder in (run, other):
+        (folder / "export").mkdir(parents=True)
+        (folder / "export" / "task.json").write_text("{}")
+    commands: list[list[str]] = []
+    monkeypatch.setattr("transformers.cli.transformers.main", lambda: commands.append(sys.argv))
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    for folder in (run, exported):
+        completions.main([str(folder), "--port", "1", "gpt2"])
+    assert commands == [["transformers", "serve", str(exported), "--port", "1", "gpt2"]] * 2
+    with pytest.raises(SystemExit) as end:
+        completions.main([str(tmp_path)])
+    assert end.value.code == 1 and "has the exports of 2 runs" in caplog.text
 
 
 @pytest.mark.slow
 def test_completions_equal_generate(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openai", reason="transformers serves with packages of its own")
-    from sieve.serve.completions import main
-
     body = {"model": str(exported), "prompt": "a good movie", "max_tokens": 6}
     responses: list[httpx.Response] = []
 
@@ -28,7 +46,9 @@ def test_completions_equal_generate(exported: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setenv("HF_HUB_DISABLE_UPDATE_CHECK", "1")
     with pytest.raises(SystemExit) as end:
-        main([str(exported), "--trust-remote-code", "--device", "cpu", "--dtype", "float32"])
+        completions.main(
+            [str(exported), "--trust-remote-code", "--device", "cpu", "--dtype", "float32"]
+        )
     assert end.value.code == 0
     [response] = responses
     assert response.status_code == 200, response.text
