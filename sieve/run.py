@@ -179,9 +179,14 @@ def _show_result(result: Mapping[str, Any], run_dir: Path) -> None:
 def main() -> None:
     """Entry point of `python -m sieve.run` and of the console script `sieve`.
 
-    `sieve data +task=...` is short for `inspect=data`.
+    `sieve data +task=...` is short for `inspect=data`, `sieve predict` for `python -m
+    sieve.predict`.
     """
     arguments = sys.argv[1:]
+    if arguments[:1] == ["predict"]:
+        from sieve.predict.__main__ import main as predict
+
+        return predict(arguments[1:])
     if arguments[:1] == ["data"]:
         arguments[0] = "inspect=data"
     sweeps = [word for word in arguments if word in ("--multirun", "-m")]  # Hydra wants them last.

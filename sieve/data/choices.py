@@ -52,10 +52,18 @@ class ScoringBatch(ScoredBatch):
         """Scored tokens of the choices (N, C); 0 where an example has fewer choices."""
         return self.token_mask.sum(-1)
 
+    def logprobs(self, model: PreTrainedModel, prefix_cache: PrefixCache | None = None) -> Tensor:
+        """Log-likelihoods of the choices (N, C), see `choice_logprobs`."""
+        prefix_cache = prefix_cache or PrefixCache(lends=False)
+        return choice_logprobs(self._logits(model, prefix_cache), self)
+
+    def _logits(self, model: PreTrainedModel, prefix_cache: PrefixCache) -> Tensor:
+        return prefix_cache.forward(model, as_inputs(self), self.keep, self.prefix)
+
     def _outcome(
         self, model: PreTrainedModel, reference: Reference | None, prefix_cache: PrefixCache
     ) -> Outcome:
-        logits = prefix_cache.forward(model, as_inputs(self), self.keep, self.prefix)
+        logits = self._logits(model, prefix_cache)
         logprobs = choice_logprobs(logits, self)
         finite = logprobs.amax(1).isfinite()  # False also if a single choice is NaN.
         best = torch.where(finite, logprobs.argmax(1), NOT_FINITE)

@@ -1,6 +1,6 @@
 """task.json in an export: how a row becomes a prompt and answers, but not where the rows are.
 
-With it an exported model can answer its task; `python -m sieve.serve` reads it.
+With it an exported model can answer its task; `sieve.serve` and `sieve.predict` read it.
 """
 
 import json
@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from sieve.runtime.artifacts import write_json_atomic
-from sieve.tasks import classification, multiple_choice
+from sieve.tasks import classification, free_text, multiple_choice, ranking
+from sieve.tasks.build import writing_of
 from sieve.tasks.config import TaskConfig
 from sieve.tasks.example import Example, Row
+from sieve.tasks.metrics import metric_of
 from sieve.tasks.prompts import RowReader
+from sieve.tasks.task import Task
 
 NAME = "task.json"
 FORMAT = 1
@@ -28,35 +31,82 @@ class TaskFile:
     def question(self, row: Row, where: str = "the row") -> Example:
         """The example of a row without an answer; its `answer` is 0.
 
-        Raises ValueError if a field is missing or the options are invalid.
+        A text of a perplexity task that is empty has no choices. Raises ValueError if a field is
+        missing or the options are invalid.
         """
-        reader = RowReader(self.config)
-        if self.config.kind == "classification":
+        reader, kind = RowReader(self.config), self.config.kind
+        if kind == "classification":
             return classification.to_question(row, reader, self.config.labels, where)
+        if kind == "ranking":
+            return ranking.to_question(row, reader, where)
+        if kind == "generation":
+            return free_text.to_question(row, reader, where)
+        if kind == "perplexity":
+            return free_text.to_text(row, reader, where) or Example("", (), 0)
         example = multiple_choice.to_question(row, reader, where, repeated=True)
         # An option that occurs twice counts once.
         return replace(example, choices=tuple({c.strip(): c for c in example.choices}.values()))
+
+    def labelled(self, row: Row) -> Example | None:
+        """The example of a row with its right answer; None if the row has no valid answer."""
+        reader, kind = RowReader(self.config), self.config.kind
+        try:
+            if kind == "classification":
+                return classification.to_example(row, reader, self.config.labels, "")
+            if kind == "ranking":
+                return ranking.to_example(row, reader, "")
+            if kind == "generation":
+                return free_text.to_generation(row, reader, "")
+            return multiple_choice.to_example(row, reader, "")
+        except ValueError:
+            return None
 
     def words(self, example: Example) -> list[str]:
         """The answers of an example without the delimiter."""
         return [choice.removeprefix(self.config.delimiter) for choice in example.choices]
 
+    def options(self, row: Row, example: Example) -> list[str]:
+        """As `words`; for a ranking the texts of a row's options."""
+        if self.config.kind != "ranking":
+            return self.words(example)
+        return list(multiple_choice.read_options(row, RowReader(self.config), "").values())
+
+    def task(self) -> Task:
+        """The task without rows, as a model reads it."""
+        config, writes = self.config, self.config.kind == "generation"
+        return Task(
+            name=config.name,
+            domain=config.domain,
+            metric=metric_of(config.kind, None),
+            splits={},
+            report={},
+            chat=config.chat,
+            delimiter=config.delimiter,
+            normalize=config.normalize,
+            labels=tuple(config.labels),
+            kind=config.kind,
+            writing=writing_of(config) if writes else None,
+            unit=config.unit,
+            preamble=config.preamble,
+        )
+
     def columns(self) -> dict[str, list[str]]:
         """The fields that a row needs; for each the columns that may contain it."""
         config, names = self.config, RowReader(self.config).names
         if config.kind != "multiple_choice":
-            return {name: self._paths(name) for name in names}
+            return {name: self.paths(name) for name in names}
         options = config.options_field  # {options} in a prompt is rendered from this field.
         names = [name for name in names if name != "options" or options == "options"]
-        paths = {name: self._paths(name) for name in (*names, options)}
+        paths = {name: self.paths(name) for name in (*names, options)}
         paths[options] += self.option_columns()
         return paths
 
     def option_columns(self) -> list[str]:
         """The columns with one option each, which a row may have instead of the options field."""
-        return [path for column in self.config.option_columns for path in self._paths(column)]
+        return [path for column in self.config.option_columns for path in self.paths(column)]
 
-    def _paths(self, name: str) -> list[str]:
+    def paths(self, name: str) -> list[str]:
+        """The columns that may contain a field of a row."""
         return list(self.config.fields.get(name, [name]))
 
 
@@ -95,8 +145,9 @@ def find_export(folder: str | Path) -> Path:
 
 
 def read_task(folder: str | Path) -> TaskFile:
-    """The task of an export; ValueError if its file is missing or invalid."""
-    path = Path(folder).expanduser() / NAME
+    """The task of an export, or of a task.json; ValueError if it is missing or invalid."""
+    path = Path(folder).expanduser()
+    path = path if path.is_file() else path / NAME
     if not path.is_file():
         raise ValueError(
             f"{folder} has no {NAME}, expected an export that a run has written; run "

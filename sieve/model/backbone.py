@@ -74,11 +74,7 @@ class Backbone:
     @property
     def context_length(self) -> int | None:
         """The longest input in tokens; None if the model sets no limit."""
-        limit = context_length(self.skeleton)
-        if limit is not None and is_classifier(self.skeleton):
-            # Some encoders include padding positions in their own limit.
-            return min(limit, self.tokenizer.model_max_length)
-        return limit
+        return usable_length(self.skeleton, self.tokenizer)
 
     @property
     def parameters(self) -> int:
@@ -93,6 +89,15 @@ def context_length(model: PreTrainedModel) -> int | None:
         if isinstance(length := getattr(text, key, None), int):
             return length
     return None
+
+
+def usable_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """As `context_length`, but at most what the tokenizer of a classifier says."""
+    limit = context_length(model)
+    if limit is not None and is_classifier(model):
+        # Some encoders include padding positions in their own limit.
+        return min(limit, tokenizer.model_max_length)
+    return limit
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from sieve.runtime.progress import output
+from sieve.serve.options import add_model_options, at_least_one, check_device
 
 log = logging.getLogger("sieve.serve")
 BACKLOG = 2048  # connections that may wait to be accepted
@@ -28,9 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("folder", help="a run's folder or its export, such as runs/medqa/.../export")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=port, default=8000, help="port to listen on; 0 takes a free one")
-    add("--device", default="cpu", help="cpu, cuda or cuda:1")
-    dtypes = ("auto", "float32", "bfloat16", "float16")
-    add("--dtype", default="auto", choices=dtypes, help="auto: as stored if fast, else float32")
+    add_model_options(parser)
     for name, default, text in (
         ("max-rows", 256, "the most rows of one request"),
         ("max-body-bytes", 1_000_000, "the most bytes of one request"),
@@ -39,13 +38,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         add(f"--{name}", type=at_least_one, default=default, help=text)
     return parser.parse_args(arguments)
-
-
-def at_least_one(text: str) -> int:
-    """Parse a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
 
 
 def port(text: str) -> int:
@@ -104,19 +96,6 @@ def serve(options: argparse.Namespace) -> None:
         output.print(f"{engine.task.config.name} on {address}", highlight=False, soft_wrap=True)
         config = uvicorn.Config(app, log_level="warning", backlog=BACKLOG)
         uvicorn.Server(config).run(sockets=[listening])
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError if torch cannot use a device."""
-    import torch
-
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device is {name!r}, which torch cannot use here, expected cpu, or cuda with a GPU "
-            "and a build of torch for it."
-        ) from error
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from sieve.serve.body import Limits, read_rows, request_schema
-from sieve.serve.engine import Engine, NotFinite, QueueFull
+from sieve.serve.engine import Engine, NotFinite, QueueFull, probabilities
 
 PAGE = Path(__file__).with_name("page.html")
 REFUSALS = (
@@ -166,15 +166,13 @@ async def answer_rows(rows: list[dict[str, object]], engine: Engine) -> list[Ans
 
 def to_answer(words: list[str], logprobs: list[float]) -> Answer:
     """The most likely choice, and the probability of each among the choices."""
-    top = max(logprobs)
-    weights = [math.exp(value - top) for value in logprobs]
-    index = logprobs.index(top)
+    index = logprobs.index(max(logprobs))
     choices = [
         Choice(
             label=word,
-            probability=weight / sum(weights),
+            probability=probability,
             loglikelihood=value if math.isfinite(value) else None,
         )
-        for word, weight, value in zip(words, weights, logprobs, strict=True)
+        for word, probability, value in zip(words, probabilities(logprobs), logprobs, strict=True)
     ]
     return Answer(label=words[index], index=index, choices=choices)

@@ -18,13 +18,12 @@ from pathlib import Path
 
 import torch
 
-from sieve.data.batches import as_inputs
-from sieve.data.choices import choice_logprobs, encoded_batches
+from sieve.data.choices import encoded_batches
 from sieve.data.encoding import EncodedExample, encode_examples
 from sieve.exports.loading import load
 from sieve.exports.onnx import OnnxModel
 from sieve.exports.task_file import TaskFile, read_task
-from sieve.model.backbone import context_length, forward, is_classifier, pad_token_id
+from sieve.model.backbone import context_length, is_classifier, pad_token_id
 from sieve.tasks.example import Example
 
 log = logging.getLogger(__name__)
@@ -50,16 +49,33 @@ class PendingRequest:
 
 def _answer(request: PendingRequest, logprobs: LogProbs) -> None:
     """Give a request its log-likelihoods, or an error where they are not finite."""
-    broken = sum(not math.isfinite(max(row)) or any(map(math.isnan, row)) for row in logprobs)
-    if not broken:
+    try:
+        check_finite(logprobs, "start the server with")
+    except NotFinite as error:
+        log.error("%s", error)
+        request.logprobs.set_exception(error)
+    else:
         request.logprobs.set_result(logprobs)
-        return
-    error = NotFinite(
-        f"the model's log-likelihoods are not finite (NaN or infinity) on {broken} of "
-        f"{len(logprobs)} rows; start the server with --dtype float32."
-    )
-    log.error("%s", error)
-    request.logprobs.set_exception(error)
+
+
+def check_finite(logprobs: LogProbs, advice: str) -> None:
+    """Raise NotFinite if the log-likelihoods of a row have no largest one.
+
+    advice: precedes "--dtype float32".
+    """
+    broken = sum(not math.isfinite(max(row)) or any(map(math.isnan, row)) for row in logprobs)
+    if broken:
+        raise NotFinite(
+            f"the model's log-likelihoods are not finite (NaN or infinity) on {broken} of "
+            f"{len(logprobs)} rows; {advice} --dtype float32."
+        )
+
+
+def probabilities(logprobs: Sequence[float]) -> list[float]:
+    """The probability of each choice of a row among its choices."""
+    top = max(logprobs)
+    weights = [math.exp(value - top) for value in logprobs]
+    return [weight / sum(weights) for weight in weights]
 
 
 class Engine:
@@ -193,8 +209,7 @@ class Engine:
         scores: LogProbs = [[] for _ in rows]
         for batch in encoded_batches(rows, pad_token_id(self.tokenizer), self.batch_tokens):
             batch = batch.to(self.model.device)
-            logits = forward(self.model, as_inputs(batch), batch.keep)
-            logprobs = choice_logprobs(logits, batch).tolist()
+            logprobs = batch.logprobs(self.model).tolist()
             for index, row in zip(batch.examples.tolist(), logprobs, strict=True):
                 scores[index] = row[: len(rows[index].choices)]
         return scores

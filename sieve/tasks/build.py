@@ -115,7 +115,7 @@ def _with_shots(
         labels=rows.labels,
         kind=config.kind,
         row_metric=row_metric,
-        writing=_writing(config) if config.kind == "generation" else None,
+        writing=writing_of(config) if config.kind == "generation" else None,
         unit=config.unit,
         preamble=preamble,
         scoring=scoring_key(config),
@@ -148,7 +148,8 @@ def _divide(rows: RenderedRows, config: TaskConfig, seed: int) -> Division[Examp
     return division
 
 
-def _writing(config: TaskConfig) -> Writing:
+def writing_of(config: TaskConfig) -> Writing:
+    """How the answers of a generation task are written and read."""
     stop = tuple(text.replace("\\n", "\n") for text in config.stop)
     return Writing(config.max_new_tokens, stop, config.extract, config.extract_last)
 

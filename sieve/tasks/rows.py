@@ -76,7 +76,7 @@ def read_rows(config: TaskConfig) -> dict[str, SourceSplit]:
         whole = Path(config.data_dir).expanduser().is_file()  # The other splits are carved out.
         wanted = {"calibration": next(iter(files))} if whole else config.splits
         names = _resolve_roles(config, wanted, files)
-        splits = {name: _read_file(config, files[name]) for name in names.values()}
+        splits = {name: read_file(config, files[name]) for name in names.values()}
     elif config.almanac is not None:
         from sieve.tasks.almanac import almanac_rows
 
@@ -113,7 +113,7 @@ def read_unlabelled(config: TaskConfig) -> SourceSplit | None:
     path = _split_files(config, folder).get(UNLABELLED)
     if path is None or folder.is_file():
         return None
-    rows = _read_file(config, path)
+    rows = read_file(config, path)
     if not any(True for _ in rows):
         raise ValueError(
             f"task '{config.name}': {path} is empty, expected rows without labels; add rows or "
@@ -185,7 +185,11 @@ def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _read_file(config: TaskConfig, path: Path) -> Iterable[Row]:
+def read_file(config: TaskConfig, path: Path) -> Iterable[Row]:
+    """The rows of one file; none if it is empty. ValueError if it cannot be read.
+
+    path: with an extension of `EXPECTED`.
+    """
     with _explain_errors(config, path):
         with path.open("rb") as file:
             lines = islice((line for line in file if not line.isspace()), 2)
@@ -242,7 +246,7 @@ def _load_table(path: Path, cache_dir: str | None) -> Dataset:
     # An empty cell is empty text and "NA" is a word, not a missing number.
     options = {}
     if path.suffix == ".csv":
-        options = {"keep_default_na": False, "sep": _separator(path)}
+        options = {"keep_default_na": False, "sep": separator_of(path)}
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # Errors are raised anyway.
     return datasets.load_dataset(
@@ -255,7 +259,7 @@ def _load_table(path: Path, cache_dir: str | None) -> Dataset:
     )
 
 
-def _separator(path: Path) -> str:
+def separator_of(path: Path) -> str:
     """The character that separates most columns in the header of a CSV file."""
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline()
