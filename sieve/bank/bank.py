@@ -243,7 +243,7 @@ def fit(
     options = (dtype, damping, prune_head, joint, prune_embedding)
     solver = Solver(model, moments, projection, storage, rank_multiple, *options)
     factors = {}
-    for gene in track([*solver.matrices, *solver.groups], "Fitting"):
+    for gene in track([*solver.matrices, *solver.groups], "Fitting", unit="matrices"):
         factors[gene.name] = solver.solve(gene)
     if key is None:
         digests = {name: stored.digest() for name, stored in factors.items()}
@@ -276,7 +276,7 @@ def fit_blocks(
             model gather the weights of each other's blocks together.
         loaded: a context that loads the weights of a matrix, by its name.
     """
-    for start in track(range(0, len(blocks), world_size), "Fitting"):
+    for start in track(range(0, len(blocks), world_size), "Fitting", unit="blocks"):
         turn = blocks[start : start + world_size]
         own = turn[rank] if rank < len(turn) else None
         weights = _gathered(solver, turn, own) if is_sharded(solver.model) else {}

@@ -283,7 +283,7 @@ def learn(
     module = LearningModule(model, ranks, moments, tied, init, learning_rate, seed)
     optimizer, loader = module.configure_optimizers(), every_batch(batches, seed)
     steps = chain.from_iterable(repeat(loader, epochs))
-    for step, batch in enumerate(track(steps, "Learning", epochs * len(batches))):
+    for step, batch in enumerate(track(steps, "Learning", epochs * len(batches), "steps")):
         if step % len(batches) == 0:
             module.on_train_epoch_start()
         module.learn_batch(batch, optimizer)

@@ -19,7 +19,13 @@ from transformers import PreTrainedModel
 from sieve.calibration.answer_loss import answer_loss
 from sieve.calibration.collector import MomentCollector
 from sieve.calibration.faults import find_fault
-from sieve.data.batches import as_inputs, as_targets, present_tensors, trailing_positions
+from sieve.data.batches import (
+    as_inputs,
+    as_targets,
+    count_tokens,
+    present_tensors,
+    trailing_positions,
+)
 from sieve.data.encoding import Tokens
 from sieve.data.prefix import prefix_of, run_prefix, run_rows, whole_rows, without_prefix
 from sieve.distributed.sharding import Turns
@@ -192,7 +198,8 @@ def calibrate(
         options = {"answers": "margin", "weighting": needs.weighting} | options
     with torch.inference_mode(False):  # Inference mode would make sums read-only.
         module = CalibrationModule(model, matrices, needs, **options).to(model.device)
-    for index, batch in enumerate(track(batches, "Calibrating")):
+    shown = track(batches, "Calibrating", unit="tokens", size=count_tokens)
+    for index, batch in enumerate(shown):
         names = ("input_ids", "attention_mask", "position_ids", "targets")
         module.predict_step(
             {k: v.to(model.device) for k, v in present_tensors(batch, names).items()}, index

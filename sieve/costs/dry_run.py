@@ -5,6 +5,7 @@ Takes seconds for any size, without weights and without a GPU. Shows a table and
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from sieve.config import Config, shards
-from sieve.costs.lengths import lengths_of
+from sieve.costs.lengths import Lengths, lengths_of
 from sieve.costs.plan import KEPT, Plan, Stage
-from sieve.costs.probe import GIB, find_device
+from sieve.costs.probe import GIB, MIN_SECONDS, find_device
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Shape, build_without_weights, shape_of
 from sieve.costs.stages import answer, calibrate, evaluate, export, fit, search
@@ -53,6 +54,29 @@ def dry_run(config: Config, run_dir: Path, sweeper: Sweeper | None = None) -> Re
 def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
     """The plan of a run, and in words where the model's shapes come from."""
     model, shape, source = read_model(config)
+    tasks = (config.task, *config.also.values())
+    lengths, *others = [lengths_of(task, config, model) for task in tasks]
+    long, prompt = lengths, config.recovery.student_prompt
+    if prompt is not None:
+        lengths = lengths_of(student_config(config.task, prompt), config, model)
+    plan = plan_of(config, model, shape, (lengths, long, others), sweeper)
+    return replace(plan, vocabulary=vocabulary_sentence(config, model)), source
+
+
+def plan_of(
+    config: Config,
+    model: PreTrainedModel,
+    shape: Shape,
+    lengths: tuple[Lengths, Lengths, Sequence[Lengths]],
+    sweeper: Sweeper,
+    min_seconds: float = MIN_SECONDS,
+) -> Plan:
+    """The plan of a run with a model and tasks.
+
+    Args:
+        lengths: of the task as the pruned model reads it, as the dense model does, and of `also`.
+        min_seconds: that a measurement of this machine takes.
+    """
     stored = str(getattr(model.config, "dtype", None) or "float32").removeprefix("torch.")
     if config.model.adapter:  # Merged in float32.
         stored = "float32"
@@ -62,20 +86,17 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
     kind = torch.device("cpu" if accelerator == "cpu" else "cuda")
     dtype = compute_dtype(config.model.dtype, getattr(torch, stored), kind)
     compute = str(dtype).removeprefix("torch.")
-    tasks = (config.task, *config.also.values())
-    lengths, *others = [lengths_of(task, config, model) for task in tasks]
-    long, prompt = lengths, config.recovery.student_prompt
-    if prompt is not None:
-        lengths = lengths_of(student_config(config.task, prompt), config, model)
     devices = config.trainer.get("devices", 1)
     count = len(devices) if isinstance(devices, list) else devices
     if not isinstance(count, int) or count < 1:
         count = max(1, torch.cuda.device_count())
-    plan = Plan(
+    dtypes = {"float32", "float64", compute}
+    own, long, others = lengths
+    return Plan(
         config,
         shape,
-        lengths,
-        find_device(config.device, accelerator, {"float32", "float64", compute}),
+        own,
+        find_device(config.device, accelerator, dtypes, min_seconds),
         compute=compute,
         stored=stored,
         devices=count,
@@ -83,9 +104,7 @@ def make_plan(config: Config, sweeper: Sweeper) -> tuple[Plan, str]:
         sweeper=sweeper,
         others=tuple(others),
         long=long,
-        vocabulary=vocabulary_sentence(config, model),
     )
-    return plan, source
 
 
 def read_model(config: Config) -> tuple[PreTrainedModel, Shape, str]:

@@ -66,8 +66,8 @@ def lengths_of(config: TaskConfig, run: Config, model: PreTrainedModel) -> Lengt
         if tokenizer := local_tokenizer(run.model):
             for longer in tasks[:-1]:
                 with suppress(ValueError):  # Its prompts exceed the context.
-                    return _measured(longer, run, tokenizer, model)
-            return _measured(tasks[-1], run, tokenizer, model)
+                    return measured(longer, run, tokenizer, model)
+            return measured(tasks[-1], run, tokenizer, model)
         task = tasks[0]
         rows = _rows_of(task)
         source = f"rows counted, lengths {source}"
@@ -128,10 +128,13 @@ def reader_of(config: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrai
     return Reader(tokenizer, context_length(model), classes, sharing=sharing)
 
 
-def _measured(
+def measured(
     task: Task, run: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Lengths:
-    """The sizes of a task, measured on batches of its first rows."""
+    """The sizes of a task, measured on batches of its first rows.
+
+    model: its tensors may have no memory.
+    """
     reader = reader_of(run, tokenizer, model)
     first = {role: examples[:SAMPLED] for role, examples in task.splits.items()}
     some, tokens = replace(task, splits=first), run.batch_tokens or CPU_TOKENS

@@ -6,6 +6,7 @@ Measuring takes about a second: a matrix product in each dtype, an eigendecompos
 import os
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.utils.benchmark import Timer
@@ -24,10 +25,12 @@ GPU_SCALE = 8  # how much wider the matrices are that a GPU multiplies and decom
 CPU_UTILIZATION, CPU_LAYER_MS = 0.5, 0.3
 
 
-def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> DeviceConfig:
+def find_device(
+    settings: DeviceConfig, accelerator: str, dtypes: set[str], min_seconds: float = MIN_SECONDS
+) -> DeviceConfig:
     """The device of a run that computes in `dtypes`, with every figure.
 
-    Figures that `settings` leaves out are measured on this machine.
+    Figures that `settings` leaves out are measured on this machine, each for `min_seconds`.
 
     Raises ValueError if a named device lacks a figure, or if the run needs a GPU to measure and
     this machine has none.
@@ -46,20 +49,21 @@ def find_device(settings: DeviceConfig, accelerator: str, dtypes: set[str]) -> D
             "such as device=h100."
         )
     settings = replace(settings, accelerator=kind)
-    return _measured(settings, dtypes) if missing else settings
+    return _measured(settings, dtypes, min_seconds) if missing else settings
 
 
-def _measured(settings: DeviceConfig, dtypes: set[str]) -> DeviceConfig:
+def _measured(settings: DeviceConfig, dtypes: set[str], min_seconds: float) -> DeviceConfig:
+    seconds = partial(_seconds, min_seconds=min_seconds)
     on_cpu, threads = settings.accelerator == "cpu", torch.get_num_threads()
     device, scale = torch.device("cpu" if on_cpu else "cuda"), 1 if on_cpu else GPU_SCALE
     tflops = dict(settings.tflops)
     for dtype in sorted(dtypes - tflops.keys()):
         ones = torch.ones(scale * SIDE, scale * SIDE, device=device, dtype=getattr(torch, dtype))
-        tflops[dtype] = 2 * len(ones) ** 3 / _seconds("a @ a", ones) / 1e12
+        tflops[dtype] = 2 * len(ones) ** 3 / seconds("a @ a", ones) / 1e12
     random = torch.randn(scale * EIGH_SIDE, scale * EIGH_SIDE, dtype=torch.float64, device=device)
-    eigh = EIGH * len(random) ** 3 / _seconds("torch.linalg.eigh(a)", random @ random.T)
+    eigh = EIGH * len(random) ** 3 / seconds("torch.linalg.eigh(a)", random @ random.T)
     floats = torch.zeros(COPIED, device=device)
-    copied = 2 * floats.nbytes / _seconds("a.clone()", floats) / 1e9
+    copied = 2 * floats.nbytes / seconds("a.clone()", floats) / 1e9
     if on_cpu:
         name = f"cpu ({counted(threads, 'thread')})"
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -81,10 +85,10 @@ def _measured(settings: DeviceConfig, dtypes: set[str]) -> DeviceConfig:
     return spec
 
 
-def _seconds(statement: str, a: torch.Tensor) -> float:
+def _seconds(statement: str, a: torch.Tensor, min_seconds: float) -> float:
     """Seconds of the fastest repetition of a statement about a tensor `a`."""
     threads = torch.get_num_threads()
     # With one thread, the CPU time of this process leaves out other processes.
     clock = time.process_time if a.device.type == "cpu" and threads == 1 else default_timer
     timer = Timer(statement, timer=clock, globals={"a": a}, num_threads=threads)
-    return max(1e-9, min(timer.blocked_autorange(min_run_time=MIN_SECONDS).times))
+    return max(1e-9, min(timer.blocked_autorange(min_run_time=min_seconds).times))

@@ -62,6 +62,13 @@ def present_tensors(batch: object, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: tensor for name in names if (tensor := get(name, None)) is not None}
 
 
+def count_tokens(batch: object) -> int:
+    """Tokens of a batch, a mapping or an object, without padding."""
+    tensors = present_tensors(batch, ("input_ids", "attention_mask"))
+    mask = tensors.get("attention_mask")
+    return tensors["input_ids"].numel() if mask is None else int(mask.sum())
+
+
 def as_targets(batch: object) -> Tensor:
     """Tokens to predict (B, T), −100 for none: the batch's `targets`, or else every next token."""
     tensors = present_tensors(batch, ("targets", "input_ids", "attention_mask"))

@@ -228,7 +228,8 @@ def score(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     with module.turns:
-        for batch in track(batches_of_rank(batches, rank, world_size), description):
+        own = batches_of_rank(batches, rank, world_size)
+        for batch in track(own, description, unit="rows", size=lambda b: len(b.examples)):
             module.test_step(batch.to(model.device))
     return module.metric.scores()
 

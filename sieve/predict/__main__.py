@@ -111,7 +111,7 @@ def answer_rest(
         log.info("%s of %s rows are answered already.", f"{done:,}", f"{len(questions):,}")
     rest = {n: example for n, example in questions.items() if n not in journal.answers}
     with progress_bar() as progress:
-        bar = progress.add_task("Answering", total=len(questions), completed=done)
+        bar = progress.add_task("Answering", total=len(questions), completed=done, unit="rows")
         for answers in predictor.answers(rows, rest):
             journal.add(answers)
             progress.advance(bar, len(answers))

@@ -51,7 +51,7 @@ def factorize_again(
             matrix_list=bank.matrices,
         )
     factors: dict[str, BankFactors] = dict(bank.factors)
-    for matrix in track(bank.matrices, "Factorizing"):
+    for matrix in track(bank.matrices, "Factorizing", unit="matrices"):
         rank = ranks[matrix.name]
         if rank is None:
             factors[matrix.name] = dense.factors[matrix.name]

@@ -21,7 +21,13 @@ from sieve.bank.bank import Bank, BankFactors, stored
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import CalibrationModule
-from sieve.data.batches import TokenBatch, held_out_batches, present_tensors, split_batches
+from sieve.data.batches import (
+    TokenBatch,
+    count_tokens,
+    held_out_batches,
+    present_tensors,
+    split_batches,
+)
 from sieve.distributed.sharding import whole_layer, whole_weight
 from sieve.evaluation.divergence import divergences
 from sieve.model.matrices import Matrix, blocks_of
@@ -108,7 +114,7 @@ def token_weights(
     matrices = [matrix for matrix in matrices if matrix.layer is not None]
     module = CalibrationModule(model, matrices, weighting=weighting, **options)
     weights: dict[str, list[Tensor]] = {matrix.name: [] for matrix in matrices}
-    for batch in track(batches, "Weighting tokens"):
+    for batch in track(batches, "Weighting tokens", unit="tokens", size=count_tokens):
         powers: dict[str, dict[int, Tensor]] = {name: {} for name in weights}
         module.collector.powers = powers
         module.predict_step(_on_device(batch, model.device))
@@ -165,7 +171,7 @@ class _Sequence:
         if self.embedding:
             on_device = [_on_device(batch, self.model.device) for batch in batches]
             pruned = [block_calls(self.model, b, list(blocks)).hidden for b in on_device]
-        for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting")):
+        for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting", unit="blocks")):
             block = self.model.get_submodule(path)
             calls_of_block = [call[index] for call in calls]
             # Not experts: the pruned model may route other tokens to them.

@@ -33,7 +33,7 @@ def find_bottlenecks(bank: Bank, objective: Scorer, lowest_rank: int = 0) -> lis
         lowest_rank: 0 lets a matrix go altogether, 1 keeps every matrix.
     """
     rows = []
-    for gene, matrix in track(list(enumerate(bank.genes)), "Bottlenecks"):
+    for gene, matrix in track(list(enumerate(bank.genes)), "Bottlenecks", unit="matrices"):
         largest = bank.factors[matrix.name].rank
         ranks = [bank.sizing.rank(matrix, level) for level in LEVELS]
         ranks = [None if r is None or r > largest else max(r, lowest_rank) for r in ranks]

@@ -98,7 +98,7 @@ def _measure(
 
     estimates: dict[str, float] = {}
     costs: dict[str, float] = {}
-    for name in track([m.name for m in bank.matrices], "Measuring matrices"):
+    for name in track([m.name for m in bank.matrices], "Measuring matrices", unit="matrices"):
         estimate = cost = 0.0
         for ranks, sign in ((smaller, 1), (larger, -1)):
             if ranks[name] == center[name] or name in idle(ranks) | idle(center):

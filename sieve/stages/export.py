@@ -136,7 +136,8 @@ def graph_accuracy(model: Any, run: Run) -> float | None:
         log.info("the graph is not scored: it cannot generate answers by itself.")
         return None
     metric = ScoresMetric(len(run.task.splits["test"]), metric=run.task.metric)
-    for batch in track(run.data.scoring("test"), "Scoring the graph"):
+    batches = run.data.scoring("test")
+    for batch in track(batches, "Scoring the graph", unit="rows", size=lambda b: len(b.examples)):
         metric.update(batch.outcome(model), batch.examples)  # A graph has no cache for prefixes.
     scores = metric.scores()
     warn_not_finite(scores, "The exported graph")

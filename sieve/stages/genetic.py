@@ -38,6 +38,7 @@ from sieve.stages.seeds import find_seeds
 from sieve.stages.selecting import (
     check_baseline,
     conclude,
+    say_standard,
     score_frontier,
     search_inputs,
     space_of,
@@ -52,6 +53,7 @@ def prepare(run: Run, bank: Bank) -> Record:
     search = run.config.search
     objective = search_objective(run, bank, "margin" if search.judge == "margin" else None)
     check_baseline(run, objective.baseline)
+    say_standard(run, objective.baseline)
     seeds = find_seeds(run, bank, objective)
     key = fingerprint("space", SPACE_VERSION, search_inputs(run, bank))
     path = run.cache.path("space", key, "json")

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -19,6 +20,8 @@ from sieve.model.prepared import check_source, prepare
 from sieve.quantization import check_available
 from sieve.runtime.artifacts import Cache, fingerprint
 from sieve.stages.answers import with_own_answers
+from sieve.stages.forecast import forecast as forecast_time
+from sieve.stages.outline import Outline, stage_names
 from sieve.stages.prompting import with_measured_prompts
 from sieve.stages.run import Run
 from sieve.stages.student import with_student_prompt
@@ -76,6 +79,7 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
         run = with_student_prompt(with_own_answers(with_measured_prompts(run, task_of)))
         run = with_task_vocabulary(run)
         cut = run.cut
+        run.outline = Outline(stage_names(config), partial(forecast_time, run))
         del task_of  # Tasks with other numbers of shots take memory.
         if not config.sweep.job:
             run.check_tasks()

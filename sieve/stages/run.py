@@ -26,6 +26,7 @@ from sieve.runtime.artifacts import Cache, fingerprint
 from sieve.search.objective import Objective
 from sieve.stages.batch_size import batch_tokens
 from sieve.stages.cached import FileFormat
+from sieve.stages.outline import Outline
 from sieve.stages.splits import mixed_tasks, split_key
 from sieve.tasks import Example, Task, build_task
 from sieve.tracking.logger import RunLogger
@@ -50,6 +51,7 @@ class Run:
     objectives: dict[str, Objective] = field(default_factory=dict)
     # The backbone with and without all tokens, if `backbone` has only the task's.
     cut: CutBackbone | None = None
+    outline: Outline = field(default_factory=lambda: Outline(()))  # the stages that are numbered
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     from_cache: dict[str, bool] = field(default_factory=dict)  # by stage
 
@@ -207,10 +209,12 @@ class Run:
         start = time.perf_counter()
         self.from_cache[name] = cached
         if self.leads:
-            log.info("%s%s", name, ": from the cache" if cached else "")
+            log.info(self.outline.line(name, cached))
         yield
         self.trainer.strategy.barrier(name)
         self.seconds[name] = round(time.perf_counter() - start, 3)
+        if not cached:
+            self.outline.finish(name, self.seconds[name])
         if self.leads and not cached:
             log.info("%s: done in %.1f s", name, self.seconds[name])
         self.logger.log_metrics({f"{name}/seconds": self.seconds[name], f"{name}/cached": cached})

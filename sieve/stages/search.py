@@ -18,7 +18,7 @@ from sieve.stages.genetic import search_ledger
 from sieve.stages.rows import confirmation_rows, search_objective, searched_objective
 from sieve.stages.run import Run
 from sieve.stages.seeds import find_seeds, line_of
-from sieve.stages.selecting import check_baseline, conclude, search_inputs, space_of
+from sieve.stages.selecting import check_baseline, conclude, say_standard, search_inputs, space_of
 
 log = logging.getLogger(__name__)
 VERSION = 10  # of the search and its files; part of their fingerprint
@@ -56,6 +56,7 @@ def _search(run: Run, bank: Bank) -> tuple[Record, Genome]:
     method = run.config.search.method
     objective = searched_objective(run, bank)
     check_baseline(run, objective.baseline)
+    say_standard(run, objective.baseline)
     line = None
     if method in LINES:
         line = line_of(run, bank, method)

@@ -101,6 +101,15 @@ def check_baseline(run: Run, baseline: Scores) -> None:
         _check_against_chance(run, baseline, chance)
 
 
+def say_standard(run: Run, baseline: Scores) -> None:
+    """Log what the search's lines compare with: the dense model's score and the tolerance."""
+    if run.leads:
+        log.info(
+            "  %-12s kept 100.0 %%  score %.4f  tolerance %.4f",
+            *("dense", baseline.accuracy, run.config.tolerance),
+        )
+
+
 def _check_against_chance(run: Run, baseline: Scores, chance: Chance) -> None:
     tolerance = run.config.tolerance
     margin = round(baseline.accuracy - chance.accuracy, 9)
