@@ -176,6 +176,19 @@ def _show_result(result: Mapping[str, Any], run_dir: Path) -> None:
         output.print(closing_table(result, written))
 
 
+def _show_jobs() -> None:
+    """Print the table of the jobs, if the command was a multirun."""
+    from sieve.runtime.jobs import take_sweep
+
+    if (sweep := take_sweep()) is None or not sweep.is_dir():
+        return
+    from sieve.report.jobs import jobs_table
+    from sieve.runtime.progress import output
+
+    if (table := jobs_table(Path(os.path.relpath(sweep)))) is not None:
+        output.print(table)
+
+
 def main() -> None:
     """Entry point of `python -m sieve.run` and of the console script `sieve`.
 
@@ -200,7 +213,9 @@ def main() -> None:
         check_removed(word.lstrip("+~").partition("=")[0] for word in sys.argv[1:])
         with _terminated_like_interrupted():
             _job()
+        _show_jobs()
     except (ValueError, CompactHydraException, OSError, KeyboardInterrupt) as error:
+        _show_jobs()
         if wants_traceback():
             raise
         _end(message_of(error), 130 if isinstance(error, KeyboardInterrupt) else 1)
