@@ -29,6 +29,7 @@ from sieve.stages.cached import FileFormat
 from sieve.stages.outline import Outline
 from sieve.stages.splits import mixed_tasks, split_key
 from sieve.tasks import Example, Task, build_task
+from sieve.tasks.summary import describe_rows
 from sieve.tracking.logger import RunLogger
 from sieve.vocabulary.backbone import CutBackbone
 
@@ -189,6 +190,10 @@ class Run:
                     "classifier has none; set calibration.weighting=auto."
                 )
         self._check_lengths()
+        if self.leads:
+            for name, data in self.others.items():
+                for line in describe_rows(data.task):
+                    log.info("also.%s: %s", name, line)
 
     def _check_lengths(self) -> None:
         """Say how long the longest scored row is; ValueError if it does not fit in the context."""
