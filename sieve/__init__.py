@@ -5,6 +5,7 @@
     bank = sieve.fit(model, moments, "loss_aware", "pivoted")
     objective = sieve.Objective(model, bank, sieve.scoring_batches(held_out, tokenizer))
     genome = sieve.search_waterfill(bank, objective)
+    print(sieve.measure(objective, genome, sieve.scoring_batches(test, tokenizer)))
     sieve.apply(model, bank, genome)
     sieve.export(model, tokenizer, "small")
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "Bank",
     "Example",
     "FactorizedLinear",
@@ -39,6 +41,7 @@ __all__ = [
     "export",
     "fit",
     "load",
+    "measure",
     "merge_dense",
     "scoring_batches",
     "search_uniform",

@@ -12,6 +12,7 @@ from sieve.exports.loading import load
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.projections.moments import Moments
 from sieve.search.lines import search_uniform, search_waterfill
+from sieve.search.measure import Answer, measure
 from sieve.search.objective import Objective
 from sieve.search.score import Score
 from sieve.tasks import Example

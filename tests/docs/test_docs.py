@@ -115,7 +115,7 @@ def test_the_examples_in_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     tiny_llama().save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
-    rows = [{"text": f"number {i} is {i % 7}", "label": i % 2} for i in range(240)]
+    rows = [{"text": f"number {i} is {i % 7}", "label": i % 2} for i in range(640)]
     scope: dict[str, Any] = {"path": str(tmp_path / "model"), "rows": rows}
     exec(notebook, scope)
     assert (tmp_path / "small" / "config.json").is_file()
