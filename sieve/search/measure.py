@@ -23,7 +23,8 @@ class Answer:
 
     Args:
         kept_fraction: of the prunable parameters.
-        dense, pruned: scores of both models on the same rows.
+        dense: the dense model's scores.
+        pruned: the genome's scores on the same rows.
         drop: dense − pruned, with a 95 % paired interval.
         seen: rows that the search has scored too.
     """
