@@ -171,7 +171,9 @@ class _Sequence:
         if self.embedding:
             on_device = [_on_device(batch, self.model.device) for batch in batches]
             pruned = [block_calls(self.model, b, list(blocks)).hidden for b in on_device]
-        for index, (path, matrices) in enumerate(track(list(blocks.items()), "Refitting", unit="blocks")):
+        for index, (path, matrices) in enumerate(
+            track(list(blocks.items()), "Refitting", unit="blocks")
+        ):
             block = self.model.get_submodule(path)
             calls_of_block = [call[index] for call in calls]
             # Not experts: the pruned model may route other tokens to them.
