@@ -170,7 +170,7 @@ def _show_result(result: Mapping[str, Any], run_dir: Path) -> None:
     from sieve.runtime.progress import is_rank_zero, output
 
     if is_rank_zero():
-        names = ("report.html", "result.json", "genome.json", "metrics.jsonl", "export")
+        names = "report.html result.json flips.jsonl genome.json metrics.jsonl export".split()
         folder = Path(os.path.relpath(run_dir))
         written = {name: folder / name for name in names if (run_dir / name).exists()}
         output.print(closing_table(result, written))

@@ -3,7 +3,7 @@
 The page contains plotly.js once; its content security policy forbids the page to load anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sieve.report.figures import figures
+from sieve.report.flips import FlippedRow, read_flips
 from sieve.report.result import read
 from sieve.report.rivals import standards
 from sieve.report.sentence import answer_sentence
@@ -33,12 +34,15 @@ class Plot:
 
 
 def write_report(record: Mapping[str, object], path: Path) -> None:
-    """Write the page of a `result.json`. On failure an existing page stays unchanged."""
-    write_text_atomic(path, render_page(record))
+    """Write the page of a `result.json`. On failure an existing page stays unchanged.
+
+    The rows that flipped are read from `flips.jsonl` beside the page.
+    """
+    write_text_atomic(path, render_page(record, read_flips(path.with_name("flips.jsonl"))))
 
 
-def render_page(record: Mapping[str, object]) -> str:
-    """The whole page as text."""
+def render_page(record: Mapping[str, object], flipped: Sequence[FlippedRow] = ()) -> str:
+    """The whole page as text; `flipped`: the rows of its table of rows."""
     result = read(record)
     plots = {name: _plot(name, figure) for name, figure in figures(record).items()}
     title = f"{result.task or 'task'} on {short_name(result.model)}"
@@ -54,6 +58,7 @@ def render_page(record: Mapping[str, object]) -> str:
             answer=answer_sentence(result),
             verdict=verdict(result),
             standards=standards(result),
+            flipped=flipped,
             plots=plots,
             plotly_js=Markup(get_plotlyjs()) if plots else "",
         )

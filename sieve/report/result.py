@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sieve.report.building import Number, build
 from sieve.report.data import Calibration, Data
+from sieve.report.flips import ClassScore, Flips
 from sieve.report.recovery import Recovery
 
 
@@ -296,6 +297,8 @@ class Result(Comparison):
     unlabelled: Unlabelled | None
     vocabulary: Vocabulary | None
     rivals: Rivals
+    flips: Flips | None
+    classes: list[ClassScore]
     export: Export
     data: Data
     calibration: Calibration

@@ -1,8 +1,10 @@
 """evaluate: the dense and the pruned model on the test split, once."""
 
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
@@ -17,7 +19,7 @@ from sieve.evaluation.evaluation import (
 from sieve.evaluation.speed import compare_speed, describe_machine
 from sieve.runtime.artifacts import fingerprint
 from sieve.runtime.memory import peak_memory_mib
-from sieve.stages.cached import JSON, Record
+from sieve.stages.cached import JSON, JSON_LINES, FileFormat, Record
 from sieve.stages.quantize import quantization_record, quantize
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
@@ -30,15 +32,17 @@ from sieve.stages.unlabelled import (
 )
 from sieve.stages.vocabulary import vocabulary_record
 from sieve.tasks.drop_test import upper_drop
+from sieve.tasks.flips import find_flips, score_classes
 from sieve.tasks.scores import Scores, as_baseline, compare
 
-VERSION = 7  # of the record; part of its fingerprint
+VERSION = 8  # of the record; part of its fingerprint
 
 
 def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     """Score both models on the test split: accuracies, interval of the drop, speed, memory.
 
-    On rows without labels their answers are compared.
+    On rows without labels their answers are compared. The test rows that changed are written to
+    `flips.jsonl`.
     """
     others = {name: split_key(data.task, "test") for name, data in run.others.items()}
     rows = [run.split_key("test"), others, run.config.seed, run.config.confidence]
@@ -48,13 +52,14 @@ def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     machine = [platform.node(), describe_machine(run.device)]
     model = [bank.fingerprint, genome.levels]
     key = fingerprint("evaluation", VERSION, model, rows, settings, machine)
-    [record] = run.cached(
-        "evaluate", key, {"evaluation": JSON}, lambda: [_evaluate(run, bank, genome)]
-    )
+    files: dict[str, FileFormat[Any]] = {"evaluation": JSON, "flips": JSON_LINES}
+    record, flips = run.cached("evaluate", key, files, lambda: _evaluate(run, bank, genome))
+    if run.leads:
+        JSON_LINES.write(flips, run.run_dir / "flips.jsonl")
     return record
 
 
-def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
+def _evaluate(run: Run, bank: Bank, genome: Genome) -> tuple[Record, list[Record]]:
     quantized = speed = prompt = None
     dense_too = is_dense(run, bank, genome)  # The dense model has the same scores once more.
     with Switch(run.backbone.model, bank) as switch:
@@ -98,7 +103,8 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
     }
     accuracies = {f"evaluate/{m}_accuracy": record[m]["accuracy"] for m in ("baseline", "pruned")}
     run.logger.log_metrics(accuracies | {"evaluate/drop": record["drop"]["point"]})
-    return record | {
+    changed, flips = _changes(run, dense, pruned)
+    record |= changed | {
         "quantization": quantized,
         "unlabelled": compared,
         "vocabulary": vocabulary_record(run, dense, pruned),
@@ -107,6 +113,20 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
         **({} if prompt is None else {"prompt": prompt}),
         "also": _compare_others(run, others_dense, others_pruned),
     }
+    return record, flips
+
+
+def _changes(run: Run, dense: Scores, pruned: Scores) -> tuple[Record, list[Record]]:
+    """How many test rows flipped and how each class fared, and the rows that flipped."""
+    examples, task = run.task.splits["test"], run.task
+    flips = [asdict(flip) for flip in find_flips(examples, dense, pruned)]
+    counts = Counter(flip["outcome"] for flip in flips)
+    classes = score_classes(examples, task.labels, dense, pruned)
+    outcomes = {outcome: counts[outcome] for outcome in ("lost", "won", "changed")}
+    return {
+        "flips": {"rows": len(flips)} | outcomes,
+        "classes": [asdict(one) for one in classes],
+    }, flips
 
 
 def _compare_others(
