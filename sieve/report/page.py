@@ -3,7 +3,7 @@
 The page contains plotly.js once; its content security policy forbids the page to load anything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sieve.report.figures import figures
-from sieve.report.flips import FlippedRow, read_flips
+from sieve.report.flips import read_flips
+from sieve.report.next_steps import next_steps
 from sieve.report.result import read
 from sieve.report.rivals import standards
 from sieve.report.sentence import answer_sentence
@@ -36,13 +37,13 @@ class Plot:
 def write_report(record: Mapping[str, object], path: Path) -> None:
     """Write the page of a `result.json`. On failure an existing page stays unchanged.
 
-    The rows that flipped are read from `flips.jsonl` beside the page.
+    The page shows rows of `flips.jsonl` and the path of `export`, which are beside it.
     """
-    write_text_atomic(path, render_page(record, read_flips(path.with_name("flips.jsonl"))))
+    write_text_atomic(path, render_page(record, path.parent))
 
 
-def render_page(record: Mapping[str, object], flipped: Sequence[FlippedRow] = ()) -> str:
-    """The whole page as text; `flipped`: the rows of its table of rows."""
+def render_page(record: Mapping[str, object], folder: Path | None = None) -> str:
+    """The whole page as text; `folder` is the run's, without which the page names no path."""
     result = read(record)
     plots = {name: _plot(name, figure) for name, figure in figures(record).items()}
     title = f"{result.task or 'task'} on {short_name(result.model)}"
@@ -58,7 +59,8 @@ def render_page(record: Mapping[str, object], flipped: Sequence[FlippedRow] = ()
             answer=answer_sentence(result),
             verdict=verdict(result),
             standards=standards(result),
-            flipped=flipped,
+            flipped=read_flips(folder / "flips.jsonl") if folder else [],
+            steps=next_steps(result, folder),
             plots=plots,
             plotly_js=Markup(get_plotlyjs()) if plots else "",
         )

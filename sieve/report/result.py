@@ -249,6 +249,7 @@ class Rivals:
 class Export:
     format: str
     accuracy: Number  # of ONNX graphs only
+    server: str  # the module that serves it
 
 
 @dataclass(frozen=True)

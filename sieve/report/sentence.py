@@ -37,11 +37,11 @@ def answer_sentence(result: Result) -> str:
 
 
 def figure(result: Result) -> tuple[str, str]:
-    """The kept fraction that comes first, and what it is of: the whole model if words left it."""
+    """The kept fraction, and of which parameters: of all of them if words left the model."""
     fraction = result.kept_fraction
     if result.vocabulary is None:
-        return percent(fraction.prunable), "of the prunable parameters kept"
-    return percent(fraction.model), "of all parameters kept"
+        return percent(fraction.prunable), "of the prunable parameters"
+    return percent(fraction.model), "of all parameters"
 
 
 def _kept(result: Result) -> str:

@@ -26,10 +26,12 @@ from sieve.exports.self_check import (
 )
 from sieve.exports.task_file import write_task
 from sieve.factorized.modeling_sieve import native_class
+from sieve.model.backbone import is_classifier
 from sieve.runtime.progress import track
 from sieve.stages.cached import Record
 from sieve.stages.quantize import quantize
 from sieve.stages.run import Run
+from sieve.tasks.config import CHOICE_KINDS
 from sieve.tasks.metrics import Metric
 
 log = logging.getLogger(__name__)
@@ -43,13 +45,14 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
     The record has the format, how the export agrees with the finished model, and for ONNX the
     accuracy on the test split. An ONNX graph computes by other code than the evaluated model, and
     may hold 8-bit weights, so it is loaded and scored on all test rows. A warning says if it has
-    lost more than the tolerance.
+    lost more than the tolerance. `server` is the module that serves it.
     """
     form = run.config.export.format
-    record: Record = {"format": form, "accuracy": None, "check": None}
+    record: Record = {"format": form, "server": "", "accuracy": None, "check": None}
     if form == "none":
         return record
     folder = run.run_dir / "export"
+    record["server"] = server_of(run)
     with run.stage("export"), ExitStack() as stack:
         model = run.backbone.model
         process = stack.enter_context(FreshProcess()) if can_check(run) else None
@@ -69,6 +72,15 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
                         record["accuracy"], dense_accuracy, run.config.tolerance, run.task.metric
                     )
     return record
+
+
+def server_of(run: Run) -> str:
+    """The module that serves the export of a run; "" if none does."""
+    if is_classifier(run.backbone.skeleton):
+        return ""
+    if run.task.kind in CHOICE_KINDS and run.config.task.lm_eval is None:
+        return "sieve.serve"
+    return "" if run.config.export.format.startswith("onnx") else "sieve.serve.completions"
 
 
 def can_check(run: Run) -> bool:

@@ -40,7 +40,7 @@ def test_with_fewer_tokens_the_whole_model_comes_first(result: Result) -> None:
     )
     assert vocabulary_sentence(read(result)) == sentence
     page = render_page(result)
-    assert "55.0\N{NO-BREAK SPACE}%" in page and "of all parameters kept" in page
+    assert "55.0\N{NO-BREAK SPACE}%" in page and "of all parameters" in page
     result["kept_fraction"]["prunable"], result["drop"]["point"] = 1.0, 0
     assert "sst2 needs 55.0 % of" in answer_sentence(read(result))
     assert "Nothing was pruned" not in verdict(read(result)).text

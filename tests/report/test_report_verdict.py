@@ -141,11 +141,11 @@ def test_page_terminal_and_card_show_one_figure_and_one_badge(
 ) -> None:
     result |= changes
     page = render_page(result).replace("\N{NO-BREAK SPACE}", " ")
-    assert '<p class="figure">35.0 %</p>' in page
+    assert '<p class="figure">35.0 % <span>kept</span></p>' in page
     assert f'<p class="badge {expected.split()[0]}">{expected}</p>' in page
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
         console.print(closing_table(result, {}))
     assert f"35.0 % kept   {expected}" in capture.get()
     card = model_card(result, "owner/model", "{text}")
-    assert f"**35.0 %** of the prunable parameters kept · **{expected}**\n" in card
+    assert f"**35.0 % kept** of the prunable parameters · **{expected}**\n" in card

@@ -70,6 +70,6 @@ def test_a_run_says_what_its_graph_scores_and_none_of_other_formats(tmp_path: Pa
     found = finished(world, "int8", "export=onnx_int8", *settings)
     assert found["export"]["format"] == "onnx_int8"
     assert abs(found["export"]["accuracy"] - found["pruned"]["accuracy"]) <= 0.1
-    for form in ("factorized", "none"):
+    for form, server in (("factorized", "sieve.serve"), ("none", "")):
         said = finished(world, form, f"export={form}", *settings)["export"]
-        assert said == {"format": form, "accuracy": None, "check": None}
+        assert said == {"format": form, "server": server, "accuracy": None, "check": None}
