@@ -17,7 +17,7 @@ _CODE = re.compile(r"<(a|pre|h\d)\b.*?</\1>|<code>([\w.]+)(=[^<]*)?</code>", re.
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add generated pages, and the files that they show or link to."""
-    pages = {"settings.md": settings.page()}
+    pages = settings.pages()
     assets: dict[str, Path] = {"files/report.png": included.ROOT / ".github/report.png"}
     for source, name in included.PAGES.items():
         pages[name], linked = included.include(source)
@@ -46,8 +46,8 @@ def _figure(name: str) -> str:
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:
-    """Link the names of settings to their entries on the page of settings."""
-    if page.file.src_uri == "settings.md":
+    """Link the names of settings to their entries on the pages of settings."""
+    if page.file.src_uri.startswith("settings"):
         return html
     keys, root = settings.keys(), "../" * page.file.src_uri.count("/")
 
@@ -55,8 +55,7 @@ def on_page_content(html: str, page: Page, **_: object) -> str:
         _, key, value = match.groups()
         if key not in keys or ("." not in key and not value):  # "seed" may be a plain word
             return match[0]
-        return (
-            f'<a class="key" href="{root}settings.html#{key}"><code>{key}{value or ""}</code></a>'
-        )
+        target = root + settings.page_of(key).replace(".md", f".html#{settings.anchor(key)}")
+        return f'<a class="key" href="{target}"><code>{key}{value or ""}</code></a>'
 
     return _CODE.sub(linked, html)

@@ -1,4 +1,7 @@
-"""The page of settings, made from the files of `conf/` and their comments."""
+"""The pages of settings, made from the files of `conf/` and their comments.
+
+Each group has a page of its own, and `settings.md` lists the pages.
+"""
 
 import json
 import re
@@ -16,12 +19,12 @@ from sieve.docs import comments
 
 # Files that explain the keys of a group; the first one that exists counts.
 BASES = "config.yaml _base.yaml default.yaml wandb.yaml factorized.yaml cpu.yaml".split()
-SWEEPER = """## Genetic sweeper {: #hydra.sweeper }
+SWEEPER = """# Settings: genetic sweeper {: #hydra.sweeper }
 
 The settings under `hydra.sweeper` of `search=genetic`: see the comments in the source below.
 
 ::: hydra_plugins.hydra_genetic_sweeper.config.GeneticSweeperConf
-    options: {heading_level: 3, show_source: true}
+    options: {heading_level: 2, show_source: true}
 """
 LAUNCHERS = ("slurm", "submitit_local", "ray", "joblib")  # the one with the most keys first
 TITLES = {
@@ -126,16 +129,46 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def page() -> str:
-    """The page in Markdown."""
+def pages() -> dict[str, str]:
+    """The path of each page on the site, and the page in Markdown."""
+    texts = {"settings.md": _overview(), "settings/sweeper.md": SWEEPER}
+    return texts | {_path(group): _page(group, title) for group, title in TITLES.items()}
+
+
+def page_of(key: str) -> str:
+    """The path of the page that explains a setting."""
+    return next(_path(g) for g, own in entries().items() if key in {entry.key for entry in own})
+
+
+def anchor(key: str) -> str:
+    """The id of a setting's heading; Markdown would take `_target_` for emphasis."""
+    return key.replace("_target_", "target")
+
+
+def _path(group: str) -> str:
+    return f"settings/{group or 'run'}.md"
+
+
+def _overview() -> str:
+    """How settings are set, and the page and the settings of each group."""
     parts = [(Path(__file__).parent / "settings_head.md").read_text("utf-8")]
     for group, title in TITLES.items():
-        parts.append(f"## {title} {{: #{group or 'run'} }}\n")
-        chosen = [option for option in options() if option.group == group]
-        if chosen:
-            parts.append(_table("+" if group in ("task", "experiment") else "", chosen))
-        parts += [_section(entry) for entry in entries()[group]]
-    return "\n".join([*parts, SWEEPER])
+        keys = [f"[`{e.key}`]({_path(group)}#{anchor(e.key)})" for e in entries()[group]]
+        files = [f"`{option.name}`" for option in options() if option.group == group]
+        shown = [f"{len(files)} options: {', '.join(files)}"] if files else []
+        parts.append(f"## [{title}]({_path(group)}) {{: #{group or 'run'} }}\n")
+        parts.append(f"{'. '.join([*shown, ', '.join(keys)]).rstrip('. ')}\n")
+    parts.append("## [Genetic sweeper](settings/sweeper.md) {: #sweeper }\n")
+    return "\n".join([*parts, "The settings under `hydra.sweeper` of `search=genetic`.\n"])
+
+
+def _page(group: str, title: str) -> str:
+    """The options of a group, and a heading for each of its settings."""
+    parts = [f"# Settings: {title[0].lower()}{title[1:]}\n"]
+    chosen = [option for option in options() if option.group == group]
+    if chosen:
+        parts.append(_table("+" if group in ("task", "experiment") else "", chosen))
+    return "\n".join([*parts, *(_section(entry) for entry in entries()[group])])
 
 
 def _table(sign: str, chosen: list[Option]) -> str:
@@ -149,7 +182,7 @@ def _table(sign: str, chosen: list[Option]) -> str:
 def _section(entry: Entry) -> str:
     default = f"default <code>{escape(entry.default)}</code>" if entry.default else "must be set"
     return (
-        f"### `{entry.key}` {{: #{entry.key} .setting }}\n\n"
+        f"## `{entry.key}` {{: #{anchor(entry.key)} .setting }}\n\n"
         f'<p class="setting-facts">{default}</p>\n'
         f"<p>{as_html(sentence(entry.meaning))}</p>\n"
     )

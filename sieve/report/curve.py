@@ -19,7 +19,7 @@ from sieve.report.genomes import (
     value,
 )
 from sieve.report.result import EvaluatedGenome, Result
-from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, label
+from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, label, log_axis
 from sieve.report.units import axis, limit, metric_name, metric_value, scale
 from sieve.report.values import count, percent
 
@@ -35,7 +35,7 @@ def accuracy_curve(result: Result) -> go.Figure | None:
     _add_genomes(figure, result, points, "accuracy")
     figure.update_yaxes(title_text=f"{metric} on the<br>selection split{axis(result)}")
     if result.relative:  # A pruned model's perplexity can be many times the dense model's.
-        figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
+        figure.update_yaxes(log_axis([point.accuracy or 0 for point in points]))
     return figure
 
 
@@ -68,9 +68,8 @@ def divergence_front(result: Result) -> go.Figure | None:
         return None
     figure = base_figure("Divergence from the dense model's answers against size", height=460)
     _add_genomes(figure, result, points, "divergence")
-    figure.update_yaxes(
-        title_text="Divergence, nats<br>(logarithmic)", type="log", dtick="D2", tickformat="~g"
-    )
+    figure.update_yaxes(log_axis([point.divergence or 0 for point in points]))
+    figure.update_yaxes(title_text="Divergence, nats<br>(logarithmic)")
     return figure
 
 

@@ -1,5 +1,6 @@
 """Where the parameters stayed: kept fraction per layer and kind of matrix."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +12,7 @@ from sieve.report.style import base_figure, label, sequential_scale
 KIND_ORDER = "q k v qkv o gate up gate_up down expert_gate_up expert_up expert_down".split()
 NO_LAYER = "none"
 _SPARSE_CELLS = 40  # rows that still leave room for numbers
+_ENDS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)  # times a power of ten: ends of a color scale
 _GAP = 0.05  # between two heat maps, as a share of the width
 
 
@@ -38,9 +40,10 @@ def heatmaps(title: str, maps: Mapping[str, Sequence[Matrix]]) -> go.Figure | No
         cols=len(cells), shared_yaxes=True, horizontal_spacing=_GAP, subplot_titles=[*cells]
     )
     figure.update_layout(margin_b=100)
+    end = scale_end(max(max(fractions.values(), default=0.0) for fractions in cells.values()))
     for column, fractions in enumerate(cells.values(), 1):
         table = [[fractions.get((layer, kind)) for kind in kinds] for layer in layers]
-        trace = _heatmap([label(kind) for kind in kinds], layers, table, roomy)
+        trace = _heatmap([label(kind) for kind in kinds], layers, table, roomy, end)
         figure.add_trace(trace.update(showscale=column == 1), row=1, col=column)
     plain = {"showgrid": False, "showline": False}
     figure.update_annotations(font_size=13)
@@ -55,6 +58,7 @@ def _heatmap(
     layers: Sequence[str],
     table: Sequence[Sequence[float | None]],
     roomy: bool,
+    end: float,
 ) -> go.Heatmap:
     return go.Heatmap(
         x=kinds,
@@ -65,7 +69,7 @@ def _heatmap(
         hovertemplate="layer %{y}, %{x}: %{text} % kept<extra></extra>",
         hoverongaps=False,
         zmin=0,
-        zmax=100,
+        zmax=end,
         colorscale=sequential_scale(),
         colorbar={
             "orientation": "h",
@@ -77,13 +81,21 @@ def _heatmap(
             "y": 0,
             "yref": "container",
             "yanchor": "bottom",
-            "tickvals": [0, 25, 50, 100],
-            "ticktext": ["0", "25", "50", "100 % kept"],
+            "tickvals": [0, end / 4, end / 2, end],
+            "ticktext": ["0", f"{end / 4:g}", f"{end / 2:g}", f"{end:g} % kept"],
             "outlinewidth": 0,
         },
         xgap=2,
         ygap=2 if roomy else 1,
     )
+
+
+def scale_end(largest: float) -> float:
+    """The round percent at which a color scale ends: the first at or above the largest value."""
+    if not 0 < largest < 100:
+        return 100.0
+    decade = 10.0 ** math.floor(math.log10(largest))
+    return min(100.0, next(end * decade for end in _ENDS if end * decade >= largest - 1e-9))
 
 
 def kept_by_cell(matrices: Sequence[Matrix]) -> dict[tuple[str, str], float]:

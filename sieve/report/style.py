@@ -4,6 +4,8 @@ Palette: Okabe & Ito, "Color Universal Design" (2008), without yellow, which is 
 Lines also differ by dash and points by shape, so that no meaning depends on color alone.
 """
 
+import math
+from collections.abc import Sequence
 from html import escape
 
 import plotly.graph_objects as go
@@ -13,6 +15,8 @@ ACCENT, WARNING, NEUTRAL = "#0072b2", "#d55e00", "#8a949e"
 PALETTE = (ACCENT, "#e69f00", "#009e73", "#cc79a7", WARNING, "#56b4e9", INK)
 DASHES = ("solid", "dash", "dot", "dashdot")
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+FEW_FOLD = 5  # between values that are closer than this, plotly places the ticks
+MOST_DECADES = 6  # between the first and the last of several powers of ten
 _PALE, _DEEP = (240, 246, 250), (4, 74, 120)
 
 
@@ -64,6 +68,23 @@ def sequential_scale(steps: int = 32) -> list[tuple[float, str]]:
         channels = (round(a + (b - a) * weight) for a, b in zip(_PALE, _DEEP, strict=True))
         scale.append((weight**2, f"rgb({', '.join(map(str, channels))})"))
     return scale
+
+
+def log_axis(values: Sequence[float]) -> dict[str, object]:
+    """A logarithmic axis for these values, whose ticks are at most ten and so never overlap.
+
+    Within two decades they are 1, 2 and 5 times powers of ten, beyond that powers of ten.
+    """
+    shown = [value for value in values if value > 0]
+    if not shown or max(shown) < FEW_FOLD * min(shown):
+        return {"type": "log", "nticks": 6, "tickformat": "~g"}
+    low, high = math.floor(math.log10(min(shown))), math.ceil(math.log10(max(shown)))
+    if high - low <= 2:
+        ticks = [m * 10.0**e for e in range(low, high) for m in (1, 2, 5)] + [10.0**high]
+        return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    exponents = range(low, high + 1, math.ceil((high - low) / MOST_DECADES))
+    texts = [f"{10.0**e:g}" if -4 <= e <= 4 else f"10<sup>{e}</sup>" for e in exponents]
+    return {"type": "log", "tickvals": [10.0**e for e in exponents], "ticktext": texts}
 
 
 def label(text: str) -> str:

@@ -68,17 +68,28 @@ def test_every_option_of_every_group_has_its_line() -> None:
     files = {(p.parent.name, p.stem) for p in CONF.glob("*/[!_]*.yaml")}
     assert listed == {pair for pair in files if pair[0] != "hydra"}
     assert [(o.group, o.name) for o in settings.options() if not o.meaning.strip()] == []
-    page = settings.page()
+    pages = settings.pages()
     for group, name in listed:
-        assert f"{group}={name}</code>" in page
+        assert f"{group}={name}</code>" in pages[f"settings/{group}.md"]
 
 
-def test_the_page_of_settings_has_defaults_and_anchors() -> None:
+def test_the_pages_of_settings_have_defaults_and_anchors() -> None:
     entries = {e.key: e for group in settings.entries().values() for e in group}
     assert entries["tolerance"].default == "0.02" and entries["projection.refit"].default == "true"
     assert entries["task.prompt"].default == "" and entries["task.delimiter"].default == "' '"
     assert entries["hydra.launcher.partition"].meaning.startswith("With `launcher=slurm`: ")
-    assert "{: #search.judge .setting }" in settings.page()
+    assert settings.page_of("search.judge") == "settings/search.md"
+    assert settings.page_of("tolerance") == "settings/run.md"
+    pages = settings.pages()
+    for key in entries:
+        heading = f"## `{key}` {{: #{settings.anchor(key)} .setting }}"
+        assert heading in pages[settings.page_of(key)]
+        assert f"]({settings.page_of(key)}#{settings.anchor(key)})" in pages["settings.md"]
+
+
+def test_every_page_of_settings_is_in_the_menu() -> None:
+    menu = (ROOT / "sieve/docs/mkdocs.yml").read_text("utf-8")
+    assert [path for path in settings.pages() if f": {path}\n" not in menu] == []
 
 
 def test_comments_are_read_beside_above_and_below_their_keys(tmp_path: Path) -> None:
@@ -247,6 +258,6 @@ def test_the_site_has_every_figure_and_can_be_searched_offline(site: Path) -> No
     assert [f for f in FIGURES if f'id="figure-{f.__name__}"' not in text] == []
     assert "<!-- figure" not in text and "<!-- answer" not in text
     entries = json.loads((site / "search/search_index.json").read_text("utf-8"))["docs"]
-    assert any(entry["location"] == "settings.html#search.judge" for entry in entries)
+    assert any(entry["location"] == "settings/search.html#search.judge" for entry in entries)
     assert (site / "search/search_index.js").is_file()
     assert "assets/iframe-worker.js" in (site / "index.html").read_text("utf-8")

@@ -8,8 +8,9 @@ import pytest
 from sieve.report import figures
 from sieve.report.curve import accuracy_curve
 from sieve.report.figures import spectrum
-from sieve.report.heatmap import kept_heatmap
+from sieve.report.heatmap import kept_heatmap, scale_end
 from sieve.report.result import read
+from sieve.report.style import log_axis
 
 Result = dict[str, Any]
 
@@ -93,6 +94,21 @@ def test_the_heat_map_places_a_matrix_at_its_layer_and_kind(result: Result) -> N
     assert heatmap.z[heatmap.y.index("1")][heatmap.x.index("q")] == pytest.approx(34.4)
 
 
+@pytest.mark.parametrize(
+    ("largest", "end"),
+    [(0.0, 100), (0.3, 0.3), (0.32, 0.4), (7.9, 8), (9, 10), (23.0, 25), (61, 80), (97, 100)],
+)
+def test_the_color_scale_ends_at_a_round_number_above_the_data(
+    result: Result, largest: float, end: float
+) -> None:
+    assert scale_end(largest) == pytest.approx(end)
+    for matrix in result["matrices"]:
+        matrix["kept_fraction"] = largest / 100
+    heatmap = kept_heatmap(read(result)).data[0]
+    assert heatmap.zmax == pytest.approx(end) and heatmap.zmin == 0
+    assert heatmap.colorbar.ticktext[-1] == f"{end:g} % kept"
+
+
 def test_layers_are_ordered_by_number_and_kinds_as_in_a_block() -> None:
     def matrix(layer: int | None, kind: str | None) -> dict[str, Any]:
         return {"layer": layer, "kind": kind, "kept_fraction": 0.5}
@@ -148,6 +164,20 @@ def test_figures_with_nothing_to_show_are_left_out(result: Result) -> None:
     result["spectrum"] = {}
     assert "spectrum" not in figures(result)
     assert figures({}) == {}
+
+
+@pytest.mark.parametrize("decades", [1, 2, 3, 6, 7, 13])
+def test_a_logarithmic_axis_has_few_ticks_that_enclose_the_values(decades: int) -> None:
+    values = [10.0**-decades * 1.5, 0.9]
+    axis = log_axis([0.0, *values])
+    ticks, texts = axis["tickvals"], axis["ticktext"]
+    assert 3 <= len(ticks) == len(texts) == len(set(texts)) <= 8
+    assert min(ticks) <= values[0] and max(ticks) >= 0.1
+    assert not any("000" in text.replace("0.000", "", 1) for text in texts)
+
+
+def test_values_that_are_near_one_another_leave_the_ticks_to_plotly() -> None:
+    assert "tickvals" not in log_axis([20.0, 25.0]) and "tickvals" not in log_axis([])
 
 
 def test_names_are_escaped_in_figures(result: Result) -> None:

@@ -153,6 +153,14 @@ def test_the_data_section_counts_dropped_carved_and_shortened_rows(result: Resul
     assert "acc_norm" in text
 
 
+def test_counts_of_zero_are_not_mentioned(result: Result) -> None:
+    result["data"] |= {"shortened": 0, "contradictory": 0, "truncated": {"text": 0}}
+    result["data"] |= {"duplicates": {"test/test": 0}, "filled": {"selection": {"rows": 0}}}
+    text = Page(render_page(result)).text()
+    assert "No prompt was repeated and none was shortened." in text
+    assert not re.search(r"\b0 (rows|prompts)|shortened\s+0", text)
+
+
 def test_the_page_contains_the_command_and_the_versions(result: Result) -> None:
     page = Page(render_page(result))
     assert result["command"] in page.text("code")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sieve.report.building import Number
 from sieve.report.dashboard.gather import Run
@@ -47,6 +48,7 @@ class Cell:
 
 
 Cells = Callable[[Run], Cell]
+Screen = Literal["any", "wide", "asked"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class Column:
 
     `change` says how two runs compare: by their difference in points, the same if they have one
     task ("score"), by their ratio, or not at all ("").
+
+    `screen` says where the table shows the column: everywhere, on a wide screen, or if all columns
+    are asked for.
     """
 
     key: str
@@ -63,6 +68,7 @@ class Column:
     change: str = ""
     numeric: bool = True
     hint: str = ""
+    screen: Screen = "wide"
 
 
 def columns(runs: Sequence[Run]) -> list[Column]:
@@ -143,26 +149,34 @@ _model = _number(lambda result: result.kept_fraction.model, percent)
 _prefill = _number(lambda result: result.speed.prefill_ratio, times)
 _decode = _number(lambda result: result.speed.decode_ratio, times)
 _memory = _number(lambda result: result.memory.peak_mib, memory)
+_evaluations = _number(lambda result: result.search.evaluations, count)
+_seconds = _number(lambda result: result.total_seconds, duration)
 _TASK = [
-    Column("task", "Task", lambda run: _words(run.result.task), numeric=False),
+    Column("task", "Task", lambda run: _words(run.result.task), numeric=False, screen="any"),
     Column("model", "Model", lambda run: _words(short_name(run.result.model)), numeric=False),
-    Column("projection", "Projection", lambda run: _words(run.result.projection), numeric=False),
+    Column(
+        "projection",
+        "Projection",
+        lambda run: _words(run.result.projection),
+        numeric=False,
+        screen="asked",
+    ),
     Column("search", "Search", lambda run: _words(run.result.search.method), numeric=False),
-    Column("kept", "Kept of prunable", _prunable, POINTS),
+    Column("kept", "Kept of prunable", _prunable, POINTS, screen="any"),
     Column("kept_model", "Kept of model", _model, POINTS),
 ]
 _MEASURED = [
     Column("drop", "Drop, 95 % interval", _drop, SCORE, hint="A perplexity's rise is in percent"),
     Column("tolerance", "Tolerance", lambda run: Cell(run.result.tolerance, tolerance(run.result))),
-    Column("verdict", "Verdict", _verdict, numeric=False, hint="On the test split"),
-    Column("examples", "Test rows", _number(lambda r: r.examples, count)),
+    Column("verdict", "Verdict", _verdict, numeric=False, hint="On the test split", screen="any"),
+    Column("examples", "Test rows", _number(lambda r: r.examples, count), screen="asked"),
     Column("prefill", "Prefill", _prefill, RATIO, hint=_SPEED),
     Column("decode", "Decode", _decode, RATIO, hint=_SPEED),
     Column("bytes", "On disk", _number(lambda r: r.bytes.pruned, size), RATIO),
-    Column("memory", "Peak memory", _memory, RATIO),
+    Column("memory", "Peak memory", _memory, RATIO, screen="asked"),
     Column("after", "After pruning", _after_pruning, numeric=False),
-    Column("seed", "Seed", _number(lambda r: r.seed, count)),
-    Column("date", "Date, UTC", _date, numeric=False),
-    Column("evaluations", "Genomes scored", _number(lambda r: r.search.evaluations, count), RATIO),
-    Column("seconds", "Time", _number(lambda r: r.total_seconds, duration), RATIO),
+    Column("seed", "Seed", _number(lambda r: r.seed, count), screen="asked"),
+    Column("date", "Date, UTC", _date, numeric=False, screen="asked"),
+    Column("evaluations", "Genomes scored", _evaluations, RATIO, screen="asked"),
+    Column("seconds", "Time", _seconds, RATIO, screen="asked"),
 ]

@@ -179,11 +179,11 @@ function drawComparison() {
       settings.length ? ["", ...letters] : [""], settings));
 }
 
-function addMap(title, { layers, kinds }, levels, colorscale, zmin) {
+function addMap(title, { layers, kinds }, levels, colorscale, zmin, zmax) {
   const plot = element("div", {}), numbered = layers.length <= NUMBERED;
   at("maps").append(element("figure", {}, element("figcaption", {}, title), plot));
   const trace = {
-    type: "heatmap", x: kinds, y: layers, z: levels, colorscale, zmin, zmax: 100, showscale: false,
+    type: "heatmap", x: kinds, y: layers, z: levels, colorscale, zmin, zmax, showscale: false,
     xgap: 1, ygap: numbered ? 1 : 0, hoverongaps: false, texttemplate: numbered ? "%{z:.2~r}" : "",
     hovertemplate: "layer %{y}, %{x}: %{z:.3~r}<extra></extra>",
   };
@@ -194,13 +194,14 @@ function addMap(title, { layers, kinds }, levels, colorscale, zmin) {
 
 function drawMaps() {
   at("maps").replaceChildren();
+  const ends = picks.map((index) => runs[index].map?.end ?? 0), end = Math.max(...ends);
   const [a, b, ...others] = picks.map((index) => runs[index]);
   const plots = picks.map((index, place) => [runs[index].map, letter(place)]).filter(([map]) => map)
-    .map(([map, name]) => addMap(`${name}: kept, % of each matrix`, map, map.levels, style.kept, 0));
+    .map(([map, name]) => addMap(`${name}: kept, % of each matrix`, map, map.levels, style.kept, 0, end));
   const shape = (run) => JSON.stringify([run.model, run.map?.layers, run.map?.kinds]);
   if (b?.map && !others.length && shape(a) === shape(b)) {
     const changes = b.map.levels.map((row, y) => row.map((value, x) => (value === null ? null : value - a.map.levels[y][x])));
-    plots.push(addMap("B − A, points", b.map, changes, style.change, -100));
+    plots.push(addMap("B − A, points", b.map, changes, style.change, -end, end));
   }
   for (const plot of plots) Plotly.newPlot(...plot); // only now has each its final width
 }
@@ -216,8 +217,9 @@ controls.color.value = ["search", "projection", "model"].find(varies) ?? "search
 for (const head of heads) head.querySelector("button").onclick = () => sortBy(head);
 rows.forEach((row, index) => { row.querySelector("input").onchange = () => pick(index); });
 for (const form of [filters, controls]) form.onsubmit = (event) => event.preventDefault();
-filters.oninput = filterRuns;
-filters.onreset = () => setTimeout(filterRuns);
+const showColumns = () => table.classList.toggle("whole", filters.all.checked);
+filters.oninput = () => { showColumns(); filterRuns(); };
+filters.onreset = () => setTimeout(filters.oninput);
 controls.oninput = drawFront;
 document.documentElement.classList.add("ready");
 drawAll();

@@ -10,7 +10,7 @@ from sieve.report.dashboard.columns import VERDICTS, scores
 from sieve.report.dashboard.figures import fronts, series, style
 from sieve.report.dashboard.gather import Run
 from sieve.report.dashboard.settings import varying_settings
-from sieve.report.heatmap import kept_by_cell, kind_key, layer_key
+from sieve.report.heatmap import kept_by_cell, kind_key, layer_key, scale_end
 from sieve.report.result import Matrix, Result
 from sieve.report.sentence import drop_interval
 from sieve.report.style import label
@@ -96,7 +96,9 @@ def _level_map(matrices: Sequence[Matrix]) -> Record | None:
     kinds = sorted({kind for _, kind in cells}, key=kind_key)
     levels = [[_rounded(cells.get((layer, kind))) for kind in kinds] for layer in layers]
     names = {"layers": [label(layer) for layer in layers], "kinds": [label(kind) for kind in kinds]}
-    return names | {"levels": levels} if cells else None
+    if not cells:
+        return None
+    return names | {"levels": levels, "end": scale_end(max(cells.values()))}
 
 
 def _rounded(value: Number, factor: float = 1) -> Number:
