@@ -155,9 +155,12 @@ def _overview() -> str:
     for group, title in TITLES.items():
         keys = [f"[`{e.key}`]({_path(group)}#{anchor(e.key)})" for e in entries()[group]]
         files = [f"`{option.name}`" for option in options() if option.group == group]
-        shown = [f"{len(files)} options: {', '.join(files)}"] if files else []
         parts.append(f"## [{title}]({_path(group)}) {{: #{group or 'run'} }}\n")
-        parts.append(f"{'. '.join([*shown, ', '.join(keys)]).rstrip('. ')}\n")
+        parts += [
+            f"{len(names)} {noun}: {', '.join(names)}\n"
+            for noun, names in (("settings", keys), ("options", files))
+            if names
+        ]
     parts.append("## [Genetic sweeper](settings/sweeper.md) {: #sweeper }\n")
     return "\n".join([*parts, "The settings under `hydra.sweeper` of `search=genetic`.\n"])
 

@@ -1,10 +1,7 @@
 """The documentation: every setting is explained, its examples run, and the site works offline."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import fields, is_dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -189,34 +186,6 @@ class Links(HTMLParser):
             self.loaded += [v for k, v in values.items() if k in ("href", "xlink:href")]
         self.loaded += [values[key] for key in ("src", "srcset", "data", "poster") if key in values]
         self.loaded += re.findall(r"url\(['\"]?([^)'\"]+)", values.get("style", ""))
-
-
-# The figures are drawn from few rows.
-BUILD = """
-from sieve.docs import subject
-subject.CALIBRATED, subject.SCORED = 40, 30
-from mkdocs.__main__ import cli
-cli()
-"""
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for name in ("mkdocs", "material", "mkdocstrings", "matplotlib"):
-        pytest.importorskip(name, reason=f"{name} is missing; pip install 'sieve-llm[docs]'")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-W", "error::UserWarning", "-c", BUILD, "build", "--strict"]
-    command += ["--config-file", str(ROOT / "sieve/docs/mkdocs.yml"), "--site-dir", str(folder)]
-    paths = [str(ROOT), str(ROOT / "plugins/hydra_genetic_sweeper"), os.environ.get("PYTHONPATH")]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "NO_MKDOCS_2_WARNING": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    build = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
-    assert build.returncode == 0, build.stdout + build.stderr
-    assert "WARNING" not in build.stdout + build.stderr
-    return folder
 
 
 @pytest.mark.slow

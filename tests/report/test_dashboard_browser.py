@@ -1,12 +1,12 @@
 """The dashboard in Chromium: it sorts, filters, draws and compares on wide and narrow screens."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import SCHEMES, SIZES, cut_texts, opened
 from report.results import full_result
 
 from sieve.report import write_report
@@ -23,19 +23,6 @@ RUNS = (
     ("imdb", "uniform", 0.2, 0.05),
     ("text", "uniform", 0.5, 0.01),
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium; skips if it or playwright is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, browser: Any, folder: Path) -> Iterator[Any]:
     """The page at one width. Any message of the console and any request fails the test."""
-    yield from opened(browser, folder / "dashboard.html", request.param)
-
-
-def opened(browser: Any, path: Path, width: int) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    page, problems = context.new_page(), list[str]()
-    page.set_default_timeout(30000)
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda asked: problems.extend([asked.url] * asked.url.startswith("http")))
-    page.goto(path.as_uri())
-    yield page
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert not problems
-    context.close()
+    with opened(browser, folder / "dashboard.html", request.param) as page:
+        yield page
 
 
 def searches(page: Any) -> list[str]:
@@ -170,7 +144,7 @@ def test_two_runs_of_one_model_also_have_a_map_of_differences(browser: Any, tmp_
         (tmp_path / str(kept)).mkdir()
         (tmp_path / str(kept) / "result.json").write_text(json.dumps(result))
     write_dashboard(gather([tmp_path]), tmp_path / "dashboard.html")
-    for page in opened(browser, tmp_path / "dashboard.html", 1440):
+    with opened(browser, tmp_path / "dashboard.html", 1440) as page:
         select(page, "0.25", "0.5")
         plots = page.locator("#maps .js-plotly-plot")
         maps = plots.evaluate_all("plots => plots.map(plot => plot.data[0].z[5][6])")
@@ -211,17 +185,26 @@ def test_scripts_in_result_files_never_run(browser: Any, tmp_path: Path) -> None
         (tmp_path / f"{index}").mkdir()
         (tmp_path / f"{index}" / "result.json").write_text(json.dumps(result))
     write_dashboard(gather([tmp_path]), tmp_path / "dashboard.html")
-    for page in opened(browser, tmp_path / "dashboard.html", 1440):
+    with opened(browser, tmp_path / "dashboard.html", 1440) as page:
         select(page, "0", "1")
         page.wait_for_selector("#maps .js-plotly-plot .main-svg")
         assert evil in page.text_content("#compared") and "runs on 1 task" in page.title()
         assert page.locator("img, #compared script").count() == 0
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_report_of_a_single_run_fits_the_width_without_messages(
-    browser: Any, folder: Path, width: int
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", SIZES)
+def test_the_table_of_runs_fits_until_all_columns_are_asked_for(
+    browser: Any, folder: Path, width: int, scheme: str
 ) -> None:
-    for page in opened(browser, folder / "sst2-uniform" / "report.html", width):
-        page.wait_for_selector(".js-plotly-plot .main-svg")
-        assert "sst2" in page.title()
+    beyond = "box => box.scrollWidth - box.clientWidth"
+    with opened(browser, folder / "dashboard.html", width, scheme) as page:
+        assert cut_texts(page) == []
+        assert page.locator(".tall").evaluate(beyond) <= 0
+        for key in ("task", "kept", "verdict"):
+            assert head(page, key).is_visible()
+        assert not head(page, "seed").is_visible()
+        page.check("[name=all]")
+        assert head(page, "seed").is_visible() and cut_texts(page) == []
+        page.click("#filters button")
+        head(page, "seed").wait_for(state="hidden")
