@@ -47,7 +47,8 @@ def heatmaps(title: str, maps: Mapping[str, Sequence[Matrix]]) -> go.Figure | No
         figure.add_trace(trace.update(showscale=column == 1), row=1, col=column)
     plain = {"showgrid": False, "showline": False}
     figure.update_annotations(font_size=13)
-    figure.update_xaxes(type="category", title_text="Kind of matrix", tickangle=0, **plain)
+    angle = 0 if len(cells) == 1 else None  # None turns labels that would touch
+    figure.update_xaxes(type="category", title_text="Kind of matrix", tickangle=angle, **plain)
     figure.update_yaxes(type="category", autorange="reversed", **plain)
     figure.update_yaxes(title_text="Layer", col=1)
     return figure

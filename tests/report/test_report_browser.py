@@ -58,4 +58,5 @@ def test_the_answer_is_on_the_first_screen_and_nothing_is_cut(
         row = page.locator(".flips tbody tr")
         assert row.is_visible() and "an-endless-word" in row.inner_text()
         assert page.locator(".steps pre").count() == 3
-        assert not page.evaluate(TOUCHING, "#figure-divergence-front .yaxislayer-above")
+        for axis in ("divergence-front .yaxislayer-above", "bottlenecks .xaxislayer-above"):
+            assert not page.evaluate(TOUCHING, f"#figure-{axis}"), axis
