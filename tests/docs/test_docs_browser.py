@@ -30,7 +30,10 @@ def test_the_search_finds_a_setting_by_its_name(browser: Any, site: Path, width:
     with opened(browser, site / "index.html", width) as page:
         if width < 960:
             page.click("label.md-header__button[for=__search]")
-        page.fill(".md-search__input", "recovery.steps")
+        page.focus(".md-search__input")  # It then reads the index; words typed before are lost.
+        ready = page.locator(".md-search-result__meta", has_text="Type to start searching")
+        ready.wait_for()
+        page.locator(".md-search__input").press_sequentially("recovery.steps")
         found = page.locator("a.md-search-result__link[href*='#recovery.steps']").first
         found.click()
         heading = page.locator("h2[id='recovery.steps']")
