@@ -319,6 +319,12 @@ class Result(Comparison):
         stages = [value for value in self.seconds.values() if value is not None]
         return sum(stages) if stages else None
 
+    @property
+    def whole_first(self) -> bool:
+        """Whether embeddings shrank too, so that the whole model's kept fraction tells the most."""
+        factorized = any(m.kind == "embedding" and m.rank is not None for m in self.matrices)
+        return self.vocabulary is not None or factorized
+
 
 def read(record: Mapping[str, object]) -> Result:
     """The result that a `result.json` holds."""

@@ -37,17 +37,17 @@ def answer_sentence(result: Result) -> str:
 
 
 def figure(result: Result) -> tuple[str, str]:
-    """The kept fraction, and of which parameters: of all of them if words left the model."""
+    """The kept fraction, and of which parameters: of all of them if embeddings shrank too."""
     fraction = result.kept_fraction
-    if result.vocabulary is None:
-        return percent(fraction.prunable), "of the prunable parameters"
-    return percent(fraction.model), "of all parameters"
+    if result.whole_first:
+        return percent(fraction.model), "of all parameters"
+    return percent(fraction.prunable), "of the prunable parameters"
 
 
 def _kept(result: Result) -> str:
-    """Both kept fractions; the whole model's first if words left it."""
+    """Both kept fractions; the whole model's first if its embeddings shrank."""
     model, fraction = short_name(result.model), result.kept_fraction
-    if result.vocabulary is not None:
+    if result.whole_first:
         prunable = f"({percent(fraction.prunable)} of the prunable ones)"
         return f"{percent(fraction.model)} of {model}'s parameters {prunable}"
     whole = "" if fraction.model is None else f" ({percent(fraction.model)} of the whole model)"

@@ -68,7 +68,7 @@ def _numbers(result: Result) -> dict[str, str]:
         f"{percent(result.kept_fraction.prunable)} of prunable",
         f"{percent(result.kept_fraction.model)} of all parameters",
     ]
-    if result.vocabulary is not None:
+    if result.whole_first:
         fractions.reverse()
     numbers = {
         "task": result.task or NOT_MEASURED,

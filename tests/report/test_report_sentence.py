@@ -46,6 +46,15 @@ def test_with_fewer_tokens_the_whole_model_comes_first(result: Result) -> None:
     assert "Nothing was pruned" not in verdict(read(result)).text
 
 
+def test_with_a_factorized_embedding_the_whole_model_comes_first(result: Result) -> None:
+    shape = {"name": "model.embed_tokens", "layer": None, "d_out": 256, "d_in": 8192}
+    embedding = shape | {"kind": "embedding", "level": 1.0, "rank": None, "kept_fraction": 1.0}
+    result["matrices"].insert(0, embedding)
+    assert "35.0 % of reader-6m's prunable parameters (55.0 %" in answer_sentence(read(result))
+    embedding |= {"level": 0.1, "rank": 25, "kept_fraction": 0.1}
+    assert "55.0 % of reader-6m's parameters (35.0 % of the" in answer_sentence(read(result))
+
+
 def test_agreement_is_with_the_dense_model(result: Result) -> None:
     result |= {"metric": "agreement"}
     assert "agreement with the dense model 80.1 %, a drop of 0.6 points" in answer_sentence(
