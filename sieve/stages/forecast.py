@@ -10,12 +10,17 @@ PROBE_S = 0.02  # of a measurement of this machine: the whole probe takes less t
 
 
 def forecast(run: Run) -> dict[str, float] | None:
-    """Expected seconds by stage; None for a genetic search, which other jobs compute."""
+    """Expected seconds by stage, on rank 0 alone.
+
+    None for a genetic search, which other jobs compute, and for a sharded model, which no rank can
+    look into alone.
+    """
     config, backbone = run.config, run.backbone
-    if config.search.method == "genetic":
+    if config.search.method == "genetic" or run.sharded:
         return None
-    head = config.projection.prune_head
-    shape = shape_of(backbone.skeleton, matrices=backbone.matrices(head))
+    projection = config.projection
+    matrices = backbone.matrices(projection.prune_head, projection.prune_embedding)
+    shape = shape_of(backbone.skeleton, matrices=matrices)
 
     def lengths(task: Task) -> Lengths:
         return measured(task, config, backbone.tokenizer, backbone.skeleton)

@@ -1,10 +1,13 @@
 """The line of a stage: its number, and the time left where the forecast is good for something."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from runs import make_world, run_sieve
 
+from sieve.stages.forecast import forecast
 from sieve.stages.outline import Outline, about
 
 NAMES = ("calibrate", "fit", "search")
@@ -34,6 +37,15 @@ def test_without_a_forecast_there_is_no_time() -> None:
 
     for forecast in (lambda: None, lambda: {}, broken):
         assert Outline(NAMES, forecast).line("fit", False) == "stage 2 of 3: fit"
+
+
+def test_a_sharded_model_has_no_forecast_since_ranks_would_wait_for_each_other() -> None:
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(search=SimpleNamespace(method="waterfill")),
+        backbone=None,  # must not be looked into
+        sharded=True,
+    )
+    assert forecast(run) is None
 
 
 def test_a_run_from_the_cache_makes_no_forecast() -> None:
