@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from runs import make_world, run_sieve
 
-from sieve.stages.forecast import forecast
+from sieve.stages.forecast import forecast as seconds_by_stage
 from sieve.stages.outline import Outline, about
 
 NAMES = ("calibrate", "fit", "search")
@@ -45,7 +45,7 @@ def test_a_sharded_model_has_no_forecast_since_ranks_would_wait_for_each_other()
         backbone=None,  # must not be looked into
         sharded=True,
     )
-    assert forecast(run) is None
+    assert seconds_by_stage(run) is None
 
 
 def test_a_run_from_the_cache_makes_no_forecast() -> None:
