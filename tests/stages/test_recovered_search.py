@@ -80,7 +80,8 @@ def test_the_first_size_and_the_number_of_sizes_are_the_settings(
     given = list[Any]()
     monkeypatch.setattr(module, "walk", lambda *arguments: given.extend(arguments[1:]) or [])
     settings = SimpleNamespace(tries=3, first=0.5)
-    training: Any = SimpleNamespace(run=None, settings=settings, head_start=0.0)
+    run = SimpleNamespace(config=SimpleNamespace(test_confidence=None))
+    training: Any = SimpleNamespace(run=run, settings=settings, head_start=0.0)
     calibrated: Any = SimpleNamespace(moments=lambda: None)
     search_recovered(training, calibrated, (None, None), 0.4, "key")  # type: ignore[arg-type]
     assert given == [0.4, 3, 0.5]
