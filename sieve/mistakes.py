@@ -89,6 +89,8 @@ def _unknown_option(error: MissingConfigException) -> str:
 def _unknown_key(key: str) -> str:
     if key == "task":
         return "a task is added with a plus: +task=<name>."
+    if key in set(setting_names()):  # A setting of the task, which has no default.
+        return f"no task was chosen, so there is no {key} yet; add one, such as +task=jsonl."
     return f"there is no setting {key}{_nearest(key, set(setting_names()))}; {HELP}."
 
 

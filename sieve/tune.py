@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="score the test rows too, at the end")
     parser.add_argument("overrides", nargs="+", help="settings, such as +task=sst2 model.path=m")
     arguments = parser.parse_args()
+    if "=" in str(arguments.out):
+        parser.error(f"expected the folder of the adapter first, got {arguments.out}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     register_resolvers()
     try:

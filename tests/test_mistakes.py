@@ -77,6 +77,7 @@ def told(*words: str) -> str:
     ("words", "message"),
     [
         (["task=sst2"], "a task is added with a plus: +task=<name>."),
+        (["task.data_dir=rows.csv"], "no task was chosen, so there is no task.data_dir yet; add"),
         (["+task=sst2", "projection=foo"], "there is no projection 'foo'; choose one of affine, a"),
         (["+task=sst2", "projecton=svd"], "no setting projecton (did you mean projection?)"),
         (["+task=sst2", "search.row=3"], "no setting search.row (did you mean search.rows?)"),

@@ -12,7 +12,7 @@ from sieve.conversion import CONF, register_resolvers, to_config
 from sieve.data.batches import count_rows
 from sieve.evaluation.evaluation import score
 from sieve.stages import opened
-from sieve.tune import DEFAULTS, divided, tune
+from sieve.tune import DEFAULTS, divided, main, tune
 
 QUICK = ("recovery.steps=60", "recovery.check_every=20", "recovery.learning_rate=1e-2")
 
@@ -78,3 +78,12 @@ def test_only_an_adapter_can_be_tuned(world: Path) -> None:
 def test_there_is_nothing_to_tune_on_without_labels(world: Path) -> None:
     with pytest.raises(ValueError, match="agreement reads none"):
         tune(config_of(world, "task.metric=agreement"), world / "adapter")
+
+
+def test_a_setting_in_place_of_the_folder_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tune", "+task=jsonl", "model.path=m"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "expected the folder of the adapter first, got +task=jsonl" in capsys.readouterr().err

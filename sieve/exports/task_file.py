@@ -129,9 +129,14 @@ def find_export(folder: str | Path) -> Path:
     """A folder itself, or the export in it if it is a run's; a task's runs are suggested.
 
     Raises:
-        ValueError: the folder has the exports of several runs.
+        ValueError: there is no such folder, or it has the exports of several runs.
     """
     path = Path(folder).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"there is no {folder}, expected the folder of a run or its export, such as "
+            "runs/medqa/<date>_<time>; check the path."
+        )
     if (path / NAME).is_file():
         return path
     if (path / "export" / NAME).is_file():

@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.argv = ["transformers", "serve", *map(export_of, words)]
         cli()
-    except (ImportError, ValueError) as error:
-        log.error("%s", error)
+    except (ImportError, ValueError, OSError) as error:
+        log.error("%s", str(error).splitlines()[0])
         sys.exit(1)
 
 

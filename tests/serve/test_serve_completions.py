@@ -32,6 +32,19 @@ def test_a_folder_of_a_run_stands_for_its_export(
     assert end.value.code == 1 and "has the exports of 2 runs" in caplog.text
 
 
+def test_a_model_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing() -> None:
+        raise OSError("Repo id must be a name: '/nowhere'\nmore")
+
+    monkeypatch.setattr("transformers.cli.transformers.main", missing)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(SystemExit):
+        completions.main(["/nowhere"])
+    assert caplog.messages == ["Repo id must be a name: '/nowhere'"]
+
+
 @pytest.mark.slow
 def test_completions_equal_generate(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openai", reason="transformers serves with packages of its own")

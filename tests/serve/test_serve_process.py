@@ -92,7 +92,7 @@ def test_schemathesis_finds_no_failure(exported: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (["nowhere", "--port", "0"], 1, "nowhere has no task.json"),
+        (["nowhere", "--port", "0"], 1, "there is no nowhere, expected the folder of a run"),
         (["{folder}", "--device", "gpu9"], 1, "--device is 'gpu9', which torch cannot use here"),
         (
             ["{folder}", "--host", "no.such.host.invalid"],
