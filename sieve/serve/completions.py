@@ -12,9 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import transformers
-from transformers import AutoModelForCausalLM
-
 from sieve.exports.task_file import find_export
 from sieve.factorized.modeling_sieve import PREFIX, register
 
@@ -23,6 +20,9 @@ log = logging.getLogger("sieve.serve")
 
 def register_classes() -> None:
     """Put every factorized class into transformers by name, to be loaded by the Auto class."""
+    import transformers  # Imported late: its module may be replaced while it loads a model.
+    from transformers import AutoModelForCausalLM
+
     register()
     for name in dir(transformers):
         if name.endswith(("ForCausalLM", "LMHeadModel")) and not name.startswith("Auto"):
