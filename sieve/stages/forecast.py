@@ -4,6 +4,7 @@ from sieve.costs.dry_run import plan_of, stages_of
 from sieve.costs.lengths import Lengths, measured
 from sieve.costs.shape import shape_of
 from sieve.stages.run import Run
+from sieve.streaming.streamed_backbone import StreamedBackbone
 from sieve.tasks import Task
 
 PROBE_S = 0.02  # of a measurement of this machine: the whole probe takes less than half a second
@@ -12,11 +13,12 @@ PROBE_S = 0.02  # of a measurement of this machine: the whole probe takes less t
 def forecast(run: Run) -> dict[str, float] | None:
     """Expected seconds by stage, on rank 0 alone.
 
-    None for a genetic search, which other jobs compute, and for a sharded model, which no rank can
-    look into alone.
+    None for a genetic search, which other jobs compute, for a streamed model, which would be loaded
+    whole, and for a sharded one, which no rank can look into alone.
     """
     config, backbone = run.config, run.backbone
-    if config.search.method == "genetic" or run.sharded:
+    streams = isinstance(backbone, StreamedBackbone)
+    if config.search.method == "genetic" or streams or run.sharded:
         return None
     projection = config.projection
     matrices = backbone.matrices(projection.prune_head, projection.prune_embedding)
