@@ -1,4 +1,4 @@
-"""The answers beside the rows of a file are those of an evaluation, also after a kill."""
+"""The answers beside the rows of a file equal an evaluation, also after a kill."""
 
 import csv
 import json
