@@ -43,6 +43,7 @@ def condensed(result: Record) -> Record:
         "overrides": overrides(result["command"]),
         **{key: result[key] for key in ("tolerance", "confidence", "metric", "examples")},
         "kept": result["kept_fraction"],
+        "bytes": result["bytes"],
         "dense": result["baseline"]["accuracy"],
         "pruned": result["pruned"]["accuracy"],
         "drop": result["drop"],
