@@ -10,6 +10,7 @@ from sieve.bank.genome import Genome
 from sieve.search.lines import (
     LEVELS,
     Line,
+    _log_score,
     descend,
     search_uniform,
     smallest_feasible,
@@ -106,3 +107,13 @@ def test_improved_genomes_are_tried_downwards_and_never_below_a_refused_one(
 
     best = descend(line, 10, improve, score, Score(0.9, 0.5, 0.0, 10), tries=4)
     assert seen == tried and best == (BANK, max(index for index in tried if index <= last))
+
+
+@pytest.mark.parametrize(("margin", "side"), [(-0.2, "beyond"), (0.01, "within")])
+def test_rows_that_decided_early_log_a_side_and_no_accuracy(
+    margin: float, side: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sieve")
+    _log_score("", Score(0.027, 0.94, margin, 208, whole=False))
+    assert f"almost surely {side} the tolerance after 208 rows" in caplog.text
+    assert "0.94" not in caplog.text
