@@ -2,7 +2,8 @@
 
 At a high learning rate the weights are scattered around their mean, and the mean is about as good
 as the weights are once the rate has fallen. So a check in the middle of a training tells as much as
-one at its end (Polyak and Juditsky, SIAM J. Control Optim. 30:838-855, 1992).
+one at its end (Polyak and Juditsky, SIAM J. Control Optim. 30:838-855, 1992). Torch's AveragedModel
+would copy the whole module, with the bank; here the trained weights alone are copied.
 """
 
 from collections.abc import Iterator, Mapping
