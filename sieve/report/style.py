@@ -46,6 +46,8 @@ def plain_layout() -> go.Layout:
     return go.Layout(
         font={"family": FONTS, "size": 13, "color": INK},
         colorway=PALETTE,
+        paper_bgcolor="rgba(0,0,0,0)",  # the page's ground, light or dark
+        plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 8, "r": 16, "t": 16, "b": 8},
         hoverlabel={"bgcolor": "white", "font": {"color": INK}, "align": "left"},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},

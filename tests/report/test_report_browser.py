@@ -1,6 +1,7 @@
 """The report in Chromium: the answer is on the first screen, and nothing is cut."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ TOUCHING = """selector => [...document.querySelectorAll(selector)].some((axis) =
   return boxes.some((a, i) => boxes.slice(i + 1).some((b) =>
     a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom));
 })"""
+
+# Colors of each text and of the ground behind it.
+COLORS = """() => [...document.querySelectorAll("h1, h2, .badge, .verdict, .note, dt, summary, td, pre")]
+  .map((text) => {
+    let ground = text;
+    while (/, 0\\)$/.test(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
+    return [getComputedStyle(text).color, getComputedStyle(ground).backgroundColor];
+  })"""
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +69,25 @@ def test_the_answer_is_on_the_first_screen_and_nothing_is_cut(
         assert page.locator(".steps pre").count() == 3
         for axis in ("divergence-front .yaxislayer-above", "bottlenecks .xaxislayer-above"):
             assert not page.evaluate(TOUCHING, f"#figure-{axis}"), axis
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_texts_can_be_read_on_light_and_dark_ground(
+    browser: Any, reports: Path, scheme: str
+) -> None:
+    with opened(browser, reports / "line" / "report.html", 1280, scheme) as page:
+        colors = {(luminance(text), luminance(ground)) for text, ground in page.evaluate(COLORS)}
+        figure = page.locator(".js-plotly-plot").first
+        turned = "invert" in figure.evaluate("figure => getComputedStyle(figure).filter")
+        body = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    for text, ground in colors:
+        contrast = (max(text, ground) + 0.05) / (min(text, ground) + 0.05)
+        assert contrast >= 4.5, (text, ground)  # WCAG 2.2, level AA
+    assert (luminance(body) < 0.05) == turned == (scheme == "dark")
+
+
+def luminance(color: str) -> float:
+    """Relative luminance, 0 to 1, of "rgb(r, g, b)" (WCAG 2.2)."""
+    channels = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
