@@ -311,6 +311,11 @@ def _vocabulary(config: Config) -> Check:
         f"vocabulary.fill is a share of the model's parameters, got {config.vocabulary.fill}; set "
         "a number from 0 to 1.",
     )
+    yield (
+        config.vocabulary.min_rows < 1,
+        f"vocabulary.min_rows is a number of rows, got {config.vocabulary.min_rows}; set 1 or "
+        "more.",
+    )
 
 
 def _outputs(config: Config) -> Check:

@@ -170,6 +170,7 @@ class VocabularyConfig:
     """Which tokens the model and its tokenizer have (`conf/vocabulary`)."""
 
     method: str = "none"
+    min_rows: int = 1
     fill: float = 0.06
 
 

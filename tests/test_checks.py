@@ -49,6 +49,10 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
         (["recovery=bake", "recovery.student_prompt=rows"], "'rows', expected row or a template"),
         (["recovery=bake", "task.kind=perplexity"], "set recovery.student_prompt=null"),
         (["vocabulary.method=half"], "expected one of none, task"),
+        (
+            ["vocabulary.min_rows=0"],
+            "vocabulary.min_rows is a number of rows, got 0; set 1 or more",
+        ),
         (["vocabulary.fill=2"], "vocabulary.fill is a share of the model's parameters, got 2"),
         (["vocabulary=task", "calibration.strategy=stream"], "runs the whole model"),
         (["vocabulary=task", "task.kind=perplexity"], "tokens that a perplexity is of"),

@@ -54,8 +54,10 @@ def _tokens_that_stay(
     config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
     reader = Reader(tokenizer)  # Prompts beyond the context are cut in the run.
-    used = named_ids(model).union(*(reader.vocabulary(*rows) for rows in _rows(config)))
-    return cut_tokenizer(tokenizer, used, least_tokens(model, config.vocabulary.fill))[1]
+    settings = config.vocabulary
+    rows = (reader.vocabulary(*pair, settings.min_rows) for pair in _rows(config))
+    used = named_ids(model).union(*rows)
+    return cut_tokenizer(tokenizer, used, least_tokens(model, settings.fill))[1]
 
 
 def _rows(config: Config) -> Iterator[tuple[Task, list[Example]]]:

@@ -1,5 +1,6 @@
 """The batches of a task for a model, by the kind of the task."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,12 +123,14 @@ class Reader:
         classes, limit = self.classes(task), self.context_length
         return ClassifierEncoder(self.tokenizer, classes, limit, self.cut).encode(examples)
 
-    def vocabulary(self, task: Task, examples: Sequence[Example]) -> set[int]:
-        """The different tokens of prompts and of all answers to choose from."""
+    def vocabulary(self, task: Task, examples: Sequence[Example], min_rows: int = 1) -> set[int]:
+        """The tokens of all answers to choose from, and of at least `min_rows` prompts."""
         # Long texts are read in windows, which have all their tokens.
         limit = None if task.kind == "perplexity" else self.context_length
         encoded = replace(self, context_length=limit, cut=None).encode(task, examples)
-        return set().union(*(one.vocabulary for one in encoded))
+        rows = Counter(token for one in encoded for token in set(one.prefix))
+        answers = {token for one in encoded for choice in one.choices for token in choice}
+        return answers | {token for token, count in rows.items() if count >= min_rows}
 
     def longest(self, task: Task, examples: Sequence[Example]) -> int:
         """Tokens of the longest row that scoring reads, with the tokens that the model may write.

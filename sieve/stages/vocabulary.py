@@ -64,13 +64,14 @@ def _tokens(cut: CutBackbone) -> tuple[int, int]:
 
 
 def _used(run: Run) -> set[int]:
-    """The tokens of all rows that calibration and training may read."""
+    """The tokens of enough rows that calibration and training may read."""
     tasks = [task for task, _ in run.data.mix]
     if run.dense_task is not None:
         tasks.append(run.dense_task)
     rows = [(task, task.splits["calibration"]) for task in tasks]
     vocabularies = (
-        run.data.reader.vocabulary(*pair) for pair in (*rows, (run.task, rows_to_train(run)))
+        run.data.reader.vocabulary(*pair, run.config.vocabulary.min_rows)
+        for pair in (*rows, (run.task, rows_to_train(run)))
     )
     return _written(run).union(*vocabularies)
 

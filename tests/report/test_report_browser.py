@@ -21,12 +21,14 @@ TOUCHING = """selector => [...document.querySelectorAll(selector)].some((axis) =
 })"""
 
 # Colors of each text and of the ground behind it.
-COLORS = """() => [...document.querySelectorAll("h1, h2, .badge, .verdict, .note, dt, summary, td, pre")]
-  .map((text) => {
+COLORS = """() => {
+  const texts = document.querySelectorAll("h1, h2, .badge, .verdict, .note, dt, summary, td, pre");
+  return [...texts].map((text) => {
     let ground = text;
     while (/, 0\\)$/.test(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
     return [getComputedStyle(text).color, getComputedStyle(ground).backgroundColor];
-  })"""
+  });
+}"""
 
 
 @pytest.fixture(scope="module")

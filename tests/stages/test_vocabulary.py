@@ -45,6 +45,14 @@ def test_calibration_rows_and_labels_choose_the_tokens(world: Path) -> None:
         assert not {"movie", "review"} & _tokens(run)
 
 
+def test_tokens_of_few_prompts_leave_but_not_those_of_answers(world: Path) -> None:
+    with session(world, *QUICK, "vocabulary.min_rows=1000") as run:
+        assert _tokens(run) == {"yes", "no"}
+        assert run.familiar(run.task, run.task.splits["test"]) == [False] * 60
+        tokens = run.backbone.tokenizer("the film").input_ids
+        assert run.backbone.tokenizer.decode(tokens) == "the film"
+
+
 def test_common_tokens_fill_a_share_of_the_parameters(world: Path) -> None:
     with session(world, *QUICK, "vocabulary.fill=1") as run:
         assert {"movie", "review"} <= _tokens(run)
