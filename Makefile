@@ -45,7 +45,7 @@ experiments: $(DEV) ## measure every claim on small models; resumes, an hour or 
 # ── Contribute ────────────────────────────────────────────────────────────────────────────────────
 
 test: $(DEV) ## run the test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(DEV) ## check style and formatting with ruff, and the order of folders with import-linter
 	@$(BIN)/python -m ruff check .

@@ -13,6 +13,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parent.parent
 
+# Files of few but long tests. They start first, so that none is left for one core at the end.
+LONG = (
+    "test_run_recovered.py",
+    "test_killed.py",
+    "test_run.py",
+    "test_run_breadth.py",
+    "test_run_vocabulary.py",
+    "test_ranks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; within a file the order stays."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
