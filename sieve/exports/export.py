@@ -23,7 +23,7 @@ from sieve.exports.onnx import check_packages, replaced_layers, write_onnx
 from sieve.exports.sharded import as_stored, weights_of, write_sharded
 from sieve.factorized.modeling_experts import Unfolded, fold, unfold
 from sieve.factorized.modeling_layers import FactorizedLinear, skipped
-from sieve.factorized.modeling_sieve import classes_for, native_class
+from sieve.factorized.modeling_sieve import blocks_class, classes_for, native_class
 from sieve.model.backbone import is_classifier
 from sieve.model.matrices import shares_embedding
 from sieve.model.quantized import is_quantized
@@ -174,7 +174,10 @@ def _factorized_shell(model: PreTrainedModel) -> PreTrainedModel:
     if modules := skipped(model):
         entry["skipped"] = {path: (done.writer, done.results) for path, done in modules.items()}
     config = model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
-    return _shell(classes_for(architecture)[0], config, model)
+    shell = _shell(classes_for(architecture)[0], config, model)
+    if blocks := blocks_class(type(shell)):
+        shell.config.auto_map = {"AutoModel": f"modeling_sieve.{blocks.__name__}"}
+    return shell
 
 
 def _shell(model_class: Any, config: dict[str, object], model: PreTrainedModel) -> PreTrainedModel:

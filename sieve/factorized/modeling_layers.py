@@ -4,7 +4,7 @@ Travels with exports beside `modeling_sieve.py`.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -51,9 +51,8 @@ class FactorizedLinear(nn.Module):
         eager = not torch.compiler.is_compiling()  # A compiled graph leaves the sizes open.
         if order is None:
             # With gradients rank 0 computes its empty products: DDP expects every parameter.
-            if outer.in_features == 0 and eager and not torch.is_grad_enabled() and _is_bare(outer):
-                bias = x.new_zeros(1) if outer.bias is None else outer.bias
-                return bias.expand(*x.shape[:-1], outer.out_features).clone()
+            if _is_bare(outer) and outer.in_features == 0 and eager and not torch.is_grad_enabled():
+                return constant(outer, x)
             return outer(self.factor_in(x))
         pivots = self.factor_in(x)
         pivots = pivots.reshape(-1, pivots.shape[-1])  # index_select is slow on three dimensions.
@@ -66,6 +65,20 @@ class FactorizedLinear(nn.Module):
         else:
             y = torch.cat([pivots, outer(pivots)], 1).index_select(1, order)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """Load the layer's tensors in vLLM, which has replaced the factors and knows no `order`."""
+        parameters, loaded = dict(self.named_parameters()), set()
+        for name, tensor in weights:
+            if name == "order":
+                assert self.order is not None
+                self.order.copy_(tensor)
+                continue
+            parameter = parameters[name]
+            load = getattr(parameter, "weight_loader", None) or (lambda p, t: p.data.copy_(t))
+            load(parameter, tensor)
+            loaded.add(name)
+        return loaded
 
     def unfolded(self) -> tuple[Tensor, Tensor | None]:
         """Weight (d_out, r) and bias (d_out,) that map the pivots to all outputs, in order."""
@@ -84,6 +97,25 @@ class FactorizedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rank={self.factor_in.out_features}" + ", pivoted" * (self.order is not None)
+
+
+class Absent(nn.Module):
+    """A factor of rank 0 that is no `nn.Linear`, for engines that replace every Linear."""
+
+    def __init__(self, factor: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = factor.in_features, factor.out_features
+        self.weight, self.bias = factor.weight, factor.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features): the bias, or zero, or nothing."""
+        return constant(self, x)
+
+
+def constant(factor: "nn.Linear | Absent", x: Tensor) -> Tensor:
+    """The output (..., out_features) of a factor that reads nothing of x (..., d)."""
+    bias = x.new_zeros(1) if factor.bias is None else factor.bias
+    return bias.expand(*x.shape[:-1], factor.out_features).clone()
 
 
 class Lookup(nn.Linear):

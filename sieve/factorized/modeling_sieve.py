@@ -8,13 +8,14 @@ flag after `import sieve`. Give AutoTokenizer the flag as well: it reads the mod
 first, and without the flag transformers asks for it and warns of a model of type ``.
 """
 
-from typing import Any
+import re
+from typing import Any, cast
 
 import transformers
-from torch import nn
+from torch import distributed, nn
 
 from .modeling_experts import unfold
-from .modeling_layers import factorize
+from .modeling_layers import Absent, FactorizedLinear, factorize
 
 PREFIX = "Sieve"
 
@@ -37,7 +38,10 @@ _classes: dict[str, tuple[Any, Any]] = {}
 
 
 def classes_for(architecture: str) -> tuple[Any, Any]:
-    """The factorized model and configuration classes for a transformers architecture."""
+    """The factorized model and configuration classes for a transformers architecture.
+
+    The class of the blocks alone, such as `SieveLlamaModel`, is made as well: vLLM asks for it.
+    """
     if architecture in _classes:
         return _classes[architecture]
     native = getattr(transformers, architecture, None)
@@ -49,40 +53,118 @@ def classes_for(architecture: str) -> tuple[Any, Any]:
         (base,),
         {"model_type": "sieve", "__module__": __name__, "__doc__": SieveConfig.__doc__},
     )
+    model_class = _factorized_class(native, config_class, "")
+    _classes[architecture] = model_class, config_class
+    if blocks := blocks_class(native):
+        prefix = f"{native.base_model_prefix}."
+        _register("AutoModel", _factorized_class(blocks, config_class, prefix))
+    _register(auto_class(architecture), model_class)
+    # When a model is saved again, this file is saved with it.
+    config_class.register_for_auto_class("AutoConfig")
+    globals()[config_class.__name__] = config_class
+    return _classes[architecture]
+
+
+def blocks_class(model_class: Any) -> Any:
+    """The class of a model's blocks, without a head: factorized where `model_class` is; or None."""
+    found = transformers.AutoModel._model_mapping.get(model_class.config_class, None)
+    return found if isinstance(found, type) else None
+
+
+def _register(auto: str, model_class: Any) -> None:
+    globals()[model_class.__name__] = model_class
+    model_class.register_for_auto_class(auto)
+    getattr(transformers, auto).register(model_class.config_class, model_class, exist_ok=True)
+
+
+def _factorized_class(native: Any, config_class: Any, prefix: str) -> Any:
+    """A class with factorized layers.
+
+    prefix: of the blocks in the names of the whole model, "" for the whole model's class.
+    """
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         # Some models build their parts with Auto classes, which only accept native configurations.
-        config.__class__ = base
+        config.__class__ = native.config_class
         try:
             native.__init__(self, config, *args, **kwargs)
         finally:
             config.__class__ = config_class
-        entry = config.sieve
-        if entry.get("experts"):
+        if config.sieve.get("experts"):
             unfold(self)
-        names = ("pivoted", "mixed", "shared", "skipped")
-        options = {name: entry[name] for name in names if name in entry}
-        factorize(self, entry["ranks"], entry["biases"], **options)
-        if (head := self.get_output_embeddings()) is not None:
+        factorize(self, **_layers(config.sieve, prefix))
+        if prefix:
+            _suit_engines(self)
+        elif (head := self.get_output_embeddings()) is not None:
             head.register_forward_pre_hook(contiguous_input)
 
-    model_class: Any = type(
-        PREFIX + architecture,
-        (native,),
-        {
-            "config_class": config_class,
-            "__init__": __init__,
-            "__module__": __name__,
-            "__doc__": f"{architecture} with factorized layers.",
-        },
-    )
-    _classes[architecture] = model_class, config_class
-    globals().update({cls.__name__: cls for cls in _classes[architecture]})
-    # When a model is saved again, this file is saved with it.
-    model_class.register_for_auto_class(auto := auto_class(architecture))
-    config_class.register_for_auto_class("AutoConfig")
-    getattr(transformers, auto).register(config_class, model_class, exist_ok=True)
-    return _classes[architecture]
+    __init__.__annotations__.clear()  # vLLM would compare them with the arguments.
+    members = {
+        "config_class": config_class,
+        "__init__": __init__,
+        "__module__": __name__,
+        "__doc__": f"{native.__name__} with factorized layers.",
+    }
+    return type(PREFIX + native.__name__, (native,), members)
+
+
+def _layers(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The arguments of `factorize` for the modules below a prefix, by their names there."""
+
+    def inside(names: Any) -> Any:
+        if isinstance(names, dict):
+            return {k.removeprefix(prefix): v for k, v in names.items() if k.startswith(prefix)}
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    options = {k: inside(v) for k, v in entry.items() if k not in ("architecture", "experts")}
+    shared = options.get("shared", {})
+    return options | {"shared": {k: v.removeprefix(prefix) for k, v in shared.items()}}
+
+
+def _suit_engines(model: Any) -> None:
+    """Prepare blocks for vLLM, which gives every `nn.Linear` a class of its own.
+
+    Factors of rank 0 become modules that are no Linear. The tensor-parallel plan splits plain
+    factors as it splits the matrix: its outputs by `factor_out`, its inputs by `factor_in`.
+
+    Raises:
+        ValueError: in vLLM, if the embedding or the head is factorized, or if a matrix cannot be
+            split over several devices.
+    """
+    native, plan, whole = dict(model.tp_plan or {}), dict[str, str](), []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, FactorizedLinear):
+            continue
+        split = (style for path, style in native.items() if _matches(path, name))
+        style, rank = next(split, "replicate"), layer.factor_in.out_features
+        if style == "colwise" and (layer.order is not None or not rank):
+            whole.append(name)
+        if rank == 0:
+            for factor in ("factor_in", "factor_out"):
+                layer.add_module(factor, Absent(cast(nn.Linear, layer.get_submodule(factor))))
+        for factor, way in (("factor_in", "rowwise"), ("factor_out", "colwise")):
+            plan[f"{name}.{factor}"] = style if style == way else "replicate"
+    model._tp_plan = plan | native
+    if model.config._attn_implementation == "vllm":
+        _check_for_vllm(model, whole)
+
+
+def _check_for_vllm(model: Any, whole: list[str]) -> None:
+    outside = [name for name in model.config.sieve["ranks"] if ".layers." not in f".{name}"]
+    if outside:
+        raise ValueError(
+            f"vLLM computes {' and '.join(outside)} itself, which is factorized here; run Sieve "
+            "with projection.prune_head=false projection.prune_embedding=false."
+        )
+    if whole and distributed.is_initialized() and distributed.get_world_size() > 1:
+        raise ValueError(
+            f"{whole[0]} and {len(whole) - 1} other matrices cannot be split over devices: they "
+            "are pivoted or have rank 0; use tensor_parallel_size=1."
+        )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern.replace(".", r"\.").replace("*", r"\d+"), name) is not None
 
 
 def contiguous_input(_head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
