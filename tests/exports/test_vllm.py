@@ -1,0 +1,147 @@
+"""vLLM writes and scores with an export what transformers does; `make test-vllm` runs this."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+import torch
+from exporting import pruned
+from models import tiny_llama, tiny_phi3, tiny_qwen3, tiny_tokenizer
+from sieved import tokens
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import sieve
+
+pytestmark = pytest.mark.vllm
+PROMPTS = 32
+ROOMY = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}  # heads of 32
+ROOMY |= {"head_dim": 32, "dtype": torch.float32}
+MODELS = {
+    "llama, pivoted": lambda: pruned(tiny_llama(**ROOMY), storage="pivoted"),
+    "qwen3, plain": lambda: pruned(tiny_qwen3(**ROOMY)),
+    "phi3, whitened": lambda: pruned(tiny_phi3(**ROOMY), "whitened", storage="pivoted"),
+}
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    """The Python of an environment with vLLM."""
+    python = os.environ.get("SIEVE_VLLM")
+    if not python:
+        pytest.skip("SIEVE_VLLM does not name a Python with vLLM; make test-vllm sets one up")
+    return python
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("exports")
+    return {
+        name: sieve.export(build(), tiny_tokenizer(), root / str(index))
+        for index, (name, build) in enumerate(MODELS.items())
+    }
+
+
+@pytest.fixture(scope="module")
+def answers(python: str, folders: dict[str, Path], tmp_path_factory) -> dict[str, dict]:
+    """What vLLM writes, by export."""
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.json"
+    prompts.write_text(json.dumps(tokens(PROMPTS, 12).tolist()))
+    script = Path(__file__).parents[1] / "vllm_answers.py"
+    done = subprocess.run(
+        [python, script, prompts, *folders.values()],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(zip(folders, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def environment() -> dict[str, str]:
+    """Of a process with vLLM on the CPU, in which Sieve cannot be imported from here."""
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    settings |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+    settings |= {"HF_HUB_OFFLINE": "1", "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | settings
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_vllm_writes_and_scores_what_transformers_does(
+    folders: dict[str, Path], answers: dict[str, dict], name: str
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folders[name], dtype=torch.float32).eval()
+    prompts = tokens(PROMPTS, 12)
+    read = prompts.shape[1]
+    ids = greedy(model, prompts, len(answers[name]["tokens"][0]))
+    assert answers[name]["tokens"] == ids[:, read:].tolist()
+    with torch.no_grad():
+        logprobs = model(prompts).logits.log_softmax(-1)[:, :-1]
+    expected = logprobs.gather(2, prompts[:, 1:, None])[..., 0]
+    assert torch.allclose(torch.tensor(answers[name]["logprobs"]), expected, atol=1e-3)
+
+
+@torch.no_grad()
+def greedy(model: PreTrainedModel, ids: torch.Tensor, count: int) -> torch.Tensor:
+    """The prompts (rows, length) and the next `count` tokens, without a cache."""
+    for _ in range(count):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+    return ids
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_take_no_more_memory_than_on_disk(
+    folders: dict[str, Path], answers: dict[str, dict], name: str
+) -> None:
+    size = (folders[name] / "model.safetensors").stat().st_size
+    assert answers[name]["bytes"] <= 1.1 * size
+
+
+def test_vllm_serves_an_export(python: str, folders: dict[str, Path]) -> None:
+    folder, port = folders["llama, pivoted"], free_port()
+    command = [
+        python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        folder,
+        "--port",
+        port,
+    ]
+    command += ["--trust-remote-code", "--model-impl", "transformers", "--enforce-eager"]
+    command += ["--dtype", "float32", "--max-model-len", "64", "--served-model-name", "small"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompt = "the film is good"
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    expected = greedy(model, ids, 8)[0, ids.shape[1] :]
+    ask = {"model": "small", "prompt": prompt, "max_tokens": 8, "temperature": 0}
+    ask |= {"ignore_eos": True, "return_token_ids": True}
+    with subprocess.Popen([*map(str, command)], env=environment()) as server:
+        try:
+            answer = asked(f"http://localhost:{port}", ask, server)
+        finally:
+            server.terminate()
+    assert answer["choices"][0]["token_ids"] == expected.tolist()
+
+
+def asked(url: str, ask: dict[str, object], server: subprocess.Popen) -> dict:
+    """The answer of a server that may still be starting."""
+    for _ in range(300):
+        assert server.poll() is None, "the server has ended"
+        try:
+            return httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()
+        except httpx.ConnectError:
+            time.sleep(1)
+    raise TimeoutError("the server did not start within five minutes")
+
+
+def free_port() -> int:
+    """A port that no process uses now."""
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]

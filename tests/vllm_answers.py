@@ -1,0 +1,60 @@
+"""Run by vLLM's Python: what vLLM writes and scores with each model folder, as JSON on stdout.
+
+    python vllm_answers.py PROMPTS.json FOLDER ...
+
+PROMPTS.json has lists of token ids. The answer of a folder has the tokens written after each
+prompt, the log-probabilities of the prompt's tokens and the bytes of the weights.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from vllm import LLM, SamplingParams, TokensPrompt
+
+NEW_TOKENS = 16
+
+
+def main(prompts: str, *folders: str) -> None:
+    """Print a list with the answer of each folder."""
+    ids = json.loads(Path(prompts).read_text())
+    print(json.dumps([answer(folder, ids) for folder in folders]))
+
+
+def answer(folder: str, ids: list[list[int]]) -> dict[str, object]:
+    """Greedy tokens and log-probabilities of one model."""
+    model = LLM(
+        folder,
+        trust_remote_code=True,
+        model_impl="transformers",
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=64,
+        max_num_seqs=len(ids),
+        skip_tokenizer_init=True,
+    )
+    settings = SamplingParams(
+        temperature=0, max_tokens=NEW_TOKENS, prompt_logprobs=0, ignore_eos=True, detokenize=False
+    )
+    done = model.generate([TokensPrompt(prompt_token_ids=prompt) for prompt in ids], settings)
+    [size] = model.apply_model(weight_bytes)
+    return {
+        "tokens": [list(one.outputs[0].token_ids) for one in done],
+        "logprobs": [[_only(at) for at in one.prompt_logprobs[1:]] for one in done],
+        "bytes": size,
+    }
+
+
+def weight_bytes(model: object) -> int:
+    """Bytes of a model's parameters and buffers, each counted once."""
+    tensors = {t.data_ptr(): t for t in [*model.parameters(), *model.buffers()] if t.numel()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _only(found: dict) -> float:
+    [value] = found.values()
+    return value.logprob
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
