@@ -12,6 +12,7 @@ from sieve.calibration.calibration import calibrate
 from sieve.projections import get_projection
 
 GRID = (1.0, 0.6, 0.5, 0.3, 0.0)
+LEVELS = (0.6, 1.0, 0.3, 0.0, 0.6)  # from matrix to matrix, again and again
 
 
 def tokens(rows: int = 2, length: int = 12, seed: int = 0) -> torch.Tensor:
@@ -28,7 +29,7 @@ def banked(model: PreTrainedModel, projection: str = "output", **options: Any) -
     return fit(model, moments, projection, **options)
 
 
-def mixed(bank: Bank, levels: Sequence[float] = (0.6, 1.0, 0.3, 0.0, 0.6)) -> Genome:
+def mixed(bank: Bank, levels: Sequence[float] = LEVELS) -> Genome:
     """A genome that goes through `levels` from matrix to matrix."""
     indexes = tuple(GRID.index(levels[i % len(levels)]) for i in range(len(bank.names)))
     return Genome(GRID, indexes, bank.names, bank.fingerprint)

@@ -9,6 +9,7 @@ first, and without the flag transformers asks for it and warns of a model of typ
 """
 
 import re
+from functools import cache
 from typing import Any, cast
 
 import transformers
@@ -147,6 +148,20 @@ def _suit_engines(model: Any, prefix: str) -> None:
     model._tp_plan = plan | native
     if model.config._attn_implementation == "vllm":
         _check_for_vllm(model, prefix, whole)
+        for module in model.modules():
+            parts, cls = module.named_children(), cast(Any, type(module))
+            names = tuple(name for name, part in parts if isinstance(part, FactorizedLinear))
+            if names:
+                module.__class__ = _class_of_its_own(cls, names)
+
+
+@cache
+def _class_of_its_own(cls: Any, _factorized: tuple[str, ...]) -> type:
+    """A class for modules whose children of these names are factorized.
+
+    vLLM fuses the projections of all modules of one class, or of none.
+    """
+    return type(cls.__name__, (cls,), {"__module__": cls.__module__})
 
 
 def _check_for_vllm(model: Any, prefix: str, whole: list[str]) -> None:

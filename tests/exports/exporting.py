@@ -1,18 +1,23 @@
 """Pruned models to export, and greedy generation with them."""
 
+from collections.abc import Sequence
+
 import torch
-from sieved import banked, mixed
+from sieved import LEVELS, banked, mixed
 from transformers import PreTrainedModel
 
 import sieve
 
 
 def pruned(
-    model: PreTrainedModel, projection: str = "output", **options: object
+    model: PreTrainedModel,
+    projection: str = "output",
+    levels: Sequence[float] = LEVELS,
+    **options: object,
 ) -> PreTrainedModel:
     """The model, pruned in place to mixed levels with a bank of the given options."""
     bank = banked(model, projection, **options)
-    sieve.apply(model, bank, mixed(bank))
+    sieve.apply(model, bank, mixed(bank, levels))
     return model
 
 

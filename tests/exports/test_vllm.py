@@ -21,9 +21,13 @@ pytestmark = pytest.mark.vllm
 PROMPTS = 32
 ROOMY = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}  # heads of 32
 ROOMY |= {"head_dim": 32, "dtype": torch.float32}
+FIRST_DENSE, LAST_DENSE = (1.0,) * 7 + (0.5,) * 7, (0.5,) * 7 + (1.0,) * 7
 MODELS = {
+    # First, because vLLM remembers what it fuses in the modules of a class.
+    "llama, first block dense": lambda: pruned(tiny_llama(**ROOMY), levels=FIRST_DENSE),
     "llama, pivoted": lambda: pruned(tiny_llama(**ROOMY), storage="pivoted"),
     "qwen3, plain": lambda: pruned(tiny_qwen3(**ROOMY)),
+    "llama, last block dense": lambda: pruned(tiny_llama(**ROOMY), levels=LAST_DENSE),
     "phi3, whitened": lambda: pruned(tiny_phi3(**ROOMY), "whitened", storage="pivoted"),
 }
 
