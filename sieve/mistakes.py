@@ -101,6 +101,15 @@ def _no_section(kind: str, value: str) -> str:
     return f"{name} is {value!r}, but has settings of its own: {settings}."
 
 
+def unknown_command(word: str) -> str:
+    """What to say of a first argument that is neither a command nor a setting."""
+    commands = ("data", "predict")
+    return (
+        f"there is no command '{word}'{_nearest(word, commands)}; a run starts with settings, as "
+        f"sieve +task=sst2, and the commands are {' and '.join(commands)}. {HELP}."
+    )
+
+
 def _unreadable(error: OverrideParseException) -> str:
     reason = str(error).removeprefix(f"Error parsing override '{error.override}'\n")
     return (

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from sieve.config import Config
 from sieve.conversion import CONF, check_removed, register_resolvers, to_config
-from sieve.mistakes import message_of
+from sieve.mistakes import message_of, unknown_command
 
 log = logging.getLogger("sieve")
 PLAIN_ERRORS = "SIEVE_PLAIN_ERRORS"  # in the environment, 1: a user's mistake is one sentence
@@ -202,6 +202,8 @@ def main() -> None:
         return predict(arguments[1:])
     if arguments[:1] == ["data"]:
         arguments[0] = "inspect=data"
+    elif arguments and arguments[0].isalpha():
+        _end(unknown_command(arguments[0]))
     sweeps = [word for word in arguments if word in ("--multirun", "-m")]  # Hydra wants them last.
     sys.argv[1:] = [word for word in arguments if word not in sweeps] + sweeps[:1]
     # Hydra then raises errors, which it would print with a hint that helps nobody with a typo.

@@ -42,6 +42,7 @@ class Data:
     duplicates: dict[str, Number]
     contradictory: Number  # rows with the prompt of a row with another label
     truncated: dict[str, Number]  # by field of the prompt
+    empty: dict[str, Number]  # texts without a word, by field of the prompt
     shortened: Number  # prompts cut to the length of the model's context
     answers: dict[str, dict[str, Number]]
     vocabulary: Vocabulary

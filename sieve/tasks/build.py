@@ -168,6 +168,7 @@ def _report(
         "split_names": {role: split.name for role, split in rows.source.items()},
         "rows": {role: len(splits[role]) for role in ROLES},
         "truncated": dict(rows.reader.truncated),
+        "empty": dict(rows.reader.empty),
         "answers": count_answers(splits)
         if config.kind in CHOICE_KINDS and rows.labelled == ROLES
         else {},

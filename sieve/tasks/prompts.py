@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RowReader:
-    """Reads the fields of a task's rows, and counts the texts that `max_words` truncates.
+    """Reads the fields of a task's rows, and counts texts that are empty or truncated.
 
     In all methods `where` names the row in messages, as "row 3 of train".
 
@@ -24,7 +24,8 @@ class RowReader:
     def __init__(self, config: TaskConfig, setting: str = "task.prompt") -> None:
         self.config, self.setting = config, setting
         self.template = config.prompt.replace("\\n", "\n")
-        self.truncated: dict[str, int] = {}
+        self.truncated: dict[str, int] = {}  # by `max_words`
+        self.empty: dict[str, int] = {}
 
     @property
     def names(self) -> list[str]:
@@ -47,7 +48,7 @@ class RowReader:
         """
         value = self.get(row, name)
         if value is None:
-            present = ", ".join(k for k, v in row.items() if v is not None) or "no field"
+            present = ", ".join(repr(k) for k, v in row.items() if v is not None) or "no field"
             tried = self.config.fields.get(name, [name])
             also = f" (tried {', '.join(tried)})" if tried != [name] else ""
             keys = ("label_field", "options_field", "answer_field")
@@ -103,6 +104,8 @@ class RowReader:
                 f"++task.fields.{name}=[{name}.{next(iter(value), 'text')}]."
             )
         text, limit = as_text(value), self.config.max_words.get(name)
+        if not text.strip():
+            self.empty[name] = self.empty.get(name, 0) + 1
         words = text.split() if limit is not None else []
         if limit is None or len(words) <= limit:
             return text

@@ -104,6 +104,7 @@ class RenderedRows:
     def of_digests(self, splits: Mapping[str, Sequence[Digest]]) -> dict[str, list[Example]]:
         """The examples of these digests, in their order, from a second pass over the rows."""
         self.reader.truncated.clear()
+        self.reader.empty.clear()
         numbers: dict[str, set[int]] = {role: set() for role in self.source}
         for digests in splits.values():
             for digest in digests:

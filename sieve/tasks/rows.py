@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 MANY_ROWS = 200_000  # a larger table is not held in memory
 LARGE_BYTES = 2**25  # nor is a larger file of JSON lines
 
+# What mends a file of another kind, and a file that cannot be read.
+REPLACEMENTS = {
+    ".tsv": "rename it to .csv, whose separator is found.",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as CSV in UTF-8."),
+}
+HINTS = {
+    "UnicodeDecodeError": "save it as UTF-8.",
+    "ParserError": "put texts that contain the separator in quotes.",
+}
 EXPECTED = {
     ".jsonl": "one JSON object per line",
     ".json": "a list of JSON objects",
@@ -152,7 +161,7 @@ def _resolve_roles(
         raise ValueError(
             f"task '{config.name}': the calibration split '{wanted.get('calibration')}' is not in "
             f"{describe_source(config)}, which has {', '.join(present) or 'no split'}; set "
-            "task.splits.calibration."
+            f"task.splits.calibration{'=' + present[0] if len(present) == 1 else ''}."
         )
     return names
 
@@ -163,9 +172,10 @@ def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
         return {folder.stem: folder}
     if not folder.is_dir():
         fault = "is no data file" if folder.exists() else "does not exist"
+        mend = REPLACEMENTS.get(folder.suffix, "set task.data_dir.")
         raise ValueError(
             f"task '{config.name}': {folder} {fault}, expected a folder with train, validation and "
-            "test as .jsonl, .json, .csv or .parquet, or one such file; set task.data_dir."
+            f"test as .jsonl, .json, .csv or .parquet, or one such file; {mend}"
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -219,9 +229,10 @@ def _explain_errors(config: TaskConfig, path: Path) -> Iterator[None]:
         reason = str(cause).splitlines()[0] if str(cause) else "no message"
         if not isinstance(error, InvalidJson):
             reason = f"{type(cause).__name__}: {reason}"
+        mend = HINTS.get(type(cause).__name__, "correct the file.")
         raise ValueError(
             f"task '{config.name}': {path} cannot be read ({reason}), expected "
-            f"{EXPECTED[path.suffix]}; correct the file."
+            f"{EXPECTED[path.suffix]}; {mend}"
         ) from error
 
 

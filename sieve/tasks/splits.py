@@ -58,6 +58,7 @@ class Division(Generic[E]):
             "duplicates": self.duplicates,
             "contradictory": self.contradictory,
             "truncated": {},
+            "empty": {},
         }
 
 

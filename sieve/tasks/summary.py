@@ -31,10 +31,11 @@ def _answers(counts: Mapping[str, int]) -> str:
 
 def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
     for role, carved in report["carved"].items():
-        yield f"the {role} rows are of '{carved['from']}', chosen by hash"
+        yield f"{carved['rows']:,} rows of '{carved['from']}' are the {role} split, chosen by hash"
     for role, filled in report["filled"].items():
         if filled["rows"]:
-            yield f"{filled['rows']:,} {role} rows are of '{filled['from']}', chosen by hash"
+            added = f"{filled['rows']:,} {'more ' * (role in report['carved'])}rows"
+            yield f"{added} of '{filled['from']}' fill up the {role} split (search.rows)"
     repeated: Mapping[str, int] = report["duplicates"]
     for role in ROLES:
         dropped = [
@@ -47,6 +48,8 @@ def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
     for role in ROLES[1:]:
         if rows := repeated.get(f"{role}/{role}"):
             yield f"{rows:,} {role} rows repeat a prompt"
+    for name, rows in report.get("empty", {}).items():
+        yield f"{rows:,} rows have an empty '{name}': check them"
     if rows := report.get("contradictory"):
         yield f"{rows:,} rows have the prompt of a row with another label: check them"
     for name, rows in report["truncated"].items():

@@ -213,3 +213,11 @@ def test_a_dry_run_of_a_genetic_search_is_one_short_job(tmp_path):
     assert (world / "run" / NAME).is_file() and not (world / "cache").exists()
     assert not (world / "run" / "result.json").exists()
     assert not list(world.rglob("generations.jsonl"))
+
+
+@pytest.mark.parametrize(("float32", "named"), [(0.2, True), (0.11, False)])
+def test_a_dtype_that_computes_much_faster_is_named(float32, named, tmp_path):
+    rates = f"++device.tflops={{float64: .05, bfloat16: .1, float32: {float32}}}"
+    record = forecast(tmp_path, "+experiment=paper_llama3_1_8b", "task=sst2", rates)
+    sentence = "With model.dtype=float32 passes are 2.0 times as fast here."
+    assert (sentence in " ".join(record["assumptions"])) == named

@@ -83,7 +83,9 @@ def test_numbers_need_words_and_their_values_if_they_do_not_count_from_0(tmp_pat
 
 
 def test_an_unknown_label_column_is_told_with_the_columns_that_there_are() -> None:
-    with pytest.raises(ValueError, match="no field 'lable'.* it has text, label; set task.label_f"):
+    with pytest.raises(
+        ValueError, match="no field 'lable'.* it has 'text', 'label'; set task.label_f"
+    ):
         find_labels(make_config(labels=[], label_field="lable"), {"train": rows("a", "b")})
 
 

@@ -94,7 +94,7 @@ def test_a_missing_field_says_what_the_row_has() -> None:
         render({"text": "t", "label": 1, "empty": None}, name="x", prompt="{foo}")
     assert str(caught.value) == (
         "task 'x': row 3 of train has no field 'foo' that the prompt names; "
-        "it has text, label; set task.prompt or ++task.fields.foo=[column]."
+        "it has 'text', 'label'; set task.prompt or ++task.fields.foo=[column]."
     )
 
 

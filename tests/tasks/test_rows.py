@@ -165,7 +165,37 @@ def test_json_without_objects_is_refused(
     folder.mkdir()
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     message = message_of(ValueError, folder)
-    assert f"{name} cannot be read ({words}" in message and "correct the file" in message
+    assert f"{name} cannot be read ({words}" in message and message.endswith(
+        "save it as UTF-8." if "Unicode" in words else "correct the file."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("reviews.tsv", "rename it to .csv, whose separator is found."),
+        ("reviews.xlsx", "save it as CSV in UTF-8."),
+        ("reviews.txt", "set task.data_dir."),
+    ],
+)
+def test_a_file_of_another_kind_is_told_what_it_must_become(
+    tmp_path: Path, name: str, advice: str
+) -> None:
+    (tmp_path / name).write_text("text\tlabel\n")
+    message = message_of(ValueError, tmp_path / name)
+    assert "is no data file" in message and message.endswith(advice)
+
+
+def test_a_csv_with_separators_in_its_texts_is_told_to_quote_them(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\ngood,1\nbad, very bad,0\n")
+    message = message_of(ValueError, tmp_path)
+    assert "ParserError" in message
+    assert message.endswith("put texts that contain the separator in quotes.")
+
+
+def test_the_only_file_of_a_folder_is_named_as_the_split_to_set(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path / "data", reviews=rows_of("train"))
+    assert message_of(ValueError, folder).endswith("set task.splits.calibration=reviews.")
 
 
 def test_a_parquet_file_that_is_text_is_refused(tmp_path: Path) -> None:

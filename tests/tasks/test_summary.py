@@ -34,9 +34,24 @@ def test_rows_that_change_their_split_are_told(tmp_path: Path) -> None:
     (rows, remarks) = describe_rows(build(folder, selection_rows=20))
     assert rows.startswith("Rows: 60 calibration") and "20 selection" in rows
     assert remarks == (
-        "Data: the test rows are of 'train', chosen by hash; the selection rows are of 'train', "
-        "chosen by hash; 5 selection rows are of 'train', chosen by hash."
+        "Data: 20 rows of 'train' are the test split, chosen by hash; 15 rows of 'train' are the "
+        "selection split, chosen by hash; 5 more rows of 'train' fill up the selection split "
+        "(search.rows)."
     )
+
+
+def test_rows_with_an_empty_text_are_counted(tmp_path: Path) -> None:
+    train = rows_of("train", 40)
+    empty = [{**row, "text": text} for row, text in zip(train, ("", " \n", "\t"), strict=False)]
+    folder = write_splits(
+        tmp_path / "data",
+        train=[*train, *empty],
+        validation=rows_of("validation", 8),
+        test=rows_of("test", 6),
+    )
+    task = build(folder)
+    assert task.report["empty"] == {"text": 3}
+    assert "3 rows have an empty 'text': check them" in describe_rows(task)[1]
 
 
 def test_texts_of_options_are_not_listed(tmp_path: Path) -> None:
