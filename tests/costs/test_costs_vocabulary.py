@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from forecasting import CPU, forecast, text_of
-from runs import arguments, make_world
+from runs import arguments, make_world, write_rows
 from sessions import session
 from test_conf_groups import compose_raw
 
@@ -13,6 +13,7 @@ from sieve.conversion import to_config
 from sieve.costs.inspection import NAME, inspect
 
 TASK = "vocabulary=task"
+FREQUENT = (TASK, "vocabulary.min_rows=1000", "vocabulary.fill=0")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,18 @@ def test_a_dry_run_counts_the_tokens_of_the_run(world: Path, sentence: str) -> N
     record = forecast(world, *CPU, *_settings(world, TASK))
     assert record["vocabulary"] == sentence and sentence in text_of(record, width=400)
     assert forecast(world, *CPU, *_settings(world))["vocabulary"] == ""
+
+
+def test_a_dry_run_leaves_out_the_tokens_of_few_rows(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    rows = [{"text": f"{i} film", "label": ["no", "yes"][i % 2]} for i in range(120)]
+    write_rows(world / "data" / "train.jsonl", rows)
+    with session(world, *FREQUENT) as run:
+        assert run.cut is not None
+        kept = f"its vocabulary keeps {len(run.cut.stays)} of"
+    sentence = forecast(world, *CPU, *_settings(world, *FREQUENT))["vocabulary"]
+    every = forecast(world, *CPU, *_settings(world, TASK, FREQUENT[-1]))["vocabulary"]
+    assert kept in sentence and kept not in every
 
 
 def test_an_inspection_counts_the_tokens_of_the_run(world: Path, sentence: str) -> None:

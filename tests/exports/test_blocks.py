@@ -30,6 +30,18 @@ def test_blocks_compute_what_they_compute_below_a_head(exported, family: str) ->
         assert isinstance(layer.factor_in, kind) and isinstance(layer.factor_out, kind)
 
 
+def test_blocks_share_the_factors_that_the_whole_model_shares(tmp_path) -> None:
+    model = tiny_llama()
+    bank = banked(model, storage="pivoted", joint=True)
+    sieve.apply(model, bank, uniform(bank, 0.5))
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
+    blocks = AutoModel.from_pretrained(folder)
+    assert blocks.config.sieve["shared"]
+    with torch.no_grad():
+        expected = model.base_model(tokens()).last_hidden_state
+        assert torch.allclose(blocks(tokens()).last_hidden_state, expected, atol=1e-5)
+
+
 def test_plain_factors_split_over_devices_as_their_matrix_does(tmp_path) -> None:
     model = tiny_llama()
     bank = banked(model)  # plain factors
@@ -60,3 +72,5 @@ def test_vllm_is_refused_what_it_cannot_split_or_replace(tmp_path, monkeypatch) 
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="pivoted or have rank 0; use tensor_parallel_size=1"):
         AutoModel.from_config(config)
+    config.sieve["pivoted"] = []
+    AutoModel.from_config(config)

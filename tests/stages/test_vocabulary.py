@@ -53,6 +53,16 @@ def test_tokens_of_few_prompts_leave_but_not_those_of_answers(world: Path) -> No
         assert run.backbone.tokenizer.decode(tokens) == "the film"
 
 
+def test_a_token_stays_if_enough_prompts_have_it(world: Path) -> None:
+    with session(world) as run:
+        rows = run.task.splits["calibration"]
+        prompts = sum("film" in row.prompt for row in rows)
+        film = run.backbone.tokenizer.get_vocab()["Ġfilm"]
+        assert 1 < prompts < len(rows)
+        assert film in run.data.reader.vocabulary(run.task, rows, prompts)
+        assert film not in run.data.reader.vocabulary(run.task, rows, prompts + 1)
+
+
 def test_common_tokens_fill_a_share_of_the_parameters(world: Path) -> None:
     with session(world, *QUICK, "vocabulary.fill=1") as run:
         assert {"movie", "review"} <= _tokens(run)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from task_helpers import build, rows_of, write_splits
 
 from sieve.tasks.summary import describe_rows
@@ -40,7 +41,12 @@ def test_rows_that_change_their_split_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_rows_with_an_empty_text_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [False, True])  # Large data are read twice.
+def test_rows_with_an_empty_text_are_counted(
+    tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr("sieve.tasks.rows.LARGE_BYTES", 0)
     train = rows_of("train", 40)
     empty = [{**row, "text": text} for row, text in zip(train, ("", " \n", "\t"), strict=False)]
     folder = write_splits(
