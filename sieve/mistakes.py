@@ -103,10 +103,12 @@ def _no_section(kind: str, value: str) -> str:
 
 def unknown_command(word: str) -> str:
     """What to say of a first argument that is neither a command nor a setting."""
+    if word in ("tune", "serve", "report"):
+        return f"write python -m sieve.{word}; it has a --help of its own."
     commands = ("data", "predict")
     return (
         f"there is no command '{word}'{_nearest(word, commands)}; a run starts with settings, as "
-        f"sieve +task=sst2, and the commands are {' and '.join(commands)}. {HELP}."
+        f"sieve +task=sst2, and the commands are {' and '.join(commands)}; {HELP}."
     )
 
 

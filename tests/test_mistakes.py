@@ -39,6 +39,7 @@ def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
         (["tolerence=0.1"], "there is no setting tolerence (did you mean tolerance?); "),
         (["+task=sst2", "tolerance=2%"], "tolerance is '2%', expected a number; set tolerance=0.0"),
         (["+task=sst2", "tolerance=2"], "tolerance is 2.0, expected a fraction of accuracy"),
+        (["tune", "my_lora"], "write python -m sieve.tune; it has a --help of its own."),
         (["predit", "runs/x"], "there is no command 'predit' (did you mean predict?); a run sta"),
         (["--multirun", "+task=sts2"], "there is no task 'sts2' (did you mean sst2?); choose one"),
     ],

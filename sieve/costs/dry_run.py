@@ -33,7 +33,7 @@ from sieve.tasks.metrics import metric_of
 from sieve.tasks.student import student_config
 
 NAME = "dry_run.json"
-FASTER = 1.2  # a dtype that is at least so many times as fast is named
+FASTER = 1.2  # a dtype that is at least this many times as fast is named
 USABLE = 0.95  # share of a device's memory that a run can fill
 MAX_DEVICES = 4096
 THRIFTY = "calibration.layers_at_once=1 calibration.checkpointing=true"

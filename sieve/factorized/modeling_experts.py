@@ -47,7 +47,8 @@ class Unfolded:
             y = expert.down_proj(self._apply_gate(expert.gate_up_proj(x)))
         else:
             y = expert.down_proj(self.act_fn(expert.up_proj(x)))
-        return self.post_expert_norm(y) if self.has_post_expert_norm else y
+        # transformers before 5.20, which vLLM may bring, has no such norm.
+        return self.post_expert_norm(y) if getattr(self, "has_post_expert_norm", False) else y
 
 
 def can_unfold(module: nn.Module) -> bool:

@@ -117,7 +117,8 @@ def _layers(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
             return {k.removeprefix(prefix): v for k, v in names.items() if k.startswith(prefix)}
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
-    options = {k: inside(v) for k, v in entry.items() if k not in ("architecture", "experts")}
+    names = ("ranks", "biases", "pivoted", "mixed", "shared", "skipped")
+    options = {name: inside(entry[name]) for name in names if name in entry}
     shared = options.get("shared", {})
     return options | {"shared": {k: v.removeprefix(prefix) for k, v in shared.items()}}
 
@@ -125,29 +126,29 @@ def _layers(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _suit_engines(model: Any, prefix: str) -> None:
     """Prepare blocks for vLLM, which gives every `nn.Linear` a class of its own.
 
-    Factors of rank 0 become modules that are no Linear. The tensor-parallel plan splits plain
-    factors as it splits the matrix: its outputs by `factor_out`, its inputs by `factor_in`.
+    There, factors of rank 0 become modules that are no Linear. The tensor-parallel plan splits
+    plain factors as it splits the matrix: its outputs by `factor_out`, its inputs by `factor_in`.
 
     Raises:
         ValueError: in vLLM, if the embedding or the head is factorized, or if a matrix cannot be
             split over several devices.
     """
-    native, plan, whole = dict(model.tp_plan or {}), dict[str, str](), []
-    for name, layer in model.named_modules():
-        if not isinstance(layer, FactorizedLinear):
-            continue
+    native, plan, whole = dict(model.tp_plan or {}), dict[str, str](), list[str]()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
+    for name, layer in layers.items():
         split = (style for path, style in native.items() if _matches(path, name))
         style, rank = next(split, "replicate"), layer.factor_in.out_features
         if style == "colwise" and (layer.order is not None or not rank):
             whole.append(name)
-        if rank == 0:
-            for factor in ("factor_in", "factor_out"):
-                layer.add_module(factor, Absent(cast(nn.Linear, layer.get_submodule(factor))))
         for factor, way in (("factor_in", "rowwise"), ("factor_out", "colwise")):
             plan[f"{name}.{factor}"] = style if style == way else "replicate"
     model._tp_plan = plan | native
     if model.config._attn_implementation == "vllm":
         _check_for_vllm(model, prefix, whole)
+        for layer in layers.values():
+            if layer.factor_in.out_features == 0:
+                factors = dict(layer.named_children())  # A factor of a sibling is not among them.
+                layer._modules |= {n: Absent(cast(nn.Linear, f)) for n, f in factors.items()}
         for module in model.modules():
             parts, cls = module.named_children(), cast(Any, type(module))
             names = tuple(name for name, part in parts if isinstance(part, FactorizedLinear))
@@ -170,13 +171,14 @@ def _check_for_vllm(model: Any, prefix: str, whole: list[str]) -> None:
     outside = head + [name for name, part in parts if isinstance(part, FactorizedEmbedding)]
     if outside:
         raise ValueError(
-            f"vLLM computes {' and '.join(outside)} itself, which is factorized here; run Sieve "
-            "with projection.prune_head=false projection.prune_embedding=false."
+            f"vLLM computes embedding and head itself, and {' and '.join(outside)} here is "
+            "factorized; run Sieve with projection.prune_head=false "
+            "projection.prune_embedding=false."
         )
     if whole and distributed.is_initialized() and distributed.get_world_size() > 1:
         raise ValueError(
-            f"{whole[0]} and {len(whole) - 1} other matrices cannot be split over devices: they "
-            "are pivoted or have rank 0; use tensor_parallel_size=1."
+            f"vLLM cannot split {whole[0]} over devices: it is pivoted or has rank 0; use "
+            "tensor_parallel_size=1."
         )
 
 
@@ -214,8 +216,17 @@ def __getattr__(name: str) -> Any:
         if issubclass(native, transformers.PreTrainedConfig):
             return SieveConfig
         if issubclass(native, transformers.PreTrainedModel):
-            return classes_for(native.__name__)[0]
+            classes_for(_with_head(native))
+            return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _with_head(native: Any) -> str:
+    """The architecture whose blocks are of this class; the class itself if it has a head."""
+    if blocks_class(native) is not native:
+        return native.__name__
+    causal: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[native.config_class]
+    return str(causal.__name__)
 
 
 def register() -> None:

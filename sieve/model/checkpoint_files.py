@@ -123,10 +123,9 @@ def explained_errors(name: str, part: str, path: str = "") -> Iterator[None]:
         reason = _first_line(error)
         if "cannot be loaded with `safetensors`" in reason:
             raise ValueError(_no_safetensors(f"the Hub model {name!r}")) from error
-        listed = "" if "/" in name else f"; a model that --help lists is chosen with model={name}"
         raise ValueError(
-            f"the {part} of {name!r} could not be loaded ({reason}){listed}; check model.path, or "
-            "for a Hub model the network, its name and your access to it."
+            f"the {part} of {name!r} could not be loaded ({reason}); check model.path, or for a "
+            "Hub model the network, its name and your access to it."
         ) from error
     except (AttributeError, RuntimeError, TypeError) as error:  # Built from a damaged config.json.
         raise ValueError(

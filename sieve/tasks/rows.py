@@ -31,6 +31,7 @@ REPLACEMENTS = {
 }
 HINTS = {
     "UnicodeDecodeError": "save it as UTF-8.",
+    "EOF inside string": "close the quote.",
     "ParserError": "put texts that contain the separator in quotes.",
 }
 EXPECTED = {
@@ -172,7 +173,9 @@ def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
         return {folder.stem: folder}
     if not folder.is_dir():
         fault = "is no data file" if folder.exists() else "does not exist"
-        mend = REPLACEMENTS.get(folder.suffix, "set task.data_dir.")
+        mend = "set task.data_dir."
+        if folder.exists():
+            mend = REPLACEMENTS.get(folder.suffix.lower(), mend)
         raise ValueError(
             f"task '{config.name}': {folder} {fault}, expected a folder with train, validation and "
             f"test as .jsonl, .json, .csv or .parquet, or one such file; {mend}"
@@ -229,7 +232,7 @@ def _explain_errors(config: TaskConfig, path: Path) -> Iterator[None]:
         reason = str(cause).splitlines()[0] if str(cause) else "no message"
         if not isinstance(error, InvalidJson):
             reason = f"{type(cause).__name__}: {reason}"
-        mend = HINTS.get(type(cause).__name__, "correct the file.")
+        mend = next((m for kind, m in HINTS.items() if kind in reason), "correct the file.")
         raise ValueError(
             f"task '{config.name}': {path} cannot be read ({reason}), expected "
             f"{EXPECTED[path.suffix]}; {mend}"

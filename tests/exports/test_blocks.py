@@ -1,19 +1,77 @@
 """Exports load as blocks without a head, the form that vLLM reads."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from models import FAMILIES, tiny_llama, tiny_tokenizer
 from sieved import banked, mixed, tokens, uniform
 from torch import distributed, nn
-from transformers import AttentionInterface, AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 import sieve
 from sieve.factorized.modeling_layers import Absent, FactorizedLinear
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def in_vllm(config: PreTrainedConfig) -> PreTrainedModel:
+    """The blocks as vLLM builds them."""
+    AttentionInterface.register("vllm", lambda *args, **kwargs: None)
+    config._attn_implementation = "vllm"
+    try:
+        return AutoModel.from_config(config)
+    finally:
+        AttentionInterface._global_mapping.pop("vllm")
+
+
+def test_vllm_finds_no_linear_without_weights(exported) -> None:
+    _, folder = exported("llama")
+    for layer in in_vllm(AutoConfig.from_pretrained(folder)).modules():
+        if isinstance(layer, FactorizedLinear):
+            kind = nn.Linear if layer.factor_in.out_features else Absent
+            assert isinstance(layer.factor_in, kind) and isinstance(layer.factor_out, kind)
+
+
+def test_modules_in_vllm_have_a_class_for_each_choice_of_factorized_projections(exported) -> None:
+    _, folder = exported("llama")
+    for module in in_vllm(AutoConfig.from_pretrained(folder)).modules():
+        parts = dict(module.named_children()).values()
+        native = type(module).__mro__[1].__name__ == type(module).__name__
+        assert native == any(isinstance(part, FactorizedLinear) for part in parts)
+
+
+def test_an_entry_of_a_later_version_is_ignored(exported) -> None:
+    _, folder = exported("llama")
+    config = AutoConfig.from_pretrained(folder)
+    config.sieve["unheard_of"] = {"x": 1}
+    assert AutoModelForCausalLM.from_config(config).config.sieve["unheard_of"] == {"x": 1}
+
+
+def test_blocks_that_are_asked_for_first_are_blocks(exported, tmp_path) -> None:
+    _, folder = exported("llama")
+    first = """
+import sys, torch
+from transformers import AutoConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module as found
+blocks = found("modeling_sieve.SieveLlamaModel", sys.argv[1])
+config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(type(blocks.from_pretrained(sys.argv[1], config=config)).__name__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", first, folder], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout == "SieveLlamaModel\n", done.stderr
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
 def test_blocks_compute_what_they_compute_below_a_head(exported, family: str) -> None:
     _, folder = exported(family)
     whole = AutoModelForCausalLM.from_pretrained(folder)
@@ -25,21 +83,21 @@ def test_blocks_compute_what_they_compute_below_a_head(exported, family: str) ->
         assert torch.equal(blocks(tokens()).last_hidden_state, expected)
     layers = [m for m in blocks.modules() if isinstance(m, FactorizedLinear)]
     assert len(layers) == sum(isinstance(m, FactorizedLinear) for m in whole.base_model.modules())
-    for layer in layers:
-        kind = nn.Linear if layer.factor_in.out_features else Absent
-        assert isinstance(layer.factor_in, kind) and isinstance(layer.factor_out, kind)
 
 
-def test_blocks_share_the_factors_that_the_whole_model_shares(tmp_path) -> None:
+@pytest.mark.parametrize("level", [0.5, 0.0])
+def test_blocks_share_the_factors_that_the_whole_model_shares(tmp_path, level: float) -> None:
     model = tiny_llama()
     bank = banked(model, storage="pivoted", joint=True)
-    sieve.apply(model, bank, uniform(bank, 0.5))
+    levels = [level if "+" in name else 0.5 for name in bank.names]
+    sieve.apply(model, bank, mixed(bank, levels))
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
     blocks = AutoModel.from_pretrained(folder)
     assert blocks.config.sieve["shared"]
     with torch.no_grad():
         expected = model.base_model(tokens()).last_hidden_state
         assert torch.allclose(blocks(tokens()).last_hidden_state, expected, atol=1e-5)
+    in_vllm(blocks.config)  # can be built, too
 
 
 def test_plain_factors_split_over_devices_as_their_matrix_does(tmp_path) -> None:
@@ -60,17 +118,15 @@ def test_vllm_is_refused_what_it_cannot_split_or_replace(tmp_path, monkeypatch) 
     bank = banked(model, storage="pivoted")
     sieve.apply(model, bank, uniform(bank, 0.5))
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
-    monkeypatch.setitem(AttentionInterface._global_mapping, "vllm", lambda *args, **kwargs: None)
     config = AutoConfig.from_pretrained(folder)
-    config._attn_implementation = "vllm"
     config.sieve["ranks"]["lm_head"] = 4
-    with pytest.raises(ValueError, match="lm_head itself, .*projection.prune_head=false"):
-        AutoModel.from_config(config)
+    with pytest.raises(ValueError, match="itself, and lm_head .*projection.prune_head=false"):
+        in_vllm(config)
     config.sieve["ranks"].pop("lm_head")
-    AutoModel.from_config(config)
+    in_vllm(config)
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="pivoted or have rank 0; use tensor_parallel_size=1"):
-        AutoModel.from_config(config)
+    with pytest.raises(ValueError, match="pivoted or has rank 0; use tensor_parallel_size=1"):
+        in_vllm(config)
     config.sieve["pivoted"] = []
-    AutoModel.from_config(config)
+    in_vllm(config)

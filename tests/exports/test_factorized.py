@@ -107,6 +107,7 @@ def test_the_configuration_names_the_modeling_file_beside_it(exported):
     config = json.loads((folder / "config.json").read_text())
     assert config["auto_map"] == {
         "AutoConfig": "modeling_sieve.SieveGPT2Config",
+        "AutoModel": "modeling_sieve.SieveGPT2Model",
         "AutoModelForCausalLM": "modeling_sieve.SieveGPT2LMHeadModel",
     }
     source = Path(sieve.factorized.modeling_sieve.__file__).read_text()

@@ -125,7 +125,9 @@ def test_vllm_serves_an_export(python: str, folders: dict[str, Path]) -> None:
     expected = greedy(model, ids, 8)[0, ids.shape[1] :]
     ask = {"model": "small", "prompt": prompt, "max_tokens": 8, "temperature": 0}
     ask |= {"ignore_eos": True, "return_token_ids": True}
-    with subprocess.Popen([*map(str, command)], env=environment()) as server:
+    settings = environment()
+    settings.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
+    with subprocess.Popen([*map(str, command)], env=settings) as server:
         try:
             answer = asked(f"http://localhost:{port}", ask, server)
         finally:
@@ -138,7 +140,8 @@ def asked(url: str, ask: dict[str, object], server: subprocess.Popen) -> dict:
     for _ in range(300):
         assert server.poll() is None, "the server has ended"
         try:
-            return httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()
+            answer = httpx.post(f"{url}/v1/completions", json=ask, timeout=60)
+            return answer.raise_for_status().json()
         except httpx.ConnectError:
             time.sleep(1)
     raise TimeoutError("the server did not start within five minutes")

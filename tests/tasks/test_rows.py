@@ -186,11 +186,23 @@ def test_a_file_of_another_kind_is_told_what_it_must_become(
     assert "is no data file" in message and message.endswith(advice)
 
 
-def test_a_csv_with_separators_in_its_texts_is_told_to_quote_them(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("text,label\ngood,1\nbad, very bad,0\n")
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        ("bad, very bad,0", "put texts that contain the separator in quotes."),
+        ('"bad,0', "close the quote."),
+    ],
+)
+def test_a_csv_that_cannot_be_read_is_told_what_to_quote(
+    tmp_path: Path, row: str, advice: str
+) -> None:
+    (tmp_path / "train.csv").write_text(f"text,label\ngood,1\n{row}\n")
     message = message_of(ValueError, tmp_path)
-    assert "ParserError" in message
-    assert message.endswith("put texts that contain the separator in quotes.")
+    assert "ParserError" in message and message.endswith(advice)
+
+
+def test_a_file_that_is_not_there_is_not_to_be_renamed(tmp_path: Path) -> None:
+    assert message_of(ValueError, tmp_path / "absent.tsv").endswith("set task.data_dir.")
 
 
 def test_the_only_file_of_a_folder_is_named_as_the_split_to_set(tmp_path: Path) -> None:
