@@ -89,5 +89,5 @@ def _cells(job: Job) -> tuple[Text, Text, Text]:
         metric_value(job.result, model.accuracy)
         for model in (job.result.baseline, job.result.pruned)
     )
-    kept, scores = Text(figure(job.result)[0]), Text(f"{dense} → {pruned}")
+    kept, scores = Text(figure(job.result).value), Text(f"{dense} → {pruned}")
     return kept, scores, Text(judged.badge, STYLES[judged.kind])

@@ -1,10 +1,18 @@
-"""What to type next: how to load the export of a run, serve it, and answer a file of rows."""
+"""What to type next: how to load the export of a run, serve it, and answer a file of rows.
+
+A run without an answer comes with the commands that tune its model first.
+"""
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from sieve.report.result import Result
+from sieve.report.verdict import can_be_tuned, has_no_answer
+
+_ADAPTER = "my_adapter"
+# Settings of a run that a tuning must not share: it has a method, a log and a folder of its own.
+_OWN = ("recovery", "logger", "hydra", "export", "quantization")
 
 
 @dataclass(frozen=True)
@@ -16,14 +24,41 @@ class Step:
 
 
 def next_steps(result: Result, folder: Path | None) -> list[Step]:
-    """Three commands with the paths of a run; one or none without an export.
+    """How to tune a model that does not do the task, then three commands with the paths of a run.
 
-    folder: of the run.
+    Without an export it is one command or none. folder: of the run.
     """
+    return tuning_steps(result) + _export_steps(result, folder)
+
+
+def tuning_steps(result: Result) -> list[Step]:
+    """Two commands, which tune the dense model and prune it, if it does not do the task."""
+    words = shlex.split(result.command)
+    if not has_no_answer(result) or not can_be_tuned(result):
+        return []
+    if words[1:3] != ["-m", "sieve.run"] or "model.adapter" in map(_key, words):
+        return []
+    settings = [w for w in words[3:] if _key(w).split(".")[0] not in _OWN and not w.startswith("-")]
+    tune = shlex.join([words[0], "-m", "sieve.tune", _ADAPTER, *settings])
+    again = shlex.join([*words, f"model.adapter={_ADAPTER}"])
+    return [
+        Step("Tune the model on the task's labels", tune),
+        Step("Prune the tuned model", again),
+    ]
+
+
+def _key(word: str) -> str:
+    """The setting that a word of a command line changes."""
+    return word.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _export_steps(result: Result, folder: Path | None) -> list[Step]:
     form = result.export.format
     if folder is None or not form:
         return []
     if form == "none":
+        if has_no_answer(result):
+            return []
         again = f"{result.command} export=factorized" if result.command else "export=factorized"
         return [Step("Write the model: repeat the command with an export", again)]
     export = _shown(folder / "export")

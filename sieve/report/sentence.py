@@ -1,5 +1,7 @@
 """The answer in one sentence, and the drop with its interval on the test split."""
 
+from typing import NamedTuple
+
 from sieve.report.result import Comparison, Drop, Result
 from sieve.report.units import lost, metric_name, metric_value, unit, word
 from sieve.report.values import (
@@ -12,14 +14,14 @@ from sieve.report.values import (
     rounded_up,
     short_name,
 )
-from sieve.report.verdict import is_dense, loses_nothing, verdict
+from sieve.report.verdict import has_no_answer, is_dense, loses_nothing, verdict
 from sieve.tasks.metrics import AGREEMENT
 
 
 def answer_sentence(result: Result) -> str:
     """One sentence: task, kept fractions, both accuracies, drop and interval, number of rows."""
     task = _task(result)
-    if result.baseline.beats_chance is False:
+    if has_no_answer(result):
         dense, chance = metric_value(result, result.baseline.accuracy), result.baseline.chance
         compared = f"no better than chance ({percent(chance)})"
         if result.baseline.inverted:
@@ -36,12 +38,22 @@ def answer_sentence(result: Result) -> str:
     return f"{task} needs {kept}: {_scores(result)}."
 
 
-def figure(result: Result) -> tuple[str, str]:
-    """The kept fraction, and of which parameters: of all of them if embeddings shrank too."""
+class Figure(NamedTuple):
+    """The large figure of a result, such as "35.0 %", "kept", "of the prunable parameters"."""
+
+    value: str
+    verb: str  # "" without an answer
+    of: str
+
+
+def figure(result: Result) -> Figure:
+    """The kept fraction, of all parameters if embeddings shrank too; or that there is no answer."""
     fraction = result.kept_fraction
+    if has_no_answer(result):
+        return Figure("no answer", "", "because the dense model does not do the task")
     if result.whole_first:
-        return percent(fraction.model), "of all parameters"
-    return percent(fraction.prunable), "of the prunable parameters"
+        return Figure(percent(fraction.model), "kept", "of all parameters")
+    return Figure(percent(fraction.prunable), "kept", "of the prunable parameters")
 
 
 def _kept(result: Result) -> str:

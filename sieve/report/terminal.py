@@ -1,5 +1,6 @@
 """The closing table of a run for a terminal of 80 columns or more."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sieve.report.next_steps import Step, tuning_steps
 from sieve.report.result import Result, read
 from sieve.report.rivals import standards
 from sieve.report.sentence import (
@@ -23,6 +25,7 @@ from sieve.report.units import metric_name, metric_value, word
 from sieve.report.values import NOT_MEASURED, percent, points, short_name, size, speed_up
 from sieve.report.verdict import verdict
 
+_COLUMNS = 75  # of a command, beside the margins and the sign that it continues
 _STYLES = {"certified": "green", "likely": "yellow", "missed": "bold red", "unknown": "dim"}
 
 
@@ -34,7 +37,8 @@ def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> Re
         paths: the written files by a short name such as "report".
     """
     result = read(record)
-    judged, (fraction, _) = verdict(result), figure(result)
+    judged, large = verdict(result), figure(result)
+    steps = tuning_steps(result)
     style = _STYLES[judged.kind]
     sentences = (vocabulary_sentence, prompt_sentence, unlabelled_sentence, standards)
     said = [sentence(result) for sentence in sentences]
@@ -44,15 +48,28 @@ def closing_table(record: Mapping[str, object], paths: Mapping[str, Path]) -> Re
         *([_table({name: str(path) for name, path in paths.items()})] if paths else []),
         Padding(
             Text.assemble(
-                (f"{fraction} kept", "bold"), "  ", (f" {judged.badge} ", f"reverse {style}")
+                (f"{large.value} {large.verb}".rstrip(), "bold"),
+                "  ",
+                (f" {judged.badge} ", f"reverse {style}"),
             ),
             1,
         ),
         Padding(Text(answer_sentence(result), style="bold"), (0, 1)),
         Padding(Text(judged.text, style=style), (0, 1)),
+        *(Padding(_step(step), (1, 1, 0, 1)) for step in steps),
         *(Padding(Text(sentence), (0, 1)) for sentence in said if sentence),
         *([Padding(Text(search, style="dim"), (1, 1, 0, 1))] if search else []),
     )
+
+
+def _step(step: Step) -> Text:
+    """A command in lines that a shell reads as one, and that fit 80 columns where its words do."""
+    lines = [""]
+    for part in map(shlex.quote, shlex.split(step.command)):
+        if lines[-1] and len(lines[-1]) + len(part) > _COLUMNS:
+            lines.append("   ")
+        lines[-1] += f" {part}" if lines[-1] else part
+    return Text(f"{step.title}:\n") + Text(" \\\n".join(lines), style="bold")
 
 
 def _numbers(result: Result) -> dict[str, str]:

@@ -12,13 +12,19 @@ from sieve.report.genomes import LINES
 from sieve.report.result import Result
 from sieve.report.units import lost, word
 from sieve.report.values import count, rounded_up
+from sieve.tasks.metrics import AGREEMENT
 
 Kind = Literal["certified", "likely", "missed", "unknown"]
 _ROUNDING = 1e-9
 _CHANCE = (
-    "The pruned model's score says nothing. Check the prompt and the labels, or use a model that "
-    "can do the task."
+    "The size and the score of the pruned model say nothing. Check the prompt and the labels, "
+    "{}or use another model."
 )
+_INVERTED = (
+    "The size and the score of the pruned model say nothing. Check which answers the rows call "
+    "right, such as the order of task.labels. If they are right, {}use another model."
+)
+_TUNE = "tune the model on the labels with python -m sieve.tune, "
 _NOT_FINITE = (
     "The pruned model's numbers are not finite (NaN or infinity) on {} of {} test rows, which "
     "count as wrong. Run again with model.dtype=float32 or model.dtype=bfloat16."
@@ -59,8 +65,12 @@ def _missed(result: Result, beyond: bool) -> Verdict | None:
 
     beyond: whether the drop on the test split is larger than the tolerance.
     """
-    if result.baseline.beats_chance is False:
-        return Verdict("missed", "no better than chance", _CHANCE)
+    if has_no_answer(result):
+        tune = _TUNE if can_be_tuned(result) else ""
+        if result.baseline.inverted:
+            text = _INVERTED.format(f"{tune}or " if tune else "")
+            return Verdict("missed", "worse than chance", text)
+        return Verdict("missed", "no better than chance", _CHANCE.format(tune))
     if broken := result.pruned.not_finite:
         text = _NOT_FINITE.format(count(broken), count(result.examples))
         return Verdict("missed", "missed on test", text)
@@ -105,6 +115,16 @@ def _advice(result: Result) -> str:
 
 def _sure(result: Result) -> str:
     return f"{100 * (result.confidence or 0):g} %"
+
+
+def has_no_answer(result: Result) -> bool:
+    """Whether the dense model does not do the task, so that no size of it is an answer."""
+    return result.baseline.beats_chance is False
+
+
+def can_be_tuned(result: Result) -> bool:
+    """Whether `sieve.tune` may help: there are labels, and the model was not tuned on them."""
+    return result.metric != AGREEMENT and result.rivals.tuned_dense is None
 
 
 def is_certified(result: Result) -> bool:

@@ -64,7 +64,9 @@ def test_a_multirun_ends_with_a_table_of_its_jobs(launcher: str, tmp_path: Path)
     table = done.stdout[done.stdout.rindex(" job ") :].splitlines()
     for line, tolerance in zip(table[1:4], ("0.9", "0.95", "7"), strict=True):
         assert f"tolerance={tolerance}" in line
-    assert all(line.count("%") == 3 and "→" in line for line in table[1:3]), table
+    # The model of these tests is no better than chance.
+    assert all(line.count("%") == 2 and "→" in line for line in table[1:3]), table
+    assert all("no answer" in line for line in table[1:3]), table
     assert "failed" in table[3]
     assert "Job 2 failed: tolerance is 7" in done.stdout
     assert "The job's number is its folder in sweep" in done.stdout
