@@ -34,6 +34,30 @@ CUT = """area => {
   return cut;
 }"""
 
+# The first words of the tables that are wider than their box, so that a reader must scroll it.
+SCROLLED = """() => [...document.querySelectorAll("table")].filter((table) => {
+  const box = table.parentElement;
+  return table.getBoundingClientRect().width > box.clientWidth + 1;
+}).map((table) => table.innerText.trim().split("\\n")[0])"""
+
+# The words of tables' headings that go on in the next line.
+BROKEN = """() => {
+  const broken = [];
+  for (const head of document.querySelectorAll("thead th")) {
+    const texts = document.createTreeWalker(head, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      for (const word of texts.currentNode.data.matchAll(/[^\\s-]+/g)) {
+        const range = document.createRange();
+        range.setStart(texts.currentNode, word.index);
+        range.setEnd(texts.currentNode, word.index + word[0].length);
+        const lines = new Set([...range.getClientRects()].map((line) => Math.round(line.top)));
+        if (lines.size > 1) broken.push(word[0]);
+      }
+    }
+  }
+  return broken;
+}"""
+
 
 @contextmanager
 def chromium() -> Iterator[Any]:
@@ -65,5 +89,19 @@ def opened(browser: Any, path: Path, width: int, scheme: str = "light") -> Itera
 
 
 def cut_texts(page: Any, area: str = "body") -> list[str]:
-    """The texts in `area` that a reader cannot bring into view."""
+    """The texts in `area` that a reader cannot bring into view.
+
+    A text in a box that scrolls is not cut, though a reader may not see that the box does: for
+    tables ask `scrolled_tables` as well.
+    """
     return page.evaluate(CUT, area)
+
+
+def scrolled_tables(page: Any) -> list[str]:
+    """The first line of each table of which a part is out of view until a reader scrolls."""
+    return page.evaluate(SCROLLED)
+
+
+def broken_headings(page: Any) -> list[str]:
+    """The words in headings of tables that do not fit into their column."""
+    return page.evaluate(BROKEN)
