@@ -1,8 +1,8 @@
 """What refit, recovery and quantization changed, in a phrase; "" if they did not run."""
 
-from sieve.report.result import Result
-from sieve.report.units import lost, metric_name, metric_value
-from sieve.report.values import count, percent, size
+from sieve.report.result import Refit, Result
+from sieve.report.units import lost, metric_name, metric_value, unit
+from sieve.report.values import count, counted, percent, points, size
 
 _METHODS = {"lora": "LoRA", "full": "all factors trained"}
 
@@ -13,12 +13,29 @@ def refitted(result: Result) -> str:
     if refit is None:
         return ""
     if not refit.taken:
-        return "tried and discarded, because the fitted factors are as good"
+        return f"tried and discarded: {_discarded(result, refit)}"
     changed = f"{count(refit.matrices_changed)} matrices solved again"
     before, after = refit.kept_before, result.kept_fraction.prunable
     if before is not None and after is not None and after < before:
         return f"{changed}; kept fell from {percent(before)} to {percent(after)} of prunable"
     return f"{changed}; the size did not change"
+
+
+def _discarded(result: Result, refit: Refit) -> str:
+    """How the refitted genome did on the selection split, where it was refused."""
+    before, after = refit.margin_before, refit.margin_after
+    tried = next((genome for genome in result.search.curve if genome.refitted), None)
+    if tried is not None and tried.feasible is False:
+        if tried.whole is False:
+            rows = counted(tried.examples_used or 0, "selection row")
+            return f"with refitted factors the genome was beyond the tolerance after {rows}"
+        return "with refitted factors the genome is beyond the tolerance on the selection split"
+    if before is not None and after is not None and after < before:
+        text = "with refitted factors the genome is within the tolerance by a smaller margin"
+        if points(after) == points(before):
+            return text
+        return f"{text}, {points(after)} instead of {points(before)} {unit(result)}"
+    return "the refitted factors do worse on the selection split"
 
 
 def recovered(result: Result) -> str:

@@ -143,6 +143,8 @@ class Bottleneck:
 class Refit:  # the chosen ranks solved again
     taken: bool
     kept_before: Number
+    margin_before: Number  # of the same genome on the selection split
+    margin_after: Number
     matrices_changed: Number
 
 

@@ -64,10 +64,12 @@ def _refit(
         return result
 
     best = descend(line, start, improve, score, before, run.config.projection.refit_tries)
-    chosen = best[1].bank if best else ""
+    chosen, first = best[1].bank if best else "", next(iter(tried.values()))
     record = {
         "taken": best is not None,
         "kept_before": before.kept_fraction,
+        "margin_before": before.margin,
+        "margin_after": first["margin"],
         "matrices_changed": improve.changed.get(chosen, 0),
         "examples": objective.examples_scored
         - scored_before

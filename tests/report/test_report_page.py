@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 from results import full_result
 
 from sieve.report import answer_sentence, write_report
+from sieve.report.changes import refitted
 from sieve.report.page import render_page
 from sieve.report.result import read
 
@@ -217,7 +218,7 @@ def test_the_file_is_replaced_whole_or_left_alone(
         (None, None),
         (
             {"taken": False, "kept_before": 0.4, "matrices_changed": 0},
-            "tried and discarded, because the fitted factors",
+            "tried and discarded: the refitted factors do worse on the selection split",
         ),
         ({"taken": True, "kept_before": 0.9, "matrices_changed": 7}, "kept fell from 90"),
         (
@@ -233,6 +234,42 @@ def test_the_settings_state_the_effect_of_the_refit(
     page = render_page(result)
     assert (phrase is not None) == ("Refit</dt>" in page)
     assert phrase is None or phrase in page
+
+
+@pytest.mark.parametrize(
+    ("score", "margins", "reason"),
+    [
+        (
+            {"feasible": False, "whole": True, "margin": -0.004},
+            (0.003, -0.004),
+            "with refitted factors the genome is beyond the tolerance on the selection split",
+        ),
+        (
+            {"feasible": False, "whole": False, "margin": -0.1, "examples_used": 64},
+            (0.003, -0.1),
+            "with refitted factors the genome was beyond the tolerance after 64 selection rows",
+        ),
+        (
+            {"feasible": True, "whole": True, "margin": 0.004},
+            (0.007, 0.004),
+            "with refitted factors the genome is within the tolerance by a smaller margin, 0.4 "
+            "instead of 0.7 points",
+        ),
+        (
+            {"feasible": True, "whole": True, "margin": 0.004},
+            (0.0041, 0.004),
+            "with refitted factors the genome is within the tolerance by a smaller margin",
+        ),
+    ],
+)
+def test_a_discarded_refit_says_how_the_refitted_genome_did(
+    result: dict[str, Any], score: dict[str, Any], margins: tuple[float, float], reason: str
+) -> None:
+    before, after = margins
+    refit = {"taken": False, "margin_before": before, "margin_after": after}
+    result["search"]["refit"] = refit
+    result["search"]["curve"].append(score | {"kept_fraction": 0.35, "refitted": True})
+    assert refitted(read(result)) == f"tried and discarded: {reason}"
 
 
 TRAINED = {"method": "full", "taken": True}
