@@ -1,8 +1,8 @@
 """Accuracy and divergence against size: every evaluated genome, the best ones, the tolerance.
 
 The genomes of a search along a line are joined. Any other search has a Pareto front: no genome is
-both smaller and better than one on it. Genomes that were decided early have their own symbol, as
-their values are bounds.
+both smaller and better than one on it. The accuracy of a genome that was decided early is not
+drawn, only its size; its divergence is a lower bound and has a symbol of its own.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from sieve.report.early import add_early
 from sieve.report.genomes import (
     genomes,
     is_line,
@@ -23,6 +24,8 @@ from sieve.report.style import ACCENT, INK, NEUTRAL, WARNING, base_figure, label
 from sieve.report.units import axis, limit, metric_name, metric_value, scale
 from sieve.report.values import count, percent
 
+FEW = 40  # marks that hide one another so rarely that they need not be see-through
+
 
 def accuracy_curve(result: Result) -> go.Figure | None:
     """Accuracy on the selection split (percent) against kept prunable parameters (percent)."""
@@ -32,10 +35,14 @@ def accuracy_curve(result: Result) -> go.Figure | None:
         return None
     figure = base_figure(f"{metric} on the selection split against size", height=460)
     _add_reference_lines(figure, result, sizes(points))
-    _add_genomes(figure, result, points, "accuracy")
+    early = [point for point in points if point.whole is False and not point.chosen]
+    _add_genomes(figure, result, [p for p in points if p not in early], "accuracy")
+    _label_sizes(figure, sizes(points))
     figure.update_yaxes(title_text=f"{metric} on the<br>selection split{axis(result)}")
     if result.relative:  # A pruned model's perplexity can be many times the dense model's.
-        figure.update_yaxes(log_axis([point.accuracy or 0 for point in points]))
+        shown = [point.accuracy or 0 for point in points if point not in early]
+        figure.update_yaxes(log_axis(shown))
+    add_early(figure, result, early, [y for trace in figure.data for y in trace.y])
     return figure
 
 
@@ -68,6 +75,7 @@ def divergence_front(result: Result) -> go.Figure | None:
         return None
     figure = base_figure("Divergence from the dense model's answers against size", height=460)
     _add_genomes(figure, result, points, "divergence")
+    _label_sizes(figure, sizes(points))
     figure.update_yaxes(log_axis([point.divergence or 0 for point in points]))
     figure.update_yaxes(title_text="Divergence, nats<br>(logarithmic)")
     return figure
@@ -89,7 +97,7 @@ def _add_reference_lines(figure: go.Figure, result: Result, percents: Sequence[f
                 y=[scale(result) * height] * 2,
                 mode="lines",
                 name=f"{name}, {metric_value(result, height)}",
-                line={"color": color, "dash": dash, "width": 1.5},
+                line={"color": color, "dash": dash, "width": 2},
                 hoverinfo="skip",
             )
         )
@@ -98,28 +106,29 @@ def _add_reference_lines(figure: go.Figure, result: Result, percents: Sequence[f
 def _add_genomes(
     figure: go.Figure, result: Result, points: Sequence[EvaluatedGenome], key: str
 ) -> None:
-    """All genomes by group, the best ones, a ring around the chosen one, and the axis of sizes."""
+    """All genomes by group, the best ones, and a ring around the chosen one."""
     larger_is_better = key == "accuracy" and not result.relative
-    side, symbol = ("at most", "down") if larger_is_better else ("at least", "up")
     groups: dict[str, list[EvaluatedGenome]] = {}
     for point in points:
         groups.setdefault(_group(point), []).append(point)
     for group, suffix, shape, color in (
         ("within the tolerance", "", "circle", ACCENT),
         ("beyond it", "", "x-thin-open", WARNING),
-        ("decided early", f": {key} {side}", f"triangle-{symbol}-open", NEUTRAL),
+        ("decided early", ": divergence at least", "triangle-up-open", NEUTRAL),
         ("refitted, within the tolerance", "", "diamond-open", ACCENT),
         ("refitted, beyond it", "", "diamond-open", WARNING),
     ):
         if group in groups:
             trace = _scatter(result, groups[group], key, group + suffix)
-            marker = {"symbol": shape, "color": color, "size": 8, "line": {"color": color}}
-            figure.add_trace(trace.update(mode="markers", marker=marker, opacity=0.6))
+            marker = {"symbol": shape, "color": color, "size": 9}
+            marker["line"] = {"color": color, "width": 2 if "open" in shape else 0}
+            opacity = 1.0 if len(groups[group]) <= FEW else 0.75
+            figure.add_trace(trace.update(mode="markers", marker=marker, opacity=opacity))
     if is_line(result):
         scored = [point for point in points if not point.refitted and point.whole is not False]
         line = _scatter(result, scored, key, "")
-        style = {"mode": "lines", "line": {"color": ACCENT, "width": 1}, "opacity": 0.5}
-        figure.add_trace(line.update(**style, hoverinfo="skip", showlegend=False))
+        line.update(mode="lines", line={"color": ACCENT, "width": 1.5})
+        figure.add_trace(line.update(hoverinfo="skip", showlegend=False))
     elif best := pareto_front(points, key, larger_is_better):
         line = _scatter(result, best, key, "Pareto front: none is smaller and better")
         # Steps, because between two sizes the smaller genome is the best known.
@@ -129,7 +138,6 @@ def _add_genomes(
         ring = _scatter(result, chosen, key, f"chosen, {percent(kept(chosen[0]))} kept")
         marker = {"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 2}}
         figure.add_trace(ring.update(mode="markers", marker=marker, hoverinfo="skip"))
-    _label_sizes(figure, sizes(points))
 
 
 def _group(point: EvaluatedGenome) -> str:

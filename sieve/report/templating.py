@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, pass_eval_contex
 from jinja2.nodes import EvalContext
 from markupsafe import Markup
 
-from sieve.report import changes, flips, rows, sentence, spent, units, values, verdict
+from sieve.report import captions, changes, flips, rows, sentence, spent, units, values, verdict
 
 _NUMBER_AND_UNIT = re.compile(r"(?<=\S) (%|×|s|kB|MB|GB|bytes|points?)(?=[ ,.;:)]|$)")
 
@@ -31,7 +31,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for module in (values, units, sentence, spent, changes, verdict, rows, flips):
+    for module in (values, units, sentence, spent, changes, verdict, rows, flips, captions):
         templates.globals |= {k: f for k, f in vars(module).items() if isfunction(f)}
     return templates
 

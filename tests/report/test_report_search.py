@@ -72,9 +72,10 @@ def test_of_equally_accurate_genomes_the_smallest_is_on_the_front() -> None:
     assert front(points, "accuracy", larger_is_better=True) == [points[1]]
 
 
-def test_genomes_dropped_early_are_a_group_of_bounds(result: Result) -> None:
+def test_genomes_dropped_early_are_groups_of_their_own(result: Result) -> None:
     figure = accuracy_curve(read(result))
-    assert list(named(figure, "decided early: accuracy at most").x) == [5.0, 30.0]
+    early = [trace for trace in figure.data if "early" in (trace.name or "")]
+    assert sorted(x for trace in early for x in trace.x) == [5.0, 30.0]
     assert list(named(figure, "within").x) == [20.0, 35.0, 50.0, 100.0]
     assert list(named(figure, "beyond").x) == [10.0]
     figure = divergence_front(read(result))
