@@ -93,13 +93,7 @@ class Predictor:
         long = {number: length for number, length in lengths.items() if length > limit}
         long = {n: length for n, length in long.items() if not self._can_shorten(examples[n])}
         if long:
-            named = ", ".join(str(number + 1) for number in list(long)[:MOST_NAMED])
-            more = f" and {len(long) - MOST_NAMED} more" if len(long) > MOST_NAMED else ""
-            raise ValueError(
-                f"{source} has rows that are longer than the model's context: {named}{more}; the "
-                f"longest has {max(long.values()):,} tokens within its prompt, expected at most "
-                f"{limit:,}; shorten or remove them."
-            )
+            raise ValueError(_too_long(long, source, limit))
 
     def _can_shorten(self, example: Example) -> bool:
         try:
@@ -159,3 +153,25 @@ def _chosen(words: Sequence[str], logprobs: Sequence[float]) -> Answer:
     """The likeliest of a row's choices, and the probability of each."""
     best = words[logprobs.index(max(logprobs))]
     return {PREDICTED: best, PROBABILITIES: dict(zip(words, probabilities(logprobs), strict=True))}
+
+
+def _too_long(lengths: dict[int, int], source: str, limit: int) -> str:
+    """The message on rows that are longer than the model's context.
+
+    lengths: their tokens by the number of the row, which begins with 0.
+    """
+    numbers, longest = [number + 1 for number in lengths], max(lengths, key=lengths.__getitem__)
+    tokens = f"has {lengths[longest]:,} tokens within its prompt, expected at most {limit:,}"
+    if len(numbers) == 1:
+        return (
+            f"row {numbers[0]} of {source} is longer than the model's context: it {tokens}; "
+            "shorten or remove it."
+        )
+    named = [f"{number}" for number in numbers[:MOST_NAMED]]
+    if (more := len(numbers) - MOST_NAMED) > 0:
+        named.append(f"{more:,} more")
+    rows = f"rows {', '.join(named[:-1])} and {named[-1]}"
+    return (
+        f"{rows} of {source} are longer than the model's context: the longest, row {longest + 1}, "
+        f"{tokens}; shorten or remove them."
+    )

@@ -277,7 +277,7 @@ def test_bad_files_get_one_sentence(
         ("columns.csv", "row 1 of columns.csv has no field 'what' that the prompt names; it has"),
         ("again.csv", "again.csv has a column 'predicted' already"),
         ("done.csv", "done.answers.csv exists already; delete it, or name another file with --out"),
-        ("long.jsonl", "long.jsonl has rows that are longer than the model's context: 3; the long"),
+        ("long.jsonl", "row 3 of long.jsonl is longer than the model's context: it has "),
     ):
         message = refused(capsys, caplog, exported, tmp_path / name)
         assert sentence in message and len(message.strip().splitlines()) == 1, message
