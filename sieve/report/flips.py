@@ -60,9 +60,18 @@ def _rows(path: Path) -> Iterator[FlippedRow]:
 
 
 def shortened(text: str, limit: int = SHORT) -> str:
-    """Text on one line, without its middle if it is longer than `limit` characters."""
-    words = " ".join(text.split())
-    if len(words) <= limit:
-        return words
+    """Text on one line, without words in its middle if it is longer than `limit` characters.
+
+    A word is only cut where it is longer than half of the part that it begins or ends.
+    """
+    line = " ".join(text.split())
+    if len(line) <= limit:
+        return line
     end = min(_END, limit // 3)
-    return f"{words[: limit - end].rstrip()} … {words[-end:].lstrip()}"
+    start = line[: limit - end]
+    if line[len(start)] != " " and start.rfind(" ") >= 0.5 * len(start):
+        start = start[: start.rfind(" ")]
+    ending = line[-end:]
+    if line[-end - 1] != " " and 0 <= ending.find(" ") <= 0.5 * end:
+        ending = ending[ending.find(" ") :]
+    return f"{start.rstrip()} … {ending.lstrip()}"

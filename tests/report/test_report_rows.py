@@ -107,3 +107,16 @@ def test_a_long_prompt_keeps_its_beginning_and_its_end(limit: int) -> None:
     assert len(short) <= limit + 3 and short.startswith("Question: word")
     assert short.endswith("Answer:") and " … " in short
     assert shortened("one\n two", limit) == "one two"
+
+
+@pytest.mark.parametrize("limit", range(60, 260, 7))
+def test_a_long_prompt_is_cut_between_words(limit: int) -> None:
+    words = "Which of these programs and hard disks store something for several years?".split()
+    text = " ".join(words * 5)
+    start, end = (part.split() for part in shortened(text, limit).split(" … "))
+    assert start == (words * 5)[: len(start)] and end == (words * 5)[-len(end) :]
+    assert len(" ".join(start)) > limit / 3 and len(" ".join(end)) > min(60, limit // 3) / 2
+
+
+def test_a_word_without_end_is_cut_inside() -> None:
+    assert shortened("a" * 300, 90) == f"{'a' * 60} … {'a' * 30}"
