@@ -1,6 +1,6 @@
 """What to type next: how to load the export of a run, serve it, and answer a file of rows.
 
-A run without an answer comes with the commands that tune its model first.
+A run without an answer offers the commands that tune its model instead.
 """
 
 import shlex
@@ -24,11 +24,11 @@ class Step:
 
 
 def next_steps(result: Result, folder: Path | None) -> list[Step]:
-    """How to tune a model that does not do the task, then three commands with the paths of a run.
+    """Three commands with the paths of a run; one or none without an export.
 
-    Without an export it is one command or none. folder: of the run.
+    If the dense model does not do the task, the commands that tune it instead. folder: of the run.
     """
-    return tuning_steps(result) + _export_steps(result, folder)
+    return tuning_steps(result) if has_no_answer(result) else _export_steps(result, folder)
 
 
 def tuning_steps(result: Result) -> list[Step]:
@@ -41,10 +41,11 @@ def tuning_steps(result: Result) -> list[Step]:
     settings = [w for w in words[3:] if _key(w).split(".")[0] not in _OWN and not w.startswith("-")]
     tune = shlex.join([words[0], "-m", "sieve.tune", _ADAPTER, *settings])
     again = shlex.join([*words, f"model.adapter={_ADAPTER}"])
-    return [
-        Step("Tune the model on the task's labels", tune),
-        Step("Prune the tuned model", again),
-    ]
+    title = (
+        "Check the prompt and the labels. If they are right, tune the model on the labels, or use "
+        "another model"
+    )
+    return [Step(title, tune), Step("Prune the tuned model", again)]
 
 
 def _key(word: str) -> str:
@@ -57,8 +58,6 @@ def _export_steps(result: Result, folder: Path | None) -> list[Step]:
     if folder is None or not form:
         return []
     if form == "none":
-        if has_no_answer(result):
-            return []
         again = f"{result.command} export=factorized" if result.command else "export=factorized"
         return [Step("Write the model: repeat the command with an export", again)]
     export = _shown(folder / "export")

@@ -61,13 +61,14 @@ def test_the_verdict_names_all_that_helps(at_chance: Result, inverted: bool) -> 
     assert ("the order of task.labels" in text) == inverted
 
 
-def test_the_first_steps_tune_the_model_and_prune_it(at_chance: Result, tmp_path: Path) -> None:
+def test_the_next_steps_tune_the_model_and_prune_it(at_chance: Result, tmp_path: Path) -> None:
     at_chance["export"] = {"format": "factorized", "server": ""}
-    tune, prune, load = commands(at_chance, tmp_path)
+    tune, prune = commands(at_chance, tmp_path)
     assert tune == RUN.replace("sieve.run", "sieve.tune my_adapter")
     assert prune == f"{RUN} model.adapter=my_adapter"
-    assert "sieve.load" in load
     assert commands(at_chance) == [tune, prune]
+    title = next_steps(read(at_chance), tmp_path)[0].title
+    assert title.startswith("Check the prompt and the labels.") and "another model" in title
     page = render_page(at_chance)
     assert page.index("What next</h2>") < page.index(tune) < page.index(prune)
 
