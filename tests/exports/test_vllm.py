@@ -11,7 +11,7 @@ import httpx2 as httpx
 import pytest
 import torch
 from exporting import pruned
-from models import tiny_llama, tiny_phi3, tiny_qwen3, tiny_tokenizer
+from models import tiny_llama, tiny_mixtral, tiny_phi3, tiny_qwen3, tiny_tokenizer
 from sieved import tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -28,6 +28,7 @@ MODELS = {
     "llama, pivoted": lambda: pruned(tiny_llama(**ROOMY), storage="pivoted"),
     "qwen3, plain": lambda: pruned(tiny_qwen3(**ROOMY)),
     "llama, last block dense": lambda: pruned(tiny_llama(**ROOMY), levels=LAST_DENSE),
+    "mixtral": lambda: pruned(tiny_mixtral(**ROOMY), storage="pivoted"),
     "phi3, whitened": lambda: pruned(tiny_phi3(**ROOMY), "whitened", storage="pivoted"),
 }
 
