@@ -136,7 +136,8 @@ def _check_against_chance(run: Run, baseline: Scores, chance: Chance) -> None:
     elif run.leads and not chance.beaten:
         log.warning(
             "the dense model scores %.3f on the selection split, no better than chance (%.3f), so "
-            "the search cannot tell genomes apart; check the prompt, the labels and the model.",
+            "the search cannot tell genomes apart; check the prompt and the labels, tune the model "
+            "first with python -m sieve.tune, or use another model.",
             *(baseline.accuracy, chance.accuracy),
         )
 
