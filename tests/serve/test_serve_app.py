@@ -79,7 +79,7 @@ def test_rows_may_have_their_own_options(asked: TestClient, options: object) -> 
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
-        ({"text": "good"}, 422, "row 1 has no field 'what' that the prompt names; it has text."),
+        ({"text": "good"}, 422, "row 1 has no field 'what' that the prompt names; it has 'text'."),
         ({**GOOD, "txt": 1}, 422, "row 1 has a field 'txt', expected text, what and nothing else."),
         ({**GOOD, "what": None}, 422, "row 1 has no field 'what'"),
         ({**GOOD, "what": {"a": 1}}, 422, "row 1 has an object under 'what', expected text"),
