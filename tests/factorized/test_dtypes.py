@@ -158,7 +158,7 @@ class Concatenated(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)  # Slow to compile.
 def test_every_shape_and_rank_is_right_when_compiled(dtype: torch.dtype) -> None:
     names = ("q_proj", "k_proj", "gate_proj", "down_proj")
     module = Concatenated([layer for name in names for layer in layers_of(name, [True])]).to(dtype)
