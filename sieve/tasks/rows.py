@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MANY_ROWS = 200_000  # a larger table is not held in memory
 LARGE_BYTES = 2**25  # nor is a larger file of JSON lines
 
-# What mends a file of another kind, and a file that cannot be read.
+# What to do with a file of another kind, and with a file that cannot be read.
 REPLACEMENTS = {
     ".tsv": "rename it to .csv, whose separator is found.",
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as CSV in UTF-8."),
@@ -173,12 +173,12 @@ def _split_files(config: TaskConfig, folder: Path) -> dict[str, Path]:
         return {folder.stem: folder}
     if not folder.is_dir():
         fault = "is no data file" if folder.exists() else "does not exist"
-        mend = "set task.data_dir."
+        advice = "set task.data_dir."
         if folder.exists():
-            mend = REPLACEMENTS.get(folder.suffix.lower(), mend)
+            advice = REPLACEMENTS.get(folder.suffix.lower(), advice)
         raise ValueError(
             f"task '{config.name}': {folder} {fault}, expected a folder with train, validation and "
-            f"test as .jsonl, .json, .csv or .parquet, or one such file; {mend}"
+            f"test as .jsonl, .json, .csv or .parquet, or one such file; {advice}"
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -232,10 +232,11 @@ def _explain_errors(config: TaskConfig, path: Path) -> Iterator[None]:
         reason = str(cause).splitlines()[0] if str(cause) else "no message"
         if not isinstance(error, InvalidJson):
             reason = f"{type(cause).__name__}: {reason}"
-        mend = next((m for kind, m in HINTS.items() if kind in reason), "correct the file.")
+        hints = (hint for kind, hint in HINTS.items() if kind in reason)
+        advice = next(hints, "correct the file.")
         raise ValueError(
             f"task '{config.name}': {path} cannot be read ({reason}), expected "
-            f"{EXPECTED[path.suffix]}; {mend}"
+            f"{EXPECTED[path.suffix]}; {advice}"
         ) from error
 
 
