@@ -8,6 +8,7 @@ and size do not change.
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from typing import Any
 
 import lightning as L
 import torch
@@ -28,6 +29,7 @@ from sieve.recovery.hidden import compared_blocks, outputs_of, relative_error, s
 from sieve.recovery.teacher import Teacher, TrainingBatch
 from sieve.runtime.artifacts import fingerprint
 
+FULL_RATE = 16  # the largest rank whose factors learn at `recovery.learning_rate`
 LORA_TARGETS = {
     "in": ["factor_in"],
     "out": ["factor_out"],
@@ -144,7 +146,12 @@ class RecoveryModule(L.LightningModule):
             return torch.optim.Muon(
                 parameters, rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
             )
-        return torch.optim.Adam(parameters, rate)
+        groups: list[dict[str, Any]] = []
+        for layer, rank in zip(self.layers, self.ranks.values(), strict=True):
+            own = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+            share = 1.0 if self.config.method == "lora" else share_of_rate(rank)
+            groups.append({"params": own, "share": share})
+        return torch.optim.Adam(groups, rate)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, averaged over ranks, and set the learning rate."""
@@ -153,7 +160,8 @@ class RecoveryModule(L.LightningModule):
         nn.utils.clip_grad_norm_(self.trained().values(), self.config.max_norm)
         step = self.start + self.global_step - self.restart
         for group in optimizer.param_groups:
-            group["lr"] = self.rate * schedule(step, self.config.steps - self.restart)
+            share = group.get("share", 1.0)
+            group["lr"] = share * self.rate * schedule(step, self.config.steps - self.restart)
 
     def bank(self) -> tuple[Bank, Genome]:
         """A bank with the trained factors, valid for this genome alone, and the genome for it."""
@@ -167,6 +175,15 @@ class RecoveryModule(L.LightningModule):
             "recovery", bank.fingerprint, self.genome.levels, asdict(self.config), sums
         )
         return replace(bank, factors=factors, fingerprint=key), replace(self.genome, bank=key)
+
+
+def share_of_rate(rank: int) -> float:
+    """The learning rate of factors of a rank, as a share of the one that is set.
+
+    Adam moves every number of a factor by about the rate, so the change of the product, a sum over
+    the rank, grows with it: a rate that suits a small rank does harm at a large one.
+    """
+    return min(1.0, FULL_RATE / rank)
 
 
 def teacher_of(model: PreTrainedModel, config: RecoveryConfig) -> Teacher:

@@ -18,7 +18,7 @@ from sieve.stages.selecting import search_inputs
 from sieve.stages.training import Training, log_checks, training_inputs
 
 log = logging.getLogger(__name__)
-VERSION = 16  # of the files; part of their fingerprint
+VERSION = 17  # of the files; part of their fingerprint
 NOTHING: Record = {"method": "none", "taken": False, "trained_parameters": 0, "history": []}
 Pruned = tuple[Bank, Genome]
 

@@ -11,6 +11,7 @@ from trainings import BATCHES, QUICK, evaluated, module_of, trainer
 
 from sieve.bank.bank import fit
 from sieve.calibration.calibration import calibrate
+from sieve.distributed.trainer import schedule
 from sieve.model.matrices import find_matrices
 from sieve.recovery.recovery import numbered, recover
 
@@ -62,3 +63,26 @@ def test_an_embedding_is_trained_like_any_matrix() -> None:
     rank = result.bank.ranks(result.genome)[name]
     before, after = (b.factors[name].cut(rank) for b in (bank, result.bank))
     assert rank and not torch.allclose(before.u @ before.v, after.u @ after.v, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_adam_moves_the_numbers_of_a_factor_by_less_where_its_rank_is_high(method: str) -> None:
+    model = tiny_llama(hidden_size=64, intermediate_size=96)
+    bank = banked(model, storage="pivoted")
+    genome = mixed(bank, (0.6, 0.3))
+    module = module_of(model, bank, genome, replace(QUICK, method=method))
+    before = {name: p.detach().clone() for name, p in module.trained().items()}
+    optimizer = module.configure_optimizers()
+    for parameter in module.trained().values():
+        parameter.grad = torch.ones_like(parameter)
+    module.on_before_optimizer_step(optimizer)
+    rate = module.rate * schedule(0, QUICK.steps)
+    optimizer.step()
+    ranks, found = list(module.ranks.values()), set()
+    for name, parameter in module.trained().items():
+        rank = ranks[int(name.split(".")[1])]
+        share = 16 / rank if rank > 16 and method == "full" else 1.0
+        change = float((parameter.detach() - before[name]).abs().mean())
+        assert change == pytest.approx(share * rate, rel=1e-3)
+        found.add(rank > 16)
+    assert found == {True, False}
