@@ -25,7 +25,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import sieve
-from sieve.bank.bank import Bank, Solver, finish, fit_blocks, unfinished
+from sieve.bank.bank import Bank, finish, fit_blocks, unfinished
+from sieve.bank.solver import Solver
 from sieve.data.batches import as_inputs
 from sieve.model.backbone import forward
 from sieve.model.matrices import Matrix, block_of

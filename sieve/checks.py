@@ -1,12 +1,12 @@
 """The checks of settings that need neither data nor a model. An error says what to change."""
 
 import math
-from collections.abc import Iterator
 from functools import reduce
 from itertools import chain
 from typing import Any
 
 from sieve.config import EXPORTS, GROUP_SIZES, TRAINER_KEYS, Config, shards
+from sieve.projection_checks import Check, check_embedding, check_narrow
 from sieve.tasks.metrics import AGREEMENT
 from sieve.tasks.placeholders import names_in
 from sieve.tasks.student import ROW
@@ -24,7 +24,7 @@ CHOICES = {
     "search.method": ("uniform", "waterfill", "random", "evopress", "genetic"),
     "search.normalize": ("none", "relative"),
     "search.judge": ("divergence", "margin"),
-    "search.alleles": ("ranks", "levels"),
+    "search.alleles": ("ranks", "levels", "structural"),
     "search.seeds": ("uniform", "waterfill", "measured"),
     "sweep.job": ("", "prepare", "finalize"),
     "recovery.method": ("none", "lora", "full"),
@@ -56,7 +56,6 @@ ABOVE_0 = (
     "device.memory_gib device.bandwidth_gb device.utilization device.solver_utilization "
     "device.layer_ms device.disk_gb device.host_gflops"
 ).split()
-Check = Iterator[tuple[bool, str]]  # whether something is wrong, and the message
 
 
 def check(config: Config) -> None:
@@ -236,31 +235,10 @@ def _projection(config: Config) -> Check:
         projection.name == "learned" and projection.prune_head,
         "projection=learned does not learn the output head; set projection.prune_head=false.",
     )
+    if projection.narrow:
+        yield from check_narrow(config)
     if projection.prune_embedding:
-        yield from _embedding(config)
-
-
-def _embedding(config: Config) -> Check:
-    """What a factorized embedding does not go with."""
-    projection = config.projection
-    advice = "set projection.prune_embedding=false"
-    yield (
-        projection.name == "learned",
-        f"projection=learned does not learn the embedding; {advice}.",
-    )
-    yield (
-        config.calibration.strategy == "stream",
-        f"calibration.strategy=stream does not load the embedding as a matrix; {advice}.",
-    )
-    yield (
-        shards(config.trainer),
-        "trainer=fsdp shards the model over processes, where its embedding stays whole; "
-        f"{advice}, or trainer=ddp.",
-    )
-    yield (
-        config.recovery.method == "lora",
-        f"recovery=lora cannot train an embedding; set recovery=full, or {advice[4:]}.",
-    )
+        yield from check_embedding(config)
 
 
 def _search(config: Config) -> Check:

@@ -98,6 +98,7 @@ class ProjectionConfig:
     prune_head: bool = False
     prune_embedding: bool = False
     joint: bool = False
+    narrow: bool = False
     learning: LearningConfig = field(default_factory=LearningConfig)
 
 

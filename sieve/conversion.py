@@ -89,6 +89,8 @@ def to_config(raw: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ValueError(explain_value(error)) from error
     assert isinstance(config, Config)
+    if config.search.alleles == "structural":
+        config.projection.narrow = True
     for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
         _mend(task)
     check(config)

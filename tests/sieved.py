@@ -1,6 +1,7 @@
 """Tiny models with a bank: what the tests of switching and exporting start from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def tokens(rows: int = 2, length: int = 12, seed: int = 0) -> torch.Tensor:
 def banked(model: PreTrainedModel, projection: str = "output", **options: Any) -> Bank:
     """A bank fitted on a few random sequences."""
     batches = [{"input_ids": tokens(4, 16, seed)} for seed in (1, 2)]
-    needs = get_projection(projection).needs
+    needs = replace(get_projection(projection).needs, neurons=options.get("narrow", False))
     moments = calibrate(model, batches, needs=needs)
     return fit(model, moments, projection, **options)
 

@@ -217,3 +217,29 @@ def test_what_a_mixture_cannot_have_is_one_sentence(
 ) -> None:
     done = run_sieve(world, world / "no", *QUICK, f"model.path={world / 'mixtral'}", *settings)
     assert done.status == 1 and said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("recovery=full", "recovery.short_steps=4", "recovery.steps=4", "recovery.tries=2"),
+        ("search=evopress", "search.evaluations=20", "calibration.strategy=stream"),
+        ("projection.joint=true", "search.alleles=ranks", "projection.narrow=true"),
+    ],
+)
+def test_mlps_lose_neurons_in_a_whole_run(world: Path, settings: tuple[str, ...]) -> None:
+    name = settings[0].replace("=", "_")
+    asked = ("search.alleles=structural", "projection.storage=plain", *settings)
+    result = finished(world, name, *QUICK, *asked, "task.labels=[no,yes]", "tolerance=.45")
+    rows = result["matrices"]
+    if "search.alleles=ranks" not in settings:
+        assert all(row["rank"] in (None, 0) for row in rows)
+    loaded = AutoModelForCausalLM.from_pretrained(world / name / "export")
+    stored = sum(parameter.numel() for parameter in loaded.parameters())
+    assert stored == result["parameters"]["model_kept"]
+    shapes = {row["name"]: row["neurons"] for row in rows if row["kind"] == "down"}
+    for path, neurons in shapes.items():
+        if neurons is not None:
+            assert loaded.get_submodule(path).weight.shape[1] == neurons
+    assert result["kept_fraction"]["prunable"] < 1

@@ -7,7 +7,6 @@ factors of a matrix end at the break-even rank, where they have as many numbers 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,23 +17,21 @@ from sieve.bank.files import FORMAT, BankFactors, header_of, read_bank, write_ba
 from sieve.bank.genome import (
     Genome,
     Sizing,
-    get_storage,
     in_use,
     kept_fraction,
     kept_parameters,
     ranks_of,
     unneeded,
 )
-from sieve.distributed.sharding import is_sharded, whole_weight
-from sieve.model.matrices import Matrix, block_of, find_matrices, siblings
-from sieve.projections import Factors, get_projection
-from sieve.projections.joint import stacked
-from sieve.projections.moments import Moment, MomentSource
+from sieve.bank.solver import Solver
+from sieve.distributed.sharding import is_sharded
+from sieve.model.matrices import Matrix, block_of
+from sieve.projections.moments import MomentSource
 from sieve.runtime.artifacts import fingerprint
 from sieve.runtime.memory import lean
 from sieve.runtime.progress import track
 
-__all__ = ["FORMAT", "Bank", "BankFactors", "Solver", "fit", "fit_blocks", "stored"]
+__all__ = ["FORMAT", "Bank", "BankFactors", "fit", "fit_blocks"]
 INDEX_BYTES = torch.int32.itemsize
 
 
@@ -48,7 +45,8 @@ class Bank:
     projection: str
     dtype: torch.dtype
     fingerprint: str
-    groups: list[Matrix] = field(default_factory=list)  # of siblings that may share one V
+    groups: list[Matrix] = field(default_factory=list)  # siblings that may share one V, and neurons
+    structural: bool = False  # only whole units and neurons are removed: no matrix has a rank
 
     @property
     def genes(self) -> list[Matrix]:
@@ -93,7 +91,8 @@ class Bank:
         """Bytes of the indices that pivoted matrices store beside their factors."""
         if self.sizing.storage != "pivoted":
             return 0
-        return sum(INDEX_BYTES * m.d_out for m, rank in self.in_use(genome).items() if rank)
+        used = self.in_use(genome).items()
+        return sum(INDEX_BYTES * m.d_out for m, rank in used if rank and not m.neurons)
 
     def only(self, genome: Genome) -> "Bank":
         """The bank cut to the ranks of a genome."""
@@ -107,7 +106,7 @@ class Bank:
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
         header = header_of(self.genes, self.sizing, self.projection, self.dtype, self.fingerprint)
-        write_bank(path, self.factors, header)
+        write_bank(path, self.factors, header | {"structural": self.structural})
 
     @classmethod
     def load(cls, path: Path) -> "Bank":
@@ -122,96 +121,10 @@ class Bank:
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from error
         return cls(
-            factors, matrices, sizing, header["projection"], dtype, header["fingerprint"], groups
+            *(factors, matrices, sizing, header["projection"], dtype, header["fingerprint"]),
+            groups=groups,
+            structural=header.get("structural", False),
         )
-
-
-@dataclass(frozen=True)
-class Solver:
-    """Solves matrices of `model` for every rank at once, in closed form; see `fit` for the options.
-
-    Raises ValueError for an unknown projection or storage, or a projection without a closed form.
-
-    Args:
-        device: where to solve, by default the model's device.
-        matrix_list: the prunable matrices, by default the result of `find_matrices`.
-    """
-
-    model: PreTrainedModel
-    moments: MomentSource
-    projection: str = "output"
-    storage: str = "plain"
-    rank_multiple: int = 1
-    dtype: torch.dtype | None = None
-    damping: float | None = None
-    prune_head: bool = False
-    joint: bool = False
-    prune_embedding: bool = False
-    device: torch.device | None = None
-    matrix_list: Sequence[Matrix] | None = None
-
-    def __post_init__(self) -> None:
-        if get_projection(self.projection).learned:
-            raise ValueError(
-                f"{self.projection} has no closed form; see `learn` and `learned_bank` of "
-                "sieve.bank.learned."
-            )
-        get_storage(self.storage)
-
-    @cached_property
-    def matrices(self) -> list[Matrix]:
-        """The prunable matrices of the model."""
-        return list(
-            self.matrix_list or find_matrices(self.model, self.prune_head, self.prune_embedding)
-        )
-
-    @cached_property
-    def groups(self) -> list[Matrix]:
-        """Siblings that may share one V."""
-        return siblings([m for m in self.matrices if m.layer is not None]) if self.joint else []
-
-    @property
-    def sizing(self) -> Sizing:
-        """How levels become ranks, without the biases that a projection may add."""
-        return Sizing(self.storage, self.rank_multiple, fits_bias=False)
-
-    @property
-    def stored_dtype(self) -> torch.dtype:
-        """The dtype that factors are rounded to."""
-        return self.dtype or self.model.dtype
-
-    @torch.no_grad()
-    def solve(self, gene: Matrix, weights: list[Tensor] | None = None) -> BankFactors:
-        """Factors of a matrix or a group, on the CPU.
-
-        Args:
-            weights: the weights of the matrix or of the members. Without them the model's are
-                used; all processes must then solve a sharded matrix together.
-        """
-        device = self.device or self.model.device
-        if device.type != "cuda":
-            device = torch.device("cpu")  # Other devices may have no float64.
-        try:
-            weight, moment = self._inputs(gene, weights or self.weights(gene))
-            _check_finite(weight, moment)
-            project = get_projection(self.projection, self.damping)
-            rank = self.sizing.top_rank(gene)
-            solved = project(weight.to(device), moment.to(device), rank)
-        except ValueError as error:
-            raise ValueError(f"{gene.name}: {error}") from error
-        return stored(solved, self.stored_dtype, gene.name)
-
-    def _members(self, gene: Matrix) -> list[Matrix]:
-        return [m for m in self.matrices if m.name in gene.members] or [gene]
-
-    def weights(self, gene: Matrix) -> list[Tensor]:
-        """The weight of a matrix, or of each member; on all ranks at once if sharded."""
-        return [whole_weight(self.model.get_submodule(m.name)) for m in self._members(gene)]
-
-    def _inputs(self, gene: Matrix, weights: list[Tensor]) -> tuple[Tensor, Moment]:
-        """Weight and moment of a matrix, or of a group as one."""
-        moments = [self.moments.of(m) for m in self._members(gene)]
-        return stacked(weights, moments) if gene.members else (weights[0], moments[0])
 
 
 def fit(
@@ -226,6 +139,7 @@ def fit(
     prune_head: bool = False,
     joint: bool = False,
     prune_embedding: bool = False,
+    narrow: bool = False,
 ) -> Bank:
     """Solve every matrix of `model` for every rank at once, in closed form.
 
@@ -239,8 +153,9 @@ def fit(
         prune_head: also solve the output head; the moments must include it.
         joint: also solve groups of siblings; this needs moments of the inputs.
         prune_embedding: also solve the input embedding; the moments must include it.
+        narrow: also order the neurons of MLPs; this needs moments of the inputs of their writers.
     """
-    options = (dtype, damping, prune_head, joint, prune_embedding)
+    options = (dtype, damping, prune_head, joint, prune_embedding, narrow)
     solver = Solver(model, moments, projection, storage, rank_multiple, *options)
     factors = {}
     for gene in track([*solver.matrices, *solver.groups], "Fitting", unit="matrices"):
@@ -327,23 +242,3 @@ def blocks_of_genes(solver: Solver) -> dict[str, list[Matrix]]:
     for gene in [*solver.matrices, *solver.groups]:
         blocks.setdefault(block_of(gene.members[0] if gene.members else gene.name), []).append(gene)
     return blocks
-
-
-def _check_finite(weight: Tensor, moment: Moment) -> None:
-    """ValueError if a number is not finite: not every solver would fail."""
-    if not torch.isfinite(weight).all():
-        raise ValueError(
-            "the weights are not finite; the checkpoint is damaged; download it again."
-        )
-    if not all(torch.isfinite(part).all() for part in (moment.second, moment.mean)):
-        raise ValueError("the moments are not finite; calibrate again.")
-
-
-def stored(factors: Factors, dtype: torch.dtype, name: str) -> BankFactors:
-    """Factors rounded for storage, on the CPU; ValueError where a number overflows the dtype."""
-    u, v, mean = (part.to(dtype) for part in (factors.u, factors.v, factors.mean))
-    if not all(torch.isfinite(part).all() for part in (u, v, mean)):
-        raise ValueError(f"{name}: factors do not fit {dtype}; set projection.dtype=float32.")
-    offset = None if factors.offset is None else factors.offset.float().cpu()
-    energy = factors.energy.float().cpu()
-    return BankFactors(u.cpu(), v.cpu(), energy, mean.float().cpu(), offset)

@@ -53,6 +53,24 @@ class PivotedStorage(PlainStorage):
         return low
 
 
+class NeuronStorage(PlainStorage):
+    """The columns of w neurons, (d_out, w), of a matrix of `narrowed`."""
+
+    name = "neurons"
+
+    def cost(self, d_out: int, d_in: int, rank: int) -> int:
+        """Numbers to store for `rank` neurons."""
+        return rank * d_out
+
+    def largest_rank(self, d_out: int, d_in: int, budget: float) -> int:
+        """The most neurons, at least one and at most all but one, that `budget` numbers hold.
+
+        An MLP without neurons is a unit that was removed, not a narrow one.
+        """
+        return max(1, min(int(budget // d_out), d_in - 1))
+
+
+NEURONS = NeuronStorage()
 STORAGES = {storage.name: storage for storage in (PlainStorage(), PivotedStorage())}
 
 
@@ -64,6 +82,8 @@ def get_storage(name: str) -> PlainStorage:
 
 
 STEPS = 8  # the smallest rank in units of its step
+# Of the neurons of a large MLP: formats of 8 bits and fewer store blocks of 32 numbers.
+NEURON_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -88,25 +108,31 @@ class Sizing:
         # The level of a rank must give that rank again, in spite of rounding.
         budget = level * matrix.size * (1 + 1e-12)
         budget -= self._bias_cost(matrix) if self.fits_bias else 0
-        rank = get_storage(self.storage).largest_rank(matrix.d_out, matrix.d_in, budget)
-        return self.rounded(min(rank, self.top_rank(matrix)))
+        rank = self._storage(matrix).largest_rank(matrix.d_out, matrix.d_in, budget)
+        rounded = self.rounded(min(rank, self.top_rank(matrix)), matrix)
+        return max(rounded, self.step(1, matrix)) if matrix.neurons else rounded
 
-    def step(self, rank: int) -> int:
+    def _storage(self, matrix: Matrix) -> PlainStorage:
+        return NEURONS if matrix.neurons else get_storage(self.storage)
+
+    def step(self, rank: int, matrix: Matrix | None = None) -> int:
         """The number that a rank is rounded down to a multiple of."""
         step = self.rank_multiple
+        if matrix is not None and matrix.neurons and matrix.d_in >= STEPS * NEURON_STEP:
+            return NEURON_STEP
         while step > 1 and rank < STEPS * step:
             step //= 2
         return step
 
-    def rounded(self, rank: int) -> int:
+    def rounded(self, rank: int, matrix: Matrix | None = None) -> int:
         """The largest allowed rank up to `rank`."""
-        return rank - rank % self.step(rank)
+        return rank - rank % self.step(rank, matrix)
 
     def top_rank(self, matrix: Matrix) -> int:
         """Break-even: the largest rank that costs no more than the dense matrix."""
-        storage = get_storage(self.storage)
+        storage = self._storage(matrix)
         largest = storage.largest_rank(matrix.d_out, matrix.d_in, matrix.size)
-        return min(largest, matrix.d_out, matrix.d_in)
+        return largest if storage is NEURONS else min(largest, matrix.d_out, matrix.d_in)
 
     def level(self, matrix: Matrix, rank: int | None) -> float:
         """The level that gives `rank`."""
@@ -119,11 +145,11 @@ class Sizing:
         if rank is None:
             return matrix.size
         bias = self._bias_cost(matrix) if self.fits_bias or rank == 0 else 0
-        return get_storage(self.storage).cost(matrix.d_out, matrix.d_in, rank) + bias
+        return self._storage(matrix).cost(matrix.d_out, matrix.d_in, rank) + bias
 
     @staticmethod
     def _bias_cost(matrix: Matrix) -> int:
-        return 0 if matrix.has_bias else matrix.d_out
+        return 0 if matrix.has_bias else matrix.outputs
 
 
 @dataclass(frozen=True)
@@ -176,10 +202,14 @@ def ranks_of(
 ) -> dict[str, int | None]:
     """Rank of every matrix and group; see `in_use`. A matrix that is not needed has rank 0.
 
-    A group is None where its members share no factor.
+    A group is None where its members share no factor, or lose no neurons. Members that lose
+    neurons are dense otherwise.
     """
     levels = genome.levels
     ranks = {m.name: sizing.rank(m, levels[m.name]) for m in (*matrices, *groups)}
+    narrow = {n for g in groups if g.neurons and ranks[g.name] is not None for n in g.members}
+    ranks |= dict.fromkeys(narrow)
+    ranks |= {g.name: None for g in groups if not (g.neurons or narrow.isdisjoint(g.members))}
     idle = unneeded(ranks, matrices, groups)
     groups_off = {g.name: None for g in groups if idle.issuperset(g.members)}
     return ranks | dict.fromkeys(idle, 0) | groups_off

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
-from sieve.bank.bank import Bank, stored
+from sieve.bank.bank import Bank
 from sieve.bank.genome import Sizing
+from sieve.bank.solver import stored
 from sieve.calibration.calibration import calibrate
 from sieve.config import INITS
 from sieve.data.batches import as_inputs, every_batch

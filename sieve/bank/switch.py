@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from sieve.bank.bank import Bank, BankFactors
 from sieve.bank.device_factors import SPARE, DeviceFactors
 from sieve.bank.genome import Genome
+from sieve.bank.narrowing import check_bias, narrow_layers, widened
 from sieve.bank.pivoting import Pivoted, part_of, pivot
 from sieve.bank.split_factors import SplitFactors
 from sieve.distributed.sharding import is_sharded, whole
@@ -60,6 +61,7 @@ class Switch:
         biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
         self.biases = {n: None if b is None else whole(b) for n, b in biases.items()}
         self._layers: dict[str, FactorizedLinear] = {}
+        self._narrow: dict[str, tuple[int, dict[str, nn.Module]]] = {}  # of the last rank
         self._pivoted: dict[str, tuple[int, Pivoted]] = {}  # of the last rank
         self._biases: dict[tuple[str, int], Tensor | None] = {}
         self._ranks: dict[str, int | None] = dict.fromkeys(bank.names)
@@ -77,7 +79,7 @@ class Switch:
     def set_ranks(self, ranks: Mapping[str, int | None]) -> "Switch":
         """Give each named matrix a rank, or None for its dense layer.
 
-        A group of siblings with a rank overrides the ranks of its members; None leaves them.
+        A group with a rank overrides the ranks of its members; None leaves them.
         """
         for name, rank in ranks.items():
             if name not in self._groups:
@@ -87,7 +89,7 @@ class Switch:
                 self.model.set_submodule(name, layer)
         for name, rank in ranks.items():
             if name in self._groups and rank is not None:
-                for member, layer in self._factorize_group(name, rank).items():
+                for member, layer in self._layers_of_group(name, rank).items():
                     if self._split is not None:
                         self._split.release(member)
                     self.model.set_submodule(member, layer)
@@ -154,6 +156,17 @@ class Switch:
         numbers = torch.empty(0, dtype=self.model.dtype, device=self.model.device)
         set_factors(layer, numbers.view(matrix.d_out, 0), numbers.view(0, matrix.d_in), None)
         return layer
+
+    def _layers_of_group(self, name: str, rank: int) -> Mapping[str, nn.Module]:
+        """A layer for each member of a group."""
+        group = self._groups[name]
+        if not group.neurons:
+            return self._factorize_group(name, rank)
+        if name not in self._narrow or self._narrow[name][0] != rank:
+            factors = self.bank.factors[name].cut(rank)
+            layers = narrow_layers(group, self.dense, factors, self.bank.dtype)
+            self._narrow[name] = rank, layers
+        return self._narrow[name][1]
 
     def _factorize_group(self, name: str, rank: int) -> dict[str, FactorizedLinear]:
         """A layer for each member of a group; as stored they share one factor_in."""
@@ -276,10 +289,15 @@ def apply(model: PreTrainedModel, bank: Bank, genome: Genome) -> Switch:
 def merge_dense(model: PreTrainedModel) -> None:
     """Replace every FactorizedLinear by one dense layer W = U V of the native class, in place.
 
+    Layers that have lost neurons get zeros in their place.
+
     Raises ValueError, and changes nothing, where the native layer has no bias but needs one.
     """
-    for name, (layer, original) in to_merge(model).items():
+    factorized, narrow = to_merge(model), widened(model)
+    for name, (layer, original) in factorized.items():
         model.set_submodule(name, merged_like(layer, original))
+    for name, dense in narrow.items():
+        model.set_submodule(name, dense)
 
 
 def merged_like(layer: FactorizedLinear, original: nn.Module) -> nn.Module:
@@ -301,11 +319,7 @@ def to_merge(model: nn.Module) -> dict[str, tuple[FactorizedLinear, nn.Module]]:
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
     originals = {name: native.get_submodule(name) for name in layers}
     for name, layer in layers.items():
-        if layer.factor_out.bias is not None and getattr(originals[name], "bias", None) is None:
-            raise ValueError(
-                f"{name} needs a bias, which {type(native).__name__} does not have; use "
-                "export=factorized, or projection=output with search levels above 0."
-            )
+        check_bias(name, layer.factor_out.bias, originals[name], type(native))
     return {name: (layer, originals[name]) for name, layer in layers.items()}
 
 

@@ -14,7 +14,7 @@ def needs_of(projection: ProjectionConfig) -> Needs:
     Raises ValueError for an embedding, whose inputs are tokens, if they are of inputs.
     """
     needs = get_projection(projection.name).needs
-    needs = replace(needs, input=needs.input or projection.joint)
+    needs = replace(needs, input=needs.input or projection.joint, neurons=projection.narrow)
     if projection.prune_embedding and (needs.input or needs.magnitude):
         asks = "projection.joint=true" if projection.joint else f"projection={projection.name}"
         raise ValueError(

@@ -13,7 +13,8 @@ from sieve.costs.probe import GIB
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Rows, Shape
 from sieve.costs.solving import QR, Flops
-from sieve.model.matrices import Matrix, siblings
+from sieve.model.groups import narrowed, siblings
+from sieve.model.matrices import Matrix
 from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, moment_bytes, weighting_for
 
 KEPT = 0.5  # kept fraction of the pruned model: a guess, since the search decides
@@ -130,7 +131,14 @@ class Plan:
         if self.config.projection.joint:
             matrices += tuple(siblings(self.shape.blocks))
         numbers = sum(self.sizing.top_rank(m) * (m.d_out + m.d_in) for m in matrices)
-        return numbers * ITEMSIZE[self.bank_dtype]
+        numbers += sum(group.size for group in self.neurons)
+        precise = sum(group.d_in**2 for group in self.neurons)  # what neurons read
+        return numbers * ITEMSIZE[self.bank_dtype] + precise * FLOAT32
+
+    @property
+    def neurons(self) -> list[Matrix]:
+        """The neurons of each MLP, where MLPs may lose some."""
+        return narrowed(list(self.shape.matrices)) if self.config.projection.narrow else []
 
     @property
     def dense(self) -> Parts:

@@ -8,12 +8,14 @@ from sieve.costs.plan import ITEMSIZE, KEPT, Parts, Plan, Stage
 from sieve.costs.searching import search_evaluations
 from sieve.costs.shape import Rows
 from sieve.costs.solving import fit_flops, solve_bytes
-from sieve.model.matrices import Matrix, siblings
+from sieve.model.groups import siblings
+from sieve.model.matrices import Matrix
 from sieve.projections.moments import FLOAT32, Side, moment_bytes, plan_streams
 from sieve.tasks.config import UNLABELLED
 from sieve.tasks.metrics import AGREEMENT
 from sieve.tasks.splits import COMPARED_FRACTION, MOST_COMPARED
 
+NEURON_BYTES = 48  # of float64 matrices (d_ff, d_ff) while neurons are ordered
 QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 
 
@@ -89,6 +91,9 @@ def solve_all(plan: Plan) -> tuple[float, Parts]:
         fit_flops(projection.name, m.d_out, m.d_in, side, plan.sizing.top_rank(m))
         for m, (side, _) in solved
     ]
+    # Inverse and two Cholesky factors are decompositions; removing neurons is products.
+    flops += [(2.0 * group.d_in**3, 2.4 * group.d_in**3) for group in plan.neurons]
+    workspace = max([workspace, *(NEURON_BYTES * group.d_in**2 for group in plan.neurons)])
     return plan.solves(flops), {"solver workspace": workspace}
 
 

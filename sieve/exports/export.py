@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sieve.bank.narrowing import narrow_layers_of
 from sieve.bank.switch import merge_dense
 from sieve.config import FORMATS
 from sieve.distributed.sharding import is_sharded
@@ -25,7 +26,7 @@ from sieve.factorized.modeling_experts import Unfolded, fold, unfold
 from sieve.factorized.modeling_layers import FactorizedLinear, skipped
 from sieve.factorized.modeling_sieve import blocks_class, classes_for, native_class
 from sieve.model.backbone import is_classifier
-from sieve.model.matrices import shares_embedding
+from sieve.model.matrices import dense_weight, shares_embedding
 from sieve.model.quantized import is_quantized
 from sieve.quantization import check_not_quantized, mark
 from sieve.runtime.artifacts import written_beside
@@ -171,6 +172,12 @@ def _factorized_shell(model: PreTrainedModel) -> PreTrainedModel:
         entry["shared"] = shared
         siblings = {*shared, *shared.values()}
         entry["mixed"] = {name: layers[name].factor_out.out_features for name in siblings}
+    if narrow := narrow_layers_of(model):
+        shapes = {name: dense_weight(layer).shape for name, (layer, _) in narrow.items()}
+        entry["narrow"] = {
+            name: [*shapes[name], getattr(layer, "bias", None) is not None]
+            for name, (layer, _) in narrow.items()
+        }
     if modules := skipped(model):
         entry["skipped"] = {path: (done.writer, done.results) for path, done in modules.items()}
     config = model.config.to_dict() | {"sieve": entry, "model_type": "sieve"}
@@ -201,6 +208,7 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 @contextmanager
 def _merged(model: PreTrainedModel) -> Iterator[None]:
     """Multiply the factors and stack the experts for the duration of the block."""
+    narrow = narrow_layers_of(model)
     with replaced_layers(model):
         try:
             merge_dense(model)
@@ -208,3 +216,5 @@ def _merged(model: PreTrainedModel) -> Iterator[None]:
             yield
         finally:
             unfold(model)
+            for name, (layer, _) in narrow.items():
+                model.set_submodule(name, layer)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.pytorch_utils import Conv1D
 
 
 class FactorizedLinear(nn.Module):
@@ -241,6 +242,7 @@ def factorize(
     mixed: dict[str, int] | None = None,
     shared: dict[str, str] | None = None,
     skipped: dict[str, tuple[str, int]] | None = None,
+    narrow: dict[str, tuple[int, int, bool]] | None = None,
 ) -> None:
     """Replace the named dense layers by FactorizedLinear of the given ranks, uninitialized.
 
@@ -250,7 +252,12 @@ def factorize(
         mixed: the number of mixtures of each layer that shares a factor_in.
         shared: for each layer that uses the factor_in of another, the name of that layer.
         skipped: for each module to skip, the arguments of `skip`.
+        narrow: for each dense layer that has lost neurons, d_out, d_in and whether it has a bias.
     """
+    for name, (d_out, d_in, has_bias) in (narrow or {}).items():
+        linear = isinstance(model.get_submodule(name), nn.Linear)
+        fewer = nn.Linear(d_in, d_out, has_bias) if linear else Conv1D(d_out, d_in)
+        model.set_submodule(name, fewer)
     layers: dict[str, FactorizedLinear] = {}
     for name, rank in ranks.items():
         dense = model.get_submodule(name)

@@ -117,7 +117,7 @@ def _layers(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
             return {k.removeprefix(prefix): v for k, v in names.items() if k.startswith(prefix)}
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
-    names = ("ranks", "biases", "pivoted", "mixed", "shared", "skipped")
+    names = ("ranks", "biases", "pivoted", "mixed", "shared", "skipped", "narrow")
     options = {name: inside(entry[name]) for name in names if name in entry}
     shared = options.get("shared", {})
     return options | {"shared": {k: v.removeprefix(prefix) for k, v in shared.items()}}

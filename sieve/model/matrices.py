@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from sieve.factorized.modeling_experts import unfold
 from sieve.model.observation import Observation, observe
 from sieve.model.structure import Layer, expert_of, faults_of, meant_dense
-from sieve.model.units import owner_of, writers_of
+from sieve.model.units import has_neurons, owner_of, writers_of
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +57,19 @@ class Matrix:
     feeds: str | None = None  # the matrix that all its output passes through, see `units.py`
     owner: str | None = None  # path of the module that computes this matrix's output and no more
     owner_results: int = 0  # length of the tuple that the owner returns; 0: the output alone
+    reads_neurons: bool = False  # each number that it reads comes from rows of its own, `units.py`
+    neurons: bool = False  # its rank is how many neurons its members keep, see `narrowed`
+    written: int = 0  # of such a group: d_out of the member that writes
 
     @property
     def size(self) -> int:
         """Number of weights of the dense matrix."""
         return self.d_out * self.d_in
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the model gets from it: the length of its bias."""
+        return self.written or self.d_out
 
 
 def dense_weight(module: nn.Module) -> Tensor:
@@ -130,27 +138,6 @@ def block_paths(model: PreTrainedModel) -> list[str]:
     """Paths of the decoder blocks, in order, found without a forward pass."""
     unfold(model)
     return list(dict.fromkeys(block_of(name) for name in _layers_in_blocks(model)))
-
-
-def siblings(matrices: list[Matrix]) -> list[Matrix]:
-    """For each group of matrices with one input and one writer, one matrix with all their rows."""
-    readers: dict[tuple[str, str | None], list[Matrix]] = {}
-    for matrix in matrices:
-        readers.setdefault((matrix.source, matrix.feeds), []).append(matrix)
-    return [
-        Matrix(
-            name="+".join([group[0].name, *(m.name.split(".")[-1] for m in group[1:])]),
-            d_out=sum(m.d_out for m in group),
-            d_in=group[0].d_in,
-            kind="+".join(m.kind for m in group),
-            layer=group[0].layer,
-            has_bias=group[0].has_bias,
-            source=source,
-            members=tuple(m.name for m in group),
-        )
-        for (source, _), group in readers.items()
-        if len(group) > 1 and len({m.has_bias for m in group}) == 1
-    ]
 
 
 def find_matrices(
@@ -307,12 +294,14 @@ def _in_units(
     united = []
     for matrix in matrices:
         owner = owners.get(matrix.name)
+        feeders = [name for name, writer in writers.items() if writer == matrix.name]
         united.append(
             replace(
                 matrix,
                 feeds=writers.get(matrix.name),
                 owner=owner.path if owner else None,
                 owner_results=owner.results if owner else 0,
+                reads_neurons=has_neurons(model, observation, matrix.name, owner, feeders),
             )
         )
     return united

@@ -36,6 +36,7 @@ class Observation:
     # layer between, and `EXIT` if the output of the block is computed from it in this way.
     readers: dict[str, set[str]]
     owners: dict[str, Owner]  # by layer; the outermost module
+    operations: dict[str, set[str]]  # by layer: torch's names of what computes its input
 
 
 @torch.inference_mode(False)  # Inference tensors have no versions.
@@ -113,11 +114,14 @@ class _Observer:
     def observation(self) -> Observation:
         """Everything that the pass showed."""
         readers: dict[str, set[str]] = {name: set() for name, _ in self._inputs}
+        operations: dict[str, set[str]] = {}
         for name, x in [*self._inputs, *((EXIT, x) for x in self.exits)]:
-            for leaf in _leaves_of(x):
+            leaves, names = _graph_of(x)
+            operations.setdefault(name, set()).update(names)
+            for leaf in leaves:
                 if leaf in self._leaves:
                     readers[self._leaves[leaf]].add(name)
-        return Observation(self.reads, readers, self.owners)
+        return Observation(self.reads, readers, self.owners, operations)
 
 
 def _is_same(tensor: Tensor, output: Tensor, version: int) -> bool:
@@ -143,14 +147,18 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _leaves_of(tensor: Tensor) -> Iterator[Tensor]:
-    """The leaves of the graph that a tensor was computed by."""
+def _graph_of(tensor: Tensor) -> tuple[list[Tensor], set[str]]:
+    """The leaves of the graph that a tensor was computed by, and the names of its operations."""
     nodes, seen = [tensor.grad_fn], set()
+    leaves, names = list[Tensor](), set[str]()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if (leaf := getattr(node, "variable", None)) is not None:
-            yield leaf
+            leaves.append(leaf)
+        else:
+            names.add(node.name())
         nodes += [following for following, _ in node.next_functions]
+    return leaves, names

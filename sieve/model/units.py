@@ -4,15 +4,29 @@ All that an attention computes passes through its output projection, and all tha
 through its `down`. At rank 0 such a matrix, the writer, gives its bias for every token, so the
 matrices that feed it and nothing else need not exist. The graph of one forward pass shows who feeds
 whom (`observation.py`); names do not count.
+
+In an MLP the number i that the writer reads is computed from row i of each feeder alone: a neuron.
+Such a unit can lose some of its neurons, and the rest stays as it is.
 """
 
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from sieve.model.observation import EXIT, Observation, Owner
 
+# Operations of torch that compute element i of the result from element i of their inputs.
+ELEMENTWISE = frozenset(
+    f"{name}Backward0"
+    for name in (
+        "Abs Add AddScalar Clamp ClampMin Clone Div Elu Erf Exp Gelu Hardswish LeakyRelu Log1P Mul "
+        "MulScalar Neg Pow Relu Rsub Sigmoid Silu Softplus Square Sub Tanh ToCopy"
+    ).split()
+)
+SPLIT = "SplitBackward0"  # of the output of a fused layer
 CACHES = ("cache", "past_key_value", "past_key_values", "layer_past")
 
 
@@ -65,3 +79,40 @@ def owner_of(
     numbered = hasattr(module, "layer_idx") or not any(name in arguments for name in CACHES)
     whole = all(name == writer or writers.get(name) == writer for name in inside)
     return owner if whole and numbered else None
+
+
+def has_neurons(
+    model: nn.Module,
+    observation: Observation,
+    writer: str,
+    owner: Owner | None,
+    feeders: Sequence[str],
+) -> bool:
+    """Whether each number that a writer reads comes from rows of its feeders of its own.
+
+    Args:
+        owner: the result of `owner_of`; None is no.
+        feeders: the layers that feed only this writer.
+    """
+    if owner is None or not feeders:
+        return False
+    width = dense_shape(model.get_submodule(writer))[1]
+    heights = {dense_shape(model.get_submodule(name))[0] for name in feeders}
+    operations = observation.operations[writer]
+    fused = SPLIT in operations and heights == {2 * width}
+    direct = {name for name, readers in observation.readers.items() if writer in readers}
+    layers = {id(p) for n in (*feeders, writer) for p in model.get_submodule(n).parameters()}
+    module = model.get_submodule(owner.path)
+    return (
+        operations <= (ELEMENTWISE | {SPLIT} if fused else ELEMENTWISE)
+        and (fused or heights == {width})
+        and direct == {*feeders}
+        and layers == {id(parameter) for parameter in module.parameters()}
+        and not any(buffer.numel() > 1 for buffer in module.buffers())
+    )
+
+
+def dense_shape(layer: nn.Module) -> tuple[int, int]:
+    """(d_out, d_in) of a Linear or a Conv1D, which stores its weight transposed."""
+    rows, columns = cast(Tensor, layer.weight).shape
+    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)

@@ -14,9 +14,10 @@ PIVOT = 1e-11  # of the matrix's diagonal; a smaller pivot of a Cholesky factor 
 class Factors:
     """W ≈ U_r V_r for every rank r ≤ k: the best factors of rank r are the first r directions."""
 
-    u: Tensor  # (d_out, k)
+    u: Tensor  # (d_out, k); of neurons (n + d_out, k), see `neurons.py`
     v: Tensor  # (k, d_in)
-    energy: Tensor  # (n,), n ≥ k, falling: the error that leaving out each direction adds
+    # (n,), n ≥ k: the error that leaving out each direction adds. It falls, except of neurons.
+    energy: Tensor
     mean: Tensor  # (d_out,) mean output, the bias of rank 0
     # (k,) U⁻¹ mean where the projection fits a bias; the bias of rank r is mean − u_r offset_r.
     offset: Tensor | None = None
@@ -42,7 +43,8 @@ class Factors:
             return self.mean
         if self.offset is None:
             return None
-        return self.mean - self.u[:, :rank] @ self.offset[:rank].to(self.u.dtype)
+        written = self.u[-len(self.mean) :, :rank]  # Above it neurons have their incoming weights.
+        return self.mean - written @ self.offset[:rank].to(self.u.dtype)
 
 
 def principal_outputs(weight: Tensor, second: Tensor, side: str) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ class Needs:
     input: bool = False  # E[x xᵀ] even where E[y yᵀ] is smaller
     magnitude: bool = False  # E|x|
     gradient: bool = False  # second moments of the loss's gradient at the outputs
+    neurons: bool = False  # E[x xᵀ] of matrices that read neurons
 
     @property
     def weighting(self) -> str:
@@ -249,7 +250,7 @@ def plan_streams(
 
     Args:
         matrices: to be projected.
-        needs: with `input`, all moments are of inputs.
+        needs: with `input`, all moments are of inputs; with `neurons`, those of neurons.
         shared: False where every matrix weights the tokens of a common input in its own way.
     """
     readers: dict[str, list[Matrix]] = {}
@@ -259,7 +260,8 @@ def plan_streams(
     for source, group in readers.items():
         d_in = group[0].d_in
         outputs = sum(matrix.d_out**2 for matrix in group)
-        if needs.input or d_in**2 < outputs:
+        neurons = needs.neurons and any(matrix.reads_neurons for matrix in group)
+        if needs.input or neurons or d_in**2 < outputs:
             streams[source] = ("input", d_in)
         else:
             streams |= {matrix.name: ("output", matrix.d_out) for matrix in group}

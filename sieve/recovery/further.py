@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from sieve.bank.bank import Bank, BankFactors, Solver
+from sieve.bank.bank import Bank, BankFactors
 from sieve.bank.genome import Genome
+from sieve.bank.solver import Solver
 from sieve.projections import get_projection
 from sieve.projections.moments import MomentSource
 from sieve.runtime.progress import track
@@ -48,6 +49,7 @@ def factorize_again(
             sizing.rank_multiple,
             dense.dtype,
             damping,
+            narrow=any(group.neurons for group in bank.groups),
             matrix_list=bank.matrices,
         )
     factors: dict[str, BankFactors] = dict(bank.factors)
@@ -59,4 +61,10 @@ def factorize_again(
             pair = bank.factors[matrix.name].cut(rank)
             weight = pair.u.float() @ pair.v.float()
             factors[matrix.name] = solver.solve(matrix, [weight]).cut(rank)
+    for group in bank.groups:
+        if all(ranks[name] is None for name in (group.name, *group.members)):
+            factors[group.name] = dense.factors[group.name]
+        if (count := ranks[group.name]) and group.neurons and solver is not None:
+            pair = bank.factors[group.name].cut(count)
+            factors[group.name] = solver.solve_again(group, pair).cut(count)
     return replace(bank, factors=factors)

@@ -5,6 +5,7 @@ LoRA (Hu et al., arXiv:2106.09685; the layers are PEFT's) adds a product of two 
 and size do not change.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -14,9 +15,12 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from sieve.bank.bank import Bank, BankFactors, stored
+from sieve.bank.bank import Bank, BankFactors
 from sieve.bank.genome import Genome
+from sieve.bank.narrowing import factors_of
+from sieve.bank.solver import stored
 from sieve.bank.switch import Switch, set_factors
 from sieve.config import RecoveryConfig
 from sieve.data.batches import as_targets
@@ -24,6 +28,7 @@ from sieve.distributed.sharding import average_gradients, is_sharded
 from sieve.distributed.trainer import schedule
 from sieve.evaluation.divergence import answer_logprobs, divergence
 from sieve.factorized.modeling_layers import FactorizedLinear
+from sieve.model.matrices import dense_like, dense_weight
 from sieve.projections import Factors
 from sieve.recovery.hidden import compared_blocks, outputs_of, relative_error, states
 from sieve.recovery.teacher import Teacher, TrainingBatch
@@ -67,12 +72,18 @@ class RecoveryModule(L.LightningModule):
         self.start_again(0, config.learning_rate)
         self._switch = [switch]  # In a list, so that the model does not become a submodule.
         self.teacher = teacher or teacher_of(switch.model, config)
-        self.ranks = {name: r for name, r in switch.bank.ranks(genome).items() if r}
+        used = {gene: rank for gene, rank in switch.bank.in_use(genome).items() if rank}
+        self.narrow = {gene: rank for gene, rank in used.items() if gene.neurons}
+        self.ranks = {gene.name: rank for gene, rank in used.items() if not gene.neurons}
+        # What is trained, in the order of `layers`: factors, and layers that have lost neurons.
+        self.names = [*self.ranks, *(name for gene in self.narrow for name in gene.members)]
         with switch.to(genome):
-            pruned = {name: switch.model.get_submodule(name) for name in self.ranks}
+            pruned = {name: switch.model.get_submodule(name) for name in self.names}
             factors = {name: switch.bank.factors[name].cut(r) for name, r in self.ranks.items()}
-            layers = [_balanced(pruned[name], factors[name]) for name in self.ranks]
-        self.layers = nn.ModuleList(layers)
+            self.layers = nn.ModuleList(
+                _balanced(layer, factors[name]) if name in factors else _precise(layer)
+                for name, layer in pruned.items()
+            )
         for name, parameter in self.layers.named_parameters():
             parameter.requires_grad_(config.method == "full" and name.endswith("weight"))
         if config.method == "lora":
@@ -132,7 +143,7 @@ class RecoveryModule(L.LightningModule):
         reduced = model.dtype != torch.float32
         mixed = torch.autocast(model.device.type, model.dtype) if reduced else nullcontext()
         with self.switch.to(self.genome), mixed:
-            for name, layer in zip(self.ranks, self.layers, strict=True):
+            for name, layer in zip(self.names, self.layers, strict=True):
                 model.set_submodule(name, layer)
             yield
 
@@ -147,8 +158,10 @@ class RecoveryModule(L.LightningModule):
                 parameters, rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
             )
         groups: list[dict[str, Any]] = []
-        for layer, rank in zip(self.layers, self.ranks.values(), strict=True):
+        for name, layer in zip(self.names, self.layers, strict=True):
             own = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+            # A dense layer that has lost neurons is as good as factors of its full rank.
+            rank = self.ranks.get(name) or min(own[0].shape)
             share = 1.0 if self.config.method == "lora" else share_of_rate(rank)
             groups.append({"params": own, "share": share})
         return torch.optim.Adam(groups, rate)
@@ -166,11 +179,19 @@ class RecoveryModule(L.LightningModule):
     def bank(self) -> tuple[Bank, Genome]:
         """A bank with the trained factors, valid for this genome alone, and the genome for it."""
         bank = self.switch.bank
-        factors = dict(bank.factors)
-        for name, layer in zip(self.ranks, self.layers, strict=True):
-            merged = _merged(layer, bank.factors[name])
+        factors, layers = dict(bank.factors), dict(zip(self.names, self.layers, strict=True))
+        for name in self.ranks:
+            merged = _merged(layers[name], bank.factors[name])
             factors[name] = stored(merged, bank.dtype, name)
-        sums = [float(factors[name].v.double().abs().sum()) for name in self.ranks]
+        for gene, count in self.narrow.items():
+            weights = [_weight(layers[name]) for name in gene.members]
+            changed = factors_of(gene, weights, bank.factors[gene.name].cut(count))
+            factors[gene.name] = stored(changed, bank.dtype, gene.name, torch.float32)
+        sums = [
+            float(part.double().abs().sum())
+            for name in (*self.ranks, *(gene.name for gene in self.narrow))
+            for part in (factors[name].v, factors[name].u)
+        ]
         key = fingerprint(
             "recovery", bank.fingerprint, self.genome.levels, asdict(self.config), sums
         )
@@ -212,6 +233,13 @@ def _balanced(layer: nn.Module, factors: BankFactors) -> FactorizedLinear:
     return copied
 
 
+def _precise(layer: nn.Module) -> nn.Module:
+    """A copy of a dense layer in float32."""
+    bias = getattr(layer, "bias", None)
+    bias = None if bias is None else bias.detach().float().clone()
+    return dense_like(layer, dense_weight(layer).detach().float().clone(), bias)
+
+
 def _add_lora(layers: nn.ModuleList, config: RecoveryConfig) -> None:
     """Wrap the factors in PEFT's LoRA layers, in float32."""
     try:
@@ -223,13 +251,23 @@ def _add_lora(layers: nn.ModuleList, config: RecoveryConfig) -> None:
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
-        target_modules=LORA_TARGETS[config.factors],
+        target_modules=[
+            f"{index}.{part}" if part else str(index)
+            for index, layer in enumerate(layers)
+            for part in (LORA_TARGETS[config.factors] if _is_factorized(layer) else [""])
+        ],
         lora_dropout=0.0,
         bias="none",
     )
-    inject_adapter_in_model(lora, layers)
+    with warnings.catch_warnings():  # PEFT says that it adapts to Conv1D.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        inject_adapter_in_model(lora, layers)
     for name, parameter in layers.named_parameters():
         parameter.requires_grad_("lora_" in name)
+
+
+def _is_factorized(layer: nn.Module) -> bool:
+    return isinstance(layer, FactorizedLinear)
 
 
 def _merged(layer: nn.Module, before: Factors) -> Factors:
@@ -243,8 +281,9 @@ def _merged(layer: nn.Module, before: Factors) -> Factors:
 
 
 def _weight(factor: nn.Module) -> Tensor:
-    """The weight of a Linear; of a LoRA layer, its base weight plus the product it adds."""
-    if isinstance(factor, nn.Linear):
-        return factor.weight.detach()
+    """The weight (d_out, d_in) of a layer; of a LoRA layer, with the product that it adds."""
+    if isinstance(factor, nn.Linear | Conv1D):
+        return dense_weight(factor).detach()
     added: Tensor = factor.get_delta_weight("default").detach()  # type: ignore[operator]
-    return _weight(factor.get_submodule("base_layer")) + added
+    base = factor.get_submodule("base_layer")
+    return _weight(base) + (added.T if isinstance(base, Conv1D) else added)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.bank.bank import Bank, BankFactors, stored
+from sieve.bank.bank import Bank, BankFactors
 from sieve.bank.genome import Genome
+from sieve.bank.solver import stored
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import CalibrationModule
 from sieve.data.batches import (
@@ -143,6 +144,9 @@ class _Sequence:
         writers = {m.feeds or m.name for m in self.bank.matrices if m.name in unneeded}
         # A removed writer and what feeds it read nothing. None leaves them as they are.
         self.ranks = self.bank.ranks(genome) | dict.fromkeys(unneeded | writers)
+        # An MLP that has lost neurons stays as it is, too: its matrices have no rank.
+        used = [group for group in self.bank.groups if group.neurons and self.ranks[group.name]]
+        self.narrow = {name for group in used for name in group.members}
         self.embedding = [
             m.name
             for m in self.bank.matrices
@@ -185,9 +189,8 @@ class _Sequence:
             writers = []
             with self.switch.lifted([matrix.name for matrix in matrices]):
                 if self.residual:
-                    writers = stream_writers(
-                        self.model, block, matrices, calls_of_block[0], dense[0]
-                    )
+                    whole = [m for m in matrices if m.name not in self.narrow]
+                    writers = stream_writers(self.model, block, whole, calls_of_block[0], dense[0])
                 inputs, dense = self._dense_inputs(block, list(sources), calls_of_block, dense)
             for source in sources:
                 group = [m for m in matrices if m.source == source]
@@ -250,7 +253,8 @@ class _Sequence:
 
     def _joined(self, group: list[Matrix], readers: list[Matrix]) -> list[Matrix]:
         """Stacked matrices in place of the readers that share factors, and the rest of `group`."""
-        groups = [g for g in self.bank.groups if g.source == readers[0].source]
+        joint = [g for g in self.bank.groups if not g.neurons]
+        groups = [g for g in joint if g.source == readers[0].source]
         stacks = [g for g in groups if self.ranks[g.name] is not None]
         covered = {name for stack in stacks for name in stack.members}
         return [*stacks, *(matrix for matrix in group if matrix.name not in covered)]

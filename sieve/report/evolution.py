@@ -65,15 +65,19 @@ def bottleneck_map(result: Result) -> go.Figure | None:
 
 
 def _matrices(result: Result, names: Iterable[str]) -> dict[str, Matrix]:
-    """The matrices by name; matrices with a shared factor ("a.q_proj+k_proj") count as one."""
+    """The matrices by name; matrices with a shared factor ("a.q_proj+k_proj") count as one.
+
+    The neurons of an MLP ("a.down_proj.neurons") have the place of its last matrix.
+    """
     matrices = {matrix.name: matrix for matrix in result.matrices}
     unknown = build(Matrix, {})
     combined = {}
     for name in names:
-        first, *others = name.split("+")
+        first, *others = name.removesuffix(".neurons").split("+")
         parent = first.rpartition(".")[0]
         members = [matrices.get(n, unknown) for n in (first, *(f"{parent}.{n}" for n in others))]
         kind = "+".join(member.kind or "other" for member in members)
+        kind = "neurons" if name.endswith(".neurons") else kind
         d_out = sum(member.d_out or 0 for member in members)
         combined[name] = replace(members[0], kind=kind, d_out=d_out)
     return combined

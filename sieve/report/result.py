@@ -263,6 +263,7 @@ class Matrix:
     d_in: Number
     level: Number
     rank: Number  # None: dense
+    neurons: Number  # that its MLP has kept; None: all
     kept_fraction: Number
 
 

@@ -143,7 +143,9 @@ def _resized(
 ) -> Positions:
     """Move random genes by one allele until the kept fraction is just below or at `target`."""
     changed, limit = list(positions), target * space.bank.size
-    kept = sum(costs[position] for costs, position in zip(space.costs, changed, strict=True))
+    # Where units go as a whole, what feeds them goes too, so costs do not add up.
+    exact = space.bank.structural
+    kept = _kept(space, changed) if exact else _sum(space, changed)
 
     def move(direction: int) -> None:
         nonlocal kept
@@ -155,10 +157,20 @@ def _resized(
         gene = int(random.choice(movable))
         kept -= space.costs[gene][changed[gene]]
         changed[gene] += direction
-        kept += space.costs[gene][changed[gene]]
+        kept = _kept(space, changed) if exact else kept + space.costs[gene][changed[gene]]
 
     while kept < limit and any(at < len(c) - 1 for at, c in zip(changed, space.costs, strict=True)):
         move(1)
     while kept > limit and any(changed):
         move(-1)
     return tuple(changed)
+
+
+def _sum(space: GenomeSpace, positions: Sequence[int]) -> int:
+    """The sum of the costs of the alleles at these positions."""
+    return sum(costs[position] for costs, position in zip(space.costs, positions, strict=True))
+
+
+def _kept(space: GenomeSpace, positions: Sequence[int]) -> int:
+    """Parameters of the genome at these positions."""
+    return space.bank.kept_parameters(space.genome(positions))

@@ -1,7 +1,8 @@
 """The genomes that a search on the task's metric chooses from: every gene's alleles, and seeds.
 
 A gene is a matrix or a group of siblings. An allele is a rank, written as the level that gives this
-rank. By default, neighboring ranks are about 10 % apart and all small ranks are included.
+rank. By default, neighboring ranks are about 10 % apart and all small ranks are included. In a
+structural bank units stay or go, and MLPs have numbers of neurons.
 """
 
 import math
@@ -47,10 +48,13 @@ class GenomeSpace:
 
     @cached_property
     def costs(self) -> tuple[tuple[int, ...], ...]:
-        """How many parameters every allele keeps."""
+        """How many parameters every allele keeps; of a group, more than its dense members.
+
+        The sum over a genome is what it keeps where the members of groups in use are dense.
+        """
         sizing = self.bank.sizing
         return tuple(
-            tuple(sizing.kept(gene, rank) for rank in alleles)
+            tuple(sizing.kept(gene, rank) - gene.size * bool(gene.members) for rank in alleles)
             for gene, alleles in zip(self.bank.genes, self.alleles, strict=True)
         )
 
@@ -94,11 +98,15 @@ def from_prepared(config: object, prepared: Mapping[str, str]) -> dict[str, obje
 
 
 def _ranks(bank: Bank, gene: Matrix, levels: Sequence[float] | None, lowest_rank: int) -> list[int]:
-    sizing, ranks, rank = bank.sizing, list[int](), lowest_rank
+    sizing, ranks = bank.sizing, list[int]()
+    rank = sizing.step(1, gene) if gene.neurons else lowest_rank
+    if bank.structural and not gene.neurons:  # Only a unit goes as a whole.
+        return [0] if rank == 0 and any(m.feeds == gene.name for m in bank.matrices) else []
     if levels is not None:
         return sorted({r for level in levels if (r := sizing.rank(gene, level)) is not None})
     top = min(bank.factors[gene.name].rank, sizing.top_rank(gene))
     while rank < top:
         ranks.append(rank)
-        rank = sizing.rounded(rank + max(sizing.step(rank), int(rank * (RATIO - 1))))
+        step = sizing.step(rank, gene)
+        rank = sizing.rounded(rank + max(step, int(rank * (RATIO - 1))), gene)
     return ranks

@@ -7,7 +7,9 @@ give the exact optimum of the summed loss at each budget (Lagrangian relaxation,
 Energies of the loss-aware projections share one unit; energies of others are normalized
 first. A group of siblings has the states of its separate members and the states with one shared V.
 A writer and the matrices that feed it (`sieve/model/units.py`) have the states of all of them, and
-the state without any: it stores the writer's bias and loses all energy of the writer alone.
+the state without any: it stores the writer's bias and loses all energy of the writer alone. Where
+the bank knows the neurons between them, they also have the states of fewer neurons. A structural
+bank has only these states and the dense one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -108,7 +110,7 @@ def scale_energies(bank: Bank, weights: Mapping[str, float], normalize: str = "n
 
     Factors and ranks stay, so genomes of the bank remain valid. A matrix without a weight has 1.
     """
-    members = {gene.name: max(1, len(gene.members)) for gene in bank.genes}
+    members = {gene.name: shares_of(gene) for gene in bank.genes}
     scaled = {}
     for name, factors in bank.factors.items():
         energy, scale = factors.energy.double(), weights.get(name, 1.0)
@@ -144,14 +146,19 @@ def weights_toward(bank: Bank, genome: Genome) -> dict[str, float]:
     }
     idle = bank.unneeded(genome)
     weights |= {m.name: weights[m.feeds] for m in bank.matrices if m.feeds and m.name in idle}
-    for group in bank.groups:
+    for group in sorted(bank.groups, key=lambda group: group.name not in weights):
         # The genome uses either the members or the group; the other gets the same weight.
-        members = [weights[name] for name in group.members if name in weights]
-        if members:
-            weights[group.name] = float(np.exp(np.mean(np.log(members))))
-        else:
+        if group.name in weights:
             weights |= dict.fromkeys(group.members, weights[group.name])
+        else:
+            members = [weights[name] for name in group.members if name in weights]
+            weights[group.name] = float(np.exp(np.mean(np.log(members))))
     return weights
+
+
+def shares_of(gene: Matrix) -> int:
+    """How many relative errors a gene stands for: one for each member of a shared V."""
+    return 1 if gene.neurons else max(1, len(gene.members))
 
 
 def estimated_loss(bank: Bank, name: str, rank: int | None) -> float:
@@ -188,7 +195,8 @@ class _Hulls:
 
     def _of(self, matrices: Sequence[Matrix]) -> list[list["_Point"]]:
         names = {matrix.name for matrix in matrices}
-        groups = [group for group in self.bank.groups if names.issuperset(group.members)]
+        joint = [group for group in self.bank.groups if not group.neurons]
+        groups = [group for group in joint if names.issuperset(group.members)]
         grouped = {name for group in groups for name in group.members}
         single = [self._unit(matrix) for matrix in matrices if matrix.name not in grouped]
         return single + [
@@ -196,32 +204,44 @@ class _Hulls:
         ]
 
     def _points(self, matrix: Matrix) -> list["_Point"]:
-        start = self.start[matrix.name]
-        return _points(self.bank, matrix, self.normalize, self.lowest_rank, start)
+        start, name = self.start[matrix.name], matrix.name
+        points = _points(self.bank, matrix, self.normalize, self.lowest_rank, start)
+        if not self.bank.structural or matrix.neurons:
+            return points
+        unit = name in self.feeders  # Only a unit goes as a whole.
+        return points[:1] + [p for p in points[1:] if unit and p.ranks[name] == 0]
 
     def _group(self, group: Matrix, members: Sequence[Matrix]) -> list["_Point"]:
         """The states of siblings: separate, or with one shared V."""
         states = self._points(group)
         if self.start[group.name] is None:
             separate = _merged([self._unit(m) for m in members], {group.name: None})
-            states = sorted([*separate, *states[1:]], key=lambda p: (-p.cost, p.loss))
-            # The frontier only goes down, so states as large as the start are left out.
-            states = [separate[0], *(p for p in states if p.cost < separate[0].cost)]
+            states = _below(separate[0], [*separate[1:], *states[1:]])
         return _hull(states)
 
     def _unit(self, writer: Matrix) -> list["_Point"]:
         """The states of a matrix together with the matrices that feed only it."""
         own, feeders = self._points(writer), self.feeders.get(writer.name, [])
         removed = next((point for point in own if point.ranks[writer.name] == 0), None)
-        if not feeders or removed is None:
-            return _hull(own) if not feeders else _merged([_hull(own), *self._of(feeders)], {})
-        if len(own) == 1:  # The start is without the unit.
+        if not feeders:
+            return _hull(own)
+        if removed is not None and len(own) == 1:  # The start is without the unit.
             return own
-        states = _merged([_hull([p for p in own if p is not removed]), *self._of(feeders)], {})
+        groups = [g for g in self.bank.groups if g.neurons and writer.name in g.members]
+        off: Ranks = {group.name: None for group in groups}
+        states = _merged([_hull([p for p in own if p is not removed]), *self._of(feeders)], off)
         names = {name for state in states for name in state.ranks} - {writer.name}
-        groups_off = {group.name: None for group in self.bank.groups if group.name in names}
-        ranks = dict.fromkeys(names, 0) | groups_off | removed.ranks
-        return _hull([*states, removed._replace(ranks=ranks)])
+        joint: Ranks = {g.name: None for g in self.bank.groups if g.name in names}
+        for group in groups:
+            members: Ranks = dict.fromkeys(group.members)
+            start = self.start[group.name]
+            fewer = self._points(group)[start is None :]
+            fewer = [p._replace(ranks=joint | members | p.ranks) for p in fewer]
+            states = fewer if start is not None else _below(states[0], [*states[1:], *fewer])
+        if removed is not None:
+            ranks = dict.fromkeys(names, 0) | joint | off | removed.ranks
+            states = [*states, removed._replace(ranks=ranks)]
+        return _hull(states)
 
 
 def _points(
@@ -230,18 +250,24 @@ def _points(
     """All states of a matrix from rank `start` (None: dense) down to `lowest_rank`."""
     energy = bank.factors[matrix.name].energy.double().numpy()
     if normalize == "relative":
-        share = max(1, len(matrix.members))  # A group's error counts for each of its members.
-        energy = share * energy / max(energy.sum(), np.finfo(float).tiny)
+        energy = shares_of(matrix) * energy / max(energy.sum(), np.finfo(float).tiny)
     sizing = bank.sizing
     top = min(bank.factors[matrix.name].rank, sizing.top_rank(matrix))
     losses = np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])  # losses[r]: energy from r on
     points = [] if start is not None else [_Point(matrix.size, 0.0, {matrix.name: None})]
-    first, last = (top, lowest_rank) if start is None else (start, min(start, lowest_rank))
+    lowest = max(1, lowest_rank) if matrix.neurons else lowest_rank
+    first, last = (top, lowest) if start is None else (start, min(start, lowest))
     for rank in range(first, last - 1, -1):
-        if rank in (start, sizing.rounded(rank)):
+        if rank in (start, sizing.rounded(rank, matrix)):
             loss = max(float(losses[min(rank, len(energy))]), 0.0)
             points.append(_Point(sizing.kept(matrix, rank), loss, {matrix.name: rank}))
     return points
+
+
+def _below(start: _Point, points: Sequence[_Point]) -> list[_Point]:
+    """A start, and the points that cost less, from high to low cost: a frontier only goes down."""
+    below = [point for point in points if point.cost < start.cost]
+    return [start, *sorted(below, key=lambda p: (-p.cost, p.loss))]
 
 
 def _hull(points: list[_Point]) -> list[_Point]:

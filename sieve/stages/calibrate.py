@@ -77,7 +77,10 @@ class _Calibration:
         with_gradients = self.needs.gradient or self.weighting in BY_GRADIENT
         answers = self.settings.answers if with_gradients else None
         size = [self.settings.tokens, self.settings.rows, run.config.share_prefix]
-        moments = [size, self.weighting, asdict(self.needs), answers]
+        needs = {
+            name: need for name, need in asdict(self.needs).items() if need or name != "neurons"
+        }
+        moments = [size, self.weighting, needs, answers]
         rows = [run.split_key("calibration"), run.config.seed]
         names = [[matrix.name for matrix in group] for group in self.groups]
         return fingerprint("moments", FORMAT, run.model_key, moments, rows, names, self.streamed)

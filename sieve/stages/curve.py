@@ -35,7 +35,8 @@ def curve(run: Run, bank: Bank, search: Record) -> Record:
         return {"curve": None, "contrast": None}
     line = [run.config.search.method, run.config.search.normalize, usable_levels(run, bank)]
     measured = [run.config.curve, bottlenecks, run.split_key("test"), run.config.seed]
-    key = fingerprint("curve", VERSION, bank.fingerprint, line, measured)
+    structural = ["structural"] * bank.structural
+    key = fingerprint("curve", VERSION, bank.fingerprint, line, measured, *structural)
     [record] = run.cached("curve", key, {"curve": JSON}, lambda: [_curve(run, bank, bottlenecks)])
     numbers = [{k: v for k, v in p.items() if k != "drop"} for p in record["curve"] or []]
     run.logger.log_series("curve", numbers, step="kept_fraction")

@@ -1,15 +1,16 @@
 """fit: the bank, nested factors of every matrix, from its moments and weights."""
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from sieve.bank import learned
-from sieve.bank.bank import FORMAT, Bank, Solver, finish, fit_blocks, unfinished
+from sieve.bank.bank import FORMAT, Bank, finish, fit_blocks, unfinished
 from sieve.bank.files import INDEX
 from sieve.bank.genome import Sizing
+from sieve.bank.solver import Solver
 from sieve.config import ProjectionConfig
 from sieve.data.batches import every_batch
 from sieve.distributed.trainer import make_trainer
@@ -32,7 +33,7 @@ def fit(run: Run, calibrated: Calibrated) -> Bank:
     folder = run.cache.folder("bank", key)
     index = folder / INDEX  # written last
     run.cached("fit", key, {}, lambda: _solve(run, calibrated, folder, key), beside=[index])
-    return Bank.load(folder)
+    return replace(Bank.load(folder), structural=run.config.search.alleles == "structural")
 
 
 def bank_key(
@@ -45,6 +46,7 @@ def bank_key(
     learning = [asdict(settings.learning), settings.learning_rate, seed]
     training = learning if projection.learned else None
     head = [settings.prune_head, *["embedding"] * settings.prune_embedding]
+    head += ["narrow"] * settings.narrow
     return fingerprint("bank", FORMAT, moments_key, factors, stored, training, *head)
 
 
@@ -61,6 +63,7 @@ def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> tuple[()
         damping=settings.damping,
         prune_head=settings.prune_head,
         joint=settings.joint,
+        narrow=settings.narrow,
         device=backbone.device,
         matrix_list=backbone.matrices(settings.prune_head, settings.prune_embedding),
     )

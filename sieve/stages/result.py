@@ -41,6 +41,7 @@ def sizes(
     tables = max(tied, default=0)
     unneeded = bank.unneeded(genome)
     biases = sum(m.d_out for m in bank.matrices if m.has_bias and m.name in unneeded)
+    biases += _lost_biases(bank, genome)
     model_kept = model_parameters - removed - bank.size + kept + tables - biases
     pruned_bytes = model_kept * bank.dtype.itemsize + bank.index_bytes(genome) - saved_bytes
     if merged:
@@ -57,11 +58,21 @@ def sizes(
     }
 
 
+def _lost_biases(bank: Bank, genome: Genome) -> int:
+    """Numbers that the biases of MLPs have lost together with neurons."""
+    lost, by_name = 0, {matrix.name: matrix for matrix in bank.matrices}
+    for group, count in bank.in_use(genome).items():
+        if group.neurons and count is not None:
+            for feeder in (by_name[name] for name in group.members[:-1]):
+                lost += feeder.has_bias * feeder.d_out * (group.d_in - count) // group.d_in
+    return lost
+
+
 def matrix_table(bank: Bank, genome: Genome) -> list[Record]:
     """One row per matrix: kind, layer, shape, level, rank (None: dense) and kept fraction.
 
     Siblings that share one V have the level and rank of their group. Matrices that feed only one
-    of rank 0 have level 0.
+    of rank 0 have level 0. Matrices that have lost neurons have no rank but a share of `neurons`.
     """
     in_use = {matrix: (matrix, rank) for matrix, rank in bank.in_use(genome).items()}
     by_name = {name: pair for m, pair in in_use.items() for name in (m.members or (m.name,))}
@@ -79,9 +90,10 @@ def matrix_table(bank: Bank, genome: Genome) -> list[Record]:
                 "d_out": matrix.d_out,
                 "d_in": matrix.d_in,
                 "level": 0.0 if matrix.name in unneeded else genome.levels[whole.name],
-                "rank": rank,
+                "rank": None if whole.neurons else rank,
+                "neurons": rank if whole.neurons else None,
                 "kept_fraction": kept / whole.size,
-                "shared_with": [name for name in whole.members if name != matrix.name],
+                "shared_with": [n for n in whole.members if n != matrix.name and not whole.neurons],
             }
         )
     return rows

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def usable_levels(run: Run, bank: Bank) -> list[float]:
         if all((bank.sizing.rank(m, level) or 0) <= top for m, top in top_ranks.items())
     ]
     if run.config.export.format != "dense" or all(
-        getattr(model.get_submodule(name), "bias", None) is not None for name in bank.names
+        getattr(model.get_submodule(m.name), "bias", None) is not None for m in bank.matrices
     ):
         return levels
     if bank.sizing.fits_bias:
@@ -109,6 +109,8 @@ def find_seeds(run: Run, bank: Bank, objective: Objective) -> Seeds:
     cost least come first.
     """
     search = run.config.search
+    if bank.structural:  # Uniform levels are of ranks, and so is what is measured.
+        search = replace(search, seeds=[seed for seed in search.seeds if seed == "waterfill"])
     if search.judge == "margin":
         methods = [m for m in search.seeds if m != "measured"]  # Margins are too coarse to measure.
         return Seeds(_around_smallest(bank, objective, [line_of(run, bank, m) for m in methods]))

@@ -221,3 +221,12 @@ def test_a_dtype_that_computes_much_faster_is_named(float32, named, tmp_path):
     record = forecast(tmp_path, "+experiment=paper_llama3_1_8b", "task=sst2", rates)
     sentence = "With model.dtype=float32 passes are 2.0 times as fast here."
     assert (sentence in " ".join(record["assumptions"])) == named
+
+
+def test_neurons_count_in_the_bank_and_in_the_time_of_the_fit(tmp_path):
+    asked = "+experiment=demo", "speed.enabled=false"
+    plain = forecast(tmp_path, *asked)
+    narrow = forecast(tmp_path, *asked, "projection.narrow=true")
+    a, b = (stage(record, "fit") for record in (plain, narrow))
+    assert b["seconds"] > a["seconds"]
+    assert b["written_bytes"] > a["written_bytes"] + 6 * 4 * 688**2

@@ -17,7 +17,8 @@ from sieve.bank.switch import Switch, merge_dense
 from sieve.calibration.calibration import calibrate
 from sieve.exports.export import export
 from sieve.factorized.modeling_layers import FactorizedLinear, SharedLinear
-from sieve.model.matrices import dense_weight, find_matrices, siblings
+from sieve.model.groups import siblings
+from sieve.model.matrices import dense_weight, find_matrices
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.projections.joint import stacked
 from sieve.projections.moments import Gradient, Moment, Moments, Needs

@@ -22,7 +22,8 @@ from models import (
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from sieve.bank.bank import Bank, Solver, finish, fit, fit_blocks, unfinished
+from sieve.bank.bank import Bank, finish, fit, fit_blocks, unfinished
+from sieve.bank.solver import Solver
 from sieve.calibration.calibration import CalibrationModule
 from sieve.model.matrices import Matrix, block_of, find_matrices
 from sieve.projections import get_projection

@@ -1,0 +1,171 @@
+"""Factors of one matrix, or of a group of matrices, from its weights and moments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sieve.bank.files import BankFactors
+from sieve.bank.genome import Sizing, get_storage
+from sieve.distributed.sharding import whole_weight
+from sieve.model.groups import narrowed, siblings
+from sieve.model.matrices import Matrix, find_matrices
+from sieve.projections import Factors, get_projection
+from sieve.projections.joint import stacked
+from sieve.projections.moments import Moment, MomentSource
+from sieve.projections.neurons import by_neuron, kept_neurons, neurons, unfolded
+
+CENTERED = ("affine", "loss_aware_affine")  # projections that fit a bias
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Solves matrices of `model` for every rank at once, in closed form; see `fit` for the options.
+
+    Raises ValueError for an unknown projection or storage, or a projection without a closed form.
+
+    Args:
+        device: where to solve, by default the model's device.
+        matrix_list: the prunable matrices, by default the result of `find_matrices`.
+    """
+
+    model: PreTrainedModel
+    moments: MomentSource
+    projection: str = "output"
+    storage: str = "plain"
+    rank_multiple: int = 1
+    dtype: torch.dtype | None = None
+    damping: float | None = None
+    prune_head: bool = False
+    joint: bool = False
+    prune_embedding: bool = False
+    narrow: bool = False
+    device: torch.device | None = None
+    matrix_list: Sequence[Matrix] | None = None
+
+    def __post_init__(self) -> None:
+        if get_projection(self.projection).learned:
+            raise ValueError(
+                f"{self.projection} has no closed form; see `learn` and `learned_bank` of "
+                "sieve.bank.learned."
+            )
+        get_storage(self.storage)
+
+    @cached_property
+    def matrices(self) -> list[Matrix]:
+        """The prunable matrices of the model."""
+        return list(
+            self.matrix_list or find_matrices(self.model, self.prune_head, self.prune_embedding)
+        )
+
+    @cached_property
+    def groups(self) -> list[Matrix]:
+        """Siblings that may share one V, and neurons."""
+        joint = siblings([m for m in self.matrices if m.layer is not None]) if self.joint else []
+        return joint + (narrowed(self.matrices) if self.narrow else [])
+
+    @property
+    def sizing(self) -> Sizing:
+        """How levels become ranks, without the biases that a projection may add."""
+        return Sizing(self.storage, self.rank_multiple, fits_bias=False)
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The dtype that factors are rounded to."""
+        return self.dtype or self.model.dtype
+
+    @torch.no_grad()
+    def solve(self, gene: Matrix, weights: list[Tensor] | None = None) -> BankFactors:
+        """Factors of a matrix or a group, on the CPU.
+
+        Args:
+            weights: the weights of the matrix or of the members. Without them the model's are
+                used; all processes must then solve a sharded matrix together.
+        """
+        device = self.device or self.model.device
+        if device.type != "cuda":
+            device = torch.device("cpu")  # Other devices may have no float64.
+        try:
+            weights = weights or self.weights(gene)
+            if gene.neurons:
+                return self._neurons(gene, [weight.to(device) for weight in weights], device)
+            weight, moment = self._inputs(gene, weights)
+            _check_finite(weight, moment)
+            project = get_projection(self.projection, self.damping)
+            rank = self.sizing.top_rank(gene)
+            solved = project(weight.to(device), moment.to(device), rank)
+        except ValueError as error:
+            raise ValueError(f"{gene.name}: {error}") from error
+        return stored(solved, self.stored_dtype, gene.name)
+
+    def _neurons(self, gene: Matrix, weights: list[Tensor], device: torch.device) -> BankFactors:
+        """The neurons of a group in order; the last of its members is the writer."""
+        *feeders, writer = weights
+        moment = self.moments.of(self._members(gene)[-1]).to(device)
+        _check_finite(torch.cat([weight.flatten() for weight in weights]), moment)
+        incoming = torch.cat([by_neuron(feeder, gene.d_in) for feeder in feeders])
+        centered = self.projection in CENTERED
+        solved = neurons(incoming, writer, moment, self.damping, centered)
+        solved = solved.cut(self.sizing.top_rank(gene))
+        return stored(solved, self.stored_dtype, gene.name, torch.float32)
+
+    @torch.no_grad()
+    def solve_again(self, gene: Matrix, trained: BankFactors) -> BankFactors:
+        """Order the neurons that a trained MLP has kept, on the CPU.
+
+        trained: the factors of a training, cut to these neurons.
+        """
+        moment = self.moments.of(self._members(gene)[-1])
+        order = kept_neurons(trained.v)
+        gradient = moment.gradient
+        if gradient is not None and gradient.side == "input":
+            gradient = replace(gradient, second=gradient.second[order][:, order])
+        second, mean = moment.second[order][:, order], moment.mean[order]
+        moment = replace(moment, second=second, mean=mean, gradient=gradient)
+        written = len(trained.u) - gene.outputs
+        weight = trained.u[written:].double() @ trained.v.double()[:, order]
+        solved = neurons(trained.u[:written], weight, moment, self.damping)
+        solved = unfolded(solved, order, gene.d_in)
+        return stored(solved, self.stored_dtype, gene.name, torch.float32)
+
+    def _members(self, gene: Matrix) -> list[Matrix]:
+        by_name = {matrix.name: matrix for matrix in self.matrices}
+        return [by_name[name] for name in gene.members] or [gene]
+
+    def weights(self, gene: Matrix) -> list[Tensor]:
+        """The weight of a matrix, or of each member; on all ranks at once if sharded."""
+        return [whole_weight(self.model.get_submodule(m.name)) for m in self._members(gene)]
+
+    def _inputs(self, gene: Matrix, weights: list[Tensor]) -> tuple[Tensor, Moment]:
+        """Weight and moment of a matrix, or of a group as one."""
+        moments = [self.moments.of(m) for m in self._members(gene)]
+        return stacked(weights, moments) if gene.members else (weights[0], moments[0])
+
+
+def _check_finite(weight: Tensor, moment: Moment) -> None:
+    """ValueError if a number is not finite: not every solver would fail."""
+    if not torch.isfinite(weight).all():
+        raise ValueError(
+            "the weights are not finite; the checkpoint is damaged; download it again."
+        )
+    if not all(torch.isfinite(part).all() for part in (moment.second, moment.mean)):
+        raise ValueError("the moments are not finite; calibrate again.")
+
+
+def stored(
+    factors: Factors, dtype: torch.dtype, name: str, v_dtype: torch.dtype | None = None
+) -> BankFactors:
+    """Factors rounded for storage, on the CPU; ValueError where a number overflows the dtype.
+
+    v_dtype: of V, by default `dtype`. The V of neurons is nearly singular, so it stays precise.
+    """
+    u, mean = (part.to(dtype) for part in (factors.u, factors.mean))
+    v = factors.v.to(v_dtype or dtype)
+    if not all(torch.isfinite(part).all() for part in (u, v, mean)):
+        raise ValueError(f"{name}: factors do not fit {dtype}; set projection.dtype=float32.")
+    offset = None if factors.offset is None else factors.offset.float().cpu()
+    energy = factors.energy.float().cpu()
+    return BankFactors(u.cpu(), v.cpu(), energy, mean.float().cpu(), offset)
