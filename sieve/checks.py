@@ -34,6 +34,7 @@ CHOICES = {
     "vocabulary.method": ("none", "task"),
     "quantization.method": ("none", "int8", "int4"),
     "export.format": EXPORTS,
+    "export.gguf_dtype": ("auto", "float32", "float16", "bfloat16", "q8_0"),
     "logger.mode": ("auto", "online", "offline"),
     "device.accelerator": ("cpu", "gpu"),
     "until": ("fit",),
@@ -56,22 +57,14 @@ ABOVE_0 = (
     "device.memory_gib device.bandwidth_gb device.utilization device.solver_utilization "
     "device.layer_ms device.disk_gb device.host_gflops"
 ).split()
+WHOLE = ("onnx", "onnx_int8", "gguf")  # exports of a model on one device
 
 
 def check(config: Config) -> None:
     """Raise ValueError at the first setting that is out of range or contradicts another."""
     single = (_choices, _numbers, _ranges)
-    combined = (
-        _tasks,
-        _calibration,
-        _projection,
-        _search,
-        _recovery,
-        _vocabulary,
-        _outputs,
-        _sharded,
-    )
-    for wrong, message in chain.from_iterable(rules(config) for rules in (*single, *combined)):
+    cross = (_tasks, _calibration, _projection, _search, _recovery, _vocabulary, _outputs, _sharded)
+    for wrong, message in chain.from_iterable(rules(config) for rules in (*single, *cross)):
         if wrong:
             raise ValueError(message)
     for task in (config.task, *config.calibration.mix.values(), *config.also.values()):
@@ -308,6 +301,12 @@ def _outputs(config: Config) -> Check:
         f"quantization={method} quantizes factors, and export={form} writes no factors; set "
         "export=factorized, or quantization=none (export=onnx_int8 quantizes by itself).",
     )
+    removes = 0 in config.search.levels or config.vocabulary.method == "task"
+    yield (
+        form == "gguf" and not (removes or config.export.allow_larger),
+        "export=gguf has no factors, so these settings make nothing smaller; add 0 to "
+        "search.levels, or set vocabulary=task, export=factorized or export.allow_larger=true.",
+    )
 
 
 def _sharded(config: Config) -> Check:
@@ -316,7 +315,7 @@ def _sharded(config: Config) -> Check:
         ("search", config.search.method, ("genetic",), "another search"),
         ("quantization", config.quantization.method, ("int8", "int4"), "quantization=none"),
         ("vocabulary", config.vocabulary.method, ("task",), "vocabulary=none"),
-        ("export", config.export.format, ("onnx", "onnx_int8"), "export=factorized or dense"),
+        ("export", config.export.format, WHOLE, "export=factorized or dense"),
     ):
         yield (
             shards(config.trainer) and value in unsupported,

@@ -13,7 +13,7 @@ LEVELS = tuple(
     ".1 .085 .07 .06 .05 .04 .03 .02 .01 .005 0".split()
 )
 INITS = ("random", "pca", "optimal")  # of projection=learned
-FORMATS = ("factorized", "dense", "onnx", "onnx_int8")  # of an export
+FORMATS = ("factorized", "dense", "onnx", "onnx_int8", "gguf")  # of an export
 EXPORTS = ("none", *FORMATS)
 # What a run may set of lightning.Trainer: where it runs, not how long.
 TRAINER_KEYS = tuple(
@@ -210,6 +210,8 @@ class ExportConfig:
 
     format: str = "factorized"
     check_rows: int = 64  # 0: do not check
+    gguf_dtype: str = "auto"  # of matrices: auto, float32, float16, bfloat16 or q8_0
+    allow_larger: bool = False  # GGUF only: write a file that is no smaller than the dense model's
 
 
 @dataclass

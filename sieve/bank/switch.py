@@ -327,10 +327,16 @@ def merged(layer: FactorizedLinear) -> tuple[Tensor, Tensor | None]:
     """Weight W (d_out, d_in) and bias (d_out,) of the dense layer with the same outputs."""
     inner, outer = layer.factor_in, layer.factor_out
     weight = outer.weight.double() @ inner.weight.double()
-    bias: Tensor | None = outer.bias
     if layer.order is not None:
         weight = torch.cat([inner.weight.double(), weight])[layer.order]
-        if bias is not None:
-            mixed = bias.double() + outer.weight.double() @ inner.bias.double()
-            bias = torch.cat([inner.bias.double(), mixed])[layer.order].to(bias.dtype)
-    return weight.to(outer.weight.dtype), bias
+    return weight.to(outer.weight.dtype), merged_bias(layer)
+
+
+def merged_bias(layer: FactorizedLinear) -> Tensor | None:
+    """The bias (d_out,) of `merged`, without its weight."""
+    inner, outer = layer.factor_in, layer.factor_out
+    bias: Tensor | None = outer.bias
+    if layer.order is None or bias is None:
+        return bias
+    mixed = bias.double() + outer.weight.double() @ inner.bias.double()
+    return torch.cat([inner.bias.double(), mixed])[layer.order].to(bias.dtype)

@@ -16,6 +16,7 @@ from sieve.tasks.metrics import AGREEMENT
 from sieve.tasks.splits import COMPARED_FRACTION, MOST_COMPARED
 
 NEURON_BYTES = 48  # of float64 matrices (d_ff, d_ff) while neurons are ordered
+GGUF_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "q8_0": 34 / 32}  # "auto": as stored
 QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 
 
@@ -152,8 +153,10 @@ def export(plan: Plan) -> Stage | None:
     form, method = plan.config.export.format, plan.config.quantization.method
     if form == "none":
         return None
-    stored = FLOAT32 if form.startswith("onnx") else ITEMSIZE[plan.bank_dtype]
-    size = plan.shape.kept_parameters(1.0 if form == "dense" else KEPT) * stored
+    stored: float = FLOAT32 if form.startswith("onnx") else ITEMSIZE[plan.bank_dtype]
+    if form == "gguf":
+        stored = GGUF_BYTES.get(plan.config.export.gguf_dtype, stored)
+    size = plan.shape.kept_parameters(1.0 if form in ("dense", "gguf") else KEPT) * stored
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
     return Stage("export", plan.pivots() + plan.write(size), plan.pruned, written_bytes=size)

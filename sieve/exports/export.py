@@ -1,7 +1,8 @@
 """Write a model to a directory that transformers loads, with or without Sieve.
 
 "factorized" keeps the factors and puts the modeling files beside the weights. "dense" multiplies
-the factors and writes the native architecture. "onnx" and "onnx_int8" are in `sieve.exports.onnx`.
+the factors and writes the native architecture. "onnx" and "onnx_int8" are in `sieve.exports.onnx`,
+"gguf" is in `sieve.exports.gguf_writing`.
 """
 
 import os
@@ -20,6 +21,8 @@ from sieve.bank.narrowing import narrow_layers_of
 from sieve.bank.switch import merge_dense
 from sieve.config import FORMATS
 from sieve.distributed.sharding import is_sharded
+from sieve.exports.gguf_size import GgufSettings
+from sieve.exports.gguf_writing import check_gguf, write_gguf
 from sieve.exports.onnx import check_packages, replaced_layers, write_onnx
 from sieve.exports.sharded import as_stored, weights_of, write_sharded
 from sieve.factorized.modeling_experts import Unfolded, fold, unfold
@@ -39,6 +42,7 @@ def export(
     format: str = "factorized",
     dtype: torch.dtype | None = None,
     check: Callable[[Path], None] | None = None,
+    gguf: GgufSettings | None = None,
 ) -> Path:
     """Write a model as it is in memory, with its factors, to a directory.
 
@@ -46,24 +50,29 @@ def export(
     sharded over ranks, every rank must call this, and rank 0 writes.
 
     Args:
-        format: "factorized", "dense", "onnx" or "onnx_int8".
+        format: "factorized", "dense", "onnx", "onnx_int8" or "gguf".
         dtype: of the weights on disk; None keeps the model's dtype. ONNX ignores it.
         check: called with the written directory under a temporary name. What it raises leaves no
             new directory and an older export as it was.
+        gguf: how to write a GGUF file.
 
     Raises:
         ValueError: the format is unknown or cannot store this model, `path` cannot be written or
-            contains other files, or a dense matrix needs a bias that its architecture lacks.
+            contains other files, a dense matrix needs a bias that its architecture lacks, or a
+            GGUF file would be no smaller than the dense model's.
     """
-    check_format(model, format)
+    check_format(model, format, tokenizer)
     path, dtype = Path(path).expanduser(), dtype or model.dtype
     if is_sharded(model) and distributed.get_rank():
         _write_weights(model, None, format, dtype)
         return path
     _check_path(path.resolve())
     with written_beside(path.resolve()) as partial:
-        if format.startswith("onnx"):
-            write_onnx(model, partial, int8=format == "onnx_int8")
+        if format.startswith("onnx") or format == "gguf":
+            if format == "gguf":
+                write_gguf(model, tokenizer, partial, gguf or GgufSettings(), dtype)
+            else:
+                write_onnx(model, partial, int8=format == "onnx_int8")
             _native_config(model).save_pretrained(partial)
             if model.can_generate():
                 model.generation_config.save_pretrained(partial)
@@ -75,10 +84,19 @@ def export(
     return path
 
 
-def check_format(model: PreTrainedModel, format: str) -> None:
-    """Raise ValueError if the format is unknown or cannot store models of this class."""
+def check_format(
+    model: PreTrainedModel, format: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Raise ValueError if the format is unknown or cannot store such a model and tokenizer."""
     if format not in FORMATS:
         raise ValueError(f"got export format {format!r}, expected one of {', '.join(FORMATS)}.")
+    if format == "gguf":
+        if is_sharded(model):
+            raise ValueError(
+                "got a model sharded over ranks, but GGUF needs the whole model on one device; use "
+                "export=factorized or export=dense."
+            )
+        check_gguf(model, tokenizer)
     if format.startswith("onnx"):
         if is_sharded(model):
             raise ValueError(
@@ -128,7 +146,7 @@ def _native_config(model: PreTrainedModel) -> PreTrainedConfig:
     """The configuration of the architecture without factors."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("sieve", "auto_map")}
     native: Any = native_class(model)
-    return native.config_class.from_dict(config)
+    return native.config_class.from_dict(config | {"architectures": [native.__name__]})
 
 
 def _write_weights(

@@ -26,6 +26,7 @@ from sieve.data.choices import ScoringBatch, choice_logprobs
 from sieve.data.generation import WritingBatch
 from sieve.data.scored import ScoredBatch
 from sieve.data.text import TextBatch
+from sieve.exports.gguf_loading import is_gguf_export, load_gguf
 from sieve.exports.onnx import NAME, load_onnx
 from sieve.factorized.modeling_sieve import auto_class
 from sieve.model.backbone import forward
@@ -200,11 +201,14 @@ def load_batches(path: str) -> list[ScoredBatch]:
 
 
 def load_as_users_do(folder: Path, device: str) -> Any:
-    """The model of an export in its own dtype, as transformers or onnxruntime loads it."""
+    """The model of an export in its own dtype, as transformers, onnxruntime or Sieve loads it."""
     import transformers
 
     if (folder / NAME).is_file():
         return load_onnx(folder)[0]
+    if is_gguf_export(folder):  # llama.cpp may be absent, so Sieve reads the file.
+        model: Any = load_gguf(folder)[0]
+        return model.to(device)
     config = transformers.AutoConfig.from_pretrained(folder)
     model_class = getattr(transformers, auto_class(config.architectures[0]))
     return model_class.from_pretrained(folder, dtype="auto").to(device).eval()

@@ -64,6 +64,8 @@ def _export_steps(result: Result, folder: Path | None) -> list[Step]:
     load = f'import sieve\n\nmodel, tokenizer = sieve.load("{export}")'
     steps = [Step("Load it in Python", load.replace("\\", "\\\\"))]
     quoted = shlex.quote(export)
+    if form == "gguf":
+        steps.append(Step("Run it in llama.cpp", f"llama-cli -m {quoted}/model.gguf"))
     if result.export.server == "sieve.serve":
         steps.append(Step("Serve it, with a page to try it", f"python -m sieve.serve {quoted}"))
         steps.append(Step("Answer a file of rows", f"python -m sieve.predict {quoted} rows.csv"))

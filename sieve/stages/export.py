@@ -1,4 +1,4 @@
-"""export: the model directory, and the accuracy of an ONNX graph in it."""
+"""export: the model directory, and the accuracy of an ONNX graph or an 8-bit GGUF file in it."""
 
 import logging
 import math
@@ -16,7 +16,8 @@ from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.evaluation.evaluation import ScoresMetric, warn_not_finite
 from sieve.exports.export import export as export_model
-from sieve.exports.onnx import load_onnx
+from sieve.exports.gguf_size import GgufSettings, GgufSize, gguf_size
+from sieve.exports.loading import load
 from sieve.exports.self_check import (
     Agreement,
     FreshProcess,
@@ -36,16 +37,18 @@ from sieve.tasks.metrics import Metric
 
 log = logging.getLogger(__name__)
 CHECK_TOKENS = 16_384  # the most tokens of the compared rows, padding included
+FLOATS = "export=onnx or export=factorized"  # in place of a graph that has lost too much
 MAX_CHANGED = 2  # rows whose answer rounding may change without a warning
 
 
 def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Record:
     """Write and check the model directory; returns the record.
 
-    The record has the format, how the export agrees with the finished model, and for ONNX the
-    accuracy on the test split. An ONNX graph computes by other code than the evaluated model, and
-    may hold 8-bit weights, so it is loaded and scored on all test rows. A warning says if it has
-    lost more than the tolerance. `server` is the module that serves it.
+    The record has the format, how the export agrees with the finished model, for GGUF the sizes,
+    and the accuracy on the test split if `scores_export` says so: an ONNX graph computes by other
+    code than the evaluated model, and weights in 8 bits are rounded, so these exports are loaded
+    and scored on all test rows. A warning says if one has lost more than the tolerance. `server`
+    is the module that serves it.
     """
     form = run.config.export.format
     record: Record = {"format": form, "server": "", "accuracy": None, "check": None}
@@ -61,17 +64,56 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
             if run.config.quantization.method != "none":
                 quantize(run, bank)
             check = None if process is None else _checker(run, process, record)
-            export_model(model, run.backbone.tokenizer, folder, form, bank.dtype, check)
+            gguf = gguf_settings(run)
+            export_model(model, run.backbone.tokenizer, folder, form, bank.dtype, check, gguf)
+            if form == "gguf" and run.leads:
+                size = gguf_size(model, gguf, bank.dtype)
+                record["gguf"] = asdict(size)
+                report_gguf(size)
         if run.leads:
             if run.config.task.lm_eval is None:  # The harness renders prompts in its own way.
                 write_task(run.config.task, run.task.labels, folder, run.task.preamble)
-            if form.startswith("onnx"):
-                record["accuracy"] = graph_accuracy(load_onnx(folder)[0], run)
+            if scores_export(run):
+                record["accuracy"] = graph_accuracy(load(folder, run.device)[0], run)
                 if record["accuracy"] is not None:
                     warn_of_loss(
-                        record["accuracy"], dense_accuracy, run.config.tolerance, run.task.metric
+                        record["accuracy"],
+                        dense_accuracy,
+                        run.config.tolerance,
+                        run.task.metric,
+                        "another export.gguf_dtype" if form == "gguf" else FLOATS,
                     )
     return record
+
+
+def scores_export(run: Run) -> bool:
+    """Whether the export itself is scored on the test rows."""
+    export = run.config.export
+    return export.format.startswith("onnx") or is_8_bit(run)
+
+
+def is_8_bit(run: Run) -> bool:
+    """Whether the export rounds weights to 8 bits by itself."""
+    export = run.config.export
+    return export.format == "onnx_int8" or (export.format == "gguf" and export.gguf_dtype == "q8_0")
+
+
+def gguf_settings(run: Run) -> GgufSettings:
+    """How the run writes a GGUF file."""
+    export = run.config.export
+    removed = run.cut.vocabulary.removed if run.cut else 0
+    return GgufSettings(export.gguf_dtype, export.allow_larger, removed)
+
+
+def report_gguf(size: GgufSize) -> None:
+    """Log how large the file is beside the dense model and the factors."""
+    merged = f"; {size.merged} factorized matrices were multiplied" if size.merged else ""
+    log.info(
+        "model.gguf has %.1f MB of weights in %s (llama.cpp's architecture %s); the dense model "
+        "has %.1f MB, export=factorized would have %.1f MB%s",
+        *(size.bytes / 1e6, size.dtype, size.architecture),
+        *(size.dense_bytes / 1e6, size.factored_bytes / 1e6, merged),
+    )
 
 
 def server_of(run: Run) -> str:
@@ -80,7 +122,8 @@ def server_of(run: Run) -> str:
         return ""
     if run.task.kind in CHOICE_KINDS and run.config.task.lm_eval is None:
         return "sieve.serve"
-    return "" if run.config.export.format.startswith("onnx") else "sieve.serve.completions"
+    form = run.config.export.format
+    return "" if form.startswith("onnx") or form == "gguf" else "sieve.serve.completions"
 
 
 def can_check(run: Run) -> bool:
@@ -89,8 +132,8 @@ def can_check(run: Run) -> bool:
     reason = ""
     if run.sharded:
         reason = "the model is split over ranks"
-    elif config.export.format == "onnx_int8":
-        reason = "8-bit weights change its numbers; the graph is scored on all test rows instead"
+    elif is_8_bit(run):
+        reason = "8-bit weights change its numbers; it is scored on all test rows instead"
     elif getattr(transformers, native.__name__, None) is not native:
         reason = f"transformers alone does not load {native.__name__}"
     if reason and run.leads and config.export.check_rows:
@@ -145,7 +188,7 @@ def report_agreement(agreement: Agreement, computed: torch.dtype) -> None:
 def graph_accuracy(model: Any, run: Run) -> float | None:
     """The metric of a loaded graph on the test split; None if the task generates answers."""
     if run.task.writing is not None:
-        log.info("the graph is not scored: it cannot generate answers by itself.")
+        log.info("the export is not scored, because the task generates answers.")
         return None
     metric = ScoresMetric(len(run.task.splits["test"]), metric=run.task.metric)
     batches = run.data.scoring("test")
@@ -156,13 +199,15 @@ def graph_accuracy(model: Any, run: Run) -> float | None:
     return scores.accuracy
 
 
-def warn_of_loss(accuracy: float, dense_accuracy: float, tolerance: float, metric: Metric) -> None:
-    """Warn if a graph has lost more than the tolerance."""
+def warn_of_loss(
+    accuracy: float, dense_accuracy: float, tolerance: float, metric: Metric, instead: str = FLOATS
+) -> None:
+    """Warn if an export has lost more than the tolerance, and name what to choose instead."""
     drop = accuracy / dense_accuracy - 1 if metric.relative else dense_accuracy - accuracy
     if drop > tolerance:
         unit = "%" if metric.relative else "points"
         log.warning(
             "the exported graph has %s %.4g on the test rows, the dense model %.4g: a loss of "
-            "%.1f %s, more than the tolerance of %.1f; choose export=onnx or export=factorized.",
-            *(metric.name, accuracy, dense_accuracy, 100 * drop, unit, 100 * tolerance),
+            "%.1f %s, more than the tolerance of %.1f; choose %s.",
+            *(metric.name, accuracy, dense_accuracy, 100 * drop, unit, 100 * tolerance, instead),
         )

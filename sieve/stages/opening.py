@@ -66,7 +66,7 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
     failed, cut, seconds = True, None, dict[str, float]()
     try:
         if config.export.format != "none":
-            check_format(backbone.skeleton, config.export.format)
+            check_format(backbone.skeleton, config.export.format, backbone.tokenizer)
         run = Run(
             config=config,
             task=task_of(fewest_shots(config.task)),

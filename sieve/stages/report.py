@@ -5,6 +5,7 @@ from pathlib import Path
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.data.choices import count_vocabulary
+from sieve.exports.gguf_writing import NAME as GGUF
 from sieve.exports.onnx import graph_bytes
 from sieve.factorized.modeling_sieve import auto_class, native_class
 from sieve.model.backbone import is_classifier
@@ -91,6 +92,8 @@ def _sizes(run: Run, bank: Bank, genome: Genome, quantized: Record | None) -> Re
     )
     if run.leads and form.startswith("onnx"):
         result["bytes"]["pruned"] = graph_bytes(run.run_dir / "export")
+    if run.leads and form == "gguf":
+        result["bytes"]["pruned"] = (run.run_dir / "export" / GGUF).stat().st_size
     return result
 
 
