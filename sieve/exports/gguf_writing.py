@@ -5,6 +5,7 @@ factored form of a matrix, so factors are multiplied, and a model with factors a
 file would be no smaller than the dense model's.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def write_gguf(
     entries = list(entries_of(model, layers, architecture))
     words = gguf_tokenizer(tokenizer, entries[0].shape[0])
     folder.mkdir(exist_ok=True)
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # It logs every file that it writes.
     writer = GGUFWriter(folder / NAME, architecture)
     try:
         _add_settings(writer, kind, metadata_of(model, layers))

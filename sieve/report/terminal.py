@@ -97,7 +97,8 @@ def _numbers(result: Result) -> dict[str, str]:
         "speed": f"prefill {prefill}, decode {decode} of the dense model{earlier}",
     }
     if result.export.accuracy is not None:
-        numbers["exported graph"] = f"{metric_value(result, result.export.accuracy)} on test"
+        exported = "exported file" if result.export.format == "gguf" else "exported graph"
+        numbers[exported] = f"{metric_value(result, result.export.accuracy)} on test"
     return numbers
 
 

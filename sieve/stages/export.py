@@ -207,7 +207,7 @@ def warn_of_loss(
     if drop > tolerance:
         unit = "%" if metric.relative else "points"
         log.warning(
-            "the exported graph has %s %.4g on the test rows, the dense model %.4g: a loss of "
+            "the export has %s %.4g on the test rows, the dense model %.4g: a loss of "
             "%.1f %s, more than the tolerance of %.1f; choose %s.",
             *(metric.name, accuracy, dense_accuracy, 100 * drop, unit, 100 * tolerance, instead),
         )

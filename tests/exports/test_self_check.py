@@ -167,6 +167,8 @@ def test_answers_that_rounding_changes_are_warned_of_where_dtypes_differ(
         ({"leads": False}, ""),
         ({"sharded": True}, "the model is split over ranks"),
         ({"form": "onnx_int8"}, "8-bit weights change its numbers"),
+        ({"form": "gguf"}, ""),
+        ({"form": "gguf", "gguf_dtype": "q8_0"}, "8-bit weights change its numbers"),
         ({"model": tiny_odd}, "transformers alone does not load OddForCausalLM"),
     ],
 )
@@ -174,8 +176,8 @@ def test_an_export_that_cannot_be_compared_says_why(
     changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     setting = {"rows": 64, "leads": True, "sharded": False, "form": "dense", "model": tiny_llama}
-    setting |= changes
-    export = ExportConfig(setting["form"], setting["rows"])
+    setting |= {"gguf_dtype": "auto"} | changes
+    export = ExportConfig(setting["form"], setting["rows"], setting["gguf_dtype"])
     run: Any = SimpleNamespace(
         config=SimpleNamespace(export=export),
         backbone=SimpleNamespace(model=setting["model"]()),
@@ -183,12 +185,12 @@ def test_an_export_that_cannot_be_compared_says_why(
         sharded=setting["sharded"],
     )
     with caplog.at_level(logging.INFO, "sieve"):
-        assert can_check(run) == (not changes)
+        assert can_check(run) == (not changes or changes == {"form": "gguf"})
     assert reason in caplog.text and bool(caplog.records) == bool(reason)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["factorized", "dense", "onnx"])
+@pytest.mark.parametrize("form", ["factorized", "dense", "onnx", "gguf"])
 def test_a_run_checks_its_export_in_every_format(form: str, tmp_path: Path) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="ONNX is not installed")

@@ -61,6 +61,12 @@ def test_the_card_gives_the_accuracy_of_an_onnx_graph(result: dict[str, Any]) ->
     assert "library_name: onnx\n" in card
 
 
+def test_the_card_of_a_gguf_file_names_llama_cpp(result: dict[str, Any]) -> None:
+    card = model_card(result, "owner/model", PROMPT, "gguf")
+    assert "library_name: gguf\n" in card and "llama-cli -m export/model.gguf" in card
+    assert "trust_remote_code" not in card and "onnxruntime" not in card
+
+
 ANSWERS = (" great", " awful", " not sure")
 
 

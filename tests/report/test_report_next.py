@@ -35,6 +35,12 @@ def test_paths_in_the_current_folder_are_relative_and_spaces_are_quoted(
     assert serve == "python -m sieve.serve 'my runs/export'"
 
 
+def test_a_gguf_file_is_run_in_llama_cpp(result: Result, tmp_path: Path) -> None:
+    load, run, *_ = commands(result, tmp_path, "gguf", "sieve.serve")
+    assert "sieve.load" in load
+    assert shlex.split(run) == ["llama-cli", "-m", f"{tmp_path}/export/model.gguf"]
+
+
 @pytest.mark.parametrize(("server", "served"), [("sieve.serve.completions", 1), ("", 0)])
 def test_a_task_without_choices_has_no_command_for_rows(
     result: Result, tmp_path: Path, server: str, served: int

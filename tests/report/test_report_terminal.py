@@ -93,6 +93,8 @@ def test_the_table_includes_the_accuracy_of_an_onnx_graph(result: Result) -> Non
     assert "exported graph" not in words(lines(result))
     result["export"] = {"format": "onnx_int8", "accuracy": 0.795}
     assert "exported graph 79.5 % on test" in words(lines(result))
+    result["export"] = {"format": "gguf", "accuracy": 0.795}
+    assert "exported file 79.5 % on test" in words(lines(result))
 
 
 def test_the_cost_of_a_row_with_either_prompt_is_said(result: Result) -> None:

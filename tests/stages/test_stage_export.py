@@ -64,6 +64,20 @@ def test_a_graph_that_lost_more_than_the_tolerance_is_warned_of(
 
 
 @pytest.mark.slow
+def test_a_run_says_how_large_its_gguf_file_is_and_what_8_bits_score(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    world = make_world(tmp_path)
+    settings = ("projection.refit=false", "tolerance=.5", "speed.enabled=false")
+    found = finished(world, "small", "export=gguf", "export.gguf_dtype=q8_0", *settings)
+    export, file = found["export"], world / "small/export/model.gguf"
+    assert export["gguf"]["dtype"] == "Q8_0"
+    assert export["gguf"]["bytes"] < export["gguf"]["dense_bytes"]
+    assert found["bytes"]["pruned"] == file.stat().st_size > export["gguf"]["bytes"]
+    assert abs(export["accuracy"] - found["pruned"]["accuracy"]) <= 0.1
+    assert export["server"] == "sieve.serve" and export["check"] is None
+
+
+@pytest.mark.slow
 def test_a_run_says_what_its_graph_scores_and_none_of_other_formats(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     settings = ("projection.refit=false", "tolerance=.5", "speed.enabled=false")
