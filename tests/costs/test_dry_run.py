@@ -230,6 +230,8 @@ def test_neurons_count_in_the_bank_and_in_the_time_of_the_fit(tmp_path):
     a, b = (stage(record, "fit") for record in (plain, narrow))
     assert b["seconds"] > a["seconds"]
     assert b["written_bytes"] > a["written_bytes"] + 6 * 4 * 688**2
+
+
 def test_a_gguf_file_is_forecast_as_large_as_dense_weights(tmp_path):
     def written(*overrides: str) -> float:
         record = forecast(tmp_path, "+task=almanac_medicine", "confidence=null", *overrides)
