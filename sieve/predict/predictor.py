@@ -19,7 +19,7 @@ from sieve.data.scored import ScoredBatch
 from sieve.data.sharing import prefix_sharing_of
 from sieve.data.text import TextBatch
 from sieve.exports.loading import load
-from sieve.exports.onnx import OnnxModel
+from sieve.exports.onnx_model import OnnxModel
 from sieve.exports.task_file import TaskFile
 from sieve.model.backbone import is_classifier, usable_length
 from sieve.predict.tables import NATS, PREDICTED, PROBABILITIES, SCORED, WRITTEN, Answer

@@ -21,7 +21,7 @@ import torch
 from sieve.data.choices import encoded_batches
 from sieve.data.encoding import EncodedExample, encode_examples
 from sieve.exports.loading import load
-from sieve.exports.onnx import OnnxModel
+from sieve.exports.onnx_model import OnnxModel
 from sieve.exports.task_file import TaskFile, read_task
 from sieve.model.backbone import context_length, is_classifier, pad_token_id
 from sieve.tasks.example import Example

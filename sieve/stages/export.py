@@ -18,6 +18,7 @@ from sieve.evaluation.evaluation import ScoresMetric, warn_not_finite
 from sieve.exports.export import export as export_model
 from sieve.exports.gguf_size import GgufSettings, GgufSize, gguf_size
 from sieve.exports.loading import load
+from sieve.exports.onnx_model import load_onnx
 from sieve.exports.self_check import (
     Agreement,
     FreshProcess,

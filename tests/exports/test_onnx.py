@@ -25,7 +25,8 @@ from sieve.bank.switch import Switch
 from sieve.conversion import ASSETS, CONF, register_resolvers, to_config
 from sieve.data.choices import scoring_batches
 from sieve.evaluation.evaluation import score
-from sieve.exports.onnx import OnnxModel, graph_bytes
+from sieve.exports.onnx import graph_bytes
+from sieve.exports.onnx_model import OnnxModel
 from sieve.model.backbone import place
 from sieve.tasks import Example, build_task
 
@@ -182,18 +183,19 @@ def test_a_graph_has_no_paths_of_the_machine_that_traced_it(llama: Export) -> No
 def test_onnxruntime_runs_a_graph_without_sieve(
     llama: Export, float_llama: PreTrainedModel
 ) -> None:
-    session = onnxruntime.InferenceSession(llama.folder / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(llama.folder / "model.onnx", options)
     ids = tokens(1, 6)
-    feed = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "position_ids": torch.arange(6)[None],
-        "logits_to_keep": torch.arange(6),
-    }
-    [logits] = session.run(None, {name: value.numpy() for name, value in feed.items()})
+    feed = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    feed["position_ids"] = torch.arange(6)[None]
+    feed |= {f"past_key_values.0.{part}": torch.zeros(1, 2, 0, 8) for part in ("key", "value")}
+    assert {value.name for value in session.get_inputs()} == feed.keys()
+    logits, *states = session.run(None, {name: value.numpy() for name, value in feed.items()})
     with torch.no_grad():
         expected = float_llama(ids).logits
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=ATOL)
+    assert [value.shape for value in states] == [(1, 2, 6, 8)] * 2  # the attention that remains
     config = json.loads((llama.folder / "config.json").read_text())
     assert (llama.folder / "generation_config.json").is_file()
     assert config["model_type"] == "llama" and "sieve" not in config and "auto_map" not in config
