@@ -70,9 +70,7 @@ class Reader:
                 encoded, pad_token_id(tokenizer), batch_tokens, pad_right=True
             )
             return [replace(batch, metric=task.metric) for batch in batches]
-        if task.writing is not None:
-            row_metric = task.row_metric or RowMetric(task.metric, from_text=exact_match)
-            writer = Writer(tokenizer, task.writing, row_metric)
+        if (writer := self.writer(task, tokenizer)) is not None:
             return writing_batches(examples, writer, batch_tokens, self.sharing, **options)
         if task.kind == "perplexity":
             return text_batches(
@@ -82,6 +80,13 @@ class Reader:
         return scoring_batches(
             examples, tokenizer, batch_tokens, row_metric=metric, sharing=sharing, **options
         )
+
+    def writer(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> Writer | None:
+        """How answers to a task are written; None if they are chosen."""
+        if task.writing is None:
+            return None
+        row_metric = task.row_metric or RowMetric(task.metric, from_text=exact_match)
+        return Writer(tokenizer, task.writing, row_metric)
 
     def calibration(
         self,

@@ -28,7 +28,6 @@ from sieve.exports.sharded import as_stored, weights_of, write_sharded
 from sieve.factorized.modeling_experts import Unfolded, fold, unfold
 from sieve.factorized.modeling_layers import FactorizedLinear, skipped
 from sieve.factorized.modeling_sieve import blocks_class, classes_for, native_class
-from sieve.model.backbone import is_classifier
 from sieve.model.matrices import dense_weight, shares_embedding
 from sieve.model.quantized import is_quantized
 from sieve.quantization import check_not_quantized, mark
@@ -74,6 +73,11 @@ def export(
             else:
                 write_onnx(model, partial, int8=format == "onnx_int8")
             _native_config(model).save_pretrained(partial)
+        if format.startswith("onnx"):
+            write_onnx(model, partial, int8=format == "onnx_int8")
+            config = _native_config(model)
+            config.architectures = [native_class(model).__name__]
+            config.save_pretrained(partial)
             if model.can_generate():
                 model.generation_config.save_pretrained(partial)
         else:
@@ -104,11 +108,10 @@ def check_format(
                 "export=factorized or export=dense."
             )
         check_packages()
-        if is_classifier(model) or _has_experts(model):
-            kind = "classifier" if is_classifier(model) else "mixture of experts"
+        if _has_experts(model):
             raise ValueError(
-                f"got a {kind}, which Sieve cannot export to ONNX; use export=factorized or "
-                "export=dense."
+                "got a mixture of experts, which Sieve cannot export to ONNX; use "
+                "export=factorized or export=dense."
             )
     if format != "factorized":
         check_not_quantized(model)

@@ -33,7 +33,7 @@ def write_genai_config(
     length = context_length(model) or NO_LIMIT
     names = {value.name for value in graph.graph.inputs}
     inputs = [name for name in ("input_ids", "attention_mask", "position_ids") if name in names]
-    decoder = {
+    decoder: dict[str, object] = {
         "session_options": {"provider_options": []},
         "filename": filename,
         "head_size": size,

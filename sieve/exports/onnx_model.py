@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
-from transformers.modeling_outputs import CausalLMOutput
+from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sieve.exports.onnx import NAME, check_packages
 from sieve.exports.onnx_trace import INDEXES, KEEP, PAST, PRESENT, first_line
+from sieve.model.backbone import agree_on_padding
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,7 +24,7 @@ DEFAULT_NEW_TOKENS = 20  # as in transformers
 States = dict[str, Any]  # OrtValues of keys and values, by the name of the input
 
 
-def load_onnx(folder: str | Path) -> tuple["OnnxModel", PreTrainedTokenizerBase]:
+def load_onnx(folder: str | Path) -> tuple["OnnxGraph", PreTrainedTokenizerBase]:
     """Load the model and the tokenizer of an ONNX export.
 
     Raises ValueError if onnxruntime or a file is missing, or a file is damaged.
@@ -38,10 +39,14 @@ def load_onnx(folder: str | Path) -> tuple["OnnxModel", PreTrainedTokenizerBase]
             f"the files beside {folder / NAME} could not be read ({first_line(error)}); export "
             "the model again."
         ) from error
-    return OnnxModel(folder / NAME, config), tokenizer
+    if not (config.architectures or [""])[0].endswith("ForSequenceClassification"):
+        return OnnxModel(folder / NAME, config), tokenizer
+    model = OnnxForSequenceClassification(folder / NAME, config)
+    agree_on_padding(model, tokenizer)
+    return model, tokenizer
 
 
-class OnnxModel(nn.Module):
+class OnnxGraph(nn.Module):
     """A graph in onnxruntime, called like the model it was traced from; no gradients."""
 
     def __init__(self, path: Path, config: PreTrainedConfig) -> None:
@@ -52,7 +57,54 @@ class OnnxModel(nn.Module):
         self.names = [value.name for value in inputs]
         self.past = {x.name: x.shape for x in inputs if x.name.startswith(PAST)}
         self.generation_config = _generation_config(path.parent)
-        _check_graph(path, self.session, config.get_text_config().vocab_size)
+        _check_graph(path, self.session, self.width)
+
+    @property
+    def width(self) -> int:
+        """The number of logits at a position."""
+        return int(self.config.get_text_config().vocab_size)
+
+    def _run(
+        self,
+        outputs: list[str],
+        input_ids: Tensor,
+        mask: Tensor,
+        position_ids: Tensor,
+        keep: int,
+        states: States | None,
+    ) -> list[Any]:
+        """Outputs of the graph by name, which stay in its memory, for tokens after `states`."""
+        from onnxruntime import OrtValue
+
+        length = input_ids.shape[1]
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "position_ids": position_ids,
+            KEEP: torch.tensor([keep]),
+            INDEXES: torch.arange(length - keep, length),  # An older export has this name.
+        }
+        tensors = {name: inputs[name] for name in self.names if name in inputs}
+        feed = {
+            name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.cpu().numpy()))
+            for name, tensor in tensors.items()
+        }
+        feed |= self._no_states(len(input_ids)) if states is None else states
+        values: list[Any] = self.session.run_with_ort_values(outputs, feed)
+        return values
+
+    def _no_states(self, rows: int) -> States:
+        """The keys and values of no tokens (B, heads, 0, d)."""
+        from onnxruntime import OrtValue
+
+        return {
+            name: OrtValue.ortvalue_from_numpy(np.zeros((rows, heads, 0, size), np.float32))
+            for name, (_, heads, _, size) in self.past.items()
+        }
+
+
+class OnnxModel(OnnxGraph):
+    """The graph of a causal language model, which scores texts and writes them."""
 
     def forward(
         self,
@@ -117,43 +169,22 @@ class OnnxModel(nn.Module):
     def _outputs(self) -> list[str]:
         return ["logits", *(PRESENT + name.removeprefix(PAST) for name in self.past)]
 
-    def _run(
-        self,
-        outputs: list[str],
-        input_ids: Tensor,
-        mask: Tensor,
-        position_ids: Tensor,
-        keep: int,
-        states: States | None,
-    ) -> list[Any]:
-        """Outputs of the graph by name, which stay in its memory, for tokens after `states`."""
-        from onnxruntime import OrtValue
 
-        length = input_ids.shape[1]
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": mask,
-            "position_ids": position_ids,
-            KEEP: torch.tensor([keep]),
-            INDEXES: torch.arange(length - keep, length),  # An older export has this name.
-        }
-        tensors = {name: inputs[name] for name in self.names if name in inputs}
-        feed = {
-            name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.cpu().numpy()))
-            for name, tensor in tensors.items()
-        }
-        feed |= self._no_states(len(input_ids)) if states is None else states
-        values: list[Any] = self.session.run_with_ort_values(outputs, feed)
-        return values
+class OnnxForSequenceClassification(OnnxGraph):
+    """The graph of a classifier."""
 
-    def _no_states(self, rows: int) -> States:
-        """The keys and values of no tokens (B, heads, 0, d)."""
-        from onnxruntime import OrtValue
+    @property
+    def width(self) -> int:
+        """The number of classes."""
+        return int(self.config.num_labels or 0)
 
-        return {
-            name: OrtValue.ortvalue_from_numpy(np.zeros((rows, heads, 0, size), np.float32))
-            for name, (_, heads, _, size) in self.past.items()
-        }
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Logits (B, classes) float32 of rows (B, T), padded as the model was trained."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        [logits] = self._run(["logits"], input_ids, mask, _positions(mask), 0, None)
+        return SequenceClassifierOutput(logits=torch.from_numpy(logits.numpy()))
 
 
 def _session(path: Path) -> "onnxruntime.InferenceSession":
@@ -192,12 +223,12 @@ def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def _check_graph(path: Path, session: "onnxruntime.InferenceSession", vocab_size: int) -> None:
-    """Raise ValueError unless a graph computes logits over a vocabulary of this size."""
+def _check_graph(path: Path, session: "onnxruntime.InferenceSession", width: int) -> None:
+    """Raise ValueError unless a graph computes this number of logits at a position."""
     inputs = {value.name for value in session.get_inputs()}
     sizes = [value.shape[-1] for value in session.get_outputs() if value.name == "logits"]
-    if "input_ids" not in inputs or sizes != [vocab_size]:
+    if "input_ids" not in inputs or sizes != [width]:
         raise ValueError(
-            f"{path} does not map input_ids to logits of the {vocab_size:,} tokens of config.json "
-            "beside it, so they belong to different models; export the model again."
+            f"{path} does not map input_ids to logits of size {width:,}, which config.json beside "
+            "it says, so they belong to different models; export the model again."
         )

@@ -5,7 +5,8 @@
     num_logits_to_keep                          (1,), optional: logits of the last tokens alone
     logits, present.0.key, .value, ...          (B, T, V), (B, heads, P + T, d)
 
-Numbers count the attentions that remain. Models without such a cache have a graph without one.
+Numbers count the attentions that remain. Models without such a cache have a graph without one. A
+classifier maps input_ids and attention_mask to logits (B, classes).
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from sieve.data.prefix import PLAIN_LAYERS
-from sieve.model.backbone import cache_name, forward, input_names, place
+from sieve.model.backbone import cache_name, forward, input_names, is_classifier, place
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -88,7 +89,7 @@ def _sample(model: PreTrainedModel, cached: int) -> dict[str, Tensor]:
         "position_ids": torch.arange(cached, cached + length).expand(rows, -1).contiguous(),
         INDEXES: torch.arange(length // 2, length),
     }
-    names = input_names(model)
+    names = {"input_ids", "attention_mask"} if is_classifier(model) else input_names(model)
     return {name: value for name, value in inputs.items() if name in names}
 
 
@@ -213,7 +214,7 @@ def _constant(graph: "onnx_ir.Model", name: str, value: int | list[int]) -> "onn
     import onnx_ir
 
     tensor = onnx_ir.tensor(value, dtype=onnx_ir.DataType.INT64, name=name)
-    kind, shape = onnx_ir.TensorType(tensor.dtype), onnx_ir.Shape(tensor.shape)
+    kind, shape = onnx_ir.TensorType(tensor.dtype), onnx_ir.Shape(tensor.numpy().shape)
     constant = onnx_ir.Value(name=name, const_value=tensor, shape=shape, type=kind)
     graph.graph.register_initializer(constant)
     return constant

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -168,7 +168,7 @@ def load_model(
     return model
 
 
-def agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def agree_on_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a classifier and its tokenizer the same padding token: some models search for it."""
     text = model.config.get_text_config()
     if text.pad_token_id is None:

@@ -19,7 +19,7 @@ from sieve.data.scored import ScoredBatch
 from sieve.data.sharing import prefix_sharing_of
 from sieve.data.text import TextBatch
 from sieve.exports.loading import load
-from sieve.exports.onnx_model import OnnxModel
+from sieve.exports.onnx_model import OnnxGraph
 from sieve.exports.task_file import TaskFile
 from sieve.model.backbone import is_classifier, usable_length
 from sieve.predict.tables import NATS, PREDICTED, PROBABILITIES, SCORED, WRITTEN, Answer
@@ -45,15 +45,10 @@ class Predictor:
     ) -> None:
         self.file, self.task = task, task.task()
         self.model, tokenizer = load(folder, device, dtype)
-        is_graph = isinstance(self.model, OnnxModel)
-        if is_graph and self.task.writing is not None:
-            raise ValueError(
-                f"{folder} is an ONNX graph, which cannot write answers by itself; use an export "
-                "of a run with export=factorized or export=dense."
-            )
+        is_graph = isinstance(self.model, OnnxGraph)
         # An 8-bit graph scales activations by the whole batch, so rows would change one another.
         self.batch_tokens = 1 if is_graph else batch_tokens
-        classifies = not is_graph and is_classifier(self.model)
+        classifies = is_classifier(self.model)
         self.reader = Reader(
             tokenizer,
             usable_length(self.model, tokenizer),

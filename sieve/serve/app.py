@@ -42,10 +42,17 @@ class Answer(BaseModel):
     choices: list[Choice]
 
 
+class WrittenAnswer(BaseModel):
+    """What the model wrote for one row."""
+
+    answer: str | None = Field(description="null if `written` has none in the form of the task")
+    written: str = Field(description="all that the model wrote")
+
+
 class Answers(BaseModel):
     """The answers to the rows of a request, in order."""
 
-    answers: list[Answer]
+    answers: list[Answer] | list[WrittenAnswer]
     latency_ms: float = Field(ge=0, description="from the request to its last answer")
 
 
@@ -133,7 +140,9 @@ def make_app(engine: Engine, limits: Limits) -> FastAPI:
     return app
 
 
-async def answer_rows(rows: list[dict[str, object]], engine: Engine) -> list[Answer]:
+async def answer_rows(
+    rows: list[dict[str, object]], engine: Engine
+) -> list[Answer] | list[WrittenAnswer]:
     """The answers of the model; HTTPException if a row is invalid or the queue is full."""
     task = engine.task
     try:
@@ -155,9 +164,13 @@ async def answer_rows(rows: list[dict[str, object]], engine: Engine) -> list[Ans
         )
         raise HTTPException(503, problem, headers={"Retry-After": "1"}) from error
     try:
-        scores = await asyncio.wrap_future(future)
+        results = await asyncio.wrap_future(future)
     except NotFinite as error:
         raise HTTPException(500, str(error)) from error
+    if (writing := engine.writing) is not None:
+        texts = map(str, results)
+        return [WrittenAnswer(answer=writing.extract_from(text), written=text) for text in texts]
+    scores = [result for result in results if not isinstance(result, str)]
     return [
         to_answer(task.words(example), logprobs)
         for example, logprobs in zip(examples, scores, strict=True)

@@ -33,7 +33,7 @@ from sieve.runtime.progress import track
 from sieve.stages.cached import Record
 from sieve.stages.quantize import quantize
 from sieve.stages.run import Run
-from sieve.tasks.config import CHOICE_KINDS
+from sieve.tasks.config import SERVED
 from sieve.tasks.metrics import Metric
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,11 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
                         run.task.metric,
                         "another export.gguf_dtype" if form == "gguf" else FLOATS,
                     )
+            if form.startswith("onnx"):
+                record["accuracy"] = graph_accuracy(load_onnx(folder)[0], run)
+                warn_of_loss(
+                    record["accuracy"], dense_accuracy, run.config.tolerance, run.task.metric
+                )
     return record
 
 
@@ -119,12 +124,15 @@ def report_gguf(size: GgufSize) -> None:
 
 def server_of(run: Run) -> str:
     """The module that serves the export of a run; "" if none does."""
+    if run.task.kind in SERVED and run.config.task.lm_eval is None:
+        return "sieve.serve"
     if is_classifier(run.backbone.skeleton):
         return ""
     if run.task.kind in CHOICE_KINDS and run.config.task.lm_eval is None:
         return "sieve.serve"
     form = run.config.export.format
     return "" if form.startswith("onnx") or form == "gguf" else "sieve.serve.completions"
+    return "" if run.config.export.format.startswith("onnx") else "sieve.serve.completions"
 
 
 def can_check(run: Run) -> bool:
@@ -191,6 +199,8 @@ def graph_accuracy(model: Any, run: Run) -> float | None:
     if run.task.writing is not None:
         log.info("the export is not scored, because the task generates answers.")
         return None
+def graph_accuracy(model: Any, run: Run) -> float:
+    """The metric of a loaded graph on the test split."""
     metric = ScoresMetric(len(run.task.splits["test"]), metric=run.task.metric)
     batches = run.data.scoring("test")
     for batch in track(batches, "Scoring the graph", unit="rows", size=lambda b: len(b.examples)):

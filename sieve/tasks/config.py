@@ -13,6 +13,7 @@ from sieve.tasks.placeholders import fault, names_in
 ROLES = ("calibration", "selection", "test")
 UNLABELLED = "unlabelled"  # the file of rows without labels, beside the splits
 KINDS = tuple(METRICS)
+SERVED = ("classification", "multiple_choice", "generation")  # kinds that the server answers
 CHOICE_KINDS = ("classification", "multiple_choice")  # tasks with one right choice of several
 ANSWER_STYLES = ("letter", "text")
 AUTO = "auto"  # of `chat` and `shots`: a run measures prompts and takes the best

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
-from models import VOCAB_SIZE, randomized, tiny_tokenizer
+from classifiers import EXAMPLES, tiny_classifier
+from models import tiny_tokenizer
 from runs import finished, make_world, run_sieve
 from sieved import uniform
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -29,34 +29,12 @@ from sieve.tasks import Task
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import ACCURACY
 
-ENCODER = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 130,
-    "vocab_size": VOCAB_SIZE,
-    "pad_token_id": 0,
-    "num_labels": 3,
-}
 KINDS = {
     "Bert": "q k v o up down",
     "Roberta": "q k v o up down",
     "ModernBert": "qkv Wo Wi Wo",
     "Llama": "q k v o gate up down",
 }
-EXAMPLES = [
-    Example("a good movie" + " the" * (2 * i % 7) + f" {i}", (" a", " b", " c"), i % 3)
-    for i in range(12)
-]
-
-
-def tiny_classifier(name: str = "Bert", **options: object) -> PreTrainedModel:
-    """A random classifier of three classes."""
-    model_class = getattr(transformers, f"{name}ForSequenceClassification")
-    if name == "ModernBert":
-        options = {"local_attention": 8, "cls_token_id": 1, "sep_token_id": 2} | options
-    return randomized(model_class, model_class.config_class(**(ENCODER | options)))
 
 
 def task_of(

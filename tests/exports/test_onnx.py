@@ -241,7 +241,7 @@ def foreign_graph(file: Path) -> None:
         (lambda folder: halve(folder / "model.onnx"), "damaged or incomplete"),
         (lambda folder: (folder / "model.onnx").write_bytes(b"no graph"), "damaged or incomplete"),
         (lambda folder: foreign_graph(folder / "model.onnx"), "does not map input_ids to logits"),
-        (lambda folder: other_vocabulary(folder / "config.json"), "logits of the 17 tokens"),
+        (lambda folder: other_vocabulary(folder / "config.json"), "logits of size 17"),
         (lambda folder: halve(folder / "tokenizer.json"), "could not be read"),
         (lambda folder: (folder / "config.json").unlink(), "could not be read"),
     ],

@@ -80,7 +80,8 @@ def test_a_graph_without_any_attention_writes_what_the_model_writes(tmp_path: Pa
 
 def test_a_graph_without_a_cache_reads_all_tokens_again(tmp_path: Path) -> None:
     model = tiny_odd()
-    graph = sieve.load(sieve.export(model, tiny_tokenizer(), tmp_path / "odd", "onnx"))[0]
+    path = sieve.export(model, tiny_tokenizer(), tmp_path / "odd", "onnx")
+    graph = OnnxModel(path / "model.onnx", model.config)  # No tool knows this architecture.
     assert not graph.past and not (tmp_path / "odd" / "genai_config.json").exists()
     expected = tokens(2, 5)
     for _ in range(CONFIG.max_new_tokens):
