@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from sieve.bank.switch import merged
 from sieve.exports.genai import write_genai_config
-from sieve.exports.onnx_trace import quiet, traced
+from sieve.exports.onnx_trace import on_cpu, quiet, traced
 from sieve.factorized.modeling_layers import FactorizedEmbedding, FactorizedLinear
 from sieve.model.matrices import dense_like
 
@@ -52,7 +52,7 @@ def write_onnx(model: PreTrainedModel, folder: Path, int8: bool = False) -> None
 
     folder.mkdir(exist_ok=True)
     path = folder / NAME
-    with replaced_layers(model) as layers:
+    with replaced_layers(model) as layers, on_cpu(model):
         for name, layer in layers.items():
             model.set_submodule(name, _fastest_form(layer))
         graph = traced(model)

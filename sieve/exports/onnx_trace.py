@@ -38,16 +38,15 @@ PAST, PRESENT = "past_key_values.", "present."  # begin the names of inputs and 
 def traced(model: PreTrainedModel) -> "onnx_ir.Model":
     """The graph of a model, without records of the machine that traced it.
 
-    The model is traced in float32 on the CPU and then put back. Raises ValueError if its
+    The graph reads the weights of the model, so save it before they move. Raises ValueError if the
     architecture cannot be traced.
     """
-    with _on_cpu(model):
-        cache = _sample_cache(model)
-        inputs: dict[str, Tensor | Cache] = {**_sample(model, 0 if cache is None else SAMPLE[1])}
-        if cache is not None:
-            inputs[cache_name(model)] = cache
-        with _using_cache(model, cache is not None):
-            graph = _exported(model, inputs)
+    cache = _sample_cache(model)
+    inputs: dict[str, Tensor | Cache] = {**_sample(model, 0 if cache is None else SAMPLE[1])}
+    if cache is not None:
+        inputs[cache_name(model)] = cache
+    with _using_cache(model, cache is not None):
+        graph = _exported(model, inputs)
     if cache is not None:
         _name_cache(graph, [_has_states(layer) for layer in cache.layers])
     _count_logits(graph)
@@ -122,7 +121,7 @@ def _has_states(layer: Any) -> bool:
 
 
 @contextmanager
-def _on_cpu(model: PreTrainedModel) -> Iterator[None]:
+def on_cpu(model: PreTrainedModel) -> Iterator[None]:
     """Put the model on the CPU in float32 for the duration of the block."""
     device, dtype = model.device, model.dtype
     place(model, torch.device("cpu"), torch.float32)

@@ -37,4 +37,4 @@ def test_a_graph_scores_rows_as_the_classifier_does(name: str, tmp_path: Path) -
         torch.as_tensor(of_graph.losses), torch.as_tensor(of_model.losses), rtol=0, atol=1e-4
     )
     assert of_graph.predicted.tolist() == of_model.predicted.tolist()
-    assert len(set(of_model.predicted.tolist())) > 1
+    assert len({round(loss, 3) for loss in of_model.losses.tolist()}) > 6
