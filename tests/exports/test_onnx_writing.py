@@ -14,6 +14,10 @@ from written import writer
 import sieve
 from sieve.data.batches import pad_rows
 from sieve.exports.onnx_model import OnnxModel
+from sieve.exports.task_file import read_task, write_task
+from sieve.predict.predictor import Predictor
+from sieve.serve.engine import Engine
+from sieve.tasks.config import TaskConfig
 
 SIZES = ((1, 1), (1, 17), (2, 2), (3, 12))  # rows and tokens
 CONFIG = GenerationConfig(max_new_tokens=14, do_sample=False, pad_token_id=0)
@@ -125,3 +129,18 @@ def test_genai_config_names_the_inputs_and_outputs_of_the_graph(llama: Exported)
     heads_and_size = [decoder["num_key_value_heads"], decoder["head_size"]]
     assert [list(shape)[1::2] for shape in graph.past.values()] == [heads_and_size] * 2
     assert described["vocab_size"] == model.config.vocab_size and described["eos_token_id"] == 2
+
+
+def test_predictions_and_the_server_write_with_a_graph(llama: Exported, tmp_path: Path) -> None:
+    model, _, folder = llama
+    config = TaskConfig(name="w", kind="generation", prompt="{text}", max_new_tokens=6, stop=[])
+    row, expected = {"text": "a good movie"}, sieve.export(model, tiny_tokenizer(), tmp_path / "e")
+    answers = []
+    for path in (folder, expected):
+        write_task(config, (), path)
+        predictor = Predictor(read_task(path), path, "cpu", "auto", 8192)
+        [predicted] = predictor.answers([row], predictor.questions([row], "rows"))
+        engine = Engine(path)
+        [text] = engine.write(engine.encode([engine.task.question(row)]))
+        answers.append((predicted[0]["predicted"], text.strip()))
+    assert answers[0] == answers[1] and len(set(answers[0])) == 1
