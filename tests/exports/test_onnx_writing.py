@@ -144,3 +144,18 @@ def test_predictions_and_the_server_write_with_a_graph(llama: Exported, tmp_path
         [text] = engine.write(engine.encode([engine.task.question(row)]))
         answers.append((predicted[0]["predicted"], text.strip()))
     assert answers[0] == answers[1] and len(set(answers[0])) == 1
+
+
+@pytest.mark.slow
+def test_a_graph_of_an_older_export_scores_and_writes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has no cache, and takes the indexes of the positions to keep."""
+    monkeypatch.setattr("sieve.exports.onnx_trace._sample_cache", lambda model: None)
+    monkeypatch.setattr("sieve.exports.onnx_trace._count_logits", lambda graph: None)
+    model, graph, _ = with_graph(FAMILIES["llama"](), tmp_path)
+    assert "logits_to_keep" in graph.names and not graph.past
+    assert_same(model, graph)
+    ids = tokens(2, 12)
+    expected = model(ids).logits[:, -3:]
+    assert torch.allclose(graph(ids, logits_to_keep=3).logits, expected, atol=1e-4)
