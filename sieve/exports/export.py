@@ -72,9 +72,6 @@ def export(
                 write_gguf(model, tokenizer, partial, gguf or GgufSettings(), dtype)
             else:
                 write_onnx(model, partial, int8=format == "onnx_int8")
-            _native_config(model).save_pretrained(partial)
-        if format.startswith("onnx"):
-            write_onnx(model, partial, int8=format == "onnx_int8")
             config = _native_config(model)
             config.architectures = [native_class(model).__name__]
             config.save_pretrained(partial)

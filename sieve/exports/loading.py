@@ -9,11 +9,9 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from sieve.config import ModelConfig, PathsConfig
 from sieve.exports.gguf_loading import is_gguf_export, load_gguf
 from sieve.exports.gguf_writing import NAME as GGUF
-from sieve.exports.onnx import NAME, load_onnx
-from sieve.model.backbone import load_backbone, place
 from sieve.exports.onnx import NAME
 from sieve.exports.onnx_model import load_onnx
-from sieve.model.backbone import load_backbone
+from sieve.model.backbone import load_backbone, place
 from sieve.model.prepared import prepare
 from sieve.model.quantized import is_quantized
 from sieve.runtime.artifacts import Cache

@@ -27,7 +27,6 @@ from sieve.data.generation import WritingBatch
 from sieve.data.scored import ScoredBatch
 from sieve.data.text import TextBatch
 from sieve.exports.gguf_loading import is_gguf_export, load_gguf
-from sieve.exports.onnx import NAME, load_onnx
 from sieve.exports.onnx import NAME
 from sieve.exports.onnx_model import load_onnx
 from sieve.factorized.modeling_sieve import auto_class

@@ -18,7 +18,6 @@ from sieve.evaluation.evaluation import ScoresMetric, warn_not_finite
 from sieve.exports.export import export as export_model
 from sieve.exports.gguf_size import GgufSettings, GgufSize, gguf_size
 from sieve.exports.loading import load
-from sieve.exports.onnx_model import load_onnx
 from sieve.exports.self_check import (
     Agreement,
     FreshProcess,
@@ -76,18 +75,12 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
                 write_task(run.config.task, run.task.labels, folder, run.task.preamble)
             if scores_export(run):
                 record["accuracy"] = graph_accuracy(load(folder, run.device)[0], run)
-                if record["accuracy"] is not None:
-                    warn_of_loss(
-                        record["accuracy"],
-                        dense_accuracy,
-                        run.config.tolerance,
-                        run.task.metric,
-                        "another export.gguf_dtype" if form == "gguf" else FLOATS,
-                    )
-            if form.startswith("onnx"):
-                record["accuracy"] = graph_accuracy(load_onnx(folder)[0], run)
                 warn_of_loss(
-                    record["accuracy"], dense_accuracy, run.config.tolerance, run.task.metric
+                    record["accuracy"],
+                    dense_accuracy,
+                    run.config.tolerance,
+                    run.task.metric,
+                    "another export.gguf_dtype" if form == "gguf" else FLOATS,
                 )
     return record
 
@@ -128,11 +121,8 @@ def server_of(run: Run) -> str:
         return "sieve.serve"
     if is_classifier(run.backbone.skeleton):
         return ""
-    if run.task.kind in CHOICE_KINDS and run.config.task.lm_eval is None:
-        return "sieve.serve"
     form = run.config.export.format
     return "" if form.startswith("onnx") or form == "gguf" else "sieve.serve.completions"
-    return "" if run.config.export.format.startswith("onnx") else "sieve.serve.completions"
 
 
 def can_check(run: Run) -> bool:
@@ -194,11 +184,6 @@ def report_agreement(agreement: Agreement, computed: torch.dtype) -> None:
         )
 
 
-def graph_accuracy(model: Any, run: Run) -> float | None:
-    """The metric of a loaded graph on the test split; None if the task generates answers."""
-    if run.task.writing is not None:
-        log.info("the export is not scored, because the task generates answers.")
-        return None
 def graph_accuracy(model: Any, run: Run) -> float:
     """The metric of a loaded graph on the test split."""
     metric = ScoresMetric(len(run.task.splits["test"]), metric=run.task.metric)
