@@ -21,6 +21,11 @@ LONG = (
     "test_run_breadth.py",
     "test_run_vocabulary.py",
     "test_ranks.py",
+    "test_genetic.py",
+    "test_embedded.py",
+    "test_harness.py",
+    "test_narrow.py",
+    "test_onnx.py",
 )
 
 
