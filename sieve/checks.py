@@ -301,11 +301,13 @@ def _outputs(config: Config) -> Check:
         f"quantization={method} quantizes factors, and export={form} writes no factors; set "
         "export=factorized, or quantization=none (export=onnx_int8 quantizes by itself).",
     )
-    removes = 0 in config.search.levels or config.vocabulary.method == "task"
+    removes = 0 in config.search.levels or config.projection.narrow
+    removes |= config.vocabulary.method == "task"
     yield (
         form == "gguf" and not (removes or config.export.allow_larger),
-        "export=gguf has no factors, so these settings make nothing smaller; add 0 to "
-        "search.levels, or set vocabulary=task, export=factorized or export.allow_larger=true.",
+        "export=gguf has no factors, so these settings make nothing smaller; set "
+        "search.alleles=structural, vocabulary=task, export=factorized or "
+        "export.allow_larger=true, or add 0 to search.levels.",
     )
 
 

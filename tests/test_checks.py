@@ -66,7 +66,7 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
             ["vocabulary=task", "trainer=fsdp"],
             "vocabulary=task needs the whole model on one",
         ),
-        (["export=gguf", "search.levels=[1,.5]"], "add 0 to search.levels, or set vocabulary=task"),
+        (["export=gguf", "search.levels=[1,.5]"], "set search.alleles=structural, vocabulary=task"),
         (["export=gguf", "export.gguf_dtype=q4_k"], "gguf_dtype is 'q4_k', expected one of auto"),
         (["export=gguf", "trainer=fsdp"], "export=gguf needs the whole model on one device"),
         (["logger.artifact=true", "export=none"], "export=none writes none"),

@@ -73,7 +73,6 @@ def export(
             else:
                 write_onnx(model, partial, int8=format == "onnx_int8")
             config = _native_config(model)
-            config.architectures = [native_class(model).__name__]
             config.save_pretrained(partial)
             if model.can_generate():
                 model.generation_config.save_pretrained(partial)

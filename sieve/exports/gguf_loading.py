@@ -5,13 +5,20 @@ compute; shapes, biases and missing parts are those of the file.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from sieve.exports.gguf_architecture import NAMES, PAIRED
 from sieve.exports.gguf_layers import ATTENTION, MLP
@@ -20,9 +27,8 @@ from sieve.factorized.modeling_layers import FactorizedLinear, skip
 from sieve.model.backbone import place
 from sieve.model.gguf_files import check_installed
 
-if TYPE_CHECKING:
-    pass
-
+# What damaged files raise.
+DAMAGE = (OSError, ValueError, KeyError, IndexError, RuntimeError, AttributeError, TypeError)
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "Q8_0": torch.float32}
 RESULTS = 2  # of an attention of transformers: outputs and weights
 NORMS = {
@@ -34,13 +40,19 @@ NORMS = {
 
 
 def is_gguf_export(folder: Path) -> bool:
-    """Whether a folder has a GGUF file that Sieve wrote, with the files beside it."""
+    """Whether a folder has a GGUF file that Sieve wrote, with the files beside it.
+
+    Raises ValueError if the file is damaged, and RuntimeError if the package gguf is missing.
+    """
     if not (folder / NAME).is_file() or not (folder / "config.json").is_file():
         return False
     check_installed("gguf")
     from gguf import GGUFReader
 
-    return FORMAT_KEY in GGUFReader(folder / NAME).fields
+    try:
+        return FORMAT_KEY in GGUFReader(folder / NAME).fields
+    except DAMAGE as error:
+        raise _damaged(folder, error) from error
 
 
 def load_gguf(
@@ -50,18 +62,26 @@ def load_gguf(
 
     dtype: None is that of the file's matrices; those in 8 bits are dequantized to float32.
 
-    Raises ValueError if a file is missing or damaged.
+    Raises ValueError if a file is missing or damaged, and RuntimeError if the package gguf is
+    missing.
     """
     check_installed("gguf")
     try:
         config = AutoConfig.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        return _File(folder / NAME).model(config, dtype), tokenizer
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{folder / NAME} or a file beside it is damaged ({reason}); export the model again."
-        ) from error
+        model = _File(folder / NAME).model(config, dtype)
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        return model, tokenizer
+    except DAMAGE as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(
+        f"{folder / NAME} or a file beside it is damaged ({reason}); export the model again."
+    )
 
 
 class _File:

@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from sieve.exports.gguf_architecture import architecture_of, check_model, entries_of
 from sieve.exports.gguf_layers import layers_of
-from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.factorized.modeling_sieve import native_class
 
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}  # of GGML
@@ -48,7 +47,7 @@ class GgufSize:
     dtype: str  # of matrices, GGML's name
     bytes: int  # of the tensors
     dense_bytes: int  # of the dense model's tensors in the same dtypes
-    factored_bytes: int  # of the tensors if factors stayed factors
+    factored_bytes: int  # of export=factorized
     merged: int  # matrices that are products of factors
 
 
@@ -59,13 +58,12 @@ def gguf_size(model: PreTrainedModel, settings: GgufSettings, dtype: torch.dtype
     architecture = architecture_of(model, layers)
     entries = list(entries_of(model, layers, architecture))
     size = sum(stored_bytes(entry.shape, kind) for entry in entries)
-    merged = sum(stored_bytes(entry.shape, kind) for entry in entries if entry.merges)
     return GgufSize(
         architecture=architecture,
         dtype=kind,
         bytes=size,
         dense_bytes=_dense_bytes(model, settings.removed, kind),
-        factored_bytes=size - merged + _factor_bytes(model, kind),
+        factored_bytes=_factored_bytes(model, dtype),
         merged=sum(entry.merges for entry in entries),
     )
 
@@ -74,13 +72,17 @@ def check_smaller(size: GgufSize) -> None:
     """Raise ValueError unless a file is smaller than the dense model's."""
     if size.bytes < size.dense_bytes:
         return
+    why = "nothing was removed"
+    if size.merged:
+        why = (
+            f"llama.cpp has no factored matrices, so {size.merged} of them would be as large as "
+            f"before; use export=factorized ({size.factored_bytes / 1e6:,.1f} MB)"
+        )
     raise ValueError(
         f"the GGUF file would have {size.bytes / 1e6:,.1f} MB of weights, and the dense model has "
-        f"{size.dense_bytes / 1e6:,.1f} MB: llama.cpp has no factored matrices, so "
-        f"{size.merged} of them would be as large as before. Use export=factorized "
-        f"({size.factored_bytes / 1e6:,.1f} MB), or set export.allow_larger=true to write the file "
-        "all the same, for example to quantize it. Files get smaller where whole attentions and "
-        "MLPs, or tokens (vocabulary=task), are removed."
+        f"{size.dense_bytes / 1e6:,.1f} MB: {why}. Files get smaller where attentions, MLPs and "
+        "neurons (search.alleles=structural) or tokens (vocabulary=task) are removed; "
+        "export.allow_larger=true writes the file all the same, for example to quantize it."
     )
 
 
@@ -102,11 +104,9 @@ def stored_bytes(shape: tuple[int, ...], kind: str) -> int:
     return numbers * (4 if stored == "F32" else 2)
 
 
-def _factor_bytes(model: PreTrainedModel, kind: str) -> int:
-    """Bytes of the factors; a shared one counts once."""
-    layers = [module for module in model.modules() if isinstance(module, FactorizedLinear)]
-    factors = [weight for layer in layers for weight in layer.parameters() if weight.ndim == 2]
-    return sum(stored_bytes(tuple(weight.shape), kind) for weight in factors)
+def _factored_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
+    """Bytes of the weights with their factors; a shared one counts once."""
+    return sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
 
 
 def _dense_bytes(model: PreTrainedModel, removed: int, kind: str) -> int:

@@ -29,7 +29,8 @@ def load(
             a GGUF export a model of transformers with the layers of the file.
         device: ignored by ONNX, which runs on the CPU.
         dtype: "auto" is the checkpoint's dtype where the device is fast in it, else float32; or the
-            name of a dtype. Ignored by ONNX, which computes in float32.
+            name of a dtype. Of a GGUF export "auto" is the file's. Ignored by ONNX, which computes
+            in float32.
 
     Raises:
         ValueError: there is no model, or its files are missing, damaged or of different models.

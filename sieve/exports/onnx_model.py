@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from sieve.exports.onnx import NAME, check_packages
 from sieve.exports.onnx_trace import INDEXES, KEEP, PAST, PRESENT, first_line
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 ERRORS = 3  # a level of onnxruntime's log
 DEFAULT_NEW_TOKENS = 20  # as in transformers
+OPTIONS = {  # of a generation
+    *("max_new_tokens", "do_sample", "num_beams", "use_cache", "synced_gpus"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+}
 States = dict[str, Any]  # OrtValues of keys and values, by the name of the input
 
 
@@ -136,11 +141,17 @@ class OnnxModel(OnnxGraph):
 
         Args:
             stopping_criteria: called with all rows, they tell which have ended (B,).
-            options: settings of the generation, such as `max_new_tokens`.
+            options: `max_new_tokens`, the tokens that end a row or fill it up, or settings that
+                ask for what is done anyway.
 
         Raises:
-            ValueError: the settings ask for sampling or beams, which a graph does not do.
+            ValueError: the settings ask for more, such as sampling or beams.
         """
+        if unknown := sorted(options.keys() - OPTIONS):
+            raise ValueError(
+                f"an ONNX export does not know the setting {unknown[0]}; expected some of "
+                f"{', '.join(sorted(OPTIONS))}."
+            )
         config = deepcopy(generation_config or self.generation_config)
         config.update(**options)
         if config.do_sample or (config.num_beams or 1) > 1:
@@ -204,10 +215,9 @@ def _session(path: Path) -> "onnxruntime.InferenceSession":
 
 def _generation_config(folder: Path) -> GenerationConfig:
     """How an export writes: greedily, with the end tokens of its own file."""
-    try:
+    own = GenerationConfig()
+    if (folder / GENERATION_CONFIG_NAME).is_file():
         own = GenerationConfig.from_pretrained(folder)
-    except OSError:  # It has none.
-        own = GenerationConfig()
     return GenerationConfig(
         **{name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     )

@@ -250,7 +250,7 @@ class Rivals:
 @dataclass(frozen=True)
 class Export:
     format: str
-    accuracy: Number  # of ONNX graphs only
+    accuracy: Number  # of ONNX graphs and 8-bit GGUF files only
     server: str  # the module that serves it
 
 

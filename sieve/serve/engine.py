@@ -107,7 +107,8 @@ class Engine:
         if self.task.config.kind not in SERVED:
             raise ValueError(
                 f"{folder} has a task of kind '{self.task.config.kind}', expected "
-                f"{' or '.join(SERVED)}; serve it with python -m sieve.serve.completions."
+                f"{' or '.join(SERVED)}; serve it with python -m sieve.serve.completions, or "
+                "answer files with python -m sieve.predict."
             )
         self.model, self.tokenizer = load(folder, device, dtype)
         self._task, self._limit = self.task.task(), usable_length(self.model, self.tokenizer)

@@ -74,7 +74,7 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
             if run.config.task.lm_eval is None:  # The harness renders prompts in its own way.
                 write_task(run.config.task, run.task.labels, folder, run.task.preamble)
             if scores_export(run):
-                record["accuracy"] = graph_accuracy(load(folder, run.device)[0], run)
+                record["accuracy"] = export_accuracy(load(folder, run.device)[0], run)
                 warn_of_loss(
                     record["accuracy"],
                     dense_accuracy,
@@ -164,7 +164,8 @@ def device_with_space(device: torch.device, folder: Path) -> torch.device:
     if device.type != "cuda":
         return device
     torch.cuda.empty_cache()
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    files = [file for kind in ("safetensors", "gguf") for file in folder.glob(f"*.{kind}")]
+    size = sum(file.stat().st_size for file in files)
     return device if torch.cuda.mem_get_info(device)[0] > 2 * size else torch.device("cpu")
 
 
@@ -184,14 +185,14 @@ def report_agreement(agreement: Agreement, computed: torch.dtype) -> None:
         )
 
 
-def graph_accuracy(model: Any, run: Run) -> float:
-    """The metric of a loaded graph on the test split."""
+def export_accuracy(model: Any, run: Run) -> float:
+    """The metric of a loaded export on the test split."""
     metric = ScoresMetric(len(run.task.splits["test"]), metric=run.task.metric)
     batches = run.data.scoring("test")
-    for batch in track(batches, "Scoring the graph", unit="rows", size=lambda b: len(b.examples)):
+    for batch in track(batches, "Scoring the export", unit="rows", size=lambda b: len(b.examples)):
         metric.update(batch.outcome(model), batch.examples)  # A graph has no cache for prefixes.
     scores = metric.scores()
-    warn_not_finite(scores, "The exported graph")
+    warn_not_finite(scores, "The export")
     return scores.accuracy
 
 

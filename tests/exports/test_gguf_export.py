@@ -193,6 +193,23 @@ def test_a_damaged_file_is_named(tmp_path):
         sieve.load(folder)
 
 
+def test_a_file_that_is_cut_off_is_named(tmp_path):
+    model = without(tiny_llama(**FIVE), PARTS)
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export", "gguf")
+    path = folder / "model.gguf"
+    for content in (path.read_bytes()[:900], b"GGUF" + bytes(3), b"something else"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="model.gguf or a file beside it is damaged"):
+            sieve.load(folder)
+
+
+def test_end_tokens_are_those_of_the_model(tmp_path):
+    model = without(tiny_llama(**FIVE), PARTS)
+    model.generation_config.eos_token_id = [2, 7]
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export", "gguf")
+    assert sieve.load(folder)[0].generation_config.eos_token_id == [2, 7]
+
+
 def test_the_context_ends_where_the_sliding_window_does(tmp_path):
     model = MODELS["mistral, without parts"]()
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export", "gguf")

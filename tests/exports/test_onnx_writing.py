@@ -111,6 +111,8 @@ def test_rows_of_a_batch_end_at_their_own_end_tokens_and_stop_texts(llama: Expor
 def test_sampling_is_refused(llama: Exported) -> None:
     with pytest.raises(ValueError, match="writes the likeliest tokens; set do_sample=False"):
         llama[1].generate(tokens(1, 3), do_sample=True)
+    with pytest.raises(ValueError, match="does not know the setting max_length; expected some of"):
+        llama[1].generate(tokens(1, 3), max_length=9)
 
 
 def test_genai_config_names_the_inputs_and_outputs_of_the_graph(llama: Exported) -> None:

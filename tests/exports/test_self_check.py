@@ -192,8 +192,9 @@ def test_an_export_that_cannot_be_compared_says_why(
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["factorized", "dense", "onnx", "gguf"])
 def test_a_run_checks_its_export_in_every_format(form: str, tmp_path: Path) -> None:
-    if form == "onnx":
-        pytest.importorskip("onnxruntime", reason="ONNX is not installed")
+    if form in ("onnx", "gguf"):
+        package = "onnxruntime" if form == "onnx" else "gguf"
+        pytest.importorskip(package, reason=f"{package} is not installed")
     world = make_world(tmp_path)
     settings = ["projection.refit=false", "speed.enabled=false", "tolerance=.5"]
     done = run_sieve(world, world / "run", f"export={form}", "export.check_rows=24", *settings)

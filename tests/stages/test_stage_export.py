@@ -12,7 +12,7 @@ from runs import finished, make_world
 from transformers.modeling_outputs import CausalLMOutput
 
 import sieve
-from sieve.stages.export import graph_accuracy, warn_of_loss
+from sieve.stages.export import export_accuracy, warn_of_loss
 from sieve.tasks import Example
 from sieve.tasks.metrics import ACCURACY, Metric
 
@@ -44,7 +44,7 @@ def test_the_graph_is_scored_on_every_test_row(value: float, accuracy: float) ->
         data=SimpleNamespace(scoring={"test": batches}.__getitem__),
         task=SimpleNamespace(writing=None, metric=ACCURACY, splits={"test": ROWS}),
     )
-    assert graph_accuracy(Graph(value), run) == accuracy
+    assert export_accuracy(Graph(value), run) == accuracy
 
 
 def test_a_graph_that_lost_more_than_the_tolerance_is_warned_of(
