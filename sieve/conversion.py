@@ -91,6 +91,7 @@ def to_config(raw: DictConfig) -> Config:
     assert isinstance(config, Config)
     if config.search.alleles == "structural":
         config.projection.narrow = True
+        config.projection.refit = False  # There is no matrix with a rank.
     for task in (config.task, *config.also.values(), *config.calibration.mix.values()):
         _mend(task)
     check(config)

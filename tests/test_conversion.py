@@ -2,9 +2,9 @@
 
 import pytest
 from omegaconf import OmegaConf
-from test_conf_groups import load
+from test_conf_groups import compose_raw, load
 
-from sieve.conversion import register_resolvers
+from sieve.conversion import register_resolvers, to_config
 
 OWN = ("+task=jsonl", "model=embedded")
 
@@ -42,3 +42,10 @@ def test_no_name_of_a_task_leads_out_of_the_folder_of_runs() -> None:
     for name in ("../../x", "/etc", "..", "a/b"):
         folder = OmegaConf.create({"name": name, "dir": "runs/${folder_of:${name}}"}).dir
         assert folder.count("/") == 1 and not folder.endswith((".", "/"))
+
+
+def test_structural_alleles_order_neurons_and_leave_nothing_to_refit() -> None:
+    config = to_config(compose_raw("+task=sst2", "search.alleles=structural"))
+    assert config.projection.narrow and not config.projection.refit
+    plain = to_config(compose_raw("+task=sst2"))
+    assert plain.projection.refit and not plain.projection.narrow

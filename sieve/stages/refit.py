@@ -30,12 +30,11 @@ def refit(
     """Refit a genome; returns a bank, a genome at most as large, and the record of the stage.
 
     Bank and genome stay as they are if refitted factors do worse on the selection split. The record
-    is None if the configuration asks for no refit, or the genome has no factors.
+    is None if the configuration asks for no refit, or the genome is dense.
     """
     settings = run.config.projection
-    ranks = bank.ranks(genome)
-    solved = any(ranks[gene.name] for gene in bank.genes if not gene.neurons)
-    if not solved or not (settings.refit or settings.tune_steps):
+    dense = all(rank is None for rank in bank.ranks(genome).values())
+    if dense or not (settings.refit or settings.tune_steps):
         return bank, genome, None
     key = fingerprint("refit", VERSION, genome.levels, asdict(settings), search_inputs(run, bank))
     record, genome, bank = run.cached(
