@@ -22,9 +22,13 @@ LONG = (
     "test_run_vocabulary.py",
     "test_ranks.py",
     "test_genetic.py",
+    "test_wandb_dashboard.py",
+    "test_precision.py",
+    "test_genetic_launchers.py",
+    "test_fsdp.py",
+    "test_jobs_table.py",
     "test_embedded.py",
     "test_harness.py",
-    "test_narrow.py",
     "test_onnx.py",
 )
 

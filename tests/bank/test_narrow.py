@@ -124,7 +124,7 @@ def test_a_bank_on_disk_keeps_neurons(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_training_changes_the_layers_and_the_bank_has_what_was_trained(family, method):
     model = FAMILIES[family]()
     bank = banked(model, narrow=True)

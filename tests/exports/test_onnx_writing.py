@@ -62,11 +62,8 @@ def test_a_graph_without_a_removed_attention_writes_what_the_model_writes(llama:
     "family",
     [
         "mistral",  # with a window shorter than the rows
-        *(
-            pytest.param(family, marks=pytest.mark.slow)
-            for family in FAMILIES
-            if family not in ("llama", "llama_tied", "mistral")
-        ),
+        # Windows in some layers, learned positions, fused matrices, rotations of part of a head.
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("gemma3", "gpt2", "phi3", "gpt_neox")),
     ],
 )
 def test_graphs_of_other_families_write_what_the_models_write(family: str, tmp_path: Path) -> None:
