@@ -123,11 +123,18 @@ def test_a_bank_on_disk_keeps_neurons(tmp_path):
         assert torch.equal(logits(model), expected)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_training_changes_the_layers_and_the_bank_has_what_was_trained(family, method):
+@pytest.mark.parametrize(
+    ("family", "method", "projection"),
+    [
+        ("llama", "full", "output"),
+        ("llama", "lora", "affine"),
+        ("gpt2", "full", "affine"),
+        ("gpt2", "lora", "output"),
+    ],
+)
+def test_training_changes_the_layers_and_the_bank_has_what_was_trained(family, method, projection):
     model = FAMILIES[family]()
-    bank = banked(model, narrow=True)
+    bank = banked(model, projection, narrow=True)
     genome = narrow_genome(bank, 8, o=4)
     settings = replace(QUICK, method=method, steps=20, check_every=10)
     module = module_of(model, bank, genome, settings)
@@ -215,6 +222,17 @@ def test_a_structural_bank_removes_units_and_neurons_only():
     for gene, alleles in zip(bank.genes, space.alleles, strict=True):
         unit = (0, None) if gene.name in units else (None,)
         assert alleles == unit if not gene.neurons else alleles[0] == 1 and alleles[-1] is None
+
+
+def test_a_narrow_mlp_overrides_the_ranks_of_its_matrices_and_stores_no_indices():
+    model = FAMILIES["llama"]()
+    bank = banked(model, narrow=True, storage="pivoted")
+    group, narrow = bank.groups[0], narrow_genome(bank)
+    ranks = dict.fromkeys(bank.names) | dict.fromkeys(group.members, 3) | {group.name: COUNT}
+    both = genome_of_ranks(bank, ranks)
+    assert bank.ranks(both) == bank.ranks(narrow)
+    assert bank.kept_parameters(both) == bank.kept_parameters(narrow)
+    assert bank.index_bytes(both) == 0
 
 
 def test_a_group_of_neurons_never_loses_all_of_them():

@@ -4,11 +4,14 @@ import pytest
 import torch
 from families import EVERY
 from sieved import banked, logits
+from torch import nn
 
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.factorized.modeling_layers import skipped
 from sieve.model.matrices import find_matrices
+from sieve.model.observation import Observation, Owner
+from sieve.model.units import has_neurons
 
 # Families in which the weights of the attention leave the block beside its output.
 SHOWN_WEIGHTS = {"gpt_neo", "bloom"}
@@ -60,3 +63,18 @@ def test_what_feeds_a_removed_writer_changes_nothing_and_stores_nothing(family):
                 layer = model.get_submodule(matrix.name)
                 assert sum(p.numel() for p in layer.parameters()) == 0
     assert not skipped(model)
+
+
+@pytest.mark.parametrize(
+    ("operations", "others", "expected"),
+    [
+        ({"MulBackward0", "SiluBackward0"}, set(), True),
+        ({"MulBackward0", "MmBackward0"}, set(), False),  # It mixes neurons.
+        ({"MulBackward0"}, {"router"}, False),  # Something else is multiplied with them.
+    ],
+)
+def test_neurons_are_computed_alone_and_from_feeders_only(operations, others, expected):
+    model = nn.ModuleDict({"mlp": nn.ModuleDict({"up": nn.Linear(3, 5), "down": nn.Linear(5, 3)})})
+    readers = {name: {"mlp.down"} for name in {"mlp.up", *others}}
+    seen = Observation({}, readers, {}, {"mlp.down": operations})
+    assert has_neurons(model, seen, "mlp.down", Owner("mlp", 0), ["mlp.up"]) == expected
