@@ -1,7 +1,7 @@
 """Load a GGUF export into transformers, with what llama.cpp leaves out left out too.
 
 It shows without llama.cpp whether a file holds the finished model. The classes of transformers
-compute; shapes, biases and missing parts are those of the file.
+compute; the file gives shapes, biases and missing parts.
 """
 
 from pathlib import Path

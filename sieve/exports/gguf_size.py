@@ -21,8 +21,8 @@ class GgufSettings:
     Args:
         dtype: of matrices: "auto", "float32", "float16", "bfloat16" or "q8_0". Vectors are float32.
         allow_larger: write the file even if it is no smaller than the dense model's.
-        removed: parameters that the dense model had and this model's architecture has not, such as
-            those of tokens that left the vocabulary.
+        removed: parameters that the dense model had and this model's architecture has not: the
+            rows of tokens that left the vocabulary.
     """
 
     dtype: str = "auto"

@@ -146,7 +146,7 @@ def _using_cache(model: PreTrainedModel, caches: bool) -> Iterator[None]:
 
 
 def _name_cache(graph: "onnx_ir.Model", has_states: list[bool]) -> None:
-    """Name the keys and values; take out those of removed attentions, which only count tokens.
+    """Name the keys and values; take out what a removed attention has, which only counts tokens.
 
     has_states: of each layer of the cache, in order.
     """

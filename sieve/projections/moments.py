@@ -250,7 +250,7 @@ def plan_streams(
 
     Args:
         matrices: to be projected.
-        needs: with `input`, all moments are of inputs; with `neurons`, those of neurons.
+        needs: with `input`, all moments are of inputs; with `neurons`, where inputs are neurons.
         shared: False where every matrix weights the tokens of a common input in its own way.
     """
     readers: dict[str, list[Matrix]] = {}

@@ -199,7 +199,7 @@ class RecoveryModule(L.LightningModule):
 
 
 def share_of_rate(rank: int) -> float:
-    """The learning rate of factors of a rank, as a share of the one that is set.
+    """The share of `recovery.learning_rate` at which factors of a rank learn.
 
     Adam moves every number of a factor by about the rate, so the change of the product, a sum over
     the rank, grows with it: a rate that suits a small rank does harm at a large one.

@@ -167,7 +167,7 @@ def test_a_trained_mlp_loses_more_neurons_as_the_closed_form_would():
     assert again.ranks(same)[group.name] == COUNT
     with Switch(model, again, as_stored=False).to(same):
         torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
-    # Its neurons come in the order in which those of an MLP of their own would.
+    # The neurons have the order that they would have if there were no others.
     order = kept_neurons(bank.factors[group.name].v[:COUNT])
     moment = moments.of(next(m for m in bank.matrices if m.name == group.members[-1]))
     second, mean = moment.second[order][:, order], moment.mean[order]

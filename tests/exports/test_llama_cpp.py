@@ -8,6 +8,7 @@ from unicodedata import normalize
 
 import pytest
 import torch
+from exporting import check_answers
 from gguf_samples import FIVE, MODELS, PARTS, TOKENIZERS, without, words
 from models import tiny_llama, tiny_llama_tied, tiny_tokenizer
 from sieved import tokens
@@ -70,21 +71,7 @@ def answered(python: str, models, tmp_path_factory: pytest.TempPathFactory) -> d
 
 @pytest.mark.parametrize("name", [*MODELS, EMBEDDED])
 def test_llama_cpp_writes_and_scores_what_the_model_does(models, answered, name) -> None:
-    model, prompts = models[name], tokens(PROMPTS, 12)
-    ids = greedy(model, prompts, len(answered[name]["tokens"][0]))
-    assert answered[name]["tokens"] == ids[:, prompts.shape[1] :].tolist()
-    with torch.no_grad():
-        logprobs = model(prompts).logits.log_softmax(-1)[:, :-1]
-    expected = logprobs.gather(2, prompts[:, 1:, None])[..., 0]
-    assert torch.allclose(torch.tensor(answered[name]["logprobs"]), expected, atol=1e-3)
-
-
-@torch.no_grad()
-def greedy(model: PreTrainedModel, ids: torch.Tensor, count: int) -> torch.Tensor:
-    """The prompts (rows, length) and the next `count` tokens, without a cache."""
-    for _ in range(count):
-        ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
-    return ids
+    check_answers(models[name], tokens(PROMPTS, 12), answered[name])
 
 
 def test_16_bits_and_8_bits_are_close(python: str, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 import torch
-from exporting import pruned
+from exporting import check_answers, likeliest, pruned
 from models import tiny_llama, tiny_mixtral, tiny_phi3, tiny_qwen3, tiny_tokenizer
 from sieved import tokens
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sieve
 
@@ -80,22 +80,7 @@ def test_vllm_writes_and_scores_what_transformers_does(
     folders: dict[str, Path], answers: dict[str, dict], name: str
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(folders[name], dtype=torch.float32).eval()
-    prompts = tokens(PROMPTS, 12)
-    read = prompts.shape[1]
-    ids = greedy(model, prompts, len(answers[name]["tokens"][0]))
-    assert answers[name]["tokens"] == ids[:, read:].tolist()
-    with torch.no_grad():
-        logprobs = model(prompts).logits.log_softmax(-1)[:, :-1]
-    expected = logprobs.gather(2, prompts[:, 1:, None])[..., 0]
-    assert torch.allclose(torch.tensor(answers[name]["logprobs"]), expected, atol=1e-3)
-
-
-@torch.no_grad()
-def greedy(model: PreTrainedModel, ids: torch.Tensor, count: int) -> torch.Tensor:
-    """The prompts (rows, length) and the next `count` tokens, without a cache."""
-    for _ in range(count):
-        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
-    return ids
+    check_answers(model, tokens(PROMPTS, 12), answers[name])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -123,7 +108,7 @@ def test_vllm_serves_an_export(python: str, folders: dict[str, Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompt = "the film is good"
     ids = tokenizer(prompt, return_tensors="pt").input_ids
-    expected = greedy(model, ids, 8)[0, ids.shape[1] :]
+    expected = likeliest(model, ids, 8)[0, ids.shape[1] :]
     ask = {"model": "small", "prompt": prompt, "max_tokens": 8, "temperature": 0}
     ask |= {"ignore_eos": True, "return_token_ids": True}
     settings = environment()
