@@ -125,7 +125,7 @@ def _ranges(config: Config) -> Check:
     yield (
         not 0 < config.recovery.first < 1,
         f"recovery.first is {config.recovery.first}, expected a fraction above 0 and below 1 of "
-        "the size that the search found; set recovery.first=0.1.",
+        "the size that the search found; set recovery.first=0.3.",
     )
     yield (
         not 0 <= config.recovery.ema_decay < 1,

@@ -154,7 +154,7 @@ class RecoveryConfig:
     short_steps: int = 300
     minutes: float | None = None
     tries: int = 8
-    first: float = 0.1
+    first: float = 0.3
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     ema_decay: float = 0.98
