@@ -201,7 +201,6 @@ class DeviceConfig:
     layer_ms: float = 0.8  # of a decoder block at least, however few the tokens
     overhead_gib: float = 0.6  # what is taken before the first tensor
     disk_gb: float = 0.5  # written a second
-    host_gflops: float = 20.0  # of the processor beside it, float64, in pivoted QR
 
 
 @dataclass

@@ -1,19 +1,18 @@
 """Pivoted factors: a rank-r matrix in r(d_out + d_in − r) numbers, its degrees of freedom.
 
 B = U V keeps r of its rows, the pivots B_p; all other rows are mixtures T of them: y_p = B_p x and
-y_rest = T y_p (PIFA, arXiv:2501.19090). The pivots come from a QR of Uᵀ with column pivoting, and
-are exchanged until no entry of T exceeds `BOUND` (maxvol, Goreinov et al. 2010), so that float16
-and int8 lose no more on T than on the dense matrix.
+y_rest = T y_p (PIFA, arXiv:2501.19090). LU with row pivoting chooses the pivots, on the device of
+the factors. They are then exchanged until no entry of T exceeds `BOUND` (maxvol, Goreinov et al.
+2010), so that float16 and int8 lose no more on T than on the dense matrix.
 """
 
 from dataclasses import dataclass
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
 BOUND = 1.5
-DEFICIENT = 1e-10  # of the first pivot: a smaller last pivot means a rank below r
+CHOICES = 2  # by LU; a choice among the mixtures of the one before leaves few exchanges, if any
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,14 @@ def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:
     u: (d_out, r), r ≥ 1; v: (r, d_in); bias: (d_out,).
     """
     exact = u.double()
-    basis = torch.linalg.qr(exact).Q.cpu()  # (d_out, r): T depends on the column space alone.
-    chosen, mix = _bounded(*_choose(basis))
-    rest = torch.tensor(sorted(set(range(len(u))) - set(chosen.tolist())), dtype=torch.long)
-    mix = mix[rest].to(u.device)
-    chosen, rest = chosen.to(u.device), rest.to(u.device)
+    mix = torch.linalg.qr(exact @ _mixed_columns(exact)).Q  # T depends on the column space alone.
+    for _ in range(CHOICES):
+        chosen, mix = _choose(mix)
+    chosen, mix = _bounded(chosen, mix)
+    others = torch.ones(len(u), dtype=torch.bool, device=u.device)
+    others[chosen] = False
+    rest = others.nonzero()[:, 0]
+    mix = mix[rest]
     order = torch.argsort(torch.cat([chosen, rest])).int()
     rows = exact[chosen] @ v.double()
     row_bias = mix_bias = None
@@ -58,21 +60,25 @@ def part_of(pivoted: Pivoted, start: int, end: int) -> Pivoted:
     return Pivoted(pivoted.rows, pivoted.mix[own - rank], order, pivoted.row_bias, bias)
 
 
+def _mixed_columns(u: Tensor) -> Tensor:
+    """Random combinations (r, r) of the columns of u: no order of them can mislead LU."""
+    generator = torch.Generator().manual_seed(0)
+    rank = u.shape[1]
+    return torch.randn(rank, rank, dtype=u.dtype, generator=generator).to(u.device)
+
+
 def _choose(basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Pivot rows (r,) of an orthonormal basis (d_out, r), and all rows as mixtures (d_out, r)."""
+    """Pivot rows (r,) of a basis (d_out, r), and all rows as mixtures of them (d_out, r)."""
     rank = basis.shape[1]
-    triangle, columns = scipy.linalg.qr(basis.T.numpy(), mode="r", pivoting=True)
-    order = torch.from_numpy(columns).long()
-    triangle = torch.from_numpy(triangle)
-    head, tail = triangle[:, :rank], triangle[:, rank:]
-    if rank and abs(float(head[-1, -1])) < DEFICIENT * abs(float(head[0, 0])):
-        solved = torch.linalg.lstsq(head, tail, driver="gelsd").solution
-    else:
-        solved = torch.linalg.solve_triangular(head, tail, upper=True)
+    permutation, lower, _ = torch.linalg.lu(basis)
+    order = permutation.argmax(0)  # Row i of L is row order[i] of the basis.
     mix = torch.empty_like(basis)
-    mix[order[:rank]] = torch.eye(rank, dtype=basis.dtype)
-    mix[order[rank:]] = solved.T
-    return order[:rank].clone(), mix
+    mix[order[:rank]] = torch.eye(rank, dtype=basis.dtype, device=basis.device)
+    head, tail = lower[:rank], lower[rank:]
+    mix[order[rank:]] = torch.linalg.solve_triangular(
+        head, tail, upper=False, left=False, unitriangular=True
+    )
+    return order[:rank], mix
 
 
 def _bounded(chosen: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sieve.bank.genome import Sizing
+from sieve.bank.pivoting import CHOICES
 from sieve.calibration.schedule import needs_of
 from sieve.config import Config, DeviceConfig
 from sieve.costs.batches import calibration_bytes, fitting_tokens
@@ -267,11 +268,13 @@ class Plan:
         return self.products(products + decompositions * slower, "float64") * self.devices
 
     def pivots(self) -> float:
-        """Seconds to choose the pivot rows of a genome: pivoted QR of (r, d_out) on the host."""
+        """Seconds to choose the pivot rows of a genome: a QR and two LU of (d_out, r) each."""
         if self.sizing.storage != "pivoted":
             return 0.0
-        flops = sum(r**2 * ((QR + 2) * m.d_out + 2 * m.d_in) for m, r in self.ranks(KEPT))
-        return flops / (self.device.host_gflops * 1e9)
+        ranks = self.ranks(KEPT)
+        products = [2 * r**2 * (m.d_out + m.d_in) for m, r in ranks]
+        factors = [r**2 * (QR * m.d_out + 2 * CHOICES * (m.d_out - r / 3)) for m, r in ranks]
+        return self.solves(list(zip(products, factors, strict=True)))
 
     def write(self, size: float) -> float:
         """Seconds of writing bytes to disk."""

@@ -81,7 +81,6 @@ def _measured(settings: DeviceConfig, dtypes: set[str], min_seconds: float) -> D
     if on_cpu:
         spec.utilization, spec.layer_ms = CPU_UTILIZATION, CPU_LAYER_MS
         spec.overhead_gib = peak_memory_mib(device) / 1024
-        spec.host_gflops = tflops["float64"] * 1e3 / 4
     return spec
 
 

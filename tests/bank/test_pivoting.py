@@ -24,10 +24,17 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def kahan(n: int) -> Tensor:
-    """Rows that mislead a pivoted QR: T grows with n without exchanges."""
+    """Rows that mislead a pivoted QR: T grows with n."""
     s, c = 0.6, 0.8
     upper = torch.eye(n, dtype=torch.float64) - c * torch.triu(torch.ones(n, n), 1).double()
     return torch.diag(s ** torch.arange(n).double()) @ upper
+
+
+def wilkinson(n: int) -> Tensor:
+    """Rows that mislead LU with row pivoting: T grows like 1.9 to the power of n."""
+    lower = torch.eye(n, dtype=torch.float64) - 0.9 * torch.ones(n, n).double().tril(-1)
+    lower[:, -1] = 1
+    return torch.cat([lower, -torch.ones(3, n, dtype=torch.float64)])
 
 
 BASES = {
@@ -35,6 +42,7 @@ BASES = {
     "tall": draw(200, 3),
     "graded": draw(40, 12) * torch.logspace(0, -9, 12, dtype=torch.float64),
     "kahan": torch.cat([kahan(20), draw(5, 20) * 1e-3]).T.contiguous().T,
+    "wilkinson": wilkinson(100),
     "repeated rows": draw(10, 6).repeat(4, 1),
     "small rows": torch.cat([draw(6, 6), 1e-8 * draw(30, 6)]),
 }
