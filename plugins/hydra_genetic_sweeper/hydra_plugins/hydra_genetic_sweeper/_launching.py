@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 from ._chunks import Chunk
+from ._interruptions import killing_late_workers
 from ._records import is_lost
 
 Job = tuple[Chunk, list[str]]  # a chunk and the overrides of its job
@@ -42,7 +43,8 @@ def launched(launcher: Launcher, jobs: Sequence[Job], width: int | None) -> Iter
         return
     for call in _calls(jobs, width):
         try:
-            returned = launcher.launch([o for _, o in call], initial_job_idx=call[0][0].job)
+            with killing_late_workers():
+                returned = launcher.launch([o for _, o in call], initial_job_idx=call[0][0].job)
         except Exception as error:  # Each launcher raises its own errors for a dead worker.
             yield from ((chunk, error) for chunk, _ in call)
         else:
