@@ -68,13 +68,15 @@ def calibrate(plan: Plan) -> Stage:
 def fit(plan: Plan) -> Stage:
     """The closed form of every matrix."""
     seconds, parts = solve_all(plan)
+    layers = plan.shape.layers
+    seconds *= math.ceil(layers / plan.devices) / layers  # The devices take blocks in turn.
     if plan.config.calibration.strategy == "stream":
         largest = max(matrix.size for matrix in plan.shape.matrices)
         parts["weights of a matrix"] = largest * plan.itemsize
     else:
         parts |= plan.weights
     # The factors of a block are in memory, and once more as they are written.
-    parts |= plan.on_host("factors of a block", 2 * plan.bank_bytes / plan.shape.layers)
+    parts |= plan.on_host("factors of a block", 2 * plan.bank_bytes / layers)
     return Stage("fit", seconds + plan.write(plan.bank_bytes), parts, plan.bank_bytes)
 
 

@@ -10,6 +10,7 @@ from models import tiny_llama
 from runs import make_world, run_sieve
 from test_conf_groups import EXPERIMENTS, compose_raw
 
+from sieve.config import DeviceConfig
 from sieve.conversion import to_config
 from sieve.costs.dry_run import NAME
 from sieve.costs.inspection import inspect
@@ -99,13 +100,15 @@ def test_memory_is_that_of_weights_moments_and_bank(tmp_path):
     assert cached == pytest.approx(moments + parts["bank (host)"], rel=0.001)
 
 
-def test_devices_share_the_passes_but_not_the_solves(tmp_path):
+def test_devices_share_the_passes_and_take_the_blocks_of_the_fit_in_turn(tmp_path):
     base = ("+experiment=paper_llama3_1_8b", "task=sst2", "search=uniform")
     one = forecast(tmp_path, *base)
     four = forecast(tmp_path, *base, "trainer=ddp", "trainer.devices=4")
     assert four["devices"] == 4
-    seconds = [stage(r, "fit")["seconds"] for r in (one, four)]
-    assert seconds[0] == seconds[1]
+    fits = [stage(r, "fit") for r in (one, four)]
+    disk = DeviceConfig("").disk_gb * 1e9
+    alone, shared = (fit["seconds"] - fit["written_bytes"] / disk for fit in fits)
+    assert shared == pytest.approx(alone / 4)
     assert stage(four, "search")["seconds"] == pytest.approx(stage(one, "search")["seconds"] / 4)
     assert stage(four, "search")["peak_bytes"] == stage(one, "search")["peak_bytes"]
 
