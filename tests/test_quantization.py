@@ -1,5 +1,6 @@
 """Weights in 8 bits: as near as their scales say, smaller by what is said, the same when loaded."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_an_export_is_the_model_in_memory(build: Any, storage: str, tmp_path: Pa
     torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=1e-5)
     again = sieve.export(loaded, tiny_tokenizer(), tmp_path / "again")
     torch.testing.assert_close(logits(sieve.load(again)[0]), logits(model), rtol=0, atol=1e-5)
+
+
+def test_the_configuration_names_every_linear_that_is_not_quantized(tmp_path: Path) -> None:
+    model = tiny_llama()
+    _, names = switched(model)
+    quantize(model, names[:5], INT8, torch.float16)
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
+    linears = {n: m for n, m in sieve.load(folder)[0].named_modules() if isinstance(m, nn.Linear)}
+    plain = {n for n, m in linears.items() if m.weight.numel() and not is_quantized(m.weight)}
+    assert len(plain) > 1 and len(plain) < len(linears)
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    assert set(config["modules_to_not_convert"]) == plain
 
 
 def test_siblings_of_one_factor_share_it_quantized_and_loaded_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from vllm import LLM, SamplingParams, TokensPrompt
 
 NEW_TOKENS = 16
@@ -46,9 +47,15 @@ def answer(folder: str, ids: list[list[int]]) -> dict[str, object]:
 
 
 def weight_bytes(model: object) -> int:
-    """Bytes of a model's parameters and buffers, each counted once."""
-    tensors = {t.data_ptr(): t for t in [*model.parameters(), *model.buffers()] if t.numel()}
+    """Bytes of a model's parameters and buffers, each counted once, quantized ones in parts."""
+    every = [part for t in [*model.parameters(), *model.buffers()] for part in _parts(t)]
+    tensors = {tensor.data_ptr(): tensor for tensor in every if tensor.numel()}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    names = getattr(tensor, "tensor_data_names", ())
+    return [getattr(tensor, name) for name in names] or [tensor]
 
 
 def _only(found: dict) -> float:

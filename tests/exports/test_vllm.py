@@ -12,16 +12,29 @@ import pytest
 import torch
 from exporting import check_answers, likeliest, pruned
 from models import tiny_llama, tiny_mixtral, tiny_phi3, tiny_qwen3, tiny_tokenizer
-from sieved import tokens
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from sieved import banked, mixed, tokens
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import sieve
+from sieve.config import QuantizationConfig
+from sieve.quantization import quantize
 
 pytestmark = pytest.mark.vllm
 PROMPTS = 32
 ROOMY = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}  # heads of 32
 ROOMY |= {"head_dim": 32, "dtype": torch.float32}
 FIRST_DENSE, LAST_DENSE = (1.0,) * 7 + (0.5,) * 7, (0.5,) * 7 + (1.0,) * 7
+
+
+def in_8_bits() -> PreTrainedModel:
+    """A pruned model, all but the last three matrices in 8 bits."""
+    model = tiny_llama(**ROOMY)
+    bank = banked(model, storage="pivoted")
+    sieve.apply(model, bank, mixed(bank))
+    quantize(model, bank.names[:-3], QuantizationConfig("int8"), torch.float32)
+    return model
+
+
 MODELS = {
     # First, because vLLM remembers what it fuses in the modules of a class.
     "llama, first block dense": lambda: pruned(tiny_llama(**ROOMY), levels=FIRST_DENSE),
@@ -29,6 +42,7 @@ MODELS = {
     "qwen3, plain": lambda: pruned(tiny_qwen3(**ROOMY)),
     "llama, last block dense": lambda: pruned(tiny_llama(**ROOMY), levels=LAST_DENSE),
     "mixtral": lambda: pruned(tiny_mixtral(**ROOMY), storage="pivoted"),
+    "llama, 8 bits": in_8_bits,
     "phi3, whitened": lambda: pruned(tiny_phi3(**ROOMY), "whitened", storage="pivoted"),
 }
 
