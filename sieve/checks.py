@@ -34,6 +34,7 @@ CHOICES = {
     "vocabulary.method": ("none", "task"),
     "quantization.method": ("none", "int8", "int4"),
     "export.format": EXPORTS,
+    "export.storage": ("plain", "pivoted"),
     "export.gguf_dtype": ("auto", "float32", "float16", "bfloat16", "q8_0"),
     "logger.mode": ("auto", "online", "offline"),
     "device.accelerator": ("cpu", "gpu"),
@@ -301,6 +302,17 @@ def _outputs(config: Config) -> Check:
         f"quantization={method} quantizes factors, and export={form} writes no factors; set "
         "export=factorized, or quantization=none (export=onnx_int8 quantizes by itself).",
     )
+    storage, own = config.export.storage, config.projection.storage
+    yield (
+        storage is not None and form not in ("factorized", "none"),
+        f"export.storage={storage} is the form of factors, and export={form} writes no factors; "
+        "set export=factorized, or export.storage=null.",
+    )
+    yield (
+        storage not in (None, own) and method != "none",
+        f"quantization={method} is measured on {own} factors, and export.storage={storage} would "
+        f"write others; set projection.storage={storage}, or quantization=none.",
+    )
     removes = 0 in config.search.levels or config.projection.narrow
     removes |= config.vocabulary.method == "task"
     yield (
@@ -318,6 +330,7 @@ def _sharded(config: Config) -> Check:
         ("quantization", config.quantization.method, ("int8", "int4"), "quantization=none"),
         ("vocabulary", config.vocabulary.method, ("task",), "vocabulary=none"),
         ("export", config.export.format, WHOLE, "export=factorized or dense"),
+        ("export.storage", config.export.storage, ("plain", "pivoted"), "export.storage=null"),
     ):
         yield (
             shards(config.trainer) and value in unsupported,

@@ -276,6 +276,12 @@ class Plan:
         factors = [r**2 * (QR * m.d_out + 2 * CHOICES * (m.d_out - r / 3)) for m, r in ranks]
         return self.solves(list(zip(products, factors, strict=True)))
 
+    def converted(self, storage: str) -> float:
+        """Numbers that factors have more of in another storage form, negative if fewer."""
+        own = self.sizing.storage
+        squares = sum(rank**2 for _, rank in self.ranks(KEPT)) if storage != own else 0
+        return squares if storage == "plain" else -squares
+
     def write(self, size: float) -> float:
         """Seconds of writing bytes to disk."""
         return size / (self.device.disk_gb * 1e9)

@@ -159,6 +159,8 @@ def export(plan: Plan) -> Stage | None:
     if form == "gguf":
         stored = GGUF_BYTES.get(plan.config.export.gguf_dtype, stored)
     size = plan.shape.kept_parameters(1.0 if form in ("dense", "gguf") else KEPT) * stored
+    if plan.config.export.storage is not None:
+        size += plan.converted(plan.config.export.storage) * stored
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
     return Stage("export", plan.pivots() + plan.write(size), plan.pruned, written_bytes=size)

@@ -25,6 +25,7 @@ from sieve.exports.gguf_size import GgufSettings
 from sieve.exports.gguf_writing import check_gguf, write_gguf
 from sieve.exports.onnx import check_packages, replaced_layers, write_onnx
 from sieve.exports.sharded import as_stored, weights_of, write_sharded
+from sieve.exports.storage import check_storage, stored_as
 from sieve.factorized.modeling_experts import Unfolded, fold, unfold
 from sieve.factorized.modeling_layers import FactorizedLinear, skipped
 from sieve.factorized.modeling_sieve import blocks_class, classes_for, native_class
@@ -42,6 +43,7 @@ def export(
     dtype: torch.dtype | None = None,
     check: Callable[[Path], None] | None = None,
     gguf: GgufSettings | None = None,
+    storage: str | None = None,
 ) -> Path:
     """Write a model as it is in memory, with its factors, to a directory.
 
@@ -54,6 +56,8 @@ def export(
         check: called with the written directory under a temporary name. What it raises leaves no
             new directory and an older export as it was.
         gguf: how to write a GGUF file.
+        storage: the form of factors on disk, "plain" or "pivoted" (where that takes fewer bytes);
+            None keeps the model's.
 
     Raises:
         ValueError: the format is unknown or cannot store this model, `path` cannot be written or
@@ -61,6 +65,7 @@ def export(
             GGUF file would be no smaller than the dense model's.
     """
     check_format(model, format, tokenizer)
+    check_storage(model, format, storage)
     path, dtype = Path(path).expanduser(), dtype or model.dtype
     if is_sharded(model) and distributed.get_rank():
         _write_weights(model, None, format, dtype)
@@ -77,7 +82,8 @@ def export(
             if model.can_generate():
                 model.generation_config.save_pretrained(partial)
         else:
-            _write_weights(model, partial, format, dtype)
+            with stored_as(model, storage, dtype):
+                _write_weights(model, partial, format, dtype)
         tokenizer.save_pretrained(partial)
         if check is not None:
             check(partial)

@@ -4,6 +4,7 @@ With it an exported model can answer its task; `sieve.serve` and `sieve.predict`
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -111,18 +112,24 @@ class TaskFile:
 
 
 def write_task(
-    config: TaskConfig, labels: tuple[str, ...], folder: Path, preamble: str | None = None
+    config: TaskConfig,
+    labels: tuple[str, ...],
+    folder: Path,
+    preamble: str | None = None,
+    storage: Mapping[str, object] | None = None,
 ) -> None:
     """Write `task.json` into an export.
 
     Args:
         labels: the labels of the task; empty if it has none.
         preamble: the text before every prompt, with shots; None uses the settings' own.
+        storage: a note for readers, the form of the factors and the bytes of either form.
     """
     task = {k: v for k, v in asdict(config).items() if k not in OMITTED} | {"labels": list(labels)}
     if preamble is not None:
         task |= {"preamble": preamble, "shots": 0}
-    write_json_atomic(folder / NAME, {"format": FORMAT, "task": task})
+    note = {} if storage is None else {"storage": storage}
+    write_json_atomic(folder / NAME, {"format": FORMAT, "task": task} | note)
 
 
 def find_export(folder: str | Path) -> Path:

@@ -16,7 +16,13 @@ import transformers
 from torch import distributed, nn
 
 from .modeling_experts import unfold
-from .modeling_layers import Absent, FactorizedEmbedding, FactorizedLinear, factorize
+from .modeling_layers import (
+    Absent,
+    FactorizedEmbedding,
+    FactorizedLinear,
+    factorize,
+    skipped,
+)
 
 PREFIX = "Sieve"
 
@@ -133,13 +139,16 @@ def _suit_engines(model: Any, prefix: str) -> None:
         ValueError: in vLLM, if the embedding or the head is factorized, or if a matrix cannot be
             split over several devices.
     """
-    native, plan, whole = dict(model.tp_plan or {}), dict[str, str](), list[str]()
+    native, plan = dict(model.tp_plan or {}), dict[str, str]()
+    whole: dict[str, FactorizedLinear] = {}  # layers that devices cannot split
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
+    unused = tuple(f"{path}." for path in skipped(model))  # Nothing but constants remain there.
     for name, layer in layers.items():
         split = (style for path, style in native.items() if _matches(path, name))
         style, rank = next(split, "replicate"), layer.factor_in.out_features
         if style == "colwise" and (layer.order is not None or not rank):
-            whole.append(name)
+            if not name.startswith(unused):
+                whole[name] = layer
         for factor, way in (("factor_in", "rowwise"), ("factor_out", "colwise")):
             plan[f"{name}.{factor}"] = style if style == way else "replicate"
     model._tp_plan = plan | native
@@ -165,7 +174,7 @@ def _class_of_its_own(cls: Any, _factorized: tuple[str, ...]) -> type:
     return type(cls.__name__, (cls,), {"__module__": cls.__module__})
 
 
-def _check_for_vllm(model: Any, prefix: str, whole: list[str]) -> None:
+def _check_for_vllm(model: Any, prefix: str, whole: dict[str, FactorizedLinear]) -> None:
     head = [name for name in model.config.sieve["ranks"] if not name.startswith(prefix)]
     parts = model.named_modules()
     outside = head + [name for name, part in parts if isinstance(part, FactorizedEmbedding)]
@@ -176,9 +185,12 @@ def _check_for_vllm(model: Any, prefix: str, whole: list[str]) -> None:
             "projection.prune_embedding=false."
         )
     if whole and distributed.is_initialized() and distributed.get_world_size() > 1:
+        name, layer = next(iter(whole.items()))
+        why, instead = "has rank 0", ""
+        if layer.order is not None:
+            why, instead = "is pivoted", ", or run Sieve with export.storage=plain"
         raise ValueError(
-            f"vLLM cannot split {whole[0]} over devices: it is pivoted or has rank 0; use "
-            "tensor_parallel_size=1."
+            f"vLLM cannot split {name} over devices: it {why}; use tensor_parallel_size=1{instead}."
         )
 
 

@@ -25,6 +25,7 @@ from sieve.exports.self_check import (
     check_export,
     without_writing,
 )
+from sieve.exports.storage import storage_size
 from sieve.exports.task_file import write_task
 from sieve.factorized.modeling_sieve import native_class
 from sieve.model.backbone import is_classifier
@@ -45,13 +46,14 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
     """Write and check the model directory; returns the record.
 
     The record has the format, how the export agrees with the finished model, for GGUF the sizes,
-    and the accuracy on the test split if `scores_export` says so: an ONNX graph computes by other
-    code than the evaluated model, and weights in 8 bits are rounded, so these exports are loaded
-    and scored on all test rows. A warning says if one has lost more than the tolerance. `server`
-    is the module that serves it.
+    for factors their form with the bytes of either form, and the accuracy on the test split if
+    `scores_export` says so: an ONNX graph computes by other code than the evaluated model, and
+    weights in 8 bits are rounded, so these exports are loaded and scored on all test rows. A
+    warning says if one has lost more than the tolerance. `server` is the module that serves it.
     """
     form = run.config.export.format
     record: Record = {"format": form, "server": "", "accuracy": None, "check": None}
+    record["storage"] = None
     if form == "none":
         return record
     folder = run.run_dir / "export"
@@ -65,14 +67,20 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
                 quantize(run, bank)
             check = None if process is None else _checker(run, process, record)
             gguf = gguf_settings(run)
-            export_model(model, run.backbone.tokenizer, folder, form, bank.dtype, check, gguf)
+            storage = run.config.export.storage
+            if form == "factorized" and (stored := storage_size(model, bank.dtype, storage)):
+                record["storage"] = asdict(stored)
+            export_model(
+                model, run.backbone.tokenizer, folder, form, bank.dtype, check, gguf, storage
+            )
             if form == "gguf" and run.leads:
                 size = gguf_size(model, gguf, bank.dtype)
                 record["gguf"] = asdict(size)
                 report_gguf(size)
         if run.leads:
             if run.config.task.lm_eval is None:  # The harness renders prompts in its own way.
-                write_task(run.config.task, run.task.labels, folder, run.task.preamble)
+                kept = run.task.preamble, record["storage"]
+                write_task(run.config.task, run.task.labels, folder, *kept)
             if scores_export(run):
                 record["accuracy"] = export_accuracy(load(folder, run.device)[0], run)
                 warn_of_loss(

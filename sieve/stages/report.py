@@ -38,7 +38,7 @@ def report(
     path = run.run_dir / "result.json"
     with run.stage("report"):
         result = provenance(command, run.device) | _settings(run, bank) | evaluation
-        result |= _sizes(run, bank, genome, evaluation["quantization"]) | {
+        result |= _sizes(run, bank, genome, evaluation) | {
             "search": search,
             "data": run.task.report
             | {"vocabulary": _vocabulary(run), "shortened": run.data.shortened},
@@ -79,8 +79,8 @@ def _settings(run: Run, bank: Bank) -> Record:
     }
 
 
-def _sizes(run: Run, bank: Bank, genome: Genome, quantized: Record | None) -> Record:
-    form = run.config.export.format
+def _sizes(run: Run, bank: Bank, genome: Genome, evaluation: Record) -> Record:
+    form, quantized = run.config.export.format, evaluation["quantization"]
     result = sizes(
         bank,
         genome,
@@ -94,6 +94,8 @@ def _sizes(run: Run, bank: Bank, genome: Genome, quantized: Record | None) -> Re
         result["bytes"]["pruned"] = graph_bytes(run.run_dir / "export")
     if run.leads and form == "gguf":
         result["bytes"]["pruned"] = (run.run_dir / "export" / GGUF).stat().st_size
+    if run.config.export.storage and (stored := evaluation["export"]["storage"]):
+        result["bytes"]["pruned"] = stored["bytes"][stored["form"]]
     return result
 
 

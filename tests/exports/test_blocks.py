@@ -118,6 +118,7 @@ def test_vllm_is_refused_what_it_cannot_split_or_replace(tmp_path, monkeypatch) 
     bank = banked(model, storage="pivoted")
     sieve.apply(model, bank, uniform(bank, 0.5))
     folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
+    plain = sieve.export(model, tiny_tokenizer(), tmp_path / "plain", storage="plain")
     config = AutoConfig.from_pretrained(folder)
     config.sieve["ranks"]["lm_head"] = 4
     with pytest.raises(ValueError, match="itself, and lm_head .*projection.prune_head=false"):
@@ -126,7 +127,25 @@ def test_vllm_is_refused_what_it_cannot_split_or_replace(tmp_path, monkeypatch) 
     in_vllm(config)
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="pivoted or has rank 0; use tensor_parallel_size=1"):
+    with pytest.raises(ValueError, match="is pivoted; use .*=1, or .* export.storage=plain"):
         in_vllm(config)
-    config.sieve["pivoted"] = []
+    config = AutoConfig.from_pretrained(plain)
     in_vllm(config)
+    config.sieve["ranks"]["model.layers.0.mlp.up_proj"] = 0
+    with pytest.raises(ValueError, match="up_proj over devices: it has rank 0; use .*=1.$"):
+        in_vllm(config)
+
+
+def test_matrices_of_a_removed_attention_need_not_be_split(tmp_path, monkeypatch) -> None:
+    model = tiny_llama()
+    bank = banked(model)
+    sieve.apply(model, bank, mixed(bank, (0.0, 0.0, 0.0, 0.0, 0.6, 0.6, 0.6)))
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
+    config = AutoConfig.from_pretrained(folder)
+    assert len(config.sieve["skipped"]) == 2
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    in_vllm(config)
+    config.sieve.pop("skipped")
+    with pytest.raises(ValueError, match="q_proj over devices: it has rank 0"):
+        in_vllm(config)
