@@ -35,7 +35,7 @@ RESULTS = FOLDER / "results"
 CLAIMS = tuple(
     """
     demo kept curve adaptive seeds bottlenecks calibration transfer recovery tokens sceptic
-    facts cost tolerance phrasings promises level
+    facts cost tolerance phrasings promises level elsewhere
     """.split()
 )
 # Figures that need all runs of a claim.

@@ -1,9 +1,10 @@
 """Run by vLLM's Python: what vLLM writes and scores with each model folder, as JSON on stdout.
 
-    python vllm_answers.py PROMPTS.json FOLDER ...
+    python vllm_answers.py DEVICES PROMPTS.json FOLDER ...
 
-PROMPTS.json has lists of token ids. The answer of a folder has the tokens written after each
-prompt, the log-probabilities of the prompt's tokens and the bytes of the weights.
+DEVICES is a number; each device loads its part of the matrices. PROMPTS.json has lists of token
+ids. The answer of a folder has the tokens written after each prompt, the log-probabilities of the
+prompt's tokens and the bytes of the weights.
 """
 
 import json
@@ -16,13 +17,13 @@ from vllm import LLM, SamplingParams, TokensPrompt
 NEW_TOKENS = 16
 
 
-def main(prompts: str, *folders: str) -> None:
+def main(devices: str, prompts: str, *folders: str) -> None:
     """Print a list with the answer of each folder."""
     ids = json.loads(Path(prompts).read_text())
-    print(json.dumps([answer(folder, ids) for folder in folders]))
+    print(json.dumps([answer(folder, ids, int(devices)) for folder in folders]), flush=True)
 
 
-def answer(folder: str, ids: list[list[int]]) -> dict[str, object]:
+def answer(folder: str, ids: list[list[int]], devices: int) -> dict[str, object]:
     """Greedy tokens and log-probabilities of one model."""
     model = LLM(
         folder,
@@ -33,12 +34,13 @@ def answer(folder: str, ids: list[list[int]]) -> dict[str, object]:
         max_model_len=64,
         max_num_seqs=len(ids),
         skip_tokenizer_init=True,
+        tensor_parallel_size=devices,
     )
     settings = SamplingParams(
         temperature=0, max_tokens=NEW_TOKENS, prompt_logprobs=0, ignore_eos=True, detokenize=False
     )
     done = model.generate([TokensPrompt(prompt_token_ids=prompt) for prompt in ids], settings)
-    [size] = model.apply_model(weight_bytes)
+    size = sum(model.apply_model(weight_bytes))
     return {
         "tokens": [list(one.outputs[0].token_ids) for one in done],
         "logprobs": [[_only(at) for at in one.prompt_logprobs[1:]] for one in done],

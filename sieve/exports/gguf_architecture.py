@@ -70,6 +70,30 @@ def check_model(model: PreTrainedModel) -> None:
         )
 
 
+def check_removals(model: PreTrainedModel, structural: bool, removes: bool) -> str:
+    """What the search must not remove from a dense model, said before the search; "" if nothing.
+
+    Qwen3's own architecture has neither layers of different shapes nor biases, and `deci` has no
+    norms of queries and keys. Raises ValueError if the search does nothing else.
+
+    Args:
+        structural: whether the search only removes attentions, MLPs and neurons.
+        removes: whether it may remove them.
+    """
+    if OWN[native_class(model).__name__] != "qwen3":
+        return ""
+    holds = (
+        "export=gguf: llama.cpp holds a Qwen3 only while all of its layers have one shape and no "
+        "biases, and removed attentions, MLPs and neurons leave others"
+    )
+    if structural:
+        raise ValueError(
+            f"{holds}. search.alleles=structural removes nothing else; set export=factorized."
+        )
+    why = f"{holds}. If the search removes one, the run ends without an export; export=factorized"
+    return f"{why} holds all of it." if removes else ""
+
+
 def rope_type(config: Any) -> str:
     """The type of rotary positions, such as "default" or "llama3"."""
     return str((config.rope_parameters or {}).get("rope_type", "default"))

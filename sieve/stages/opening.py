@@ -14,6 +14,7 @@ from sieve.distributed.sharding import shard
 from sieve.distributed.strategy import join
 from sieve.distributed.trainer import make_trainer
 from sieve.exports.export import check_format
+from sieve.exports.gguf_architecture import check_removals
 from sieve.model.backbone import Backbone, load_backbone
 from sieve.model.matrices import check_supported
 from sieve.model.prepared import check_source, prepare
@@ -67,6 +68,8 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
     try:
         if config.export.format != "none":
             check_format(backbone.skeleton, config.export.format, backbone.tokenizer)
+        if config.export.format == "gguf":
+            _check_removals(config, backbone)
         run = Run(
             config=config,
             task=task_of(fewest_shots(config.task)),
@@ -95,6 +98,15 @@ def opened(config: Config, run_dir: Path, searches: bool = False) -> Iterator[Ru
         if cut is not None:  # Other jobs of this process use the same model.
             cut.vocabulary.restore()
         logger.close(failed)
+
+
+def _check_removals(config: Config, backbone: Backbone) -> None:
+    """Refuse or warn of what a GGUF file cannot hold before the search can remove it."""
+    removes = 0 in config.search.levels or config.projection.narrow
+    structural = config.search.alleles == "structural"
+    problem = check_removals(backbone.skeleton, structural, removes)
+    if problem and not config.sweep.job:
+        log.warning("%s", problem)
 
 
 def _load_task_and_model(

@@ -10,6 +10,7 @@ from models import tiny_gpt2, tiny_llama, tiny_llama_tied, tiny_qwen3, tiny_toke
 from sieved import banked, logits, mixed, tokens, uniform
 
 import sieve
+from sieve.exports.gguf_architecture import check_removals
 from sieve.exports.gguf_size import GgufSettings, gguf_size
 from sieve.factorized.modeling_layers import FactorizedLinear
 
@@ -177,6 +178,14 @@ def test_numbers_that_float16_cannot_hold_are_refused(tmp_path):
 def test_a_model_that_llama_cpp_cannot_hold_is_refused(build, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         sieve.export(build(), tiny_tokenizer(), tmp_path / "export", "gguf")
+
+
+def test_what_a_search_must_not_remove_of_a_qwen3_is_said_before_it():
+    with pytest.raises(ValueError, match="one shape and no biases.*set export=factorized"):
+        check_removals(tiny_qwen3(), structural=True, removes=True)
+    assert "ends without an export" in check_removals(tiny_qwen3(), structural=False, removes=True)
+    assert check_removals(tiny_qwen3(), structural=False, removes=False) == ""
+    assert check_removals(tiny_llama(), structural=True, removes=True) == ""
 
 
 def test_an_unknown_dtype_is_refused(tmp_path):

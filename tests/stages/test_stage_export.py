@@ -1,5 +1,6 @@
 """What a graph on the disk scores stands in the result; one that has lost too much is warned of."""
 
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from models import VOCAB_SIZE, tiny_tokenizer
-from runs import finished, make_world
+from models import VOCAB_SIZE, tiny_qwen3, tiny_tokenizer
+from runs import finished, make_world, run_sieve
 from transformers.modeling_outputs import CausalLMOutput
 
 import sieve
+from sieve.exports.task_file import read_task
 from sieve.stages.export import export_accuracy, warn_of_loss
 from sieve.tasks import Example
 from sieve.tasks.metrics import ACCURACY, Metric
@@ -86,4 +88,41 @@ def test_a_run_says_what_its_graph_scores_and_none_of_other_formats(tmp_path: Pa
     assert abs(found["export"]["accuracy"] - found["pruned"]["accuracy"]) <= 0.1
     for form, server in (("factorized", "sieve.serve"), ("none", "")):
         said = finished(world, form, f"export={form}", *settings)["export"]
+        assert said.pop("storage") is None  # No matrix has kept a rank.
         assert said == {"format": form, "server": server, "accuracy": None, "check": None}
+
+
+@pytest.mark.slow
+def test_a_run_writes_plain_factors_and_says_the_bytes_of_both_forms(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    settings = ("projection.refit=false", "tolerance=.5", "speed.enabled=false")
+    settings += ("search.levels=[1,.6]", "export.check_rows=16")
+    own = finished(world, "own", *settings)
+    found = finished(world, "plain", "export.storage=plain", *settings)
+    said, folder = found["export"]["storage"], world / "plain/export"
+    assert said["form"] == "plain" and own["export"]["storage"]["form"] == "pivoted"
+    assert said["bytes"] == own["export"]["storage"]["bytes"]
+    assert json.loads((folder / "task.json").read_text())["storage"] == said
+    assert found["bytes"]["pruned"] == said["bytes"]["plain"] == weight_bytes(folder)
+    assert own["bytes"]["pruned"] == said["bytes"]["pivoted"] == weight_bytes(world / "own/export")
+    assert found["export"]["check"]["different"] == 0
+    assert found["kept_fraction"] == own["kept_fraction"]
+    assert read_task(folder) == read_task(world / "own/export")
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weights in a file, without its header."""
+    file = folder / "model.safetensors"
+    return file.stat().st_size - 8 - int.from_bytes(file.read_bytes()[:8], "little")
+
+
+@pytest.mark.slow
+def test_what_gguf_cannot_hold_of_a_qwen3_is_said_before_the_search(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    world = make_world(tmp_path)
+    tiny_qwen3().save_pretrained(world / "model")
+    done = run_sieve(world, world / "a", "export=gguf", "search.alleles=structural")
+    assert done.status == 1 and "one shape and no biases" in done.stderr
+    assert "calibrate" not in done.stdout
+    done = run_sieve(world, world / "b", "export=gguf", "until=fit")
+    assert done.status == 0 and "If the search removes one" in done.stdout + done.stderr
