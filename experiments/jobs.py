@@ -30,8 +30,6 @@ WANDB = "SIEVE_EXPERIMENTS_WANDB"  # "true": runs are logged to Weights & Biases
 # Settings that need files from $SIEVE_SHARED: tasks of reader-6m, and plain text.
 BESIDE = ("sst2", "trec", "ag_news", "subj", "sentiment", "text", "reader")
 
-EXPERIMENTS = {"transfer": "generalization", "elsewhere": "demo"}  # of another name than the claim
-
 
 @dataclass(frozen=True)
 class Job:
@@ -61,7 +59,7 @@ class Job:
     @property
     def experiment(self) -> str:
         """The file of `conf/experiment`."""
-        return EXPERIMENTS.get(self.claim, self.claim)
+        return "generalization" if self.claim == "transfer" else self.claim
 
     @property
     def shared(self) -> bool:

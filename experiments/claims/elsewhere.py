@@ -1,37 +1,79 @@
-"""What the demo's export takes on disk in every format, which README shows."""
+"""What the demo's model takes on disk in every export format, which README shows."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from experiments.jobs import Job
+import torch
 
-CLAIM = "elsewhere"
-PLAIN, INT8 = "factorized", "int8"
-FORMS = (PLAIN, "dense", "gguf", "onnx", "onnx_int8")
+import sieve
+from experiments import figures
+from experiments.jobs import Job, composed, run_here
+from sieve import stages
+from sieve.config import QuantizationConfig
+from sieve.exports.loading import load
+from sieve.quantization import quantize
+from sieve.stages.export import export_accuracy
+
+CLAIM, DEMO = "elsewhere", "demo"
+FORMS = ("factorized", "dense", "gguf", "onnx", "onnx_int8")
+INT8 = "int8"  # factors in 8 bits
+ROUNDED = (INT8, "onnx_int8")  # scored again on all test rows
+WEIGHTS = ("*.safetensors", "*.gguf", "*.onnx", "*.onnx.data")
 
 
 def jobs() -> list[Job]:
-    """The demo run with every format; the first setting, a default, lets them share their cache."""
-    first, extra = ("tolerance", ".02"), ("speed.enabled=false",)
-    by_form = [Job(CLAIM, (first, ("export", form)), extra=extra) for form in FORMS]
-    return [*by_form, Job(CLAIM, (first, ("quantization", INT8)), extra=extra)]
+    """The demo run, whose model is then written in every format."""
+    return [Job(CLAIM, (), "call", f"{__name__}:measure")]
+
+
+def measure(out: Path) -> dict[str, Any]:
+    """Bytes of weights by format, and the accuracy of those in 8 bits."""
+    folder = out / CLAIM / DEMO
+    result = run_here(DEMO, out, folder, ["export=factorized", "speed.enabled=false"])
+    exports = {name: {"bytes": size} for name, size in written(folder, result).items()}
+    with stages.opened(composed([f"+experiment={DEMO}"], out), folder) as run:
+        for name in ROUNDED:
+            model, _ = load(folder / name)
+            exports[name]["accuracy"] = export_accuracy(model, run)
+    return {
+        "exports": exports,
+        "accuracy": result["pruned"]["accuracy"],
+        "rows": result["examples"],
+        "dense_bytes": result["bytes"]["dense"],
+    }
+
+
+def written(folder: Path, result: Mapping[str, Any]) -> dict[str, int]:
+    """Write the export of a run in every format; the bytes of their files of weights."""
+    model, tokenizer = load(folder / "export")
+    for form in FORMS:
+        sieve.export(model, tokenizer, folder / form, form, torch.float16)
+    names = [matrix["name"] for matrix in result["matrices"]]
+    quantize(model, names, QuantizationConfig(INT8), torch.float16)
+    sieve.export(model, tokenizer, folder / INT8, dtype=torch.float16)
+    return {name: weight_bytes(folder / name) for name in (*FORMS, INT8)}
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files of weights in a folder."""
+    return sum(file.stat().st_size for kind in WEIGHTS for file in folder.glob(kind))
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Bytes of the dense model's weights and of each export's, and accuracies."""
-    first = next(iter(results.values()))
-    return {
-        "dense": {"bytes": first["bytes"]["dense"], "accuracy": first["baseline"]["accuracy"]},
-        "exports": {
-            name.rpartition("-")[2]: {
-                "bytes": result["bytes"]["pruned"],
-                "accuracy": result["export"]["accuracy"] or result["pruned"]["accuracy"],
-            }
-            for name, result in results.items()
-        },
+    """As measured; accuracies as shares of the test rows."""
+    [result] = results.values()
+    exports = {
+        name: export | {"accuracy": figures.share(export["accuracy"], result["rows"])}
+        if "accuracy" in export
+        else export
+        for name, export in result["exports"].items()
     }
+    accuracy = figures.share(result["accuracy"], result["rows"])
+    return {"exports": exports, "accuracy": accuracy, "dense_bytes": result["dense_bytes"]}
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per engine: what to type, megabytes of weights, and what is lost."""
     return {CLAIM: ""}
+
