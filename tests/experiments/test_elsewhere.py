@@ -26,7 +26,7 @@ def test_every_format_of_the_table_is_written_and_its_bytes_are_counted(tmp_path
     assert sizes.keys() == {*FORMS, INT8}
     assert all(sizes[name] == weight_bytes(tmp_path / name) > 0 for name in sizes)
     assert (tmp_path / "gguf/model.gguf").stat().st_size == sizes["gguf"]
-    assert sizes[INT8] < sizes["factorized"] < sizes["onnx"]
+    assert sizes["factorized"] < sizes["onnx"]  # in 16 and in 32 bits
 
 
 def test_the_table_has_a_row_for_every_export() -> None:
