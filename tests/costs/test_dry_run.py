@@ -10,10 +10,12 @@ from models import tiny_llama
 from runs import make_world, run_sieve
 from test_conf_groups import EXPERIMENTS, compose_raw
 
+from sieve.bank.genome import PivotedStorage
 from sieve.config import DeviceConfig
 from sieve.conversion import to_config
 from sieve.costs.dry_run import NAME
 from sieve.costs.inspection import inspect
+from sieve.costs.plan import KEPT
 
 PAPER = [name for name in EXPERIMENTS if name.startswith("paper_") and name != "paper_search"]
 TASKS = ("medqa", "hotpotqa")
@@ -244,3 +246,19 @@ def test_a_gguf_file_is_forecast_as_large_as_dense_weights(tmp_path):
     assert written("export=gguf", "projection.dtype=float32") == dense
     assert written("export=gguf", "export.gguf_dtype=float16") == dense / 2
     assert written("export=gguf", "export.gguf_dtype=q8_0") == pytest.approx(dense * 34 / 128)
+
+
+def test_an_export_in_another_form_is_forecast_with_the_squares_of_its_ranks(tmp_path):
+    def written(*overrides: str) -> float:
+        record = forecast(tmp_path, "+task=almanac_medicine", "confidence=null", *overrides)
+        return stage(record, "export")["written_bytes"]
+
+    storage, shapes = PivotedStorage(), [(256, 256), (128, 256), (688, 256), (256, 688)]
+    ranks = {s: storage.largest_rank(*s, KEPT * s[0] * s[1]) for s in shapes}
+    # q and o, k and v, gate and up, down, in each of six blocks.
+    squares = 6 * sum(n * ranks[s] ** 2 for n, s in zip((2, 2, 2, 1), shapes, strict=True))
+    own = "projection.rank_multiple=1", "projection.dtype=float32"
+    assert written(*own, "export.storage=plain") - written(*own) == 4 * squares
+    assert written(*own, "export.storage=pivoted") == written(*own)
+    own = *own, "projection.storage=plain"
+    assert written(*own, "export.storage=pivoted") < written(*own)
