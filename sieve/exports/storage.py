@@ -49,8 +49,8 @@ def check_storage(model: PreTrainedModel, format: str, storage: str | None) -> N
         )
     if is_sharded(model):
         raise ValueError(
-            "got a model sharded over ranks, whose factors cannot be converted; use trainer=cpu, "
-            f"which only exports, or sieve.export(*sieve.load(folder), path, storage={storage!r})."
+            "got a model sharded over ranks, whose factors cannot be converted; run the same "
+            "command again with trainer=cpu, which only exports."
         )
     check_not_quantized(model)
 
