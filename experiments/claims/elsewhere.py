@@ -31,7 +31,7 @@ ROWS = (  # engine, command, form, what is lost unless it was measured
     ("llama.cpp", "export=gguf", "gguf", "factors"),
     ("ONNX Runtime, onnxruntime-genai", "export=onnx", "onnx", "16-bit storage"),
     ("ONNX Runtime", "export=onnx_int8", "onnx_int8", ""),
-    ("others", "export=dense", "dense", "savings; refuses removed parts"),
+    ("any other", "export=dense", "dense", "all savings"),
     (
         "OpenAI clients",
         "python -m sieve.serve.completions small --trust-remote-code",
