@@ -37,6 +37,7 @@ FASTER = 1.2  # a dtype that is at least this many times as fast is named
 USABLE = 0.95  # share of a device's memory that a run can fill
 MAX_DEVICES = 4096
 THRIFTY = "calibration.layers_at_once=1 calibration.checkpointing=true"
+UNREFITTED = "projection.refit=false"
 Record = dict[str, Any]  # a JSON object
 
 
@@ -201,16 +202,26 @@ def verdict(plan: Plan, largest: Record) -> str:
 
 
 def remedy(plan: Plan) -> tuple[int, str] | None:
-    """The fewest devices whose memory suffices for a run, and the settings that this takes."""
-    calibration = replace(plan.config.calibration, layers_at_once=1, checkpointing=True)
-    thrifty = replace(plan, config=replace(plan.config, calibration=calibration))
-    counts, ways = range(plan.shards, MAX_DEVICES + 1), list[tuple[int, str]]()
-    for way, settings in ((plan, []), (thrifty, [THRIFTY])):
-        # With more devices, each holds less or as much.
-        place = bisect_left(counts, True, key=lambda n: fits(replace(way, shards=n)))
-        if place < len(counts):
-            ways.append((counts[place], " ".join([*["trainer=fsdp"] * (place > 0), *settings])))
-    return min(ways, default=None)
+    """The fewest devices whose memory suffices for a run, and the settings that this takes.
+
+    It names a run without the refit only if none with it fits.
+    """
+    config = plan.config
+    calibration = replace(config.calibration, layers_at_once=1, checkpointing=True)
+    thrifty = replace(config, calibration=calibration)
+    unrefitted = replace(thrifty, projection=replace(config.projection, refit=False))
+    ways = [*_ways(plan, config, []), *_ways(plan, thrifty, [THRIFTY])]
+    return min(ways or _ways(plan, unrefitted, [THRIFTY, UNREFITTED]), default=None)
+
+
+def _ways(plan: Plan, config: Config, settings: list[str]) -> list[tuple[int, str]]:
+    """The fewest devices for a run with other settings, and all settings; empty if none suffice."""
+    counts = range(plan.shards, MAX_DEVICES + 1)
+    # With more devices, each holds less or as much.
+    place = bisect_left(counts, True, key=lambda n: fits(replace(plan, config=config, shards=n)))
+    if place == len(counts):
+        return []
+    return [(counts[place], " ".join([*["trainer=fsdp"] * (place > 0), *settings]))]
 
 
 def fits(plan: Plan) -> bool:

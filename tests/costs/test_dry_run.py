@@ -115,6 +115,16 @@ def test_devices_share_the_passes_and_take_the_blocks_of_the_fit_in_turn(tmp_pat
     assert stage(four, "search")["peak_bytes"] == stage(one, "search")["peak_bytes"]
 
 
+def test_a_refit_that_fits_on_no_number_of_devices_is_named(tmp_path):
+    base = ("+experiment=paper_llama3_1_70b", "task=sst2", "device=h100", "confidence=null")
+    with_refit = forecast(tmp_path, *base, "projection.refit=true")["verdict"]
+    without = forecast(tmp_path, *base, "projection.refit=false")["verdict"]
+    assert "in refit" in with_refit and "projection.refit=false" not in without
+    assert with_refit.split("It fits on")[1].removesuffix(" projection.refit=false.") == (
+        without.split("It fits on")[1].removesuffix(".")
+    )
+
+
 def test_each_device_of_fsdp_holds_less_of_the_model(tmp_path):
     base = ("+experiment=paper_llama3_1_8b", "task=sst2", "device=h100", "search=uniform")
     one = forecast(tmp_path, *base)
