@@ -313,6 +313,12 @@ def _outputs(config: Config) -> Check:
         f"quantization={method} is measured on {own} factors, and export.storage={storage} would "
         f"write others; set projection.storage={storage}, or quantization=none.",
     )
+    yield (
+        config.export.merge_head and method != "none",
+        f"quantization={method} is measured on a head of factors, and export.merge_head=true would "
+        "write a dense one; set projection.prune_head=false and projection.prune_embedding=false, "
+        "or quantization=none.",
+    )
     removes = 0 in config.search.levels or config.projection.narrow
     removes |= config.vocabulary.method == "task"
     yield (
@@ -331,6 +337,7 @@ def _sharded(config: Config) -> Check:
         ("vocabulary", config.vocabulary.method, ("task",), "vocabulary=none"),
         ("export", config.export.format, WHOLE, "export=factorized or dense"),
         ("export.storage", config.export.storage, ("plain", "pivoted"), "export.storage=null"),
+        ("export.merge_head", config.export.merge_head, (True,), "export.merge_head=false"),
     ):
         yield (
             shards(config.trainer) and value in unsupported,

@@ -209,6 +209,7 @@ class ExportConfig:
 
     format: str = "factorized"
     storage: str | None = None  # of factors: plain, pivoted; None: as the bank has them
+    merge_head: bool = False  # write output head and embedding as dense matrices
     check_rows: int = 64  # 0: do not check
     gguf_dtype: str = "auto"  # of matrices: auto, float32, float16, bfloat16 or q8_0
     allow_larger: bool = False  # GGUF only: write a file that is no smaller than the dense model's

@@ -71,6 +71,8 @@ from sieve.checks import ABOVE_0, AT_LEAST_1, CHOICES, _value
         (["export.storage=zip"], "export.storage is 'zip', expected one of plain, pivoted"),
         (["export=gguf", "export.storage=plain"], "set export=factorized, or export.storage=null"),
         (["export.storage=plain", "quantization=int8"], "set projection.storage=plain, or quant"),
+        (["export.merge_head=true", "quantization=int8"], "set projection.prune_head=false and"),
+        (["export.merge_head=true", "trainer=fsdp"], "choose export.merge_head=false, or trainer"),
         (["export.storage=plain", "trainer=fsdp"], "choose export.storage=null, or trainer=gpu"),
         (["export=gguf", "trainer=fsdp"], "export=gguf needs the whole model on one device"),
         (["logger.artifact=true", "export=none"], "export=none writes none"),

@@ -1,6 +1,6 @@
 """Put the factors of a bank into a model, take them out, or merge them into dense weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -308,15 +308,19 @@ def merged_like(layer: FactorizedLinear, original: nn.Module) -> nn.Module:
     return dense_like(original, weight, bias)
 
 
-def to_merge(model: nn.Module) -> dict[str, tuple[FactorizedLinear, nn.Module]]:
+def to_merge(
+    model: nn.Module, names: Collection[str] | None = None
+) -> dict[str, tuple[FactorizedLinear, nn.Module]]:
     """Every FactorizedLinear by name, with the native layer on the meta device.
 
-    Raises ValueError where the native layer has no bias but needs one.
+    names: only these; None takes all. Raises ValueError where the native layer has no bias but
+    needs one.
     """
     with torch.device("meta"):
         native = native_class(model)(model.config)
         unfold(native)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
+    layers = {n: m for n, m in layers.items() if names is None or n in names}
     originals = {name: native.get_submodule(name) for name in layers}
     for name, layer in layers.items():
         check_bias(name, layer.factor_out.bias, originals[name], type(native))

@@ -21,6 +21,7 @@ from sieve.bank.narrowing import narrow_layers_of
 from sieve.bank.switch import merge_dense
 from sieve.config import FORMATS
 from sieve.distributed.sharding import is_sharded
+from sieve.exports.ends import ends_merged
 from sieve.exports.gguf_size import GgufSettings
 from sieve.exports.gguf_writing import check_gguf, write_gguf
 from sieve.exports.onnx import check_packages, replaced_layers, write_onnx
@@ -44,6 +45,7 @@ def export(
     check: Callable[[Path], None] | None = None,
     gguf: GgufSettings | None = None,
     storage: str | None = None,
+    merge_head: bool = False,
 ) -> Path:
     """Write a model as it is in memory, with its factors, to a directory.
 
@@ -58,6 +60,7 @@ def export(
         gguf: how to write a GGUF file.
         storage: the form of factors on disk, "plain" or "pivoted" (where that takes fewer bytes);
             None keeps the model's.
+        merge_head: write output head and embedding as dense matrices, which vLLM needs.
 
     Raises:
         ValueError: the format is unknown or cannot store this model, `path` cannot be written or
@@ -82,7 +85,7 @@ def export(
             if model.can_generate():
                 model.generation_config.save_pretrained(partial)
         else:
-            with stored_as(model, storage, dtype):
+            with ends_merged(model, merge_head), stored_as(model, storage, dtype):
                 _write_weights(model, partial, format, dtype)
         tokenizer.save_pretrained(partial)
         if check is not None:

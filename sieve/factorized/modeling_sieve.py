@@ -181,8 +181,7 @@ def _check_for_vllm(model: Any, prefix: str, whole: dict[str, FactorizedLinear])
     if outside:
         raise ValueError(
             f"vLLM computes embedding and head itself, and {' and '.join(outside)} here is "
-            "factorized; run Sieve with projection.prune_head=false "
-            "projection.prune_embedding=false."
+            "factorized; export again with export.merge_head=true."
         )
     if whole and distributed.is_initialized() and distributed.get_world_size() > 1:
         name, layer = next(iter(whole.items()))

@@ -15,6 +15,7 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
 from sieve.evaluation.evaluation import ScoresMetric, warn_not_finite
+from sieve.exports.ends import ends_merged
 from sieve.exports.export import export as export_model
 from sieve.exports.gguf_size import GgufSettings, GgufSize, gguf_size
 from sieve.exports.loading import load
@@ -68,11 +69,12 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
             check = None if process is None else _checker(run, process, record)
             gguf = gguf_settings(run)
             storage = run.config.export.storage
-            if form == "factorized" and (stored := storage_size(model, bank.dtype, storage)):
-                record["storage"] = asdict(stored)
-            export_model(
-                model, run.backbone.tokenizer, folder, form, bank.dtype, check, gguf, storage
-            )
+            with ends_merged(model, run.config.export.merge_head and form == "factorized"):
+                if form == "factorized" and (stored := storage_size(model, bank.dtype, storage)):
+                    record["storage"] = asdict(stored)
+                export_model(
+                    model, run.backbone.tokenizer, folder, form, bank.dtype, check, gguf, storage
+                )
             if form == "gguf" and run.leads:
                 size = gguf_size(model, gguf, bank.dtype)
                 record["gguf"] = asdict(size)

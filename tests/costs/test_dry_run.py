@@ -272,3 +272,14 @@ def test_an_export_in_another_form_is_forecast_with_the_squares_of_its_ranks(tmp
     assert written(*own, "export.storage=pivoted") == written(*own)
     own = *own, "projection.storage=plain"
     assert written(*own, "export.storage=pivoted") < written(*own)
+
+
+def test_a_merged_head_is_forecast_dense(tmp_path):
+    def record(*overrides: str) -> dict:
+        own = "projection.prune_head=true", "projection.dtype=float32"
+        return forecast(tmp_path, "+task=almanac_medicine", "confidence=null", *own, *overrides)
+
+    plain, merged = (record(f"export.merge_head={word}") for word in ("false", "true"))
+    head = plain["prunable"] - forecast(tmp_path, "+task=almanac_medicine")["prunable"]
+    more = stage(merged, "export")["written_bytes"] - stage(plain, "export")["written_bytes"]
+    assert head > 0 and more == pytest.approx((1 - KEPT) * head * 4)

@@ -121,7 +121,7 @@ def test_vllm_is_refused_what_it_cannot_split_or_replace(tmp_path, monkeypatch) 
     plain = sieve.export(model, tiny_tokenizer(), tmp_path / "plain", storage="plain")
     config = AutoConfig.from_pretrained(folder)
     config.sieve["ranks"]["lm_head"] = 4
-    with pytest.raises(ValueError, match="itself, and lm_head .*projection.prune_head=false"):
+    with pytest.raises(ValueError, match="itself, and lm_head .*export.merge_head=true"):
         in_vllm(config)
     config.sieve["ranks"].pop("lm_head")
     in_vllm(config)
