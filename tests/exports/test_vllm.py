@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx2 as httpx
@@ -13,6 +14,7 @@ import torch
 from exporting import check_answers, likeliest, pruned
 from models import tiny_llama, tiny_mixtral, tiny_phi3, tiny_qwen3, tiny_tokenizer
 from sieved import banked, mixed, tokens
+from test_merged_head import pruned_with_ends
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import sieve
@@ -21,7 +23,7 @@ from sieve.quantization import quantize
 
 pytestmark = pytest.mark.vllm
 PROMPTS = 32
-IN_8_BITS = "llama, 8 bits"
+IN_8_BITS, PRUNED_HEAD = "llama, 8 bits", "llama, pruned head"
 ROOMY = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}  # heads of 32
 ROOMY |= {"head_dim": 32, "dtype": torch.float32}
 WITHOUT_ATTENTION = (0.0,) * 4 + (0.6,) * 10  # in the first of two blocks
@@ -45,6 +47,7 @@ MODELS = {
     "llama, last block dense": lambda: pruned(tiny_llama(**ROOMY), levels=LAST_DENSE),
     "mixtral": lambda: pruned(tiny_mixtral(**ROOMY), storage="pivoted"),
     IN_8_BITS: in_8_bits,
+    PRUNED_HEAD: lambda: pruned_with_ends(partial(tiny_llama, **ROOMY), "both"),
     "phi3, whitened": lambda: pruned(tiny_phi3(**ROOMY), "whitened", storage="pivoted"),
 }
 
@@ -62,7 +65,7 @@ def python() -> str:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("exports")
     return {
-        name: sieve.export(build(), tiny_tokenizer(), root / str(index))
+        name: sieve.export(build(), tiny_tokenizer(), root / str(index), merge_head=True)
         for index, (name, build) in enumerate(MODELS.items())
     }
 
