@@ -33,6 +33,21 @@ def test_after_ctrl_c_a_worker_that_goes_on_is_killed() -> None:
     assert worker.exitcode == -signal.SIGKILL
 
 
+def test_after_ctrl_c_a_worker_of_joblib_is_killed() -> None:
+    loky = pytest.importorskip("joblib.externals.loky")
+    pool = loky.ProcessPoolExecutor(1)
+    try:
+        work = pool.submit(time.sleep, 600)
+        with pytest.raises(KeyboardInterrupt), killing_late_workers(patience=0.1):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                error = work.exception(60)
+        assert "SIGKILL" in str(error)
+    finally:
+        pool.shutdown(kill_workers=True)
+
+
 def test_without_ctrl_c_and_after_the_block_workers_go_on() -> None:
     before, ready = signal.getsignal(signal.SIGINT), FORK.Event()
     worker = FORK.Process(target=deaf, args=(ready,))

@@ -1,19 +1,23 @@
 """Ctrl-C ends a search even where a launcher's worker does not stop.
 
 A terminal sends Ctrl-C to all processes of a command. A worker of joblib that gets it at a bad
-moment rarely goes on waiting for work, and the launcher then waits for the worker.
+moment goes on waiting for work, rarely, and the launcher then waits for the worker.
 """
 
 import logging
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 log = logging.getLogger(__name__)
 PATIENCE = 20.0  # seconds from Ctrl-C until workers that go on are killed
+# Not Process.kill: the processes of joblib's loky have none.
+KILL = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
 
 
 @contextmanager
@@ -46,4 +50,6 @@ def _kill_workers(patience: float) -> None:
     workers = multiprocessing.active_children()
     log.warning("%d workers did not stop within %g s and are killed", len(workers), patience)
     for worker in workers:
-        worker.kill()
+        if worker.pid is not None:
+            with suppress(ProcessLookupError):  # It has ended since.
+                os.kill(worker.pid, KILL)
