@@ -29,9 +29,11 @@ class Pivoted:
 def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:
     """The pivoted form of x ↦ u v x + bias, computed in float64 and returned in the dtype of u.
 
-    u: (d_out, r), r ≥ 1; v: (r, d_in); bias: (d_out,).
+    u: (d_out, r), r ≥ 1; v: (r, d_in); bias: (d_out,). Raises ValueError where u is not finite.
     """
     exact = u.double()
+    if not exact.isfinite().all():
+        raise ValueError("got factors with NaN or infinite numbers, expected finite ones.")
     mix = torch.linalg.qr(exact @ _mixed_columns(exact)).Q  # T depends on the column space alone.
     for _ in range(CHOICES):
         chosen, mix = _choose(mix)
@@ -61,24 +63,37 @@ def part_of(pivoted: Pivoted, start: int, end: int) -> Pivoted:
 
 
 def _mixed_columns(u: Tensor) -> Tensor:
-    """Random combinations (r, r) of the columns of u: no order of them can mislead LU."""
+    """Combinations (r, r) of the columns of u at one length: no order of them can mislead LU."""
     generator = torch.Generator().manual_seed(0)
     rank = u.shape[1]
-    return torch.randn(rank, rank, dtype=u.dtype, generator=generator).to(u.device)
+    random = torch.randn(rank, rank, dtype=u.dtype, generator=generator).to(u.device)
+    lengths = u.norm(dim=0)  # A short column would be lost in the rounding of long ones.
+    return random / torch.where(lengths > 0, lengths, 1.0)[:, None]
 
 
 def _choose(basis: Tensor) -> tuple[Tensor, Tensor]:
     """Pivot rows (r,) of a basis (d_out, r), and all rows as mixtures of them (d_out, r)."""
     rank = basis.shape[1]
-    permutation, lower, _ = torch.linalg.lu(basis)
-    order = permutation.argmax(0)  # Row i of L is row order[i] of the basis.
+    packed, swaps, _ = torch.linalg.lu_factor_ex(basis)
+    order = _permutation(swaps, len(basis)).to(basis.device)  # Row i of L is row order[i].
     mix = torch.empty_like(basis)
     mix[order[:rank]] = torch.eye(rank, dtype=basis.dtype, device=basis.device)
-    head, tail = lower[:rank], lower[rank:]
+    head, tail = packed[:rank], packed[rank:]
     mix[order[rank:]] = torch.linalg.solve_triangular(
         head, tail, upper=False, left=False, unitriangular=True
     )
     return order[:rank], mix
+
+
+def _permutation(swaps: Tensor, rows: int) -> Tensor:
+    """The order (rows,) that exchanging rows in turn leaves; torch's own is a (rows, rows) matrix.
+
+    swaps: for each row in turn, the row that it is exchanged with, counted from 1.
+    """
+    order = list(range(rows))
+    for row, other in enumerate(swaps.tolist()):
+        order[row], order[other - 1] = order[other - 1], order[row]
+    return torch.tensor(order)
 
 
 def _bounded(chosen: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ import torch
 from models import tiny_gpt2, tiny_llama, tiny_tokenizer
 from sieved import banked, logits, mixed, uniform
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 import sieve
@@ -65,6 +67,39 @@ def test_factors_that_are_not_of_full_rank_are_exact_too() -> None:
     u = draw(20, 3) @ draw(3, 6, seed=1)
     v = draw(6, 9, seed=2)
     torch.testing.assert_close(rebuilt(pivot(u, v)), u @ v, rtol=0, atol=1e-9)
+
+
+def test_columns_of_very_different_lengths_are_exact() -> None:
+    lengths = torch.logspace(0, -20, 12, dtype=torch.float64)
+    u, v = draw(40, 12), draw(12, 17, seed=1)
+    pivoted = pivot(u * lengths, v / lengths[:, None])
+    torch.testing.assert_close(rebuilt(pivoted), u @ v, rtol=0, atol=1e-9)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most numbers in a tensor that any operation returned."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.numbers = max([self.numbers, *sizes])
+        return result
+
+
+def test_no_step_takes_more_memory_than_a_factor() -> None:
+    with LargestTensor() as largest:
+        pivot(draw(300, 5), draw(5, 300))
+    assert largest.numbers == 300 * 5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_factors_that_are_not_finite_are_refused(value: float) -> None:
+    u = draw(20, 4)
+    u[3, 1] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        pivot(u, draw(4, 5))
 
 
 def test_a_bias_goes_through_the_mixture() -> None:
