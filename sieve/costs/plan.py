@@ -267,9 +267,12 @@ class Plan:
         slower = self.device.utilization / self.device.solver_utilization
         return self.products(products + decompositions * slower, "float64") * self.devices
 
-    def pivots(self) -> float:
-        """Seconds to choose the pivot rows of a genome: a QR and two LU of (d_out, r) each."""
-        if self.sizing.storage != "pivoted":
+    def pivots(self, storage: str | None = None) -> float:
+        """Seconds to choose the pivot rows of a genome: a QR and two LU of (d_out, r) each.
+
+        storage: another form than the bank's, in which the factors are also needed.
+        """
+        if "pivoted" not in (self.sizing.storage, storage):
             return 0.0
         ranks = self.ranks(KEPT)
         products = [2 * r**2 * (m.d_out + m.d_in) for m, r in ranks]

@@ -159,11 +159,13 @@ def export(plan: Plan) -> Stage | None:
     if form == "gguf":
         stored = GGUF_BYTES.get(plan.config.export.gguf_dtype, stored)
     size = plan.shape.kept_parameters(1.0 if form in ("dense", "gguf") else KEPT) * stored
-    if plan.config.export.storage is not None:
-        size += plan.converted(plan.config.export.storage) * stored
+    storage = plan.config.export.storage
+    if storage is not None:
+        size += plan.converted(storage) * stored
     if plan.config.export.merge_head and form == "factorized":
         ends = sum(m.size for m in plan.shape.matrices if m.layer is None)
         size += (1 - KEPT) * ends * stored
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
-    return Stage("export", plan.pivots() + plan.write(size), plan.pruned, written_bytes=size)
+    seconds = plan.pivots(storage) + plan.write(size)
+    return Stage("export", seconds, plan.pruned, written_bytes=size)

@@ -283,3 +283,13 @@ def test_a_merged_head_is_forecast_dense(tmp_path):
     head = plain["prunable"] - forecast(tmp_path, "+task=almanac_medicine")["prunable"]
     more = stage(merged, "export")["written_bytes"] - stage(plain, "export")["written_bytes"]
     assert head > 0 and more == pytest.approx((1 - KEPT) * head * 4)
+
+
+def test_choosing_pivot_rows_at_the_export_alone_takes_time(tmp_path):
+    def choosing(*overrides: str) -> float:
+        own = "confidence=null", "projection.storage=plain", *overrides
+        export = stage(forecast(tmp_path, "+task=almanac_medicine", *own), "export")
+        return export["seconds"] - export["written_bytes"] / (DeviceConfig("").disk_gb * 1e9)
+
+    assert choosing() == pytest.approx(0, abs=1e-9)
+    assert choosing("export.storage=pivoted") > 1e-6
