@@ -37,7 +37,10 @@ class StorageSize:
 
 
 def check_storage(model: PreTrainedModel, format: str, storage: str | None) -> None:
-    """Raise ValueError if an export cannot be written in a storage form; None is as it is."""
+    """Raise ValueError if an export cannot be written in a storage form; None is as it is.
+
+    Quantized factors are written in their own form alone.
+    """
     if storage is None:
         return
     if storage not in FORMS:
@@ -52,7 +55,8 @@ def check_storage(model: PreTrainedModel, format: str, storage: str | None) -> N
             "got a model sharded over ranks, whose factors cannot be converted; run the same "
             "command again with trainer=cpu, which only exports."
         )
-    check_not_quantized(model)
+    if any(_is_pivoted(group) != (storage == "pivoted") for group in _ranked(model)):
+        check_not_quantized(model)
 
 
 @contextmanager
@@ -79,8 +83,7 @@ def storage_size(
 
     storage: the form to write, None as it is.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
-    groups = [group for group in _groups(layers) if _rank(group)]
+    groups = _ranked(model)
     if not groups:
         return None
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
@@ -94,6 +97,12 @@ def storage_size(
         saved[_is_pivoted(group)] += less if _is_pivoted(group) else max(less, 0)
     sizes = {"plain": now + saved[True], "pivoted": now - saved[False]}
     return StorageSize(storage or own, sizes)
+
+
+def _ranked(model: PreTrainedModel) -> list[Group]:
+    """The groups of a rank above 0, which has a storage form."""
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
+    return [group for group in _groups(layers) if _rank(group)]
 
 
 def _groups(layers: Group) -> list[Group]:

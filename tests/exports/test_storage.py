@@ -135,10 +135,13 @@ def test_a_form_that_cannot_be_written_is_refused(build, options, message, tmp_p
     assert not (tmp_path / "export").exists()
 
 
-def test_a_quantized_export_says_the_bytes_of_its_own_form(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", [None, "plain"])
+def test_a_quantized_export_has_and_says_the_bytes_of_its_own_form(
+    storage: str | None, tmp_path: Path
+) -> None:
     model = eight_bits()
-    said = storage_size(model, torch.float32)
-    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export")
+    said = storage_size(model, torch.float32, storage)
+    folder = sieve.export(model, tiny_tokenizer(), tmp_path / "export", storage=storage)
     assert said is not None and said.bytes == {"plain": weight_bytes(folder)}
 
 
