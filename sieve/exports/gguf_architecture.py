@@ -80,7 +80,7 @@ def check_removals(model: PreTrainedModel, structural: bool, removes: bool) -> s
         structural: whether the search only removes attentions, MLPs and neurons.
         removes: whether it may remove them.
     """
-    if OWN[native_class(model).__name__] != "qwen3":
+    if OWN.get(native_class(model).__name__) != "qwen3":
         return ""
     holds = (
         "export=gguf: llama.cpp holds a Qwen3 only while all of its layers have one shape and no "
