@@ -19,7 +19,7 @@ CLAIM, DEMO = "elsewhere", "demo"
 FORMS = ("factorized", "gguf", "onnx", "onnx_int8")  # export=dense has no place for its biases
 INT8 = "int8"  # factors in 8 bits
 ROUNDED = (INT8, "onnx_int8")  # scored again on all test rows
-ROWS = (  # engine, command, form, what is lost unless it was measured
+ROWS = (  # engine, command, form, what is lost (empty: measured)
     ("transformers, PEFT", 'sieve.load("small")', "factorized", "nothing"),
     (
         "vLLM",

@@ -280,7 +280,7 @@ class Plan:
         return self.solves(list(zip(products, factors, strict=True)))
 
     def converted(self, storage: str) -> float:
-        """Numbers that factors have more of in another storage form, negative if fewer."""
+        """Numbers that another storage form adds to the factors; negative if it saves some."""
         own = self.sizing.storage
         squares = sum(rank**2 for _, rank in self.ranks(KEPT)) if storage != own else 0
         return squares if storage == "plain" else -squares

@@ -121,7 +121,7 @@ def _is_pivoted(group: Group) -> bool:
 
 
 def _saved(group: Group, itemsize: int) -> int:
-    """Bytes that a group takes less in pivoted form than in plain form."""
+    """Bytes that pivoted form saves over plain form; negative if it takes more."""
     outputs = sum(_d_out(layer) for layer in group.values())
     return _rank(group) ** 2 * itemsize - INDEX_BYTES * outputs
 

@@ -123,7 +123,8 @@ def write_task(
     Args:
         labels: the labels of the task; empty if it has none.
         preamble: the text before every prompt, with shots; None uses the settings' own.
-        storage: a note for readers, the form of the factors and the bytes of either form.
+        storage: the form of the factors and the bytes of both forms, for readers; loading does
+            not use it.
     """
     task = {k: v for k, v in asdict(config).items() if k not in OMITTED} | {"labels": list(labels)}
     if preamble is not None:
