@@ -177,7 +177,9 @@ def test_an_export_that_cannot_be_compared_says_why(
 ) -> None:
     setting = {"rows": 64, "leads": True, "sharded": False, "form": "dense", "model": tiny_llama}
     setting |= {"gguf_dtype": "auto"} | changes
-    export = ExportConfig(setting["form"], setting["rows"], setting["gguf_dtype"])
+    export = ExportConfig(
+        setting["form"], check_rows=setting["rows"], gguf_dtype=setting["gguf_dtype"]
+    )
     run: Any = SimpleNamespace(
         config=SimpleNamespace(export=export),
         backbone=SimpleNamespace(model=setting["model"]()),

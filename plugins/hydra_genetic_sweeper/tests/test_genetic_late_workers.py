@@ -5,12 +5,21 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 
 import pytest
 from hydra_plugins.hydra_genetic_sweeper._interruptions import killing_late_workers
 
 FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, as in a process of its own; a worker of pytest-xdist ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def deaf(ready: Event) -> None:
