@@ -113,11 +113,11 @@ def _groups(layers: Group) -> list[Group]:
 
 
 def _rank(group: Group) -> int:
-    return next(iter(group.values())).factor_in.out_features
+    return _first(group).factor_in.out_features
 
 
 def _is_pivoted(group: Group) -> bool:
-    return next(iter(group.values())).order is not None
+    return _first(group).order is not None
 
 
 def _saved(group: Group, itemsize: int) -> int:
@@ -162,13 +162,10 @@ def _pivoted(group: Group) -> Group:
 
 
 def _joined_bias(group: Group) -> Tensor | None:
-    """The biases of all layers, zeros for a layer without; None if no layer has one."""
-    factors = [layer.factor_out for layer in group.values()]
-    if all(factor.bias is None for factor in factors):
+    """The biases of all layers; layers that share a factor have all a bias or none."""
+    if _first(group).factor_out.bias is None:
         return None
-    return torch.cat(
-        [f.weight.new_zeros(f.out_features) if f.bias is None else f.bias for f in factors]
-    )
+    return torch.cat([layer.factor_out.bias for layer in group.values()])
 
 
 def _first(group: Group) -> FactorizedLinear:
