@@ -4,8 +4,9 @@ Few-shot examples, an instruction or the start of a chat template: their keys an
 computed for one row, and each batch runs only the rest of its rows. The scores are the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,12 +74,17 @@ class PrefixCache:
         rows, width = inputs["input_ids"].shape
         self.count(rows * width)
         if not prefix:
-            return forward(model, inputs, keep)
+            return self.run(partial(forward, model, inputs, keep))
         if not self._shares(model, prefix):
             parts = whole_rows(inputs, prefix)
-            return torch.cat([forward(model, part, keep) for part in parts])
+            return torch.cat([self.run(partial(forward, model, part, keep)) for part in parts])
         self.tokens -= rows * len(prefix)
-        return run_rows(model, inputs, keep, self._keys_values(model, prefix))
+        pairs = self._keys_values(model, prefix)
+        return self.run(partial(run_rows, model, inputs, keep, pairs))
+
+    def run(self, rows: Callable[[], Tensor]) -> Tensor:
+        """Run one pass over rows; returns its logits."""
+        return rows()
 
     def count(self, tokens: int) -> None:
         """Count tokens that run without sharing."""

@@ -8,7 +8,7 @@ from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.model.matrices import Matrix
 from sieve.runtime.progress import track
-from sieve.search.lines import Scorer
+from sieve.search.lines import Scorer, shared_blocks
 from sieve.search.space import genome_of_levels
 
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -32,30 +32,34 @@ def find_bottlenecks(bank: Bank, objective: Scorer, lowest_rank: int = 0) -> lis
     Args:
         lowest_rank: 0 lets a matrix go altogether, 1 keeps every matrix.
     """
-    rows = []
-    for gene, matrix in track(list(enumerate(bank.genes)), "Bottlenecks", unit="matrices"):
-        largest = bank.factors[matrix.name].rank
-        ranks = [bank.sizing.rank(matrix, level) for level in LEVELS]
-        ranks = [None if r is None or r > largest else max(r, lowest_rank) for r in ranks]
-        refused, accepted, evaluations, middle = -1, len(LEVELS) - 1, 0, 0
-        while accepted - refused > 1:
-            genome_levels = [1.0] * len(bank.genes)
-            genome_levels[gene] = bank.sizing.level(matrix, ranks[middle])
-            evaluations += 1
-            if objective.score(genome_of_levels(bank, genome_levels)).feasible:
-                accepted = middle
-            else:
-                refused = middle
-            middle = (accepted + refused) // 2
-        rows.append(
-            Bottleneck(
-                name=matrix.name,
-                level=bank.sizing.level(matrix, ranks[accepted]),
-                kept_fraction=bank.sizing.kept(matrix, ranks[accepted]) / matrix.size,
-                evaluations=evaluations,
-            )
-        )
-    return rows
+    with shared_blocks(objective, genome_of_levels(bank, [1.0] * len(bank.genes))):
+        return [
+            _bottleneck(bank, objective, gene, lowest_rank)
+            for gene in track(range(len(bank.genes)), "Bottlenecks", unit="matrices")
+        ]
+
+
+def _bottleneck(bank: Bank, objective: Scorer, gene: int, lowest_rank: int) -> Bottleneck:
+    matrix = bank.genes[gene]
+    largest = bank.factors[matrix.name].rank
+    ranks = [bank.sizing.rank(matrix, level) for level in LEVELS]
+    ranks = [None if r is None or r > largest else max(r, lowest_rank) for r in ranks]
+    refused, accepted, evaluations, middle = -1, len(LEVELS) - 1, 0, 0
+    while accepted - refused > 1:
+        genome_levels = [1.0] * len(bank.genes)
+        genome_levels[gene] = bank.sizing.level(matrix, ranks[middle])
+        evaluations += 1
+        if objective.score(genome_of_levels(bank, genome_levels)).feasible:
+            accepted = middle
+        else:
+            refused = middle
+        middle = (accepted + refused) // 2
+    return Bottleneck(
+        name=matrix.name,
+        level=bank.sizing.level(matrix, ranks[accepted]),
+        kept_fraction=bank.sizing.kept(matrix, ranks[accepted]) / matrix.size,
+        evaluations=evaluations,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ bisection on the selection split: `search_uniform` over levels that all matrices
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.config import LEVELS
+from sieve.search.objective import Objective
 from sieve.search.score import Score
 from sieve.search.waterfill import waterfill
 
@@ -51,6 +53,19 @@ class Scorer(Protocol):
     def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
         """Score a genome; may stop early once its divergence exceeds `max_divergence` nats."""
         ...
+
+
+@contextmanager
+def shared_blocks(objective: Scorer, genome: Genome) -> Iterator[None]:
+    """Score genomes that differ from `genome` in few matrices; see `Objective.share_blocks`."""
+    if not isinstance(objective, Objective):
+        yield
+        return
+    objective.share_blocks(genome)
+    try:
+        yield
+    finally:
+        objective.share_blocks(None)
 
 
 def search_uniform(bank: Bank, objective: Scorer, levels: Sequence[float] = LEVELS) -> Genome:

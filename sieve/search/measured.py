@@ -17,7 +17,7 @@ import numpy as np
 from sieve.bank.bank import Bank
 from sieve.bank.genome import unneeded
 from sieve.runtime.progress import track
-from sieve.search.lines import Scorer
+from sieve.search.lines import Scorer, shared_blocks
 from sieve.search.waterfill import (
     Ranks,
     estimated_loss,
@@ -49,8 +49,9 @@ def measure_weights(
 ) -> dict[str, float]:
     """For each matrix, its measured cost divided by its estimated cost, near one size.
 
-    Each round takes two evaluations per matrix. A group gets the geometric mean of its members,
-    which are measured one by one. Raises ValueError if the objective measures no divergence.
+    Each round takes two evaluations per matrix, which run from the block of the matrix. A group
+    gets the geometric mean of its members, which are measured one by one. Raises ValueError if the
+    objective measures no divergence.
 
     Args:
         kept_fraction: the size to measure at, a fraction of the prunable parameters.
@@ -98,23 +99,24 @@ def _measure(
 
     estimates: dict[str, float] = {}
     costs: dict[str, float] = {}
-    for name in track([m.name for m in bank.matrices], "Measuring matrices", unit="matrices"):
-        estimate = cost = 0.0
-        for ranks, sign in ((smaller, 1), (larger, -1)):
-            if ranks[name] == center[name] or name in idle(ranks) | idle(center):
-                continue
-            # A writer that goes, or comes back, takes along what feeds it.
-            toggled = 0 in (ranks[name], center[name])
-            names = [m.name for m in bank.matrices if m.name == name or toggled and m.feeds == name]
-            genome = genome_of_ranks(bank, center | {n: ranks[n] for n in names})
-            cost += sign * (objective.score(genome).divergence - base)
-            moved, unmoved = (
-                sum(estimated_loss(estimated, n, r[n]) for n in {*names} - idle(r))
-                for r in (ranks, center)
-            )
-            estimate += sign * (moved - unmoved)
-        if estimate > 0:
-            estimates[name], costs[name] = estimate, max(cost, 0.0)
+    with shared_blocks(objective, genome_of_ranks(bank, center)):
+        for name in track([m.name for m in bank.matrices], "Measuring matrices", unit="matrices"):
+            estimate = cost = 0.0
+            for ranks, sign in ((smaller, 1), (larger, -1)):
+                if ranks[name] == center[name] or name in idle(ranks) | idle(center):
+                    continue
+                # A writer that goes, or comes back, takes along what feeds it.
+                toggled = 0 in (ranks[name], center[name])
+                feeders = [m.name for m in bank.matrices if toggled and m.feeds == name]
+                genome = genome_of_ranks(bank, center | {n: ranks[n] for n in (name, *feeders)})
+                cost += sign * (objective.score(genome).divergence - base)
+                moved, unmoved = (
+                    sum(estimated_loss(estimated, n, r[n]) for n in {name, *feeders} - idle(r))
+                    for r in (ranks, center)
+                )
+                estimate += sign * (moved - unmoved)
+            if estimate > 0:
+                estimates[name], costs[name] = estimate, max(cost, 0.0)
     return _ratios(costs, estimates)
 
 

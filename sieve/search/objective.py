@@ -18,15 +18,17 @@ from typing import Self
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.data.prefix import PrefixCache
+from sieve.data.prefix import PrefixCache, prefix_of
 from sieve.data.scored import LARGEST_DIVERGENCE, ScoredBatch
 from sieve.evaluation.evaluation import check_finite, score, together
 from sieve.search.score import Score
+from sieve.search.shared_blocks import Ranks, SharedBlocks
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, as_baseline, drop_of
 
@@ -80,6 +82,7 @@ class Objective:
         self.examples_scored = 0
         self._warned = False  # whether the warning about scores that are not finite was logged
         self.tokens_per_genome = dict[str, int]()  # on all rows: run, and without a shared prefix
+        self._shared: SharedBlocks | None = None
         self.evaluated: dict[Genome, Score] = {}
         self._reference: list[dict[int, object]] = [{} for _ in self.stages]
         with dense_model():
@@ -95,14 +98,15 @@ class Objective:
         if memo is None or not self._answers(memo, max_divergence):
             genome.check_bank(self.bank.fingerprint, self.bank.names)
             kept = self.bank.kept_fraction(genome)
-            dense = all(rank is None for rank in self.bank.ranks(genome).values())
+            ranks = self.bank.ranks(genome)
+            dense = all(rank is None for rank in ranks.values())
             if dense and self.dense_stages is self.stages:
                 # The dense model loses nothing, however few the rows.
                 best, scores, margin = self.baseline, self.baseline, self.tolerance
             else:
                 with self.switch.to(genome):
                     best, scores, margin = self._score_pruned(
-                        f"Scoring {kept:.1%} kept", max_divergence
+                        ranks, f"Scoring {kept:.1%} kept", max_divergence
                     )
             rows, loss = len(scores.values), scores.loss
             if scores.not_finite:
@@ -120,6 +124,21 @@ class Objective:
                 whole=rows == len(self.baseline.values),
             )
         return self.evaluated[genome]
+
+    def share_blocks(self, genome: Genome | None) -> None:
+        """Keep what each block of a genome computes, for genomes that begin with the same blocks.
+
+        They run from the first block that differs, and their scores are the same. Call it before
+        scoring many genomes that differ from one genome in a few blocks; None forgets.
+        """
+        self._shared = None
+        if genome is not None:
+            batches = [batch for stage in self.stages for batch in stage]
+            own = [batch.input_ids[:, len(prefix_of(batch)) :] for batch in batches]
+            self._shared = SharedBlocks(self.switch.model, self.bank, sum(map(Tensor.numel, own)))
+            ranks = self.bank.ranks(genome)
+            with self.switch.to(genome):
+                self._run_all("Sharing blocks", self._shared.recording(ranks), self.stages)
 
     def divergences(self, genome: Genome) -> np.ndarray:
         """KL(dense ‖ pruned) of every example (N,), nats, in the order of the stages."""
@@ -152,10 +171,11 @@ class Objective:
         return together([self._run(stages, part, description, prefix_cache) for part in parts])
 
     def _score_pruned(
-        self, description: str, max_divergence: float
+        self, ranks: Ranks, description: str, max_divergence: float
     ) -> tuple[Scores, Scores, float]:
         """Best possible scores of all rows, scores of the scored rows, and best possible margin."""
-        stage_scores, prefix_cache = list[Scores](), PrefixCache()
+        stage_scores = list[Scores]()
+        prefix_cache = self._shared.sharing(ranks) if self._shared else PrefixCache()
         for stage in range(len(self.stages)):
             stage_scores.append(self._run(self.stages, stage, description, prefix_cache))
             scored = together(stage_scores)
@@ -240,70 +260,6 @@ class Objective:
         )
         self.examples_scored += len(scores.values)
         return scores
-
-
-class JointObjective:
-    """Several objectives on different rows: a genome must be feasible for each of them.
-
-    With `together`, a genome must be feasible on all of their rows together instead.
-    """
-
-    def __init__(self, objectives: Sequence[Objective], together: bool = False) -> None:
-        self.objectives, self.together = list(objectives), together
-
-    @property
-    def baseline(self) -> Scores:
-        """The dense model on the rows of all objectives."""
-        return together([objective.baseline for objective in self.objectives])
-
-    @property
-    def examples_scored(self) -> int:
-        """Rows scored by all objectives so far."""
-        return sum(objective.examples_scored for objective in self.objectives)
-
-    def score(self, genome: Genome, max_divergence: float = math.inf) -> Score:
-        """Score a genome on the rows of all objectives.
-
-        The margin is the least margin of the objectives, or with `together` the margin over all
-        rows. Without `together`, scoring ends at the first objective for which the genome is
-        infeasible.
-        """
-        scores: list[Score] = []
-        for objective in self.objectives:
-            scores.append(objective.score(genome, max_divergence))
-            if not self.together and not scores[-1].feasible:
-                break
-        rows = [score.examples_used for score in scores]
-        accuracy, margin = self._combined(scores)
-        return Score(
-            kept_fraction=scores[0].kept_fraction,
-            accuracy=accuracy,
-            margin=margin if self.together else min(score.margin for score in scores),
-            examples_used=sum(rows),
-            loss=float(np.average([score.loss for score in scores], weights=rows)),
-            divergence=float(np.average([score.divergence for score in scores], weights=rows)),
-        )
-
-    def _combined(self, scores: Sequence[Score]) -> tuple[float, float]:
-        """Accuracy and margin over the rows of the objectives that were scored."""
-        baselines = [objective.baseline for objective in self.objectives[: len(scores)]]
-        metric, weights = baselines[0].metric, [baseline.total_weight for baseline in baselines]
-
-        def average(values: list[float]) -> float:
-            return float(np.average(values, weights=weights))
-
-        if not metric.relative:
-            return average([s.accuracy for s in scores]), average([s.margin for s in scores])
-        pruned = average([metric.mean(score.accuracy) for score in scores])
-        dense = average([baseline.mean for baseline in baselines])
-        drop = float(metric.drop(dense, pruned))
-        return float(metric.total(pruned)), self.objectives[0].tolerance - drop
-
-    def on(self, bank: Bank) -> Self:
-        """The same objectives for another bank of this model."""
-        other = copy(self)
-        other.objectives = [objective.on(bank) for objective in self.objectives]
-        return other
 
 
 def refusing_confidence(share: float, confidence: float) -> float:

@@ -9,7 +9,8 @@ from sieve.data.paired import dense_examples
 from sieve.evaluation.evaluation import score
 from sieve.recovery.recovery import HELD_OUT
 from sieve.report.genomes import LINES
-from sieve.search.objective import JointObjective, Objective, hardest_first, stage_ends
+from sieve.search.joint_objective import JointObjective
+from sieve.search.objective import Objective, hardest_first, stage_ends
 from sieve.stages.run import Run
 from sieve.tasks import Example
 from sieve.tasks.splits import Reserved, prompt_hash, reserve

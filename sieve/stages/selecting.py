@@ -12,6 +12,7 @@ from sieve.projections import get_projection
 from sieve.report.genomes import LINES
 from sieve.search.bottlenecks import Bottleneck, find_bottlenecks
 from sieve.search.confirmation import candidates, confirm, narrow
+from sieve.search.joint_objective import JointObjective
 from sieve.search.lines import (
     FALLBACKS,
     RESIZE_NEIGHBORS,
@@ -20,7 +21,7 @@ from sieve.search.lines import (
     neighbors,
     waterfill_line,
 )
-from sieve.search.objective import JointObjective, Objective
+from sieve.search.objective import Objective
 from sieve.search.score import Score
 from sieve.search.space import GenomeSpace, make_space
 from sieve.search.waterfill import estimated_rise, scale_energies, weights_toward

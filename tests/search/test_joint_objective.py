@@ -6,7 +6,8 @@ from sieved import uniform
 from test_objective import BANK, BATCHES, EXAMPLES, MODEL
 
 from sieve.data.text import text_batches
-from sieve.search.objective import JointObjective, Objective
+from sieve.search.joint_objective import JointObjective
+from sieve.search.objective import Objective
 from sieve.search.score import Score
 from sieve.tasks.example import Example
 from sieve.tasks.metrics import metric_of

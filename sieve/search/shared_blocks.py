@@ -1,0 +1,163 @@
+"""Genomes that begin with the same decoder blocks share what these blocks compute.
+
+Whoever measures matrices one at a time scores many genomes that differ from one genome in a single
+matrix. The hidden states of that genome between its blocks are kept, and another genome runs from
+the first block that differs. Every batch is the same, so the scores are the same to the last bit.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sieve.bank.bank import Bank
+from sieve.data.prefix import PrefixCache
+from sieve.distributed.sharding import is_sharded
+from sieve.model.matrices import block_of, block_paths
+
+log = logging.getLogger(__name__)
+BYTES = 2**30  # of hidden states that are kept; more rows keep them after fewer blocks
+
+Ranks = Mapping[str, int | None]
+Run = Callable[[], Tensor]  # one forward pass, which returns logits
+Kept = dict[int, Any]  # outputs of blocks in one forward pass, by the number of the block
+
+
+class SharedBlocks:
+    """The hidden states of one genome between the decoder blocks of a model.
+
+    Args:
+        model: computes the genome while its states are recorded.
+        tokens: that all rows of one genome run.
+        limit: bytes of hidden states to keep; None: `BYTES`.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, bank: Bank, tokens: int, limit: int | None = None
+    ) -> None:
+        paths = block_paths(model)
+        self.blocks = [model.get_submodule(path) for path in paths]
+        width = model.config.get_text_config().hidden_size
+        every = math.ceil(len(paths) * tokens * width * model.dtype.itemsize / (limit or BYTES))
+        self._kept_after = range(every - 1, len(paths), every) if every else range(0)
+        self._first = _first_blocks(bank, paths)
+        self._ranks: Ranks | None = None
+        self._passes: list[Kept] = []
+        # Some blocks read more of an earlier block than its hidden states.
+        self._exact, self._checked = not is_sharded(model), set[int]()
+
+    def recording(self, ranks: Ranks) -> "BlockCache":
+        """What the passes of a genome are run through to keep its hidden states."""
+        self._ranks, self._passes = ranks, []
+        return BlockCache(through=self._record if self._exact else _plain)
+
+    def sharing(self, ranks: Ranks) -> PrefixCache:
+        """What the passes of a genome are run through to begin where it differs."""
+        if self._ranks is None or not self._exact:
+            return PrefixCache()
+        differing = [i for name, i in self._first.items() if ranks[name] != self._ranks[name]]
+        last = max(
+            (i for i in self._kept_after if i < min(differing, default=math.inf)), default=-1
+        )
+        return BlockCache(through=partial(self._resume, last)) if last >= 0 else PrefixCache()
+
+    def _record(self, number: int, run: Run) -> Tensor:
+        kept: Kept = {}
+        with ExitStack() as stack:
+            for index in self._kept_after:
+                hook = partial(_keep, kept, index)
+                stack.enter_context(self.blocks[index].register_forward_hook(hook))
+            logits = run()
+        self._passes.append(kept)
+        return logits
+
+    def _resume(self, last: int, number: int, run: Run) -> Tensor:
+        """Run a pass whose blocks up to `last` are known; the first after each block is checked."""
+        if not self._exact or number >= len(self._passes) or last not in self._passes[number]:
+            return run()
+        resumed = partial(self._without, last, number, run)
+        if last in self._checked:
+            return resumed()
+        self._checked.add(last)
+        logits, whole = _result(resumed), run()
+        self._exact = logits is not None and torch.equal(logits, whole)
+        if not self._exact:
+            self._passes = []
+            log.info("The blocks of this model share more than hidden states, so each runs anew.")
+        return whole
+
+    def _without(self, last: int, number: int, run: Run) -> Tensor:
+        with _replaced(self.blocks[: last + 1], self._passes[number][last]):
+            return run()
+
+
+def _result(run: Run) -> Tensor | None:
+    """What a pass returns; None if it fails."""
+    try:
+        return run()
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        log.debug("a pass failed without its first blocks: %s", error)
+        return None
+
+
+@dataclass
+class BlockCache(PrefixCache):
+    """A prefix cache whose passes over rows are counted and run by `through`."""
+
+    through: Callable[[int, Run], Tensor] = lambda _number, run: run()
+    passes: int = 0
+
+    def run(self, rows: Run) -> Tensor:
+        """Run one pass over rows."""
+        self.passes += 1
+        return self.through(self.passes - 1, rows)
+
+
+def _plain(_number: int, run: Run) -> Tensor:
+    return run()
+
+
+def _first_blocks(bank: Bank, paths: list[str]) -> dict[str, int]:
+    """For each name of a bank, the number of the block from which on its rank matters."""
+    numbers = {path: number for number, path in enumerate(paths)}
+
+    def block(name: str, layer: int | None, embedding: bool) -> int:
+        if layer is None:
+            return -1 if embedding else len(paths)  # The output head comes after all blocks.
+        return numbers.get(block_of(name), -1)
+
+    first = {m.name: block(m.name, m.layer, m.kind == "embedding") for m in bank.matrices}
+    return first | {g.name: min(first[name] for name in g.members) for g in bank.groups}
+
+
+def _keep(kept: Kept, index: int, _block: nn.Module, _args: object, outputs: Any) -> None:
+    kept[index] = outputs
+
+
+@contextmanager
+def _replaced(blocks: list[nn.Module], outputs: Any) -> Iterator[None]:
+    """Let the last of some blocks return known outputs, and the others what they read."""
+    size = len(outputs) if isinstance(outputs, tuple) else 0
+
+    def unchanged(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, *outputs[1:]) if size else hidden
+
+    own = [vars(block).get("forward") for block in blocks]
+    try:
+        for block in blocks[:-1]:
+            block.forward = unchanged
+        blocks[-1].forward = lambda *_args, **_kwargs: outputs
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
