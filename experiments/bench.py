@@ -6,6 +6,8 @@
 calibration: streaming moments over a plain forward pass on the same tokens (target: at most 1.6);
 for `loss_aware`, which adds a backward pass and gradient weights (target: at most 4).
 switch: changing a whole genome over one selection evaluation of 1,000 rows (target: at most .02).
+sharing: scoring genomes that differ from one genome in a single matrix over scoring them whole
+(target: at most .67).
 pivoted: a forward pass with pivoted factors over one with plain factors of the same size, for many
 tokens and for one token per row (target: at most 1; CPUs miss it because they reorder slowly).
 fit: seconds to fit the loss-aware bank (target for the embedded model: 5).
@@ -26,6 +28,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -109,11 +113,26 @@ def measure(path: str, repeats: int) -> dict[str, Any]:
         objective.evaluated.clear()
         objective.score(genomes[1])
 
+    sharing = sieve.Objective(model, bank, objective.stages)
+    sharing.share_blocks(genomes[0])
+    similar = [
+        replace(genomes[0], indexes=(*genomes[0].indexes[:i], 10, *genomes[0].indexes[i + 1 :]))
+        for i in range(0, len(bank.names), 7)
+    ]
+
+    def score_similar(of: sieve.Objective) -> None:
+        of.evaluated.clear()
+        for genome in similar:
+            of.score(genome)
+
     return {
         "calibration_over_forward": round(calibration, 3),
         "loss_aware_calibration_over_forward": round(loss_aware, 3),
         "loss_aware_fit_seconds": round(seconds, 2),
         "switch_over_evaluation": round(paired(switch, evaluate, repeats) / 3, 5),
+        "sharing_over_whole": round(
+            paired(partial(score_similar, sharing), partial(score_similar, objective), repeats), 3
+        ),
         "tokens": sum(batch.tokens for batch in tokens),
         "repeats": repeats,
         "threads": torch.get_num_threads(),

@@ -18,6 +18,8 @@ from sieve.search import bottlenecks
 from sieve.search.lines import FALLBACKS, MARGIN_NEIGHBORS, RESIZE_NEIGHBORS, STEP
 from sieve.search.measured import measured_rows
 
+# Share of the blocks that run for a genome that differs from one genome in a single matrix.
+DIFFERING = 0.5
 SCORED = {"margin": 0.7, "divergence": 0.6}  # share of the rows that a genome is scored on
 PATIENCE = 1.3  # generations of a search, as a multiple of `stagnation_generations`
 CONFIRMED = 3  # candidates that a confirmation scores
@@ -30,7 +32,8 @@ def search_evaluations(
 ) -> tuple[Pair, Pair, str]:
     """Genomes and rows that a search scores, and a remark.
 
-    The rows include the scores of the dense model, the confirmation and a map of bottlenecks.
+    A row that runs half of the blocks counts as half a row. The rows include the scores of the
+    dense model, the confirmation and a map of bottlenecks.
 
     rows: of the selection split.
     """
@@ -51,7 +54,7 @@ def search_evaluations(
         scored = scored + np.array([CONFIRMED, search.candidates]) * rows
     if search.bottlenecks:
         each = np.array([1.5 * SCORED["margin"], 1 + _bisections(len(bottlenecks.LEVELS))])
-        scored = scored + each * seen * len(shape.matrices)
+        scored = scored + each * DIFFERING * seen * len(shape.matrices)
     return genomes, scored, remark
 
 
@@ -83,10 +86,10 @@ def _generations(sweeper: Sweeper) -> tuple[Pair, str]:
 
 
 def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> tuple[float, float]:
-    """Genomes and rows scored before and after the generations of a genetic search."""
+    """Genomes before and after the generations of a genetic search, and whole rows for them."""
     margin = search.judge == "margin"
     line = _bisections(line_length(shape, sizing, search, "waterfill")) + 2
     line += sum(MARGIN_NEIGHBORS if margin else RESIZE_NEIGHBORS)
     count = line * (len(search.seeds) + (not margin)) + len(FALLBACKS) * (not margin)
     measured = search.rounds * (2 * len(shape.matrices) + 1) * ("measured" in search.seeds)
-    return count + measured, count * rows + measured * min(rows, measured_rows(rows))
+    return count + measured, count * rows + DIFFERING * measured * min(rows, measured_rows(rows))

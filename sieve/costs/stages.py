@@ -11,6 +11,7 @@ from sieve.costs.solving import fit_flops, solve_bytes
 from sieve.model.groups import siblings
 from sieve.model.matrices import Matrix
 from sieve.projections.moments import FLOAT32, Side, moment_bytes, plan_streams
+from sieve.search.shared_blocks import BYTES
 from sieve.tasks.config import UNLABELLED
 from sieve.tasks.metrics import AGREEMENT
 from sieve.tasks.splits import COMPARED_FRACTION, MOST_COMPARED
@@ -108,10 +109,16 @@ def search(plan: Plan) -> Stage:
     )
     expected, most = scored / plan.workers
     factors = plan.sharded(plan.factor_bytes, 2 * plan.factor_bytes / plan.shape.layers)
+    parts = plan.dense | {"factors": factors} | plan.scoring
+    settings = plan.config.search
+    if settings.bottlenecks or (settings.method == "genetic" and "measured" in settings.seeds):
+        tokens = rows * plan.lengths.scored / plan.devices
+        states = tokens * plan.shape.hidden * plan.shape.layers * plan.itemsize
+        parts["hidden states"] = min(states, BYTES) if plan.shards == 1 else 0
     return Stage(
         "search",
         plan.score(expected),
-        plan.dense | {"factors": factors} | plan.scoring,
+        parts,
         genomes=tuple(genomes.tolist()),
         most_seconds=plan.score(most, kept=1.0),
         remark=remark,
