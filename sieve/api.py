@@ -3,7 +3,8 @@
 # ruff: noqa: F401
 from sieve.bank.bank import Bank, fit
 from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch, apply, merge_dense
+from sieve.bank.merging import merge_dense
+from sieve.bank.switch import Switch, apply
 from sieve.calibration.calibration import calibrate
 from sieve.data.calibration_rows import calibration_batches
 from sieve.data.choices import scoring_batches

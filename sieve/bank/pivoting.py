@@ -25,12 +25,23 @@ class Pivoted:
     row_bias: Tensor | None  # (r,)
     mix_bias: Tensor | None  # (d_out − r,)
 
+    def to(self, device: torch.device) -> "Pivoted":
+        """The same matrix on a device."""
+        biases = [None if b is None else b.to(device) for b in (self.row_bias, self.mix_bias)]
+        tensors = (self.rows, self.mix, self.order)
+        return Pivoted(*(tensor.to(device) for tensor in tensors), *biases)
+
 
 def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:
     """The pivoted form of x ↦ u v x + bias, computed in float64 and returned in the dtype of u.
 
-    u: (d_out, r), r ≥ 1; v: (r, d_in); bias: (d_out,). Raises ValueError where u is not finite.
+    u: (d_out, r), r ≥ 1; v: (r, d_in); bias: (d_out,). On the meta device the result only has the
+    right shapes. Raises ValueError where u is not finite.
     """
+    if u.is_meta:
+        rank, order = len(v), torch.empty(len(u), dtype=torch.int32, device=u.device)
+        biases = (None, None) if bias is None else (bias[:rank], bias[rank:])
+        return Pivoted(v, u[rank:], order, *biases)
     exact = u.double()
     if not exact.isfinite().all():
         raise ValueError("got factors with NaN or infinite numbers, expected finite ones.")

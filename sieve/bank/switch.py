@@ -1,6 +1,6 @@
 """Put the factors of a bank into a model, take them out, or merge them into dense weights."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -11,11 +11,10 @@ from transformers import PreTrainedModel
 from sieve.bank.bank import Bank, BankFactors
 from sieve.bank.device_factors import SPARE, DeviceFactors
 from sieve.bank.genome import Genome
-from sieve.bank.narrowing import check_bias, narrow_layers, widened
+from sieve.bank.narrowing import narrow_layers
 from sieve.bank.pivoting import Pivoted, part_of, pivot
 from sieve.bank.split_factors import SplitFactors
 from sieve.distributed.sharding import is_sharded, whole
-from sieve.factorized.modeling_experts import unfold
 from sieve.factorized.modeling_layers import (
     FactorizedEmbedding,
     FactorizedLinear,
@@ -23,8 +22,7 @@ from sieve.factorized.modeling_layers import (
     skip,
     unskip,
 )
-from sieve.factorized.modeling_sieve import native_class
-from sieve.model.matrices import Matrix, dense_like
+from sieve.model.matrices import Matrix
 
 
 class Switch:
@@ -38,12 +36,20 @@ class Switch:
             False computes with views of the plain factors, which are quick to change.
         split: split the factors of a sharded model over its ranks, except those that siblings
             share. Then only passes without gradients work.
+        held: where factors are if not on the model's device, "meta" for nowhere. Such a model can
+            be written but does not run.
     """
 
     def __init__(
-        self, model: PreTrainedModel, bank: Bank, as_stored: bool = True, split: bool = False
+        self,
+        model: PreTrainedModel,
+        bank: Bank,
+        as_stored: bool = True,
+        split: bool = False,
+        held: torch.device | None = None,
     ) -> None:
         self.model = model
+        self.device = held or model.device
         self.bank = bank
         self.as_stored = as_stored
         self.dense = {m.name: model.get_submodule(m.name) for m in bank.matrices}
@@ -54,12 +60,14 @@ class Switch:
             )
         self._pivots = as_stored and bank.sizing.storage == "pivoted"
         spare = 1.0 if as_stored else SPARE  # Stored forms serve one genome, views many in turn.
-        self._factors = DeviceFactors(bank, model.device, model.dtype, spare=spare)
+        self._factors = DeviceFactors(bank, self.device, model.dtype, spare=spare)
         self._split = SplitFactors(model, bank) if split and is_sharded(model) else None
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
         biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
-        self.biases = {n: None if b is None else whole(b) for n, b in biases.items()}
+        self.biases = {
+            n: None if b is None else whole(b).to(self.device) for n, b in biases.items()
+        }
         self._layers: dict[str, FactorizedLinear] = {}
         self._narrow: dict[str, tuple[int, dict[str, nn.Module]]] = {}  # of the last rank
         self._pivoted: dict[str, tuple[int, Pivoted]] = {}  # of the last rank
@@ -153,7 +161,7 @@ class Switch:
     def _empty(self, matrix: Matrix) -> FactorizedLinear:
         """A layer of rank 0 that stores no number."""
         layer = empty_factorized(bias=False)
-        numbers = torch.empty(0, dtype=self.model.dtype, device=self.model.device)
+        numbers = torch.empty(0, dtype=self.model.dtype, device=self.device)
         set_factors(layer, numbers.view(matrix.d_out, 0), numbers.view(0, matrix.d_in), None)
         return layer
 
@@ -218,8 +226,11 @@ class Switch:
 
     def _pivot(self, name: str, rank: int, bias: Tensor | None) -> Pivoted:
         if name not in self._pivoted or self._pivoted[name][0] != rank:
-            factors, device = self.bank.factors[name].cut(rank), self.model.device
-            self._pivoted[name] = rank, pivot(factors.u.to(device), factors.v.to(device), bias)
+            device = self.device if self.device.type == "meta" else self.model.device
+            factors = self.bank.factors[name].cut(rank)
+            bias = None if bias is None else bias.to(device)
+            pivoted = pivot(factors.u.to(device), factors.v.to(device), bias)
+            self._pivoted[name] = rank, pivoted.to(self.device)
         return self._pivoted[name][1]
 
     def _bias(self, name: str, rank: int) -> Tensor | None:
@@ -227,7 +238,7 @@ class Switch:
         if (name, rank) not in self._biases:
             factors, fitted = self.bank.factors[name], None
             if factors.offset is not None:
-                cut = factors.cut(rank).to(self.model.device, self.model.dtype)
+                cut = factors.cut(rank).to(self.device, self.model.dtype)
                 fitted = cut.bias(rank)
             self._biases[name, rank] = add_biases(self.biases[name], fitted, self.bank.dtype)
         return self._biases[name, rank]
@@ -284,63 +295,3 @@ def apply(model: PreTrainedModel, bank: Bank, genome: Genome) -> Switch:
     factorized already.
     """
     return Switch(model, bank).to(genome)
-
-
-def merge_dense(model: PreTrainedModel) -> None:
-    """Replace every FactorizedLinear by one dense layer W = U V of the native class, in place.
-
-    Layers that have lost neurons get zeros in their place.
-
-    Raises ValueError, and changes nothing, where the native layer has no bias but needs one.
-    """
-    factorized, narrow = to_merge(model), widened(model)
-    for name, (layer, original) in factorized.items():
-        model.set_submodule(name, merged_like(layer, original))
-    for name, dense in narrow.items():
-        model.set_submodule(name, dense)
-
-
-def merged_like(layer: FactorizedLinear, original: nn.Module) -> nn.Module:
-    """The dense layer, of the class of `original` and with a bias if that has one."""
-    weight, bias = merged(layer)
-    if bias is None and getattr(original, "bias", None) is not None:
-        bias = weight.new_zeros(len(weight))
-    return dense_like(original, weight, bias)
-
-
-def to_merge(
-    model: nn.Module, names: Collection[str] | None = None
-) -> dict[str, tuple[FactorizedLinear, nn.Module]]:
-    """Every FactorizedLinear by name, with the native layer on the meta device.
-
-    names: only these; None takes all. Raises ValueError where the native layer has no bias but
-    needs one.
-    """
-    with torch.device("meta"):
-        native = native_class(model)(model.config)
-        unfold(native)
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, FactorizedLinear)}
-    layers = {n: m for n, m in layers.items() if names is None or n in names}
-    originals = {name: native.get_submodule(name) for name in layers}
-    for name, layer in layers.items():
-        check_bias(name, layer.factor_out.bias, originals[name], type(native))
-    return {name: (layer, originals[name]) for name, layer in layers.items()}
-
-
-def merged(layer: FactorizedLinear) -> tuple[Tensor, Tensor | None]:
-    """Weight W (d_out, d_in) and bias (d_out,) of the dense layer with the same outputs."""
-    inner, outer = layer.factor_in, layer.factor_out
-    weight = outer.weight.double() @ inner.weight.double()
-    if layer.order is not None:
-        weight = torch.cat([inner.weight.double(), weight])[layer.order]
-    return weight.to(outer.weight.dtype), merged_bias(layer)
-
-
-def merged_bias(layer: FactorizedLinear) -> Tensor | None:
-    """The bias (d_out,) of `merged`, without its weight."""
-    inner, outer = layer.factor_in, layer.factor_out
-    bias: Tensor | None = outer.bias
-    if layer.order is None or bias is None:
-        return bias
-    mixed = bias.double() + outer.weight.double() @ inner.bias.double()
-    return torch.cat([inner.bias.double(), mixed])[layer.order].to(bias.dtype)

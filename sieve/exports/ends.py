@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from sieve.bank.switch import merged_like, to_merge
+from sieve.bank.merging import merged_like, to_merge
 from sieve.distributed.sharding import is_sharded
 from sieve.exports.onnx import replaced_layers
 from sieve.model.matrices import block_of

@@ -17,8 +17,8 @@ from torch import Tensor, distributed
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sieve.bank.merging import merge_dense
 from sieve.bank.narrowing import narrow_layers_of
-from sieve.bank.switch import merge_dense
 from sieve.config import FORMATS
 from sieve.distributed.sharding import is_sharded
 from sieve.exports.ends import ends_merged

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.bank.switch import merged
+from sieve.bank.merging import merged
 from sieve.exports.gguf_layers import Affine, Layer, affine_of
 from sieve.factorized.modeling_layers import FactorizedEmbedding
 from sieve.factorized.modeling_sieve import native_class

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.bank.switch import merged, merged_bias
+from sieve.bank.merging import merged, merged_bias
 from sieve.factorized.modeling_layers import FactorizedLinear
 
 NEURONS = 1  # of an MLP that only adds a constant

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sieve.bank.switch import merged
+from sieve.bank.merging import merged
 from sieve.exports.genai import write_genai_config
 from sieve.exports.onnx_trace import on_cpu, quiet, traced
 from sieve.factorized.modeling_layers import FactorizedEmbedding, FactorizedLinear

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from sieve.bank.switch import merged_like, to_merge
+from sieve.bank.merging import merged_like, to_merge
 from sieve.distributed.sharding import whole
 from sieve.factorized.modeling_experts import Unfolded
 from sieve.factorized.modeling_layers import FactorizedLinear

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sieve.bank.merging import merged_bias
 from sieve.bank.pivoting import part_of, pivot
-from sieve.bank.switch import empty_factorized, merged_bias, pivoted_layer, set_factors
+from sieve.bank.switch import empty_factorized, pivoted_layer, set_factors
 from sieve.distributed.sharding import is_sharded
 from sieve.exports.onnx import replaced_layers
 from sieve.factorized.modeling_layers import FactorizedLinear, share_factor_in

@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch
 from sieve.data.paired import dense_examples
 from sieve.evaluation.evaluation import score
 from sieve.runtime.artifacts import fingerprint
 from sieve.stages.cached import JSON, Record
 from sieve.stages.evaluate import is_dense
+from sieve.stages.finished import scored_switch
 from sieve.stages.quantize import quantize
 from sieve.stages.rows import fresh_rows
 from sieve.stages.run import Run
@@ -55,7 +55,7 @@ def _test(run: Run, bank: Bank, genome: Genome, risk: float | None) -> Record:
     dense_batches = run.original_data.scoring_batches(dense_examples(rows))
     with run.original_model():
         dense = as_baseline(score(model, dense_batches, "Scoring the dense model"))
-    with Switch(model, bank) as switch:
+    with scored_switch(run, bank) as switch:
         switch.to(genome)
         if quantized.method != "none":
             quantize(run, bank)

@@ -10,13 +10,13 @@ from dataclasses import asdict
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch
 from sieve.report.genomes import LINES
 from sieve.runtime.artifacts import fingerprint
 from sieve.search.bottlenecks import Bottleneck, contrast
 from sieve.search.lines import Line
 from sieve.stages.cached import JSON, Record
 from sieve.stages.evaluate import is_dense, score_test
+from sieve.stages.finished import scored_switch
 from sieve.stages.run import Run
 from sieve.stages.seeds import line_of, lowest_rank, usable_levels
 from sieve.tasks.scores import as_baseline, compare
@@ -55,7 +55,7 @@ def nearest(line: Line, bank: Bank, fractions: Iterable[float]) -> list[Genome]:
 
 def _curve(run: Run, bank: Bank, bottlenecks: list[Bottleneck] | None) -> Record:
     method = run.config.search.method
-    with Switch(run.backbone.model, bank) as switch:
+    with scored_switch(run, bank) as switch:
         with run.original_model():
             dense = as_baseline(score_test(run, run.original_data))
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch
 from sieve.data.datamodule import SieveDataModule
 from sieve.evaluation.evaluation import (
     ScoringModule,
@@ -20,6 +19,7 @@ from sieve.evaluation.speed import compare_speed, describe_machine
 from sieve.runtime.artifacts import fingerprint
 from sieve.runtime.memory import peak_memory_mib
 from sieve.stages.cached import JSON, JSON_LINES, FileFormat, Record
+from sieve.stages.finished import scored_switch
 from sieve.stages.quantize import quantization_record, quantize
 from sieve.stages.run import Run
 from sieve.stages.splits import split_key
@@ -62,7 +62,7 @@ def evaluate(run: Run, bank: Bank, genome: Genome) -> Record:
 def _evaluate(run: Run, bank: Bank, genome: Genome) -> tuple[Record, list[Record]]:
     quantized = speed = prompt = None
     dense_too = is_dense(run, bank, genome)  # The dense model has the same scores once more.
-    with Switch(run.backbone.model, bank) as switch:
+    with scored_switch(run, bank) as switch:
         with run.original_model():
             dense = as_baseline(score_test(run, run.original_data))
             check_finite(dense)

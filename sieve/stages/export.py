@@ -13,7 +13,6 @@ import transformers
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch
 from sieve.evaluation.evaluation import ScoresMetric, warn_not_finite
 from sieve.exports.ends import ends_merged
 from sieve.exports.export import export as export_model
@@ -32,6 +31,7 @@ from sieve.factorized.modeling_sieve import native_class
 from sieve.model.backbone import is_classifier
 from sieve.runtime.progress import track
 from sieve.stages.cached import Record
+from sieve.stages.finished import written_switch
 from sieve.stages.quantize import quantize
 from sieve.stages.run import Run
 from sieve.tasks.config import SERVED
@@ -63,7 +63,7 @@ def export(run: Run, bank: Bank, genome: Genome, dense_accuracy: float) -> Recor
         model = run.backbone.model
         process = stack.enter_context(FreshProcess()) if can_check(run) else None
         if run.leads or run.sharded:
-            stack.enter_context(Switch(model, bank).to(genome))
+            stack.enter_context(written_switch(run, bank).to(genome))
             if run.config.quantization.method != "none":
                 quantize(run, bank)
             check = None if process is None else _checker(run, process, record)

@@ -10,8 +10,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 import sieve
+from sieve.bank.merging import merge_dense
 from sieve.bank.pivoting import BOUND, Pivoted, pivot
-from sieve.bank.switch import Switch, merge_dense
+from sieve.bank.switch import Switch
 from sieve.factorized.modeling_layers import FactorizedLinear
 
 

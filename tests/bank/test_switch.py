@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 import sieve
 from sieve.bank import switch as switch_module
-from sieve.bank.switch import Switch, merge_dense
+from sieve.bank.merging import merge_dense
+from sieve.bank.switch import Switch
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.model.matrices import dense_weight, find_matrices
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import tiny_gpt2, tiny_llama, tiny_llama_tied, tiny_mixtral, tiny_tokenizer
-from ranked import on_ranks, sharded
+from ranked import on_ranks, position, sharded
 from sieved import banked, logits, mixed
 from transformers import AutoModelForCausalLM
 
@@ -14,6 +14,7 @@ from sieve.bank.bank import Bank
 from sieve.bank.switch import Switch
 from sieve.exports import sharded as sharded_export
 from sieve.exports.export import export
+from sieve.factorized.modeling_layers import FactorizedLinear
 
 FAMILIES = {"llama": tiny_llama, "tied": tiny_llama_tied, "gpt2": tiny_gpt2, "moe": tiny_mixtral}
 LEVELS = (0.6, 1.0, 0.3)  # Level 0 needs biases, which a dense Llama lacks.
@@ -22,6 +23,17 @@ LEVELS = (0.6, 1.0, 0.3)  # Level 0 needs biases, which a dense Llama lacks.
 def exported(family: str, bank: Bank, folder: Path, form: str, file_bytes: int) -> None:
     sharded_export.FILE_BYTES = file_bytes
     written(sharded(FAMILIES[family]()), bank, folder, form)
+
+
+def exported_by_rank_0(family: str, bank: Bank, folder: Path, file_bytes: int) -> int:
+    sharded_export.FILE_BYTES = file_bytes
+    held = torch.device("cpu" if position()[0] == 0 else "meta")
+    model = sharded(FAMILIES[family]())
+    with Switch(model, bank, held=held).to(mixed(bank, LEVELS)):
+        layers = [m for m in model.modules() if isinstance(m, FactorizedLinear)]
+        numbers = [tensor for m in layers for tensor in m.state_dict().values()]
+        export(model, tiny_tokenizer(), folder, "factorized", torch.bfloat16)
+        return sum(tensor.numel() for tensor in numbers if not tensor.is_meta)
 
 
 def written(model, bank: Bank, folder: Path, form: str) -> None:
@@ -48,6 +60,16 @@ def test_ranks_write_the_same_files_as_one_process(tmp_path, family, form, world
     written(model, bank, tmp_path / "alone", form)
     on_ranks(exported, world, family, bank, tmp_path / "sharded", form, 10**9)
     assert files_of(tmp_path / "sharded") == files_of(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(("family", "storage"), [("llama", "pivoted"), ("moe", "plain")])
+def test_only_rank_0_needs_the_numbers_of_factors(tmp_path, family, storage):
+    model = FAMILIES[family]()
+    bank = banked(model, "affine", storage=storage)
+    written(model, bank, tmp_path / "alone", "factorized")
+    held = on_ranks(exported_by_rank_0, 2, family, bank, tmp_path / "sharded", 10**9)
+    assert files_of(tmp_path / "sharded") == files_of(tmp_path / "alone")
+    assert held[0] > 0 and held[1] == 0
 
 
 def test_a_large_model_is_written_in_files_of_a_bounded_size(tmp_path):

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 import sieve
 from sieve.bank.bank import Bank, fit
 from sieve.bank.genome import Genome
-from sieve.bank.switch import Switch, merge_dense
+from sieve.bank.merging import merge_dense
+from sieve.bank.switch import Switch
 from sieve.calibration.calibration import calibrate
 from sieve.exports.export import export
 from sieve.factorized.modeling_layers import FactorizedLinear, SharedLinear
