@@ -152,6 +152,13 @@ class Plan:
         return self.dense | {"factors": KEPT * self.shape.prunable * self.itemsize}
 
     @property
+    def shared(self) -> Parts:
+        """`pruned` where the model runs, which ranks of a sharded model share out."""
+        factors = self.pruned["factors"]
+        held = self.sharded(factors, 2 * factors / self.shape.layers)
+        return self.pruned | {"factors": held}
+
+    @property
     def factor_bytes(self) -> float:
         """Bytes of factors in the model's dtype; 0 on a CPU that computes with the bank's own."""
         if self.on_cpu and self.compute == self.bank_dtype:

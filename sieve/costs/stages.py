@@ -147,7 +147,8 @@ def evaluate(plan: Plan) -> Stage:
         for length, steps in ((speed.prompt_tokens, 2), (1, speed.new_tokens)):
             one = plan.run(Rows(speed.batch_size, length, padding=1.0), kept)
             seconds += one * plan.devices * steps * repeats
-    return Stage("evaluate", seconds + plan.pivots() * (1 + repeats), plan.pruned | plan.scoring)
+    parts = (plan.pruned if config.quantization.method != "none" else plan.shared) | plan.scoring
+    return Stage("evaluate", seconds + plan.pivots() * (1 + repeats), parts)
 
 
 def rows_to_compare(plan: Plan) -> float:
@@ -174,5 +175,12 @@ def export(plan: Plan) -> Stage | None:
         size += (1 - KEPT) * ends * stored
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
-    seconds = plan.pivots(storage) + plan.write(size)
-    return Stage("export", seconds, plan.pruned, written_bytes=size)
+    seconds, parts = plan.pivots(storage) + plan.write(size), plan.pruned
+    if (
+        plan.shards > 1
+        and form == "factorized"
+        and method == "none"
+        and not plan.config.projection.joint
+    ):
+        parts = plan.dense | plan.on_host("factors", parts["factors"])  # of the first process
+    return Stage("export", seconds, parts, written_bytes=size)

@@ -17,7 +17,8 @@ from sieve.recovery.teacher import STATE_BYTES
 REFIT_PASSES = 4.7 + 3 / 4
 # Products of inputs that a refit sums: two on the rows that it fits, three on the held-out quarter.
 REFIT_SUMS = 2.25
-REFIT_BYTES = 5 * (FLOAT32 + 8)  # of these sums, in float32 and averaged in float64
+# Of four sums in float32 and, in float64, the averages of one half and what is solved from them.
+REFIT_BYTES = 4 * FLOAT32 + 2.5 * 8
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences
 ADAM = 4 * FLOAT32  # bytes of a parameter in float32, its gradient and two moments
 MIN_BATCHES = 8  # of a refit

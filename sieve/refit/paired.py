@@ -105,9 +105,11 @@ def solve(
         inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
         change = change - torch.outer(pair.own_mean - pair.inner_mean, pair.inner_mean)
         lost = lost - torch.outer(pair.lost_mean, pair.inner_mean) if len(lost) else lost
-    root = _cholesky(inner, float(pair.inner.diagonal().mean()) if centered else 0.0)
     gradient, target, mean = moment.gradient, weight @ change, weight @ pair.own_mean
-    if gradient is not None and gradient.side == "input":
+    by_input = gradient is not None and gradient.side == "input"
+    change = change if by_input else change.new_empty(0)  # Large and no longer needed.
+    root = _cholesky(inner, float(pair.inner.diagonal().mean()) if centered else 0.0)
+    if gradient is not None and by_input:
         mix = torch.cholesky_solve(change.T, root).T
         mix.diagonal().add_(1.0)
         gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
@@ -137,8 +139,9 @@ def _root(matrix: Tensor, ridge: float) -> Tensor:
             "the activations of the pruned model are not finite (NaN or infinity) in the refit; "
             "set model.dtype=float32 or bfloat16, or projection.refit=false."
         )
-    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    root, failed = torch.linalg.cholesky_ex(matrix + ridge * eye)
+    shifted = matrix.clone()
+    shifted.diagonal().add_(ridge)
+    root, failed = torch.linalg.cholesky_ex(shifted)
     return _root(matrix, 10 * ridge) if failed else root
 
 

@@ -242,7 +242,7 @@ class _Sequence:
         for matrix in group:
             if self.ranks[matrix.name] is not None:
                 fitted, held_out = sums[matrix.name if self.weights else names[0]]
-                self._refit_matrix(matrix, fitted.scaled(), held_out.scaled())
+                self._refit_matrix(matrix, fitted, held_out)
         for name in writing:
             before = whole_layer(self.switch.dense[name])
             after = whole_layer(self.model.get_submodule(name))
@@ -276,15 +276,19 @@ class _Sequence:
         return stacked(weights, [self.moments.of(m) for m in members])
 
     def _refit_matrix(self, matrix: Matrix, fitted: Paired, held_out: Paired) -> None:
-        """Solve one matrix again, and keep the solution if its held-out error is lower."""
+        """Solve one matrix again, and keep the solution if its held-out error is lower.
+
+        Averages of one half of the batches are in memory at a time, beside the sums of both.
+        """
         rank = self.ranks[matrix.name]
         assert rank is not None
         weight, moment = self._dense_matrix(matrix)
         weight, moment = weight.to(fitted.inner.device), moment.to(fitted.inner.device)
-        solved = solve(weight, moment, fitted, self.project, self.bank.sizing.fits_bias)
+        solved = solve(weight, moment, fitted.scaled(), self.project, self.bank.sizing.fits_bias)
         new = stored(solved.cut(rank), self.bank.dtype, matrix.name)
-        old = self.factors[matrix.name]
-        before, after = (held_out_error(weight, moment, held_out, f, rank) for f in (old, new))
+        del solved
+        old, rest = self.factors[matrix.name], held_out.scaled()
+        before, after = (held_out_error(weight, moment, rest, f, rank) for f in (old, new))
         if after < before:
             self.factors[matrix.name] = new
             self.kept.append(matrix.name)
