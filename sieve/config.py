@@ -291,6 +291,20 @@ class Config:
         return self.recovery.method != "none" and self.search.recover is not False
 
     @property
+    def only_runs(self) -> bool:
+        """Whether stages after the fit only run the model: they neither train nor rewrite it."""
+        projection, export = self.projection, self.export
+        trains = projection.refit or projection.tune_steps or self.recovery.method != "none"
+        rewrites = (
+            self.quantization.method != "none"
+            or self.vocabulary.method != "none"
+            or export.format not in ("none", "factorized", "dense")
+            or export.storage is not None
+            or export.merge_head
+        )
+        return not (trains or rewrites or self.search.method == "genetic")
+
+    @property
     def tests(self) -> int:
         """How many choices are tested on the same selection rows; each of them may be wrong.
 

@@ -34,8 +34,10 @@ def is_sharded(model: nn.Module) -> bool:
 def whole(weight: Tensor) -> Tensor:
     """Gather a sharded weight from all ranks; every rank must call this.
 
-    A weight that is no DTensor is returned unchanged.
+    A weight that is read while its block runs is read; another one is returned unchanged.
     """
+    if (source := getattr(weight, "source", None)) is not None:
+        return source()
     if not distributed.is_available():
         return weight
     from torch.distributed.tensor import DTensor
@@ -45,7 +47,11 @@ def whole(weight: Tensor) -> Tensor:
 
 def whole_weight(layer: nn.Module) -> Tensor:
     """The gathered weight W (d_out, d_in) of a Linear or Conv1D; every rank must call this."""
-    return whole(dense_weight(layer))
+    dense = dense_weight(layer)
+    stored: Any = layer.weight
+    if (source := getattr(stored, "source", None)) is not None:  # A view of it has none.
+        return source() if dense is stored else source().T
+    return whole(dense)
 
 
 def whole_layer(layer: nn.Module) -> nn.Module:
@@ -54,7 +60,7 @@ def whole_layer(layer: nn.Module) -> nn.Module:
     The weights of a sharded dense layer are gathered.
     """
     weight = getattr(layer, "weight", None)
-    if weight is None or whole(weight) is weight:
+    if weight is None or (not hasattr(weight, "source") and whole(weight) is weight):
         return layer
     bias = getattr(layer, "bias", None)
     return dense_like(layer, whole_weight(layer), None if bias is None else whole(bias))

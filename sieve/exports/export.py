@@ -34,6 +34,7 @@ from sieve.model.matrices import dense_weight, shares_embedding
 from sieve.model.quantized import is_quantized
 from sieve.quantization import check_not_quantized, mark
 from sieve.runtime.artifacts import written_beside
+from sieve.streaming.offloaded import is_offloaded
 
 
 def export(
@@ -165,7 +166,7 @@ def _write_weights(
         shell = _factorized_shell(model)
     else:
         shell = _shell(native_class(model), _native_config(model).to_dict(), model)
-    if is_sharded(model):
+    if is_sharded(model) or is_offloaded(model):
         write_sharded(shell, weights_of(model, format), path, dtype)
     elif path is not None:
         with nullcontext() if format == "factorized" else _merged(model):

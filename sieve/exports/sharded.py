@@ -32,7 +32,9 @@ def weights_of(model: nn.Module, format: str) -> Weights:
     Raises ValueError if a dense matrix needs a bias that its architecture lacks, and for experts in
     a dense export, which transformers stacks.
     """
-    weights: Weights = {name: partial(whole, t) for name, t in model.state_dict().items()}
+    weights: Weights = {
+        name: partial(whole, t) for name, t in model.state_dict(keep_vars=True).items()
+    }
     if format != "dense":
         return weights
     if any(isinstance(module, Unfolded) for module in model.modules()):

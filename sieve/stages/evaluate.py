@@ -82,8 +82,8 @@ def _evaluate(run: Run, bank: Bank, genome: Genome) -> tuple[Record, list[Record
         if not dense_too:
             others_pruned = {name: score_test(run, data) for name, data in run.others.items()}
         finish = (lambda: quantize(run, bank)) if quantized else None
-        # The speed of a sharded model would be the speed of the network between its ranks.
-        if run.config.speed.enabled and run.leads and not run.sharded:
+        # The speed of a model in parts would be the speed of a network or of a disk.
+        if run.config.speed.enabled and run.leads and not run.in_parts:
             options = {k: v for k, v in asdict(run.config.speed).items() if k != "enabled"}
             options |= {"finish": finish, "dense_model": run.original_model}
             speed = asdict(compare_speed(switch, genome, **options))

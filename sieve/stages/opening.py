@@ -117,7 +117,7 @@ def _load_task_and_model(
     strategy = config.calibration.strategy
     student_prompt, seed = config.recovery.student_prompt, config.seed
     rows = [asdict(config.task), seed, student_prompt]
-    key = fingerprint(rows, asdict(config.model), str(device), strategy, head)
+    key = fingerprint(rows, asdict(config.model), str(device), strategy, head, config.only_runs)
     if key in _loaded:
         return _loaded[key]
     _loaded.clear()
@@ -141,7 +141,8 @@ def _load_task_and_model(
         check_supported(backbone.model, model.allow_partial)
         return backbone
 
-    backbone = load_streamed(model, device, head, load) if strategy == "stream" else load()
+    streams, runs = strategy == "stream", config.only_runs
+    backbone = load_streamed(model, device, head, load, runs) if streams else load()
     log.debug("loaded %s", config.model.path)
     if config.search.method == "genetic":
         _loaded[key] = task_of, backbone

@@ -28,6 +28,7 @@ from sieve.stages.batch_size import batch_tokens
 from sieve.stages.cached import FileFormat
 from sieve.stages.outline import Outline
 from sieve.stages.splits import mixed_tasks, split_key
+from sieve.streaming.offloaded import is_offloaded
 from sieve.tasks import Example, Task, build_task
 from sieve.tasks.summary import describe_rows
 from sieve.tracking.logger import RunLogger
@@ -81,6 +82,11 @@ class Run:
     def sharded(self) -> bool:
         """Whether each rank holds a shard of the model's weights, so that all ranks must act."""
         return is_sharded(self.backbone.model)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether this process does not hold the whole model; its speed then says nothing."""
+        return self.sharded or is_offloaded(self.backbone.model)
 
     @property
     def recovers(self) -> bool:

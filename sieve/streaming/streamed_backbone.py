@@ -1,6 +1,8 @@
-"""A backbone whose blocks are read one at a time during calibration and fit.
+"""A backbone whose blocks are read one at a time.
 
-The whole model is loaded when another stage first uses it, usually the search.
+Calibration and fit read each block once. Stages that only run the model read each block whenever it
+runs. If another stage needs more, the whole model is loaded when a stage after the fit first uses
+it.
 """
 
 import logging
@@ -23,12 +25,18 @@ from sieve.model.checkpoint_files import (
 from sieve.model.matrices import Matrix, check_supported
 from sieve.streaming.blocks import BlockModel
 from sieve.streaming.checkpoint import Checkpoint, fetch
+from sieve.streaming.offloaded import offload
 
 log = logging.getLogger(__name__)
 
 
 class StreamedBackbone(Backbone):
-    """A backbone with `blocks`; `load` loads the whole model at the first use of `model`."""
+    """A backbone with `blocks`, and the whole model from the first use of `model` on.
+
+    Args:
+        load: loads the whole model.
+        again: builds the blocks of a model that reads them while they run, in place of `load`.
+    """
 
     def __init__(
         self,
@@ -39,7 +47,9 @@ class StreamedBackbone(Backbone):
         name: str,
         fingerprint: str,
         storage_dtype: torch.dtype,
+        again: Callable[[], BlockModel] | None = None,
     ) -> None:
+        self._again = again
         self.blocks, self._load = blocks, load
         self.tokenizer, self.name = tokenizer, name
         self.fingerprint, self.storage_dtype = fingerprint, storage_dtype
@@ -48,6 +58,9 @@ class StreamedBackbone(Backbone):
     def __getattr__(self, name: str) -> PreTrainedModel:
         if name != "model":
             raise AttributeError(name)
+        if self._again is not None:
+            self.model = offload(self._again())
+            return self.model
         log.info("Loading the whole model, which was read block by block so far.")
         self.model = self._load().model
         return self.model
@@ -81,7 +94,11 @@ class StreamedBackbone(Backbone):
 
 
 def load_streamed(
-    config: ModelConfig, device: torch.device, head: bool, load: Callable[[], Backbone]
+    config: ModelConfig,
+    device: torch.device,
+    head: bool,
+    load: Callable[[], Backbone],
+    only_runs: bool = False,
 ) -> StreamedBackbone:
     """A streamed backbone; no weights of blocks are read yet.
 
@@ -90,6 +107,7 @@ def load_streamed(
     Args:
         head: whether the output head is prunable.
         load: loads the whole model.
+        only_runs: whether later stages only run the model, so that `load` is not needed.
     """
     path = find_model(config.path)
     model_config = load_config(config, path)
@@ -106,14 +124,17 @@ def load_streamed(
         model: PreTrainedModel = kind.from_config(model_config, **options)
         return model.eval()
 
-    blocks = BlockModel(
-        build,
-        Checkpoint(fetch(path, config.revision), prefix),
-        device,
-        dtype,
-        head,
-        check=lambda model: check_supported(model, config.allow_partial),
-    )
+    def streamed() -> BlockModel:
+        return BlockModel(
+            build,
+            Checkpoint(fetch(path, config.revision), prefix),
+            device,
+            dtype,
+            head,
+            check=lambda model: check_supported(model, config.allow_partial),
+        )
+
+    blocks = streamed()
     if is_classifier(blocks.model):
         agree_on_padding(blocks.model, tokenizer)
     return StreamedBackbone(
@@ -123,4 +144,5 @@ def load_streamed(
         name=config.label,
         fingerprint=weights_fingerprint(path, config.revision),
         storage_dtype=stored,
+        again=streamed if only_runs else None,
     )

@@ -1,0 +1,81 @@
+"""A whole model whose blocks are read from its files while they run.
+
+The embedding and the output head stay in memory. A decoder block reads the weights that it needs
+when it runs and drops them afterwards; a matrix that factors have replaced is not read. Every pass
+over a batch reads the blocks again, so large batches pay. Only passes without gradients work.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sieve.streaming.blocks import BlockModel, compute_buffers, load_tensors
+
+
+def offload(blocks: BlockModel) -> PreTrainedModel:
+    """The model of `blocks`, which can be called from now on like any other."""
+    model = blocks.model
+    inside = tuple(f"{path}." for path in blocks.paths)
+    ends = [
+        name
+        for name, tensor in model.named_parameters(remove_duplicate=False)
+        if tensor.is_meta and not name.startswith(inside)
+    ]
+    load_tensors(model, blocks.checkpoint.read(ends, blocks.dtype), blocks.device)
+    model.tie_weights()
+    for path in blocks.paths:
+        block = model.get_submodule(path)
+        compute_buffers(block, blocks.device, (), model)
+        for name, _, _, parameter in _absent(block):
+            parameter.source = partial(_read, blocks, f"{path}.{name}")  # type: ignore[attr-defined]
+        block.forward = Offloaded(blocks, path, block)
+        # `model.to` moves the ends alone: what a block has is on its device already.
+        block._apply = partial(_unmoved, block)  # type: ignore[method-assign]
+    return model
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether the blocks of a model are read while they run."""
+    return any(isinstance(vars(m).get("forward"), Offloaded) for m in model.modules())
+
+
+class Offloaded:
+    """The forward method of a block that is read when it runs."""
+
+    def __init__(self, blocks: BlockModel, path: str, block: nn.Module) -> None:
+        self.blocks, self.path, self.block = blocks, path, block
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the block on its weights, which are read before and dropped after it."""
+        absent = list(_absent(self.block))
+        names = [f"{self.path}.{name}" for name, _, _, _ in absent]
+        tensors = self.blocks.checkpoint.read(names, self.blocks.dtype)
+        try:
+            for (_, module, leaf, _), name in zip(absent, names, strict=True):
+                weight = tensors.pop(name).to(self.blocks.device)
+                module._parameters[leaf] = nn.Parameter(weight, requires_grad=False)
+            return type(self.block).forward(self.block, *args, **kwargs)
+        finally:
+            for _, module, leaf, parameter in absent:
+                module._parameters[leaf] = parameter
+
+
+def _absent(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    """The parameters of a block without numbers: name, module, name in the module, parameter."""
+    for name, parameter in list(block.named_parameters()):
+        if parameter.is_meta:
+            path, _, leaf = name.rpartition(".")
+            yield name, block.get_submodule(path), leaf, parameter
+
+
+def _unmoved(block: nn.Module, *_args: object, **_kwargs: object) -> nn.Module:
+    return block
+
+
+@torch.no_grad()
+def _read(blocks: BlockModel, name: str) -> Tensor:
+    return blocks.checkpoint.read([name], blocks.dtype)[name].to(blocks.device)

@@ -1,0 +1,136 @@
+"""A model whose blocks are read while they run does what the whole model does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import tiny_gpt2, tiny_llama, tiny_llama_tied, tiny_qwen3, tiny_tokenizer
+from runs import finished, make_world
+from sieved import banked, logits, mixed
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from sieve.bank.switch import Switch
+from sieve.config import ModelConfig
+from sieve.data.sharing import longest_exact_row
+from sieve.distributed.sharding import whole_weight
+from sieve.exports.export import export
+from sieve.model.matrices import block_paths, find_matrices
+from sieve.streaming.offloaded import is_offloaded
+from sieve.streaming.streamed_backbone import load_streamed
+
+FAMILIES = {
+    "llama": tiny_llama,
+    "tied": tiny_llama_tied,
+    "gpt2": tiny_gpt2,
+    "qwen3": tiny_qwen3,
+}
+CPU = torch.device("cpu")
+
+
+def refuse() -> Any:
+    pytest.fail("the whole model was loaded")
+
+
+def offloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The same model, read from a folder block by block."""
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    config = ModelConfig(path=str(folder), dtype="float32")
+    return load_streamed(config, CPU, False, refuse, only_runs=True).model
+
+
+def held(model: PreTrainedModel) -> int:
+    """Numbers of the blocks in memory."""
+    blocks = [model.get_submodule(path) for path in block_paths(model)]
+    return sum(p.numel() for block in blocks for p in block.parameters() if not p.is_meta)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_it_computes_what_the_whole_model_does_and_holds_no_block(
+    family: str, tmp_path: Path
+) -> None:
+    model = FAMILIES[family]()
+    parts = offloaded(model, tmp_path / "model")
+    assert is_offloaded(parts) and not is_offloaded(model)
+    assert logits(parts).equal(logits(model))
+    assert held(parts) == 0 < held(model)
+    bank = banked(model)
+    for genome in (mixed(bank), mixed(bank, (1.0, 0.3, 0.6, 0.0))):
+        with Switch(model, bank).to(genome), Switch(parts, bank).to(genome):
+            assert logits(parts).equal(logits(model))
+    assert held(parts) == 0
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_dense_weights_can_be_read_outside_of_a_pass(family: str, tmp_path: Path) -> None:
+    model = FAMILIES[family]()
+    parts = offloaded(model, tmp_path / "model")
+    for matrix in find_matrices(model):
+        read, own = (whole_weight(m.get_submodule(matrix.name)) for m in (parts, model))
+        assert read.equal(own)
+
+
+@pytest.mark.parametrize("form", ["factorized", "dense"])
+@pytest.mark.parametrize("family", ["tied", "gpt2", "qwen3"])
+def test_an_export_has_the_same_files(family: str, form: str, tmp_path: Path) -> None:
+    model, tokenizer = FAMILIES[family](), tiny_tokenizer()
+    parts = offloaded(model, tmp_path / "model")
+    bank = banked(model, storage="pivoted")
+    genome = mixed(bank, (0.6, 1.0, 0.3))
+    for name, one in (("whole", model), ("parts", parts)):
+        with Switch(one, bank).to(genome):
+            export(one, tokenizer, tmp_path / name, form)
+    loaded = [AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("whole", "parts")]
+    assert logits(loaded[0]).equal(logits(loaded[1]))
+    files = [sorted(p.name for p in (tmp_path / n).iterdir()) for n in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+def test_only_what_factors_do_not_replace_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_llama()
+    parts = offloaded(model, tmp_path / "model")
+    bank = banked(model)
+    names: list[str] = []
+    blocks = vars(parts.get_submodule(block_paths(parts)[0]))["forward"].blocks
+    read = blocks.checkpoint.read
+    monkeypatch.setattr(blocks.checkpoint, "read", lambda n, d: names.extend(n) or read(n, d))
+    with Switch(parts, bank).to(mixed(bank, (0.3,))):
+        logits(parts)
+    assert names and all("norm" in name for name in names)
+
+
+def test_rows_share_a_prefix(tmp_path: Path) -> None:
+    parts = offloaded(tiny_llama(), tmp_path / "model")
+    assert longest_exact_row(parts) == float("inf")
+
+
+def test_a_pass_that_fails_leaves_no_weights(tmp_path: Path) -> None:
+    parts = offloaded(tiny_llama(), tmp_path / "model")
+    with pytest.raises(RuntimeError):
+        parts(inputs_embeds=torch.ones(1, 4, 7))
+    assert held(parts) == 0
+
+
+def test_moving_the_model_leaves_its_blocks(tmp_path: Path) -> None:
+    model = tiny_llama()
+    parts = offloaded(model, tmp_path / "model")
+    parts.to(torch.float64).to(torch.float32)
+    assert held(parts) == 0 and logits(parts).equal(logits(model))
+
+
+@pytest.mark.slow
+def test_a_whole_run_gives_the_result_of_the_whole_model(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    options = ("projection.refit=false", "speed.enabled=false", "export.check_rows=8")
+    whole = finished(world, "whole", *options, cache="whole")
+    streamed = finished(
+        world, "streamed", *options, "calibration.strategy=stream", cache="streamed"
+    )
+    for key in ("baseline", "pruned", "kept_fraction", "drop", "matrices"):
+        assert streamed[key] == whole[key], key
+    assert streamed["export"]["check"] is not None
+    log = (world / "streamed" / "run.log").read_text()
+    assert "Loading the whole model" not in log
