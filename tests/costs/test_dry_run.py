@@ -244,7 +244,7 @@ def test_a_dtype_that_computes_much_faster_is_named(float32, named, tmp_path):
 
 
 def test_neurons_count_in_the_bank_and_in_the_time_of_the_fit(tmp_path):
-    asked = "+experiment=demo", "speed.enabled=false"
+    asked = "+experiment=demo", "speed.enabled=false", *CPU
     plain = forecast(tmp_path, *asked)
     narrow = forecast(tmp_path, *asked, "projection.narrow=true")
     a, b = (stage(record, "fit") for record in (plain, narrow))
@@ -254,7 +254,7 @@ def test_neurons_count_in_the_bank_and_in_the_time_of_the_fit(tmp_path):
 
 def test_a_gguf_file_is_forecast_as_large_as_dense_weights(tmp_path):
     def written(*overrides: str) -> float:
-        record = forecast(tmp_path, "+task=almanac_medicine", "confidence=null", *overrides)
+        record = forecast(tmp_path, "+task=almanac_medicine", *CPU, *overrides)
         return stage(record, "export")["written_bytes"]
 
     dense = written("export=dense", "projection.dtype=float32")
@@ -265,7 +265,7 @@ def test_a_gguf_file_is_forecast_as_large_as_dense_weights(tmp_path):
 
 def test_an_export_in_another_form_is_forecast_with_the_squares_of_its_ranks(tmp_path):
     def written(*overrides: str) -> float:
-        record = forecast(tmp_path, "+task=almanac_medicine", "confidence=null", *overrides)
+        record = forecast(tmp_path, "+task=almanac_medicine", *CPU, *overrides)
         return stage(record, "export")["written_bytes"]
 
     storage, shapes = PivotedStorage(), [(256, 256), (128, 256), (688, 256), (256, 688)]
@@ -282,17 +282,17 @@ def test_an_export_in_another_form_is_forecast_with_the_squares_of_its_ranks(tmp
 def test_a_merged_head_is_forecast_dense(tmp_path):
     def record(*overrides: str) -> dict:
         own = "projection.prune_head=true", "projection.dtype=float32"
-        return forecast(tmp_path, "+task=almanac_medicine", "confidence=null", *own, *overrides)
+        return forecast(tmp_path, "+task=almanac_medicine", *CPU, *own, *overrides)
 
     plain, merged = (record(f"export.merge_head={word}") for word in ("false", "true"))
-    head = plain["prunable"] - forecast(tmp_path, "+task=almanac_medicine")["prunable"]
+    head = plain["prunable"] - forecast(tmp_path, "+task=almanac_medicine", *CPU)["prunable"]
     more = stage(merged, "export")["written_bytes"] - stage(plain, "export")["written_bytes"]
     assert head > 0 and more == pytest.approx((1 - KEPT) * head * 4)
 
 
 def test_choosing_pivot_rows_at_the_export_alone_takes_time(tmp_path):
     def choosing(*overrides: str) -> float:
-        own = "confidence=null", "projection.storage=plain", *overrides
+        own = *CPU, "projection.storage=plain", *overrides
         export = stage(forecast(tmp_path, "+task=almanac_medicine", *own), "export")
         return export["seconds"] - export["written_bytes"] / (DeviceConfig("").disk_gb * 1e9)
 
