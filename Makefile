@@ -49,8 +49,9 @@ experiments: $(DEV) ## measure every claim on small models; resumes, an hour or 
 
 # ── Contribute ────────────────────────────────────────────────────────────────────────────────────
 
+# A hundred processes start, so Python keeps what it has compiled.
 test: $(DEV) ## run the test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(DEV) $(VLLM)/.stamp-$(VLLM_VERSION) ## compare exports in vLLM with transformers, on a CPU under Linux
 	@SIEVE_VLLM="$(CURDIR)/$(VLLM)/bin/python" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm $(ARGS)
