@@ -7,9 +7,9 @@ p-value. What one value means is the `Metric` of the task, see `sieve.tasks.metr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from sieve.tasks.metrics import ACCURACY, Metric
@@ -143,7 +143,7 @@ def compare(baseline: Scores, pruned: Scores, seed: int = 0) -> Drop:
     point = drop_of(baseline, pruned)
     if baseline.metric.agreement:  # No row can become better, so the interval is Clopper-Pearson's.
         worse, rows = count_changes(baseline.values, pruned.values)[0], len(pruned.values)
-        ends = stats.binomtest(worse, rows).proportion_ci(0.95, "exact")
+        ends = _binomial_test(worse, rows).proportion_ci(0.95, "exact")
         return Drop(point, float(ends.low), float(ends.high), _sign_test(worse, 0))
     if baseline.binary and pruned.binary:
         return paired_drop(baseline.values, pruned.values, seed)
@@ -198,7 +198,14 @@ def count_changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
 
 def _sign_test(worse: int, better: int) -> float:
     """Two-sided exact p-value of the hypothesis that rows become worse as often as better."""
-    return float(stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0
+    return float(_binomial_test(worse, worse + better).pvalue) if worse + better else 1.0
+
+
+def _binomial_test(count: int, total: int, alternative: str = "two-sided") -> Any:
+    """SciPy's test; its import takes half a second, which loading an export does without."""
+    from scipy import stats
+
+    return stats.binomtest(count, total, alternative=alternative)
 
 
 def largest_change(baseline: Scores, pruned: Scores) -> float:
@@ -213,7 +220,7 @@ def exact_upper(count: int, total: int, confidence: float = 0.975) -> float:
 
     By default the upper end of the two-sided 95 % interval.
     """
-    test = stats.binomtest(count, total, alternative="less")
+    test = _binomial_test(count, total, "less")
     return float(test.proportion_ci(confidence, method="exact").high)
 
 
