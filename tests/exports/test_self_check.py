@@ -29,6 +29,7 @@ from sieve.exports.self_check import (
     answer_logprobs,
     check_export,
     compare,
+    load_as_users_do,
     load_batches,
     save_batches,
     without_writing,
@@ -83,10 +84,22 @@ def test_a_fresh_process_agrees_with_an_export_in_bfloat16_and_refuses_a_damaged
     save_file(weights, path, metadata={"format": "pt"})
     with FreshProcess() as process, pytest.raises(RuntimeError, match="16 have numbers that are n"):
         check_export(process, folder, batches, expected, model.device)
-    del weights[name]
-    (folder / "config.json").write_text("{}")
-    with FreshProcess() as process, pytest.raises(RuntimeError, match="could not be loaded in a f"):
-        check_export(process, folder, batches, expected, model.device)
+
+
+def test_an_export_that_the_process_cannot_load_is_refused_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process that ends as `load_as_users_do` does, without the imports that take seconds.
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nread -r request\necho 'KeyError: model_type' >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    reason = r"could not be loaded in a fresh process \(KeyError: model_type\), so it was deleted"
+    with FreshProcess() as process, pytest.raises(RuntimeError, match=reason):
+        process.answers(tmp_path, choices(ROWS), torch.device("cpu"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        load_as_users_do(tmp_path, "cpu")
 
 
 def test_a_check_that_fails_leaves_no_directory_and_an_older_export(tmp_path: Path) -> None:
@@ -191,17 +204,22 @@ def test_an_export_that_cannot_be_compared_says_why(
     assert reason in caplog.text and bool(caplog.records) == bool(reason)
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and a data set, whose cache the runs share."""
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["factorized", "dense", "onnx", "gguf"])
-def test_a_run_checks_its_export_in_every_format(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["factorized", "onnx", "gguf"])  # Each is loaded in its own way.
+def test_a_run_checks_its_export_in_every_format(form: str, world: Path) -> None:
     if form in ("onnx", "gguf"):
         package = "onnxruntime" if form == "onnx" else "gguf"
         pytest.importorskip(package, reason=f"{package} is not installed")
-    world = make_world(tmp_path)
     settings = ["projection.refit=false", "speed.enabled=false", "tolerance=.5"]
-    done = run_sieve(world, world / "run", f"export={form}", "export.check_rows=24", *settings)
+    done = run_sieve(world, world / form, f"export={form}", "export.check_rows=24", *settings)
     assert done.status == 0, done.stderr
-    result = json.loads((world / "run/result.json").read_text())
+    result = json.loads((world / form / "result.json").read_text())
     rows = {"dtype": "float32", "rows": 20, "not_finite": 0, "different": 0, "same_answer": 20}
     assert result["export"]["check"] == rows
     assert result["pruned"]["not_finite"] == result["baseline"]["not_finite"] == 0
