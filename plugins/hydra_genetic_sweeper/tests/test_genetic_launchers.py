@@ -34,7 +34,7 @@ NEEDED = {
     "slurm": "hydra_submitit_launcher",
     "ray": "hydra_ray_launcher",
 }
-# Submitit needs 2 s to start a job and 17 s to give up a lost one.
+# Submitit needs 2 s to start a job, and the time in `apps/chunks.py` to give up a lost one.
 FEW = ("hydra.sweeper.generations=2", "hydra.sweeper.population=9", "seconds=.02")
 
 
