@@ -29,6 +29,7 @@ LONG = (
     "test_jobs_table.py",
     "test_embedded.py",
     "test_harness.py",
+    "test_docs_site.py",
     "test_onnx.py",
 )
 
