@@ -54,6 +54,7 @@ def test_a_multirun_ends_with_a_table_of_its_jobs(launcher: str, tmp_path: Path)
         "--multirun",
         f"launcher={launcher}",
         "tolerance=.9,.95,7",
+        "projection.refit=false",
         "speed.enabled=false",
         "export=none",
         f"hydra.sweep.dir={tmp_path / 'sweep'}",

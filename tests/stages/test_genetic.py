@@ -90,7 +90,7 @@ os.fsync = fsync_and_die
 """
 
 
-def test_three_workers_one_of_which_is_killed_find_what_one_process_does(
+def test_two_workers_one_of_which_is_killed_find_what_one_process_does(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (world / "hook").mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def test_three_workers_one_of_which_is_killed_find_what_one_process_does(
     monkeypatch.setitem(ENVIRONMENT, "KILL_ONCE", str(world / "kill"))
     before = ENVIRONMENT.get("PYTHONPATH", "")
     monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", f"{world / 'hook'}:{before}")
-    ray = (f"hydra.sweep.dir={world / 'ray'}", *SEARCH, "launcher=ray", "launcher.workers=3")
+    ray = (f"hydra.sweep.dir={world / 'ray'}", *SEARCH, "launcher=ray", "launcher.workers=2")
     command = [sys.executable, "-m", "sieve.run", *arguments(world, world / "unused", *ray)]
     done = subprocess.run(command, cwd=world, env=ENVIRONMENT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
