@@ -5,6 +5,7 @@ number is exact in float16 and bfloat16, so that storing it in either loses noth
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import transformers
@@ -12,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
+
+from sieve.conversion import ASSETS
 
 VOCAB_SIZE = 384
 SPECIALS = ("<pad>", "<bos>", "<eos>")
@@ -237,6 +240,19 @@ class OddForCausalLM(PreTrainedModel):
 def tiny_odd(tied: bool = False) -> PreTrainedModel:
     """A model of an architecture that transformers does not have."""
     return randomized(OddForCausalLM, OddConfig(tie_word_embeddings=tied))
+
+
+def first_layers(layers: int) -> PreTrainedModel:
+    """The first layers of the embedded model in float32; two or three do its tasks alone."""
+    options = {"num_hidden_layers": layers, "dtype": "float32"}
+    model = transformers.AutoModelForCausalLM.from_pretrained(ASSETS / "embedded", **options)
+    return model.eval()
+
+
+def save_first_layers(folder: Path, layers: int) -> None:
+    """Save the first layers of the embedded model with its tokenizer."""
+    first_layers(layers).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(ASSETS / "embedded").save_pretrained(folder)
 
 
 FAMILIES: dict[str, Callable[..., PreTrainedModel]] = {

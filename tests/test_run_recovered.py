@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import save_first_layers
 from runs import execute, read_result
 
 from sieve.bank.bank import Bank
@@ -20,7 +21,7 @@ TRAINED = (
     "calibration.tokens=4_000",
     "logger=none",
     "batch_tokens=512",
-    "tolerance=.25",
+    "tolerance=.15",
     "projection.refit=false",
     "search=uniform",
     "search.levels=[1,.5,.2,.1,.07,.05,.03,.02,.01]",
@@ -42,7 +43,7 @@ ALONE = ("recovery.accumulate=2",)
 def arguments(folder: Path, name: str, cache: str, overrides: Sequence[str]) -> list[str]:
     """The command line of a run in the folder `name`."""
     paths = [f"hydra.run.dir={folder / name}", f"paths.cache_dir={folder / cache}"]
-    return [*TRAINED, *paths, *overrides]
+    return [*TRAINED, f"model.path={folder / 'model'}", *paths, *overrides]
 
 
 def finished(
@@ -66,8 +67,10 @@ def begin(world: Path, name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the runs."""
-    return tmp_path_factory.mktemp("world")
+    """A folder for the runs, with the first two layers of the embedded model."""
+    root = tmp_path_factory.mktemp("world")
+    save_first_layers(root / "model", 2)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,7 @@ def test_the_result_is_the_last_size_down_that_works_on_fresh_rows(whole: dict[s
     assert sizes == sorted(feasible, reverse=True)[: len(tested)]
     passed = [score["kept_fraction"] for score in tested if score["feasible"]]
     assert whole["kept_fraction"]["prunable"] == passed[-1] < recovery["search"]["kept_before"]
+    assert any(attempt["feasible"] and attempt["steps"] > 0 for attempt in attempts)
     for attempt in attempts:
         assert attempt["feasible"] == (attempt["margin"] >= 0)
         assert attempt["steps"] <= 30
