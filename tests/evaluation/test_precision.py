@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import save_first_layers
 from test_conf_groups import load
 
 from sieve import stages
@@ -36,10 +37,11 @@ def answers_of(run: Run, bank: Bank, genome: Genome) -> tuple[np.ndarray, float]
 
 
 def run_all(folder: Path, dtype: str, levels: Genome | None = None) -> Stages:
-    """Run all stages on the embedded model; `levels` takes the place of the search's genome."""
+    """Run all stages on the model beside `folder`; `levels` replaces the search's genome."""
     config = load(
         "+task=almanac_reviews",
         f"model.dtype={dtype}",
+        f"model.path={folder.parent / 'model'}",
         "projection.dtype=bfloat16",
         "task.max_rows.selection=60",
         "task.max_rows.test=200",
@@ -74,6 +76,7 @@ def run_all(folder: Path, dtype: str, levels: Genome | None = None) -> Stages:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stages, Stages]:
     folder = tmp_path_factory.mktemp("precision")
+    save_first_layers(folder / "model", 3)
     exact = run_all(folder / "float32", "float32")
     return exact, run_all(folder / "bfloat16", "bfloat16", exact.genome)
 
