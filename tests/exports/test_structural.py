@@ -19,9 +19,10 @@ def _has_both(used):
     return any(gene.neurons for gene in used) and 0 in used.values()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-@pytest.mark.parametrize("format", ["gguf", "onnx"])
-def test_units_and_neurons_that_were_removed_are_absent(family, format, tmp_path):
+@pytest.mark.parametrize(
+    ("format", "family"), [("gguf", "llama"), ("gguf", "qwen2"), ("onnx", "qwen2")]
+)
+def test_units_and_neurons_that_were_removed_are_absent(format, family, tmp_path):
     model = FAMILIES[family]()
     dense_bytes = sum(parameter.nbytes for parameter in model.parameters())
     bank = replace(banked(model, narrow=True), structural=True)
