@@ -1,7 +1,7 @@
 """Dashboards hold against what runs really send: every key that they use is one of a run's own.
 
-Two runs are logged offline and read back: the embedded model on a data set of Almanac, with
-recovery and the other sets beside it; and a genetic search.
+Two runs are logged offline and read back: layers of the embedded model on a data set of Almanac,
+with recovery and the other sets beside it; and a genetic search.
 """
 
 import json
@@ -17,6 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from logged import Page, page
+from models import save_first_layers
 from runs import Done, execute, make_world, run_sieve
 from specs import missing, used
 
@@ -66,7 +67,8 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     root = make_world(tmp_path_factory.mktemp("world"))
     where = (f"hydra.run.dir={root / 'line'}", f"paths.cache_dir={root / 'cache'}")
-    check(execute(root, [*LINE, *where]))
+    save_first_layers(root / "embedded", 2)
+    check(execute(root, [*LINE, f"model.path={root / 'embedded'}", *where]))
     check(run_sieve(root, root / "unused", *GENETIC, f"hydra.sweep.dir={root / 'genetic'}"))
     return Runs(page(root / "line"), page(root / "genetic" / "result"), root)
 
