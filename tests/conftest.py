@@ -31,6 +31,9 @@ LONG = (
     "test_harness.py",
     "test_docs_site.py",
     "test_onnx.py",
+    "test_onnx_writing.py",
+    "test_self_check.py",
+    "test_dtypes.py",
 )
 
 
