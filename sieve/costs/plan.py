@@ -121,7 +121,14 @@ class Plan:
 
     @property
     def weights(self) -> Parts:
-        """The dense model. While it computes, FSDP gathers two blocks or the embedding."""
+        """The dense model. While it computes, FSDP gathers two blocks or the embedding.
+
+        A streamed model that only runs has its ends and one block.
+        """
+        if self.config.calibration.strategy == "stream" and self.config.only_runs:
+            blocks = sum(matrix.size for matrix in self.shape.blocks)
+            ends = (self.shape.parameters - blocks) * self.itemsize
+            return {"weights": ends + self.block_bytes}
         gathered = max(2 * self.block_bytes, self.shape.embedding * self.itemsize)
         return {"weights": self.sharded(self.shape.parameters * self.itemsize, gathered)}
 

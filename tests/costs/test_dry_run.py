@@ -143,6 +143,20 @@ def test_each_device_of_fsdp_holds_less_of_the_model(tmp_path):
     assert export["factors (host)"] == pytest.approx(kept) and "factors" not in export
 
 
+def test_a_streamed_model_that_only_runs_has_its_ends_and_a_block(tmp_path):
+    base = ("+experiment=paper_llama3_1_8b", "task=sst2", "search=uniform", "export=factorized")
+    stream = "calibration.strategy=stream"
+    runs = forecast(tmp_path, *base, stream, "projection.refit=false")
+    refitted = forecast(tmp_path, *base, stream, "projection.refit=true")
+    weights = [
+        [stage(record, name)["parts_bytes"]["weights"] for name in ("search", "evaluate", "export")]
+        for record in (runs, refitted)
+    ]
+    ends = 2 * (runs["parameters"] - runs["prunable"])
+    assert weights[0] == pytest.approx([ends + runs["prunable"] * 2 / 32] * 3)
+    assert weights[1] == [2 * runs["parameters"]] * 3
+
+
 def test_streaming_holds_a_block_and_its_moments(tmp_path):
     base = ("+experiment=paper_llama3_1_8b", "task=sst2", "projection=loss_aware")
     whole, streamed = (
