@@ -148,7 +148,7 @@ class Objective:
     def on(self, bank: Bank) -> Self:
         """The same objective for another bank of this model; the baseline is not scored again."""
         other = copy(self)
-        other.bank, other.evaluated = bank, {}
+        other.bank, other.evaluated, other._shared = bank, {}, None
         # Every rank solves such a bank by itself, so banks of different ranks differ by rounding
         # and their factors cannot be split over ranks.
         other.switch = Switch(self.switch.model, bank, as_stored=False)

@@ -163,6 +163,16 @@ def test_a_model_whose_blocks_share_more_than_hidden_states_runs_them_all(
     assert vars(first)["forward"] is remember and vars(second)["forward"] is add
 
 
+def test_another_bank_shares_nothing_of_the_first() -> None:
+    model = tiny_llama()
+    banks = [banked(model), banked(model, "svd")]
+    objective = Objective(model, banks[0], BATCHES)
+    objective.share_blocks(mixed(banks[0], CENTER))
+    genome = changed(banks[1], mixed(banks[1], CENTER), banks[1].names[-1])
+    alone = Objective(model, banks[1], BATCHES).score(genome)
+    assert objective.on(banks[1]).score(genome) == alone
+
+
 def test_blocks_are_as_they_were_afterwards() -> None:
     model = tiny_llama()
     bank = banked(model)
