@@ -48,7 +48,7 @@ def certificate_of(
             return SimpleNamespace(to=lambda genome: done.append(f"switch to {genome}"))
 
     monkeypatch.setattr(module, "score", score)
-    monkeypatch.setattr(module, "Switch", lambda *_: Switched())
+    monkeypatch.setattr(module, "scored_switch", lambda *_: Switched())
     monkeypatch.setattr(module, "quantize", lambda *_: done.append("quantize"))
     monkeypatch.setattr(module, "fresh_rows", lambda _: list(range(400)))
     monkeypatch.setattr(module, "dense_examples", lambda rows: rows)
