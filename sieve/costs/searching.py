@@ -18,7 +18,7 @@ from sieve.search import bottlenecks
 from sieve.search.lines import FALLBACKS, MARGIN_NEIGHBORS, RESIZE_NEIGHBORS, STEP
 from sieve.search.measured import measured_rows
 
-# Share of the blocks that run for a genome that differs from one genome in a single matrix.
+# Mean share of the blocks from a matrix on, which run for a genome that differs there alone.
 DIFFERING = 0.5
 SCORED = {"margin": 0.7, "divergence": 0.6}  # share of the rows that a genome is scored on
 PATIENCE = 1.3  # generations of a search, as a multiple of `stagnation_generations`
@@ -28,14 +28,21 @@ Pair = NDArray[np.float64]  # expected and at most
 
 
 def search_evaluations(
-    shape: Shape, sizing: Sizing, search: SearchConfig, rows: int, sweeper: Sweeper
+    shape: Shape,
+    sizing: Sizing,
+    search: SearchConfig,
+    rows: int,
+    sweeper: Sweeper,
+    differing: float = DIFFERING,
 ) -> tuple[Pair, Pair, str]:
     """Genomes and rows that a search scores, and a remark.
 
     A row that runs half of the blocks counts as half a row. The rows include the scores of the
     dense model, the confirmation and a map of bottlenecks.
 
-    rows: of the selection split.
+    Args:
+        rows: of the selection split.
+        differing: share of the blocks that run for a genome that differs in a single matrix.
     """
     seen = rows - round(search.confirmation * rows)
     share = np.array([SCORED[search.judge], 1.0])
@@ -45,7 +52,7 @@ def search_evaluations(
         scored, remark = genomes * seen + seen, f"bisection over {count} genomes"
     elif search.method == "genetic":
         bred, remark = _generations(sweeper)
-        seeds, seed_rows = _seeds(shape, sizing, search, seen)
+        seeds, seed_rows = _seeds(shape, sizing, search, seen, differing)
         genomes, scored = bred + seeds, share * bred * seen + seed_rows + 4 * seen
     else:
         genomes, remark = np.full(2, float(search.evaluations)), f"{search.evaluations:,} genomes"
@@ -54,7 +61,7 @@ def search_evaluations(
         scored = scored + np.array([CONFIRMED, search.candidates]) * rows
     if search.bottlenecks:
         each = np.array([1.5 * SCORED["margin"], 1 + _bisections(len(bottlenecks.LEVELS))])
-        scored = scored + each * DIFFERING * seen * len(shape.matrices)
+        scored = scored + each * differing * seen * len(shape.matrices)
     return genomes, scored, remark
 
 
@@ -85,11 +92,13 @@ def _generations(sweeper: Sweeper) -> tuple[Pair, str]:
     return np.minimum(bred, sweeper.get("evaluations") or math.inf), remark
 
 
-def _seeds(shape: Shape, sizing: Sizing, search: SearchConfig, rows: int) -> tuple[float, float]:
+def _seeds(
+    shape: Shape, sizing: Sizing, search: SearchConfig, rows: int, differing: float
+) -> tuple[float, float]:
     """Genomes before and after the generations of a genetic search, and whole rows for them."""
     margin = search.judge == "margin"
     line = _bisections(line_length(shape, sizing, search, "waterfill")) + 2
     line += sum(MARGIN_NEIGHBORS if margin else RESIZE_NEIGHBORS)
     count = line * (len(search.seeds) + (not margin)) + len(FALLBACKS) * (not margin)
     measured = search.rounds * (2 * len(shape.matrices) + 1) * ("measured" in search.seeds)
-    return count + measured, count * rows + DIFFERING * measured * min(rows, measured_rows(rows))
+    return count + measured, count * rows + differing * measured * min(rows, measured_rows(rows))

@@ -5,7 +5,7 @@ import math
 from sieve.calibration.schedule import groups_of, most_tokens
 from sieve.costs.batches import UNRELEASED
 from sieve.costs.plan import ITEMSIZE, KEPT, Parts, Plan, Stage
-from sieve.costs.searching import search_evaluations
+from sieve.costs.searching import DIFFERING, search_evaluations
 from sieve.costs.shape import Rows
 from sieve.costs.solving import fit_flops, solve_bytes
 from sieve.model.groups import siblings
@@ -104,17 +104,18 @@ def solve_all(plan: Plan) -> tuple[float, Parts]:
 def search(plan: Plan) -> Stage:
     """Genomes scored on the selection rows, with factors of every rank in memory."""
     rows = plan.lengths.rows["selection"]
+    settings, shares = plan.config.search, plan.shards == 1
     genomes, scored, remark = search_evaluations(
-        plan.shape, plan.sizing, plan.config.search, rows, plan.sweeper
+        plan.shape, plan.sizing, settings, rows, plan.sweeper, DIFFERING if shares else 1.0
     )
     expected, most = scored / plan.workers
     factors = plan.sharded(plan.factor_bytes, 2 * plan.factor_bytes / plan.shape.layers)
     parts = plan.dense | {"factors": factors} | plan.scoring
-    settings = plan.config.search
-    if settings.bottlenecks or (settings.method == "genetic" and "measured" in settings.seeds):
+    measured = settings.method == "genetic" and "measured" in settings.seeds
+    if shares and (settings.bottlenecks or measured):
         tokens = rows * plan.lengths.scored / plan.devices
         states = tokens * plan.shape.hidden * plan.shape.layers * plan.itemsize
-        parts["hidden states"] = min(states, BYTES) if plan.shards == 1 else 0
+        parts["hidden states"] = min(states, BYTES)
     return Stage(
         "search",
         plan.score(expected),

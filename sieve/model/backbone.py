@@ -6,7 +6,7 @@ dtype (the storage dtype) even if the model computes in another dtype.
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -294,6 +294,21 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
+def replaced_forwards(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Give modules other forward methods inside the `with` block."""
+    own = {module: vars(module).get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
+    finally:
+        for module, before in own.items():
+            del module.forward  # Restores the method of the class.
+            if before is not None:
+                module.forward = before
+
+
+@contextmanager
 def with_input_gradients(
     model: PreTrainedModel, checkpointed: Sequence[torch.nn.Module] = ()
 ) -> Iterator[None]:
@@ -302,7 +317,6 @@ def with_input_gradients(
     Args:
         checkpointed: decoder blocks whose activations are recomputed in the backward pass.
     """
-    forwards = {block: block.forward for block in checkpointed}
 
     def differentiable(_module: torch.nn.Module, _args: object, y: Tensor) -> Tensor:
         return y.detach().requires_grad_().clone()  # Some models scale it in place.
@@ -312,12 +326,8 @@ def with_input_gradients(
             partial(inner, **kwargs), *args, use_reentrant=True
         )
 
-    handle = model.get_input_embeddings().register_forward_hook(differentiable)
-    try:
-        for block, inner in forwards.items():
-            block.forward = recomputed(inner)
+    with (
+        model.get_input_embeddings().register_forward_hook(differentiable),
+        replaced_forwards({block: recomputed(block.forward) for block in checkpointed}),
+    ):
         yield
-    finally:
-        handle.remove()
-        for block in forwards:
-            del block.forward  # Restores the method of the class.

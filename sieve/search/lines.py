@@ -61,8 +61,8 @@ def shared_blocks(objective: Scorer, genome: Genome) -> Iterator[None]:
     if not isinstance(objective, Objective):
         yield
         return
-    objective.share_blocks(genome)
     try:
+        objective.share_blocks(genome)
         yield
     finally:
         objective.share_blocks(None)

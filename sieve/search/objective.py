@@ -18,14 +18,14 @@ from typing import Self
 
 import numpy as np
 from scipy.special import ndtr, ndtri
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
 from sieve.bank.switch import Switch
-from sieve.data.prefix import PrefixCache, prefix_of
+from sieve.data.prefix import PrefixCache
 from sieve.data.scored import LARGEST_DIVERGENCE, ScoredBatch
+from sieve.distributed.sharding import is_sharded
 from sieve.evaluation.evaluation import check_finite, score, together
 from sieve.search.score import Score
 from sieve.search.shared_blocks import Ranks, SharedBlocks
@@ -132,13 +132,13 @@ class Objective:
         scoring many genomes that differ from one genome in a few blocks; None forgets.
         """
         self._shared = None
-        if genome is not None:
-            batches = [batch for stage in self.stages for batch in stage]
-            own = [batch.input_ids[:, len(prefix_of(batch)) :] for batch in batches]
-            self._shared = SharedBlocks(self.switch.model, self.bank, sum(map(Tensor.numel, own)))
-            ranks = self.bank.ranks(genome)
-            with self.switch.to(genome):
-                self._run_all("Sharing blocks", self._shared.recording(ranks), self.stages)
+        model, tokens = self.switch.model, self.tokens_per_genome["run"]
+        if genome is None or is_sharded(model):  # Ranks would wait for each other's passes.
+            return
+        shared = SharedBlocks(model, self.bank, self.bank.ranks(genome), tokens)
+        with self.switch.to(genome):
+            self._run_all("Sharing blocks", shared.recording(), self.stages)
+        self._shared = shared
 
     def divergences(self, genome: Genome) -> np.ndarray:
         """KL(dense ‖ pruned) of every example (N,), nats, in the order of the stages."""

@@ -7,9 +7,8 @@ the first block that differs. Every batch is the same, so the scores are the sam
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank
 from sieve.data.prefix import PrefixCache
-from sieve.distributed.sharding import is_sharded
+from sieve.model.backbone import replaced_forwards
 from sieve.model.matrices import block_of, block_paths
 
 log = logging.getLogger(__name__)
@@ -31,42 +30,36 @@ Kept = dict[int, Any]  # outputs of blocks in one forward pass, by the number of
 
 
 class SharedBlocks:
-    """The hidden states of one genome between the decoder blocks of a model.
+    """The hidden states of one genome between the decoder blocks of a model that no ranks share.
 
     Args:
         model: computes the genome while its states are recorded.
-        tokens: that all rows of one genome run.
-        limit: bytes of hidden states to keep; None: `BYTES`.
+        ranks: of the genome.
+        tokens: that the passes of one genome run.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, bank: Bank, tokens: int, limit: int | None = None
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, bank: Bank, ranks: Ranks, tokens: int) -> None:
         paths = block_paths(model)
-        self.blocks = [model.get_submodule(path) for path in paths]
+        self.blocks, self.ranks = [model.get_submodule(path) for path in paths], ranks
         width = model.config.get_text_config().hidden_size
-        every = math.ceil(len(paths) * tokens * width * model.dtype.itemsize / (limit or BYTES))
+        every = math.ceil(len(paths) * tokens * width * model.dtype.itemsize / BYTES)
         self._kept_after = range(every - 1, len(paths), every) if every else range(0)
         self._first = _first_blocks(bank, paths)
-        self._ranks: Ranks | None = None
         self._passes: list[Kept] = []
         # Some blocks read more of an earlier block than its hidden states.
-        self._exact, self._checked = not is_sharded(model), set[int]()
+        self._exact, self._checked = True, set[int]()
 
-    def recording(self, ranks: Ranks) -> "BlockCache":
-        """What the passes of a genome are run through to keep its hidden states."""
-        self._ranks, self._passes = ranks, []
-        return BlockCache(through=self._record if self._exact else _plain)
+    def recording(self) -> PrefixCache:
+        """What the passes of the genome are run through to keep its hidden states."""
+        return BlockCache(self._record)
 
     def sharing(self, ranks: Ranks) -> PrefixCache:
-        """What the passes of a genome are run through to begin where it differs."""
-        if self._ranks is None or not self._exact:
-            return PrefixCache()
-        differing = [i for name, i in self._first.items() if ranks[name] != self._ranks[name]]
-        last = max(
-            (i for i in self._kept_after if i < min(differing, default=math.inf)), default=-1
-        )
-        return BlockCache(through=partial(self._resume, last)) if last >= 0 else PrefixCache()
+        """What the passes of another genome are run through to begin where it differs."""
+        differing = (i for name, i in self._first.items() if ranks[name] != self.ranks[name])
+        first = min(differing, default=math.inf)
+        last = max((i for i in self._kept_after if i < first), default=-1)
+        shares = self._exact and last >= 0
+        return BlockCache(partial(self._resume, last)) if shares else PrefixCache()
 
     def _record(self, number: int, run: Run) -> Tensor:
         kept: Kept = {}
@@ -87,6 +80,9 @@ class SharedBlocks:
             return resumed()
         self._checked.add(last)
         logits, whole = _result(resumed), run()
+        if whole.isnan().any():  # NaN equals nothing, so such a genome proves nothing.
+            self._checked.remove(last)
+            return whole
         self._exact = logits is not None and torch.equal(logits, whole)
         if not self._exact:
             self._passes = []
@@ -107,21 +103,17 @@ def _result(run: Run) -> Tensor | None:
         return None
 
 
-@dataclass
 class BlockCache(PrefixCache):
     """A prefix cache whose passes over rows are counted and run by `through`."""
 
-    through: Callable[[int, Run], Tensor] = lambda _number, run: run()
-    passes: int = 0
+    def __init__(self, through: Callable[[int, Run], Tensor]) -> None:
+        super().__init__()
+        self.through, self.passes = through, 0
 
     def run(self, rows: Run) -> Tensor:
         """Run one pass over rows."""
         self.passes += 1
         return self.through(self.passes - 1, rows)
-
-
-def _plain(_number: int, run: Run) -> Tensor:
-    return run()
 
 
 def _first_blocks(bank: Bank, paths: list[str]) -> dict[str, int]:
@@ -134,30 +126,19 @@ def _first_blocks(bank: Bank, paths: list[str]) -> dict[str, int]:
         return numbers.get(block_of(name), -1)
 
     first = {m.name: block(m.name, m.layer, m.kind == "embedding") for m in bank.matrices}
-    return first | {g.name: min(first[name] for name in g.members) for g in bank.groups}
+    return first | {g.name: first[g.members[0]] for g in bank.groups}  # all in one block
 
 
 def _keep(kept: Kept, index: int, _block: nn.Module, _args: object, outputs: Any) -> None:
     kept[index] = outputs
 
 
-@contextmanager
-def _replaced(blocks: list[nn.Module], outputs: Any) -> Iterator[None]:
+def _replaced(blocks: list[nn.Module], outputs: Any) -> AbstractContextManager[None]:
     """Let the last of some blocks return known outputs, and the others what they read."""
-    size = len(outputs) if isinstance(outputs, tuple) else 0
 
     def unchanged(*args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden, *outputs[1:]) if size else hidden
+        return (hidden, *outputs[1:]) if isinstance(outputs, tuple) else hidden
 
-    own = [vars(block).get("forward") for block in blocks]
-    try:
-        for block in blocks[:-1]:
-            block.forward = unchanged
-        blocks[-1].forward = lambda *_args, **_kwargs: outputs
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
+    forwards = dict.fromkeys(blocks, unchanged)
+    return replaced_forwards(forwards | {blocks[-1]: lambda *_args, **_kwargs: outputs})

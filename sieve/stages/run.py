@@ -85,7 +85,7 @@ class Run:
 
     @property
     def in_parts(self) -> bool:
-        """Whether this process does not hold the whole model; its speed then says nothing."""
+        """Whether other processes or files hold parts of the model."""
         return self.sharded or is_offloaded(self.backbone.model)
 
     @property

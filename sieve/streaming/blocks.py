@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from sieve.data.batches import as_inputs
 from sieve.factorized.modeling_experts import unfold
-from sieve.model.backbone import forward, is_classifier
+from sieve.model.backbone import forward, is_classifier, replaced_forwards
 from sieve.model.matrices import Matrix, block_of, find_matrices, shares_embedding
 from sieve.streaming.checkpoint import Checkpoint, renamed_for
 
@@ -203,13 +203,8 @@ class BlockModel:
             inner = work if index == number else identity
             block = self.model.get_submodule(path)
             replacements[block] = in_form_of_block(inner, self._tuple_sizes[index])
-        try:
-            for module, replacement in replacements.items():
-                module.forward = replacement
+        with replaced_forwards(replacements):
             yield
-        finally:
-            for module in replacements:
-                del module.forward  # Restores the method of the class.
 
 
 def _path_of(model: nn.Module, module: nn.Module) -> str:

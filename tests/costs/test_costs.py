@@ -219,6 +219,22 @@ def test_a_genetic_search_is_bounded_by_its_generations() -> None:
     assert few.tolist() == [200, 200]
 
 
+def test_genomes_that_share_blocks_count_by_the_blocks_that_run() -> None:
+    model = tiny_llama()
+    shape, sweeper = shape_of(model), {"population": 8, "generations": 2}
+    for settings, least in (
+        (SearchConfig(method="genetic", judge="divergence"), 2 * len(shape.matrices)),
+        (SearchConfig(method="waterfill", bottlenecks=True), len(shape.matrices)),
+    ):
+        whole, shared = (
+            search_evaluations(shape, Sizing(), settings, 64, sweeper, share)[1]
+            for share in (1.0, 0.5)
+        )
+        assert (whole - shared >= 0.5 * 64 * least).all()
+    default = search_evaluations(shape, Sizing(), settings, 64, sweeper)[1]
+    assert default.tolist() == shared.tolist()
+
+
 def test_the_vocabulary_is_that_of_the_head_not_of_the_tokenizer() -> None:
     model = tiny_llama(vocab_size=500)
     assert len(tiny_tokenizer()) != 500 and shape_of(model).vocabulary == 500

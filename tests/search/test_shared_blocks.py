@@ -21,6 +21,7 @@ from sieve.data.sharing import prefix_sharing_of
 from sieve.model.matrices import block_of, block_paths, find_matrices
 from sieve.search import shared_blocks as module
 from sieve.search.bottlenecks import find_bottlenecks
+from sieve.search.lines import shared_blocks
 from sieve.search.measured import measure_weights
 from sieve.search.objective import Objective
 from sieve.tasks.example import Example
@@ -163,6 +164,21 @@ def test_a_model_whose_blocks_share_more_than_hidden_states_runs_them_all(
     assert vars(first)["forward"] is remember and vars(second)["forward"] is add
 
 
+def test_a_genome_whose_scores_are_not_finite_does_not_end_sharing() -> None:
+    model = tiny_llama(num_hidden_layers=4)
+    bank = banked(model)
+    objective, center, name = Objective(model, bank, BATCHES), mixed(bank, CENTER), bank.names[-1]
+    objective.share_blocks(center)
+    numbers = bank.factors[name].u.clone()
+    bank.factors[name].u.fill_(float("nan"))
+    assert objective.score(changed(bank, center, name, 1)).margin <= -1
+    bank.factors[name].u.copy_(numbers)
+    objective.score(changed(bank, center, name, 2))
+    with counted(model) as seen:
+        objective.score(changed(bank, center, name, 0))
+    assert len(seen) == len(BATCHES)
+
+
 def test_another_bank_shares_nothing_of_the_first() -> None:
     model = tiny_llama()
     banks = [banked(model), banked(model, "svd")]
@@ -171,6 +187,15 @@ def test_another_bank_shares_nothing_of_the_first() -> None:
     genome = changed(banks[1], mixed(banks[1], CENTER), banks[1].names[-1])
     alone = Objective(model, banks[1], BATCHES).score(genome)
     assert objective.on(banks[1]).score(genome) == alone
+
+
+def test_what_is_kept_is_forgotten_after_measuring() -> None:
+    model = tiny_llama()
+    bank = banked(model)
+    objective = Objective(model, bank, BATCHES)
+    with shared_blocks(objective, mixed(bank, CENTER)):
+        assert objective._shared is not None
+    assert objective._shared is None
 
 
 def test_blocks_are_as_they_were_afterwards() -> None:

@@ -22,7 +22,7 @@ def made(
     run: Any = SimpleNamespace(
         config=config, sharded=sharded, leads=leads, backbone=SimpleNamespace(model=None)
     )
-    bank: Any = SimpleNamespace(groups=[])
+    bank: Any = SimpleNamespace(groups=[settings["group"]] if "group" in settings else [])
     return getattr(module, name)(run, bank)
 
 
@@ -39,3 +39,4 @@ def test_rank_0_alone_holds_what_is_written(monkeypatch: pytest.MonkeyPatch) -> 
     assert held == [torch.device("cpu"), torch.device("meta")]
     assert made(monkeypatch, "written_switch", False)["held"] is None
     assert made(monkeypatch, "written_switch", True, export="dense")["held"] is None
+    assert made(monkeypatch, "written_switch", True, group="siblings")["held"] is None
