@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 WANDB = "SIEVE_EXPERIMENTS_WANDB"  # "true": runs are logged to Weights & Biases
+REAL = "SIEVE_SMOLLM2"  # the folder of SmolLM2-135M-Instruct
 # Settings that need files from $SIEVE_SHARED: tasks of reader-6m, and plain text.
 BESIDE = ("sst2", "trec", "ag_news", "subj", "sentiment", "text", "reader")
 
@@ -64,15 +65,20 @@ class Job:
     @property
     def shared(self) -> bool:
         """Whether it needs models or data that do not come with Sieve."""
-        return any(value in BESIDE for _, value in self.settings)
+        return self.real or any(value in BESIDE for _, value in self.settings)
+
+    @property
+    def real(self) -> bool:
+        """Whether it needs the language model in the folder that REAL names."""
+        return any(value.startswith("smollm2") for _, value in self.settings)
 
     @property
     def lane(self) -> str:
         """Jobs of one lane share moments and banks, and run one after another."""
+        if self.real:  # One task's runs share an adapter, whatever they measure.
+            return self.settings[0][1]
         if self.rows_of:
             return self.rows_of.partition("-")[0]
-        if self.kind == "call":
-            return f"{self.claim}/{self.name}"
         return f"{self.claim}/{self.settings[0][1] if self.settings else ''}"
 
     def folder(self, out: Path) -> Path:

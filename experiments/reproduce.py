@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from experiments.figures import outside
-from experiments.jobs import WANDB, Job, perform
+from experiments.jobs import REAL, WANDB, Job, perform
 from experiments.pages import write_pages
 from experiments.running import SHARED
 
@@ -38,6 +38,7 @@ CLAIMS = tuple(
     facts cost tolerance phrasings promises level elsewhere
     """.split()
 )
+LONG = ("real",)  # hours each, and only if asked for
 # Figures that need all runs of a claim.
 OVER_ALL = ("ratio", "times", "mean", "methods", "cpu_minutes", "growth")
 console = Console()
@@ -46,7 +47,8 @@ console = Console()
 def main() -> None:
     """Run missing jobs, summarize, compare, and write the requested files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("claims", nargs="*", metavar="claim", help=", ".join(CLAIMS))
+    known = (*CLAIMS, *LONG)
+    parser.add_argument("claims", nargs="*", metavar="claim", help=", ".join(known))
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="run only jobs whose name contains this")
@@ -56,8 +58,8 @@ def main() -> None:
     )
     parser.add_argument("--adopt", action="store_true", help="replace the committed results")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.claims if name not in CLAIMS]:
-        parser.error(f"unknown claim {unknown[0]!r}; expected one of {', '.join(CLAIMS)}.")
+    if unknown := [name for name in arguments.claims if name not in known]:
+        parser.error(f"unknown claim {unknown[0]!r}; expected one of {', '.join(known)}.")
     chosen = arguments.claims or list(CLAIMS)
     os.environ[WANDB] = str(arguments.wandb).lower()
     failed = (
@@ -89,6 +91,13 @@ def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> l
             highlight=False,
         )
         jobs = [job for job in jobs if not job.shared]
+    if REAL not in os.environ and (beside := [job for job in jobs if job.real]):
+        console.print(
+            f"{len(beside)} of {len(jobs)} runs need SmolLM2-135M-Instruct. Set {REAL} to its "
+            "folder, as written by save_pretrained, to run them.",
+            highlight=False,
+        )
+        jobs = [job for job in jobs if not job.real]
     todo = [job for job in jobs if only in job.name and job.result(out) is None]
     lanes: dict[str, list[Job]] = {}
     for job in todo:

@@ -1,0 +1,146 @@
+"""A real language model on six tasks: what every method keeps, and what the test rows say.
+
+    SIEVE_SMOLLM2=my_model python -m experiments.reproduce real --workers 1    # hours; resumes
+
+Classifiers are tuned on the task's labels first (`sieve.tune`), as a user's model would be. Each
+search has the confidence of the defaults, so that a row of the table carries its badge.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import figures
+from experiments.jobs import Job, composed, swept
+from sieve.report.result import read
+from sieve.report.verdict import verdict
+
+CLAIM = "real"
+MODEL = "smollm2"
+TUNED = ("trec", "sst2", "subj", "ag_news")
+TUNING = ("recovery.steps=400", "recovery.check_every=50", "recovery.patience=4")
+METHODS = {
+    "svd": "SVD of the weights (LASER), uniform",
+    "asvd": "ASVD, uniform",
+    "input_pca": "PCA of the inputs (SliceGPT), uniform",
+    "whitened": "whitened SVD (SVD-LLM), uniform",
+    "paper": "the paper's objective at its optimum, uniform",
+    "loss_aware": "loss-aware, uniform",
+    "sieve": "loss-aware, water-filled",
+    "int8": "the same, 8 bits",
+    "vocabulary": "the same, vocabulary cut",
+    "refitted": "the same, refitted (the default)",
+    "genetic": "genetic search",
+    "trained": "trained, sizes tried in turn",
+}
+
+
+def jobs() -> list[Job]:
+    """The tunings first, then the runs of the sweep and the genetic searches, task by task."""
+    runs = swept(CLAIM)
+    searches = [
+        Job(CLAIM, (("subject", subject), ("search", "genetic")), "sweep", extra=GENETIC)
+        for subject in dict.fromkeys(dict(job.settings)["subject"] for job in runs)
+    ]
+    tunings = [
+        Job(CLAIM, (("subject", f"{MODEL}_{task}"), ("step", "tune")), "call", f"{__name__}:tune")
+        for task in TUNED
+    ]
+    return [*tunings, *runs, *searches]
+
+
+GENETIC = (
+    "search.bottlenecks=false",
+    "search.rounds=1",
+    "hydra.sweeper.generations=5",
+)
+
+
+def tune(out: Path, subject: str, step: str) -> dict[str, Any]:
+    """Tune the dense model on the labels of a task; its accuracy on selection rows."""
+    from sieve import tune as tuning
+
+    overrides = [*tuning.DEFAULTS, f"+experiment={CLAIM}", f"subject={subject}", *TUNING]
+    config = composed([*overrides, "model.adapter=null"], out)
+    adapter = out / "cache" / "adapters" / subject.removeprefix(f"{MODEL}_")
+    before, after = tuning.tune(config, adapter)["selection"]
+    return {"before": before, "after": after, "steps": config.recovery.steps}
+
+
+def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
+    """By task and method: kept, bytes, the drop on test rows, whether certified, and minutes."""
+    tasks: dict[str, Any] = {}
+    for name, result in results.items():
+        subject, method = name.removeprefix(f"{CLAIM}/{MODEL}_").split("-")
+        entry = tasks.setdefault(subject, {"methods": {}})
+        if method == "tune":
+            entry["tuned"] = {key: result[key] for key in ("before", "after")}
+            continue
+        entry |= about(result)
+        entry["methods"][method] = row(result)
+    return {"model": MODEL, "tasks": tasks}
+
+
+def about(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What all runs on a task share."""
+    return {
+        "metric": result["metric"],
+        "tolerance": result["tolerance"],
+        "rows": result["examples"],
+        "tokens": result["calibration"]["tokens_asked"],
+        "seed": result["seed"],
+    }
+
+
+def row(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a run and its command."""
+    dense, pruned = result["baseline"]["accuracy"], result["pruned"]["accuracy"]
+    return {
+        "kept": figures.kept(result),
+        "model": round(result["kept_fraction"]["model"], 4),
+        "bytes": round(result["bytes"]["pruned"] / result["bytes"]["dense"], 4),
+        "dense": round(dense, 4),
+        "pruned": round(pruned, 4),
+        "drop": figures.drop(result["drop"]),
+        "within": result["drop"]["point"] <= result["tolerance"] + 1e-9,
+        "certified": verdict(read(result)).kind == "certified",
+        "minutes": round(sum(result["seconds"].values()) / 60, 1),
+        "command": result["command"],
+    }
+
+
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Kept and drop by method and task; bytes and minutes by method and task."""
+    tasks = summary["tasks"]
+    names = [
+        f"{task}, {entry['metric']}{', tuned' if 'tuned' in entry else ''}"
+        for task, entry in tasks.items()
+    ]
+    head = "| method | " + " | ".join(names) + " |"
+    rule = "|" + "---|" * (len(tasks) + 1)
+
+    def table(cell: Any) -> str:
+        lines = [
+            f"| {label} | {' | '.join(cell(e['methods'].get(method)) for e in tasks.values())} |"
+            for method, label in METHODS.items()
+        ]
+        return "\n".join([head, rule, *lines])
+
+    return {CLAIM: table(kept_cell), f"{CLAIM}-bytes": table(bytes_cell)}
+
+
+def kept_cell(found: Mapping[str, Any] | None) -> str:
+    """Kept (%), drop on test rows with its interval; ✓ certified, † beyond the tolerance."""
+    if not found:
+        return ""
+    drop = found["drop"]
+    marks = (" ✓" if found["certified"] else "") + ("" if found["within"] else " †")
+    ends = f"{100 * drop['low']:.1f} to {100 * drop['high']:.1f}"
+    return f"{100 * found['kept']['value']:.1f} ({100 * drop['value']:.1f}; {ends}){marks}"
+
+
+def bytes_cell(found: Mapping[str, Any] | None) -> str:
+    """Kept of the whole model and bytes (%), and minutes."""
+    if not found:
+        return ""
+    return f"{100 * found['model']:.0f}, {100 * found['bytes']:.0f}; {found['minutes']:.0f} min"
