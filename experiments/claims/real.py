@@ -7,6 +7,7 @@ search has the confidence of the defaults, so that a row of the table carries it
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from sieve.report.verdict import verdict
 CLAIM = "real"
 MODEL = "smollm2"
 TUNED = ("trec", "sst2", "subj", "ag_news")
-TUNING = ("recovery.steps=400", "recovery.check_every=50", "recovery.patience=4")
+TUNING = ("recovery.steps=150", "recovery.batch_tokens=256", "recovery.check_every=75")
+GENETIC = ("search.bottlenecks=false", "search.rounds=1", "hydra.sweeper.generations=5")
+TIMED = ("sieve", "trained")
 METHODS = {
     "svd": "SVD of the weights (LASER), uniform",
     "asvd": "ASVD, uniform",
@@ -37,7 +40,7 @@ METHODS = {
 
 def jobs() -> list[Job]:
     """The tunings first, then the runs of the sweep and the genetic searches, task by task."""
-    runs = swept(CLAIM)
+    runs = [replace(job, extra=extra(job)) for job in swept(CLAIM)]
     searches = [
         Job(CLAIM, (("subject", subject), ("search", "genetic")), "sweep", extra=GENETIC)
         for subject in dict.fromkeys(dict(job.settings)["subject"] for job in runs)
@@ -49,11 +52,10 @@ def jobs() -> list[Job]:
     return [*tunings, *runs, *searches]
 
 
-GENETIC = (
-    "search.bottlenecks=false",
-    "search.rounds=1",
-    "hydra.sweeper.generations=5",
-)
+def extra(job: Job) -> tuple[str, ...]:
+    """What `rivals` needs of a run beyond its result: the exports that it times."""
+    timed = dict(job.settings)["method"] in TIMED
+    return ("export=factorized",) if timed else ()
 
 
 def tune(out: Path, subject: str, step: str) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""What a user of a language model would pick instead, on the rows of the claim `real`.
+
+    SIEVE_SMOLLM2=my_model python -m experiments.reproduce real rivals --workers 1
+
+Static embeddings with published weights (model2vec) are not among them: their weights come from
+the Hub alone. The mean of the model's own token embeddings stands in their place.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import figures
+from experiments.claims import real
+from experiments.jobs import Job, composed
+
+CLAIM = "rivals"
+TASKS = real.TUNED
+RIVALS = {
+    "majority": "majority",
+    "words": "TF-IDF, logistic regression",
+    "static": "mean token embedding, logistic regression",
+    "probe": "half of the blocks, logistic regression",
+    "fresh": "fresh small model, distilled",
+    "untuned": "dense model as it comes",
+    "tuned": "dense model, tuned",
+    "int8": "tuned, 8 bits",
+    "q4_1": "tuned, GGUF Q4_1",
+    "tq2_0": "tuned, GGUF TQ2_0",
+    "blocks": "tuned, blocks dropped",
+    "sieve": "**tuned, sieved**, closed form",
+    "trained": "**tuned, sieved and trained**",
+}
+OURS = ("sieve", "trained")
+PLAIN = ("majority", "words", "static", "probe", "untuned")  # need no tuned model
+
+
+def jobs() -> list[Job]:
+    """All rivals of all tasks, after the runs of `real` whose exports are timed."""
+    ours = [job for job in real.jobs() if job.name.removeprefix(f"{real.MODEL}_") in _needed()]
+    return [
+        *ours,
+        *(
+            Job(
+                CLAIM,
+                (("subject", f"{real.MODEL}_{task}"), ("rival", rival)),
+                "call",
+                f"{__name__}:measure",
+            )
+            for task in TASKS
+            for rival in RIVALS
+        ),
+    ]
+
+
+def _needed() -> set[str]:
+    return {f"{task}-{step}" for task in TASKS for step in ("tune", *OURS)}
+
+
+def measure(out: Path, subject: str, rival: str) -> dict[str, Any]:
+    """Make a rival, then score and time it on the test rows."""
+    from experiments.rivals import record
+    from sieve import stages
+
+    adapter = ["model.adapter=null"] if rival in PLAIN else []
+    config = composed([f"+experiment={real.CLAIM}", f"subject={subject}", *adapter], out)
+    with stages.opened(config, out / CLAIM) as run:
+        start = time.process_time()
+        made = _make(run, out, subject, rival)
+        return record(made, run.task.splits["test"], time.process_time() - start)
+
+
+def _make(run: Any, out: Path, subject: str, rival: str) -> Any:
+    from gguf.constants import GGMLQuantizationType as Form
+
+    from experiments import rivals as makers
+    from sieve.exports.loading import load
+
+    if rival in OURS:
+        folder = out / real.CLAIM / f"{subject}-{rival}"
+        model, _ = load(folder / "export")
+        size = sum(file.stat().st_size for file in (folder / "export").glob("*.safetensors"))
+        return makers.sieved(run, model, size, len(run.task.splits["calibration"]))
+    if rival == "fresh":
+        return makers.fresh(run, _fresh_size(out, subject))
+    if rival in ("q4_1", "tq2_0"):
+        return makers.gguf_form(run, Form[rival.upper()])
+    functions = {
+        "untuned": makers.dense,
+        "tuned": makers.dense,
+        "int8": makers.eight_bits,
+        "blocks": makers.fewer_blocks,
+    }
+    return (functions.get(rival) or getattr(makers, rival))(run)
+
+
+def _fresh_size(out: Path, subject: str) -> int:
+    """The parameters of the model that was sieved and trained."""
+    job = Job(real.CLAIM, (("subject", subject), ("method", "trained")))
+    result = job.result(out)
+    assert result is not None
+    return int(result["parameters"]["model_kept"])
+
+
+def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
+    """By task and rival: accuracy, bytes, milliseconds a row, labelled rows and minutes."""
+    tasks: dict[str, Any] = {}
+    for name, result in results.items():
+        if not name.startswith(f"{CLAIM}/"):
+            continue
+        subject, rival = name.removeprefix(f"{CLAIM}/{real.MODEL}_").split("-")
+        minutes = result["minutes"]
+        if rival in OURS:
+            ours = results[f"{real.CLAIM}/{real.MODEL}_{subject}-{rival}"]
+            minutes = sum(ours["seconds"].values()) / 60
+        tasks.setdefault(subject, {})[rival] = {
+            "accuracy": figures.share(result["accuracy"], result["rows"]),
+            "bytes": result["bytes"],
+            "ms": {size: figures.timed(ms) for size, ms in result["ms"].items()},
+            "labels": result["labels"],
+            "minutes": figures.timed(minutes),
+            "note": result["note"],
+        }
+    return {"model": real.MODEL, "tasks": tasks}
+
+
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """A table of accuracies with intervals, and one of costs."""
+    tasks = summary["tasks"]
+    head = [f"| | {' | '.join(tasks)} |", "|" + "---|" * (len(tasks) + 1)]
+
+    def table(cell: Any) -> str:
+        rows = (
+            f"| {label} | {' | '.join(cell(task.get(rival)) for task in tasks.values())} |"
+            for rival, label in RIVALS.items()
+        )
+        return "\n".join([*head, *rows])
+
+    return {CLAIM: table(accuracy_cell), f"{CLAIM}-cost": table(cost_cell)}
+
+
+def accuracy_cell(found: Mapping[str, Any] | None) -> str:
+    """Accuracy in percent with its interval."""
+    if not found:
+        return ""
+    share = found["accuracy"]
+    ends = f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"
+    note = f"; {found['note']}" if found["note"] else ""
+    return f"{100 * share['value']:.1f} ({ends}{note})"
+
+
+def cost_cell(found: Mapping[str, Any] | None) -> str:
+    """Megabytes; milliseconds a row at 1 and 32 rows; labelled rows; minutes to make."""
+    if not found:
+        return ""
+    ms = " / ".join(f"{found['ms'][size]['value']:.1f}" for size in found["ms"]) or "–"
+    megabytes = found["bytes"] / 1e6
+    minutes = found["minutes"]["value"]
+    return f"{megabytes:.1f} MB; {ms} ms; {found['labels']:,}; {minutes:.1f} min"
