@@ -75,18 +75,16 @@ def words(train: Sequence[Example], test: Sequence[Example]) -> float:
     return right / len(test)
 
 
-def distilled(given: Materials, parameters: int) -> dict[str, Any]:
-    """Test accuracy of a fresh model of at most `parameters`, trained on the rows that Sieve saw.
+def distilled(
+    given: Materials, parameters: int, rates: Sequence[float] = RATES
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A fresh model of at most `parameters`, trained on the rows that Sieve saw, and its record.
 
     The targets are right answers and the dense model's probabilities of the choices. The selection
-    rows choose the better of two learning rates and its best epoch.
+    rows choose the best learning rate and its best epoch.
     """
-    best: dict[str, Any] = {"selection": -1.0}
-    for rate in RATES:
-        found = _trained(given, parameters, rate)
-        if found["selection"] > best["selection"]:
-            best = found
-    return best
+    trained = [_trained(given, parameters, rate) for rate in rates]
+    return max(trained, key=lambda pair: pair[1]["selection"])
 
 
 def fresh_model(backbone: Backbone, parameters: int, seed: int = 0) -> PreTrainedModel:
@@ -115,7 +113,9 @@ def _shaped(backbone: Backbone, width: int, layers: int, intermediate: int) -> P
     return AutoModelForCausalLM.from_config(config)
 
 
-def _trained(given: Materials, parameters: int, rate: float) -> dict[str, Any]:
+def _trained(
+    given: Materials, parameters: int, rate: float
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     tokenizer = given.backbone.tokenizer
     model = fresh_model(given.backbone, parameters)
 
@@ -149,7 +149,7 @@ def _trained(given: Materials, parameters: int, rate: float) -> dict[str, Any]:
         if waited >= PATIENCE:
             break
     model.load_state_dict(kept)
-    return {
+    return model, {
         "parameters": count_parameters(model),
         "rate": rate,
         "epochs": epoch + 1,

@@ -38,7 +38,7 @@ CLAIMS = tuple(
     facts cost tolerance phrasings promises level elsewhere
     """.split()
 )
-LONG = ("real",)  # hours each, and only if asked for
+LONG = ("real", "rivals")  # hours each, and only if asked for
 # Figures that need all runs of a claim.
 OVER_ALL = ("ratio", "times", "mean", "methods", "cpu_minutes", "growth")
 console = Console()
@@ -162,17 +162,29 @@ def summarize(claims: Sequence[str], out: Path) -> dict[str, Any]:
 def adopt(summaries: dict[str, Any], out: Path) -> None:
     """Write figures and JSON to `experiments/results`, and tables into the pages.
 
-    Only for claims whose jobs have all finished.
+    Only for claims whose jobs have all finished. Long claims are measured in pieces: what is
+    measured replaces what is committed, and the rest stays.
     """
     RESULTS.mkdir(exist_ok=True)
     for claim, summary in summaries.items():
-        if missing := sum(job.result(out) is None for job in module(claim).jobs()):
+        if claim in LONG:
+            path = RESULTS / f"{claim}.json"
+            summary = merged(json.loads(path.read_text()) if path.exists() else {}, summary)
+        elif missing := sum(job.result(out) is None for job in module(claim).jobs()):
             console.print(f"{claim:12}  not adopted: {missing} runs are missing")
             continue
         (RESULTS / f"{claim}.json").write_text(json.dumps(summary, indent=1) + "\n")
         if hasattr(module(claim), "draw"):
             module(claim).draw(summary, RESULTS / f"{claim}.svg")
     write_pages()
+
+
+def merged(committed: Any, fresh: Any) -> Any:
+    """The committed summary with all fresh entries in their places; a number is replaced whole."""
+    if not isinstance(committed, dict) or not isinstance(fresh, dict) or "value" in fresh:
+        return fresh
+    both = {key: merged(committed.get(key), value) for key, value in fresh.items()}
+    return committed | both
 
 
 def report(summaries: dict[str, Any], out: Path) -> int:

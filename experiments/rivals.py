@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Form
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -20,6 +21,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from experiments.baselines import Materials, distilled
 from sieve.config import QuantizationConfig
 from sieve.data.choices import ScoringBatch, scoring_batches
 from sieve.evaluation.evaluation import score
@@ -31,7 +33,9 @@ from sieve.tasks import Example
 FLOAT16 = 2  # bytes of a stored weight
 BATCH = 32
 REPEATS = 3
-GREEDY_ROWS = 200  # selection rows that choose the next block to drop
+LABELS = 2_000  # labelled rows of classifiers on the model's states and of a fresh model, at most
+BLOCK_ROWS = 60  # selection rows that tell what each block alone costs
+FRESH_PARAMETERS, FRESH_RATES = 6_000_000, (3e-3,)  # larger ones take hours on a processor
 FEATURE_ROWS = 64  # rows of a forward pass for features
 
 Answers = Callable[[Sequence[Example]], np.ndarray]
@@ -151,7 +155,7 @@ def probe(run: Run) -> Rival:
 
 def _probe(run: Run, features: Callable[[Sequence[Example]], np.ndarray], size: int) -> Rival:
     """A classifier of features; selection rows choose its regularization."""
-    rows, chosen = run.task.splits["calibration"], run.task.splits["selection"]
+    rows, chosen = run.task.splits["calibration"][:LABELS], run.task.splits["selection"]
     inputs, labels = features(rows), [example.answer for example in rows]
     held, truth = features(chosen), [example.answer for example in chosen]
     scale = inputs.std(0) + 1e-6
@@ -167,6 +171,17 @@ def _probe(run: Run, features: Callable[[Sequence[Example]], np.ndarray], size: 
         size + best.coef_.size * FLOAT16,
         len(rows) + len(chosen),
     )
+
+
+def fresh(run: Run) -> Rival:
+    """A model of the same family from random weights, distilled from the tuned model."""
+    rows = run.task.splits["calibration"][:LABELS]
+    materials = Materials(run.task, run.backbone, rows)
+    model, found = distilled(materials, FRESH_PARAMETERS, FRESH_RATES)
+    labels = len(rows) + len(run.task.splits["selection"])
+    note = f"{found['parameters'] / 1e6:.1f} million parameters"
+    size = found["parameters"] * FLOAT16
+    return Rival(_answers(run, model.eval()), size, labels, note=note)
 
 
 def dense(run: Run) -> Rival:
@@ -190,7 +205,8 @@ def gguf_form(run: Run, form: Form) -> Rival:
     """The tuned model with block matrices in a GGUF form, the embedding in Q8_0.
 
     The quantizers are those of the package `gguf`. Weights are restored to the dense type, so the
-    score is that of the form, and the speed would not be.
+    score is that of the form, and the speed would not be. Rows that do not fill whole groups of
+    the form stay as they are.
     """
     model, size = run.backbone.model, 0
     embedding = model.get_input_embeddings().weight
@@ -198,7 +214,7 @@ def gguf_form(run: Run, form: Form) -> Rival:
     with torch.no_grad():
         for weight in model.parameters():
             kind = wanted.get(id(weight))
-            if kind is None:
+            if kind is None or weight.shape[-1] % GGML_QUANT_SIZES[kind][0]:
                 size += weight.numel() * FLOAT16
                 continue
             packed = gguf.quants.quantize(weight.float().numpy(), kind)
@@ -213,25 +229,21 @@ def _linear(model: PreTrainedModel) -> Iterator[nn.Linear]:
 
 
 def fewer_blocks(run: Run) -> Rival:
-    """The tuned model without the blocks that selection rows miss least (TALE, arXiv:2510.22767).
+    """The tuned model without the blocks that it misses least, within the tolerance.
 
-    Each step drops the block without which most of the rows are right, while all selection rows
-    stay within the tolerance.
+    Each block is left out alone once; they are dropped in the order of the loss on some selection
+    rows, as many as all selection rows allow (a single round of TALE, arXiv:2510.22767).
     """
     model, rows = run.backbone.model, run.task.splits["selection"]
-    some, every = (_batches(run, some) for some in (rows[:GREEDY_ROWS], rows))
-    kept = list(range(model.config.num_hidden_layers))
-    least = _share(model, every) - run.config.tolerance
-    while len(kept) > 1:
-        shares = []
-        for block in kept:
-            with _blocks(model, [b for b in kept if b != block]):
-                shares.append(_share(model, some))
-        fewer = [b for b in kept if b != kept[int(np.argmax(shares))]]
-        with _blocks(model, fewer):
-            if _share(model, every) < least:
-                break
-        kept = fewer
+    some, every = (_batches(run, part) for part in (rows[:BLOCK_ROWS], rows))
+    count, least = model.config.num_hidden_layers, _share(model, every) - run.config.tolerance
+    losses = []
+    for block in range(count):
+        with _blocks(model, [b for b in range(count) if b != block]):
+            losses.append(float(score(model, some).losses.mean()))
+    order = np.argsort(losses).tolist()
+    dropped = next(n for n in range(1, count) if not _stays(model, every, order[:n], least)) - 1
+    kept = sorted(order[dropped:])
     with _blocks(model, kept):
         size = count_parameters(model) * FLOAT16
     answers = _answers(run, model)
@@ -240,9 +252,17 @@ def fewer_blocks(run: Run) -> Rival:
         with _blocks(model, kept):
             return answers(rows)
 
-    blocks = model.config.num_hidden_layers
     labels = len(run.task.splits["calibration"]) + len(rows)
-    return Rival(shorter, size, labels, note=f"{len(kept)} of {blocks} blocks")
+    return Rival(shorter, size, labels, note=f"{len(kept)} of {count} blocks")
+
+
+def _stays(
+    model: PreTrainedModel, rows: Sequence[ScoringBatch], without: Sequence[int], least: float
+) -> bool:
+    """Whether the share of right answers stays above the least without some blocks."""
+    kept = [b for b in range(model.config.num_hidden_layers) if b not in without]
+    with _blocks(model, kept):
+        return _share(model, rows) >= least
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def measure(out: Path, subject: str) -> dict[str, Any]:
         "rows": {"same": len(given.seen), "all": len(every), "test": len(given.test)},
         "words": words(given.seen, given.test),
         "all_words": words(every, given.test),
-        "fresh": distilled(given, result["parameters"]["model_kept"]),
+        "fresh": distilled(given, result["parameters"]["model_kept"])[1],
     }
 
 
