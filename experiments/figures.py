@@ -73,6 +73,8 @@ def kept(result: Mapping[str, Any]) -> Number:
     """
     chosen, tolerance = result["kept_fraction"]["prunable"], result["tolerance"]
     points = [p for p in result["search"]["curve"] if p.get("whole", True)]
+    if not points:  # Every genome was dropped early; the dense model is kept.
+        return number(chosen, chosen, chosen)
     rows = max(point["examples_used"] for point in points)
 
     def error(point: Mapping[str, Any]) -> float:

@@ -94,7 +94,7 @@ def test_every_file_stands_in_a_group() -> None:
     known = {CONF / group / f"{option}.yaml" for group, option in OPTIONS}
     known |= {CONF / "task" / f"{name}.yaml" for name in TASKS}
     known |= {CONF / "config.yaml", *(CONF / group / "_base.yaml" for group in BASED)}
-    known |= {CONF / "search" / "_genetic.yaml"}
+    known |= {CONF / "search" / "_genetic.yaml", CONF / "subject" / "_smollm2.yaml"}
     known |= set((CONF / "hydra").glob("*.yaml")) | set((CONF / "experiment").glob("*.yaml"))
     assert set(CONF.rglob("*.yaml")) == known
 

@@ -1,0 +1,105 @@
+"""The paper's claims on a real language model, beside those on the small ones, and both sizes.
+
+Verdicts are rules on committed figures, as in `verdicts.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.verdicts import NO, PART, YES
+
+Summaries = Mapping[str, Any]
+SMALL = {"reader-6m": "reader-6m (6.5 million)", "smollm2": "SmolLM2 (135 million), tuned first"}
+METHODS = {"paper": "the paper's objective, uniform", "sieve": "loss-aware, water-filled"}
+
+
+def real_verdicts(summaries: Summaries) -> str:
+    """One row per claim that the runs of `real` can judge, in Markdown."""
+    tasks = summaries["real"]["tasks"]
+    lines = ["| claim of the paper | measured on SmolLM2 | verdict |", "|---|---|---|"]
+    for claim, rule in ROWS:
+        measured, verdict = rule(tasks)
+        lines.append(f"| {claim} | {measured} | {verdict} |")
+    return "\n".join(lines)
+
+
+def removed(tasks: Summaries) -> tuple[str, str]:
+    """20 to 75 % removed by the paper's method with one level for all matrices."""
+    cells = {name: e["methods"]["paper"] for name, e in tasks.items() if "paper" in e["methods"]}
+    gone = {name: 1 - cell["kept"]["value"] for name, cell in cells.items()}
+    text = "by the paper's method (uniform): " + ", ".join(
+        f"{name} {100 * share:.0f} % at ε = {tasks[name]['tolerance']:g}"
+        for name, share in gone.items()
+    )
+    enough = [share >= 0.2 for share in gone.values()]
+    return text, YES if all(enough) else PART if any(enough) else NO
+
+
+def levels(tasks: Summaries) -> tuple[str, str]:
+    """A level per matrix keeps less than one level for all, on the same bank."""
+    pairs = {
+        name: (e["methods"]["sieve"]["kept"]["value"], e["methods"]["loss_aware"]["kept"]["value"])
+        for name, e in tasks.items()
+        if {"sieve", "loss_aware"} <= e["methods"].keys()
+    }
+    text = "in closed form, of what one level keeps: " + ", ".join(
+        f"{name} {own / uniform:.2f}" for name, (own, uniform) in pairs.items()
+    )
+    less = [own < uniform for own, uniform in pairs.values()]
+    return text, YES if all(less) else PART if any(less) else NO
+
+
+def trained(tasks: Summaries) -> tuple[str, str]:
+    """Training makes pruned models smaller still."""
+    pairs = {
+        name: (e["methods"]["trained"]["kept"]["value"], e["methods"]["sieve"]["kept"]["value"])
+        for name, e in tasks.items()
+        if {"sieve", "trained"} <= e["methods"].keys()
+    }
+    text = "kept with training, and without: " + ", ".join(
+        f"{name} {100 * own:.0f} and {100 * closed:.0f} %" for name, (own, closed) in pairs.items()
+    )
+    less = [own < closed for own, closed in pairs.values()]
+    return text, YES if all(less) else PART if any(less) else NO
+
+
+def quantized(tasks: Summaries) -> tuple[str, str]:
+    """8 bits on top of pruning."""
+    pairs = {
+        name: (e["methods"]["int8"], e["methods"]["sieve"])
+        for name, e in tasks.items()
+        if {"sieve", "int8"} <= e["methods"].keys()
+    }
+    costs = {n: own["drop"]["value"] - plain["drop"]["value"] for n, (own, plain) in pairs.items()}
+    text = "bytes of the model, and points that 8 bits cost: " + ", ".join(
+        f"{name} {100 * pairs[name][0]['bytes']:.0f} %, {100 * cost:.1f}"
+        for name, cost in costs.items()
+    )
+    small = [pair[0]["bytes"] <= 0.15 for pair in pairs.values()]
+    cheap = all(cost <= 0.02 for cost in costs.values())
+    return text, YES if cheap and all(small) else PART if cheap else NO
+
+
+def sizes(summaries: Summaries) -> str:
+    """Kept fraction and kept parameters of one task on two models, in Markdown."""
+    small, real = summaries["kept"]["at"]["0.02"], summaries["real"]["tasks"]
+    lines = [
+        "| task | method | " + " | ".join(f"{model}: kept, %" for model in SMALL.values()) + " |",
+        "|---|---|---|---|",
+    ]
+    for task in real:
+        for method, label in METHODS.items():
+            own = real[task]["methods"].get(method)
+            if own and task in small[method]:
+                cells = (small[method][task], own)
+                shown = " | ".join(f"{100 * cell['kept']['value']:.1f}" for cell in cells)
+                lines.append(f"| {task} | {label} | {shown} |")
+    return "\n".join(lines)
+
+
+ROWS = (
+    ("20 to 75 % of the parameters go for 1 to 5 % of accuracy", removed),
+    ("a level per matrix keeps less than one level for all", levels),
+    ("the pruned model still takes fine-tuning", trained),
+    ("pruning and 8 bits together save about 90 % of memory", quantized),
+)
