@@ -68,9 +68,7 @@ type: $(DEV) ## check types with mypy
 	@$(BIN)/python -m mypy
 
 bench: $(DEV) ## measure the speed of stages and pruned models, as ratios within one run
-	@$(BIN)/python -m experiments.bench $(ARGS)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.speed
-	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.scaling
+	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments.bench $(ARGS)
 
 docs: $(DEV) ## build the documentation site into site/; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict \

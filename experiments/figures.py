@@ -4,7 +4,7 @@ A measured number is stored as {"value", "low", "high"}. The interval covers wha
 another sample of rows may give.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy import stats
 
 Number = dict[str, float]
 RESAMPLES = 10_000
+LEGEND = "Sizes are *likely* only (`confidence=null`); † exceeds the tolerance on test rows."
 TIMES = 3.0  # timings differ between machines and with their load
 
 
@@ -83,6 +84,40 @@ def kept(result: Mapping[str, Any]) -> Number:
     low = [p["kept_fraction"] for p in points if p["margin"] >= -1.96 * error(p)]
     high = [p["kept_fraction"] for p in points if p["margin"] <= 1.96 * error(p)]
     return number(chosen, min([*low, chosen]), max([*high, chosen]))
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace(" --- ", "---")
+
+
+def cell(entry: Mapping[str, Any] | None) -> str:
+    """Kept (%) and drop on test rows (points); a dagger marks drops beyond the tolerance."""
+    if not entry:
+        return ""
+    mark = " †" if entry.get("within") is False else ""
+    return f"{100 * entry['kept']['value']:.1f} ({100 * entry['drop']['value']:.1f}){mark}"
+
+
+def spread(found: Mapping[str, float], digits: int = 1, times: float = 1) -> str:
+    """A number and its interval."""
+    value, low, high = (f"{times * found[end]:.{digits}f}" for end in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def chosen(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run kept, what it lost on test rows, and whether that is within the tolerance."""
+    return {
+        "kept": kept(result),
+        "drop": drop(result["drop"]),
+        "within": result["drop"]["point"] <= result["tolerance"] + 1e-9,
+    }
+
+
+def with_legend(table: str) -> str:
+    """A table of chosen sizes, with the meaning of the dagger below it if it has one."""
+    return f"{table}\n\n{LEGEND}" if "†" in table else table
 
 
 def numbers(tree: Any, path: str = "") -> Iterator[tuple[str, Number]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sieve.config import Config
 
 RESULT = "result.json"
+SHARED = Path(os.environ.get("SIEVE_SHARED", "../shared"))  # models and data beside Sieve
 WANDB = "SIEVE_EXPERIMENTS_WANDB"  # "true": runs are logged to Weights & Biases
 REAL = "SIEVE_SMOLLM2"  # the folder of SmolLM2-135M-Instruct
 # Settings that need files from $SIEVE_SHARED: tasks of reader-6m, and plain text.
@@ -118,9 +119,14 @@ def swept(claim: str, **changes: str) -> list[Job]:
 
 @functools.cache
 def swept_values(experiment: str) -> Mapping[str, str]:
+    config = composed_raw([f"+experiment={experiment}"])
+    return {key: str(values) for key, values in config.hydra.sweeper.params.items()}
+
+
+def composed_raw(overrides: Sequence[str]) -> Any:
+    """The settings of some overrides, with those of Hydra."""
     with _conf() as compose:
-        config = compose("config", [f"+experiment={experiment}"], return_hydra_config=True)
-        return {key: str(values) for key, values in config.hydra.sweeper.params.items()}
+        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def perform(job: Job, out: Path) -> None:

@@ -105,8 +105,9 @@ def measure(config: Config, folder: Path) -> Outcomes:
 
 def main() -> None:
     """Measure the outcomes of a run and write them to a file."""
-    from experiments.jobs import composed
     from experiments.real_model import without_paths
+
+    from experiments.jobs import composed
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="where the outcomes go, as JSON")

@@ -6,13 +6,35 @@ python -m experiments.pages
 import importlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from experiments.real_verdicts import real_verdicts, sizes
 from experiments.verdicts import verdicts
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
+WIDTH = 120  # of a line of a result
 PAGES = (FOLDER.parent / "README.md", FOLDER / "README.md")
+
+
+def write_result(name: str, summary: Mapping[str, Any]) -> None:
+    """Write `results/NAME.json`."""
+    (RESULTS / f"{name}.json").write_text(compact(json.loads(json.dumps(summary))) + "\n")
+
+
+def compact(tree: Any, depth: int = 0) -> str:
+    """JSON with lists and mappings on one line where they fit."""
+    line = json.dumps(tree, ensure_ascii=False)
+    if not isinstance(tree, dict | list) or len(line) + depth <= WIDTH:
+        return line
+    pad, keys = "\n" + " " * (depth + 1), isinstance(tree, dict)
+    heads = [f"{json.dumps(key)}: " for key in tree] if keys else [""] * len(tree)
+    parts = tree.values() if keys else tree
+    inside = [h + compact(part, depth + 1) for h, part in zip(heads, parts, strict=True)]
+    first, last = "{}" if keys else "[]"
+    return f"{first}{pad}{f',{pad}'.join(inside)}{pad[:-1]}{last}"
 
 
 def write_pages() -> None:
@@ -34,7 +56,10 @@ def tables() -> dict[str, str]:
     blocks: dict[str, str] = {}
     for name, summary in summaries.items():
         blocks |= importlib.import_module(f"experiments.claims.{name}").tables(summary)
-    return blocks | {"verdicts": verdicts(summaries)}
+    judged = {"verdicts": verdicts(summaries)}
+    if "real" in summaries:
+        judged |= {"real-verdicts": real_verdicts(summaries), "sizes": sizes(summaries)}
+    return blocks | judged
 
 
 def write_blocks(path: Path, blocks: dict[str, str]) -> None:

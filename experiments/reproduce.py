@@ -26,16 +26,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from experiments.figures import outside
-from experiments.jobs import REAL, WANDB, Job, perform
-from experiments.pages import write_pages
-from experiments.running import SHARED
+from experiments.jobs import REAL, SHARED, WANDB, Job, perform
+from experiments.pages import write_pages, write_result
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 CLAIMS = tuple(
     """
-    demo kept curve adaptive seeds bottlenecks calibration transfer recovery tokens sceptic
-    facts cost tolerance phrasings promises level elsewhere
+    demo kept curve defaults adaptive seeds bottlenecks calibration transfer recovery tokens sceptic
+    facts cost tolerance promises level elsewhere
     """.split()
 )
 LONG = ("real", "rivals")  # hours each, and only if asked for
@@ -173,7 +172,7 @@ def adopt(summaries: dict[str, Any], out: Path) -> None:
         elif missing := sum(job.result(out) is None for job in module(claim).jobs()):
             console.print(f"{claim:12}  not adopted: {missing} runs are missing")
             continue
-        (RESULTS / f"{claim}.json").write_text(json.dumps(summary, indent=1) + "\n")
+        write_result(claim, summary)
         if hasattr(module(claim), "draw"):
             module(claim).draw(summary, RESULTS / f"{claim}.svg")
     write_pages()

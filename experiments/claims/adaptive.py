@@ -53,10 +53,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
         subject, *method, tolerance = rest.split("-")
         label = "genetic" if claim == CLAIM else method[0]
         entry = found.setdefault(f"{subject}, ε = {tolerance}", {})
-        entry[label] = {
-            "kept": figures.kept(result),
-            "drop": figures.drop(result["drop"]),
-            "within": result["drop"]["point"] <= result["tolerance"] + 1e-9,
+        entry[label] = figures.chosen(result) | {
             "evaluations": result["search"]["evaluations"],
             "rows": result["search"]["examples"],
         }
@@ -74,12 +71,9 @@ def ratio(entries: list[dict[str, Any]], method: str) -> dict[str, float]:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """Kept fraction and drop by search, and the rows that the genetic search scored."""
     labels = LINES | {"genetic": "genetic"} | REFERENCES
-    lines = [
-        "| task | " + " | ".join(labels.values()) + " | rows scored, genetic |",
-        "|" + "---|" * (len(labels) + 2),
-    ]
+    rows = []
     for task, entry in summary["searches"].items():
-        cells = [kept.cell(entry.get(label)) for label in labels]
         spent = f"{entry['genetic']['rows']:,}" if "genetic" in entry else ""
-        lines.append(f"| {task} | {' | '.join(cells)} | {spent} |")
-    return {"adaptive": kept.with_legend(lines)}
+        rows.append([task, *(figures.cell(entry.get(label)) for label in labels), spent])
+    head = ["task", *labels.values(), "rows scored, genetic"]
+    return {CLAIM: figures.with_legend(figures.markdown(head, rows))}

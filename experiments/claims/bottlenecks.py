@@ -10,16 +10,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
 from scipy import stats
 
-from experiments import figures
+from experiments import figures, plots
+from experiments.figures import markdown
 from experiments.jobs import Job, swept
-from experiments.style import plain
 
-matplotlib.use("svg")  # Write figures to files; do not open a display.
 CLAIM = "bottlenecks"
 FEW = 0.1  # fraction of the matrices that count as bottlenecks
 
@@ -86,41 +83,38 @@ def similar(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """The contrast by task, and the similarity of maps."""
-    lines = [
-        "| task | seed | matrices | may go alone | need over 5 % | dense | without the "
-        "neediest | without the least needy | chance |",
-        "|" + "---|" * 9,
-    ]
+    rows = []
     for subject, seeds in summary["maps"].items():
         for seed, entry in seeds.items():
-            parts = [
-                f"{100 * entry['without'][side]['accuracy']['value']:.1f} "
-                f"({entry['without'][side]['matrices']}, "
-                f"{100 * entry['without'][side]['removed']:.0f} %)"
-                for side in ("bottlenecks", "others")
-            ]
-            lines.append(
-                f"| {subject} | {seed} | {entry['matrices']} | {entry['removable']} | "
-                f"{entry['needy']} | {100 * entry['dense']['value']:.1f} | {' | '.join(parts)} | "
-                f"{100 * entry['chance']:.1f} |"
-            )
-    pairs = ["| maps | rank correlation | neediest shared | by chance |", "|---|---|---|---|"]
-    for label, group in (("two seeds of ", "stability"), ("", "overlap")):
-        for name, found in summary[group].items():
-            pairs.append(
-                f"| {label}{name} | {found['spearman']:.2f} | {found['shared']} of {found['of']} | "
-                f"{found['by_chance']:.1f} |"
-            )
-    return {"bottlenecks": "\n".join(lines), "bottlenecks-alike": "\n".join(pairs)}
+            parts = [_without(entry["without"][side]) for side in ("bottlenecks", "others")]
+            counts = [str(entry[key]) for key in ("matrices", "removable", "needy")]
+            dense, chance = f"{100 * entry['dense']['value']:.1f}", f"{100 * entry['chance']:.1f}"
+            rows.append([subject, seed, *counts, dense, *parts, chance])
+    head = ["task", "seed", "matrices", "may go alone", "need over 5 %", "dense"]
+    head += ["without the neediest", "without the least needy", "chance"]
+    pairs = [
+        [
+            f"{label}{name}",
+            f"{found['spearman']:.2f}",
+            f"{found['shared']} of {found['of']}",
+            f"{found['by_chance']:.1f}",
+        ]
+        for label, group in (("two seeds of ", "stability"), ("", "overlap"))
+        for name, found in summary[group].items()
+    ]
+    alike = ["maps", "rank correlation", "neediest shared", "by chance"]
+    return {CLAIM: markdown(head, rows), f"{CLAIM}-alike": markdown(alike, pairs)}
+
+
+def _without(part: Mapping[str, Any]) -> str:
+    accuracy = f"{100 * part['accuracy']['value']:.1f}"
+    return f"{accuracy} ({part['matrices']}, {100 * part['removed']:.0f} %)"
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:
     """What each matrix needs: one panel per task, with layers as rows and kinds as columns."""
-    plain()
     maps = {s: seeds["0"] for s, seeds in summary["maps"].items() if "0" in seeds}
-    figure, axes = pyplot.subplots(
-        1, len(maps), figsize=(2.6 * len(maps), 2.9), layout="constrained", squeeze=False
-    )
+    figure, axes = plots.panels(1, len(maps), 2.6, 2.9)
     for panel, (subject, entry) in zip(axes[0], maps.items(), strict=True):
         kinds = list(dict.fromkeys(_kind(name) for name in entry["need"]))
         layers = sorted({_layer(name) for name in entry["need"]})
@@ -128,7 +122,9 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
         for name, need in entry["need"].items():
             grid[layers.index(_layer(name)), kinds.index(_kind(name))] = 100 * need
         image = panel.imshow(np.sqrt(grid), cmap="Blues", vmin=0, vmax=10, aspect="auto")
-        for (row, column), need in np.ndenumerate(grid):
+        for (row, column), need in np.ndenumerate(np.round(grid)):
+            if not need > 0:
+                continue
             color = "white" if need > 40 else "black"
             panel.text(
                 column, row, f"{need:.0f}", ha="center", va="center", color=color, fontsize=6
@@ -140,8 +136,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=np.sqrt([0, 5, 25, 50, 100]))
     bar.ax.set_yticklabels([0, 5, 25, 50, 100])
     bar.set_label("must keep alone, %")
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    plots.save(figure, path)
 
 
 def _kind(name: str) -> str:

@@ -92,19 +92,13 @@ def _median(values: list[float]) -> float:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per method."""
-    heads = " | ".join(f"{stage}, s" for stage in STAGES)
-    lines = [
-        f"| method | runs | tokens | evaluations | rows scored | {heads} | peak, MiB |",
-        "|" + "---|" * (len(STAGES) + 6),
-    ]
+    rows = []
     for method, label in LABELS.items():
         if entry := summary["methods"].get(method):
-            times = " | ".join(
-                f"{entry['seconds'][stage]['value']:.1f}" if stage in entry["seconds"] else "–"
-                for stage in STAGES
-            )
-            lines.append(
-                f"| {label} | {entry['runs']} | {entry['tokens']:,} | {entry['evaluations']} | "
-                f"{entry['rows']:,} | {times} | {entry['peak_mib']['value']:,.0f} |"
-            )
-    return {"cost": "\n".join(lines)}
+            spent = entry["seconds"]
+            times = [f"{spent[s]['value']:.1f}" if s in spent else "–" for s in STAGES]
+            counts = [f"{entry[key]:,}" for key in ("runs", "tokens", "evaluations", "rows")]
+            rows.append([label, *counts, *times, f"{entry['peak_mib']['value']:,.0f}"])
+    head = ["method", "runs", "tokens", "evaluations", "rows scored"]
+    head += [*(f"{stage}, s" for stage in STAGES), "peak, MiB"]
+    return {"cost": figures.markdown(head, rows)}

@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
 
-from experiments import figures
+from experiments import figures, plots
 from experiments.claims import kept
 from experiments.jobs import Job
-from experiments.style import plain
 
-matplotlib.use("svg")  # Write figures to files; do not open a display.
+CLAIM = "curve"
 DROP = 0.02
 COLORS = {
     "svd": "#c3c3c3",
@@ -59,7 +56,6 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
                 {
                     "kept": round(p["kept_fraction"], 4),
                     "accuracy": figures.share(p["accuracy"], rows),
-                    "drop": figures.drop(p["drop"]),
                 }
                 for p in points
             ],
@@ -116,25 +112,20 @@ def _crossed(points: Points, drops: Sequence[float], level: float) -> float:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """Edge and middle of the cliff by subject and method, in percent."""
-    subjects = [s for s in kept.SUBJECTS if s in summary["subjects"]]
-    lines = ["| method | " + " | ".join(subjects) + " |", "|" + "---|" * (len(subjects) + 1)]
+    subjects, rows = [s for s in kept.SUBJECTS if s in summary["subjects"]], []
     for method in COLORS:
-        cells = []
-        for subject in subjects:
-            entry = summary["subjects"][subject]["methods"].get(method)
-            cells.append(
-                f"{100 * entry['edge']['value']:.0f} / {100 * entry['half']['value']:.1f}"
-                if entry
-                else ""
-            )
-        lines.append(f"| {kept.METHODS[method]} | {' | '.join(cells)} |")
-    return {"curve": "\n".join(lines)}
+        found = [summary["subjects"][s]["methods"].get(method) for s in subjects]
+        cells = [
+            f"{100 * e['edge']['value']:.0f} / {100 * e['half']['value']:.1f}" if e else ""
+            for e in found
+        ]
+        rows.append([kept.METHODS[method], *cells])
+    return {CLAIM: figures.markdown(["method", *subjects], rows)}
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:
     """Accuracy against size, a panel per subject."""
-    plain()
-    figure, axes = pyplot.subplots(2, 3, figsize=(10, 5.6), layout="constrained", sharex=True)
+    figure, axes = plots.panels(2, 3, 3.3, 2.8)
     for panel in axes.flat[len(kept.SUBJECTS) :]:
         panel.axis("off")
     for panel, subject in zip(axes.flat, kept.SUBJECTS, strict=False):
@@ -146,15 +137,9 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
         for method, color in COLORS.items():
             if method in entry["methods"]:
                 points = entry["methods"][method]["curve"]
-                panel.plot(
-                    [100 * p["kept"] for p in points],
-                    [p["accuracy"]["value"] for p in points],
-                    color=color,
-                    marker=".",
-                    markersize=4,
-                    linewidth=1.5,
-                    label=method,
-                )
+                sizes = [100 * p["kept"] for p in points]
+                accuracy = [p["accuracy"]["value"] for p in points]
+                panel.plot(sizes, accuracy, color=color, linewidth=1.5, label=method)
         panel.set_xscale("log")
         panel.set_xticks([1, 2, 5, 10, 20, 50, 90], [1, 2, 5, 10, 20, 50, 90])
         panel.minorticks_off()
@@ -164,5 +149,4 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     for panel in axes[-1]:
         panel.set_xlabel("kept, % of prunable parameters")
     axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    plots.save(figure, path)

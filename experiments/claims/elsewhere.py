@@ -19,31 +19,19 @@ CLAIM, DEMO = "elsewhere", "demo"
 FORMS = ("factorized", "gguf", "onnx", "onnx_int8")  # export=dense has no place for its biases
 INT8 = "int8"  # factors in 8 bits
 ROUNDED = (INT8, "onnx_int8")  # scored again on all test rows
+SERVE = "vllm serve small --model-impl transformers --trust-remote-code"
+TASKS = "python -m sieve.exports.lm_eval_task tasks +task=sst2"
+OPENAI = "python -m sieve.serve.completions small --trust-remote-code"
 ROWS = (  # engine, command, form, what is lost (empty: measured)
     ("transformers, PEFT", 'sieve.load("small")', "factorized", "nothing"),
-    (
-        "vLLM",
-        "vllm serve small --model-impl transformers --trust-remote-code",
-        "factorized",
-        "nothing",
-    ),
+    ("vLLM", SERVE, "factorized", "nothing"),
     ("torchao, vLLM", "quantization=int8", INT8, ""),
     ("llama.cpp", "export=gguf", "gguf", "factors"),
     ("ONNX Runtime, onnxruntime-genai", "export=onnx", "onnx", "16-bit storage"),
     ("ONNX Runtime", "export=onnx_int8", "onnx_int8", ""),
     ("any other", "export=dense", "dense", "all savings"),
-    (
-        "OpenAI clients",
-        "python -m sieve.serve.completions small --trust-remote-code",
-        "factorized",
-        "nothing",
-    ),
-    (
-        "lm-evaluation-harness",
-        "python -m sieve.exports.lm_eval_task tasks +task=sst2",
-        "factorized",
-        "nothing",
-    ),
+    ("OpenAI clients", OPENAI, "factorized", "nothing"),
+    ("lm-evaluation-harness", TASKS, "factorized", "nothing"),
 )
 WEIGHTS = ("*.safetensors", "*.gguf", "*.onnx", "*.onnx.data")
 
@@ -101,21 +89,15 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per engine: what to type, megabytes of weights, and what is lost."""
-    exports, dense = summary["exports"], summary["dense_bytes"] / 1e6
-    size = {name: f"{export['bytes'] / 1e6:.1f}" for name, export in exports.items()} | {
-        "dense": f"{dense:.1f}"
-    }
-    before = summary["accuracy"]["value"]
+    exports, before = summary["exports"], summary["accuracy"]["value"]
+    size = {name: export["bytes"] for name, export in exports.items()}
+    size["dense"] = summary["dense_bytes"]
     lost = {
         name: f"{100 * (before - exports[name]['accuracy']['value']):.1f} points"
         for name in ROUNDED
     }
     rows = [
-        ("engine", "command", "MB", "lost"),
-        *(
-            (engine, f"`{command}`", size[form], lost.get(form, why))
-            for engine, command, form, why in ROWS
-        ),
+        [engine, f"`{command}`", f"{size[form] / 1e6:.1f}", lost.get(form, why)]
+        for engine, command, form, why in ROWS
     ]
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return {CLAIM: "\n".join((head, "|---|---|---|---|", *body))}
+    return {CLAIM: figures.markdown(["engine", "command", "MB", "lost"], rows)}

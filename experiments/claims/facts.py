@@ -13,19 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
 
 from experiments import figures
 from experiments.jobs import Job, run_here
-from experiments.style import plain
 from sieve.tasks.almanac import ROWS, Fact, WorldSize, almanac_rows, build_world, knowledge_bits
 
 if TYPE_CHECKING:
     from experiments.embedded_model import Settings
 
-matplotlib.use("svg")  # Write figures to files; do not open a display.
 CLAIM = "facts"
 STEPS = {"1": 200, "2": 340, "4": 600}  # training steps by size of the world
 PARTS = (".25", ".5", "1")
@@ -148,22 +144,27 @@ def growth(entries: list[dict[str, Any]]) -> dict[str, float]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per model, and how kept parameters grow with the bits."""
-    lines = [
-        "| model | facts | bits | dense, % | drop, points | kept of prunable | bits per kept "
-        "parameter | times the floor | all parameters | times the floor |",
-        "|" + "---|" * 10,
-    ]
     labels = {"taught": "taught {} times the facts", "asked": "embedded, asked for {} of them"}
-    for how, label in labels.items():
-        for which, entry in summary.get(how, {}).items():
-            lines.append(
-                f"| {label.format(which)} | {entry['facts']} | {entry['bits']:.0f} | "
-                f"{100 * entry['dense']['value']:.1f} | {100 * entry['drop']['value']:.1f} | "
-                f"{entry['parameters']['value']:,} | {entry['bits_per_parameter']['value']:.4f} | "
-                f"{entry['times_floor']['value']:.0f} | {entry['model_parameters']:,} | "
-                f"{entry['times_floor_of_model']:,} |"
-            )
-    return {CLAIM: "\n".join([*lines, *_reading(summary.get("growth", {}))])}
+    rows = [
+        [
+            label.format(which),
+            str(entry["facts"]),
+            f"{entry['bits']:.0f}",
+            f"{100 * entry['dense']['value']:.1f}",
+            f"{100 * entry['drop']['value']:.1f}",
+            f"{entry['parameters']['value']:,}",
+            f"{entry['bits_per_parameter']['value']:.4f}",
+            f"{entry['times_floor']['value']:.0f}",
+            f"{entry['model_parameters']:,}",
+            f"{entry['times_floor_of_model']:,}",
+        ]
+        for how, label in labels.items()
+        for which, entry in summary.get(how, {}).items()
+    ]
+    head = ["model", "facts", "bits", "dense, %", "drop, points", "kept of prunable"]
+    head += ["bits per kept parameter", "times the floor", "all parameters", "times the floor"]
+    table = figures.markdown(head, rows)
+    return {CLAIM: "\n".join([table, *_reading(summary.get("growth", {}))])}
 
 
 def _reading(growths: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -176,39 +177,3 @@ def _reading(growths: Mapping[str, Mapping[str, float]]) -> list[str]:
     ]
     end = "Where they were knowledge alone, the power would be 1."
     return ["", " ".join([*said, end])] if said else []
-
-
-def draw(summary: Mapping[str, Any], path: Path) -> None:
-    """Kept parameters against bits, with the floor."""
-    plain()
-    figure, panel = pyplot.subplots(figsize=(4.6, 3.2), layout="constrained")
-    ends = []
-    for how, color, label in (
-        ("taught", "#2e5a9c", "models taught more facts"),
-        ("asked", "#d08770", "one model asked for fewer"),
-    ):
-        entries = list(summary.get(how, {}).values())
-        bits = [entry["bits"] for entry in entries]
-        sizes = [entry["parameters"] for entry in entries]
-        ends += bits
-        spread = np.abs([[s["value"] - s[end] for s in sizes] for end in ("low", "high")])
-        panel.errorbar(
-            bits,
-            [s["value"] for s in sizes],
-            yerr=spread,
-            color=color,
-            marker="o",
-            markersize=4,
-            linewidth=1.2,
-            capsize=2,
-            label=label,
-        )
-    line = np.array([min(ends), max(ends)])
-    panel.plot(line, line / BITS, color="#8c8c8c", linestyle="--", label="2 bits per parameter")
-    panel.set_xscale("log")
-    panel.set_yscale("log")
-    panel.set_xlabel("bits that the task needs")
-    panel.set_ylabel("parameters kept")
-    panel.legend(frameon=False, fontsize=7)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)

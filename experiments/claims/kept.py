@@ -3,10 +3,11 @@
 Selection rows choose the genome; unseen test rows measure the drop.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from experiments import figures
+from experiments.figures import markdown
 from experiments.jobs import Job, swept
 
 CLAIM = "kept"
@@ -24,7 +25,6 @@ METHODS = {
     "refitted": "loss-aware, water-filled, refitted",
 }
 OURS, PAPER = "refitted", "paper"
-LEGEND = "Sizes are *likely* only (`confidence=null`); † exceeds the tolerance on test rows."
 HEAD = tuple(METHODS[method] for method in ("svd", "whitened", PAPER, OURS))  # shown in README
 LEARNED = Job(CLAIM, (("subject", "medicine"), ("method", "learned"), ("tolerance", ".02")))
 
@@ -39,12 +39,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
     by: dict[str, Any] = {}
     for name, result in results.items():
         subject, method, tolerance = name.removeprefix(f"{CLAIM}/").split("-")
-        cell = {
-            "kept": figures.kept(result),
-            "drop": figures.drop(result["drop"]),
-            "within": result["drop"]["point"] <= result["tolerance"] + 1e-9,
-        }
-        by.setdefault(f"0{tolerance}", {}).setdefault(method, {})[subject] = cell
+        by.setdefault(f"0{tolerance}", {}).setdefault(method, {})[subject] = figures.chosen(result)
     return {
         "about": about(results),
         "at": by,
@@ -91,43 +86,21 @@ def ratios(rows: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """The kept fractions of all subjects at .02, and their means at every tolerance."""
-    rows, means = summary["at"].get("0.02", {}), summary["mean"]
-    lines = ["| method | " + " | ".join(SUBJECTS) + " |", "|" + "---|" * (len(SUBJECTS) + 1)]
-    for method, label in METHODS.items():
-        if method in rows:
-            cells = [cell(rows[method].get(subject)) for subject in SUBJECTS]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    short = [
-        "| method | ε = .01 | ε = .02 | ε = .05 | times the default's, at .02 |",
-        "|---|---|---|---|---|",
+    at, mean_of, ratio = summary["at"]["0.02"], summary["mean"], summary["ratio"]["0.02"]
+    rows = [
+        [label, *(figures.cell(at[method].get(subject)) for subject in SUBJECTS)]
+        for method, label in METHODS.items()
+        if method in at
     ]
+    means = []
     for method, label in METHODS.items():
-        cells = [cell(means.get(f"0{t}", {}).get(method)) for t in TOLERANCES]
+        cells = [figures.cell(mean_of.get(f"0{t}", {}).get(method)) for t in TOLERANCES]
         if any(cells):
-            times = summary["ratio"]["0.02"].get(method)
-            ends = (
-                ""
-                if times is None
-                else (f"{times['value']:.1f} ({times['low']:.1f} to {times['high']:.1f})")
-            )
-            short.append(f"| {label} | {' | '.join(cells)} | {ends} |")
-    head = [*lines[:2], *(line for line in lines if line[2:].startswith(HEAD))]
+            times = figures.spread(ratio[method]) if method in ratio else ""
+            means.append([label, *cells, times])
+    head, tolerances = ["method", *SUBJECTS], [f"ε = {t}" for t in TOLERANCES]
     return {
-        "kept": with_legend(lines),
-        "kept-means": "\n".join(short),
-        "headline": with_legend(head),
+        "kept": figures.with_legend(markdown(head, rows)),
+        "kept-means": markdown(["method", *tolerances, "times the default's, at .02"], means),
+        "headline": figures.with_legend(markdown(head, [r for r in rows if r[0] in HEAD])),
     }
-
-
-def with_legend(lines: Sequence[str]) -> str:
-    """A table, with the meaning of the dagger below it if it has one."""
-    table = "\n".join(lines)
-    return f"{table}\n\n{LEGEND}" if "†" in table else table
-
-
-def cell(found: Mapping[str, Any] | None) -> str:
-    """Kept (%) and drop on test rows (points); a dagger marks drops beyond the tolerance."""
-    if not found:
-        return ""
-    mark = "" if found["within"] is not False else " †"
-    return f"{100 * found['kept']['value']:.1f} ({100 * found['drop']['value']:.1f}){mark}"

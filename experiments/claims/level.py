@@ -149,36 +149,29 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per tolerance and number of rows, and a row per bootstrap."""
-    return {CLAIM: _counts_table(summary["counts"]), f"{CLAIM}-values": _values_table(summary)}
+    counts = [
+        [tolerance.lstrip("0"), f"{int(rows):,}", *_cells(int(rows), float(tolerance), rates)]
+        for tolerance, by_rows in summary["counts"].items()
+        for rows, rates in by_rows.items()
+    ]
+    values = [
+        [f"{int(rows):,}", *(figures.spread(rates[name], times=100) for name in BOUNDS)]
+        for rows, rates in summary["values"].items()
+    ]
+    shares = [f"{100 * share:g} % differ" for share in DIFFERING]
+    return {
+        CLAIM: figures.markdown(["ε", "selection rows", *shares], counts),
+        f"{CLAIM}-values": figures.markdown(["selection rows", *BOUNDS.values()], values),
+    }
 
 
-def _counts_table(counts: Mapping[str, Any]) -> str:
-    shares = " | ".join(f"{100 * share:g} % differ" for share in DIFFERING)
-    lines = [f"| ε | selection rows | {shares} |", "|" + "---|" * (len(DIFFERING) + 2)]
-    for tolerance, by_rows in counts.items():
-        for rows, rates in by_rows.items():
-            cells = [_cell(int(rows), float(tolerance), share, rates) for share in DIFFERING]
-            lines.append(f"| {tolerance.lstrip('0')} | {int(rows):,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(rows: int, tolerance: float, share: float, rates: Mapping[str, float]) -> str:
-    """A level in percent, marked if it cannot be between 7 and 11."""
-    if (rate := rates.get(f"{share:g}")) is None:
-        return ""
-    if smallest_tolerance(rows, 1 - LEVEL, 0) > tolerance:
-        return f"{100 * rate:.1f} ‡"
-    jumps = share == tolerance and attainable(rows, tolerance) < LEAST
-    return f"{100 * rate:.1f}{' †' * jumps}"
-
-
-def _values_table(summary: Mapping[str, Any]) -> str:
-    names = " | ".join(BOUNDS.values())
-    lines = [f"| selection rows | {names} |", "|" + "---|" * (len(BOUNDS) + 1)]
-    for rows, rates in summary["values"].items():
-        cells = [
-            f"{100 * rate['value']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
-            for rate in (rates[name] for name in BOUNDS)
-        ]
-        lines.append(f"| {int(rows):,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _cells(rows: int, tolerance: float, rates: Mapping[str, float]) -> list[str]:
+    """Levels in percent, marked if they cannot be between 7 and 11."""
+    refused = smallest_tolerance(rows, 1 - LEVEL, 0) > tolerance
+    cells = []
+    for share in DIFFERING:
+        rate = rates.get(f"{share:g}")
+        jumps = share == tolerance and attainable(rows, tolerance) < LEAST
+        mark = " ‡" if refused else " †" if jumps else ""
+        cells.append("" if rate is None else f"{100 * rate:.1f}{mark}")
+    return cells

@@ -167,30 +167,23 @@ def rows_scored(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """Shares of runs within the tolerance, by way and by task, and rows scored."""
-    lines = [
-        "| runs | number | within ε on test rows, % | beyond ε surely | certified | "
-        "mean drop, points | mean size, % | minutes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
     ways = {NAMES[way]: entry for way, entry in summary["by_way"].items() if way in PROMISING}
     entries = {**ways, **summary["by_task"], "**all of them**": summary["over_all"]}
     if "point" in summary["by_way"]:
         entries["without a confidence"] = summary["by_way"]["point"]
-    for name, entry in entries.items():
-        lines.append(f"| {name} | {_row(entry)}")
-    rows = summary["rows_scored"]
-    ratios = ["| | " + " | ".join(rows["tasks"]) + " | mean |"]
-    ratios.append("|" + "---|" * (len(rows["tasks"]) + 2))
-    values = " | ".join(f"{ratio:.2f}" for ratio in (*rows["tasks"].values(), rows["mean"]))
-    ratios.append(f"| rows scored, over those without a confidence | {values} |")
-    return {CLAIM: "\n".join(lines), f"{CLAIM}-rows": "\n".join(ratios)}
+    head = ["runs", "number", "within ε on test rows, %", "beyond ε surely", "certified"]
+    head += ["mean drop, points", "mean size, %", "minutes"]
+    rows, tasks = summary["rows_scored"], summary["rows_scored"]["tasks"]
+    ratios = [f"{ratio:.2f}" for ratio in (*tasks.values(), rows["mean"])]
+    label = "rows scored, over those without a confidence"
+    return {
+        CLAIM: figures.markdown(head, [[name, *_row(entry)] for name, entry in entries.items()]),
+        f"{CLAIM}-rows": figures.markdown(["", *tasks, "mean"], [[label, *ratios]]),
+    }
 
 
-def _row(entry: Mapping[str, Any]) -> str:
-    within = entry["within"]
-    ends = f"{100 * within['low']:.0f} to {100 * within['high']:.0f}"
-    return (
-        f"{entry['runs']} | {100 * within['value']:.0f} ({ends}) | {entry['beyond_surely']} | "
-        f"{entry['certified']} | {100 * entry['drop']:.1f} | {100 * entry['kept']:.1f} | "
-        f"{entry['minutes']:.1f} |"
-    )
+def _row(entry: Mapping[str, Any]) -> list[str]:
+    within = figures.spread(entry["within"], 0, times=100)
+    shares = [f"{100 * entry[key]:.1f}" for key in ("drop", "kept")]
+    counts = [str(entry[key]) for key in ("beyond_surely", "certified")]
+    return [str(entry["runs"]), within, *counts, *shares, f"{entry['minutes']:.1f}"]

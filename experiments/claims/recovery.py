@@ -58,18 +58,12 @@ def prunable_bytes(result: Mapping[str, Any]) -> float:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per task and form."""
-    lines = [
-        "| task | form | kept, % | bytes of the matrices, % | bytes of the model, % | "
-        "drop on test, points |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for subject, entry in summary["tasks"].items():
         for form, label in FORMS.items():
             if found := entry["forms"].get(form):
-                ends = f"{100 * found['drop']['low']:.1f} to {100 * found['drop']['high']:.1f}"
-                lines.append(
-                    f"| {subject} | {label} | {100 * found['kept']['value']:.1f} | "
-                    f"{100 * found['prunable_bytes']:.1f} | {100 * found['bytes']:.1f} | "
-                    f"{100 * found['drop']['value']:.1f} ({ends}) |"
-                )
-    return {CLAIM: "\n".join(lines)}
+                shares = (found["kept"]["value"], found["prunable_bytes"], found["bytes"])
+                cells = [f"{100 * share:.1f}" for share in shares]
+                rows.append([subject, label, *cells, figures.spread(found["drop"], times=100)])
+    head = ["task", "form", "kept, %", "bytes of the matrices, %", "bytes of the model, %"]
+    return {CLAIM: figures.markdown([*head, "drop on test, points"], rows)}

@@ -92,18 +92,13 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per task."""
-    heads = " | ".join(BASELINES.values())
-    lines = [
-        f"| task | rows: same, all | dense | sieved | {heads} | parameters: sieved, fresh | "
-        "as good as the sieved one |",
-        "|" + "---|" * 9,
-    ]
+    rows = []
     for subject, entry in summary.items():
-        cells = [f"{100 * entry[key]['value']:.1f}" for key in ("dense", "sieved", *BASELINES)]
+        shares = [f"{100 * entry[key]['value']:.1f}" for key in ("dense", "sieved", *BASELINES)]
         matched = ", ".join(BASELINES[name] for name in entry["matched_by"]) or "none"
-        sizes = entry["parameters"]
-        lines.append(
-            f"| {subject} | {entry['rows']['same']:,}, {entry['rows']['all']:,} | "
-            f"{' | '.join(cells)} | {sizes['sieved']:,}, {sizes['fresh']:,} | {matched} |"
-        )
-    return {CLAIM: "\n".join(lines)}
+        seen, sizes = entry["rows"], entry["parameters"]
+        counts = f"{seen['same']:,}, {seen['all']:,}", f"{sizes['sieved']:,}, {sizes['fresh']:,}"
+        rows.append([subject, counts[0], *shares, counts[1], matched])
+    head = ["task", "rows: same, all", "dense", "sieved", *BASELINES.values()]
+    head += ["parameters: sieved, fresh", "as good as the sieved one"]
+    return {CLAIM: figures.markdown(head, rows)}

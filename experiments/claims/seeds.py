@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from experiments import figures
-from experiments.claims import kept
 from experiments.jobs import Job, swept
 
 CLAIM = "seeds"
@@ -22,11 +21,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, result in results.items():
         subject, seed = name.removeprefix(f"{CLAIM}/").split("-")
-        found.setdefault(subject, {})[seed] = {
-            "kept": figures.kept(result),
-            "drop": figures.drop(result["drop"]),
-            "within": result["drop"]["point"] <= result["tolerance"] + 1e-9,
-        }
+        found.setdefault(subject, {})[seed] = figures.chosen(result)
     spread = {}
     for subject, seeds in found.items():
         sizes = [entry["kept"]["value"] for entry in seeds.values()]
@@ -44,11 +39,9 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per task."""
     numbers = sorted({seed for seeds in summary["seeds"].values() for seed in seeds})
-    lines = [
-        "| task | " + " | ".join(f"seed {n}" for n in numbers) + " | largest over smallest |",
-        "|" + "---|" * (len(numbers) + 2),
+    rows = [
+        [task, *(figures.cell(seeds.get(n)) for n in numbers), f"{summary['spread'][task]:.2f}"]
+        for task, seeds in summary["seeds"].items()
     ]
-    for subject, seeds in summary["seeds"].items():
-        cells = " | ".join(kept.cell(seeds.get(n)) for n in numbers)
-        lines.append(f"| {subject} | {cells} | {summary['spread'][subject]:.2f} |")
-    return {CLAIM: kept.with_legend(lines)}
+    head = ["task", *(f"seed {n}" for n in numbers), "largest over smallest"]
+    return {CLAIM: figures.with_legend(figures.markdown(head, rows))}

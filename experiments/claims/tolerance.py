@@ -92,19 +92,13 @@ def simulate(outcomes: Outcomes, draws: int = DRAWS) -> dict[str, Any]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per number of rows and rule: how often the tolerance held, by task."""
-    tasks = summary["tasks"]
-    lines = [
-        "| selection rows | rule | " + " | ".join(tasks) + " | mean | size over the oracle's |",
-        "|" + "---|" * (len(tasks) + 4),
-    ]
+    tasks, lines = summary["tasks"], []
     for rows in map(str, ROWS):
-        for rule in RULES:
-            cells = [f"{100 * task['at'][rows][rule]['held']:.0f}" for task in tasks.values()]
+        for rule, label in NAMES.items():
             total = summary["over_all"][rows][rule]
-            ratio = total["times_oracle"]
-            lines.append(
-                f"| {int(rows):,} | {NAMES[rule]} | {' | '.join(cells)} | "
-                f"{100 * total['held']:.0f} | {ratio['value']:.2f} "
-                f"({ratio['low']:.2f} to {ratio['high']:.2f}) |"
-            )
-    return {CLAIM: "\n".join(lines)}
+            held = [task["at"][rows][rule]["held"] for task in tasks.values()]
+            shares = [f"{100 * share:.0f}" for share in (*held, total["held"])]
+            ratio = figures.spread(total["times_oracle"], 2)
+            lines.append([f"{int(rows):,}", label, *shares, ratio])
+    head = ["selection rows", "rule", *tasks, "mean", "size over the oracle's"]
+    return {CLAIM: figures.markdown(head, lines)}

@@ -1,14 +1,15 @@
 """Prune for one data set, test on the others inside and outside its domain."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from experiments import figures
-from experiments.generalization import MODELS, same_domain, sets_of
-from experiments.jobs import Job
-from experiments.running import SHARED
+from experiments.jobs import SHARED, Job, composed_raw
 
 CLAIM = "transfer"
+MODELS = {"sentiment": "reader-6m", "almanac": "embedded"}
+LABELS = {"own": "its own test rows", "inside": "others of the domain", "outside": "outside"}
 SMALL = (
     "confidence=null",
     "calibration.tokens=25_000",
@@ -25,6 +26,20 @@ ROWS = 500  # rows of each test split
 def jobs() -> list[Job]:
     """One run per data set of both domains."""
     return [_job(domain, task) for domain in MODELS for task in sets_of(domain)[0]]
+
+
+@functools.cache
+def sets_of(domain: str) -> tuple[list[str], list[str]]:
+    """The tasks of a domain to prune for, and all tasks to test on, from `conf/`."""
+    found = composed_raw(["+experiment=generalization", f"domain={domain}"])
+    return found.hydra.sweeper.params.task.split(","), list(found.also)
+
+
+def same_domain(domain: str, one: str, other: str) -> bool:
+    """Whether two data sets belong to one domain; Almanac data sets are compared by topic."""
+    if domain == "almanac":
+        return one.split("_")[1] == other.split("_")[1]
+    return "trec" not in (one, other)
 
 
 def _job(domain: str, task: str) -> Job:
@@ -83,32 +98,26 @@ def _place(domain: str, task: str, other: str) -> str:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """The matrices of drops in points, and their summary."""
-    blocks = {}
+    blocks, pairs = {}, []
     for domain, entry in summary.items():
         names = sorted({name for row in entry["matrix"].values() for name in row["on"]})
-        lines = [
-            "| sieved on | kept, % | " + " | ".join(map(_short, names)) + " |",
-            "|" + "---|" * (len(names) + 2),
+        rows = [
+            [
+                _short(task),
+                f"{100 * row['kept']['value']:.1f}",
+                *(_cell(row["on"].get(name)) for name in names),
+            ]
+            for task, row in entry["matrix"].items()
         ]
-        for task, row in entry["matrix"].items():
-            cells = [_cell(row["on"].get(name)) for name in names]
-            size = f"{100 * row['kept']['value']:.1f}"
-            lines.append(f"| {_short(task)} | {size} | {' | '.join(cells)} |")
-        blocks[f"{CLAIM}-{domain}"] = "\n".join(lines)
-    lines = [
-        "| domain | pairs | number | mean drop, points | within ε | beyond ε surely |",
-        "|---|---|---|---|---|---|",
-    ]
-    labels = {"own": "its own test rows", "inside": "others of the domain", "outside": "outside"}
-    for domain, entry in summary.items():
+        blocks[f"{CLAIM}-{domain}"] = figures.markdown(
+            ["sieved on", "kept, %", *map(_short, names)], rows
+        )
         for place, found in entry["summary"].items():
-            mean = found["drop"]
-            ends = f"{100 * mean['low']:.1f} to {100 * mean['high']:.1f}"
-            lines.append(
-                f"| {domain} | {labels[place]} | {found['pairs']} | "
-                f"{100 * mean['value']:.1f} ({ends}) | {found['within']} | {found['beyond']} |"
-            )
-    return blocks | {CLAIM: "\n".join(lines)}
+            counts = [str(found[key]) for key in ("within", "beyond")]
+            drop = figures.spread(found["drop"], times=100)
+            pairs.append([domain, LABELS[place], str(found["pairs"]), drop, *counts])
+    head = ["domain", "pairs", "number", "mean drop, points", "within ε", "beyond ε surely"]
+    return blocks | {CLAIM: figures.markdown(head, pairs)}
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:

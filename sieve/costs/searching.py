@@ -1,8 +1,7 @@
 """How many genomes a search scores, and on how many rows: expected and at most.
 
 Bounds come from the settings and from the constants of `sieve/search`. The rows of a genome that is
-dropped early and the generation of the last improvement are estimated from past searches
-(`experiments/searches.jsonl`).
+dropped early and the generation of the last improvement are estimated from past searches.
 """
 
 import math

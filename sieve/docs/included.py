@@ -8,7 +8,6 @@ ROOT = Path(__file__).parents[2]
 # File of the repository -> page of the site.
 PAGES = {
     "experiments/README.md": "results.md",
-    "experiments/longer.md": "longer.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "plugins/hydra_genetic_sweeper/README.md": "sweeper.md",

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from experiments import dashboard, dashboard_workspace
-from experiments.dashboard_studies import STUDIES
+from experiments import dashboard
 
 
 def test_without_save_the_network_is_not_used(
@@ -58,5 +57,7 @@ def test_save_uploads_all_dashboards_and_prints_their_addresses(
         monkeypatch.setattr(kind, "save", lambda self: kept.append(type(self).__name__))
         monkeypatch.setattr(kind, "url", property(lambda self: f"https://{len(kept)}"))
     assert dashboard.main(["--entity", "me", "--save"]) == 0
-    assert kept == ["Workspace"] * len(dashboard_workspace.VIEWS) + ["Report"] * len(STUDIES)
+    assert kept == ["Workspace"] * len(dashboard.CONTENT["views"]) + ["Report"] * len(
+        dashboard.CONTENT["reports"]
+    )
     assert capsys.readouterr().out.split() == [f"https://{i + 1}" for i in range(len(kept))]

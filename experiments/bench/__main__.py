@@ -1,0 +1,55 @@
+"""Measure everything, print the tables, and write them if asked to."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sieve
+from experiments.bench import forecast, parts
+from experiments.claims.bench import tables
+from experiments.pages import write_pages, write_result
+from sieve.evaluation.speed import describe_machine
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="Measure speed and memory.")
+    parser.add_argument("--model", default=str(parts.EMBEDDED), help="folder of the parts' model")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--adopt", action="store_true", help="write results/bench.json and pages")
+    arguments = parser.parse_args()
+    summary = measure(arguments.model, arguments.repeats)
+    sys.stdout.write("\n\n".join(tables(summary).values()) + "\n")
+    if arguments.adopt:
+        write_result("bench", summary)
+        write_pages()
+
+
+def measure(path: str, repeats: int) -> dict[str, Any]:
+    """All figures of one machine."""
+    return {
+        "machine": describe_machine(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "model": Path(path).name,
+        "ratios": parts.ratios(path, repeats),
+        "memory_mib": parts.memory_mib(path),
+        "speed": {
+            Path(path).name: _speed(parts.load(path)[0], repeats),
+            "random-25m": _speed(forecast.build("wide"), repeats),
+        },
+        "forecast": {name: forecast.forecasts(name) for name in forecast.MEASURED},
+    }
+
+
+def _speed(model: Any, repeats: int) -> dict[str, Any]:
+    """Speed by level with the factors of the weights alone, which have the same shapes."""
+    moments = sieve.calibrate(model, forecast.calibration(512), projection="svd")
+    return parts.speed_by_level(model, sieve.fit(model, moments, "svd", "pivoted"), repeats)
+
+
+if __name__ == "__main__":
+    main()

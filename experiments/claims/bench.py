@@ -1,0 +1,61 @@
+"""The tables of `make bench`: ratios of the parts, speed by level, and forecasts of a dry run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.figures import markdown, spread
+
+RATIOS = {  # name: (what, target)
+    "moments": ("moments of `output` over a forward pass", "1.6"),
+    "loss_aware_moments": ("moments of `loss_aware` over a forward pass", "4"),
+    "switch": ("changing a genome over scoring it on 1,000 rows", "0.02"),
+    "shared_blocks": ("genomes that differ in one matrix: from there on over whole", "0.67"),
+    "shared_prefix": ("rows of which half is the same: with a shared prefix over without", "1"),
+    "pivoted_0.75_128": ("pivoted over plain factors, 128 tokens a row, level 0.75", "1"),
+    "pivoted_0.2_128": ("pivoted over plain factors, 128 tokens a row, level 0.2", "1"),
+    "pivoted_0.75_1": ("pivoted over plain factors, one token a row, level 0.75", "1"),
+    "pivoted_0.2_1": ("pivoted over plain factors, one token a row, level 0.2", "1"),
+}
+MEMORY = {
+    "all_layers": "peak of calibration and fit beyond the model, all layers at once",
+    "one_layer_at_once": "the same with `calibration.layers_at_once=1`",
+    "bank": "of which the bank",
+    "moments_of_one_layer": "moments of one layer",
+}
+
+
+def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Three tables; brackets have the least and the largest of the repeats."""
+    rows = [
+        [label, spread(summary["ratios"][name], 3), target]
+        for name, (label, target) in RATIOS.items()
+    ]
+    rows += [[label, f"{summary['memory_mib'][name]} MiB", ""] for name, label in MEMORY.items()]
+    return {
+        "bench": markdown(["what", "ratio or memory", "target: at most"], rows),
+        "bench-speed": _speed(summary["speed"]),
+        "bench-forecast": _forecast(summary["forecast"]),
+    }
+
+
+def _speed(models: Mapping[str, Any]) -> str:
+    rows = [
+        [name, level, spread(entry["prefill"], 2), spread(entry["decode"], 2)]
+        for name, levels in models.items()
+        for level, entry in levels.items()
+    ]
+    return markdown(["model", "level", "prefill, times dense", "decode, times dense"], rows)
+
+
+def _forecast(shapes: Mapping[str, Any]) -> str:
+    rows = []
+    for name, entry in shapes.items():
+        cells = [_pair(entry[stage], "seconds", 1) for stage in ("calibrate", "fit", "genome")]
+        cells += [_pair(entry[stage], "peak_mib", 0) for stage in ("calibrate", "fit")]
+        rows.append([f"{name}, {entry['prunable'] / 1e6:.0f}M", *cells])
+    head = ["shape", "calibrate, s", "fit, s", "a genome, s", "calibrate, MiB", "fit, MiB"]
+    return markdown(head, rows)
+
+
+def _pair(entry: Mapping[str, Any], key: str, digits: int) -> str:
+    return f"{entry[key]['value']:,.{digits}f} / {entry[f'forecast_{key}']:,.{digits}f}"
