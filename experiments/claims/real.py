@@ -21,6 +21,7 @@ MODEL = "smollm2"
 TUNED = ("trec", "sst2", "subj", "ag_news")
 TUNING = ("recovery.steps=150", "recovery.batch_tokens=256", "recovery.check_every=75")
 GENETIC = ("search.bottlenecks=false", "search.rounds=1", "hydra.sweeper.generations=5")
+SIZES = (".75", ".5", ".25")  # of the experiment's curve
 TIMED = ("sieve", "trained")
 METHODS = {
     "svd": "SVD of the weights (LASER), uniform",
@@ -106,9 +107,23 @@ def row(result: Mapping[str, Any]) -> dict[str, Any]:
         "drop": figures.drop(result["drop"]),
         "within": result["drop"]["point"] <= result["tolerance"] + 1e-9,
         "certified": verdict(read(result)).kind == "certified",
+        "curve": curve(result),
         "minutes": round(sum(result["seconds"].values()) / 60, 1),
         "command": result["command"],
     }
+
+
+def curve(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The score on test rows at the sizes of the experiment, by the size that was asked for."""
+    rows, points = result["examples"], result["curve"] or []
+    found = {}
+    for size in SIZES:
+        below = [p for p in points if p["kept_fraction"] <= float(size) + 1e-9]
+        if below:
+            value = max(below, key=lambda p: p["kept_fraction"])["accuracy"]
+            shared = result["metric"] == "accuracy"
+            found[size] = figures.share(value, rows) if shared else round(value, 2)
+    return found
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -128,7 +143,11 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         ]
         return "\n".join([head, rule, *lines])
 
-    return {CLAIM: table(kept_cell), f"{CLAIM}-bytes": table(bytes_cell)}
+    return {
+        CLAIM: table(kept_cell),
+        f"{CLAIM}-curve": table(curve_cell),
+        f"{CLAIM}-bytes": table(bytes_cell),
+    }
 
 
 def kept_cell(found: Mapping[str, Any] | None) -> str:
@@ -139,6 +158,16 @@ def kept_cell(found: Mapping[str, Any] | None) -> str:
     marks = (" ✓" if found["certified"] else "") + ("" if found["within"] else " †")
     ends = f"{100 * drop['low']:.1f} to {100 * drop['high']:.1f}"
     return f"{100 * found['kept']['value']:.1f} ({100 * drop['value']:.1f}; {ends}){marks}"
+
+
+def curve_cell(found: Mapping[str, Any] | None) -> str:
+    """Scores at the sizes of `SIZES`: accuracies in percent, or perplexities."""
+    if not found or not found["curve"]:
+        return ""
+    points = found["curve"].values()
+    return " / ".join(
+        f"{100 * p['value']:.1f}" if isinstance(p, dict) else f"{p:g}" for p in points
+    )
 
 
 def bytes_cell(found: Mapping[str, Any] | None) -> str:
