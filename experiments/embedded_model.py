@@ -8,6 +8,7 @@ the calibration split, and facts as plain statements. The loss is mostly on the 
 """
 
 import argparse
+import functools
 import json
 import math
 import time
@@ -30,15 +31,13 @@ from experiments.embedded_text import (
     Encoded,
     TrainingRows,
     build_tokenizer,
-    encode_example,
-    examples,
     task_name,
 )
 from sieve.conversion import CONF, register_resolvers, to_config
 from sieve.data.choices import scoring_batches
 from sieve.evaluation.evaluation import score
-from sieve.tasks import build_task
-from sieve.tasks.almanac import DOMAINS, WorldSize, build_world
+from sieve.tasks import Task, build_task
+from sieve.tasks.almanac import WorldSize, build_world
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,33 +77,17 @@ class Settings:
 
 def main() -> None:
     """Train, save and evaluate."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Settings()
-    parser.add_argument("--steps", type=int, default=default.steps, help="optimizer steps")
-    parser.add_argument("--seed", type=int, default=default.seed)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=Settings.steps, help="optimizer steps")
+    parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--out", type=Path, default=ROOT / "sieve/assets/embedded")
     parser.add_argument("--log", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--scale", type=float, default=default.scale, help="size of the world")
-    parser.add_argument("--threads", type=int, default=default.threads)
-    parser.add_argument("--rows-per-step", type=int, default=default.rows_per_step)
-    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
-    parser.add_argument("--layers", type=int, default=default.layers)
-    parser.add_argument("--hidden", type=int, default=default.hidden)
-    parser.add_argument(
-        "--shares",
-        type=float,
-        nargs=4,
-        default=tuple(default.shares.values()),
-        help="fractions of the rows: medicine, geography, reviews, reading",
-    )
     parser.add_argument(
         "--smoke", action="store_true", help="run a few steps; write the log beside the model"
     )
-    arguments = vars(parser.parse_args())
-    out, log, smoke = (arguments.pop(name) for name in ("out", "log", "smoke"))
-    arguments["shares"] = dict(zip(DOMAINS, arguments["shares"], strict=True))
-    settings = smoke_settings() if smoke else Settings(**arguments)
-    train(settings, out, out / "embedded_model.json" if smoke else log)
+    given = parser.parse_args()
+    settings = smoke_settings() if given.smoke else Settings(given.seed, given.steps)
+    train(settings, given.out, given.out / "embedded_model.json" if given.smoke else given.log)
 
 
 def smoke_settings() -> Settings:
@@ -163,30 +146,38 @@ def train(settings: Settings, out: Path, log: Path) -> dict[str, object]:
 def save(
     learner: "Learner", tokenizer: PreTrainedTokenizerFast, settings: Settings, out: Path
 ) -> dict[str, dict[str, float]]:
-    """Save in float16, load the saved model and score it."""
+    """Save in float16, load the saved model and score it on test rows."""
     learner.model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return final_accuracies(out, settings.final_rows, settings.scale)
+    model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    saved = PreTrainedTokenizerFast.from_pretrained(out)
+    return accuracies(model, saved, "test", settings.final_rows, settings.scale)
 
 
-def final_accuracies(folder: Path, n_rows: int, scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Domain -> data set -> test accuracy, computed by Sieve."""
-    register_resolvers()
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+def accuracies(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    split: str,
+    n_rows: int,
+    scale: float,
+) -> dict[str, dict[str, float]]:
+    """Domain -> data set -> accuracy on a split, computed by Sieve."""
     result: dict[str, dict[str, float]] = {}
     for domain, dataset in SETS:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            overrides = [
-                f"+task={task_name(domain, dataset)}",
-                f"++task.almanac.scale={scale}",
-                f"++task.almanac.n_rows={n_rows}",
-            ]
-            task = build_task(to_config(compose("config", overrides)).task)
-        batches = scoring_batches(task.splits["test"], tokenizer, chat=task.chat)
+        task = almanac_task(task_name(domain, dataset), n_rows, scale)
+        batches = scoring_batches(task.splits[split], tokenizer, chat=task.chat)
         accuracy = score(model, batches).accuracy
         result.setdefault(domain, {})[dataset] = round(accuracy, 4)
     return result
+
+
+@functools.cache
+def almanac_task(name: str, n_rows: int, scale: float) -> Task:
+    """A task of Almanac with fewer rows or another size of the world."""
+    register_resolvers()
+    overrides = [f"+task={name}", f"++task.almanac.{scale=}", f"++task.almanac.{n_rows=}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build_task(to_config(compose("config", overrides)).task)
 
 
 class Steps(IterableDataset):
@@ -286,36 +277,6 @@ def llama_config(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Llam
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-
-
-@torch.no_grad()
-def accuracies(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    split: str,
-    n_rows: int,
-    scale: float,
-) -> dict[str, dict[str, float]]:
-    """Domain -> data set -> accuracy, by the first token of each choice."""
-    result: dict[str, dict[str, float]] = {}
-    for domain, dataset in SETS:
-        rows = [
-            encode_example(tokenizer, e) for e in examples(domain, dataset, split, n_rows, scale)
-        ]
-        rows.sort(key=lambda row: len(row.prompt))
-        right = 0
-        for start in range(0, len(rows), 64):
-            part = rows[start : start + 64]
-            width = max(len(row.prompt) for row in part)
-            filled = [
-                row.prompt + [tokenizer.pad_token_id] * (width - len(row.prompt)) for row in part
-            ]
-            logits = model(torch.tensor(filled)).logits
-            for row, scores in zip(part, logits, strict=True):
-                last = scores[len(row.prompt) - 1, list(row.choices)]
-                right += int(last.argmax()) == row.answer
-        result.setdefault(domain, {})[dataset] = round(right / len(rows), 4)
-    return result
 
 
 if __name__ == "__main__":

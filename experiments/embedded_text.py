@@ -20,7 +20,6 @@ from sieve.tasks.almanac import (
     DATASETS,
     DOMAINS,
     World,
-    almanac_rows,
     row_stream,
 )
 
@@ -33,15 +32,6 @@ LABELS = ("negative", "positive")
 
 Row = dict[str, object]
 Rendered = tuple[str, tuple[str, ...], int]  # prompt, continuations, index of the answer
-
-
-@dataclass(frozen=True)
-class EncodedExample:
-    """Token ids of a prompt, the first token of each continuation, and the answer's index."""
-
-    prompt: list[int]
-    choices: tuple[int, ...]
-    answer: int
 
 
 @dataclass
@@ -75,20 +65,6 @@ def render(template: str, row: Row) -> Rendered:
         answer = list(options).index(row["answer_idx"])
         prompt = template.format(**(row | {"options": ", ".join(choices)}))
     return prompt, tuple(f" {choice}" for choice in choices), answer
-
-
-def examples(domain: str, dataset: str, split: str, n_rows: int, scale: float) -> list[Rendered]:
-    """Rendered rows of a split, for evaluation."""
-    rows = almanac_rows(domain, dataset, split, scale=scale, n_rows=n_rows)
-    template = task_prompt(domain, dataset)
-    return [render(template, row) for row in rows]
-
-
-def encode_example(tokenizer: PreTrainedTokenizerFast, example: Rendered) -> EncodedExample:
-    """Token ids for scoring one example by the first token of each continuation."""
-    prompt, choices, answer = example
-    first = tuple(tokenizer.encode(c, add_special_tokens=False)[0] for c in choices)
-    return EncodedExample(tokenizer.encode(prompt), first, answer)
 
 
 def training_texts(world: World, domain: str, dataset: str, seed: int) -> Iterator[list[str]]:

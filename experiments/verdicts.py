@@ -3,8 +3,10 @@
 A verdict is computed from the committed figures.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from experiments.figures import markdown, spread
 
 Summaries = Mapping[str, Any]
 YES, PART, NO = "**holds**", "**holds in part**", "**does not hold**"
@@ -15,47 +17,42 @@ PAPER = "paper"  # the paper's objective at the optimum, with one level for all 
 
 def verdicts(summaries: Summaries) -> str:
     """One row per claim, in Markdown."""
-    lines = ["| claim of the paper | measured | verdict |", "|---|---|---|"]
+    rows = []
     for claim, needs, rule in ROWS:
         measured, verdict = ("", LATER)
         if all(name in summaries for name in needs):
             measured, verdict = rule(summaries)
-        lines.append(f"| {claim} | {measured} | {verdict} |")
-    return "\n".join(lines)
+        rows.append([claim, measured, verdict])
+    return markdown(["claim of the paper", "measured", "verdict"], rows)
 
 
 def removed(summaries: Summaries) -> tuple[str, str]:
     """20 to 75 % removed for 1 to 5 % of accuracy."""
-    at = summaries["kept"]["at"]
-    told, enough, within, count = [], [], 0, 0
-    for tolerance in ("0.01", "0.05"):
-        cells = at[tolerance][PAPER].values()
-        gone = [1 - cell["kept"]["value"] for cell in cells]
-        within += sum(cell["within"] for cell in cells)
-        count += len(gone)
-        enough += [share >= 0.2 for share in gone]
-        told.append(f"{_percent(min(gone))} to {_percent(max(gone))} % at ε = {tolerance[1:]}")
+    cells = {
+        tolerance: list(summaries["kept"]["at"][tolerance][PAPER].values())
+        for tolerance in ("0.01", "0.05")
+    }
+    gone = {t: [1 - cell["kept"]["value"] for cell in found] for t, found in cells.items()}
+    within = [cell["within"] for found in cells.values() for cell in found]
+    enough = [share >= 0.2 for shares in gone.values() for share in shares]
+    told = " and ".join(f"{_span(shares)} % at ε = {t[1:]}" for t, shares in gone.items())
     text = (
-        f"by the paper's method (uniform) {' and '.join(told)} go; on test rows {within} of "
-        f"{count} are within ε"
+        f"by the paper's method (uniform) {told} go; on test rows {sum(within)} of {len(within)} "
+        "are within ε"
     )
-    good = all(enough)
-    return text, YES if good and within == count else PART if any(enough) else NO
+    return text, YES if all(enough) and all(within) else PART if any(enough) else NO
 
 
 def cliff(summaries: Summaries) -> tuple[str, str]:
     """Flat until 25 to 60 % is gone, then a cliff."""
-    subjects = summaries["curve"]["subjects"]
-    edges = [1 - s["methods"][PAPER]["edge"]["value"] for s in subjects.values()]
-    halves = [1 - s["methods"][PAPER]["half"]["value"] for s in subjects.values()]
+    papers = [s["methods"][PAPER] for s in summaries["curve"]["subjects"].values()]
+    edges, halves = ([1 - paper[end]["value"] for paper in papers] for end in ("edge", "half"))
     text = (
-        f"within two points until {_percent(min(edges))} to {_percent(max(edges))} % are gone; "
-        f"half of the accuracy above chance is gone at {_percent(min(halves))} to "
-        f"{_percent(max(halves))} %"
+        f"within two points until {_span(edges)} % are gone; half of the accuracy above chance is "
+        f"gone at {_span(halves)} %"
     )
-    flat = all(edge >= 0.25 for edge in edges)
     steep = all(1 - half >= (1 - edge) / STEEP for edge, half in zip(edges, halves, strict=True))
-    if not flat:
+    if min(edges) < 0.25:
         return text, NO
     return text, YES if steep and max(edges) <= 0.6 else PART
 
@@ -63,15 +60,13 @@ def cliff(summaries: Summaries) -> tuple[str, str]:
 def bottlenecks(summaries: Summaries) -> tuple[str, str]:
     """A few matrices hold the knowledge."""
     maps = [seeds["0"] for seeds in summaries["bottlenecks"]["maps"].values()]
-    gaps, few = [], []
-    for entry in maps:
-        without = {side: part["accuracy"] for side, part in entry["without"].items()}
-        gaps.append(without["others"]["low"] > without["bottlenecks"]["high"])
-        few.append(entry["needy"] / entry["matrices"])
+    few = [entry["needy"] / entry["matrices"] for entry in maps]
+    without = [{k: part["accuracy"] for k, part in entry["without"].items()} for entry in maps]
+    gaps = [sides["others"]["low"] > sides["bottlenecks"]["high"] for sides in without]
     text = (
-        f"{_percent(min(few))} to {_percent(max(few))} % of the matrices need more than 5 % of "
-        "themselves; without a quarter of the parameters a model loses far more where those are "
-        f"the neediest, on {sum(gaps)} of {len(gaps)} tasks"
+        f"{_span(few)} % of the matrices need more than 5 % of themselves; without a quarter of "
+        "the parameters a model loses far more where those are the neediest, on "
+        f"{sum(gaps)} of {len(gaps)} tasks"
     )
     return text, YES if all(gaps) and max(few) <= 0.25 else PART if any(gaps) else NO
 
@@ -81,57 +76,54 @@ def adaptive(summaries: Summaries) -> tuple[str, str]:
     found = summaries["adaptive"]["ratio"]
     uniform, closed = found["loss_aware"], found["sieve"]
     text = (
-        f"it keeps {_interval(uniform)} of what one level on the same bank keeps, and "
-        f"{_interval(closed)} of what the closed form keeps without evaluating a genome"
+        f"it keeps {spread(uniform, 2)} of what one level on the same bank keeps, and "
+        f"{spread(closed, 2)} of what the closed form keeps without evaluating a genome"
     )
     return text, YES if uniform["high"] < 1 else PART if uniform["value"] < 1 else NO
 
 
 def transfer(summaries: Summaries) -> tuple[str, str]:
     """Sieved on one data set, still good on another of the domain."""
-    parts, inside, pairs = [], 0, 0
-    for domain, entry in summaries["transfer"].items():
-        found, own = entry["summary"]["inside"], entry["summary"]["own"]
-        parts.append(
-            f"{domain}: {found['within']} of {found['pairs']} pairs within ε (own rows "
-            f"{own['within']} of {own['pairs']}), outside "
-            f"{entry['summary']['outside']['within']} of {entry['summary']['outside']['pairs']}"
+    parts, domains = [], [entry["summary"] for entry in summaries["transfer"].values()]
+    for domain, found in zip(summaries["transfer"], domains, strict=True):
+        inside, own, outside = (
+            f"{found[place]['within']} of {found[place]['pairs']}"
+            for place in ("inside", "own", "outside")
         )
-        inside, pairs = inside + found["within"], pairs + found["pairs"]
-    share = inside / pairs
-    return "; ".join(parts), YES if share > 0.9 else PART if share > 0.3 else NO
+        parts.append(f"{domain}: {inside} pairs within ε (own rows {own}), outside {outside}")
+    within, pairs = (sum(d["inside"][key] for d in domains) for key in ("within", "pairs"))
+    return "; ".join(parts), YES if within > 0.9 * pairs else PART if within > 0.3 * pairs else NO
 
 
 def lora(summaries: Summaries) -> tuple[str, str]:
     """LoRA still works on the pruned model."""
     tasks = summaries["recovery"]["tasks"]
-    parts, better, surely = [], [], []
-    for name, entry in tasks.items():
-        before, after = (entry["forms"][form]["drop"] for form in ("none-none", "lora-none"))
-        parts.append(f"{name} {_points(before)} → {_points(after)} points lost")
-        better.append(after["value"] < before["value"])
-        surely.append(after["high"] < before["low"])
-    return "; ".join(parts), YES if all(surely) else PART if any(better) else NO
+    drops = [
+        [entry["forms"][form]["drop"] for form in ("none-none", "lora-none")]
+        for entry in tasks.values()
+    ]
+    text = "; ".join(
+        f"{name} {_percent(before['value'], 1)} → {_percent(after['value'], 1)} points lost"
+        for name, (before, after) in zip(tasks, drops, strict=True)
+    )
+    better = any(after["value"] < before["value"] for before, after in drops)
+    surely = all(after["high"] < before["low"] for before, after in drops)
+    return text, YES if surely else PART if better else NO
 
 
 def quantized(summaries: Summaries) -> tuple[str, str]:
     """8 bits on top; some 90 % of the memory saved together."""
-    tasks = summaries["recovery"]["tasks"]
-    saved, whole, worse, lost = [], [], [], []
-    for entry in tasks.values():
-        plain, both = (entry["forms"][form] for form in ("lora-none", "lora-int8"))
-        saved.append(1 - both["prunable_bytes"])
-        whole.append(1 - both["bytes"])
-        worse.append(both["drop"]["value"] - plain["drop"]["value"])
-        lost.append(both["drop"]["value"])
+    forms = [entry["forms"] for entry in summaries["recovery"]["tasks"].values()]
+    pairs = [(form["lora-none"], form["lora-int8"]) for form in forms]
+    saved, whole = ([1 - both[k] for _, both in pairs] for k in ("prunable_bytes", "bytes"))
+    worse = max(both["drop"]["value"] - plain["drop"]["value"] for plain, both in pairs)
+    lost = [both["drop"]["value"] for _, both in pairs]
     text = (
-        f"pruning, LoRA and 8 bits together save {_percent(min(saved))} to {_percent(max(saved))} "
-        f"% of the bytes of the matrices, {_percent(min(whole))} to {_percent(max(whole))} % of "
-        f"the model's (its embeddings stay), at {_percent(min(lost), 1)} to "
-        f"{_percent(max(lost), 1)} points lost; 8 bits cost {_percent(max(worse), 1)} of these at "
-        "most"
+        f"pruning, LoRA and 8 bits together save {_span(saved)} % of the bytes of the matrices, "
+        f"{_span(whole)} % of the model's (its embeddings stay), at {_span(lost, 1)} points lost; "
+        f"8 bits cost {_percent(worse, 1)} of these at most"
     )
-    if max(worse) > 0.02 or min(saved) < 0.8:
+    if worse > 0.02 or min(saved) < 0.8:
         return text, NO
     return text, YES if min(whole) >= 0.85 and max(lost) <= 0.05 else PART
 
@@ -139,14 +131,13 @@ def quantized(summaries: Summaries) -> tuple[str, str]:
 def learned(summaries: Summaries) -> tuple[str, str]:
     """Its projections are learnt by gradient."""
     rows = summaries["kept"]["at"]["0.02"]
-    ours, theirs = rows[PAPER]["medicine"]["kept"], rows["learned"]["medicine"]["kept"]
+    ours, theirs = (rows[m]["medicine"]["kept"]["value"] for m in (PAPER, "learned"))
     text = (
         f"on medicine factors learnt at half of the parameters and cut from there need "
-        f"{_percent(theirs['value'])} % where the closed form of the same objective needs "
-        f"{_percent(ours['value'])} %: it works, and the closed form is as good or better"
+        f"{_percent(theirs)} % where the closed form of the same objective needs "
+        f"{_percent(ours)} %: it works, and the closed form is as good or better"
     )
-    times = theirs["value"] / ours["value"]
-    return text, YES if times <= 1.5 else PART if times <= 3 else NO
+    return text, YES if theirs <= 1.5 * ours else PART if theirs <= 3 * ours else NO
 
 
 def cost(summaries: Summaries) -> tuple[str, str]:
@@ -171,12 +162,8 @@ def _percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f}"
 
 
-def _points(found: Mapping[str, float]) -> str:
-    return f"{100 * found['value']:.1f}"
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+def _span(shares: Sequence[float], digits: int = 0) -> str:
+    return f"{_percent(min(shares), digits)} to {_percent(max(shares), digits)}"
 
 
 Rule = Callable[[Summaries], tuple[str, str]]

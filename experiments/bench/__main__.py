@@ -1,4 +1,4 @@
-"""Measure everything, print the tables, and write them if asked to."""
+"""Measure everything and print the tables."""
 
 import argparse
 import sys
@@ -9,8 +9,7 @@ import torch
 
 import sieve
 from experiments.bench import forecast, parts
-from experiments.claims.bench import tables
-from experiments.pages import write_pages, write_result
+from experiments.bench.tables import tables
 from sieve.evaluation.speed import describe_machine
 
 
@@ -19,13 +18,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure speed and memory.")
     parser.add_argument("--model", default=str(parts.EMBEDDED), help="folder of the parts' model")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--adopt", action="store_true", help="write results/bench.json and pages")
     arguments = parser.parse_args()
     summary = measure(arguments.model, arguments.repeats)
-    sys.stdout.write("\n\n".join(tables(summary).values()) + "\n")
-    if arguments.adopt:
-        write_result("bench", summary)
-        write_pages()
+    head = "{machine}, {threads} threads, {repeats} repeats, {model}".format(**summary)
+    sys.stdout.write("\n\n".join([head, *tables(summary)]) + "\n")
 
 
 def measure(path: str, repeats: int) -> dict[str, Any]:

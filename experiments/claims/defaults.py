@@ -1,7 +1,7 @@
 """What each default brings: one of them changed at a time, the others as they are.
 
-All runs are without the refit, so that one row shows what the refit brings. The banks of `kept`
-serve where they are the same.
+All runs are without the refit, which `kept` compares. The runs of `kept` with the same settings
+serve here too.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,11 @@ from experiments.claims import kept, tokens
 from experiments.jobs import Job, swept
 
 CLAIM = "defaults"
-SUBJECTS = ("medicine", "reviews", "sst2", "trec")
+SUBJECTS = ("medicine", "reviews", "trec")
 SIZES = (0.1, 0.05, 0.02)  # at which the points lost on test rows are compared
 DEFAULT, TOLERANCE = "sieve", ".02"
 WAYS = {
     DEFAULT: "the defaults, without the refit",
-    "refitted": "refitted (the default)",
     "loss_aware": "one level for all matrices, not water-filled",
     "output": "no gradients: the output error alone (`projection=output`)",
     "plain": "plain factors, not pivoted (`projection.storage=plain`)",
@@ -31,7 +30,7 @@ def jobs() -> list[Job]:
     same = [
         job
         for job in kept.jobs()
-        if (set(dict(job.settings).values()) & {"sieve", "refitted", "loss_aware"})
+        if (set(dict(job.settings).values()) & {DEFAULT, "loss_aware"})
         and dict(job.settings)["subject"] in SUBJECTS
         and dict(job.settings)["tolerance"] == TOLERANCE
     ]
@@ -39,44 +38,43 @@ def jobs() -> list[Job]:
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """By way and task: kept, drop, points lost at some sizes; ratios to the defaults."""
-    ways: dict[str, Any] = {way: {} for way in WAYS}
+    """By way and task: kept over what the defaults keep, and the points lost at some sizes."""
+    runs: dict[str, dict[str, Any]] = {way: {} for way in WAYS}
     for name, result in results.items():
         subject, way, *_ = name.partition("/")[2].split("-")
-        at = {f"{z:g}": figures.drop(tokens.nearest(result, z)) for z in SIZES}
-        ways[way][subject] = figures.chosen(result) | {"at": at}
-    whole = {way: cells for way, cells in ways.items() if set(cells) == set(SUBJECTS)}
+        runs[way][subject] = result
+    summary: dict[str, Any] = {"ways": {}, "times": {}, "mean": {}}
+    for way, by in runs.items():
+        cells = {s: _cell(by[s], runs[DEFAULT][s]) for s in by if s in runs[DEFAULT]}
+        summary["ways"][way] = cells
+        if set(cells) == set(SUBJECTS):
+            times = [cell["times"]["value"] for cell in cells.values()]
+            summary["times"][way] = figures.geometric(times)
+            summary["mean"][way] = {
+                size: figures.mean([cell["lost"][size] for cell in cells.values()])
+                for size in map(str, SIZES)
+            }
+    return summary
+
+
+def _cell(result: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """A run beside the run with the defaults on the same task."""
+    mine, ours = figures.kept(result), figures.kept(default)
+    ends = (("value", "value"), ("low", "high"), ("high", "low"))
     return {
-        "ways": ways,
-        "times": {way: _times(cells, whole[DEFAULT]) for way, cells in whole.items()}
-        if DEFAULT in whole
-        else {},
-        "mean": {way: _means(cells) for way, cells in whole.items()},
-    }
-
-
-def _times(cells: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, float]:
-    """What a way keeps over what the defaults keep, without the refit."""
-    return figures.geometric(
-        [cells[s]["kept"]["value"] / ours[s]["kept"]["value"] for s in SUBJECTS]
-    )
-
-
-def _means(cells: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean points lost at each size."""
-    return {
-        f"{size:g}": figures.mean([cells[s]["at"][f"{size:g}"] for s in SUBJECTS]) for size in SIZES
+        "times": figures.number(*(mine[one] / ours[other] for one, other in ends), digits=2),
+        "lost": {str(z): figures.drop(tokens.nearest(result, z)) for z in SIZES},
     }
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """A row per way: kept by task, how often as much as the defaults, points lost."""
+    """A row per way: how often as much as the defaults keep, and mean points lost."""
     rows = []
     for way, label in WAYS.items():
-        cells = [figures.cell(summary["ways"][way].get(subject)) for subject in SUBJECTS]
-        times, means = summary["times"].get(way), summary["mean"].get(way)
-        ratio = figures.spread(times, 2) if times and way != DEFAULT else ""
-        lost = [f"{100 * means[f'{s:g}']['value']:.1f}" if means else "" for s in SIZES]
-        rows.append([label, *cells, ratio, *lost])
-    head = ["", *SUBJECTS, "times as much", *(f"lost at {100 * size:g} %" for size in SIZES)]
-    return {CLAIM: figures.with_legend(figures.markdown(head, rows))}
+        cells, means = summary["ways"][way], summary["mean"].get(way, {})
+        times = [f"{cells[s]['times']['value']:.2f}" if s in cells else "" for s in SUBJECTS]
+        times.append(figures.spread(summary["times"][way], 2) if way in summary["times"] else "")
+        lost = [f"{100 * mean['value']:.1f}" for mean in means.values()]
+        rows.append([label, *(times if way != DEFAULT else ["1"] * len(times)), *lost])
+    head = ["", *SUBJECTS, "mean", *(f"lost at {100 * size:g} %" for size in SIZES)]
+    return {CLAIM: figures.markdown(head, rows)}

@@ -8,7 +8,7 @@ from sieve.projections.moments import FLOAT32
 CPU_TOKENS, GPU_TOKENS, FEWEST_TOKENS = 2_048, 8_192, 128
 USABLE = 0.5  # of free memory
 # Memory that the C library keeps after backward passes on a CPU, as a share of their activations.
-# `make bench` shows measured peaks beside these forecasts.
+# `make bench` shows measured peaks beside forecasts.
 UNRELEASED = 0.5
 
 

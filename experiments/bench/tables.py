@@ -1,4 +1,4 @@
-"""The tables of `make bench`: ratios of the parts, speed by level, and forecasts of a dry run."""
+"""Tables: ratios of the parts, speed by level, and forecasts of a dry run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,18 +24,18 @@ MEMORY = {
 }
 
 
-def tables(summary: Mapping[str, Any]) -> dict[str, str]:
+def tables(summary: Mapping[str, Any]) -> list[str]:
     """Three tables; brackets have the least and the largest of the repeats."""
     rows = [
         [label, spread(summary["ratios"][name], 3), target]
         for name, (label, target) in RATIOS.items()
     ]
     rows += [[label, f"{summary['memory_mib'][name]} MiB", ""] for name, label in MEMORY.items()]
-    return {
-        "bench": markdown(["what", "ratio or memory", "target: at most"], rows),
-        "bench-speed": _speed(summary["speed"]),
-        "bench-forecast": _forecast(summary["forecast"]),
-    }
+    return [
+        markdown(["what", "ratio or memory", "target: at most"], rows),
+        _speed(summary["speed"]),
+        _forecast(summary["forecast"]),
+    ]
 
 
 def _speed(models: Mapping[str, Any]) -> str:
@@ -53,7 +53,8 @@ def _forecast(shapes: Mapping[str, Any]) -> str:
         cells = [_pair(entry[stage], "seconds", 1) for stage in ("calibrate", "fit", "genome")]
         cells += [_pair(entry[stage], "peak_mib", 0) for stage in ("calibrate", "fit")]
         rows.append([f"{name}, {entry['prunable'] / 1e6:.0f}M", *cells])
-    head = ["shape", "calibrate, s", "fit, s", "a genome, s", "calibrate, MiB", "fit, MiB"]
+    head = ["shape, measured / forecast", "calibrate, s", "fit, s", "a genome, s"]
+    head += ["calibrate, MiB", "fit, MiB"]
     return markdown(head, rows)
 
 

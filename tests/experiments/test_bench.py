@@ -1,0 +1,76 @@
+"""The benchmark on tiny models: every part gives a ratio, every stage a forecast."""
+
+import math
+from pathlib import Path
+
+import pytest
+from models import tiny_llama, tiny_tokenizer
+
+import sieve
+from experiments.bench import forecast, parts, timing
+from experiments.bench.tables import MEMORY, RATIOS, tables
+from sieve.config import DeviceConfig
+from sieve.tasks import Example
+
+TFLOPS = {"float32": 0.05, "float64": 0.02}
+DEVICE = DeviceConfig("test", "cpu", 8.0, TFLOPS, 10.0)
+STAGE = {"seconds", "forecast_seconds", "peak_mib", "forecast_peak_mib"}
+NUMBER = {"value": 1.5, "low": 1.0, "high": 2.0}
+
+
+def test_a_ratio_is_the_median_of_work_that_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = iter([3.0, 1.0, 4.0, 2.0, 9.0, 1.0])
+    monkeypatch.setattr(timing, "seconds", lambda work: next(spent))
+    found = timing.ratio(lambda: None, lambda: None, 3)
+    assert found == {"value": 3.0, "low": 2.0, "high": 9.0}
+
+
+def test_every_stage_is_measured_and_forecast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "LONG", 0.0)
+    monkeypatch.setattr(forecast, "find_device", lambda *_: DEVICE)
+    row = forecast.collect("tiny", 256, tmp_path) | forecast.solve("tiny", 256, tmp_path)
+    row |= forecast.search("tiny", 256, tmp_path)
+    assert row["prunable"] == 2 * (4 * 32 * 32 + 3 * 32 * 48)
+    for stage in ("calibrate", "fit"):
+        assert set(row[stage]) == STAGE
+        assert row[stage]["forecast_seconds"] >= 0 and row[stage]["forecast_peak_mib"] > 0
+    assert row["tokens"] == sum(batch.tokens for batch in forecast.calibration(256)) == 256
+    assert row["genome"]["seconds"]["value"] >= 0
+    assert math.isfinite(row["genome"]["forecast_seconds"])
+
+
+def test_parts_give_ratios() -> None:
+    model, tokenizer = tiny_llama().requires_grad_(False), tiny_tokenizer()
+    examples = [Example(f"number {i} is", (" good", " bad"), i % 2) for i in range(8)]
+    batches = sieve.calibration_batches(examples, tokenizer)
+    found = parts.calibration_ratios(model, batches, 1)
+    moments = sieve.calibrate(model, batches)
+    plain, pivoted = (sieve.fit(model, moments, storage=form) for form in ("plain", "pivoted"))
+    found["switch"] = parts.switch_ratio(model, plain, tokenizer, examples, 1)
+    scoring = sieve.scoring_batches(examples, tokenizer)
+    found["shared_blocks"] = parts.shared_blocks_ratio(model, plain, scoring, 1)
+    found["storage"] = parts.storage_ratio(model, (pivoted, plain), 0.5, 16, 1)
+    assert all(number["value"] > 0 for number in found.values())
+
+
+def test_a_shared_prefix_is_computed_once_for_all_rows() -> None:
+    shared, plain = parts.prefix_batches(tiny_llama(max_position_embeddings=512), 0.5, 10)
+    own = sum(b.input_ids.numel() - len(b.input_ids) * len(b.prefix) for b in shared)
+    assert own == 10 * parts.OWN and len(shared[0].prefix) == parts.OWN
+    assert sum(batch.input_ids.numel() for batch in plain) == 2 * own
+
+
+def test_the_tables_have_a_row_per_figure() -> None:
+    stage = {"seconds": NUMBER, "forecast_seconds": 1, "peak_mib": NUMBER, "forecast_peak_mib": 2}
+    summary = {
+        "ratios": dict.fromkeys(RATIOS, NUMBER),
+        "memory_mib": dict.fromkeys(MEMORY, 1.0),
+        "speed": {"embedded": {"0.5": {"prefill": NUMBER, "decode": NUMBER}}},
+        "forecast": {"small": {"prunable": 6_000_000, "calibrate": stage, "fit": stage}},
+    }
+    summary["forecast"]["small"]["genome"] = stage
+    ratios, speed, forecasts = tables(summary)
+    assert len(ratios.splitlines()) == 2 + len(RATIOS) + len(MEMORY)
+    assert "1.50 (1.00 to 2.00)" in speed and "6M | 1.5 / 1.0" in forecasts

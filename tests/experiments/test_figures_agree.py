@@ -1,0 +1,110 @@
+"""A figure that two claims or two pages show has one value."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import numbers
+from experiments.claims import adaptive
+from experiments.pages import RESULTS
+
+ROOT = Path(__file__).resolve().parents[2]
+Results = dict[str, Any]
+Pair = tuple[str, Any, Any]
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+
+
+def shared_figures(results: Results) -> Iterator[Pair]:
+    """Where it stands twice, the figure of the claim `kept` and that of another claim."""
+    at = results["kept"]["at"]
+    for task, searches in results["adaptive"]["searches"].items():
+        subject, tolerance = task.split(", ε = ")
+        for method in adaptive.LINES.keys() & searches.keys():
+            yield (
+                f"adaptive {task} {method}",
+                at[f"0{tolerance}"][method][subject],
+                searches[method],
+            )
+    sieve, refitted = at["0.02"]["sieve"], at["0.02"]["refitted"]
+    for subject, seeds in results["seeds"]["seeds"].items():
+        yield f"seeds {subject}", sieve[subject], seeds["0"]
+    for subject, sources in results["calibration"]["tasks"].items():
+        yield f"calibration {subject}", sieve[subject], sources["own"]
+    for matrix in (entry["matrix"] for entry in results["transfer"].values()):
+        for task, row in matrix.items():
+            subject = task.removeprefix("almanac_")
+            if subject in sieve:
+                own = {"kept": row["kept"], "drop": row["on"][task]["drop"]}
+                yield f"transfer {task}", sieve[subject], own
+    for subject, entry in results["sceptic"].items():
+        drop = entry["dense"]["value"] - entry["sieved"]["value"]
+        shown = {"kept": refitted[subject]["kept"], "drop": {"value": drop}}
+        yield f"sceptic {subject}", refitted[subject], shown
+        dense = results["curve"]["subjects"][subject]["dense"]
+        yield f"dense {subject}", {"drop": dense}, {"drop": entry["dense"]}
+    searched = [
+        e["genetic"]["rows"] for t, e in results["adaptive"]["searches"].items() if ".02" in t
+    ]
+    spent = results["cost"]["methods"]["genetic"]["rows"]
+    yield "cost genetic rows", {"drop": {"value": spent}}, {"drop": {"value": np.median(searched)}}
+
+
+def disagreements(results: Results) -> list[str]:
+    """One line for each figure with two values."""
+    found = []
+    for name, one, other in shared_figures(results):
+        for key in one.keys() & other.keys() & {"kept", "drop"}:
+            first, second = one[key]["value"], other[key]["value"]
+            if abs(first - second) > 2e-4:
+                found.append(f"{name}, {key}: {first:g} and {second:g}")
+    return found
+
+
+def test_claims_that_share_runs_show_the_same_figures(results: Results) -> None:
+    names = {name.split()[0] for name, *_ in shared_figures(results)}
+    assert {"adaptive", "seeds", "calibration", "transfer", "sceptic", "cost"} <= names
+    assert disagreements(results) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "claim"),
+    [
+        ("kept/at/0.02/sieve/trec/kept/value", "seeds trec"),
+        ("adaptive/searches/trec, ε = .02/paper/drop/value", "adaptive trec, ε = .02 paper"),
+        ("sceptic/medicine/sieved/value", "sceptic medicine"),
+    ],
+)
+def test_a_figure_that_differs_is_found(results: Results, path: str, claim: str) -> None:
+    changed = copy.deepcopy(results)
+    *parents, last = path.split("/")
+    place = changed
+    for part in parents:
+        place = place[part]
+    place[last] += 0.001
+    assert any(line.startswith(claim) for line in disagreements(changed))
+
+
+@pytest.mark.parametrize("page", sorted(json.loads(numbers.SOURCES.read_text())))
+def test_a_page_shows_the_figures_of_their_sources(page: str) -> None:
+    assert list(numbers.differing(page)) == []
+
+
+def test_the_levels_that_the_drop_test_states_are_the_measured_ones(results: Results) -> None:
+    text = " ".join((ROOT / "sieve/tasks/drop_test.py").read_text().split())
+    few, many = (
+        {n: f"{100 * share['value']:.1f}" for n, share in results["level"]["values"][rows].items()}
+        for rows in ("300", "1000")
+    )
+    sieve = few["studentized"], many["studentized"]
+    assert "{} % of draws of 300 rows and {} % of 1,000".format(*sieve) in text
+    for name, label in (("bca", "BCa"), ("percentile", "percentile")):
+        assert f"{label} {few[name]} and {many[name]}" in text
