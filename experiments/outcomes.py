@@ -21,6 +21,7 @@ from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, drop_of
 
 RUN = Path("runs/outcomes")
+PATHS = ("model.path", "model.adapter", "task.data_dir", "paths.")  # settings left out of a record
 GENOMES = 40  # of a frontier, at most
 LOST = 0.2  # of the accuracy; the frontier ends after three genomes that lose more
 
@@ -105,7 +106,6 @@ def measure(config: Config, folder: Path) -> Outcomes:
 
 def main() -> None:
     """Measure the outcomes of a run and write them to a file."""
-    from experiments.real_model import without_paths
 
     from experiments.jobs import composed
 
@@ -114,7 +114,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="+", help="settings, such as +task=sst2 model.path=m")
     arguments = parser.parse_args()
     outcomes = measure(composed(arguments.overrides, RUN), RUN)
-    record = outcomes.record() | {"overrides": without_paths(arguments.overrides)}
+    settings = [word for word in arguments.overrides if not word.lstrip("+").startswith(PATHS)]
+    record = outcomes.record() | {"overrides": settings}
     arguments.file.write_text(json.dumps(record) + "\n")
 
 

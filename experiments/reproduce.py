@@ -34,7 +34,7 @@ RESULTS = FOLDER / "results"
 CLAIMS = tuple(
     """
     demo kept curve defaults adaptive seeds bottlenecks calibration transfer recovery tokens sceptic
-    facts cost tolerance promises level elsewhere
+    cost tolerance promises level elsewhere
     """.split()
 )
 LONG = ("real", "rivals")  # hours each, and only if asked for

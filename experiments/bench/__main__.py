@@ -32,7 +32,6 @@ def measure(path: str, repeats: int) -> dict[str, Any]:
         "repeats": repeats,
         "model": Path(path).name,
         "ratios": parts.ratios(path, repeats),
-        "memory_mib": parts.memory_mib(path),
         "speed": {
             Path(path).name: _speed(parts.load(path)[0], repeats),
             "random-25m": _speed(forecast.build("wide"), repeats),

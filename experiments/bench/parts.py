@@ -1,7 +1,6 @@
 """Ratios of calibration, search, storage forms and pruned models to the work they are part of."""
 
 import copy
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sieve
-from experiments.bench.timing import apart, peak_bytes, ratio
+from experiments.bench.timing import ratio
 from experiments.figures import Number, number
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import CalibrationModule
@@ -21,9 +20,7 @@ from sieve.data.encoding import EncodedExample
 from sieve.data.sharing import prefix_sharing_of
 from sieve.evaluation.evaluation import score
 from sieve.evaluation.speed import compare_speed
-from sieve.model.matrices import blocks_of, find_matrices
 from sieve.projections import get_projection
-from sieve.projections.moments import StoredMoments
 from sieve.search.lines import LEVELS, uniform_genome
 from sieve.tasks import Example
 from sieve.tasks.almanac import almanac_rows
@@ -185,36 +182,3 @@ def speed_by_level(model: Any, bank: Any, repeats: int) -> dict[str, dict[str, N
             )
         }
     return found
-
-
-def memory_mib(path: str) -> dict[str, float]:
-    """Peaks of calibration and fit beyond the loaded model, each in its own process."""
-    found: dict[str, float] = {}
-    for name, by_layer in (("all_layers", False), ("one_layer_at_once", True)):
-        peak, bank, moments = apart(_memory, path, by_layer)
-        found |= {name: peak, "bank": bank, "moments_of_one_layer": moments}
-    return {name: round(value / 2**20, 1) for name, value in found.items()}
-
-
-def _memory(path: str, by_layer: bool) -> tuple[int, int, int]:
-    """Bytes: the peak of loss-aware calibration and fit, the bank, and one layer's moments."""
-    model, tokenizer = load(path)
-    batches = sieve.calibration_batches(review_examples()[:64], tokenizer, batch_tokens=128)
-    matrices = find_matrices(model)
-    blocks = list(blocks_of(matrices).values())
-    with torch.enable_grad():
-        sieve.calibrate(model, batches[:1], matrices[:1], projection="loss_aware")
-    before = peak_bytes(restart=True)
-    with tempfile.TemporaryDirectory() as folder:
-        paths, layer = [], 0
-        for index, group in enumerate(blocks if by_layer else [matrices]):
-            moments = sieve.calibrate(model, batches, group, projection="loss_aware")
-            paths.append(Path(folder) / f"{index}.safetensors")
-            moments.save(paths[-1])
-            for moment in [moments.of(m) for m in blocks[0]] if index == 0 else []:
-                gradient = moment.gradient.second.numel() if moment.gradient else 0
-                layer += 4 * (moment.second.numel() + gradient)
-            del moments
-        bank = sieve.fit(model, StoredMoments(paths), "loss_aware", "pivoted")
-    size = sum(4 * (f.u.numel() + f.v.numel()) for f in bank.factors.values())
-    return peak_bytes() - before, size, layer

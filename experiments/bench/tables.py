@@ -16,12 +16,6 @@ RATIOS = {  # name: (what, target)
     "pivoted_0.75_1": ("pivoted over plain factors, one token a row, level 0.75", "1"),
     "pivoted_0.2_1": ("pivoted over plain factors, one token a row, level 0.2", "1"),
 }
-MEMORY = {
-    "all_layers": "peak of calibration and fit beyond the model, all layers at once",
-    "one_layer_at_once": "the same with `calibration.layers_at_once=1`",
-    "bank": "of which the bank",
-    "moments_of_one_layer": "moments of one layer",
-}
 
 
 def tables(summary: Mapping[str, Any]) -> list[str]:
@@ -30,9 +24,8 @@ def tables(summary: Mapping[str, Any]) -> list[str]:
         [label, spread(summary["ratios"][name], 3), target]
         for name, (label, target) in RATIOS.items()
     ]
-    rows += [[label, f"{summary['memory_mib'][name]} MiB", ""] for name, label in MEMORY.items()]
     return [
-        markdown(["what", "ratio or memory", "target: at most"], rows),
+        markdown(["what", "ratio", "target: at most"], rows),
         _speed(summary["speed"]),
         _forecast(summary["forecast"]),
     ]

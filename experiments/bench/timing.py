@@ -41,18 +41,7 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.apply(work, arguments)
 
 
-def peak_bytes(restart: bool = False) -> int:
-    """Peak memory of this process (Linux); `restart` begins to count again."""
-    if restart:
-        Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmHWM")
-
-
 def memory_bytes() -> int:
     """Anonymous memory of this process, without mapped files (Linux)."""
-    return _status("RssAnon")
-
-
-def _status(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])

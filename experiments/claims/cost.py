@@ -1,4 +1,4 @@
-"""The cost of the other claims' runs: tokens, evaluations, rows, time by stage and memory."""
+"""The cost of the runs of `kept` and `adaptive`: tokens, evaluations, rows, time and memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,18 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments import figures
-from experiments.claims import (
-    adaptive,
-    bottlenecks,
-    calibration,
-    facts,
-    kept,
-    recovery,
-    sceptic,
-    seeds,
-    tokens,
-    transfer,
-)
+from experiments.claims import adaptive, kept
 from experiments.jobs import Job
 
 STAGES = ("calibrate", "fit", "search", "refit")
@@ -32,30 +21,22 @@ LABELS = kept.METHODS | {"genetic": "genetic search", "evopress": "EvoPress", "r
 
 
 def jobs() -> list[Job]:
-    """The jobs of `kept` and `adaptive` for the table, and all others for the sum."""
-    others = (bottlenecks, calibration, facts, recovery, sceptic, seeds, tokens, transfer)
-    return [job for claim in (kept, adaptive, *others) for job in claim.jobs()]
+    """The jobs of `kept` and `adaptive`."""
+    return [*kept.jobs(), *adaptive.jobs()]
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Medians over tasks by method, at ε = .02, and the processor time of all jobs.
+    """Medians over tasks by method, at ε = .02.
 
     The first run that needs moments or a bank computes them, so their times come from the first
     run of the same task with the same moments or bank. A genetic search counts its whole sweep.
     """
     runs: dict[str, dict[str, list[Any]]] = {}
     for name, result in results.items():
-        claim, _, rest = name.partition("/")
-        subject, *method, _ = rest.split("-") if claim in ("kept", "adaptive") else ("", "")
-        if subject:
-            label = method[0] if method else "genetic"
-            runs.setdefault(label, {}).setdefault(subject, []).append(result)
-    minutes = sum(result["job"]["cpu_seconds"] for result in results.values()) / 60
-    return {
-        "jobs": len(results),
-        "cpu_minutes": figures.timed(minutes),
-        "methods": {method: _entry(method, runs) for method in LABELS if method in runs},
-    }
+        subject, *method, _ = name.partition("/")[2].split("-")
+        label = method[0] if method else "genetic"
+        runs.setdefault(label, {}).setdefault(subject, []).append(result)
+    return {"methods": {method: _entry(method, runs) for method in LABELS if method in runs}}
 
 
 def _entry(method: str, runs: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, Any]:

@@ -8,18 +8,24 @@ from typing import Any
 
 from experiments.figures import markdown, spread
 
+SVD_LLM = {
+    "theirs": "SVD-LLM's code",
+    "theirs_after_update": "after its update of U",
+    "ours": "Sieve",
+}
+
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A row per run, and a row per size of SVD-LLM's factors."""
     head = ["task", "settings", "kept, %", "of the whole model, %", "dense", "pruned"]
     head += ["drop (95 %)", "drop at most", "TF-IDF", "sizes tried, %"]
     svd = [
-        [f"{row['kept']:g}", _score(row["theirs"]), _score(row.get("ours"))]
+        [f"{row['kept']:g}", *(_score(row.get(key)) for key in SVD_LLM)]
         for row in summary["svd_llm"]["perplexity"]
     ]
     return {
         "single-runs": markdown(head, [_row(run) for run in summary["runs"].values()]),
-        "svd-llm": markdown(["kept of the blocks", "SVD-LLM's code", "Sieve"], svd),
+        "svd-llm": markdown(["kept of the blocks", *SVD_LLM.values()], svd),
     }
 
 

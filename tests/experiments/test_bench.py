@@ -8,7 +8,7 @@ from models import tiny_llama, tiny_tokenizer
 
 import sieve
 from experiments.bench import forecast, parts, timing
-from experiments.bench.tables import MEMORY, RATIOS, tables
+from experiments.bench.tables import RATIOS, tables
 from sieve.config import DeviceConfig
 from sieve.tasks import Example
 
@@ -66,11 +66,10 @@ def test_the_tables_have_a_row_per_figure() -> None:
     stage = {"seconds": NUMBER, "forecast_seconds": 1, "peak_mib": NUMBER, "forecast_peak_mib": 2}
     summary = {
         "ratios": dict.fromkeys(RATIOS, NUMBER),
-        "memory_mib": dict.fromkeys(MEMORY, 1.0),
         "speed": {"embedded": {"0.5": {"prefill": NUMBER, "decode": NUMBER}}},
         "forecast": {"small": {"prunable": 6_000_000, "calibrate": stage, "fit": stage}},
     }
     summary["forecast"]["small"]["genome"] = stage
     ratios, speed, forecasts = tables(summary)
-    assert len(ratios.splitlines()) == 2 + len(RATIOS) + len(MEMORY)
+    assert len(ratios.splitlines()) == 2 + len(RATIOS)
     assert "1.50 (1.00 to 2.00)" in speed and "6M | 1.5 / 1.0" in forecasts

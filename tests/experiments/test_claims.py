@@ -8,13 +8,11 @@ import pytest
 from models import tiny_llama, tiny_tokenizer
 
 from experiments import baselines, verdicts
-from experiments.claims import bottlenecks, curve, facts, transfer
-from experiments.embedded_text import build_tokenizer
+from experiments.claims import bottlenecks, curve, transfer
 from experiments.jobs import Job, composed
 from experiments.reproduce import CLAIMS, module
 from sieve.model.backbone import Backbone, count_parameters
 from sieve.tasks import Example
-from sieve.tasks.almanac import WorldSize, build_world
 
 
 def points(drops: dict[float, float]) -> list[dict[str, Any]]:
@@ -50,22 +48,6 @@ def test_equal_bottleneck_maps_correlate_and_reversed_ones_anticorrelate() -> No
         "of": 2,
         "by_chance": 0.2,
     }
-
-
-def test_sizes_that_grow_with_the_square_root_of_bits_have_exponent_one_half() -> None:
-    def entry(bits: float) -> dict[str, Any]:
-        size = 0.001 * bits**0.5
-        return {"bits": bits, "kept": {"value": size, "low": size / 1.1, "high": size * 1.1}}
-
-    exponent = facts.growth([entry(bits) for bits in (100, 200, 400)])
-    assert exponent["value"] == 0.5 and exponent["low"] < 0.5 < exponent["high"]
-
-
-@pytest.mark.parametrize("scale", facts.STEPS)
-def test_the_vocabulary_has_a_token_for_every_word_of_the_world(scale: str) -> None:
-    settings = facts.training(scale)
-    world = build_world(0, WorldSize().scaled(settings.scale))
-    assert len(build_tokenizer(world, settings.vocabulary, 0)) <= settings.vocabulary
 
 
 def test_a_data_set_is_inside_the_domain_outside_or_the_own_one() -> None:
