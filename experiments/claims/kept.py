@@ -25,7 +25,6 @@ METHODS = {
     "refitted": "loss-aware, water-filled, refitted",
 }
 OURS, PAPER = "refitted", "paper"
-HEAD = tuple(METHODS[method] for method in ("svd", "whitened", PAPER, OURS))  # shown in README
 LEARNED = Job(CLAIM, (("subject", "medicine"), ("method", "learned"), ("tolerance", ".02")))
 
 
@@ -102,5 +101,4 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     return {
         "kept": figures.with_legend(markdown(head, rows)),
         "kept-means": markdown(["method", *tolerances, "times the default's, at .02"], means),
-        "headline": figures.with_legend(markdown(head, [r for r in rows if r[0] in HEAD])),
     }

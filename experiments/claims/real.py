@@ -22,6 +22,7 @@ TUNED = ("trec", "sst2", "subj", "ag_news")
 TUNING = ("recovery.steps=150", "recovery.batch_tokens=256", "recovery.check_every=75")
 GENETIC = ("search.bottlenecks=false", "search.rounds=1", "hydra.sweeper.generations=5")
 SIZES = (".75", ".5", ".25")  # of the experiment's curve
+HEAD = ("svd", "whitened", "sieve")  # shown in README
 TIMED = ("sieve", "trained")
 METHODS = {
     "svd": "SVD of the weights (LASER), uniform",
@@ -128,7 +129,7 @@ def curve(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """Kept and drop by method and task; bytes and minutes by method and task."""
-    tasks = summary["tasks"]
+    tasks = {task: entry for task, entry in summary["tasks"].items() if entry["methods"]}
     names = [
         f"{task}, {entry['metric']}{', tuned' if 'tuned' in entry else ''}"
         for task, entry in tasks.items()
@@ -144,10 +145,25 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         return "\n".join([head, rule, *lines])
 
     return {
+        f"{CLAIM}-headline": headline(tasks),
         CLAIM: table(kept_cell),
         f"{CLAIM}-curve": table(curve_cell),
         f"{CLAIM}-bytes": table(bytes_cell),
     }
+
+
+def headline(tasks: Mapping[str, Any]) -> str:
+    """Accuracies at the sizes of `SIZES`, for the tasks on which all of `HEAD` were measured."""
+    sizes = [f"{100 * float(size):.0f} % kept" for size in SIZES]
+    rows = []
+    for task, entry in tasks.items():
+        curves = {m: entry["methods"].get(m, {}).get("curve") for m in HEAD}
+        if entry["metric"] == "accuracy" and all(curves.values()):
+            dense = entry["methods"][HEAD[0]]["dense"]
+            for method, points in curves.items():
+                cells = [f"{100 * points[size]['value']:.1f}" for size in SIZES]
+                rows.append([f"{task} ({100 * dense:.1f})", METHODS[method], *cells])
+    return figures.markdown(["task (dense)", "method", *sizes], rows)
 
 
 def kept_cell(found: Mapping[str, Any] | None) -> str:
