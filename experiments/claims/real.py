@@ -134,20 +134,18 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         f"{task}, {entry['metric']}{', tuned' if 'tuned' in entry else ''}"
         for task, entry in tasks.items()
     ]
-    head = "| method | " + " | ".join(names) + " |"
-    rule = "|" + "---|" * (len(tasks) + 1)
 
-    def table(cell: Any) -> str:
-        lines = [
-            f"| {label} | {' | '.join(cell(e['methods'].get(method)) for e in tasks.values())} |"
-            for method, label in METHODS.items()
-        ]
-        return "\n".join([head, rule, *lines])
+    def table(cell: Any, methods: Mapping[str, str] = METHODS) -> str:
+        rows = (
+            [label, *(cell(e["methods"].get(m)) for e in tasks.values())]
+            for m, label in methods.items()
+        )
+        return figures.markdown(["method", *names], [row for row in rows if any(row[1:])])
 
     return {
         f"{CLAIM}-headline": headline(tasks),
         CLAIM: table(kept_cell),
-        f"{CLAIM}-curve": table(curve_cell),
+        f"{CLAIM}-curve": table(curve_cell, {m: t for m, t in METHODS.items() if m != "int8"}),
         f"{CLAIM}-bytes": table(bytes_cell),
     }
 
