@@ -37,7 +37,7 @@ from sieve.conversion import CONF, register_resolvers, to_config
 from sieve.data.choices import scoring_batches
 from sieve.evaluation.evaluation import score
 from sieve.tasks import Task, build_task
-from sieve.tasks.almanac import WorldSize, build_world
+from sieve.tasks.almanac import build_world
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,7 +48,6 @@ class Settings:
 
     seed: int = 0
     steps: int = 3200
-    scale: float = 1.0  # size of the world
     hidden: int = 256
     layers: int = 6
     heads: int = 8
@@ -113,7 +112,7 @@ def train(settings: Settings, out: Path, log: Path) -> dict[str, object]:
     started = time.monotonic()
     torch.set_num_threads(settings.threads)
     lightning.seed_everything(settings.seed, verbose=False)
-    world = build_world(0, WorldSize().scaled(settings.scale))
+    world = build_world()
     tokenizer = build_tokenizer(world, settings.vocabulary, 0)
     rows = TrainingRows(world, tokenizer, settings)
     learner = Learner(settings, tokenizer, log.with_suffix(".jsonl"))
@@ -151,7 +150,7 @@ def save(
     tokenizer.save_pretrained(out)
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     saved = PreTrainedTokenizerFast.from_pretrained(out)
-    return accuracies(model, saved, "test", settings.final_rows, settings.scale)
+    return accuracies(model, saved, "test", settings.final_rows)
 
 
 def accuracies(
@@ -159,12 +158,11 @@ def accuracies(
     tokenizer: PreTrainedTokenizerFast,
     split: str,
     n_rows: int,
-    scale: float,
 ) -> dict[str, dict[str, float]]:
     """Domain -> data set -> accuracy on a split, computed by Sieve."""
     result: dict[str, dict[str, float]] = {}
     for domain, dataset in SETS:
-        task = almanac_task(task_name(domain, dataset), n_rows, scale)
+        task = almanac_task(task_name(domain, dataset), n_rows)
         batches = scoring_batches(task.splits[split], tokenizer, chat=task.chat)
         accuracy = score(model, batches).accuracy
         result.setdefault(domain, {})[dataset] = round(accuracy, 4)
@@ -172,10 +170,10 @@ def accuracies(
 
 
 @functools.cache
-def almanac_task(name: str, n_rows: int, scale: float) -> Task:
-    """A task of Almanac with fewer rows or another size of the world."""
+def almanac_task(name: str, n_rows: int) -> Task:
+    """A task of Almanac with another number of rows."""
     register_resolvers()
-    overrides = [f"+task={name}", f"++task.almanac.{scale=}", f"++task.almanac.{n_rows=}"]
+    overrides = [f"+task={name}", f"++task.almanac.{n_rows=}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return build_task(to_config(compose("config", overrides)).task)
 
@@ -246,9 +244,7 @@ class Learner(lightning.LightningModule):
         if self.global_step % self.settings.eval_steps:
             return
         self.model.eval()
-        scores = accuracies(
-            self.model, self.tokenizer, "selection", self.settings.eval_rows, self.settings.scale
-        )
+        scores = accuracies(self.model, self.tokenizer, "selection", self.settings.eval_rows)
         self.model.train()
         point: dict[str, object] = {
             "minutes": round((time.monotonic() - self._started) / 60, 2),
