@@ -120,7 +120,8 @@ def _trained(
     model = fresh_model(given.backbone, parameters)
 
     def batches(rows: Sequence[Example], tokens: int) -> list[ScoringBatch]:
-        return scoring_batches(rows, tokenizer, tokens, normalize=given.task.normalize)
+        options = {"normalize": given.task.normalize, "chat": given.task.chat}
+        return scoring_batches(rows, tokenizer, tokens, **options)
 
     train = batches(given.seen, 1_024)
     with torch.no_grad():

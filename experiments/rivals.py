@@ -18,12 +18,12 @@ from gguf.constants import GGMLQuantizationType as Form
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from experiments.baselines import Materials, distilled
 from sieve.config import QuantizationConfig
-from sieve.data.choices import ScoringBatch, scoring_batches
+from sieve.data.scored import ScoredBatch
 from sieve.evaluation.evaluation import score
 from sieve.model.backbone import count_parameters
 from sieve.quantization import quantize, stored_bytes
@@ -257,7 +257,7 @@ def fewer_blocks(run: Run) -> Rival:
 
 
 def _stays(
-    model: PreTrainedModel, rows: Sequence[ScoringBatch], without: Sequence[int], least: float
+    model: PreTrainedModel, rows: Sequence[ScoredBatch], without: Sequence[int], least: float
 ) -> bool:
     """Whether the share of right answers stays above the least without some blocks."""
     kept = [b for b in range(model.config.num_hidden_layers) if b not in without]
@@ -277,13 +277,12 @@ def _blocks(model: PreTrainedModel, kept: Sequence[int]) -> Iterator[None]:
         base.layers, config.num_hidden_layers = layers, count
 
 
-def _batches(run: Run, rows: Sequence[Example]) -> list[ScoringBatch]:
-    return scoring_batches(
-        rows, run.backbone.tokenizer, run.batch_tokens, normalize=run.task.normalize
-    )
+def _batches(run: Run, rows: Sequence[Example]) -> Sequence[ScoredBatch]:
+    """The rows as the run encodes them: its chat template, its normalization."""
+    return run.data.scoring_batches(rows)
 
 
-def _share(model: PreTrainedModel, batches: Sequence[ScoringBatch]) -> float:
+def _share(model: PreTrainedModel, batches: Sequence[ScoredBatch]) -> float:
     """The share of right answers."""
     return float(score(model, batches).values.mean())
 
@@ -295,8 +294,7 @@ def _answers(run: Run, model: PreTrainedModel) -> Answers:
     def answers(rows: Sequence[Example]) -> np.ndarray:
         chosen = np.empty(len(rows), int)
         for batch in _batches(run, rows):
-            best: Tensor = batch.logprobs(model).argmax(1)
-            chosen[batch.examples.numpy()] = best.numpy()
+            chosen[batch.examples.numpy()] = batch.outcome(model).predicted.numpy()
         return chosen
 
     return answers

@@ -1,6 +1,7 @@
 """The rivals of a sieved model, made from the embedded model on a small task."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,17 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def share(run: Run, rival: rivals.Rival) -> float:
     rows = run.task.splits["test"]
     return float(np.mean(rival.answers(rows) == np.array([row.answer for row in rows])))
+
+
+def test_rivals_read_the_rows_as_the_run_does(run: Run) -> None:
+    """A chat template that the task turns off changed their prompts before."""
+    rows = run.task.splits["test"]
+    run.backbone.tokenizer.chat_template = "{{ messages[0].content }} Zebras answer:"
+    run.task = replace(run.task, chat="never")
+    [batch, *_] = rivals._batches(run, rows[:1])
+    ids = batch.input_ids[0, batch.attention_mask[0].bool()].tolist()
+    assert "Zebras" not in run.backbone.tokenizer.decode(ids)
+    assert ids == run.data.scoring_batches(rows[:1])[0].input_ids[0, -len(ids) :].tolist()
 
 
 def test_classifiers_use_only_labels_and_the_dense_model_is_better(run: Run) -> None:
