@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from hydra import compose, initialize_config_dir
 from lightning.pytorch.utilities import rank_zero_only
 
 import sieve.run
 import sieve.runtime.artifacts
 import sieve.stages  # so that the forks need not
 from sieve.calibration.calibration import CalibrationModule
+from sieve.conversion import CONF, register_resolvers
 from sieve.stages import Run
 
 
@@ -172,6 +174,23 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def warm_up() -> None:
+    """Do what every run would repeat: import packages, compile templates, find Hydra's plugins."""
+    import sklearn.feature_extraction.text
+    import sklearn.linear_model
+    import sklearn.multiclass
+    import sklearn.pipeline  # noqa: F401
+
+    from sieve.report.templating import environment
+
+    for template in environment().list_templates():
+        environment().get_template(template)
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compose("config", ["+task=jsonl"], return_hydra_config=True)
+
+
 if __name__ == "__main__":
+    warm_up()
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)

@@ -21,6 +21,7 @@ from sieve.bank.genome import Sizing
 from sieve.model.matrices import Matrix
 from sieve.projections import Factors
 from sieve.runtime.artifacts import read_json, write_json_atomic, written_beside
+from sieve.runtime.mapping import MappedFile
 
 FORMAT = 4
 INDEX = "index.json"
@@ -131,7 +132,7 @@ class StoredFactors(Mapping[str, BankFactors]):
     def __init__(self, paths: Mapping[str, Path], names: Sequence[str]) -> None:
         self._paths, self._names = dict(paths), list(names)
         self._factors: dict[str, BankFactors] = {}
-        self._files: dict[Path, Any] = {}
+        self._files: dict[Path, MappedFile] = {}
 
     def __getitem__(self, name: str) -> BankFactors:
         if name not in self._factors:
@@ -147,7 +148,7 @@ class StoredFactors(Mapping[str, BankFactors]):
     def _read(self, name: str) -> BankFactors:
         path = self._paths[name]
         if path not in self._files:
-            self._files[path] = safe_open(path, framework="pt")
+            self._files[path] = MappedFile(path)
         file = self._files[path]
         offset = f"{name}|offset"
         return BankFactors(

@@ -23,6 +23,8 @@ from sieve.factorized.modeling_layers import (
     unskip,
 )
 from sieve.model.matrices import Matrix
+from sieve.runtime.mapping import drop_pages
+from sieve.runtime.memory import trim
 
 
 class Switch:
@@ -174,6 +176,7 @@ class Switch:
             factors = self.bank.factors[name].cut(rank)
             layers = narrow_layers(group, self.dense, factors, self.bank.dtype)
             self._narrow[name] = rank, layers
+            drop_pages()
         return self._narrow[name][1]
 
     def _factorize_group(self, name: str, rank: int) -> dict[str, FactorizedLinear]:
@@ -231,6 +234,8 @@ class Switch:
             bias = None if bias is None else bias.to(device)
             pivoted = pivot(factors.u.to(device), factors.v.to(device), bias)
             self._pivoted[name] = rank, pivoted.to(self.device)
+            drop_pages()
+            trim()  # Pivoting takes many times the memory of its result.
         return self._pivoted[name][1]
 
     def _bias(self, name: str, rank: int) -> Tensor | None:

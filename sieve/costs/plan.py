@@ -10,7 +10,7 @@ from sieve.calibration.schedule import needs_of
 from sieve.config import Config, DeviceConfig
 from sieve.costs.batches import calibration_bytes, fitting_tokens
 from sieve.costs.lengths import Lengths
-from sieve.costs.probe import GIB
+from sieve.costs.probe import CPU_CLOSED_FORMS, GIB
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Rows, Shape
 from sieve.costs.solving import QR, Flops
@@ -18,7 +18,10 @@ from sieve.model.groups import narrowed, siblings
 from sieve.model.matrices import Matrix
 from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, moment_bytes, weighting_for
 
-KEPT = 0.5  # kept fraction of the pruned model: a guess, since the search decides
+# Kept fractions of the pruned model: guesses, since the search decides. Memory is forecast with
+# more than most models keep, times with what a model keeps that is not tuned: mostly a tenth to a
+# half (experiments/README.md).
+KEPT, TYPICAL = 0.5, 0.35
 ITEMSIZE = {"float64": 8, "float32": FLOAT32, "bfloat16": 2, "float16": 2}
 HOST = " (host)"  # ends the name of a part in host memory, beside a GPU
 Parts = dict[str, float]  # bytes that each device holds, by name
@@ -115,6 +118,11 @@ class Plan:
         return size / self.shards + gathered if self.shards > 1 else size
 
     @property
+    def streams(self) -> bool:
+        """Whether every stage reads the model block by block."""
+        return self.config.calibration.strategy == "stream" and self.config.only_runs
+
+    @property
     def block_bytes(self) -> float:
         """Bytes of the prunable weights of a block."""
         return sum(m.size for m in self.shape.blocks) / self.shape.layers * self.itemsize
@@ -125,7 +133,7 @@ class Plan:
 
         A streamed model that only runs has its ends and one block.
         """
-        if self.config.calibration.strategy == "stream" and self.config.only_runs:
+        if self.streams:
             blocks = sum(matrix.size for matrix in self.shape.blocks)
             ends = (self.shape.parameters - blocks) * self.itemsize
             return {"weights": ends + self.block_bytes}
@@ -253,7 +261,9 @@ class Plan:
         least *= batches * (3 if backward else 1)
         return max(self.products(flops, self.compute), least / self.devices)
 
-    def score(self, examples: float, kept: float = KEPT, lengths: Lengths | None = None) -> float:
+    def score(
+        self, examples: float, kept: float = TYPICAL, lengths: Lengths | None = None
+    ) -> float:
         """Seconds to score examples; rows with written answers run three times."""
         lengths = lengths or self.lengths
         own, count = lengths.scored - lengths.shared, examples * lengths.passes
@@ -278,8 +288,9 @@ class Plan:
     def solves(self, flops: list[Flops]) -> float:
         """Seconds of closed forms in float64, which every device computes."""
         products, decompositions = map(sum, zip(*flops, strict=True))
-        slower = self.device.utilization / self.device.solver_utilization
-        return self.products(products + decompositions * slower, "float64") * self.devices
+        reached = CPU_CLOSED_FORMS if self.on_cpu else self.device.utilization
+        seconds = products / reached + decompositions / self.device.solver_utilization
+        return float(seconds / (self.device.tflops["float64"] * 1e12))
 
     def pivots(self, storage: str | None = None) -> float:
         """Seconds to choose the pivot rows of a genome: a QR and two LU of (d_out, r) each.
@@ -288,7 +299,7 @@ class Plan:
         """
         if "pivoted" not in (self.sizing.storage, storage):
             return 0.0
-        ranks = self.ranks(KEPT)
+        ranks = self.ranks(TYPICAL)
         products = [2 * r**2 * (m.d_out + m.d_in) for m, r in ranks]
         factors = [r**2 * (QR * m.d_out + 2 * CHOICES * (m.d_out - r / 3)) for m, r in ranks]
         return self.solves(list(zip(products, factors, strict=True)))

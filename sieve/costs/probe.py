@@ -23,6 +23,7 @@ SIDE, EIGH_SIDE, COPIED = 768, 320, 2**24  # widths of measured matrices; floats
 GPU_SCALE = 8  # how much wider the matrices are that a GPU multiplies and decomposes
 # On a CPU: the share of a product's rate that passes reach, and the least time of a block.
 CPU_UTILIZATION, CPU_LAYER_MS = 0.5, 0.3
+CPU_CLOSED_FORMS = 0.75  # the same share for the products and solves of closed forms
 
 
 def find_device(

@@ -5,14 +5,17 @@ matrix of the same proportions, torch counts its operations, and the counts are 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sieve.model.matrices import Matrix
 from sieve.projections import get_projection
 from sieve.projections.moments import Gradient, Moment, Side, gradient_side
+from sieve.refit.paired import Paired, held_out_error, solve
 
 SIDE = 48  # the smaller side of the matrix that is solved
 EIGH, SVD, QR = 9.0, 20.0, 4.0  # operations as multiples of n³ (symmetric), m n² and m n²
@@ -26,6 +29,7 @@ DECOMPOSITIONS: dict[object, Callable[..., float]] = {
 }
 SOLVES: dict[object, Callable[..., float]] = {
     aten.linalg_cholesky_ex: lambda a, *_, **__: a[0] ** 3 / 3,
+    aten.cholesky_solve: lambda b, a, *_, **__: 2 * a[0] ** 2 * b[1],
     aten.linalg_solve_triangular: lambda a, b, *_, **__: a[0] ** 2 * b[1],
 }
 Flops = tuple[float, float]  # in float64: products and solves, and decompositions
@@ -34,6 +38,32 @@ Flops = tuple[float, float]  # in float64: products and solves, and decompositio
 @cache
 def fit_flops(projection: str, d_out: int, d_in: int, side: Side, rank: int) -> Flops:
     """Operations to solve one matrix up to a rank, from a moment of its inputs or outputs."""
+    weight, moment, scale = _small(d_out, d_in, side)
+    return _counted(lambda: get_projection(projection)(weight, moment, round(rank / scale)), scale)
+
+
+@cache
+def refit_flops(projection: str, d_out: int, d_in: int, rank: int) -> Flops:
+    """Operations to solve one matrix on paired inputs, and to compare two maps of a rank."""
+    project = get_projection(projection)
+    weight, moment, scale = _small(d_out, d_in, "input")
+    weight, (height, width) = weight.double(), weight.shape
+    if not project.needs.gradient:
+        moment = replace(moment, gradient=None)
+    eye, zeros = torch.eye(width, dtype=torch.double), torch.zeros(width, dtype=torch.double)
+    lost, lost_mean = weight.new_zeros(0, width), weight.new_zeros(height)
+    pair = Paired(eye, eye, zeros, zeros, lost, lost_mean, mass=1.0)
+
+    def work() -> None:
+        factors = solve(weight, moment, pair, project, projection.endswith("affine"))
+        for _ in range(2):
+            held_out_error(weight, moment, pair, factors, round(rank / scale))
+
+    return _counted(work, scale)
+
+
+def _small(d_out: int, d_in: int, side: Side) -> tuple[Tensor, Moment, float]:
+    """A small weight of the same proportions, its moment, and how many times smaller it is."""
     scale = max(1.0, min(d_out, d_in) / SIDE)
     shape = round(d_out / scale), round(d_in / scale)
     gradient_of, n = gradient_side(Matrix("", *shape, "", None, False, ""))
@@ -41,9 +71,13 @@ def fit_flops(projection: str, d_out: int, d_in: int, side: Side, rank: int) -> 
     width = shape[1] if side == "input" else shape[0]
     mean, magnitude = torch.zeros(width), torch.ones(shape[1])
     moment = Moment(side, torch.eye(width), mean, 100, magnitude, gradient)
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)), moment, scale
+
+
+def _counted(work: Callable[[], object], scale: float) -> Flops:
+    """The operations of some work on a matrix that is so many times larger on either side."""
     with FlopCounterMode(display=False, custom_mapping=DECOMPOSITIONS | SOLVES) as counter:
-        get_projection(projection)(weight, moment, round(rank / scale))
+        work()
     counts = counter.get_flop_counts()["Global"]
     decompositions = sum(counts.get(operation, 0) for operation in DECOMPOSITIONS)
     return (sum(counts.values()) - decompositions) * scale**3, decompositions * scale**3

@@ -4,7 +4,7 @@ import math
 
 from sieve.calibration.schedule import groups_of, most_tokens
 from sieve.costs.batches import UNRELEASED
-from sieve.costs.plan import ITEMSIZE, KEPT, Parts, Plan, Stage
+from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
 from sieve.costs.searching import DIFFERING, search_evaluations
 from sieve.costs.shape import Rows
 from sieve.costs.solving import fit_flops, solve_bytes
@@ -18,6 +18,7 @@ from sieve.tasks.splits import COMPARED_FRACTION, MOST_COMPARED
 
 NEURON_BYTES = 48  # of float64 matrices (d_ff, d_ff) while neurons are ordered
 GGUF_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "q8_0": 34 / 32}  # "auto": as stored
+START_SECONDS = 8  # of a process that imports torch and transformers
 QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
 
 
@@ -132,15 +133,16 @@ def evaluate(plan: Plan) -> Stage:
     With a confidence, both models answer the selection rows once more.
     """
     speed, config = plan.config.speed, plan.config
-    repeats = speed.repeats + 1 if speed.enabled and plan.shards == 1 else 0
+    measures = speed.enabled and plan.shards == 1 and not plan.streams
+    repeats = speed.repeats + 1 if measures else 0
     # A map of bottlenecks is tested on two more models, and a quantized model once more.
     others = [*config.curve, *[1.0, 1.0] * config.search.bottlenecks]
-    others += [1.0] * bool(others) + [KEPT] * (config.quantization.method != "none")
+    others += [1.0] * bool(others) + [TYPICAL] * (config.quantization.method != "none")
     seconds = sum(plan.score(plan.lengths.rows["test"], kept) for kept in others)
     other_rows = rows_to_compare(plan)
     if config.confidence is not None:
         other_rows += plan.lengths.rows["selection"] * (config.search.confirmation or 1.0)
-    for kept in (1.0, KEPT):
+    for kept in (1.0, TYPICAL):
         own = plan.lengths if kept < 1 else plan.long or plan.lengths
         seconds += plan.score(other_rows, kept, own) if other_rows else 0.0
         for lengths in (own, *plan.others):
@@ -149,7 +151,7 @@ def evaluate(plan: Plan) -> Stage:
             one = plan.run(Rows(speed.batch_size, length, padding=1.0), kept)
             seconds += one * plan.devices * steps * repeats
     parts = (plan.pruned if config.quantization.method != "none" else plan.shared) | plan.scoring
-    return Stage("evaluate", seconds + plan.pivots() * (1 + repeats), parts)
+    return Stage("evaluate", seconds + plan.pivots(), parts)
 
 
 def rows_to_compare(plan: Plan) -> float:
@@ -177,6 +179,8 @@ def export(plan: Plan) -> Stage | None:
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
     seconds, parts = plan.pivots(storage) + plan.write(size), plan.pruned
+    if checked := min(plan.config.export.check_rows, plan.lengths.rows["test"]):
+        seconds += 2 * plan.score(checked) + START_SECONDS  # The run and a fresh process.
     if (
         plan.shards > 1
         and form == "factorized"

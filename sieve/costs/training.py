@@ -3,20 +3,20 @@
 import math
 from dataclasses import replace
 
-from sieve.costs.plan import KEPT, Parts, Plan, Stage
+from sieve.calibration.sums import summed_entries
+from sieve.costs.plan import KEPT, TYPICAL, Parts, Plan, Stage
 from sieve.costs.shape import Rows
-from sieve.costs.solving import QR, solve_bytes
+from sieve.costs.solving import refit_flops, solve_bytes
 from sieve.costs.stages import solve_all
 from sieve.projections.moments import FLOAT32
 from sieve.recovery.hidden import BLOCKS
 from sieve.recovery.recovery import HELD_OUT
 from sieve.recovery.teacher import STATE_BYTES
 
-# Passes of a refit through all blocks: 4.7 for the dense and pruned hidden states and the inputs of
-# matrices, and three over a quarter of the rows for divergences.
-REFIT_PASSES = 4.7 + 3 / 4
-# Products of inputs that a refit sums: two on the rows that it fits, three on the held-out quarter.
-REFIT_SUMS = 2.25
+# Passes of a refit through all blocks. The dense model computes hidden states, and the answers to
+# the quarter of the rows that is held out. The pruned model computes the arguments of the blocks,
+# the inputs of the matrices and hidden states, and these answers with the factors before and after.
+DENSE_PASSES, PRUNED_PASSES = 1 + 1 / 4, 3 + 2 / 4
 # Of four sums in float32 and, in float64, the averages of one half and what is solved from them.
 REFIT_BYTES = 4 * FLOAT32 + 2.5 * 8
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences
@@ -37,7 +37,7 @@ def train(
         taught: the rows as the dense model reads them; None: it answers none.
     """
     batches = rows.tokens / batch_tokens
-    seconds = plan.run(rows, KEPT, batches, backward=2)
+    seconds = plan.run(rows, TYPICAL, batches, backward=2)
     seconds += plan.run(taught, 1.0, taught.tokens / batch_tokens) if taught else 0.0
     parts = plan.activations(batch_tokens, rows, backward=True)
     return seconds, parts | {"trained and Adam": (ADAM + FLOAT32) * trained}  # and a running mean
@@ -70,19 +70,10 @@ def refit(plan: Plan) -> Stage | None:
     batch = min(plan.batch_tokens, rows.tokens / MIN_BATCHES)
     once, parts = 0.0, plan.activations(batch, rows, plan.by_gradient)
     if settings.refit:
-        once = plan.run(rows) * REFIT_PASSES + solve_all(plan)[0]
-        # Beside the closed form: a solve on paired inputs, and errors on held-out rows.
-        once += plan.solves(
-            [
-                (
-                    m.d_in * (7 * m.d_in**2 + 25 * min(m.d_out, m.d_in) ** 2),
-                    4 * QR * m.d_out * m.d_in**2 * (m.d_out > m.d_in),
-                )
-                for m in shape.blocks
-            ]
-        )
-        sums = shape.moment_flops(rows, plan.needs, plan.by_gradient)
-        once += plan.sums(REFIT_SUMS * sums)
+        once = plan.run(rows) * DENSE_PASSES + plan.run(rows, TYPICAL) * PRUNED_PASSES
+        ranks = [(m, r) for m, r in plan.ranks(TYPICAL) if m.layer is not None and not m.expert]
+        once += plan.solves([refit_flops(settings.name, m.d_out, m.d_in, r) for m, r in ranks])
+        once += plan.sums(paired_flops(plan, rows))
         widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
         workspace = solve_bytes(settings.name, widest, widest.d_in) + REFIT_BYTES * widest.d_in**2
         inputs = sum({m.source: m.d_in for m in shape.blocks if not m.expert}.values())
@@ -93,9 +84,26 @@ def refit(plan: Plan) -> Stage | None:
         seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, steps)
         once, parts = once + seconds, parts | trained
     parts["factors"] = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
-    scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 2)
+    scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 1)
+    if settings.refit and plan.by_gradient:
+        scored += plan.run(rows, backward=1)  # It weights the tokens, once for all genomes.
     remark = f"at most {settings.refit_tries} genomes"
     return Stage("refit", once * settings.refit_tries + scored, plan.dense | parts, remark=remark)
+
+
+def paired_flops(plan: Plan, rows: Rows) -> float:
+    """Operations of the sums of x̃ x̃ᵀ, x x̃ᵀ and e x̃ᵀ over all tokens.
+
+    Matrices that read the same input share its sums unless each weights the tokens in its own way.
+    """
+    flops = 0.0
+    residual = plan.config.projection.refit_target == "residual"
+    for matrix in (m for m in plan.shape.blocks if not m.expert):
+        if plan.by_gradient or matrix.name == matrix.source:
+            flops += 2 * rows.tokens * (summed_entries(matrix.d_in) + matrix.d_in**2)
+        if residual and matrix.kind in ("o", "down"):
+            flops += 2 * rows.tokens * matrix.size
+    return flops
 
 
 def recover(plan: Plan) -> Stage | None:

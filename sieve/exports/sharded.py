@@ -1,7 +1,7 @@
-"""Export a model whose weights are sharded over ranks, without gathering it whole on any rank.
+"""Export a model that no process has whole: sharded over ranks, or read from disk block by block.
 
 All ranks gather the weights one by one, in the same order. Rank 0 collects the weights of one file,
-writes it, and goes on. The files equal the files of `sieve.export`.
+writes it, and goes on. A small model's files equal the files of `sieve.export`.
 """
 
 import json
@@ -21,8 +21,11 @@ from sieve.distributed.sharding import whole
 from sieve.factorized.modeling_experts import Unfolded
 from sieve.factorized.modeling_layers import FactorizedLinear
 from sieve.model.quantized import is_quantized
+from sieve.runtime.mapping import drop_pages
+from sieve.runtime.memory import lean
 
 FILE_BYTES = 5 * 10**9  # of weights in one file, and on rank 0 at a time
+STREAMED_FILE_BYTES = 5 * 10**8  # of a model that is read block by block to save memory
 Weights = dict[str, Callable[[], Tensor]]  # name -> gathers the weight; every rank must call it
 
 
@@ -58,13 +61,18 @@ def _merged(layer: FactorizedLinear, original: nn.Module, key: str) -> Tensor:
 
 
 def write_sharded(
-    shell: PreTrainedModel, weights: Weights, path: Path | None, dtype: torch.dtype
+    shell: PreTrainedModel,
+    weights: Weights,
+    path: Path | None,
+    dtype: torch.dtype,
+    file_bytes: int = FILE_BYTES,
 ) -> None:
     """Gather the weights, and write them and the configuration to a directory.
 
     Args:
         shell: a model on the meta device, of the class and configuration to write.
         path: None on every rank but 0.
+        file_bytes: the most weights in one file, and in memory.
 
     Raises:
         ValueError: the architecture stores its weights under other names.
@@ -80,18 +88,21 @@ def write_sharded(
             "write while they are sharded over ranks; run the same command again with "
             "trainer=cpu, which only exports."
         )
-    split = split_torch_state_dict_into_shards(stored, max_shard_size=FILE_BYTES)
+    split = split_torch_state_dict_into_shards(stored, max_shard_size=file_bytes)
     if path is not None:
         shell.save_pretrained(path, state_dict={})  # only the configuration
     for file, names in split.filename_to_tensors.items():
         tensors: dict[str, Tensor] = {}
-        for name in names:
-            tensor = weights[name]()  # Every rank gathers, rank 0 keeps.
+        with lean():
+            for name in names:
+                tensor = weights[name]()  # Every rank gathers, rank 0 keeps.
+                if path is not None:
+                    tensors[name] = as_stored(tensor, dtype).cpu().contiguous()
+                del tensor
             if path is not None:
-                tensors[name] = as_stored(tensor, dtype).cpu().contiguous()
-            del tensor
-        if path is not None:
-            save_file(tensors, path / file, metadata={"format": "pt"})
+                save_file(tensors, path / file, metadata={"format": "pt"})
+            tensors.clear()
+            drop_pages()
     if path is not None and split.is_sharded:
         index = {
             "metadata": split.metadata | {"total_parameters": shell.num_parameters()},

@@ -57,7 +57,8 @@ def _control_group_bytes(root: Path = Path("/sys/fs/cgroup")) -> float:
     return float("inf")
 
 
-def _trim() -> None:
+def trim() -> None:
+    """Return freed memory that glibc keeps to the system."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -76,4 +77,4 @@ def lean() -> Iterator[None]:
         yield
     finally:
         mallopt(MMAP_THRESHOLD, 2**25)  # The largest value that glibc chooses by itself.
-        _trim()
+        trim()

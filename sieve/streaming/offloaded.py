@@ -1,8 +1,9 @@
 """A whole model whose blocks are read from its files while they run.
 
 The embedding and the output head stay in memory. A decoder block reads the weights that it needs
-when it runs and drops them afterwards; a matrix that factors have replaced is not read. Every pass
-over a batch reads the blocks again, so large batches pay. Only passes without gradients work.
+when it runs and drops them afterwards, and the pages of mapped factors too. A matrix that factors
+have replaced is not read. Every pass over a batch reads the blocks again, so large batches pay.
+Only passes without gradients work.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sieve.runtime.mapping import drop_pages
 from sieve.streaming.blocks import BlockModel, compute_buffers, load_tensors
 
 
@@ -62,6 +64,7 @@ class Offloaded:
         finally:
             for _, module, leaf, parameter in absent:
                 module._parameters[leaf] = parameter
+            drop_pages()  # of factors, which are views of the bank's files
 
 
 def _absent(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

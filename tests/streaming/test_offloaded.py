@@ -10,6 +10,7 @@ from runs import finished, make_world
 from sieved import banked, logits, mixed
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from sieve.bank.bank import Bank
 from sieve.bank.switch import Switch
 from sieve.config import ModelConfig
 from sieve.data.sharing import longest_exact_row
@@ -85,6 +86,35 @@ def test_an_export_has_the_same_files(family: str, form: str, tmp_path: Path) ->
     assert logits(loaded[0]).equal(logits(loaded[1]))
     files = [sorted(p.name for p in (tmp_path / n).iterdir()) for n in ("whole", "parts")]
     assert files[0] == files[1]
+
+
+def test_an_export_in_several_files_is_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    parts = offloaded(model, tmp_path / "model")
+    monkeypatch.setattr("sieve.exports.export.STREAMED_FILE_BYTES", 2**16)
+    for name, one in (("whole", model), ("parts", parts)):
+        export(one, tokenizer, tmp_path / name, "dense")
+    files = [len(list((tmp_path / n).glob("*.safetensors"))) for n in ("whole", "parts")]
+    assert files[0] == 1 < files[1]
+    loaded = [AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("whole", "parts")]
+    assert logits(loaded[0]).equal(logits(loaded[1]))
+
+
+def test_each_block_drops_the_pages_of_factors_that_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = tiny_llama(), tmp_path / "bank.safetensors"
+    parts = offloaded(model, tmp_path / "model")
+    banked(model).save(path)
+    bank, drops = Bank.load(path), list[None]()
+    monkeypatch.setattr("sieve.streaming.offloaded.drop_pages", lambda: drops.append(None))
+    with Switch(parts, bank).to(mixed(bank, (0.3,))), Switch(model, bank).to(mixed(bank, (0.3,))):
+        logits(model)
+        assert not drops
+        logits(parts)
+    assert len(drops) == len(block_paths(parts))
 
 
 def test_only_what_factors_do_not_replace_is_read(

@@ -1,0 +1,97 @@
+"""Mapped files give the tensors of safetensors, and their pages can be dropped."""
+
+import gc
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_llama
+from safetensors.torch import save_file
+from sieved import banked, uniform
+from torch import Tensor
+
+from sieve.bank.bank import Bank
+from sieve.bank.switch import Switch
+from sieve.runtime import mapping
+from sieve.runtime.mapping import MappedFile, drop_pages
+
+NUMBERS = 2**20
+
+
+def mapped_kib(path: Path) -> int:
+    """Pages of a file in the memory of this process, in KiB."""
+    own, kib = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            own = line.endswith(str(path))
+        elif own and line.startswith("Rss:"):
+            kib += int(line.split()[1])
+    return kib
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
+    tensors = {
+        "long": torch.randn(NUMBERS),
+        "half": torch.randn(3, 5).half(),
+        "bfloat16": torch.randn(7).bfloat16(),
+        "exact": torch.randn(2, 3, 4).double(),
+        "empty": torch.empty(0, 6),
+        "scalar": torch.tensor(2.5),
+    }
+    save_file(tensors, tmp_path / "file.safetensors", {"written": "here"})
+    return tmp_path / "file.safetensors", tensors
+
+
+def test_tensors_are_the_stored_ones_also_after_their_pages_are_dropped(
+    stored: tuple[Path, dict[str, Tensor]],
+) -> None:
+    path, tensors = stored
+    file = MappedFile(path)
+    assert set(file.keys()) == set(tensors)
+    views = {name: file.get_tensor(name) for name in tensors}
+    for _ in range(2):
+        for name, tensor in tensors.items():
+            assert views[name].dtype == tensor.dtype and views[name].equal(tensor)
+        drop_pages()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_dropped_pages_are_no_longer_in_memory(stored: tuple[Path, dict[str, Tensor]]) -> None:
+    path, tensors = stored
+    long = MappedFile(path).get_tensor("long")
+    assert long.equal(tensors["long"])
+    assert mapped_kib(path) >= 4 * NUMBERS // 1024
+    drop_pages()
+    assert mapped_kib(path) == 0
+    assert long[NUMBERS // 2] == tensors["long"][NUMBERS // 2]
+    assert mapped_kib(path) > 0
+
+
+def test_a_file_is_unmapped_with_its_last_view(stored: tuple[Path, dict[str, Tensor]]) -> None:
+    gc.collect()
+    before = len(mapping._mapped)
+    view = MappedFile(stored[0]).get_tensor("half")
+    gc.collect()
+    assert len(mapping._mapped) == before + 1
+    del view
+    gc.collect()
+    assert len(mapping._mapped) == before
+
+
+def test_a_system_that_cannot_drop_pages_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pages:
+        """A map of a system without `madvise`."""
+
+    monkeypatch.setattr(mapping, "_mapped", {Pages()})
+    drop_pages()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_pivoting_leaves_no_page_of_a_bank_in_memory(tmp_path: Path) -> None:
+    model, path = tiny_llama(), tmp_path / "bank.safetensors"
+    banked(model, storage="pivoted").save(path)
+    bank = Bank.load(path)
+    with Switch(model, bank).to(uniform(bank, 0.3)):
+        assert mapped_kib(path) == 0
