@@ -69,7 +69,7 @@ def test_a_curve_a_bottleneck_map_and_another_task_score_more_rows(tmp_path):
     curve = forecast(tmp_path, *base, "curve=[1,.5]")
     mapped = forecast(tmp_path, *base, "search.bottlenecks=true")
     also = forecast(tmp_path, *base, "+task@also.other=almanac_reviews")
-    for record, least, most in ((curve, 2.4, 2.8), (mapped, 2.5, 3), (also, 1.5, 2.5)):
+    for record, least, most in ((curve, 2.4, 2.8), (mapped, 2.5, 3.3), (also, 1.5, 2.5)):
         ratio = stage(record, "evaluate")["seconds"] / stage(plain, "evaluate")["seconds"]
         assert least < ratio < most
     assert stage(mapped, "search")["seconds"] > 2 * stage(plain, "search")["seconds"]
