@@ -300,6 +300,7 @@ def _answers(run: Run, model: PreTrainedModel) -> Answers:
     return answers
 
 
-def sieved(run: Run, model: PreTrainedModel, size: int, labels: int) -> Rival:
+def sieved(run: Run, model: PreTrainedModel) -> Rival:
     """An exported model, which has learnt from no labels but those of its dense model."""
-    return Rival(_answers(run, model), size, labels)
+    labels = len(run.task.splits["calibration"])
+    return Rival(_answers(run, model), count_parameters(model) * FLOAT16, labels)

@@ -79,10 +79,8 @@ def _make(run: Any, out: Path, subject: str, rival: str) -> Any:
     from sieve.exports.loading import load
 
     if rival in OURS:
-        folder = out / real.CLAIM / f"{subject}-{rival}"
-        model, _ = load(folder / "export")
-        size = sum(file.stat().st_size for file in (folder / "export").glob("*.safetensors"))
-        return makers.sieved(run, model, size, len(run.task.splits["calibration"]))
+        model, _ = load(out / real.CLAIM / f"{subject}-{rival}" / "export")
+        return makers.sieved(run, model)
     if rival in ("q4_1", "q8_0"):
         return makers.gguf_form(run, Form[rival.upper()])
     functions = {

@@ -63,3 +63,8 @@ def test_eight_bits_must_be_cheap_and_the_model_a_tenth() -> None:
     assert judged(cell(0.4, 0.01, 0.1)) == YES
     assert judged(cell(0.4, 0.01, 0.5)) == PART
     assert judged(cell(0.4, 0.05, 0.1)) == NO
+
+
+def test_a_claim_that_no_run_can_judge_has_no_row() -> None:
+    table = real_verdicts.real_verdicts({"real": {"tasks": {"a": task(paper=cell(0.5))}}})
+    assert "20 to 75 %" in table and "fine-tuning" not in table and "8 bits" not in table
