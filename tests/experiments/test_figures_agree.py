@@ -51,6 +51,12 @@ def shared_figures(results: Results) -> Iterator[Pair]:
         yield f"sceptic {subject}", refitted[subject], shown
         dense = results["curve"]["subjects"][subject]["dense"]
         yield f"dense {subject}", {"drop": dense}, {"drop": entry["dense"]}
+    for task, rivals in results["rivals"]["tasks"].items():
+        methods = results["real"]["tasks"][task]["methods"]
+        for rival, part in (("tuned", "dense"), ("sieve", "pruned")):
+            if rival in rivals and "sieve" in methods:
+                own = {"drop": {"value": methods["sieve"][part]}}
+                yield f"rivals {task} {rival}", own, {"drop": rivals[rival]["accuracy"]}
     searched = [
         e["genetic"]["rows"] for t, e in results["adaptive"]["searches"].items() if ".02" in t
     ]
@@ -71,7 +77,7 @@ def disagreements(results: Results) -> list[str]:
 
 def test_claims_that_share_runs_show_the_same_figures(results: Results) -> None:
     names = {name.split()[0] for name, *_ in shared_figures(results)}
-    assert {"adaptive", "seeds", "calibration", "transfer", "sceptic", "cost"} <= names
+    assert {"adaptive", "seeds", "calibration", "transfer", "sceptic", "cost", "rivals"} <= names
     assert disagreements(results) == []
 
 
