@@ -117,14 +117,13 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     """A table of accuracies with intervals, and one of costs."""
     tasks = summary["tasks"]
-    head = [f"| | {' | '.join(tasks)} |", "|" + "---|" * (len(tasks) + 1)]
 
     def table(cell: Any) -> str:
         rows = (
-            f"| {label} | {' | '.join(cell(task.get(rival)) for task in tasks.values())} |"
+            [label, *(cell(task.get(rival)) for task in tasks.values())]
             for rival, label in RIVALS.items()
         )
-        return "\n".join([*head, *rows])
+        return figures.markdown(["", *tasks], [row for row in rows if any(row[1:])])
 
     return {CLAIM: table(accuracy_cell), f"{CLAIM}-cost": table(cost_cell)}
 
