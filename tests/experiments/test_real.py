@@ -40,10 +40,13 @@ def test_a_size_of_the_curve_is_the_largest_genome_below_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "verdict"), [((0.5, 0.7), YES), ((0.5, 0.9), PART), ((1.0, 0.9), NO)]
+    ("scores", "verdict"), [((0.9, 0.86), YES), ((0.9, 0.7), PART), ((0.8, 0.7), NO)]
 )
-def test_twenty_percent_must_go_on_every_task(sizes: tuple[float, float], verdict: str) -> None:
-    tasks = {str(size): task(paper=cell(size)) for size in sizes}
+def test_a_quarter_must_go_for_five_points(scores: tuple[float, float], verdict: str) -> None:
+    tasks = {
+        str(score): task(paper=cell(1.0, dense=0.9, curve={".75": {"value": score}}))
+        for score in scores
+    }
     assert real_verdicts.removed(tasks)[1] == verdict
 
 
