@@ -25,6 +25,7 @@ from sieve.factorized.modeling_layers import (
 from sieve.model.matrices import Matrix
 from sieve.runtime.mapping import drop_pages
 from sieve.runtime.memory import trim
+from sieve.streaming.offloaded import is_offloaded
 
 
 class Switch:
@@ -176,7 +177,7 @@ class Switch:
             factors = self.bank.factors[name].cut(rank)
             layers = narrow_layers(group, self.dense, factors, self.bank.dtype)
             self._narrow[name] = rank, layers
-            drop_pages()
+            self._release()
         return self._narrow[name][1]
 
     def _factorize_group(self, name: str, rank: int) -> dict[str, FactorizedLinear]:
@@ -234,9 +235,17 @@ class Switch:
             bias = None if bias is None else bias.to(device)
             pivoted = pivot(factors.u.to(device), factors.v.to(device), bias)
             self._pivoted[name] = rank, pivoted.to(self.device)
+            self._release()
+        return self._pivoted[name][1]
+
+    def _release(self) -> None:
+        """Return the memory of a computation if the model is read block by block to save it.
+
+        Other models may train, and writes to factors that are views of a file would be lost.
+        """
+        if is_offloaded(self.model):
             drop_pages()
             trim()  # Pivoting takes many times the memory of its result.
-        return self._pivoted[name][1]
 
     def _bias(self, name: str, rank: int) -> Tensor | None:
         """The bias of a matrix at a rank > 0 whose plain factors are not on the device."""

@@ -102,7 +102,8 @@ def write_sharded(
             if path is not None:
                 save_file(tensors, path / file, metadata={"format": "pt"})
             tensors.clear()
-            drop_pages()
+            if file_bytes < FILE_BYTES:  # A streamed model, whose factors nothing has trained.
+                drop_pages()
     if path is not None and split.is_sharded:
         index = {
             "metadata": split.metadata | {"total_parameters": shell.num_parameters()},

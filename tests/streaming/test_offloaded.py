@@ -117,6 +117,20 @@ def test_each_block_drops_the_pages_of_factors_that_it_has_read(
     assert len(drops) == len(block_paths(parts))
 
 
+@pytest.mark.parametrize("streamed", (True, False))
+def test_only_a_streamed_model_drops_pages_of_factors_when_pivot_rows_are_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    """What a training writes to a mapped factor would be lost with its pages."""
+    model, path = tiny_llama(), tmp_path / "bank.safetensors"
+    parts = offloaded(model, tmp_path / "model") if streamed else model
+    banked(model, storage="pivoted").save(path)
+    bank, drops = Bank.load(path), list[None]()
+    monkeypatch.setattr("sieve.bank.switch.drop_pages", lambda: drops.append(None))
+    with Switch(parts, bank).to(mixed(bank, (0.3,))):
+        assert bool(drops) == streamed
+
+
 def test_only_what_factors_do_not_replace_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
