@@ -25,13 +25,7 @@ from sieve.exports.ends import ends_merged
 from sieve.exports.gguf_size import GgufSettings
 from sieve.exports.gguf_writing import check_gguf, write_gguf
 from sieve.exports.onnx import check_packages, replaced_layers, write_onnx
-from sieve.exports.sharded import (
-    FILE_BYTES,
-    STREAMED_FILE_BYTES,
-    as_stored,
-    weights_of,
-    write_sharded,
-)
+from sieve.exports.sharded import as_stored, weights_of, write_sharded
 from sieve.exports.storage import check_storage, stored_as
 from sieve.factorized.modeling_experts import Unfolded, fold, unfold
 from sieve.factorized.modeling_layers import FactorizedLinear, skipped
@@ -173,8 +167,7 @@ def _write_weights(
     else:
         shell = _shell(native_class(model), _native_config(model).to_dict(), model)
     if is_sharded(model) or is_offloaded(model):
-        most = STREAMED_FILE_BYTES if is_offloaded(model) else FILE_BYTES
-        write_sharded(shell, weights_of(model, format), path, dtype, most)
+        write_sharded(shell, weights_of(model, format), path, dtype, is_offloaded(model))
     elif path is not None:
         with nullcontext() if format == "factorized" else _merged(model):
             state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}

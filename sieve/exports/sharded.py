@@ -65,14 +65,15 @@ def write_sharded(
     weights: Weights,
     path: Path | None,
     dtype: torch.dtype,
-    file_bytes: int = FILE_BYTES,
+    streamed: bool = False,
 ) -> None:
     """Gather the weights, and write them and the configuration to a directory.
 
     Args:
         shell: a model on the meta device, of the class and configuration to write.
         path: None on every rank but 0.
-        file_bytes: the most weights in one file, and in memory.
+        streamed: whether the weights are read block by block, to save memory: then files are
+            smaller, and pages that were read are dropped.
 
     Raises:
         ValueError: the architecture stores its weights under other names.
@@ -88,7 +89,8 @@ def write_sharded(
             "write while they are sharded over ranks; run the same command again with "
             "trainer=cpu, which only exports."
         )
-    split = split_torch_state_dict_into_shards(stored, max_shard_size=file_bytes)
+    most = STREAMED_FILE_BYTES if streamed else FILE_BYTES
+    split = split_torch_state_dict_into_shards(stored, max_shard_size=most)
     if path is not None:
         shell.save_pretrained(path, state_dict={})  # only the configuration
     for file, names in split.filename_to_tensors.items():
@@ -102,7 +104,7 @@ def write_sharded(
             if path is not None:
                 save_file(tensors, path / file, metadata={"format": "pt"})
             tensors.clear()
-            if file_bytes < FILE_BYTES:  # A streamed model, whose factors nothing has trained.
+            if streamed:  # Nothing has trained its factors; writes would be lost with the pages.
                 drop_pages()
     if path is not None and split.is_sharded:
         index = {

@@ -89,7 +89,10 @@ def test_a_system_that_cannot_drop_pages_keeps_them(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_pivoting_leaves_no_page_of_a_bank_in_memory(tmp_path: Path) -> None:
+def test_pivoting_for_a_streamed_model_leaves_no_page_of_a_bank_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sieve.bank.switch.is_offloaded", lambda model: True)
     model, path = tiny_llama(), tmp_path / "bank.safetensors"
     banked(model, storage="pivoted").save(path)
     bank = Bank.load(path)

@@ -93,7 +93,7 @@ def test_an_export_in_several_files_is_the_same_model(
 ) -> None:
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     parts = offloaded(model, tmp_path / "model")
-    monkeypatch.setattr("sieve.exports.export.STREAMED_FILE_BYTES", 2**16)
+    monkeypatch.setattr("sieve.exports.sharded.STREAMED_FILE_BYTES", 2**16)
     for name, one in (("whole", model), ("parts", parts)):
         export(one, tokenizer, tmp_path / name, "dense")
     files = [len(list((tmp_path / n).glob("*.safetensors"))) for n in ("whole", "parts")]
