@@ -62,11 +62,6 @@ def tables() -> dict[str, str]:
     return blocks | judged
 
 
-def write_blocks(path: Path, blocks: dict[str, str]) -> None:
-    """Replace the text between `<!-- name -->` and `<!-- /name -->` in a Markdown file."""
-    path.write_text(filled(path.read_text(), blocks))
-
-
 def filled(content: str, blocks: dict[str, str]) -> str:
     """The page with its blocks replaced; ValueError unless each mark occurs exactly once."""
     for name, text in blocks.items():

@@ -17,7 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Form
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -103,17 +103,13 @@ def words(run: Run) -> Rival:
     size = sum(len(word.encode()) for word in vectorizer.vocabulary_)
     return Rival(
         lambda rows: pipeline.predict(_texts(rows)),
-        size + _classifier_bytes(pipeline),
+        size + (vectorizer.idf_.size + pipeline[-1].coef_.size) * FLOAT16,
         len(rows),
     )
 
 
 def _texts(rows: Sequence[Example]) -> list[str]:
     return [example.prompt for example in rows]
-
-
-def _classifier_bytes(pipeline: Pipeline) -> int:
-    return int(pipeline[-1].coef_.size) * FLOAT16
 
 
 def static(run: Run) -> Rival:
@@ -302,5 +298,5 @@ def _answers(run: Run, model: PreTrainedModel) -> Answers:
 
 def sieved(run: Run, model: PreTrainedModel) -> Rival:
     """An exported model, which has learnt from no labels but those of its dense model."""
-    labels = len(run.task.splits["calibration"])
+    labels = len(run.task.splits["calibration"]) + len(run.task.splits["selection"])
     return Rival(_answers(run, model), count_parameters(model) * FLOAT16, labels)

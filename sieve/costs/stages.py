@@ -179,8 +179,10 @@ def export(plan: Plan) -> Stage | None:
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
     seconds, parts = plan.pivots(storage) + plan.write(size), plan.pruned
-    if checked := min(plan.config.export.check_rows, plan.lengths.rows["test"]):
-        seconds += 2 * plan.score(checked) + START_SECONDS  # The run and a fresh process.
+    checked = min(plan.config.export.check_rows, plan.lengths.rows["test"])
+    if checked and method == "none" and plan.shards == 1:
+        fresh = TYPICAL if form == "factorized" else 1.0
+        seconds += plan.score(checked) + plan.score(checked, fresh) + START_SECONDS
     if (
         plan.shards > 1
         and form == "factorized"

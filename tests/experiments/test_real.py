@@ -1,19 +1,22 @@
 """The tables of the real model: cells, sizes that were asked for, verdicts by rule."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiments import real_verdicts
 from experiments.claims import real
+from experiments.jobs import _conf
 from experiments.verdicts import NO, PART, YES
 
 
-def cell(kept: float, drop: float = 0.0, bytes_: float = 0.1, **more: Any) -> dict[str, Any]:
+def cell(kept: float, drop: float = 0.0, **more: Any) -> dict[str, Any]:
     ends = {"value": drop, "low": drop - 0.01, "high": drop + 0.01}
     number = {"value": kept, "low": kept, "high": kept}
     base = {"kept": number, "drop": ends, "within": drop <= 0.02, "certified": True}
-    return base | {"bytes": bytes_, "model": kept, "minutes": 3.0, "curve": {}} | more
+    points = {".75": {"value": 0.9}}
+    return base | {"model": kept, "dense": 0.9, "bytes": kept, "curve": points} | more
 
 
 def task(**methods: dict[str, Any]) -> dict[str, Any]:
@@ -25,6 +28,7 @@ def test_a_cell_shows_size_drop_interval_and_what_holds() -> None:
     missed = cell(0.5, 0.03, certified=False)
     assert real.kept_cell(missed) == "50.0 (3.0; 2.0 to 4.0) †"
     assert real.kept_cell(None) == ""
+    assert real.kept_cell(cell(1.0)) == "100"
 
 
 def test_a_size_of_the_curve_is_the_largest_genome_below_it() -> None:
@@ -59,15 +63,31 @@ def test_a_level_per_matrix_and_training_must_be_smaller_on_every_task() -> None
         assert rule(worse)[1] == NO
 
 
-def test_eight_bits_must_be_cheap_and_the_model_a_tenth() -> None:
-    def judged(own: dict[str, Any]) -> str:
-        return real_verdicts.quantized({"a": task(sieve=cell(0.4), int8=own)})[1]
+def test_eight_bits_must_be_cheap_save_the_bytes_and_stay_within_the_tolerance() -> None:
+    def judged(drop: float, cost: float, saved: float) -> str:
+        own = cell(0.4, drop, eight_bits={"cost": cost, "saved": saved})
+        return real_verdicts.quantized({"a": task(int8=own)})[1]
 
-    assert judged(cell(0.4, 0.01, 0.1)) == YES
-    assert judged(cell(0.4, 0.01, 0.5)) == PART
-    assert judged(cell(0.4, 0.05, 0.1)) == NO
+    assert judged(0.01, 0.004, 0.9) == YES
+    assert judged(0.03, 0.004, 0.9) == PART
+    assert judged(0.01, 0.05, 0.9) == NO
+    assert judged(0.01, 0.004, 0.5) == NO
 
 
 def test_a_claim_that_no_run_can_judge_has_no_row() -> None:
-    table = real_verdicts.real_verdicts({"real": {"tasks": {"a": task(paper=cell(0.5))}}})
+    tasks = {"a": task(paper=cell(0.5)), "b": task(paper=cell(0.5)) | {"metric": "perplexity"}}
+    table = real_verdicts.real_verdicts({"real": {"tasks": tasks}})
     assert "20 to 75 %" in table and "fine-tuning" not in table and "8 bits" not in table
+    assert "a 0.0;" in table and "b 0.0" not in table
+
+
+def test_a_certified_run_that_misses_on_test_rows_shows_both() -> None:
+    assert real.kept_cell(cell(0.4, 0.03)) == "40.0 (3.0; 2.0 to 4.0) ✓ †"
+
+
+def test_a_genetic_search_is_no_grid(tmp_path: Path) -> None:
+    """The sweeper refuses a space beside the grid of the experiment."""
+    [search, *_] = [job for job in real.jobs() if job.kind == "sweep"]
+    with _conf() as compose:
+        config = compose("config", search.overrides(tmp_path), return_hydra_config=True)
+    assert not config.hydra.sweeper.params and config.hydra.sweeper.space
