@@ -96,14 +96,14 @@ def test_a_perplexity_is_held_to_a_fraction_of_it(world: Path) -> None:
         *words(world),
         "task.kind=perplexity",
         "task.prompt='{text}'",
-        "tolerance=.25",
+        "tolerance=.5",
         "confidence=0.9",
     )
     ratio = result["pruned"]["accuracy"] / result["baseline"]["accuracy"]
     assert result["relative"] and result["drop"]["point"] == pytest.approx(ratio - 1)
     [chosen] = [point for point in result["search"]["curve"] if point["chosen"]]
     assert chosen["margin"] >= 0
-    limit = result["search"]["baseline_accuracy"] * 1.25
+    limit = result["search"]["baseline_accuracy"] * 1.5
     assert chosen["accuracy"] <= limit
     page = (world / "text" / "report.html").read_text("utf-8")
     assert "Rise, over the dense model" in page and "Sign test" in page
