@@ -200,7 +200,7 @@ def eight_bits(run: Run) -> Rival:
 def gguf_form(run: Run, form: Form) -> Rival:
     """The tuned model with block matrices in a GGUF form, the embedding in Q8_0.
 
-    The quantizers are those of the package `gguf`. Weights are restored to the dense type, so the
+    The package `gguf` quantizes. Weights are restored to the dense type, so the
     score is that of the form, and the speed would not be. Rows that do not fill whole groups of
     the form stay as they are.
     """
@@ -297,6 +297,6 @@ def _answers(run: Run, model: PreTrainedModel) -> Answers:
 
 
 def sieved(run: Run, model: PreTrainedModel) -> Rival:
-    """An exported model, which has learnt from no labels but those of its dense model."""
+    """An exported model. It has seen the labels that tuned its dense model and chose its size."""
     labels = len(run.task.splits["calibration"]) + len(run.task.splits["selection"])
     return Rival(_answers(run, model), count_parameters(model) * FLOAT16, labels)
