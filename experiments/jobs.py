@@ -124,7 +124,7 @@ def swept_values(experiment: str) -> Mapping[str, str]:
 
 
 def composed_raw(overrides: Sequence[str]) -> Any:
-    """The settings of some overrides, with those of Hydra."""
+    """The composed settings of some overrides, Hydra's own settings among them."""
     with _conf() as compose:
         return compose("config", list(overrides), return_hydra_config=True)
 

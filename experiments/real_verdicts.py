@@ -51,27 +51,26 @@ def removed(tasks: Summaries) -> tuple[str, str]:
 
 def levels(tasks: Summaries) -> tuple[str, str]:
     """A level per matrix keeps less than one level for all, on the same bank."""
-    pairs = {
-        name: (e["methods"]["sieve"]["kept"]["value"], e["methods"]["loss_aware"]["kept"]["value"])
-        for name, e in tasks.items()
-    }
-    text = "in closed form, of what one level keeps: " + ", ".join(
-        f"{name} {own / uniform:.2f}" for name, (own, uniform) in pairs.items()
-    )
-    less = [own < uniform for own, uniform in pairs.values()]
-    return text, YES if all(less) else PART if any(less) else NO
+    text, verdict = smaller(tasks, "sieve", "loss_aware")
+    return f"kept in closed form, and with one level for all: {text}", verdict
 
 
 def trained(tasks: Summaries) -> tuple[str, str]:
     """Training makes pruned models smaller still."""
+    text, verdict = smaller(tasks, "trained", "sieve")
+    return f"kept with training, and without: {text}", verdict
+
+
+def smaller(tasks: Summaries, method: str, other: str) -> tuple[str, str]:
+    """What two methods keep, and whether the first keeps less on every task."""
     pairs = {
-        name: (e["methods"]["trained"]["kept"]["value"], e["methods"]["sieve"]["kept"]["value"])
+        name: tuple(e["methods"][m]["kept"]["value"] for m in (method, other))
         for name, e in tasks.items()
     }
-    text = "kept with training, and without: " + ", ".join(
-        f"{name} {100 * own:.0f} and {100 * closed:.0f} %" for name, (own, closed) in pairs.items()
+    text = ", ".join(
+        f"{n} {100 * own:.0f} and {100 * rest:.0f} %" for n, (own, rest) in pairs.items()
     )
-    less = [own < closed for own, closed in pairs.values()]
+    less = [own < rest for own, rest in pairs.values()]
     return text, YES if all(less) else PART if any(less) else NO
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import real_verdicts
 from experiments.claims import real
-from experiments.jobs import _conf
+from experiments.jobs import composed_raw
 from experiments.verdicts import NO, PART, YES
 
 
@@ -88,6 +88,5 @@ def test_a_certified_run_that_misses_on_test_rows_shows_both() -> None:
 def test_a_genetic_search_is_no_grid(tmp_path: Path) -> None:
     """The sweeper refuses a space beside the grid of the experiment."""
     [search, *_] = [job for job in real.jobs() if job.kind == "sweep"]
-    with _conf() as compose:
-        config = compose("config", search.overrides(tmp_path), return_hydra_config=True)
+    config = composed_raw(search.overrides(tmp_path))
     assert not config.hydra.sweeper.params and config.hydra.sweeper.space
