@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments import real_verdicts
-from experiments.claims import real
+from experiments.claims import real, rivals
 from experiments.jobs import composed_raw
 from experiments.verdicts import NO, PART, YES
 
@@ -90,3 +90,36 @@ def test_a_genetic_search_is_no_grid(tmp_path: Path) -> None:
     [search, *_] = [job for job in real.jobs() if job.kind == "sweep"]
     config = composed_raw(search.overrides(tmp_path))
     assert not config.hydra.sweeper.params and config.hydra.sweeper.space
+
+
+def test_a_tuning_that_is_killed_leaves_no_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = tmp_path / "cache/adapters/trec"
+
+    def tuned(config: Any, folder: Path) -> dict[str, tuple[float, float]]:
+        folder.mkdir(parents=True)  # An earlier one's folder would be refused here.
+        if not adapter.parent.joinpath("second").exists():
+            adapter.parent.joinpath("second").touch()
+            raise KeyboardInterrupt
+        return {"selection": (0.5, 0.9)}
+
+    monkeypatch.setattr("sieve.tune.tune", tuned)
+    with pytest.raises(KeyboardInterrupt):
+        real.tune(tmp_path, "smollm2_trec", "tune")
+    assert not adapter.exists()
+    assert real.tune(tmp_path, "smollm2_trec", "tune")["after"] == 0.9
+    assert adapter.exists()
+
+
+def test_eight_bits_are_compared_on_one_genome() -> None:
+    record = {"accuracy_before": 0.938, "accuracy_after": 0.934, "saved": 0.9}
+    assert real.eight_bits(record) == {"cost": 0.004, "saved": 0.9}
+    assert real.eight_bits(None) is None
+
+
+def test_minutes_are_of_the_processor_and_unknown_where_the_cache_helped() -> None:
+    seconds = {"calibrate": 60.0, "fit": 60.0, "search": 120.0, "curve": 999.0}
+    job = {"seconds": 100.0, "cpu_seconds": 50.0}
+    assert rivals.making({"seconds": seconds, "job": job}) == 2.0
+    assert rivals.making({"seconds": seconds | {"fit": 0.0}, "job": job}) is None
