@@ -110,7 +110,11 @@ def _fastest_form(layer: FactorizedLinear) -> nn.Module:
 
 
 def _quantize(path: Path, external: bool) -> None:
-    """Round weights to 8 bits with a scale per output; activations are quantized as they run."""
+    """Round weights to 8 bits with a scale per output; activations are quantized as they run.
+
+    The 8 bits have no sign: a processor with AVX2 and without VNNI adds products with signed
+    weights in 16 bits, which overflow.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with TemporaryDirectory(dir=path.parent) as folder, quiet():
@@ -118,7 +122,7 @@ def _quantize(path: Path, external: bool) -> None:
         quantize_dynamic(
             path,
             small,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType.QUInt8,
             per_channel=True,
             use_external_data_format=external,
         )
