@@ -294,7 +294,7 @@ class Config:
     def only_runs(self) -> bool:
         """Whether stages after the fit only run the model: they neither train nor rewrite it."""
         projection, export = self.projection, self.export
-        trains = projection.refit or projection.tune_steps or self.recovery.method != "none"
+        trains = projection.tune_steps or self.recovery.method != "none"
         rewrites = (
             self.quantization.method != "none"
             or self.vocabulary.method != "none"

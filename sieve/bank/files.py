@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sieve.bank.genome import Sizing
 from sieve.model.matrices import Matrix
 from sieve.projections import Factors
 from sieve.runtime.artifacts import read_json, write_json_atomic, written_beside
-from sieve.runtime.mapping import MappedFile
+from sieve.runtime.mapping import MappedFile, write_tensors
 
 FORMAT = 4
 INDEX = "index.json"
@@ -61,13 +60,13 @@ def write_bank(path: Path, factors: Mapping[str, Factors], header: dict[str, Any
     """Write one file, whole or not at all, with the header of `header_of`."""
     tensors: dict[str, Tensor] = {}
     for name, entry in factors.items():
-        tensors[f"{name}|ut"] = entry.u.T.cpu().contiguous()
+        tensors[f"{name}|ut"] = entry.u.T
         for part in ("v", "energy", "mean", "offset"):
             tensor = getattr(entry, part)
             if tensor is not None:
-                tensors[f"{name}|{part}"] = tensor.cpu().contiguous()
+                tensors[f"{name}|{part}"] = tensor
     with written_beside(path) as partial:
-        save_file(tensors, partial, {"sieve_bank": json.dumps({"format": FORMAT} | header)})
+        write_tensors(partial, tensors, {"sieve_bank": json.dumps({"format": FORMAT} | header)})
 
 
 def write_index(folder: Path, files: Sequence[str], genes: Sequence[Matrix]) -> None:

@@ -62,6 +62,14 @@ def present_tensors(batch: object, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: tensor for name in names if (tensor := get(name, None)) is not None}
 
 
+def on_device(batch: object, device: torch.device) -> object:
+    """A batch with its tensors on a device."""
+    if isinstance(batch, TokenBatch):
+        return batch.to(device)
+    names = ("input_ids", "attention_mask", "position_ids", "targets")
+    return {name: t.to(device) for name, t in present_tensors(batch, names).items()}
+
+
 def count_tokens(batch: object) -> int:
     """Tokens of a batch, a mapping or an object, without padding."""
     tensors = present_tensors(batch, ("input_ids", "attention_mask"))

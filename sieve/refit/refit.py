@@ -11,24 +11,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank, BankFactors
+from sieve.bank.files import header_of, read_bank, write_bank
 from sieve.bank.genome import Genome
 from sieve.bank.solver import stored
 from sieve.bank.switch import Switch
-from sieve.calibration.calibration import CalibrationModule
-from sieve.data.batches import (
-    TokenBatch,
-    count_tokens,
-    held_out_batches,
-    present_tensors,
-    split_batches,
-)
+from sieve.data.batches import held_out_batches, on_device, split_batches
 from sieve.distributed.sharding import whole_layer, whole_weight
 from sieve.evaluation.divergence import divergences
 from sieve.model.matrices import Matrix, blocks_of
@@ -39,6 +33,7 @@ from sieve.refit.blocks import Args, BatchCall, Kwargs, Passes, block_calls, str
 from sieve.refit.paired import Paired, held_out_error, solve
 from sieve.runtime.artifacts import fingerprint
 from sieve.runtime.progress import track
+from sieve.streaming.offloaded import held
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,7 @@ def refit(
     batches: Sequence[object],
     weights: dict[str, list[Tensor]] | None = None,
     residual: bool = False,
+    folder: Path | None = None,
 ) -> Refitted:
     """Solve the matrices of a genome again, block by block; leaves the model dense.
 
@@ -72,6 +68,8 @@ def refit(
         weights: from `token_weights`, the weight of each token (N,) by matrix and batch; None
             weights all alike.
         residual: let matrices that write to the residual stream also restore what it has lost.
+        folder: where to write the new factors of each block, to be read from there while they are
+            used. None keeps them in memory.
 
     Raises:
         ValueError: with fewer than two batches.
@@ -79,11 +77,11 @@ def refit(
     held_out = held_out_batches(len(batches))
     genome.check_bank(bank.fingerprint, bank.names)
     with Switch(model, bank, as_stored=False).to(genome) as switch:
-        sequence = _Sequence(switch, genome, moments, weights, held_out, residual)
+        sequence = _Sequence(switch, genome, moments, weights, held_out, residual, folder)
         factors, kept = sequence.run(batches)
     key = fingerprint("refit", bank.fingerprint, genome.levels, sorted(kept), residual)
     refitted = replace(bank, factors=factors, fingerprint=key), replace(genome, bank=key)
-    others = [_on_device(batch, model.device) for batch in split_batches(batches)[1]]
+    others = [on_device(batch, model.device) for batch in split_batches(batches)[1]]
     contexts = [
         partial(Switch(model, bank_of_genome, as_stored=False).to, pruned)
         for bank_of_genome, pruned in ((bank, genome), refitted)
@@ -92,38 +90,6 @@ def refit(
     if after < before:
         return Refitted(*refitted, tuple(kept), before, after)
     return Refitted(bank, genome, (), before, before)
-
-
-def token_weights(
-    model: PreTrainedModel,
-    matrices: list[Matrix],
-    batches: Sequence[object],
-    weighting: str = "gradient",
-    **options: Any,
-) -> dict[str, list[Tensor]]:
-    """‖g‖² of the N tokens without padding, (N,) by matrix and batch, on the CPU.
-
-    The tokens of a batch's prefix come first, once, and count for all rows.
-
-    Args:
-        model: the dense model.
-        matrices: the output head is left out: it reads the answer positions only.
-        batches: calibration batches.
-        weighting: "gradient", or "position" for the mean of ‖g‖² over the rows at each column.
-        options: `answers` and `seed` of `CalibrationModule`.
-    """
-    matrices = [matrix for matrix in matrices if matrix.layer is not None]
-    module = CalibrationModule(model, matrices, weighting=weighting, **options)
-    weights: dict[str, list[Tensor]] = {matrix.name: [] for matrix in matrices}
-    for batch in track(batches, "Weighting tokens", unit="tokens", size=count_tokens):
-        powers: dict[str, dict[int, Tensor]] = {name: {} for name in weights}
-        module.collector.powers = powers
-        module.predict_step(_on_device(batch, model.device))
-        for name, by_pass in powers.items():
-            passes = [by_pass[number] for number in sorted(by_pass)]
-            # An expert may see no token of a batch.
-            weights[name].append(torch.cat(passes or [torch.zeros(0)]))
-    return weights
 
 
 class _Sequence:
@@ -137,8 +103,10 @@ class _Sequence:
         weights: dict[str, list[Tensor]] | None,
         held_out: list[bool],
         residual: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.switch, self.bank, self.model = switch, switch.bank, switch.model
+        self.folder = folder
         self.moments = moments
         unneeded = self.bank.unneeded(genome)
         writers = {m.feeds or m.name for m in self.bank.matrices if m.name in unneeded}
@@ -166,15 +134,15 @@ class _Sequence:
         calls, dense = [], list[Passes]()
         with self.switch.lifted(self.embedding):
             for batch in batches:
-                passes = block_calls(self.model, _on_device(batch, self.model.device), list(blocks))
+                passes = block_calls(self.model, on_device(batch, self.model.device), list(blocks))
                 calls.append(passes.calls)
                 dense.append(passes.hidden)
                 self.masks.append(passes.masks)
                 self.copies.append(passes.copies)
         pruned = list(dense)
         if self.embedding:
-            on_device = [_on_device(batch, self.model.device) for batch in batches]
-            pruned = [block_calls(self.model, b, list(blocks)).hidden for b in on_device]
+            there = [on_device(batch, self.model.device) for batch in batches]
+            pruned = [block_calls(self.model, b, list(blocks)).hidden for b in there]
         for index, (path, matrices) in enumerate(
             track(list(blocks.items()), "Refitting", unit="blocks")
         ):
@@ -187,16 +155,33 @@ class _Sequence:
                 for i, (d, p) in enumerate(zip(dense, pruned, strict=True))
             ]
             writers = []
-            with self.switch.lifted([matrix.name for matrix in matrices]):
+            with self.switch.lifted([matrix.name for matrix in matrices]), held(block):
                 if self.residual:
                     whole = [m for m in matrices if m.name not in self.narrow]
                     writers = stream_writers(self.model, block, whole, calls_of_block[0], dense[0])
                 inputs, dense = self._dense_inputs(block, list(sources), calls_of_block, dense)
-            for source in sources:
-                group = [m for m in matrices if m.source == source]
-                self._refit_group(block, group, calls_of_block, inputs.pop(source), pruned, writers)
-            pruned = [call.run(block, h) for call, h in zip(calls_of_block, pruned, strict=True)]
+            before = len(self.kept)
+            with held(block):
+                for source in sources:
+                    group, own = [m for m in matrices if m.source == source], inputs.pop(source)
+                    self._refit_group(block, group, calls_of_block, own, pruned, writers)
+                pruned = [c.run(block, h) for c, h in zip(calls_of_block, pruned, strict=True)]
+            self._set_aside(path, self.kept[before:])
         return self.factors, self.kept
+
+    def _set_aside(self, block: str, names: list[str]) -> None:
+        """Write the new factors of a block to a file of the folder, if there is one, and map it."""
+        if self.folder is None or not names:
+            return
+        bank, path = self.bank, self.folder / f"{block}.safetensors"
+        genes = [gene for gene in bank.genes if gene.name in names]
+        header = header_of(genes, bank.sizing, bank.projection, bank.dtype, bank.fingerprint)
+        write_bank(path, {name: self.factors[name] for name in names}, header)
+        for name, stored_factors in read_bank(path)[2].items():
+            rank = self.ranks[name]
+            assert rank is not None
+            self.factors[name] = stored_factors
+            self.switch.replace(name, stored_factors, rank)
 
     def _refit_group(
         self,
@@ -326,10 +311,3 @@ class _Sequence:
             vectors = x.reshape(-1, x.shape[-1])
             flat.append(vectors if mask is None else vectors[mask.to(vectors.device)])
         return torch.cat(flat)
-
-
-def _on_device(batch: object, device: torch.device) -> object:
-    if isinstance(batch, TokenBatch):
-        return batch.to(device)
-    names = ("input_ids", "attention_mask", "position_ids", "targets")
-    return {name: t.to(device) for name, t in present_tensors(batch, names).items()}

@@ -7,7 +7,7 @@ dropped page is read again when it is next used, mostly from the system's cache 
 import json
 import math
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -21,6 +21,7 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class MappedFile:
@@ -47,6 +48,32 @@ class MappedFile:
         if not count:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(self._pages, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file tensor by tensor; safetensors' own function copies all of them.
+
+    Raises OSError if the disk is full.
+    """
+    # The largest numbers first, so that all are aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        tensor, start = tensors[name], end
+        end += tensor.nbytes
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    content = json.dumps(header).encode()
+    content += b" " * (-len(content) % 8)
+    with path.open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        for name in names:
+            numbers = tensors[name].detach().cpu().contiguous().flatten()
+            file.write(numbers.view(torch.uint8).numpy().data if numbers.numel() else b"")
 
 
 _mapped: WeakSet[mmap.mmap] = WeakSet()  # A map lives as long as a view of it.

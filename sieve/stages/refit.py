@@ -3,7 +3,14 @@
 Refitted factors are better at the same ranks, so smaller genomes are refitted and tried too.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
 
 from sieve.bank.bank import Bank
 from sieve.bank.genome import Genome
@@ -11,7 +18,7 @@ from sieve.projections import get_projection
 from sieve.projections.moments import BY_GRADIENT, weighting_for
 from sieve.recovery.recovery import tune
 from sieve.refit.refit import refit as refit_genome
-from sieve.refit.refit import token_weights
+from sieve.refit.token_weights import streamed_token_weights, token_weights
 from sieve.runtime.artifacts import fingerprint
 from sieve.search.lines import descend
 from sieve.search.score import Score
@@ -20,6 +27,9 @@ from sieve.stages.calibrate import Calibrated
 from sieve.stages.rows import confirmation_rows, selection_objective
 from sieve.stages.run import Run
 from sieve.stages.selecting import line_from, search_inputs
+from sieve.streaming.hidden_states import hidden_states
+from sieve.streaming.offloaded import is_offloaded
+from sieve.streaming.streamed_backbone import StreamedBackbone
 
 VERSION = 3  # of the files; part of their fingerprint
 
@@ -55,7 +65,6 @@ def _refit(
     objective = selection_objective(run, bank)
     line, start = line_from(run, bank, genome)
     before = objective.score(genome)
-    improve = _Improvement(run, calibrated, bank, key)
     tried: dict[str, Record] = {}
 
     def score(refitted: Bank, candidate: Genome) -> Score:
@@ -63,7 +72,9 @@ def _refit(
         tried[candidate.bank] = asdict(result) | {"feasible": result.feasible, "refitted": True}
         return result
 
-    best = descend(line, start, improve, score, before, run.config.projection.refit_tries)
+    with _aside(run) as folder:  # Files of it that are still in use stay readable.
+        improve = _Improvement(run, calibrated, bank, key, folder)
+        best = descend(line, start, improve, score, before, run.config.projection.refit_tries)
     chosen, first = best[1].bank if best else "", next(iter(tried.values()))
     record = {
         "taken": best is not None,
@@ -97,11 +108,23 @@ def with_refit(search: Record, refitted: Record | None) -> Record:
     }
 
 
+@contextmanager
+def _aside(run: Run) -> Iterator[Path | None]:
+    """A temporary folder for what a refit does not keep in memory; None if the model is there."""
+    if not is_offloaded(run.backbone.model):
+        yield None
+        return
+    with TemporaryDirectory(prefix=".refit.", dir=run.cache.root) as folder:
+        yield Path(folder)
+
+
 class _Improvement:
     """Refits a genome, tunes its factors, or both, as the configuration says."""
 
-    def __init__(self, run: Run, calibrated: Calibrated, bank: Bank, key: str) -> None:
-        self.run, self.bank, self.key = run, bank, key
+    def __init__(
+        self, run: Run, calibrated: Calibrated, bank: Bank, key: str, folder: Path | None
+    ) -> None:
+        self.run, self.bank, self.key, self.folder = run, bank, key, folder
         self.moments = calibrated.moments()
         self.batches = run.data.calibration_parts(run.config.projection.refit_tokens)
         self.tries = 0
@@ -110,14 +133,29 @@ class _Improvement:
         weighting = weighting_for(calibration.weighting, get_projection(bank.projection).needs)
         self.weights = None
         if run.config.projection.refit and weighting in BY_GRADIENT:
-            self.weights = token_weights(
-                run.backbone.model,
-                bank.matrices,
-                self.batches,
-                weighting,
-                answers=calibration.answers,
-                seed=run.config.seed,
+            options: dict[str, Any] = {"answers": calibration.answers, "seed": run.config.seed}
+            if folder is not None:
+                self.weights = self._streamed_weights(weighting, options)
+            else:
+                self.weights = token_weights(
+                    run.backbone.model, bank.matrices, self.batches, weighting, **options
+                )
+
+    def _streamed_weights(self, weighting: str, options: dict[str, Any]) -> dict[str, list[Tensor]]:
+        backbone, waits = self.run.backbone, self.run.config.calibration.hidden
+        assert isinstance(backbone, StreamedBackbone)
+        with hidden_states(None if waits == "memory" else self.folder) as hidden:
+            return streamed_token_weights(
+                backbone.blocks, self.batches, hidden, weighting, **options
             )
+
+    def _new_folder(self) -> Path | None:
+        """Where the factors of the next refit go, or None for memory."""
+        if self.folder is None:
+            return None
+        path = self.folder / str(self.tries)
+        path.mkdir()
+        return path
 
     def __call__(self, genome: Genome) -> tuple[Bank, Genome]:
         run, bank, settings = self.run, self.bank, self.run.config.projection
@@ -132,6 +170,7 @@ class _Improvement:
                 self.batches,
                 self.weights,
                 settings.refit_target == "residual",
+                self._new_folder(),
             )
             bank, genome, changed = result.bank, result.genome, len(result.kept)
         if settings.tune_steps:

@@ -59,7 +59,7 @@ class BlockModel:
             check(fake)
             self.matrices: list[Matrix] = find_matrices(fake, head)
             self.paths = _stack(fake, self.matrices)
-            self._tuple_sizes = _tuple_sizes(fake, self.paths)
+            self._tuple_sizes = dict(zip(self.paths, _tuple_sizes(fake, self.paths), strict=True))
             tied = shares_embedding(fake)
         with torch.device("meta"):
             self.model = build()
@@ -172,6 +172,11 @@ class BlockModel:
                 forward(self.model, self._inputs(batch), 1)
         return states[0]
 
+    def returned(self, path: str, states: Tensor) -> object:
+        """Hidden states in the form in which the block at `path` returns them."""
+        size = self._tuple_sizes[path]
+        return (states, *[None] * (size - 1)) if size else states
+
     def _inputs(self, batch: object) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in as_inputs(batch).items()}
 
@@ -185,11 +190,10 @@ class BlockModel:
         def identity(inputs: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
             return inputs
 
-        def in_form_of_block(inner: Forward, size: int) -> Forward:
+        def in_form_of_block(inner: Forward, path: str) -> Forward:
             def run(*args: Any, **kwargs: Any) -> object:
                 inputs = args or (kwargs.pop("hidden_states"),)
-                outputs = inner(*inputs, **kwargs)
-                return (outputs, *[None] * (size - 1)) if size else outputs
+                return self.returned(path, inner(*inputs, **kwargs))
 
             return run
 
@@ -202,7 +206,7 @@ class BlockModel:
         for index, path in enumerate(self.paths):
             inner = work if index == number else identity
             block = self.model.get_submodule(path)
-            replacements[block] = in_form_of_block(inner, self._tuple_sizes[index])
+            replacements[block] = in_form_of_block(inner, path)
         with replaced_forwards(replacements):
             yield
 

@@ -7,6 +7,7 @@ Only passes without gradients work.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -45,14 +46,43 @@ def is_offloaded(model: nn.Module) -> bool:
     return any(isinstance(vars(m).get("forward"), Offloaded) for m in model.modules())
 
 
+def held(block: nn.Module) -> AbstractContextManager[None]:
+    """Keep what a block reads now in memory, for many passes through it."""
+    forward = vars(block).get("forward")
+    return forward.held() if isinstance(forward, Offloaded) else nullcontext()
+
+
+@contextmanager
+def unread(model: nn.Module) -> Iterator[None]:
+    """Let offloaded blocks return their input, for passes that ask only what blocks are given."""
+    forwards = [vars(module).get("forward") for module in model.modules()]
+    offloaded = [forward for forward in forwards if isinstance(forward, Offloaded)]
+    for forward in offloaded:
+        forward.reads = False
+    try:
+        yield
+    finally:
+        for forward in offloaded:
+            forward.reads = True
+
+
 class Offloaded:
     """The forward method of a block that is read when it runs."""
 
     def __init__(self, blocks: BlockModel, path: str, block: nn.Module) -> None:
         self.blocks, self.path, self.block = blocks, path, block
+        self.reads = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the block on its weights, which are read before and dropped after it."""
+        if not self.reads:
+            return self.blocks.returned(self.path, args[0] if args else kwargs["hidden_states"])
+        with self.held():
+            return type(self.block).forward(self.block, *args, **kwargs)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the weights of the block in memory; those that are there already stay."""
         absent = list(_absent(self.block))
         names = [f"{self.path}.{name}" for name, _, _, _ in absent]
         tensors = self.blocks.checkpoint.read(names, self.blocks.dtype)
@@ -60,11 +90,12 @@ class Offloaded:
             for (_, module, leaf, _), name in zip(absent, names, strict=True):
                 weight = tensors.pop(name).to(self.blocks.device)
                 module._parameters[leaf] = nn.Parameter(weight, requires_grad=False)
-            return type(self.block).forward(self.block, *args, **kwargs)
+            yield
         finally:
             for _, module, leaf, parameter in absent:
                 module._parameters[leaf] = parameter
-            drop_pages()  # of factors, which are views of the bank's files
+            if absent:
+                drop_pages()  # of factors, which are views of the bank's files
 
 
 def _absent(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

@@ -16,7 +16,8 @@ from sieve.data.calibration_rows import calibration_batches
 from sieve.data.sharing import prefix_sharing_of
 from sieve.evaluation.divergence import answer_logprobs
 from sieve.projections.moments import Needs
-from sieve.refit.refit import refit, token_weights
+from sieve.refit.refit import refit
+from sieve.refit.token_weights import token_weights
 from sieve.tasks.example import Example
 
 SHOTS = "question: is the movie good? answer: yes question: is a film bad? answer: no "

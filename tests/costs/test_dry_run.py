@@ -146,11 +146,11 @@ def test_each_device_of_fsdp_holds_less_of_the_model(tmp_path):
 def test_a_streamed_model_that_only_runs_has_its_ends_and_a_block(tmp_path):
     base = ("+experiment=paper_llama3_1_8b", "task=sst2", "search=uniform", "export=factorized")
     stream = "calibration.strategy=stream"
-    runs = forecast(tmp_path, *base, stream, "projection.refit=false")
-    refitted = forecast(tmp_path, *base, stream, "projection.refit=true")
+    runs = forecast(tmp_path, *base, stream, "projection.refit=true")
+    tuned = forecast(tmp_path, *base, stream, "projection.tune_steps=10")
     weights = [
-        [stage(record, name)["parts_bytes"]["weights"] for name in ("search", "evaluate", "export")]
-        for record in (runs, refitted)
+        [stage(record, name)["parts_bytes"]["weights"] for name in ("search", "refit", "export")]
+        for record in (runs, tuned)
     ]
     ends = 2 * (runs["parameters"] - runs["prunable"])
     assert weights[0] == pytest.approx([ends + runs["prunable"] * 2 / 32] * 3)

@@ -23,7 +23,8 @@ from sieve.model.matrices import dense_weight, find_matrices
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.projections.joint import stacked
 from sieve.projections.moments import Gradient, Moment, Moments, Needs
-from sieve.refit.refit import refit, token_weights
+from sieve.refit.refit import refit
+from sieve.refit.token_weights import token_weights
 from sieve.search.waterfill import estimated_rise, genome_of_ranks, waterfill
 
 BUILDS = [tiny_llama, tiny_qwen2]

@@ -25,7 +25,8 @@ from sieve.projections import PROJECTIONS, get_projection
 from sieve.projections.moments import Gradient, Moment, Side
 from sieve.refit.blocks import stream_writers
 from sieve.refit.paired import Paired, held_out_error, solve
-from sieve.refit.refit import _Sequence, refit, token_weights
+from sieve.refit.refit import _Sequence, refit
+from sieve.refit.token_weights import token_weights
 from sieve.search.space import genome_of_levels
 
 

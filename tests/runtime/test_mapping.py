@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import tiny_llama
+from safetensors import safe_open
 from safetensors.torch import save_file
 from sieved import banked, uniform
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from sieve.bank.bank import Bank
 from sieve.bank.switch import Switch
 from sieve.runtime import mapping
-from sieve.runtime.mapping import MappedFile, drop_pages
+from sieve.runtime.mapping import MappedFile, drop_pages, write_tensors
 
 NUMBERS = 2**20
 
@@ -98,3 +99,17 @@ def test_pivoting_for_a_streamed_model_leaves_no_page_of_a_bank_in_memory(
     bank = Bank.load(path)
     with Switch(model, bank).to(uniform(bank, 0.3)):
         assert mapped_kib(path) == 0
+
+
+def test_a_file_that_is_written_tensor_by_tensor_is_one_of_safetensors(
+    stored: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    tensors = stored[1] | {"across": torch.randn(4, 3).T, "part": torch.randn(5, 6)[:, :2]}
+    write_tensors(tmp_path / "own", tensors, {"a": "ä"})
+    with safe_open(tmp_path / "own", "pt") as file:
+        assert file.metadata() == {"a": "ä"} and set(file.keys()) == tensors.keys()
+        for name, tensor in tensors.items():
+            read = file.get_tensor(name)
+            assert read.equal(tensor) and read.dtype == tensor.dtype, name
+    mapped = MappedFile(tmp_path / "own")
+    assert all(mapped.get_tensor(name).equal(tensor) for name, tensor in tensors.items())

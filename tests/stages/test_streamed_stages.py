@@ -41,11 +41,11 @@ def test_streaming_until_fit_never_loads_the_whole_model(
     assert list((world / "cache").glob("**/index.json"))
 
 
-def test_a_stage_after_fit_loads_the_whole_model(
+def test_a_run_that_trains_loads_the_whole_model_after_the_fit(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "load_backbone", refuse)
-    config = configured(world, tmp_path, "calibration.strategy=stream")
+    config = configured(world, tmp_path, "calibration.strategy=stream", "recovery=lora")
     with stages.opened(config, tmp_path) as session:
         bank = stages.fit(session, stages.calibrate(session))
         with pytest.raises(pytest.fail.Exception, match="whole model"):

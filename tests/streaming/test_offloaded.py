@@ -5,20 +5,32 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_gpt2, tiny_llama, tiny_llama_tied, tiny_qwen3, tiny_tokenizer
+from models import (
+    tiny_gpt2,
+    tiny_llama,
+    tiny_llama_tied,
+    tiny_qwen3,
+    tiny_tokenizer,
+)
 from runs import finished, make_world
-from sieved import banked, logits, mixed
+from sieved import banked, logits, mixed, tokens
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sieve.bank.bank import Bank
+from sieve.bank.bank import Bank, fit
 from sieve.bank.switch import Switch
+from sieve.calibration.calibration import calibrate
 from sieve.config import ModelConfig
 from sieve.data.sharing import longest_exact_row
 from sieve.distributed.sharding import whole_weight
 from sieve.exports.export import export
-from sieve.model.matrices import block_paths, find_matrices
+from sieve.model.matrices import block_of, block_paths, find_matrices
+from sieve.projections import get_projection
+from sieve.refit.blocks import block_calls
+from sieve.refit.refit import refit
+from sieve.refit.token_weights import streamed_token_weights, token_weights
+from sieve.streaming.hidden_states import hidden_states
 from sieve.streaming.offloaded import is_offloaded
-from sieve.streaming.streamed_backbone import load_streamed
+from sieve.streaming.streamed_backbone import StreamedBackbone, load_streamed
 
 FAMILIES = {
     "llama": tiny_llama,
@@ -27,18 +39,27 @@ FAMILIES = {
     "qwen3": tiny_qwen3,
 }
 CPU = torch.device("cpu")
+BATCHES = [
+    {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for ids in (tokens(4, 16, seed) for seed in range(12))
+]
 
 
 def refuse() -> Any:
     pytest.fail("the whole model was loaded")
 
 
-def offloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The same model, read from a folder block by block."""
+def backbone(model: PreTrainedModel, folder: Path) -> StreamedBackbone:
+    """The same model, written to a folder and read from there."""
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     config = ModelConfig(path=str(folder), dtype="float32")
-    return load_streamed(config, CPU, False, refuse, only_runs=True).model
+    return load_streamed(config, CPU, False, refuse, only_runs=True)
+
+
+def offloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The same model, read from a folder block by block."""
+    return backbone(model, folder).model
 
 
 def held(model: PreTrainedModel) -> int:
@@ -73,7 +94,7 @@ def test_dense_weights_can_be_read_outside_of_a_pass(family: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("form", ["factorized", "dense"])
-@pytest.mark.parametrize("family", ["tied", "gpt2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "tied", "gpt2"])
 def test_an_export_has_the_same_files(family: str, form: str, tmp_path: Path) -> None:
     model, tokenizer = FAMILIES[family](), tiny_tokenizer()
     parts = offloaded(model, tmp_path / "model")
@@ -165,16 +186,67 @@ def test_moving_the_model_leaves_its_blocks(tmp_path: Path) -> None:
     assert held(parts) == 0 and logits(parts).equal(logits(model))
 
 
+def test_a_pass_that_asks_for_inputs_reads_no_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = offloaded(tiny_gpt2(), tmp_path / "model")
+    paths = block_paths(parts)
+    expected = block_calls(parts, BATCHES[0], paths)
+    blocks = vars(parts.get_submodule(paths[0]))["forward"].blocks
+    monkeypatch.setattr(blocks.checkpoint, "read", lambda *_: pytest.fail("a block was read"))
+    found = block_calls(parts, BATCHES[0], paths)
+    assert found.hidden[0].equal(expected.hidden[0]) and len(found.calls) == len(paths)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("family", ["llama", "tied", "gpt2"])
+def test_a_refit_has_the_factors_of_the_whole_model(
+    family: str, residual: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FAMILIES[family]()
+    streams = backbone(model, tmp_path / "model")
+    parts = streams.model
+    needs = get_projection("affine").needs
+    moments = calibrate(model, BATCHES, needs=needs, weighting="gradient")
+    bank = fit(model, moments, "affine")
+    genome = mixed(bank, (0.3, 0.3, 0.3, 1.0))
+    weights = token_weights(model, bank.matrices, BATCHES, answers="gold")
+    whole = refit(model, bank, genome, moments, BATCHES, weights, residual)
+    blocks = vars(parts.get_submodule(block_paths(parts)[0]))["forward"].blocks
+    reads, read = list[str](), blocks.checkpoint.read
+    monkeypatch.setattr(blocks.checkpoint, "read", lambda n, d: reads.extend(n) or read(n, d))
+    with hidden_states(tmp_path) as hidden:
+        streamed = streamed_token_weights(streams.blocks, BATCHES, hidden, answers="gold")
+    assert streamed.keys() == weights.keys()
+    for name, own in weights.items():
+        torch.testing.assert_close(streamed[name], own)
+    (tmp_path / "new").mkdir()
+    found = refit(parts, bank, genome, moments, BATCHES, streamed, residual, tmp_path / "new")
+    assert held(parts) == 0 and found.kept == whole.kept != ()
+    assert found.after == pytest.approx(whole.after) and found.after < found.before
+    for name in bank.names:
+        torch.testing.assert_close(found.bank.factors[name].u, whole.bank.factors[name].u)
+        torch.testing.assert_close(found.bank.factors[name].v, whole.bank.factors[name].v)
+    written = {path.stem for path in (tmp_path / "new").iterdir()}
+    assert written == {block_of(name) for name in found.kept}
+    # Twice to refit, and for 3 held-out batches of the dense model and of both pruned ones.
+    norms = [name for name in reads if "norm" in name or "ln_1.weight" in name]
+    assert {norms.count(name) for name in norms} == {2 + 3 * 3}
+
+
 @pytest.mark.slow
 def test_a_whole_run_gives_the_result_of_the_whole_model(tmp_path: Path) -> None:
     world = make_world(tmp_path)
-    options = ("projection.refit=false", "speed.enabled=false", "export.check_rows=8")
+    # Streamed rows share no prefix.
+    options = ("share_prefix=2", "speed.enabled=false", "export.check_rows=8")
     whole = finished(world, "whole", *options, cache="whole")
     streamed = finished(
         world, "streamed", *options, "calibration.strategy=stream", cache="streamed"
     )
     for key in ("baseline", "pruned", "kept_fraction", "drop", "matrices"):
         assert streamed[key] == whole[key], key
+    assert streamed["search"]["refit"] == whole["search"]["refit"] is not None
+    assert not list((world / "streamed").glob(".refit.*"))
     assert streamed["export"]["check"] is not None
     log = (world / "streamed" / "run.log").read_text()
     assert "Loading the whole model" not in log
