@@ -296,7 +296,8 @@ class Config:
         projection, export = self.projection, self.export
         trains = projection.tune_steps or self.recovery.method != "none"
         rewrites = (
-            self.quantization.method != "none"
+            projection.narrow
+            or self.quantization.method != "none"
             or self.vocabulary.method != "none"
             or export.format not in ("none", "factorized", "dense")
             or export.storage is not None

@@ -186,7 +186,6 @@ def test_runs_stand_under_their_task() -> None:
     "overrides",
     [
         ["+experiment=kept", "recovery=lora"],
-        ["+experiment=kept"],
         ["+experiment=paper_phi3_mini", "search=uniform"],
         ["+task=sst2", "search=paper", "+sweep.job=prepare"],
     ],

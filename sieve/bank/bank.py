@@ -103,10 +103,14 @@ class Bank:
         }
         return replace(self, factors=factors)
 
-    def save(self, path: Path) -> None:
-        """Write one safetensors file, whole or not at all."""
+    def save(self, path: Path, drop: bool = False) -> None:
+        """Write one safetensors file, whole or not at all.
+
+        drop: drop the pages of mapped files after each tensor; what a training wrote to factors
+            that are views of a file would be lost.
+        """
         header = header_of(self.genes, self.sizing, self.projection, self.dtype, self.fingerprint)
-        write_bank(path, self.factors, header | {"structural": self.structural})
+        write_bank(path, self.factors, header | {"structural": self.structural}, drop)
 
     @classmethod
     def load(cls, path: Path) -> "Bank":

@@ -20,7 +20,7 @@ from sieve.bank.genome import Sizing
 from sieve.model.matrices import Matrix
 from sieve.projections import Factors
 from sieve.runtime.artifacts import read_json, write_json_atomic, written_beside
-from sieve.runtime.mapping import MappedFile, write_tensors
+from sieve.runtime.mapping import MappedFile, drop_pages, write_tensors
 
 FORMAT = 4
 INDEX = "index.json"
@@ -56,8 +56,13 @@ class BankFactors(Factors):
         return digest.hexdigest()
 
 
-def write_bank(path: Path, factors: Mapping[str, Factors], header: dict[str, Any]) -> None:
-    """Write one file, whole or not at all, with the header of `header_of`."""
+def write_bank(
+    path: Path, factors: Mapping[str, Factors], header: dict[str, Any], drop: bool = False
+) -> None:
+    """Write one file, whole or not at all, with the header of `header_of`.
+
+    drop: see `Bank.save`.
+    """
     tensors: dict[str, Tensor] = {}
     for name, entry in factors.items():
         tensors[f"{name}|ut"] = entry.u.T
@@ -66,7 +71,8 @@ def write_bank(path: Path, factors: Mapping[str, Factors], header: dict[str, Any
             if tensor is not None:
                 tensors[f"{name}|{part}"] = tensor
     with written_beside(path) as partial:
-        write_tensors(partial, tensors, {"sieve_bank": json.dumps({"format": FORMAT} | header)})
+        metadata = {"sieve_bank": json.dumps({"format": FORMAT} | header)}
+        write_tensors(partial, tensors, metadata, drop_pages if drop else None)
 
 
 def write_index(folder: Path, files: Sequence[str], genes: Sequence[Matrix]) -> None:

@@ -56,8 +56,7 @@ def calibrate(plan: Plan) -> Stage:
         hidden = states * rows.tokens * shape.hidden * plan.itemsize
         on_disk = hidden * (settings.hidden != "memory")
         parts |= plan.on_host("hidden states", hidden - on_disk)
-        parts["weights of two blocks"] = 2 * plan.block_bytes
-        parts["embedding or head"] = shape.embedding * plan.itemsize
+        parts |= sweep_weights(plan)
         seconds += plan.write(on_disk + (1 + backward) * shape.parameters * ITEMSIZE[plan.stored])
         remark = f"one block at a time, {on_disk / 2**30:.2g} GiB of hidden states on disk"
     else:
@@ -65,6 +64,12 @@ def calibrate(plan: Plan) -> Stage:
         parts["activations"] += again * tokens * shape.layers * shape.hidden * plan.itemsize
     parts["unreleased"] = UNRELEASED * parts["activations"] * (plan.on_cpu and backward)
     return Stage("calibrate", seconds, parts, written, remark=remark)
+
+
+def sweep_weights(plan: Plan) -> Parts:
+    """What is in memory of a model while all tokens go through one block after the other."""
+    table = plan.shape.embedding * plan.itemsize
+    return {"weights of two blocks": 2 * plan.block_bytes, "embedding or head": table}
 
 
 def fit(plan: Plan) -> Stage:
@@ -77,8 +82,7 @@ def fit(plan: Plan) -> Stage:
         parts["weights of a matrix"] = largest * plan.itemsize
     else:
         parts |= plan.weights
-    # The factors of a block are in memory, and once more as they are written.
-    parts |= plan.on_host("factors of a block", 2 * plan.bank_bytes / layers)
+    parts |= plan.on_host("factors of a block", plan.bank_bytes / layers)
     return Stage("fit", seconds + plan.write(plan.bank_bytes), parts, plan.bank_bytes)
 
 

@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 
 from sieve.calibration.sums import summed_entries
-from sieve.costs.plan import KEPT, TYPICAL, Parts, Plan, Stage
+from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
 from sieve.costs.shape import Rows
 from sieve.costs.solving import refit_flops, solve_bytes
-from sieve.costs.stages import solve_all
+from sieve.costs.stages import solve_all, sweep_weights
 from sieve.projections.moments import FLOAT32
 from sieve.recovery.hidden import BLOCKS
 from sieve.recovery.recovery import HELD_OUT
@@ -68,7 +68,8 @@ def refit(plan: Plan) -> Stage | None:
     asked = math.inf if calibration.rows else calibration.tokens
     rows = plan.calibration_rows(min(settings.refit_tokens, asked), most=calibration.rows)
     batch = min(plan.batch_tokens, rows.tokens / MIN_BATCHES)
-    once, parts = 0.0, plan.activations(batch, rows, plan.by_gradient)
+    weighs, streams = settings.refit and plan.by_gradient, plan.streams
+    once, parts = 0.0, plan.activations(batch, rows, plan.by_gradient, streams)
     if settings.refit:
         once = plan.run(rows) * DENSE_PASSES + plan.run(rows, TYPICAL) * PRUNED_PASSES
         ranks = [(m, r) for m, r in plan.ranks(TYPICAL) if m.layer is not None and not m.expert]
@@ -85,8 +86,15 @@ def refit(plan: Plan) -> Stage | None:
         once, parts = once + seconds, parts | trained
     parts["factors"] = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
     scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 1)
-    if settings.refit and plan.by_gradient:
-        scored += plan.run(rows, backward=1)  # It weights the tokens, once for all genomes.
+    if weighs:  # The tokens, once for all genomes.
+        scored += plan.run(rows, backward=1, again=streams)
+    if streams:
+        tries, held_out = settings.refit_tries, math.ceil(rows.tokens / batch / 4)
+        reads = tries * (2 + 3 * held_out) + 2 * weighs
+        states = weighs * (shape.layers + 2) * rows.tokens * shape.hidden * plan.itemsize
+        on_disk = states * (calibration.hidden != "memory")
+        scored += plan.write(reads * shape.parameters * ITEMSIZE[plan.stored] + on_disk)
+        parts |= sweep_weights(plan) | plan.on_host("hidden states of all blocks", states - on_disk)
     remark = f"at most {settings.refit_tries} genomes"
     return Stage("refit", once * settings.refit_tries + scored, plan.dense | parts, remark=remark)
 

@@ -113,7 +113,7 @@ def _quantize(path: Path, external: bool) -> None:
     """Round weights to 8 bits with a scale per output; activations are quantized as they run.
 
     The 8 bits have no sign: a processor with AVX2 and without VNNI adds products with signed
-    weights in 16 bits, which overflow.
+    weights in 16 bits, which saturate.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -13,7 +13,7 @@ from sieve.data.batches import as_inputs
 from sieve.data.prefix import cache_after, prefix_of, run_prefix, run_rows, without_prefix
 from sieve.model.backbone import forward
 from sieve.model.matrices import Matrix
-from sieve.streaming.offloaded import unread
+from sieve.streaming.offloaded import passing_on
 
 Args: TypeAlias = tuple[Any, ...]  # positional arguments of a module's forward
 Kwargs: TypeAlias = dict[str, Any]
@@ -104,7 +104,7 @@ def block_calls(model: PreTrainedModel, batch: object, paths: Sequence[str]) -> 
             copies = torch.ones(len(prefix) + int(own.sum()), device=own.device)
             copies[: len(prefix)] = len(own)
         else:
-            with unread(model):
+            with passing_on(model):
                 forward(model, inputs, keep=1)
     count, starts = len(paths), range(0, len(recorded), len(paths))
     return BatchPasses(

@@ -33,7 +33,7 @@ from sieve.refit.blocks import Args, BatchCall, Kwargs, Passes, block_calls, str
 from sieve.refit.paired import Paired, held_out_error, solve
 from sieve.runtime.artifacts import fingerprint
 from sieve.runtime.progress import track
-from sieve.streaming.offloaded import held
+from sieve.streaming.offloaded import in_memory
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def refit(
     with Switch(model, bank, as_stored=False).to(genome) as switch:
         sequence = _Sequence(switch, genome, moments, weights, held_out, residual, folder)
         factors, kept = sequence.run(batches)
+    del switch, sequence  # and their factors on the model's device
     key = fingerprint("refit", bank.fingerprint, genome.levels, sorted(kept), residual)
     refitted = replace(bank, factors=factors, fingerprint=key), replace(genome, bank=key)
     others = [on_device(batch, model.device) for batch in split_batches(batches)[1]]
@@ -141,8 +142,8 @@ class _Sequence:
                 self.copies.append(passes.copies)
         pruned = list(dense)
         if self.embedding:
-            there = [on_device(batch, self.model.device) for batch in batches]
-            pruned = [block_calls(self.model, b, list(blocks)).hidden for b in there]
+            moved = [on_device(batch, self.model.device) for batch in batches]
+            pruned = [block_calls(self.model, b, list(blocks)).hidden for b in moved]
         for index, (path, matrices) in enumerate(
             track(list(blocks.items()), "Refitting", unit="blocks")
         ):
@@ -155,13 +156,13 @@ class _Sequence:
                 for i, (d, p) in enumerate(zip(dense, pruned, strict=True))
             ]
             writers = []
-            with self.switch.lifted([matrix.name for matrix in matrices]), held(block):
+            with self.switch.lifted([matrix.name for matrix in matrices]), in_memory(block):
                 if self.residual:
                     whole = [m for m in matrices if m.name not in self.narrow]
                     writers = stream_writers(self.model, block, whole, calls_of_block[0], dense[0])
                 inputs, dense = self._dense_inputs(block, list(sources), calls_of_block, dense)
             before = len(self.kept)
-            with held(block):
+            with in_memory(block):
                 for source in sources:
                     group, own = [m for m in matrices if m.source == source], inputs.pop(source)
                     self._refit_group(block, group, calls_of_block, own, pruned, writers)

@@ -7,7 +7,7 @@ dropped page is read again when it is next used, mostly from the system's cache 
 import json
 import math
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -50,10 +50,18 @@ class MappedFile:
         return torch.frombuffer(self._pages, dtype=dtype, count=count, offset=offset).view(shape)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    after: Callable[[], None] | None = None,
+) -> None:
     """Write a safetensors file tensor by tensor; safetensors' own function copies all of them.
 
     Raises OSError if the disk is full.
+
+    Args:
+        after: called after each tensor.
     """
     # The largest numbers first, so that all are aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
@@ -74,6 +82,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         for name in names:
             numbers = tensors[name].detach().cpu().contiguous().flatten()
             file.write(numbers.view(torch.uint8).numpy().data if numbers.numel() else b"")
+            if after is not None:
+                after()
 
 
 _mapped: WeakSet[mmap.mmap] = WeakSet()  # A map lives as long as a view of it.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -37,3 +38,5 @@ JSON = FileFormat[Record]("json", lambda record, path: write_json_atomic(path, r
 JSON_LINES = FileFormat[Sequence[Record]]("jsonl", _write_lines, _read_lines)
 GENOME = FileFormat("json", Genome.save, Genome.load)
 BANK = FileFormat("safetensors", Bank.save, Bank.load)
+# For a run that never trains, whose memory the pages of factors should not fill.
+STREAMED_BANK = FileFormat("safetensors", partial(Bank.save, drop=True), Bank.load)

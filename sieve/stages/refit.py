@@ -3,6 +3,7 @@
 Refitted factors are better at the same ranks, so smaller genomes are refitted and tried too.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,13 +23,12 @@ from sieve.refit.token_weights import streamed_token_weights, token_weights
 from sieve.runtime.artifacts import fingerprint
 from sieve.search.lines import descend
 from sieve.search.score import Score
-from sieve.stages.cached import BANK, GENOME, JSON, Record
+from sieve.stages.cached import BANK, GENOME, JSON, STREAMED_BANK, Record
 from sieve.stages.calibrate import Calibrated
 from sieve.stages.rows import confirmation_rows, selection_objective
 from sieve.stages.run import Run
 from sieve.stages.selecting import line_from, search_inputs
 from sieve.streaming.hidden_states import hidden_states
-from sieve.streaming.offloaded import is_offloaded
 from sieve.streaming.streamed_backbone import StreamedBackbone
 
 VERSION = 3  # of the files; part of their fingerprint
@@ -50,7 +50,11 @@ def refit(
     record, genome, bank = run.cached(
         "refit",
         key,
-        {"refit-record": JSON, "refit-genome": GENOME, "refit": BANK},
+        {
+            "refit-record": JSON,
+            "refit-genome": GENOME,
+            "refit": STREAMED_BANK if _streams(run) else BANK,
+        },
         lambda: _refit(run, calibrated, bank, genome, key),
     )
     run.choose(bank, genome)
@@ -72,7 +76,8 @@ def _refit(
         tried[candidate.bank] = asdict(result) | {"feasible": result.feasible, "refitted": True}
         return result
 
-    with _aside(run) as folder:  # Files of it that are still in use stay readable.
+    # Deleted files stay readable while they are mapped.
+    with _temporary_folder(run) as folder:
         improve = _Improvement(run, calibrated, bank, key, folder)
         best = descend(line, start, improve, score, before, run.config.projection.refit_tries)
     chosen, first = best[1].bank if best else "", next(iter(tried.values()))
@@ -108,13 +113,19 @@ def with_refit(search: Record, refitted: Record | None) -> Record:
     }
 
 
+def _streams(run: Run) -> bool:
+    """Whether the blocks of the model are read while they run."""
+    return isinstance(run.backbone, StreamedBackbone) and run.config.only_runs
+
+
 @contextmanager
-def _aside(run: Run) -> Iterator[Path | None]:
-    """A temporary folder for what a refit does not keep in memory; None if the model is there."""
-    if not is_offloaded(run.backbone.model):
+def _temporary_folder(run: Run) -> Iterator[Path | None]:
+    """A folder for what a refit writes; None if the whole model is in memory."""
+    if not _streams(run):
         yield None
         return
-    with TemporaryDirectory(prefix=".refit.", dir=run.cache.root) as folder:
+    root = run.cache.root
+    with TemporaryDirectory(prefix=".refit.", dir=root, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
@@ -142,9 +153,9 @@ class _Improvement:
                 )
 
     def _streamed_weights(self, weighting: str, options: dict[str, Any]) -> dict[str, list[Tensor]]:
-        backbone, waits = self.run.backbone, self.run.config.calibration.hidden
+        backbone, where = self.run.backbone, self.run.config.calibration.hidden
         assert isinstance(backbone, StreamedBackbone)
-        with hidden_states(None if waits == "memory" else self.folder) as hidden:
+        with hidden_states(None if where == "memory" else self.folder) as hidden:
             return streamed_token_weights(
                 backbone.blocks, self.batches, hidden, weighting, **options
             )
@@ -153,6 +164,8 @@ class _Improvement:
         """Where the factors of the next refit go, or None for memory."""
         if self.folder is None:
             return None
+        for earlier in self.folder.iterdir():  # Genomes that are still tried keep their maps.
+            shutil.rmtree(earlier, ignore_errors=True)
         path = self.folder / str(self.tries)
         path.mkdir()
         return path

@@ -46,9 +46,10 @@ class HiddenStates:
             plain.view(torch.uint8).numpy().tofile(path)
         except OSError as error:
             raise OSError(
-                f"The hidden states of calibration could not be written to {self._folder} "
+                f"Hidden states could not be written to {self._folder} "
                 f"({error.strerror or error}). Free space on its disk, set paths.cache_dir to a "
-                "folder with space, lower calibration.tokens, or set calibration.hidden=memory."
+                "folder with space, lower calibration.tokens or projection.refit_tokens, or set "
+                "calibration.hidden=memory."
             ) from error
 
     def get(self, block: int, batch: int, device: torch.device) -> Tensor:

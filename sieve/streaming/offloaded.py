@@ -2,8 +2,8 @@
 
 The embedding and the output head stay in memory. A decoder block reads the weights that it needs
 when it runs and drops them afterwards, and the pages of mapped factors too. A matrix that factors
-have replaced is not read. Every pass over a batch reads the blocks again, so large batches pay.
-Only passes without gradients work.
+have replaced is not read. Every pass over a batch reads the blocks again, so large batches pay;
+`in_memory` keeps one block for many passes. Only passes without gradients work.
 """
 
 from collections.abc import Iterator
@@ -46,14 +46,14 @@ def is_offloaded(model: nn.Module) -> bool:
     return any(isinstance(vars(m).get("forward"), Offloaded) for m in model.modules())
 
 
-def held(block: nn.Module) -> AbstractContextManager[None]:
+def in_memory(block: nn.Module) -> AbstractContextManager[None]:
     """Keep what a block reads now in memory, for many passes through it."""
     forward = vars(block).get("forward")
-    return forward.held() if isinstance(forward, Offloaded) else nullcontext()
+    return forward.in_memory() if isinstance(forward, Offloaded) else nullcontext()
 
 
 @contextmanager
-def unread(model: nn.Module) -> Iterator[None]:
+def passing_on(model: nn.Module) -> Iterator[None]:
     """Let offloaded blocks return their input, for passes that ask only what blocks are given."""
     forwards = [vars(module).get("forward") for module in model.modules()]
     offloaded = [forward for forward in forwards if isinstance(forward, Offloaded)]
@@ -72,20 +72,22 @@ class Offloaded:
     def __init__(self, blocks: BlockModel, path: str, block: nn.Module) -> None:
         self.blocks, self.path, self.block = blocks, path, block
         self.reads = True
+        self._depth = 0  # of nested `in_memory`
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the block on its weights, which are read before and dropped after it."""
         if not self.reads:
             return self.blocks.returned(self.path, args[0] if args else kwargs["hidden_states"])
-        with self.held():
+        with self.in_memory():
             return type(self.block).forward(self.block, *args, **kwargs)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def in_memory(self) -> Iterator[None]:
         """Have the weights of the block in memory; those that are there already stay."""
         absent = list(_absent(self.block))
         names = [f"{self.path}.{name}" for name, _, _, _ in absent]
         tensors = self.blocks.checkpoint.read(names, self.blocks.dtype)
+        self._depth += 1
         try:
             for (_, module, leaf, _), name in zip(absent, names, strict=True):
                 weight = tensors.pop(name).to(self.blocks.device)
@@ -94,7 +96,8 @@ class Offloaded:
         finally:
             for _, module, leaf, parameter in absent:
                 module._parameters[leaf] = parameter
-            if absent:
+            self._depth -= 1
+            if not self._depth:
                 drop_pages()  # of factors, which are views of the bank's files
 
 

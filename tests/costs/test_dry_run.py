@@ -145,6 +145,7 @@ def test_each_device_of_fsdp_holds_less_of_the_model(tmp_path):
 
 def test_a_streamed_model_that_only_runs_has_its_ends_and_a_block(tmp_path):
     base = ("+experiment=paper_llama3_1_8b", "task=sst2", "search=uniform", "export=factorized")
+    base += ("projection=loss_aware",)
     stream = "calibration.strategy=stream"
     runs = forecast(tmp_path, *base, stream, "projection.refit=true")
     tuned = forecast(tmp_path, *base, stream, "projection.tune_steps=10")
@@ -155,6 +156,11 @@ def test_a_streamed_model_that_only_runs_has_its_ends_and_a_block(tmp_path):
     ends = 2 * (runs["parameters"] - runs["prunable"])
     assert weights[0] == pytest.approx([ends + runs["prunable"] * 2 / 32] * 3)
     assert weights[1] == [2 * runs["parameters"]] * 3
+    parts = [stage(record, "refit")["parts_bytes"] for record in (runs, tuned)]
+    assert parts[0]["weights of two blocks"] == pytest.approx(2 * runs["prunable"] * 2 / 32)
+    assert "weights of two blocks" not in parts[1]
+    assert parts[0]["activations"] < parts[1]["activations"] / 10
+    assert stage(runs, "refit")["seconds"] > 0
 
 
 def test_streaming_holds_a_block_and_its_moments(tmp_path):

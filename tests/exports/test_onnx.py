@@ -164,6 +164,9 @@ def test_8_bit_weights_are_smaller_and_weights_too_large_for_a_graph_are_beside_
     monkeypatch.setattr("sieve.exports.onnx.GRAPH_LIMIT", 0)
     path = sieve.export(llama.model, tiny_tokenizer(), tmp_path / "small", "onnx_int8")
     assert sorted(file.name for file in path.glob("model*")) == ["model.onnx", "model.onnx.data"]
+    weights = onnx.load(path / "model.onnx", load_external_data=False).graph.initializer
+    kinds = {weight.data_type for weight in weights if weight.name.endswith("_quantized")}
+    assert kinds == {onnx.TensorProto.UINT8}  # Sums of signed ones saturate on some processors.
     data = path / "model.onnx.data"
     assert graph_bytes(path) == (path / "model.onnx").stat().st_size + data.stat().st_size
     assert 2 * graph_bytes(path) < graph_bytes(llama.folder)
