@@ -6,7 +6,7 @@ from functools import cached_property
 
 from sieve.bank.genome import Sizing
 from sieve.bank.pivoting import CHOICES
-from sieve.calibration.schedule import needs_of
+from sieve.calibration.schedule import groups_of, needs_of
 from sieve.config import Config, DeviceConfig
 from sieve.costs.batches import calibration_bytes, fitting_tokens
 from sieve.costs.lengths import Lengths
@@ -206,10 +206,12 @@ class Plan:
         if self.config.batch_tokens:
             return self.config.batch_tokens
         calibration, lengths = self.config.calibration, self.lengths
-        blocks = 1 if calibration.checkpointing else self.shape.layers
+        streams, matrices = calibration.strategy == "stream", list(self.shape.matrices)
+        blocks = 1 if streams or calibration.checkpointing else self.shape.layers
+        groups = groups_of(matrices, 1 if streams else calibration.layers_at_once)
         free = (float(self.device.memory_gib or 0) - self.device.overhead_gib) * GIB
         free -= sum(self.weights.values())
-        free -= sum(moment_bytes(list(self.shape.matrices), self.needs, self.by_gradient))
+        free -= max(sum(moment_bytes(g, self.needs, self.by_gradient)) for g in groups)
 
         def pass_bytes(tokens: int) -> float:
             share = min(1.0, lengths.answer / lengths.calibration)

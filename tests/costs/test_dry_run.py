@@ -163,6 +163,17 @@ def test_a_streamed_model_that_only_runs_has_its_ends_and_a_block(tmp_path):
     assert stage(runs, "refit")["seconds"] > 0
 
 
+def test_a_pass_of_a_streamed_model_has_room_for_more_tokens(tmp_path):
+    base = ("+experiment=paper_llama3_1_8b", "task=sst2", "projection=loss_aware", "device=h100")
+    base += ("device.memory_gib=40", "projection.refit=false")
+    whole, streamed = (
+        forecast(tmp_path, *base, f"calibration.strategy={strategy}")
+        for strategy in ("whole", "stream")
+    )
+    rows = [stage(r, "search")["parts_bytes"]["activations"] for r in (whole, streamed)]
+    assert rows[1] > 2 * rows[0]
+
+
 def test_streaming_holds_a_block_and_its_moments(tmp_path):
     base = ("+experiment=paper_llama3_1_8b", "task=sst2", "projection=loss_aware")
     whole, streamed = (
