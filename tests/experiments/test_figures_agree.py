@@ -52,7 +52,7 @@ def shared_figures(results: Results) -> Iterator[Pair]:
         dense = results["curve"]["subjects"][subject]["dense"]
         yield f"dense {subject}", {"drop": dense}, {"drop": entry["dense"]}
     for task, rivals in results["rivals"]["tasks"].items():
-        methods = results["real"]["tasks"][task]["methods"]
+        methods = results["real"]["tasks"].get(task, {"methods": {}})["methods"]
         for rival, part in (("tuned", "dense"), ("sieve", "pruned")):
             if rival in rivals and "sieve" in methods:
                 own = {"drop": {"value": methods["sieve"][part]}}

@@ -112,6 +112,11 @@ def test_a_tuning_that_is_killed_leaves_no_adapter(
     assert adapter.exists()
 
 
+def test_a_task_that_is_only_tuned_so_far_is_left_out() -> None:
+    tuned = {"before": 0.5, "after": 0.9, "steps": 150}
+    assert real.summarize({"real/smollm2_trec-tune": tuned})["tasks"] == {}
+
+
 def test_eight_bits_are_compared_on_one_genome() -> None:
     record = {"accuracy_before": 0.938, "accuracy_after": 0.934, "saved": 0.9}
     assert real.eight_bits(record) == {"cost": 0.004, "saved": 0.9}
