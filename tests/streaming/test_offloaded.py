@@ -1,5 +1,6 @@
 """A model whose blocks are read while they run does what the whole model does."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from models import (
 )
 from runs import finished, make_world
 from sieved import banked, logits, mixed, tokens
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sieve.bank.bank import Bank, fit
@@ -66,6 +68,15 @@ def held(model: PreTrainedModel) -> int:
     """Numbers of the blocks in memory."""
     blocks = [model.get_submodule(path) for path in block_paths(model)]
     return sum(p.numel() for block in blocks for p in block.parameters() if not p.is_meta)
+
+
+def is_mapped(tensor: Tensor, folder: Path) -> bool:
+    """Whether a tensor is a part of a file of a folder."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if str(folder) in line and start <= tensor.data_ptr() < end:
+            return True
+    return False
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -233,6 +244,9 @@ def test_a_refit_has_the_factors_of_the_whole_model(
         torch.testing.assert_close(found.bank.factors[name].v, whole.bank.factors[name].v)
     written = {path.stem for path in (tmp_path / "new").iterdir()}
     assert written == {block_of(name) for name in found.kept}
+    if sys.platform == "linux":
+        for name in found.kept:
+            assert is_mapped(found.bank.factors[name].v, tmp_path / "new"), name
     # Twice to refit, and for 3 held-out batches of the dense model and of both pruned ones.
     norms = [name for name in reads if "norm" in name or "ln_1.weight" in name]
     assert {norms.count(name) for name in norms} == {2 + 3 * 3}
