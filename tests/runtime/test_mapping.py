@@ -113,3 +113,14 @@ def test_a_file_that_is_written_tensor_by_tensor_is_one_of_safetensors(
             assert read.equal(tensor) and read.dtype == tensor.dtype, name
     mapped = MappedFile(tmp_path / "own")
     assert all(mapped.get_tensor(name).equal(tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_pages_are_dropped_while_a_bank_is_saved_only_if_asked(
+    drop: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drops: list[None] = []
+    monkeypatch.setattr("sieve.bank.files.drop_pages", lambda: drops.append(None))
+    bank = banked(tiny_llama())
+    bank.save(tmp_path / "bank", drop)
+    assert len(drops) == drop * 4 * len(bank.names)  # U, V, energies and the mean of each
