@@ -6,7 +6,9 @@ Takes seconds for any size, without weights and without a GPU. Shows a table and
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
+from sieve.checks import check
 from sieve.config import Config, shards
 from sieve.costs.lengths import Lengths, lengths_of
 from sieve.costs.plan import KEPT, TYPICAL, Plan, Stage
@@ -37,6 +40,7 @@ FASTER = 1.2  # a dtype that is at least this many times as fast is named
 USABLE = 0.95  # share of a device's memory that a run can fill
 MAX_DEVICES = 4096
 THRIFTY = "calibration.layers_at_once=1 calibration.checkpointing=true"
+STREAMED = "calibration.strategy=stream"
 UNREFITTED = "projection.refit=false"
 Record = dict[str, Any]  # a JSON object
 
@@ -207,22 +211,46 @@ def remedy(plan: Plan) -> tuple[int, str] | None:
 
     It names a run without the refit only if none with it fits.
     """
-    config = plan.config
-    calibration = replace(config.calibration, layers_at_once=1, checkpointing=True)
-    thrifty = replace(config, calibration=calibration)
-    unrefitted = replace(thrifty, projection=replace(config.projection, refit=False))
-    ways = [*_ways(plan, config, []), *_ways(plan, thrifty, [THRIFTY])]
-    return min(ways or _ways(plan, unrefitted, [THRIFTY, UNREFITTED]), default=None)
+    ways = _thriftier(plan.config)
+    unrefitted = {
+        f"{words} {UNREFITTED}".strip(): replace(
+            config, projection=replace(config.projection, refit=False)
+        )
+        for words, config in ways.items()
+    }
+    return _fewest(plan, ways) or _fewest(plan, unrefitted)
 
 
-def _ways(plan: Plan, config: Config, settings: list[str]) -> list[tuple[int, str]]:
-    """The fewest devices for a run with other settings, and all settings; empty if none suffice."""
+def _thriftier(config: Config) -> dict[str, Config]:
+    """A run's settings, and others that hold less of the model in memory, by what is to be set."""
+    if config.calibration.strategy == "stream":
+        return {"": config}
+    thrifty = replace(config.calibration, layers_at_once=1, checkpointing=True)
+    ways = {"": config, THRIFTY: replace(config, calibration=thrifty)}
+    streamed = replace(
+        config, calibration=replace(config.calibration, strategy="stream", layers_at_once=None)
+    )
+    with suppress(ValueError):  # Some settings need the whole model.
+        check(streamed)
+        kept = config.calibration.layers_at_once is None
+        ways[STREAMED if kept else f"{STREAMED} calibration.layers_at_once=null"] = streamed
+    return ways
+
+
+def _fewest(plan: Plan, ways: dict[str, Config]) -> tuple[int, str] | None:
+    """The way with the fewest devices, the first of equals; None if none fits."""
+    found = [way for words, config in ways.items() if (way := _way(plan, config, words))]
+    return min(found, key=itemgetter(0), default=None)
+
+
+def _way(plan: Plan, config: Config, words: str) -> tuple[int, str] | None:
+    """The fewest devices for a run with other settings, and all settings; None if none suffice."""
     counts = range(plan.shards, MAX_DEVICES + 1)
     # With more devices, each holds less or as much.
     place = bisect_left(counts, True, key=lambda n: fits(replace(plan, config=config, shards=n)))
     if place == len(counts):
-        return []
-    return [(counts[place], " ".join([*["trainer=fsdp"] * (place > 0), *settings]))]
+        return None
+    return counts[place], " ".join(["trainer=fsdp"] * (place > 0) + [words] * bool(words))
 
 
 def fits(plan: Plan) -> bool:

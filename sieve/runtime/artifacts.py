@@ -54,8 +54,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     Raises OSError that names `path` if the disk is full or the folder is not writable.
     """
     path = Path(path)
-    own = f"{_process_space()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    partial = path.with_name(f".{path.name}.{own}.partial")
+    partial = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
@@ -66,6 +65,29 @@ def written_beside(path: Path) -> Iterator[Path]:
         raise _write_error(path, error) from error
     finally:
         _remove(partial)
+
+
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a new hidden folder under `parent`, which is removed at the end.
+
+    Those of the same name that killed processes left are removed first.
+    """
+    path = Path(parent) / name
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
+    folder = _temporary(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:  # Network file systems keep a file that is mapped.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A hidden path beside `path` that names this process."""
+    own = f"{_process_space()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    return path.with_name(f".{path.name}.{own}.partial")
 
 
 def _write_error(path: Path, error: Exception) -> OSError:

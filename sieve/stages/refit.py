@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +19,7 @@ from sieve.projections.moments import BY_GRADIENT, weighting_for
 from sieve.recovery.recovery import tune
 from sieve.refit.refit import refit as refit_genome
 from sieve.refit.token_weights import streamed_token_weights, token_weights
-from sieve.runtime.artifacts import fingerprint
+from sieve.runtime.artifacts import fingerprint, temporary_folder
 from sieve.search.lines import descend
 from sieve.search.score import Score
 from sieve.stages.cached import BANK, GENOME, JSON, STREAMED_BANK, Record
@@ -124,9 +123,8 @@ def _temporary_folder(run: Run) -> Iterator[Path | None]:
     if not _streams(run):
         yield None
         return
-    root = run.cache.root
-    with TemporaryDirectory(prefix=".refit.", dir=root, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    with temporary_folder(run.cache.root, "refit") as folder:
+        yield folder
 
 
 class _Improvement:

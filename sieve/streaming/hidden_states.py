@@ -4,13 +4,14 @@ Files are read and written without memory maps, since mapped pages would count a
 memory. In memory, hidden states of a GPU model are page-locked.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from sieve.runtime.artifacts import temporary_folder
 
 
 @contextmanager
@@ -19,9 +20,8 @@ def hidden_states(parent: Path | None = None) -> Iterator["HiddenStates"]:
     if parent is None:
         yield HiddenStates()
         return
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".hidden.", dir=parent) as folder:
-        yield HiddenStates(Path(folder))
+    with temporary_folder(parent, "hidden") as folder:
+        yield HiddenStates(folder)
 
 
 class HiddenStates:

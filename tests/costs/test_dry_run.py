@@ -125,6 +125,25 @@ def test_a_refit_that_fits_on_no_number_of_devices_is_named(tmp_path):
     )
 
 
+def test_a_run_that_fits_where_blocks_are_read_in_turn_says_so(tmp_path):
+    base = ("+experiment=paper_llama3_1_8b", "task=sst2", "device=h100", "device.memory_gib=22")
+    one_level = (*base, "search=uniform", "projection.refit=false")
+    whole = forecast(tmp_path, *one_level)
+    assert whole["verdict"].endswith("It fits on 1 × h100 with calibration.strategy=stream.")
+    assert forecast(tmp_path, *one_level, "calibration.strategy=stream")["fits"]
+    grouped = forecast(tmp_path, *one_level, "calibration.layers_at_once=2")["verdict"]
+    assert grouped.endswith("calibration.strategy=stream calibration.layers_at_once=null.")
+
+
+def test_what_a_run_refuses_is_no_remedy(tmp_path):
+    base = ("+experiment=paper_llama3_1_8b", "task=sst2", "device=h100", "search=uniform")
+    streamed = (*base, "calibration.strategy=stream", "recovery=lora", "device.memory_gib=14")
+    verdict = forecast(tmp_path, *streamed)["verdict"]  # A recovery needs the whole model.
+    assert "fits on 1" not in verdict and "layers_at_once" not in verdict
+    agreeing = (*base, "task.metric=agreement", "device.memory_gib=14")
+    assert "strategy=stream" not in forecast(tmp_path, *agreeing)["verdict"]
+
+
 def test_each_device_of_fsdp_holds_less_of_the_model(tmp_path):
     base = ("+experiment=paper_llama3_1_8b", "task=sst2", "device=h100", "search=uniform")
     one = forecast(tmp_path, *base)

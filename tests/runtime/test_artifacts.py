@@ -15,6 +15,7 @@ from sieve.runtime.artifacts import (
     fingerprint,
     hash_files,
     read_json,
+    temporary_folder,
     write_json_atomic,
     write_text_atomic,
     written_beside,
@@ -101,6 +102,28 @@ def test_only_what_is_surely_left_behind_is_removed(tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     write_text_atomic(path, "new")
     assert set(tmp_path.iterdir()) == {path, alive, young, other}
+
+
+def test_a_temporary_folder_goes_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from sieve.runtime.artifacts import temporary_folder\n"
+        "with temporary_folder(Path(sys.argv[1]), 'hidden') as folder:\n"
+        "    (folder / 'states').write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    (killed,) = tmp_path.iterdir()
+    assert done.returncode == -9 and [p.name for p in killed.iterdir()] == ["states"]
+    with temporary_folder(tmp_path, "other") as other:  # Of another name: not its own to remove.
+        assert set(tmp_path.iterdir()) == {killed, other}
+    with (
+        temporary_folder(tmp_path, "hidden") as first,
+        temporary_folder(tmp_path, "hidden") as second,
+    ):
+        assert set(tmp_path.iterdir()) == {first, second}  # Which live.
+    with pytest.raises(RuntimeError), temporary_folder(tmp_path / "new", "hidden"):
+        raise RuntimeError
+    assert [p.name for p in tmp_path.rglob("*")] == ["new"]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
