@@ -1,5 +1,7 @@
 """Copies of a bank's factors on the device and in the dtype that a model computes in."""
 
+from collections.abc import Mapping
+
 import torch
 
 from sieve.bank.bank import Bank, BankFactors
@@ -15,6 +17,7 @@ class DeviceFactors:
     Args:
         position, world: copy only every `world`-th direction, starting at `position`.
         spare: how many directions to copy for each direction that is needed.
+        places: the devices of matrices whose factors are on another one.
     """
 
     def __init__(
@@ -25,8 +28,10 @@ class DeviceFactors:
         position: int = 0,
         world: int = 1,
         spare: float = SPARE,
+        places: Mapping[str, torch.device] | None = None,
     ) -> None:
         self._bank, self._device, self._dtype = bank, device, dtype
+        self._places = places or {}
         self._position, self._world, self._spare = position, world, spare
         self._copies: dict[str, BankFactors] = {}
         self._replaced: dict[str, BankFactors] = {}
@@ -43,11 +48,12 @@ class DeviceFactors:
         factors = self._replaced.get(name, self._bank.factors[name])
         if not 0 <= rank <= factors.rank:
             raise ValueError(f"{name}: got rank {rank}, expected 0 to {factors.rank}.")
-        is_here = factors.u.device == self._device and factors.u.dtype == self._dtype
+        device = self._places.get(name, self._device)
+        is_here = factors.u.device == device and factors.u.dtype == self._dtype
         if self._world > 1 or not is_here:
             factors = factors.cut(min(int(self._spare * rank), factors.rank))
             factors = factors.every(self._position, self._world)
-        self._copies[name] = factors.to(self._device, self._dtype)
+        self._copies[name] = factors.to(device, self._dtype)
         return self._copies[name]
 
     def replace(self, name: str, factors: BankFactors) -> None:

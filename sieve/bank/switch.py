@@ -40,7 +40,8 @@ class Switch:
         split: split the factors of a sharded model over its ranks, except those that siblings
             share. Then only passes without gradients work.
         held: where factors are if not on the model's device, "meta" for nowhere. Such a model can
-            be written but does not run.
+            be written but does not run. The factors of a model whose blocks are read while they
+            run are on the CPU, and each block takes its own to the device then.
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class Switch:
         held: torch.device | None = None,
     ) -> None:
         self.model = model
-        self.device = held or model.device
+        reads = is_offloaded(model)
+        self.device = held or (torch.device("cpu") if reads else model.device)
+        ends = {m.name: model.device for m in bank.matrices if m.layer is None}
+        self._places = ends if reads and held is None else {}
         self.bank = bank
         self.as_stored = as_stored
         self.dense = {m.name: model.get_submodule(m.name) for m in bank.matrices}
@@ -63,13 +67,15 @@ class Switch:
             )
         self._pivots = as_stored and bank.sizing.storage == "pivoted"
         spare = 1.0 if as_stored else SPARE  # Stored forms serve one genome, views many in turn.
-        self._factors = DeviceFactors(bank, self.device, model.dtype, spare=spare)
+        self._factors = DeviceFactors(
+            bank, self.device, model.dtype, spare=spare, places=self._places
+        )
         self._split = SplitFactors(model, bank) if split and is_sharded(model) else None
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
         biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
         self.biases = {
-            n: None if b is None else whole(b).to(self.device) for n, b in biases.items()
+            n: None if b is None else whole(b).to(self._place(n)) for n, b in biases.items()
         }
         self._layers: dict[str, FactorizedLinear] = {}
         self._narrow: dict[str, tuple[int, dict[str, nn.Module]]] = {}  # of the last rank
@@ -218,6 +224,10 @@ class Switch:
         set_factors(layer, factors.u[:, :rank], factors.v[:rank], bias)
         return layer
 
+    def _place(self, name: str) -> torch.device:
+        """Where the factors of a matrix are."""
+        return self._places.get(name, self.device)
+
     def _layer(self, name: str, bias: Tensor | None) -> FactorizedLinear:
         """The plain layer of a matrix, the same for all ranks."""
         if name not in self._layers:
@@ -234,7 +244,7 @@ class Switch:
             factors = self.bank.factors[name].cut(rank)
             bias = None if bias is None else bias.to(device)
             pivoted = pivot(factors.u.to(device), factors.v.to(device), bias)
-            self._pivoted[name] = rank, pivoted.to(self.device)
+            self._pivoted[name] = rank, pivoted.to(self._place(name))
             self._release()
         return self._pivoted[name][1]
 
@@ -252,7 +262,7 @@ class Switch:
         if (name, rank) not in self._biases:
             factors, fitted = self.bank.factors[name], None
             if factors.offset is not None:
-                cut = factors.cut(rank).to(self.device, self.model.dtype)
+                cut = factors.cut(rank).to(self._place(name), self.model.dtype)
                 fitted = cut.bias(rank)
             self._biases[name, rank] = add_biases(self.biases[name], fitted, self.bank.dtype)
         return self._biases[name, rank]

@@ -122,6 +122,15 @@ class Plan:
         """Whether every stage reads the model block by block."""
         return self.config.calibration.strategy == "stream" and self.config.only_runs
 
+    def placed(self, size: float, copies: bool = True) -> Parts:
+        """Factors of `size` bytes. A GPU has those of one block of a streamed model at a time.
+
+        copies: whether host memory has the others beside the bank.
+        """
+        if self.on_cpu or not self.streams:
+            return {"factors": size}
+        return {"factors": size / self.shape.layers} | self.on_host("factors", size * copies)
+
     @property
     def block_bytes(self) -> float:
         """Bytes of the prunable weights of a block."""
@@ -164,7 +173,7 @@ class Plan:
     @property
     def pruned(self) -> Parts:
         """`dense`, and the factors of one genome as they are stored."""
-        return self.dense | {"factors": KEPT * self.shape.prunable * self.itemsize}
+        return self.dense | self.placed(KEPT * self.shape.prunable * self.itemsize)
 
     @property
     def shared(self) -> Parts:

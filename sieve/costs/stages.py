@@ -115,7 +115,8 @@ def search(plan: Plan) -> Stage:
     )
     expected, most = scored / plan.workers
     factors = plan.sharded(plan.factor_bytes, 2 * plan.factor_bytes / plan.shape.layers)
-    parts = plan.dense | {"factors": factors} | plan.scoring
+    views = plan.compute == plan.bank_dtype
+    parts = plan.dense | plan.placed(factors, copies=not views) | plan.scoring
     measured = settings.method == "genetic" and "measured" in settings.seeds
     if shares and (settings.bottlenecks or measured):
         tokens = rows * plan.lengths.scored / plan.devices

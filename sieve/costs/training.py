@@ -84,7 +84,8 @@ def refit(plan: Plan) -> Stage | None:
         steps = replace(rows, count=settings.tune_steps * batch / rows.length)
         seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, steps)
         once, parts = once + seconds, parts | trained
-    parts["factors"] = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
+    switches = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
+    parts |= plan.placed(switches, copies=plan.compute != plan.bank_dtype)
     scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 1)
     if weighs:  # The tokens, once for all genomes.
         scored += plan.run(rows, backward=1, again=streams)

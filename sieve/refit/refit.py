@@ -229,13 +229,14 @@ class _Sequence:
             if self.ranks[matrix.name] is not None:
                 fitted, held_out = sums[matrix.name if self.weights else names[0]]
                 self._refit_matrix(matrix, fitted, held_out)
-        for name in writing:
-            before = whole_layer(self.switch.dense[name])
-            after = whole_layer(self.model.get_submodule(name))
-            for index, pruned_input in enumerate(inputs):
-                x = dense[index].to(self.model.dtype)
-                lost = before(x) - after(pruned_input.to(self.model.dtype))
-                self.lost[index] = self.lost[index] + lost.float()
+        with in_memory(block):  # The new factors, too.
+            for name in writing:
+                before = whole_layer(self.switch.dense[name])
+                after = whole_layer(self.model.get_submodule(name))
+                for index, pruned_input in enumerate(inputs):
+                    x = dense[index].to(self.model.dtype)
+                    lost = before(x) - after(pruned_input.to(self.model.dtype))
+                    self.lost[index] = self.lost[index] + lost.float()
 
     def _joined(self, group: list[Matrix], readers: list[Matrix]) -> list[Matrix]:
         """Stacked matrices in place of the readers that share factors, and the rest of `group`."""

@@ -2,7 +2,8 @@
 
 The embedding and the output head stay in memory. A decoder block reads the weights that it needs
 when it runs and drops them afterwards, and the pages of mapped factors too. A matrix that factors
-have replaced is not read. Every pass over a batch reads the blocks again, so large batches pay;
+have replaced is not read; its factors stay in host memory, and a GPU has copies of them while the
+block runs. Every pass over a batch reads the blocks again, so large batches pay;
 `in_memory` keeps one block for many passes. Only passes without gradients work.
 """
 
@@ -66,6 +67,9 @@ def passing_on(model: nn.Module) -> Iterator[None]:
             forward.reads = True
 
 
+_Place = tuple[dict[str, Any], str]  # a module's tensors of a kind, and a name
+
+
 class Offloaded:
     """The forward method of a block that is read when it runs."""
 
@@ -84,21 +88,43 @@ class Offloaded:
     @contextmanager
     def in_memory(self) -> Iterator[None]:
         """Have the weights of the block in memory; those that are there already stay."""
-        absent = list(_absent(self.block))
+        device = self.blocks.device
+        absent, elsewhere = list(_absent(self.block)), list(_elsewhere(self.block, device))
         names = [f"{self.path}.{name}" for name, _, _, _ in absent]
         tensors = self.blocks.checkpoint.read(names, self.blocks.dtype)
+        placed: list[tuple[_Place, Tensor, Tensor]] = []  # and what was there before
         self._depth += 1
         try:
-            for (_, module, leaf, _), name in zip(absent, names, strict=True):
-                weight = tensors.pop(name).to(self.blocks.device)
-                module._parameters[leaf] = nn.Parameter(weight, requires_grad=False)
+            for (_, module, leaf, parameter), name in zip(absent, names, strict=True):
+                weight = nn.Parameter(tensors.pop(name).to(device), requires_grad=False)
+                placed.append(((module._parameters, leaf), weight, parameter))
+                module._parameters[leaf] = weight
+            for store, leaf, tensor in elsewhere:
+                here = _moved(tensor, device)
+                placed.append(((store, leaf), here, tensor))
+                store[leaf] = here
             yield
         finally:
-            for _, module, leaf, parameter in absent:
-                module._parameters[leaf] = parameter
+            for (store, leaf), here, before in placed:
+                if store.get(leaf) is here:  # Otherwise a layer has other factors by now.
+                    store[leaf] = before
             self._depth -= 1
             if not self._depth:
                 drop_pages()  # of factors, which are views of the bank's files
+
+
+def _elsewhere(block: nn.Module, device: torch.device) -> Iterator[tuple[Any, str, Tensor]]:
+    """The factors of a block that are not on its device: where they are kept, name, tensor."""
+    for module in block.modules():
+        for store in (module._parameters, module._buffers):
+            for leaf, tensor in list(store.items()):
+                if tensor is not None and not tensor.is_meta and tensor.device != device:
+                    yield store, leaf, tensor
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    moved = tensor.detach().to(device)
+    return nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
 
 
 def _absent(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

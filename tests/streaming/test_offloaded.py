@@ -1,6 +1,7 @@
 """A model whose blocks are read while they run does what the whole model does."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from sieve.refit.blocks import block_calls
 from sieve.refit.refit import refit
 from sieve.refit.token_weights import streamed_token_weights, token_weights
 from sieve.streaming.hidden_states import hidden_states
-from sieve.streaming.offloaded import is_offloaded
+from sieve.streaming.offloaded import in_memory, is_offloaded
 from sieve.streaming.streamed_backbone import StreamedBackbone, load_streamed
 
 FAMILIES = {
@@ -176,6 +177,51 @@ def test_only_what_factors_do_not_replace_is_read(
     with Switch(parts, bank).to(mixed(bank, (0.3,))):
         logits(parts)
     assert names and all("norm" in name for name in names)
+
+
+@pytest.mark.parametrize("storage", ["plain", "pivoted"])
+def test_a_block_takes_its_factors_to_the_device_while_it_runs(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands in for a GPU: it runs blocks, and refuses what is elsewhere."""
+    model = tiny_gpt2()  # with biases
+    parts = offloaded(model, tmp_path / "model")
+    bank, path = banked(model, storage=storage), block_paths(parts)[0]
+    block, gpu = parts.get_submodule(path), torch.device("meta")
+    hidden = torch.randn(1, 4, model.config.hidden_size)
+
+    def here() -> list[int]:
+        return [id(t) for t in [*block.parameters(), *block.buffers()] if not t.is_meta]
+
+    if storage == "plain":  # The rows of a pivoted form are chosen on the device.
+        monkeypatch.setattr(type(parts), "device", gpu)
+    Switch(parts, bank, as_stored=storage == "pivoted").to(mixed(bank, (0.3, 0.6)))
+    monkeypatch.setattr(vars(block)["forward"].blocks, "device", gpu)
+    factors = here()
+    assert len(factors) >= 4 * 3  # matrices, each with two factors and a bias
+    out = block(hidden.to(gpu))
+    assert (out[0] if isinstance(out, tuple) else out).is_meta
+    assert here() == factors
+    with pytest.raises(RuntimeError):
+        block(hidden)
+
+
+def test_a_layer_that_gets_other_factors_while_its_block_is_in_memory_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_llama()
+    parts = offloaded(model, tmp_path / "model")
+    bank, path = banked(model), block_paths(parts)[0]
+    block = parts.get_submodule(path)
+    switch = Switch(parts, bank, as_stored=False).to(mixed(bank, (0.3,)))
+    name = next(matrix.name for matrix in bank.matrices if matrix.name.startswith(path))
+    layer = parts.get_submodule(name)
+    monkeypatch.setattr(vars(block)["forward"].blocks, "device", torch.device("meta"))
+    with in_memory(block):
+        assert layer.factor_in.weight.is_meta
+        old = bank.factors[name]
+        switch.replace(name, replace(old, v=2 * old.v), 3)
+    assert layer.factor_in.weight.equal(2 * old.v[:3])
 
 
 def test_rows_share_a_prefix(tmp_path: Path) -> None:
