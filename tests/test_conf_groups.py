@@ -74,6 +74,7 @@ def test_an_option_of_a_group_composes(group: str, option: str) -> None:
     assert isinstance(load(task, f"{group}={option}", *said), Config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_composes_and_takes_another_task(name: str) -> None:
     for task in ([], ["task=sst2"]):
@@ -104,6 +105,7 @@ def test_an_almanac_task_brings_the_embedded_model(name: str) -> None:
     assert load(f"+task={name}").model.path == str(ASSETS / "embedded")
 
 
+@pytest.mark.slow
 def test_the_command_line_has_the_last_word_on_the_model() -> None:
     for overrides in (
         ("+task=almanac_medicine", "model=phi3_mini"),
@@ -133,6 +135,7 @@ def test_jsonl_without_a_folder_is_told_to_name_one() -> None:
         build_task(load("+task=jsonl").task)
 
 
+@pytest.mark.slow
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValueError, match="tokns"):
         load("+task=sst2", "+calibration.tokns=3")

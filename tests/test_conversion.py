@@ -9,6 +9,7 @@ from sieve.conversion import register_resolvers, to_config
 OWN = ("+task=jsonl", "model=embedded")
 
 
+@pytest.mark.slow
 def test_a_space_between_prompt_and_answer_is_not_doubled(caplog: pytest.LogCaptureFixture) -> None:
     assert load(*OWN, "task.prompt='{text}: '").task.prompt == "{text}:"
     assert "the space at the end of task.prompt is removed" in caplog.text

@@ -51,6 +51,7 @@ def test_a_run_that_is_killed_seven_times_ends_as_one_that_is_not(tmp_path: Path
     assert not list(run_dir.glob(".*.partial"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_end_says_what_is_finished_and_how_to_resume(tmp_path: Path) -> None:
     done = run_sieve(make_world(tmp_path), tmp_path / "ended", *QUICK, kill="calibrate:terminate")
     assert done.status == 130, done.stderr

@@ -59,6 +59,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.stdout.endswith("imported: []\n")
 
 
+@pytest.mark.slow
 def test_a_folder_of_runs_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = command(tmp_path, "+task=sst2", "paths.runs_dir=file/runs")

@@ -44,6 +44,7 @@ def test_two_runs_agree_byte_for_byte_and_a_second_tolerance_reuses_the_bank(wor
         assert (world / "c" / name).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -96,6 +97,7 @@ def test_two_roles_of_the_same_rows_are_refused(world: Path) -> None:
     refused(world, "carve it out of the calibration split", "task.splits.test=train")
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_named(world: Path) -> None:
     model = tiny_llama()
     with torch.no_grad():
@@ -105,6 +107,7 @@ def test_weights_that_are_not_finite_are_named(world: Path) -> None:
     refused(world, "up_proj.weight are not finite", f"model.path={world / 'nan'}")
 
 
+@pytest.mark.slow
 def test_a_model_without_a_prunable_matrix_is_refused(world: Path) -> None:
     build(
         "Llama", hidden_size=32, intermediate_size=32, num_hidden_layers=0, num_attention_heads=2
@@ -113,6 +116,7 @@ def test_a_model_without_a_prunable_matrix_is_refused(world: Path) -> None:
     refused(world, "has no prunable matrix", f"model.path={world / 'bare'}")
 
 
+@pytest.mark.slow
 def test_a_damaged_artifact_is_named(world: Path) -> None:
     assert run_sieve(world, world / "fitted", "until=fit", cache="damaged").status == 0
     bank = next((world / "damaged").glob("bank-*/*.safetensors"))
@@ -120,6 +124,7 @@ def test_a_damaged_artifact_is_named(world: Path) -> None:
     refused(world, f"{bank} is damaged", cache="damaged")
 
 
+@pytest.mark.slow
 def test_a_genome_of_another_bank_is_refused(world: Path) -> None:
     finished(world, "mixed", "speed.enabled=false", "export=none", cache="mixed")
     genome = next((world / "mixed").glob("genome-*"))
@@ -129,11 +134,13 @@ def test_a_genome_of_another_bank_is_refused(world: Path) -> None:
     refused(world, "the genome belongs to bank", cache="mixed")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_named(world: Path) -> None:
     refused(world, "could not be written", cache="full", file_size=20_000)
     assert not list((world / "full").iterdir())  # Nothing is left half written.
 
 
+@pytest.mark.slow
 def test_a_sweep_over_many_devices_is_refused(world: Path) -> None:
     refused(
         world,
@@ -144,6 +151,7 @@ def test_a_sweep_over_many_devices_is_refused(world: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_multirun_leaves_a_result_per_job(world: Path) -> None:
     folder = world / "sweep"
     done = run_sieve(
@@ -160,6 +168,7 @@ def test_a_multirun_leaves_a_result_per_job(world: Path) -> None:
     assert [result["projection"] for result in results] == ["output", "svd"]
 
 
+@pytest.mark.slow
 def test_dense_weights_without_room_for_a_bias_are_searched_without_rank_zero(
     world: Path,
 ) -> None:
@@ -171,6 +180,7 @@ def test_dense_weights_without_room_for_a_bias_are_searched_without_rank_zero(
     refused(world, "use export=factorized", "export=dense", "projection=affine")
 
 
+@pytest.mark.slow
 def test_without_a_mean_and_at_level_zero_the_model_still_runs(world: Path) -> None:
     result = finished(world, "affine", "projection=affine", "search.levels=[1,0]", "tolerance=0.99")
     genome = json.loads((world / "affine/genome.json").read_text())
@@ -224,6 +234,7 @@ def test_two_processes_find_what_one_finds(
     assert genomes[0]["levels"] == genomes[1]["levels"]
 
 
+@pytest.mark.slow
 def test_recovery_trains_the_same_on_two_processes_as_on_one(
     world: Path, alone_and_joined: tuple[dict[str, Any], dict[str, Any]]
 ) -> None:
@@ -247,10 +258,12 @@ def test_recovery_trains_the_same_on_two_processes_as_on_one(
     assert not other["cached"]["recover"]
 
 
+@pytest.mark.slow
 def test_fewer_batches_than_processes_are_refused(world: Path) -> None:
     refused(world, "got 1 batches for 2 processes", *DDP, cache="few", ranks=2)
 
 
+@pytest.mark.slow
 def test_layer_by_layer_calibration_gives_the_same_bank(world: Path) -> None:
     found = {}
     for name, overrides in (("all", ()), ("one", ("calibration.layers_at_once=1",))):
@@ -266,6 +279,7 @@ def test_layer_by_layer_calibration_gives_the_same_bank(world: Path) -> None:
         assert torch.equal(factors.v, found["one"].factors[name].v)
 
 
+@pytest.mark.slow
 def test_the_paper_s_learning_from_the_command_line(world: Path) -> None:
     options = ("projection=learned", "projection.learning.level=0.4", "tolerance=0.9")
     result = finished(world, "learned", *options, "search=uniform", cache="learned")
@@ -278,6 +292,7 @@ def test_the_paper_s_learning_from_the_command_line(world: Path) -> None:
         assert bank.factors[matrix.name].rank == bank.sizing.rank(matrix, 0.4)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(world: Path) -> None:
     """Each process learns some of the matrices; gradients are never averaged."""
     options = (

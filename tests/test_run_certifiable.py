@@ -13,6 +13,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -35,6 +36,7 @@ def test_a_certificate_that_cannot_be_had_ends_a_run_before_calibration(
     assert not list((world / "none").glob("*/moments*"))
 
 
+@pytest.mark.slow
 def test_a_run_and_a_dry_run_say_what_their_rows_certify(world: Path) -> None:
     sentence = "With 60 selection rows and a pruned model that differs from the dense model on"
     settings = (
@@ -53,6 +55,7 @@ def test_a_run_and_a_dry_run_say_what_their_rows_certify(world: Path) -> None:
     assert sentence not in run_sieve(world, world / "fit", *settings, "until=fit").stderr
 
 
+@pytest.mark.slow
 def test_the_finished_model_is_tested_on_all_selection_rows(world: Path) -> None:
     settings = ("confidence=.9", "tolerance=.3", "speed.enabled=false", "quantization=int8")
     result = finished(world, "int8", *settings)
@@ -62,6 +65,7 @@ def test_the_finished_model_is_tested_on_all_selection_rows(world: Path) -> None
     assert certificate["certified"] is (certificate["upper"] <= 0.3)
 
 
+@pytest.mark.slow
 def test_the_dense_model_loses_nothing_against_itself(world: Path) -> None:
     dense = ("search=uniform", "search.levels=[1]", "confidence=.9", "tolerance=.1")
     result = finished(world, "dense", *dense, "curve=[1]", "speed.enabled=false")

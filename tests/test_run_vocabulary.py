@@ -65,6 +65,7 @@ def test_an_export_is_an_ordinary_model_with_an_ordinary_tokenizer(world: Path) 
     assert tokenizers[0].decode(tokenizers[0](other)["input_ids"]) == other
 
 
+@pytest.mark.slow
 def test_a_run_prunes_trains_and_exports_with_the_tasks_vocabulary(world: Path) -> None:
     result = finished(
         *(world, "trained", "vocabulary=task", "recovery=lora", "recovery.steps=4", *QUICK),

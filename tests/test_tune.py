@@ -55,6 +55,7 @@ def test_rows_that_choose_the_step_are_not_trained_on(world: Path) -> None:
         assert not scored & trained
 
 
+@pytest.mark.slow
 def test_training_without_gain_saves_nothing(world: Path) -> None:
     config = config_of(world)
     frozen = replace(config, recovery=replace(config.recovery, learning_rate=0.0))

@@ -7,7 +7,7 @@ from sieve.calibration.sums import summed_entries
 from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
 from sieve.costs.shape import Rows
 from sieve.costs.solving import refit_flops, solve_bytes
-from sieve.costs.stages import solve_all, sweep_weights
+from sieve.costs.stages import solve_all
 from sieve.projections.moments import FLOAT32
 from sieve.recovery.hidden import BLOCKS
 from sieve.recovery.recovery import HELD_OUT
@@ -17,8 +17,9 @@ from sieve.recovery.teacher import STATE_BYTES
 # the quarter of the rows that is held out. The pruned model computes the arguments of the blocks,
 # the inputs of the matrices and hidden states, and these answers with the factors before and after.
 DENSE_PASSES, PRUNED_PASSES = 1 + 1 / 4, 3 + 2 / 4
-# Of four sums in float32 and, in float64, the averages of one half and what is solved from them.
-REFIT_BYTES = 4 * FLOAT32 + 2.5 * 8
+# Of the averages of one half of the batches in float64, and what is solved from them; of the sums
+# of the other half in float32.
+SOLVED_BYTES, WAITING_BYTES = 2.5 * 8, 2 * FLOAT32
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences
 ADAM = 4 * FLOAT32  # bytes of a parameter in float32, its gradient and two moments
 MIN_BATCHES = 8  # of a refit
@@ -75,11 +76,7 @@ def refit(plan: Plan) -> Stage | None:
         ranks = [(m, r) for m, r in plan.ranks(TYPICAL) if m.layer is not None and not m.expert]
         once += plan.solves([refit_flops(settings.name, m.d_out, m.d_in, r) for m, r in ranks])
         once += plan.sums(paired_flops(plan, rows))
-        widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
-        workspace = solve_bytes(settings.name, widest, widest.d_in) + REFIT_BYTES * widest.d_in**2
-        inputs = sum({m.source: m.d_in for m in shape.blocks if not m.expert}.values())
-        widths = 2 * plan.itemsize * shape.hidden + FLOAT32 * inputs / shape.layers
-        parts |= {"hidden states": rows.tokens * widths, "solver workspace": workspace}
+        parts |= refit_bytes(plan, rows)
     if settings.tune_steps:
         steps = replace(rows, count=settings.tune_steps * batch / rows.length)
         seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, steps)
@@ -95,9 +92,29 @@ def refit(plan: Plan) -> Stage | None:
         states = weighs * (shape.layers + 2) * rows.tokens * shape.hidden * plan.itemsize
         on_disk = states * (calibration.hidden != "memory")
         scored += plan.write(reads * shape.parameters * ITEMSIZE[plan.stored] + on_disk)
-        parts |= sweep_weights(plan) | plan.on_host("hidden states of all blocks", states - on_disk)
+        # Weighting tokens holds two blocks and the embedding, which take less than the solver.
+        parts |= plan.on_host("hidden states of all blocks", states - on_disk)
     remark = f"at most {settings.refit_tries} genomes"
     return Stage("refit", once * settings.refit_tries + scored, plan.dense | parts, remark=remark)
+
+
+def refit_bytes(plan: Plan, rows: Rows) -> Parts:
+    """The memory of a refit's solver and hidden states; some of it waits on a streamed run's host.
+
+    The two models' hidden states are held for all tokens, and the inputs of a block's matrices.
+    """
+    shape, name = plan.shape, plan.config.projection.name
+    widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
+    solved = solve_bytes(name, widest, widest.d_in) + SOLVED_BYTES * widest.d_in**2
+    hidden = rows.tokens * 2 * plan.itemsize * shape.hidden
+    inputs = sum({m.source: m.d_in for m in shape.blocks if not m.expert}.values())
+    waiting = {
+        "inputs of matrices": rows.tokens * FLOAT32 * inputs / shape.layers,
+        "sums of other tokens": WAITING_BYTES * widest.d_in**2,
+    }
+    if plan.streams:
+        waiting = {k: v for one in waiting.items() for k, v in plan.on_host(*one).items()}
+    return {"hidden states": hidden, "solver workspace": solved} | waiting
 
 
 def paired_flops(plan: Plan, rows: Rows) -> float:

@@ -75,9 +75,16 @@ class Paired:
         """Averages from the sums, in float64."""
         fill_lower(self.inner)
         mass = max(self.mass, torch.finfo(torch.float32).tiny)
-        sums = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        averages: dict[str, Any] = {name: value.double() / mass for name, value in sums.items()}
-        return replace(self, **averages)
+        return self._each(lambda sums: sums.double() / mass)
+
+    def to(self, device: torch.device) -> "Paired":
+        """The same sums on a device."""
+        return self._each(lambda sums: sums.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Paired":
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return replace(self, **changed)
 
 
 def solve(

@@ -125,6 +125,8 @@ class _Sequence:
         self.lost: list[Tensor] = []  # (N, hidden) per batch: dense minus pruned residual stream
         self.masks: list[list[Tensor | None]] = []  # (B * T,) per batch and pass: no padding
         self.copies: list[Tensor | None] = []  # (N,) per batch: rows that a token stands for
+        # Where what waits is: the host for a model that is read block by block to save memory.
+        self.waiting = switch.device
         self.project = get_projection(self.bank.projection)
         self.factors, self.kept = dict(self.bank.factors), list[str]()
 
@@ -222,21 +224,31 @@ class _Sequence:
             for name, pairs in sums.items():
                 lost = self.lost[index] if name in heights else None
                 pair = pairs[self.held_out[index]]
-                pair.add(dense[index], x, self._weight(name, index), lost)
+                pair.add(dense[index].to(device), x, self._weight(name, index), lost)
             if writing:
-                inputs.append(x)
-        for matrix in group:
+                inputs.append(x.to(self.waiting))
+        for name, pairs in sums.items():
+            sums[name] = [pairs[0], pairs[1].to(self.waiting)]
+        for index, matrix in enumerate(group):
+            name, last = names[index if self.weights else 0], index == len(group) - 1
+            pairs = sums.pop(name) if self.weights or last else list(sums[name])
             if self.ranks[matrix.name] is not None:
-                fitted, held_out = sums[matrix.name if self.weights else names[0]]
-                self._refit_matrix(matrix, fitted, held_out)
+                self._refit_matrix(matrix, pairs)
         with in_memory(block):  # The new factors, too.
-            for name in writing:
-                before = whole_layer(self.switch.dense[name])
-                after = whole_layer(self.model.get_submodule(name))
-                for index, pruned_input in enumerate(inputs):
-                    x = dense[index].to(self.model.dtype)
-                    lost = before(x) - after(pruned_input.to(self.model.dtype))
-                    self.lost[index] = self.lost[index] + lost.float()
+            self._restore(writing, dense, inputs)
+
+    def _restore(self, writers: list[str], dense: list[Tensor], pruned: list[Tensor]) -> None:
+        """Change what the residual stream has lost by what refitted writers add to it.
+
+        dense, pruned: their inputs (N, d_in) in the two models, by batch.
+        """
+        device, dtype = self.model.device, self.model.dtype
+        for name in writers:
+            before = whole_layer(self.switch.dense[name])
+            after = whole_layer(self.model.get_submodule(name))
+            for index, (x, own) in enumerate(zip(dense, pruned, strict=True)):
+                lost = before(x.to(device, dtype)) - after(own.to(device, dtype))
+                self.lost[index] = self.lost[index] + lost.float()
 
     def _joined(self, group: list[Matrix], readers: list[Matrix]) -> list[Matrix]:
         """Stacked matrices in place of the readers that share factors, and the rest of `group`."""
@@ -262,19 +274,21 @@ class _Sequence:
         weights = [whole_weight(self.switch.dense[m.name]) for m in members]
         return stacked(weights, [self.moments.of(m) for m in members])
 
-    def _refit_matrix(self, matrix: Matrix, fitted: Paired, held_out: Paired) -> None:
+    def _refit_matrix(self, matrix: Matrix, pairs: list[Paired]) -> None:
         """Solve one matrix again, and keep the solution if its held-out error is lower.
 
-        Averages of one half of the batches are in memory at a time, beside the sums of both.
+        pairs: the sums of the batches to fit and of the others, which are removed from the list as
+            they are used: averages of one half of the batches are in memory at a time.
         """
-        rank = self.ranks[matrix.name]
+        rank, device = self.ranks[matrix.name], self.model.device
         assert rank is not None
         weight, moment = self._dense_matrix(matrix)
-        weight, moment = weight.to(fitted.inner.device), moment.to(fitted.inner.device)
-        solved = solve(weight, moment, fitted.scaled(), self.project, self.bank.sizing.fits_bias)
+        weight, moment = weight.to(device), moment.to(device)
+        fitted = pairs.pop(0).scaled()
+        solved = solve(weight, moment, fitted, self.project, self.bank.sizing.fits_bias)
         new = stored(solved.cut(rank), self.bank.dtype, matrix.name)
-        del solved
-        old, rest = self.factors[matrix.name], held_out.scaled()
+        del solved, fitted
+        old, rest = self.factors[matrix.name], pairs.pop().to(device).scaled()
         before, after = (held_out_error(weight, moment, rest, f, rank) for f in (old, new))
         if after < before:
             self.factors[matrix.name] = new
@@ -285,6 +299,8 @@ class _Sequence:
         self, block: nn.Module, sources: list[str], calls: list[BatchCall], hidden: list[Passes]
     ) -> tuple[dict[str, list[Tensor]], list[Passes]]:
         """The inputs (N, d_in) of matrices in the dense block, by batch, and the block's outputs.
+
+        The inputs are on the device on which they wait.
 
         sources: one matrix for each input.
         """
@@ -303,7 +319,7 @@ class _Sequence:
                 seen.update({source: [] for source in sources})
                 outputs.append(call.run(block, h))
                 for source in sources:
-                    inputs[source].append(self._flat(seen[source], index))
+                    inputs[source].append(self._flat(seen[source], index).to(self.waiting))
         return inputs, outputs
 
     def _flat(self, passes: Passes, index: int) -> Tensor:

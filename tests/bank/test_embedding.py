@@ -185,6 +185,7 @@ def test_quantization_leaves_what_is_looked_up_as_it_is() -> None:
         assert torch.isfinite(logits(model)).all()
 
 
+@pytest.mark.slow
 def test_onnx_computes_the_same(tmp_path: Path) -> None:
     model = tiny_llama()
     bank = banked(model)

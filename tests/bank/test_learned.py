@@ -74,6 +74,7 @@ def test_untied_from_the_optimum_finds_nothing_better() -> None:
         assert best - 1e-9 <= learned < best + 0.01
 
 
+@pytest.mark.slow
 def test_output_side_from_pca_stays_at_the_optimum_and_from_noise_comes_near() -> None:
     model, data, moments = world()
     ranks = dict.fromkeys((OUT, DOWN), RANK)
@@ -87,6 +88,7 @@ def test_output_side_from_pca_stays_at_the_optimum_and_from_noise_comes_near() -
         assert best - 1e-9 <= learned < best + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_input_side_ends_above_the_optimum_and_below_its_start(seed: int) -> None:
     model, data, moments = world(seed)

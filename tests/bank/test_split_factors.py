@@ -51,6 +51,7 @@ def computed(family: str, banks: list[Bank], split: bool) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "moe"])
 def test_genomes_compute_what_they_do_on_one_process(family: str, world: int) -> None:
@@ -94,6 +95,7 @@ def of_numbers(model: Any, names: list[str]) -> set[str]:
     return {n for n, layer in layers.items() if layer.factor_in.weight.numel()}
 
 
+@pytest.mark.slow
 def test_a_rank_holds_its_share_and_one_block_is_whole_at_a_time() -> None:
     bank = banked(tiny_llama())
     ranks = {m.name: bank.sizing.rank(m, 0.6) or 0 for m in bank.matrices}

@@ -44,6 +44,7 @@ FAMILIES = {"llama": tiny_llama, "phi3": tiny_phi3, "gpt2": tiny_gpt2, "qwen2": 
 ROWS, LENGTH = 3, 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_stated_architecture_has_the_parameters_of_the_model(name: str) -> None:
     config = load("+task=sst2", f"model={name}", "dry_run=true")

@@ -41,12 +41,14 @@ def _settings(world: Path, *overrides: str) -> list[str]:
     return [setting for setting in settings if not setting.startswith("hydra.")]
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_the_tokens_of_the_run(world: Path, sentence: str) -> None:
     record = forecast(world, *CPU, *_settings(world, TASK))
     assert record["vocabulary"] == sentence and sentence in text_of(record, width=400)
     assert forecast(world, *CPU, *_settings(world))["vocabulary"] == ""
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_out_the_tokens_of_few_rows(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     rows = [{"text": f"{i} film", "label": ["no", "yes"][i % 2]} for i in range(120)]

@@ -9,6 +9,7 @@ from models import tiny_tokenizer
 from runs import make_world
 
 
+@pytest.mark.slow
 def test_the_embedded_model_s_rows_are_measured(tmp_path):
     record = forecast(tmp_path, "+task=almanac_medicine", *CPU)
     assert record["task"]["source"].startswith("measured on 192 rows") and record["fits"]
@@ -22,6 +23,7 @@ def test_the_embedded_model_s_rows_are_measured(tmp_path):
     assert certified["certifiable"].startswith("With 1,658 selection rows and a pruned model")
 
 
+@pytest.mark.slow
 def test_a_shared_prefix_makes_a_row_cheaper_and_is_not_counted_by_calibration(tmp_path):
     shots = ("+task=almanac_reviews", "task.shots=4", "calibration.rows=512", *CPU)
     shared, whole = forecast(tmp_path, *shots), forecast(tmp_path, *shots, "share_prefix=2")
@@ -36,6 +38,7 @@ def test_a_shared_prefix_makes_a_row_cheaper_and_is_not_counted_by_calibration(t
     assert seconds[0] == pytest.approx(seconds[1], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_a_run_will_measure_is_the_longest_one_that_fits(tmp_path):
     make_world(tmp_path)  # Its context of 128 tokens has room for 4 shots, not for 8.
     tokenizer = tiny_tokenizer(chat_template="<user>{{ messages[0]['content'] }}")
@@ -49,6 +52,7 @@ def test_a_prompt_that_a_run_will_measure_is_the_longest_one_that_fits(tmp_path)
     assert longest["scored"] == most["scored"] > bare["scored"]
 
 
+@pytest.mark.slow
 def test_rows_without_a_tokenizer_are_counted(tmp_path):
     make_world(tmp_path)
     shutil.rmtree(tmp_path / "model")
@@ -62,6 +66,7 @@ def test_rows_without_a_tokenizer_are_counted(tmp_path):
     assert stated["rows"] == record["task"]["rows"]
 
 
+@pytest.mark.slow
 def test_a_curve_a_bottleneck_map_and_another_task_score_more_rows(tmp_path):
     base = ("+task=almanac_medicine", "model=embedded", "speed.enabled=false", *CPU)
     plain = forecast(tmp_path, *base)
@@ -75,6 +80,7 @@ def test_a_curve_a_bottleneck_map_and_another_task_score_more_rows(tmp_path):
     assert stage(mapped, "search")["seconds"] > 2 * stage(plain, "search")["seconds"]
 
 
+@pytest.mark.slow
 def test_the_answers_of_the_dense_model_are_forecast_as_its_scores(tmp_path):
     task = ("+task=almanac_reviews", "task.max_rows.calibration=100", *CPU)
     record = forecast(tmp_path, *task, "task.metric=agreement", "curve=[1]")
@@ -87,6 +93,7 @@ def test_the_answers_of_the_dense_model_are_forecast_as_its_scores(tmp_path):
     assert stage(record, "answers")["seconds"] == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_rows_without_labels_are_forecast(tmp_path):
     world = make_world(tmp_path)
     run = ("+task=jsonl", f"model.path={world / 'model'}", f"task.data_dir={world / 'data'}", *CPU)

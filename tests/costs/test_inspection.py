@@ -62,6 +62,7 @@ def test_the_table_marks_tied_and_shared_matrices(tmp_path):
     assert lines["mlp.down_proj"].split()[1:6] == ["down", "32×48", "2", "3,072", "19"]
 
 
+@pytest.mark.slow
 def test_a_large_model_takes_no_memory(tmp_path):
     LlamaConfig(
         architectures=["LlamaForCausalLM"],

@@ -42,6 +42,7 @@ def test_a_small_matrix_tells_the_operations_of_a_large_solve(
     assert products + decompositions == pytest.approx(sum(counted(work).values()), rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_refit_takes_the_operations_that_torch_counts(weighted: bool) -> None:
     model = tiny_llama(attn_implementation="eager", hidden_size=64, intermediate_size=176)

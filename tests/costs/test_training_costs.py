@@ -4,6 +4,7 @@ import pytest
 from forecasting import forecast, stage
 
 
+@pytest.mark.slow
 def test_a_short_prompt_costs_the_pruned_model_less_and_the_dense_model_the_same(tmp_path):
     def seconds(*overrides: str) -> dict[str, float]:
         base = ("+task=almanac_reviews", "task.shots=4", "task.chat=never", "device=h100")
@@ -19,6 +20,7 @@ def test_a_short_prompt_costs_the_pruned_model_less_and_the_dense_model_the_same
     assert taught > 0 < short
 
 
+@pytest.mark.slow
 def test_hidden_states_beyond_the_room_for_them_are_computed_at_every_step(tmp_path, monkeypatch):
     def forecasted(hidden: float) -> tuple[float, float]:
         base = ("+task=almanac_reviews", "recovery=full", "recovery.loss=kl", "device=h100")

@@ -199,6 +199,7 @@ def test_all_tensors_of_a_batch_move_to_a_device() -> None:
     assert not batch.input_ids.is_meta
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_trained_model_reads_its_task_as_well_as_stated(shared: Path, tmp_path: Path) -> None:
     path = shared / "models" / "reader-6m"

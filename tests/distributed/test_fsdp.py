@@ -56,6 +56,7 @@ def artifact(world: Path, cache: str, kind: str) -> Path:
     return next((world / cache).glob(f"{kind}-*"))
 
 
+@pytest.mark.slow
 def test_a_run_on_two_ranks_gives_the_results_of_one_process(world: Path) -> None:
     quick = ("recovery.accumulate=2", "speed.enabled=false")
     alone = finished(world, "alone", *RECOVERY, *quick, cache="alone")

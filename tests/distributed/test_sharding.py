@@ -56,6 +56,7 @@ def shares(family: str) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rank_holds_its_share_and_the_model_computes_as_before(family, world):
@@ -97,6 +98,7 @@ def moments_of(needs: Needs, checkpointing: bool, weighting: str, head: bool) ->
     return module.moments, module.turns.passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "needs", "checkpointing", "weighting", "head"),
     [
@@ -137,6 +139,7 @@ def scores_of(stop: tuple) -> tuple:
     return found.values, found.losses, found.predicted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_whose_answers_are_of_unequal_length_score_as_one_process(world):
     model, tokenizer = tiny_llama(), tiny_tokenizer()
@@ -172,6 +175,7 @@ def pruned(model: PreTrainedModel, moments: Moments) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_the_bank_and_its_models_are_those_of_one_process(family):
     model = FAMILIES[family]()
@@ -194,6 +198,7 @@ def averaged() -> torch.Tensor:
     return parameters[0].grad
 
 
+@pytest.mark.slow
 def test_gradients_of_what_all_ranks_hold_are_averaged():
     for found in on_ranks(averaged, 4):
         assert found.tolist() == [1.5, 1.5, 1.5]
@@ -208,6 +213,7 @@ def refused() -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_quantized_model_is_not_shared_out():
     assert all("trainer=gpu" in text for text in on_ranks(refused, 2))
 
@@ -219,6 +225,7 @@ def stays_away() -> None:
     time.sleep(1000)
 
 
+@pytest.mark.slow
 def test_a_rank_that_joins_no_pass_of_the_others_ends_the_test():
     with pytest.raises(AssertionError, match=r"(?s)rank 0: .*barrier.*rank 1 was still at work"):
         on_ranks(stays_away, 2, limit_s=10)

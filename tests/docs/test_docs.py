@@ -93,6 +93,7 @@ def test_comments_are_read_beside_above_and_below_their_keys(tmp_path: Path) -> 
     assert comments.of_file(path) == "Head."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "overrides"), COMMANDS, ids=IDS)
 def test_a_command_of_the_pages_composes(page: str, overrides: list[str]) -> None:
     compose_command(overrides)
@@ -112,6 +113,7 @@ def test_settings_that_the_pages_name_are_settings() -> None:
     assert {n for n in named if n not in known and n.rpartition(".")[0] not in known} == set()
 
 
+@pytest.mark.slow
 def test_the_examples_in_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cookbook = (ROOT / "sieve/docs/pages/cookbook.md").read_text("utf-8")
     questions = (ROOT / "sieve/docs/pages/questions.md").read_text("utf-8")

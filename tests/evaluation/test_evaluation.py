@@ -49,6 +49,7 @@ def test_equal_models_have_no_drop_and_no_evidence() -> None:
     assert drop.low == -drop.high
 
 
+@pytest.mark.slow
 def test_a_few_rows_are_no_proof_of_a_small_drop() -> None:
     """Drawn with one row in a hundred lost, the interval holds that drop nearly always."""
     rng = np.random.default_rng(0)

@@ -25,6 +25,7 @@ def test_a_ratio_is_the_median_of_work_that_takes_turns(monkeypatch: pytest.Monk
     assert found == {"value": 3.0, "low": 2.0, "high": 9.0}
 
 
+@pytest.mark.slow
 def test_every_stage_is_measured_and_forecast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,6 +42,7 @@ def test_every_stage_is_measured_and_forecast(
     assert math.isfinite(row["genome"]["forecast_seconds"])
 
 
+@pytest.mark.slow
 def test_parts_give_ratios() -> None:
     model, tokenizer = tiny_llama().requires_grad_(False), tiny_tokenizer()
     examples = [Example(f"number {i} is", (" good", " bad"), i % 2) for i in range(8)]

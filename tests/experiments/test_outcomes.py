@@ -46,6 +46,7 @@ def test_with_a_confidence_the_tolerance_holds_in_nine_draws_of_ten() -> None:
     assert at["3000"]["confident"]["times_oracle"] < at["300"]["confident"]["times_oracle"]
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_per_number_of_rows_and_rule() -> None:
     summary = summarize({"tolerance/a": frontier().record()})
     assert {"a", "smollm2_sst2", "smollm2_tuned_trec"} == set(summary["tasks"])

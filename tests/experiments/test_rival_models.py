@@ -55,6 +55,7 @@ def test_classifiers_use_only_labels_and_the_dense_model_is_better(run: Run) -> 
         assert share(run, rival) > 0.3
 
 
+@pytest.mark.slow
 def test_a_record_counts_right_answers_and_times_one_row_and_a_batch(run: Run) -> None:
     rival = rivals.dense(run)
     record = rivals.record(rival, run.task.splits["test"], 60.0)

@@ -24,6 +24,8 @@ from specs import missing, used
 from experiments import dashboard
 from sieve.conversion import CONF, register_resolvers, to_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = dashboard.CONTENT["reports"]
 ALMANAC = tuple(
@@ -87,7 +89,6 @@ def specs() -> dict[str, Any]:
     return {name: dashboard.spec(one) for name, one in dashboard.build("me", "pans").items()}
 
 
-@pytest.mark.slow
 def test_runs_log_every_key_that_a_dashboard_uses(runs: Runs, specs: dict[str, Any]) -> None:
     for name, spec in specs.items():
         keys = set(used(spec))
@@ -95,7 +96,6 @@ def test_runs_log_every_key_that_a_dashboard_uses(runs: Runs, specs: dict[str, A
         assert missing(spec, [runs.line, runs.genetic]) == set(), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["chart", "axis", "bars", "media", "table", "group", "column"])
 def test_a_misspelled_key_is_detected_in_every_kind_of_place(
     runs: Runs, specs: dict[str, Any], place: str
@@ -116,7 +116,6 @@ def test_a_misspelled_key_is_detected_in_every_kind_of_place(
     assert missing(misspelled, [runs.line, runs.genetic])
 
 
-@pytest.mark.slow
 def test_a_renamed_metric_is_detected(runs: Runs, specs: dict[str, Any]) -> None:
     renamed = Page(**vars(runs.line) | {"history": dict(runs.line.history)})
     renamed.history["report/kept"] = renamed.history.pop(dashboard.KEPT)
@@ -178,7 +177,6 @@ def composed(given: list[str]) -> list[Any]:
         ]
 
 
-@pytest.mark.slow
 def test_a_page_has_title_tags_kind_and_group(runs: Runs) -> None:
     run = runs.line.run
     assert run.run_group == "generalization"  # of the experiment
@@ -192,7 +190,6 @@ def test_a_page_has_title_tags_kind_and_group(runs: Runs) -> None:
     assert runs.line.settings["model.name"] == "embedded"
 
 
-@pytest.mark.slow
 def test_the_summary_of_a_page_has_the_figures_of_the_result(runs: Runs) -> None:
     for one, folder in ((runs.line, "line"), (runs.genetic, "genetic/result")):
         result = json.loads((runs.root / folder / "result.json").read_text())
@@ -219,7 +216,6 @@ def test_the_summary_of_a_page_has_the_figures_of_the_result(runs: Runs) -> None
         assert rows["report/stage_seconds"] == [pytest.approx(total)]
 
 
-@pytest.mark.slow
 def test_each_series_of_a_page_has_its_own_step(runs: Runs) -> None:
     steps = {
         "search/*": "search/kept_fraction",
@@ -237,7 +233,6 @@ def test_each_series_of_a_page_has_its_own_step(runs: Runs) -> None:
     assert front == sorted(set(front))  # No genome is worse than a smaller one.
 
 
-@pytest.mark.slow
 def test_a_page_has_interactive_figures_and_tables(runs: Runs) -> None:
     of = {
         name: {k.split("/")[1] for k, kind in one.media.items() if kind == name}
@@ -258,7 +253,6 @@ def test_a_page_has_interactive_figures_and_tables(runs: Runs) -> None:
     assert {row["tested_on"] for row in named} == set(ALMANAC)
 
 
-@pytest.mark.slow
 def test_the_export_is_an_artifact_only_on_request(runs: Runs) -> None:
     [(name, files)] = runs.line.artifacts.items()
     assert name == "almanac_geography-embedded"

@@ -55,6 +55,7 @@ def test_an_entry_of_a_later_version_is_ignored(exported) -> None:
     assert AutoModelForCausalLM.from_config(config).config.sieve["unheard_of"] == {"x": 1}
 
 
+@pytest.mark.slow
 def test_blocks_that_are_asked_for_first_are_blocks(exported, tmp_path) -> None:
     _, folder = exported("llama")
     first = """

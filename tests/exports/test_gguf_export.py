@@ -28,6 +28,7 @@ def tensors(folder):
     return {t.name: t for t in gguf.GGUFReader(folder / "model.gguf").tensors}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_file_computes_what_the_model_does(name, tmp_path):
     model = MODELS[name]()

@@ -19,6 +19,8 @@ from sieve.predict.predictor import Predictor
 from sieve.serve.engine import Engine
 from sieve.tasks.config import TaskConfig
 
+pytestmark = pytest.mark.slow
+
 SIZES = ((1, 1), (1, 17), (2, 2), (3, 12))  # rows and tokens
 CONFIG = GenerationConfig(max_new_tokens=14, do_sample=False, pad_token_id=0)
 Exported = tuple[PreTrainedModel, OnnxModel, Path]
@@ -72,7 +74,6 @@ def test_graphs_of_other_families_write_what_the_models_write(family: str, tmp_p
     assert_same(model, graph)
 
 
-@pytest.mark.slow
 def test_a_graph_without_any_attention_writes_what_the_model_writes(tmp_path: Path) -> None:
     model = FAMILIES["llama"]()
     bank = banked(model, storage="pivoted")
@@ -145,7 +146,6 @@ def test_predictions_and_the_server_write_with_a_graph(llama: Exported, tmp_path
     assert answers[0] == answers[1] and len(set(answers[0])) == 1
 
 
-@pytest.mark.slow
 def test_a_graph_of_an_older_export_scores_and_writes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_batches_survive_their_file_with_the_same_log_likelihoods(batches, tmp_p
         assert torch.equal(ours, theirs) and ours.isfinite().any(1).all()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_agrees_with_an_export_in_bfloat16_and_refuses_a_damaged_one(
     tmp_path: Path,
 ) -> None:

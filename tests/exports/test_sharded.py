@@ -45,6 +45,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "form", "world"),
     [
@@ -62,6 +63,7 @@ def test_ranks_write_the_same_files_as_one_process(tmp_path, family, form, world
     assert files_of(tmp_path / "sharded") == files_of(tmp_path / "alone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "storage"), [("llama", "pivoted"), ("moe", "plain")])
 def test_only_rank_0_needs_the_numbers_of_factors(tmp_path, family, storage):
     model = FAMILIES[family]()
@@ -72,6 +74,7 @@ def test_only_rank_0_needs_the_numbers_of_factors(tmp_path, family, storage):
     assert held[0] > 0 and held[1] == 0
 
 
+@pytest.mark.slow
 def test_a_large_model_is_written_in_files_of_a_bounded_size(tmp_path):
     model, limit = tiny_llama_tied(), 40_000
     bank = banked(model)
@@ -95,6 +98,7 @@ def refusals(bank: Bank, folder: Path) -> list[str]:
     return messages
 
 
+@pytest.mark.slow
 def test_formats_that_need_a_whole_model_are_refused_and_leave_nothing(tmp_path):
     for dense, graph in on_ranks(refusals, 2, banked(tiny_mixtral()), tmp_path / "sharded"):
         assert "use export=factorized" in dense and "trainer=cpu" in dense

@@ -19,6 +19,7 @@ def _has_both(used):
     return any(gene.neurons for gene in used) and 0 in used.values()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "family"), [("gguf", "llama"), ("gguf", "qwen2"), ("onnx", "qwen2")]
 )

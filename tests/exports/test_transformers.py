@@ -86,6 +86,7 @@ def test_a_text_generation_pipeline_writes_what_generate_writes(exported):
         assert written[0]["generated_text"] == expected
 
 
+@pytest.mark.slow
 def test_loading_after_import_sieve_gives_no_warning(exported, monkeypatch, tmp_path):
     _, folder = exported("gpt2")
     warnings = []

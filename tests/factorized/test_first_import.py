@@ -8,6 +8,7 @@ import pytest
 MODULES = ("factorized.modeling_sieve", "factorized.modeling_layers", "serve.completions")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_that_is_imported_first_registers_the_classes(name: str) -> None:
     code = f"import sieve.{name}\nfrom transformers import AutoConfig, CONFIG_MAPPING\n"

@@ -198,6 +198,7 @@ def test_a_directory_without_a_configuration_is_refused(tmp_path):
     assert f"{folder} has no config.json" in refused(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["{", "{}", '{"model_type": "zork"}', '{"model_type": "vit"}'])
 def test_a_configuration_of_no_causal_language_model_is_refused(config, tmp_path):
     folder = saved(tmp_path / "model")

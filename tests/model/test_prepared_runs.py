@@ -32,6 +32,7 @@ def source(world: Path) -> list[str]:
     return [f"model.path={world / 'tiny.gguf'}", f"model.adapter={world / 'lora'}"]
 
 
+@pytest.mark.slow
 def test_a_run_equals_that_of_the_checkpoint_made_by_hand(world: Path) -> None:
     whole = finished(world, "by_hand_run", f"model.path={world / 'by_hand'}", cache="one")
     done = run_sieve(world, world / "run", *source(world), cache="two")
@@ -47,12 +48,14 @@ def test_a_run_equals_that_of_the_checkpoint_made_by_hand(world: Path) -> None:
     assert "base_model:" not in (world / "run" / "export" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_blocks_of_the_merged_model_are_streamed(world: Path) -> None:
     stream = ["calibration.strategy=stream", "until=fit"]
     done = run_sieve(world, world / "streamed", *source(world), *stream, cache="three")
     assert done.status == 0 and "Loading the whole model" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_forecast_reads_only_the_settings_in_the_file(world: Path) -> None:
     for flag, name in (("inspect=true", "matrices.json"), ("dry_run=true", "dry_run.json")):
         done = run_sieve(world, world / "forecast", *source(world), flag, cache="four")
@@ -64,6 +67,7 @@ def test_a_forecast_reads_only_the_settings_in_the_file(world: Path) -> None:
     assert not (world / "four").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["inspect=true", "dry_run=true", "seed=0"])
 def test_an_absent_adapter_or_file_is_one_sentence(flag: str, world: Path) -> None:
     for override in (f"model.path={world / 'absent.gguf'}", "model.adapter=absent"):

@@ -75,6 +75,7 @@ def brute_force(weight: Tensor, x: Tensor, rank: int, bias: bool) -> float:
     return least(loss, (d_out, rank), (rank, d_in), (d_out,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [4])
 def test_output_reaches_the_brute_force_optimum_and_is_never_above_svd(
@@ -86,6 +87,7 @@ def test_output_reaches_the_brute_force_optimum_and_is_never_above_svd(
     assert ours <= error(weight, x, svd(weight, moment_of(x)), rank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [3])
 def test_affine_reaches_the_brute_force_optimum_and_is_never_above_output(

@@ -73,6 +73,7 @@ def test_the_shared_map_is_the_best_of_its_rank_for_all_outputs_together(project
         torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_loss_aware_sharing_weights_every_member_by_its_own_gradients() -> None:
     """Against LBFGS on ½ Σ tr((Wᵢ − Uᵢ V) C (Wᵢ − Uᵢ V)ᵀ Hᵢ), in float64."""
     generator = torch.Generator().manual_seed(0)

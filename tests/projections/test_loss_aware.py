@@ -59,6 +59,7 @@ def error_of(factors: Factors, rank: int, weight: Tensor, x: Tensor, g: Tensor) 
     return float(objective(weight, x, metric(g), b, factors.bias(rank) if rank else None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss_aware", "loss_aware_affine"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [2])

@@ -83,6 +83,7 @@ def test_a_new_start_has_a_schedule_of_its_own_over_the_steps_that_are_left() ->
     assert 0 < rates[3] < 0.01 < rates[2] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_killed_training_that_started_again_resumes_to_the_same_end(
     tmp_path: Path, method: str

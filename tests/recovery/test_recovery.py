@@ -139,6 +139,7 @@ def test_a_model_in_bfloat16_trains_float32_weights(method: str) -> None:
     assert result.taken and result.history[-1]["loss"] < result.history[0]["loss"]
 
 
+@pytest.mark.slow
 def test_steps_below_the_resolution_of_bfloat16_add_up() -> None:
     model, bank = in_bfloat16(dtype=torch.bfloat16)
     settings = replace(QUICK, method="full", learning_rate=1e-5, steps=40, check_every=20)
@@ -189,6 +190,7 @@ def test_the_best_state_is_kept_not_the_last() -> None:
         assert not torch.equal(states[3][name], states[2][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "optimizer"), [("lora", "adam"), ("full", "muon")])
 def test_a_killed_training_resumes_to_the_same_end(
     tmp_path: Path, method: str, optimizer: str

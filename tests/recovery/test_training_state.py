@@ -29,6 +29,7 @@ def check(path: Path) -> None:
     assert all(torch.equal(tensors[name], tensor) for name, tensor in state().items())
 
 
+@pytest.mark.slow
 def test_ranks_write_a_part_each_without_pickle(tmp_path: Path) -> None:
     on_ranks(saved, 4, tmp_path / "parts")
     check(tmp_path / "parts")

@@ -172,6 +172,7 @@ def test_the_policy_allows_the_two_scripts_and_no_requests(tmp_path: Path) -> No
     assert [attrs["href"] for tag, attrs in page.tags if tag == "link"] == ["data:,"]
 
 
+@pytest.mark.slow
 def test_fifty_runs_of_a_deep_model_add_less_than_a_megabyte_to_plotly(tmp_path: Path) -> None:
     for index in range(50):
         deep = full_result(n_layers=80)
@@ -284,6 +285,7 @@ def test_experts_of_a_layer_are_one_cell_of_the_level_map(tmp_path: Path) -> Non
     assert [row[-1] for row in levels["levels"]] == [None, 37.5]
 
 
+@pytest.mark.slow
 def test_any_other_key_may_be_missing_or_have_a_wrong_type(tmp_path: Path) -> None:
     keys = sorted({*full_result()} - {"task", "model", "kept_fraction"})
     for key in keys:

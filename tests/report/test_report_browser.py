@@ -51,6 +51,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", SIZES)
 @pytest.mark.parametrize("name", ["line", "genetic"])
@@ -75,6 +76,7 @@ def test_the_answer_is_on_the_first_screen_and_nothing_is_cut(
             assert not page.evaluate(TOUCHING, f"#figure-{axis}"), axis
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_texts_can_be_read_on_light_and_dark_ground(
     browser: Any, reports: Path, scheme: str

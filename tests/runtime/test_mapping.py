@@ -70,6 +70,7 @@ def test_dropped_pages_are_no_longer_in_memory(stored: tuple[Path, dict[str, Ten
     assert mapped_kib(path) > 0
 
 
+@pytest.mark.slow
 def test_a_file_is_unmapped_with_its_last_view(stored: tuple[Path, dict[str, Tensor]]) -> None:
     gc.collect()
     before = len(mapping._mapped)

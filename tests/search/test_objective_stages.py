@@ -65,6 +65,7 @@ def test_stages_drop_only_genomes_that_all_rows_would_refuse(
     assert stopped > 5
 
 
+@pytest.mark.slow
 def test_with_a_confidence_a_genome_far_beyond_the_tolerance_ends_after_few_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

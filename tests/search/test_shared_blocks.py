@@ -205,6 +205,7 @@ def test_blocks_are_as_they_were_afterwards() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.slow
 def test_measuring_matrices_one_at_a_time_shares_blocks() -> None:
     model = tiny_llama(num_hidden_layers=4)
     bank = banked(model, "loss_aware", storage="pivoted")

@@ -13,6 +13,7 @@ import sieve
 from sieve.serve import completions
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_run_stands_for_its_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -74,6 +74,7 @@ def test_the_dense_model_answers_once(world: Path, monkeypatch: pytest.MonkeyPat
         assert run.task.splits == splits and run.from_cache["answers"]
 
 
+@pytest.mark.slow
 def test_calibration_rows_that_no_stage_reads_are_not_answered(world: Path) -> None:
     with session(world, *AGREEMENT) as run:
         every = run.task.splits["calibration"]

@@ -60,6 +60,7 @@ def test_one_command_searches_confirms_and_finishes(world: Path) -> None:
     assert "genetic" in (world / "whole/result/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_search_resumes_on_two_workers_with_a_model_each(world: Path) -> None:
     assert sweep(world, "killed", kill="generations.jsonl:2").status == -signal.SIGKILL
     # Jobs may run elsewhere than before: the search finds the same genomes.
@@ -90,6 +91,7 @@ os.fsync = fsync_and_die
 """
 
 
+@pytest.mark.slow
 def test_two_workers_one_of_which_is_killed_find_what_one_process_does(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +111,7 @@ def test_two_workers_one_of_which_is_killed_find_what_one_process_does(
     assert genomes[0] == genomes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "evopress"])
 def test_reference_searches_run(world: Path, method: str) -> None:
     changes = ("projection.refit=false", "tolerance=.1", "search.evaluations=60", "search.seeds=[]")

@@ -124,6 +124,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

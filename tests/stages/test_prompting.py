@@ -126,6 +126,7 @@ def test_the_sentence_says_what_was_measured_and_taken() -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_what_a_task_with_that_prompt_scores(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_what_is_measured_is_what_a_task_with_that_prompt_scores(
             assert (int(scores.correct.sum()), len(rows)) == (trial["right"], 100)
 
 
+@pytest.mark.slow
 def test_rows_that_are_shots_are_not_measured(world: Path, scored) -> None:
     tasks = scored(lambda task: 0)
     assert chosen(world, *BOTH) == ("never", 0)
@@ -157,6 +159,7 @@ def test_rows_that_are_shots_are_not_measured(world: Path, scored) -> None:
     assert not any(content in most.preamble for content in contents[0])
 
 
+@pytest.mark.slow
 def test_the_choice_is_the_prompt_of_the_whole_run(world: Path, scored, caplog) -> None:
     scored(lambda task: 90 if (task.chat, shots_of(task)) == ("always", 2) else 50)
     caplog.set_level(logging.INFO, "sieve")
@@ -172,6 +175,7 @@ def test_the_choice_is_the_prompt_of_the_whole_run(world: Path, scored, caplog) 
         assert run.split_key("calibration") == key, "as if the user had set it"
 
 
+@pytest.mark.slow
 def test_a_measured_prompt_is_not_measured_again(world: Path, scored) -> None:
     tasks = scored(lambda task: 90 if task.chat == "always" else 50)
     assert chosen(world) == ("always", 0) and len(tasks) == 2
@@ -183,6 +187,7 @@ def test_a_measured_prompt_is_not_measured_again(world: Path, scored) -> None:
         assert len(tasks) == before + 2, other
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_given_is_not_measured(world: Path, scored) -> None:
     tasks = scored(lambda task: 50)
     assert chosen(world, "task.chat=always", "task.shots=4") == ("always", 4) and not tasks
@@ -213,6 +218,7 @@ def test_few_rows_give_few_shots(world: Path, scored) -> None:
     assert {len(task.splits["test"]) for task in tasks} == {5}
 
 
+@pytest.mark.slow
 def test_a_prompt_that_exceeds_the_context_is_not_tried(world: Path, scored) -> None:
     rows = [{"text": f"{i} " + "the movie " * 60, "label": ["no", "yes"][i % 2]} for i in range(40)]
     write_rows(world / "data" / "train.jsonl", rows)
@@ -221,6 +227,7 @@ def test_a_prompt_that_exceeds_the_context_is_not_tried(world: Path, scored) -> 
     assert {shots_of(task) for task in tasks} == {0, 2}
 
 
+@pytest.mark.slow
 def test_streaming_uses_the_template_without_loading_the_model(
     world: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = ("search=uniform", "search.levels=[1,.25]", "tolerance=.9", "projection.refit_tries=1")
 
 
+@pytest.mark.slow
 def test_the_record_has_the_margins_before_and_after(tmp_path: Path) -> None:
     with session(make_world(tmp_path), *SETTINGS, "confidence=null") as run:
         calibrated = stages.calibrate(run)

@@ -9,6 +9,7 @@ from sieve.config import RecoveryConfig
 from sieve.stages.rivals import trains_on_labels
 
 
+@pytest.mark.slow
 def test_a_run_scores_the_labels_alone_on_all_calibration_rows(tmp_path: Path) -> None:
     make_world(tmp_path)
     result = finished(tmp_path, "first", "speed.enabled=false", "export=none")

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.slow
 QUICK = ("speed.enabled=false", "export=none", "projection.refit=false", "tolerance=0.9")
 
 
+@pytest.mark.slow
 def test_every_flipped_row_is_listed_and_the_cache_gives_the_same_file(tmp_path: Path) -> None:
     make_world(tmp_path)
     labels = "task.labels=[no,yes]"

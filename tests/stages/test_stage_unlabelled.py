@@ -121,6 +121,7 @@ def test_both_prompts_of_a_row_have_the_dense_models_answer(world: Path) -> None
             assert torch.equal(own.targets[own.answer_mask], dense.targets[dense.answer_mask])
 
 
+@pytest.mark.slow
 def test_rows_that_train_the_pruned_model_are_not_compared(world: Path) -> None:
     with opened(config_of(world), world / "run") as run:
         compared = {row.content for row in compared_rows(run)}

@@ -55,6 +55,7 @@ def session(world: Path, *overrides: str) -> Iterator[Run]:
         yield run
 
 
+@pytest.mark.slow
 def test_the_dense_baseline_is_that_of_the_run_without_baking(world: Path) -> None:
     baselines = []
     for overrides in (SHOTS, (*SHOTS, *BAKE)):
@@ -124,6 +125,7 @@ def test_the_export_scores_with_its_task_file_what_the_run_says(world: Path) -> 
     assert result["pruned"]["accuracy"] == (predicted == answers).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", ["waterfill", "evopress"])
 def test_the_dense_model_is_chosen_if_no_size_answers_the_short_prompt(
     world: Path, monkeypatch: pytest.MonkeyPatch, search: str

@@ -120,6 +120,7 @@ def test_rows_without_labels_that_only_test_choose_no_tokens(world: Path) -> Non
         assert "question" in _tokens(run)
 
 
+@pytest.mark.slow
 def test_every_comparison_is_with_the_original_model(world: Path) -> None:
     with session(world, *QUICK[1:]) as run:
         expected, parameters = score_test(run), run.backbone.parameters

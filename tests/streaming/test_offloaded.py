@@ -259,6 +259,7 @@ def test_a_pass_that_asks_for_inputs_reads_no_block(
         assert own.kwargs.keys() == wanted.kwargs.keys() and len(own.args) == len(wanted.args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("family", ["llama", "tied", "gpt2"])
 def test_a_refit_has_the_factors_of_the_whole_model(

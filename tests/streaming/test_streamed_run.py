@@ -14,6 +14,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.mark.slow
 def test_a_run_until_fit_leaves_a_bank_and_the_next_goes_on_to_the_result_of_the_whole_model(
     world: Path,
 ) -> None:

@@ -299,6 +299,7 @@ def test_an_error_names_the_batch_and_rows_that_are_not_finite(
         stream(blocks, data, tmp_path / "moments")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_moments_of_a_trained_model_can_be_streamed(shared: Path, tmp_path: Path) -> None:
     projection = "loss_aware"

@@ -150,6 +150,7 @@ def first(name: str, monkeypatch: pytest.MonkeyPatch) -> Example:
     return build_task(load(name), 0).splits["test"][0]
 
 
+@pytest.mark.slow
 def test_the_answers_of_hub_rows_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, right in (
         ("arc", " y"),

@@ -19,6 +19,8 @@ from sieve.evaluation.evaluation import score
 from sieve.tasks import Task, TaskConfig, build_task
 from sieve.tasks.harness import _manager
 
+pytestmark = pytest.mark.slow
+
 WORDS = "good bad movie film question answer the review yes no true false".split()
 CHOICES = {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "gold"}
 KINDS: dict[str, dict[str, Any]] = {

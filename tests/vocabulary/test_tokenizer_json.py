@@ -64,6 +64,7 @@ def test_other_texts_decode_to_what_they_decode_to_with_all_tokens(family: str) 
     assert min(longer) >= 0 and max(longer) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama3", "gemma"])
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=30))

@@ -44,6 +44,7 @@ def kill(process: "subprocess.Popen[str]", number: int, group: bool = False) -> 
         return process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_random_moments_ends_like_an_uninterrupted_one(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_search_killed_at_random_moments_ends_like_an_uninterrupted_one(
     assert (folder / "last.txt").exists()
 
 
+@pytest.mark.slow
 def test_finished_jobs_of_one_genome_are_not_launched_again(launch: Launch, tmp_path: Path) -> None:
     few = ("hydra.sweeper.population=6", "hydra.sweeper.generations=2", "hydra.sweep.dir=sweep")
     assert launch(BOWL, *few, folder="whole").returncode == 0
@@ -81,6 +83,7 @@ def test_finished_jobs_of_one_genome_are_not_launched_again(launch: Launch, tmp_
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_be_repeated_is_refused(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +98,7 @@ def test_a_ledger_that_cannot_be_repeated_is_refused(
     assert "generation 2 of sweep/generations.jsonl cannot be repeated" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "group"), [("basic", False), ("joblib", True)])
 def test_ctrl_c_writes_the_best_so_far_and_the_search_resumes(
     launch: Launch, whole: Path, tmp_path: Path, launcher: str, group: bool
@@ -116,6 +120,7 @@ def test_ctrl_c_writes_the_best_so_far_and_the_search_resumes(
     assert results(folder) == results(whole)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_prepare_job_is_one_sentence(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +138,7 @@ def test_an_error_of_the_prepare_job_is_one_sentence(
     assert log(folder).count("first") == 2
 
 
+@pytest.mark.slow
 def test_an_error_of_the_finalize_job_is_one_sentence_and_keeps_the_search(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +154,7 @@ def test_an_error_of_the_finalize_job_is_one_sentence_and_keeps_the_search(
     assert (folder / "last.txt").exists() and evaluated(folder) == evaluated(whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_finalize_job_keeps_the_result(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:

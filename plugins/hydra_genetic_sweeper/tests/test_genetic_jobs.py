@@ -14,12 +14,14 @@ FEW = ("hydra.sweeper.population=4", "hydra.sweeper.generations=2", "hydra.sweep
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_example_runs(launch: Launch, tmp_path: Path) -> None:
     done = launch(BOWL, *FEW)
     assert done.returncode == 0, done.stderr
     assert "best_params" in results(tmp_path) and "generation 2" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_every_genome_of_the_front_gets_a_finalize_job(launch: Launch, tmp_path: Path) -> None:
     front = (
@@ -39,6 +41,7 @@ def test_every_genome_of_the_front_gets_a_finalize_job(launch: Launch, tmp_path:
     assert not (tmp_path / f"sweep/returned/{8 + len(solutions)}.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_search_over_chunks_finds_the_optimum_and_finalizes_it_once(
     launch: Launch, tmp_path: Path
@@ -67,6 +70,7 @@ def test_the_limit_of_a_chunk_is_the_worst_survivor(whole: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_workers_find_the_same_result_each_on_its_own_device(
     launch: Launch, whole: Path, tmp_path: Path
 ) -> None:
@@ -81,6 +85,7 @@ def test_two_workers_find_the_same_result_each_on_its_own_device(
         assert notes == ["begin", "end"] * (len(notes) // 2) and len(notes) > 6
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("app", "overrides", "words"),
@@ -103,6 +108,7 @@ def test_bad_input_gets_one_sentence(
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_changed_setting_is_named_when_a_search_is_resumed(
     launch: Launch, whole: Path, tmp_path: Path

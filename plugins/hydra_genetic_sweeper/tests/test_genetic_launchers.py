@@ -54,6 +54,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # submitit_local would take the same path as submitit_slurm.
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "slurm", "ray"])
 def test_a_killed_worker_loses_only_its_own_work(
     launch: Launch, alone: Path, tmp_path: Path, launcher: str
@@ -79,6 +80,7 @@ def test_a_killed_worker_loses_only_its_own_work(
         assert "jobs lost; of 9 genomes" in output
 
 
+@pytest.mark.slow
 def test_a_killed_search_resumes_under_another_launcher(
     launch: Launch, alone: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ def test_a_killed_search_resumes_under_another_launcher(
     assert set(evaluated(folder)) == set(evaluated(alone)) and again <= 3
 
 
+@pytest.mark.slow
 def test_a_preempted_job_resumes_from_the_queue(
     launch: Launch, alone: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_preempted_job_resumes_from_the_queue(
     assert sum(line.startswith("begin") for line in log(folder)) == 7
 
 
+@pytest.mark.slow
 def test_a_missing_slurm_is_one_sentence(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("applications.with_slurm", lambda folder: {})
     pytest.importorskip("submitit")

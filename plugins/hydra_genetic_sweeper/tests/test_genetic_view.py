@@ -107,6 +107,7 @@ def on_a_terminal(folder: Path, *overrides: str) -> tuple[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
 def test_job_output_appears_above_the_view(tmp_path: Path) -> None:
     pytest.importorskip("joblib")
