@@ -8,7 +8,7 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS     += --no-print-directory
-.PHONY: help install demo test test-vllm test-llama-cpp lint type bench docs experiments clean
+.PHONY: help install demo test test-slow test-vllm test-llama-cpp lint type bench docs experiments clean
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -50,8 +50,13 @@ experiments: $(DEV) ## measure every claim on small models; resumes, an hour or 
 # ── Contribute ────────────────────────────────────────────────────────────────────────────────────
 
 # A hundred processes start, so Python keeps what it has compiled.
-test: $(DEV) ## run the test suite
-	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+test: $(DEV) ## run the tests, but those that take more than two seconds each
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(DEV) ## run the slow tests: whole runs, several processes, browsers, exports
+	@$(PYTEST) -m slow $(ARGS)
 
 test-vllm: $(DEV) $(VLLM)/.stamp-$(VLLM_VERSION) ## compare exports in vLLM with transformers, on a CPU under Linux
 	@SIEVE_VLLM="$(CURDIR)/$(VLLM)/bin/python" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm $(ARGS)
