@@ -139,6 +139,11 @@ class StoredFactors(Mapping[str, BankFactors]):
         self._factors: dict[str, BankFactors] = {}
         self._files: dict[Path, MappedFile] = {}
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the files."""
+        return next(iter(self._paths.values())).parent
+
     def __getitem__(self, name: str) -> BankFactors:
         if name not in self._factors:
             self._factors[name] = self._read(name)

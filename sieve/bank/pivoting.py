@@ -6,10 +6,13 @@ the factors. They are then exchanged until no entry of T exceeds `BOUND` (maxvol
 2010), so that float16 and int8 lose no more on T than on the dense matrix.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from sieve.runtime.mapping import spooled
 
 BOUND = 1.5
 CHOICES = 2  # by LU; a choice among the mixtures of the one before leaves few exchanges, if any
@@ -30,6 +33,12 @@ class Pivoted:
         biases = [None if b is None else b.to(device) for b in (self.row_bias, self.mix_bias)]
         tensors = (self.rows, self.mix, self.order)
         return Pivoted(*(tensor.to(device) for tensor in tensors), *biases)
+
+    def spooled(self, folder: Path) -> "Pivoted":
+        """The same matrix with its numbers in a file, which is read when they are used."""
+        numbers = {name: value for name, value in vars(self).items() if name != "order"}
+        tensors = {name: value for name, value in numbers.items() if value is not None}
+        return replace(self, **spooled(tensors, folder))
 
 
 def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from sieve.bank.bank import Bank, BankFactors
 from sieve.bank.device_factors import SPARE, DeviceFactors
+from sieve.bank.files import StoredFactors
 from sieve.bank.genome import Genome
 from sieve.bank.narrowing import narrow_layers
 from sieve.bank.pivoting import Pivoted, part_of, pivot
@@ -244,7 +245,10 @@ class Switch:
             factors = self.bank.factors[name].cut(rank)
             bias = None if bias is None else bias.to(device)
             pivoted = pivot(factors.u.to(device), factors.v.to(device), bias)
-            self._pivoted[name] = rank, pivoted.to(self._place(name))
+            pivoted = pivoted.to(self._place(name))
+            if is_offloaded(self.model) and isinstance(self.bank.factors, StoredFactors):
+                pivoted = pivoted.spooled(self.bank.factors.folder)
+            self._pivoted[name] = rank, pivoted
             self._release()
         return self._pivoted[name][1]
 

@@ -6,7 +6,6 @@ Takes seconds for any size, without weights and without a GPU. Shows a table and
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
-from sieve.checks import check
 from sieve.config import Config, shards
 from sieve.costs.lengths import Lengths, lengths_of
 from sieve.costs.plan import KEPT, TYPICAL, Plan, Stage
@@ -32,7 +30,7 @@ from sieve.projections import get_projection
 from sieve.report.values import size
 from sieve.runtime.artifacts import write_json_atomic
 from sieve.tasks.certifiable import forecast
-from sieve.tasks.metrics import metric_of
+from sieve.tasks.metrics import AGREEMENT, metric_of
 from sieve.tasks.student import student_config
 
 NAME = "dry_run.json"
@@ -227,14 +225,18 @@ def _thriftier(config: Config) -> dict[str, Config]:
         return {"": config}
     thrifty = replace(config.calibration, layers_at_once=1, checkpointing=True)
     ways = {"": config, THRIFTY: replace(config, calibration=thrifty)}
-    streamed = replace(
-        config, calibration=replace(config.calibration, strategy="stream", layers_at_once=None)
-    )
-    with suppress(ValueError):  # Some settings need the whole model.
-        check(streamed)
+    streams = replace(config.calibration, strategy="stream", layers_at_once=None)
+    if _can_stream(config):
         kept = config.calibration.layers_at_once is None
-        ways[STREAMED if kept else f"{STREAMED} calibration.layers_at_once=null"] = streamed
+        words = STREAMED if kept else f"{STREAMED} calibration.layers_at_once=null"
+        ways[words] = replace(config, calibration=streams)
     return ways
+
+
+def _can_stream(config: Config) -> bool:
+    """Whether no stage of a run needs the whole model."""
+    needed = config.projection.name == "learned" or config.projection.prune_embedding
+    return config.only_runs and not needed and config.task.metric != AGREEMENT
 
 
 def _fewest(plan: Plan, ways: dict[str, Config]) -> tuple[int, str] | None:

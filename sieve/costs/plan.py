@@ -122,14 +122,16 @@ class Plan:
         """Whether every stage reads the model block by block."""
         return self.config.calibration.strategy == "stream" and self.config.only_runs
 
-    def placed(self, size: float, copies: bool = True) -> Parts:
-        """Factors of `size` bytes. A GPU has those of one block of a streamed model at a time.
+    def placed(self, size: float) -> Parts:
+        """Factors of `size` bytes. A streamed model has those of one block in memory at a time.
 
-        copies: whether host memory has the others beside the bank.
+        On the host they are parts of files, unless the model computes in another dtype.
         """
-        if self.on_cpu or not self.streams:
+        if not self.streams:
             return {"factors": size}
-        return {"factors": size / self.shape.layers} | self.on_host("factors", size * copies)
+        block = size / self.shape.layers
+        host = block if self.compute == self.bank_dtype else size
+        return {"factors": host} if self.on_cpu else {"factors": block, f"factors{HOST}": host}
 
     @property
     def block_bytes(self) -> float:
@@ -167,8 +169,10 @@ class Plan:
 
     @property
     def dense(self) -> Parts:
-        """The dense model, and the bank in host memory."""
-        return self.weights | self.on_host("bank", self.bank_bytes)
+        """The dense model, and the bank in host memory: of a streamed run, a block's part of it."""
+        return self.weights | self.on_host(
+            "bank", self.bank_bytes / (self.shape.layers if self.streams else 1)
+        )
 
     @property
     def pruned(self) -> Parts:

@@ -115,8 +115,7 @@ def search(plan: Plan) -> Stage:
     )
     expected, most = scored / plan.workers
     factors = plan.sharded(plan.factor_bytes, 2 * plan.factor_bytes / plan.shape.layers)
-    views = plan.compute == plan.bank_dtype
-    parts = plan.dense | plan.placed(factors, copies=not views) | plan.scoring
+    parts = plan.dense | plan.placed(factors) | plan.scoring
     measured = settings.method == "genetic" and "measured" in settings.seeds
     if shares and (settings.bottlenecks or measured):
         tokens = rows * plan.lengths.scored / plan.devices

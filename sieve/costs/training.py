@@ -82,7 +82,7 @@ def refit(plan: Plan) -> Stage | None:
         seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, steps)
         once, parts = once + seconds, parts | trained
     switches = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
-    parts |= plan.placed(switches, copies=plan.compute != plan.bank_dtype)
+    parts |= plan.placed(switches)
     scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 1)
     if weighs:  # The tokens, once for all genomes.
         scored += plan.run(rows, backward=1, again=streams)

@@ -7,6 +7,7 @@ dropped page is read again when it is next used, mostly from the system's cache 
 import json
 import math
 import mmap
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,20 @@ def write_tensors(
             file.write(numbers.view(torch.uint8).numpy().data if numbers.numel() else b"")
             if after is not None:
                 after()
+
+
+def spooled(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The same tensors as views of a file without a name in a folder, which goes with them.
+
+    Raises OSError if the disk is full.
+    """
+    path = folder / f".spooled.{uuid.uuid4().hex}"
+    try:
+        write_tensors(path, tensors, {})
+        file = MappedFile(path)
+    finally:
+        path.unlink(missing_ok=True)
+    return {name: file.get_tensor(name) for name in tensors}
 
 
 _mapped: WeakSet[mmap.mmap] = WeakSet()  # A map lives as long as a view of it.

@@ -150,6 +150,26 @@ def test_each_block_drops_the_pages_of_factors_that_it_has_read(
     assert len(drops) == len(block_paths(parts))
 
 
+def test_pivoted_factors_of_a_stored_bank_are_read_from_files_without_a_name(
+    tmp_path: Path,
+) -> None:
+    model, folder = tiny_gpt2(), tmp_path / "cache"
+    parts, path = offloaded(model, tmp_path / "model"), folder / "bank.safetensors"
+    banked(model, storage="pivoted").save(path)
+    bank = Bank.load(path)
+    for one in (model, parts):
+        with Switch(one, bank).to(mixed(bank, (0.3,))):
+            layers = [one.get_submodule(matrix.name) for matrix in bank.matrices]
+            weights = [layer.factor_out.weight for layer in layers]
+            weights += [layer.factor_in.bias for layer in layers]
+            if sys.platform == "linux":
+                assert {is_mapped(weight, folder) for weight in weights} == {one is parts}
+            outputs = logits(one)
+    with Switch(model, bank).to(mixed(bank, (0.3,))):
+        assert outputs.equal(logits(model))
+    assert list(folder.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("streamed", (True, False))
 def test_only_a_streamed_model_drops_pages_of_factors_when_pivot_rows_are_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
