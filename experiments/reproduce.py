@@ -4,6 +4,7 @@
     python -m experiments.reproduce kept tokens    # run some claims
     python -m experiments.reproduce --summary      # no runs, only figures and tables
     python -m experiments.reproduce --adopt        # also replace the committed results
+    python -m experiments.reproduce --seed 1 --out runs/again    # other rows; compare
 
 Runs are written to `runs/experiments`. Each new number is compared with the interval of the
 committed number in `experiments/results`.
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="run only jobs whose name contains this")
+    parser.add_argument(
+        "--seed", type=int, help="of the runs, to see what another one changes; give another --out"
+    )
     parser.add_argument("--wandb", action="store_true", help="log the runs to Weights & Biases")
     parser.add_argument(
         "--summary", action="store_true", help="run nothing; summarize finished jobs"
@@ -59,12 +64,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.claims if name not in known]:
         parser.error(f"unknown claim {unknown[0]!r}; expected one of {', '.join(known)}.")
+    if arguments.seed is not None and arguments.adopt:
+        parser.error("--adopt replaces results of the committed seed; leave out --seed or --adopt.")
     chosen = arguments.claims or list(CLAIMS)
     os.environ[WANDB] = str(arguments.wandb).lower()
     failed = (
         []
         if arguments.summary
-        else measure(chosen, arguments.out, arguments.workers, arguments.only)
+        else measure(chosen, arguments.out, arguments.workers, arguments.only, arguments.seed)
     )
     summaries = summarize(chosen, arguments.out)
     strange = report(summaries, arguments.out)
@@ -80,8 +87,10 @@ def module(claim: str) -> Any:
     return importlib.import_module(f"experiments.claims.{claim}")
 
 
-def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> list[str]:
-    """Run the jobs without a result; return one line per failure."""
+def measure(
+    claims: Sequence[str], out: Path, workers: int, only: str = "", seed: int | None = None
+) -> list[str]:
+    """Run the jobs without a result, with another seed if one is given; one line per failure."""
     jobs = list(dict.fromkeys(job for claim in claims for job in module(claim).jobs()))
     if not SHARED.is_dir() and (beside := [job for job in jobs if job.shared]):
         console.print(
@@ -97,7 +106,7 @@ def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> l
             highlight=False,
         )
         jobs = [job for job in jobs if not job.real]
-    todo = [job for job in jobs if only in job.name and job.result(out) is None]
+    todo = [seeded(job, seed) for job in jobs if only in job.name and job.result(out) is None]
     lanes: dict[str, list[Job]] = {}
     for job in todo:
         lanes.setdefault(job.lane, []).append(job)
@@ -108,6 +117,13 @@ def measure(claims: Sequence[str], out: Path, workers: int, only: str = "") -> l
         minutes = (time.monotonic() - start) / 60
         console.print(f"{len(todo)} runs in {minutes:.1f} minutes, {workers} at a time.")
     return failed
+
+
+def seeded(job: Job, seed: int | None) -> Job:
+    """A job with another seed of its run; functions keep theirs."""
+    if seed is None or job.kind == "call":
+        return job
+    return replace(job, extra=(*job.extra, f"seed={seed}"))
 
 
 def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[str]:

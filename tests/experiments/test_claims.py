@@ -10,7 +10,7 @@ from models import tiny_llama, tiny_tokenizer
 from experiments import baselines, verdicts
 from experiments.claims import bottlenecks, curve, transfer
 from experiments.jobs import Job, composed
-from experiments.reproduce import CLAIMS, module
+from experiments.reproduce import CLAIMS, module, seeded
 from sieve.model.backbone import Backbone, count_parameters
 from sieve.tasks import Example
 
@@ -66,6 +66,13 @@ def test_the_jobs_of_a_claim_compose(claim: str, tmp_path: Path) -> None:
     for job in (jobs[0], jobs[-1]):
         if job.kind == "run" and not job.rows_of:
             assert composed(job.overrides(tmp_path), tmp_path).paths.cache_dir
+
+
+def test_a_second_run_has_another_seed_and_the_same_name(tmp_path: Path) -> None:
+    run, call = Job("kept", (("subject", "trec"),)), Job("kept", (("step", "tune"),), "call")
+    again = seeded(run, 3)
+    assert again.name == run.name and seeded(run, None) == run and seeded(call, 3) == call
+    assert composed(again.overrides(tmp_path), tmp_path).seed == 3
 
 
 def test_a_job_may_take_its_row_budget_from_another_job(tmp_path: Path) -> None:
