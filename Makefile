@@ -52,7 +52,7 @@ experiments: $(DEV) ## measure every claim on small models; resumes, an hour or 
 # A hundred processes start, so Python keeps what it has compiled.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-test: $(DEV) ## run the tests, but those that take more than two seconds each
+test: $(DEV) ## run the tests, except those that take more than two seconds each
 	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: $(DEV) ## run the slow tests: whole runs, several processes, browsers, exports

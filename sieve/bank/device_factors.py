@@ -17,7 +17,7 @@ class DeviceFactors:
     Args:
         position, world: copy only every `world`-th direction, starting at `position`.
         spare: how many directions to copy for each direction that is needed.
-        places: the devices of matrices whose factors are on another one.
+        others: the devices of matrices whose factors are on another one.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class DeviceFactors:
         position: int = 0,
         world: int = 1,
         spare: float = SPARE,
-        places: Mapping[str, torch.device] | None = None,
+        others: Mapping[str, torch.device] | None = None,
     ) -> None:
         self._bank, self._device, self._dtype = bank, device, dtype
-        self._places = places or {}
+        self._others = others or {}
         self._position, self._world, self._spare = position, world, spare
         self._copies: dict[str, BankFactors] = {}
         self._replaced: dict[str, BankFactors] = {}
@@ -48,7 +48,7 @@ class DeviceFactors:
         factors = self._replaced.get(name, self._bank.factors[name])
         if not 0 <= rank <= factors.rank:
             raise ValueError(f"{name}: got rank {rank}, expected 0 to {factors.rank}.")
-        device = self._places.get(name, self._device)
+        device = self._others.get(name, self._device)
         is_here = factors.u.device == device and factors.u.dtype == self._dtype
         if self._world > 1 or not is_here:
             factors = factors.cut(min(int(self._spare * rank), factors.rank))

@@ -7,12 +7,11 @@ the factors. They are then exchanged until no entry of T exceeds `BOUND` (maxvol
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sieve.runtime.mapping import spooled
+from sieve.runtime.mapping import Spool
 
 BOUND = 1.5
 CHOICES = 2  # by LU; a choice among the mixtures of the one before leaves few exchanges, if any
@@ -34,11 +33,10 @@ class Pivoted:
         tensors = (self.rows, self.mix, self.order)
         return Pivoted(*(tensor.to(device) for tensor in tensors), *biases)
 
-    def spooled(self, folder: Path) -> "Pivoted":
+    def spooled(self, spool: Spool) -> "Pivoted":
         """The same matrix with its numbers in a file, which is read when they are used."""
-        numbers = {name: value for name, value in vars(self).items() if name != "order"}
-        tensors = {name: value for name, value in numbers.items() if value is not None}
-        return replace(self, **spooled(tensors, folder))
+        tensors = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: spool.put(value) for name, value in tensors.items()})
 
 
 def pivot(u: Tensor, v: Tensor, bias: Tensor | None = None) -> Pivoted:

@@ -24,7 +24,7 @@ from sieve.factorized.modeling_layers import (
     unskip,
 )
 from sieve.model.matrices import Matrix
-from sieve.runtime.mapping import drop_pages
+from sieve.runtime.mapping import Spool, drop_pages
 from sieve.runtime.memory import trim
 from sieve.streaming.offloaded import is_offloaded
 
@@ -35,14 +35,16 @@ class Switch:
     Level 1 is the model's own dense layer. As a context manager it restores the dense model at the
     end.
 
+    The factors of a model whose blocks are read while they run are in host memory, in files if the
+    bank is. A block has copies on the device while it runs.
+
     Args:
         as_stored: True gives every layer the storage form and the rounded numbers of an export.
             False computes with views of the plain factors, which are quick to change.
         split: split the factors of a sharded model over its ranks, except those that siblings
             share. Then only passes without gradients work.
         held: where factors are if not on the model's device, "meta" for nowhere. Such a model can
-            be written but does not run. The factors of a model whose blocks are read while they
-            run are on the CPU, and each block takes its own to the device then.
+            be written but does not run.
     """
 
     def __init__(
@@ -54,11 +56,15 @@ class Switch:
         held: torch.device | None = None,
     ) -> None:
         self.model = model
-        reads = is_offloaded(model)
-        self.device = held or (torch.device("cpu") if reads else model.device)
-        ends = {m.name: model.device for m in bank.matrices if m.layer is None}
-        self._places = ends if reads and held is None else {}
         self.bank = bank
+        self.device = held or model.device
+        self._ends: dict[str, torch.device] = {}  # matrices outside of blocks that are read
+        self._spool: Spool | None = None
+        if held is None and is_offloaded(model):
+            self.device = torch.device("cpu")
+            self._ends = {m.name: model.device for m in bank.matrices if m.layer is None}
+            if isinstance(bank.factors, StoredFactors):
+                self._spool = Spool(bank.factors.folder)
         self.as_stored = as_stored
         self.dense = {m.name: model.get_submodule(m.name) for m in bank.matrices}
         if any(isinstance(layer, FactorizedLinear) for layer in self.dense.values()):
@@ -69,14 +75,14 @@ class Switch:
         self._pivots = as_stored and bank.sizing.storage == "pivoted"
         spare = 1.0 if as_stored else SPARE  # Stored forms serve one genome, views many in turn.
         self._factors = DeviceFactors(
-            bank, self.device, model.dtype, spare=spare, places=self._places
+            bank, self.device, model.dtype, spare=spare, others=self._ends
         )
         self._split = SplitFactors(model, bank) if split and is_sharded(model) else None
         self._groups = {group.name: group for group in bank.groups}
         self._d_out = {matrix.name: matrix.d_out for matrix in bank.matrices}
         biases = {name: getattr(m, "bias", None) for name, m in self.dense.items()}
         self.biases = {
-            n: None if b is None else whole(b).to(self._place(n)) for n, b in biases.items()
+            n: None if b is None else whole(b).to(self._device_of(n)) for n, b in biases.items()
         }
         self._layers: dict[str, FactorizedLinear] = {}
         self._narrow: dict[str, tuple[int, dict[str, nn.Module]]] = {}  # of the last rank
@@ -198,7 +204,7 @@ class Switch:
         if self._pivots and rank:
             pivoted, start = self._pivot(name, rank, bias), 0
             for member, size in zip(members, sizes, strict=True):
-                part = part_of(pivoted, start, start + size)
+                part = self._spooled(member, part_of(pivoted, start, start + size))
                 layers[member] = pivoted_layer(part, self.model.dtype)
                 start += size
         else:
@@ -225,9 +231,9 @@ class Switch:
         set_factors(layer, factors.u[:, :rank], factors.v[:rank], bias)
         return layer
 
-    def _place(self, name: str) -> torch.device:
+    def _device_of(self, name: str) -> torch.device:
         """Where the factors of a matrix are."""
-        return self._places.get(name, self.device)
+        return self._ends.get(name, self.device)
 
     def _layer(self, name: str, bias: Tensor | None) -> FactorizedLinear:
         """The plain layer of a matrix, the same for all ranks."""
@@ -245,12 +251,16 @@ class Switch:
             factors = self.bank.factors[name].cut(rank)
             bias = None if bias is None else bias.to(device)
             pivoted = pivot(factors.u.to(device), factors.v.to(device), bias)
-            pivoted = pivoted.to(self._place(name))
-            if is_offloaded(self.model) and isinstance(self.bank.factors, StoredFactors):
-                pivoted = pivoted.spooled(self.bank.factors.folder)
+            pivoted = self._spooled(name, pivoted.to(self._device_of(name)))
             self._pivoted[name] = rank, pivoted
             self._release()
         return self._pivoted[name][1]
+
+    def _spooled(self, name: str, pivoted: Pivoted) -> Pivoted:
+        """A matrix with its numbers in a file, if it is in a block that is read while it runs."""
+        if self._spool is None or name in self._ends:
+            return pivoted
+        return pivoted.spooled(self._spool)
 
     def _release(self) -> None:
         """Return the memory of a computation if the model is read block by block to save it.
@@ -266,7 +276,7 @@ class Switch:
         if (name, rank) not in self._biases:
             factors, fitted = self.bank.factors[name], None
             if factors.offset is not None:
-                cut = factors.cut(rank).to(self._place(name), self.model.dtype)
+                cut = factors.cut(rank).to(self._device_of(name), self.model.dtype)
                 fitted = cut.bias(rank)
             self._biases[name, rank] = add_biases(self.biases[name], fitted, self.bank.dtype)
         return self._biases[name, rank]

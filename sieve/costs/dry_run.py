@@ -220,7 +220,7 @@ def remedy(plan: Plan) -> tuple[int, str] | None:
 
 
 def _thriftier(config: Config) -> dict[str, Config]:
-    """A run's settings, and others that hold less of the model in memory, by what is to be set."""
+    """A run's settings, and others that hold less in memory, keyed by the settings to add."""
     if config.calibration.strategy == "stream":
         return {"": config}
     thrifty = replace(config.calibration, layers_at_once=1, checkpointing=True)
@@ -241,18 +241,18 @@ def _can_stream(config: Config) -> bool:
 
 def _fewest(plan: Plan, ways: dict[str, Config]) -> tuple[int, str] | None:
     """The way with the fewest devices, the first of equals; None if none fits."""
-    found = [way for words, config in ways.items() if (way := _way(plan, config, words))]
-    return min(found, key=itemgetter(0), default=None)
+    fitting = [way for words, config in ways.items() if (way := _way(plan, config, words))]
+    return min(fitting, key=itemgetter(0), default=None)
 
 
 def _way(plan: Plan, config: Config, words: str) -> tuple[int, str] | None:
     """The fewest devices for a run with other settings, and all settings; None if none suffice."""
     counts = range(plan.shards, MAX_DEVICES + 1)
     # With more devices, each holds less or as much.
-    place = bisect_left(counts, True, key=lambda n: fits(replace(plan, config=config, shards=n)))
-    if place == len(counts):
+    index = bisect_left(counts, True, key=lambda n: fits(replace(plan, config=config, shards=n)))
+    if index == len(counts):
         return None
-    return counts[place], " ".join(["trainer=fsdp"] * (place > 0) + [words] * bool(words))
+    return counts[index], " ".join(["trainer=fsdp"] * (index > 0) + [words] * bool(words))
 
 
 def fits(plan: Plan) -> bool:

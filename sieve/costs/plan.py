@@ -122,16 +122,21 @@ class Plan:
         """Whether every stage reads the model block by block."""
         return self.config.calibration.strategy == "stream" and self.config.only_runs
 
-    def placed(self, size: float) -> Parts:
+    def factor_parts(self, size: float) -> Parts:
         """Factors of `size` bytes. A streamed model has those of one block in memory at a time.
 
         On the host they are parts of files, unless the model computes in another dtype.
         """
         if not self.streams:
             return {"factors": size}
-        block = size / self.shape.layers
-        host = block if self.compute == self.bank_dtype else size
-        return {"factors": host} if self.on_cpu else {"factors": block, f"factors{HOST}": host}
+        part = self.block_part(size)
+        host = part if self.compute == self.bank_dtype else size
+        return {"factors": host} if self.on_cpu else {"factors": part, f"factors{HOST}": host}
+
+    def block_part(self, size: float) -> float:
+        """Of factors of `size` bytes, those of one block, and of an embedding and a head."""
+        inside = sum(m.size for m in self.shape.blocks) / self.shape.prunable
+        return size * (inside / self.shape.layers + 1 - inside)
 
     @property
     def block_bytes(self) -> float:
@@ -170,14 +175,13 @@ class Plan:
     @property
     def dense(self) -> Parts:
         """The dense model, and the bank in host memory: of a streamed run, a block's part of it."""
-        return self.weights | self.on_host(
-            "bank", self.bank_bytes / (self.shape.layers if self.streams else 1)
-        )
+        size = self.bank_bytes
+        return self.weights | self.on_host("bank", self.block_part(size) if self.streams else size)
 
     @property
     def pruned(self) -> Parts:
         """`dense`, and the factors of one genome as they are stored."""
-        return self.dense | self.placed(KEPT * self.shape.prunable * self.itemsize)
+        return self.dense | self.factor_parts(KEPT * self.shape.prunable * self.itemsize)
 
     @property
     def shared(self) -> Parts:
@@ -318,6 +322,12 @@ class Plan:
         products = [2 * r**2 * (m.d_out + m.d_in) for m, r in ranks]
         factors = [r**2 * (QR * m.d_out + 2 * CHOICES * (m.d_out - r / 3)) for m, r in ranks]
         return self.solves(list(zip(products, factors, strict=True)))
+
+    @property
+    def spooled(self) -> float:
+        """Bytes of the temporary files with a streamed model's pivoted factors."""
+        pivots = self.streams and self.sizing.storage == "pivoted"
+        return pivots * KEPT * self.shape.prunable * ITEMSIZE[self.bank_dtype]
 
     def converted(self, storage: str) -> float:
         """Numbers that another storage form adds to the factors; negative if it saves some."""

@@ -115,7 +115,7 @@ def search(plan: Plan) -> Stage:
     )
     expected, most = scored / plan.workers
     factors = plan.sharded(plan.factor_bytes, 2 * plan.factor_bytes / plan.shape.layers)
-    parts = plan.dense | plan.placed(factors) | plan.scoring
+    parts = plan.dense | plan.factor_parts(factors) | plan.scoring
     measured = settings.method == "genetic" and "measured" in settings.seeds
     if shares and (settings.bottlenecks or measured):
         tokens = rows * plan.lengths.scored / plan.devices
@@ -155,7 +155,8 @@ def evaluate(plan: Plan) -> Stage:
             one = plan.run(Rows(speed.batch_size, length, padding=1.0), kept)
             seconds += one * plan.devices * steps * repeats
     parts = (plan.pruned if config.quantization.method != "none" else plan.shared) | plan.scoring
-    return Stage("evaluate", seconds + plan.pivots(), parts)
+    seconds += plan.pivots() + plan.write(plan.spooled)
+    return Stage("evaluate", seconds, parts, written_bytes=plan.spooled)
 
 
 def rows_to_compare(plan: Plan) -> float:
@@ -182,6 +183,7 @@ def export(plan: Plan) -> Stage | None:
         size += (1 - KEPT) * ends * stored
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
+    size += plan.spooled
     seconds, parts = plan.pivots(storage) + plan.write(size), plan.pruned
     checked = min(plan.config.export.check_rows, plan.lengths.rows["test"])
     if checked and method == "none" and plan.shards == 1:

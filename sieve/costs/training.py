@@ -7,7 +7,7 @@ from sieve.calibration.sums import summed_entries
 from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
 from sieve.costs.shape import Rows
 from sieve.costs.solving import refit_flops, solve_bytes
-from sieve.costs.stages import solve_all
+from sieve.costs.stages import solve_all, sweep_weights
 from sieve.projections.moments import FLOAT32
 from sieve.recovery.hidden import BLOCKS
 from sieve.recovery.recovery import HELD_OUT
@@ -82,7 +82,7 @@ def refit(plan: Plan) -> Stage | None:
         seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, steps)
         once, parts = once + seconds, parts | trained
     switches = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
-    parts |= plan.placed(switches)
+    parts |= plan.factor_parts(switches)
     scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 1)
     if weighs:  # The tokens, once for all genomes.
         scored += plan.run(rows, backward=1, again=streams)
@@ -92,8 +92,9 @@ def refit(plan: Plan) -> Stage | None:
         states = weighs * (shape.layers + 2) * rows.tokens * shape.hidden * plan.itemsize
         on_disk = states * (calibration.hidden != "memory")
         scored += plan.write(reads * shape.parameters * ITEMSIZE[plan.stored] + on_disk)
-        # Weighting tokens holds two blocks and the embedding, which take less than the solver.
-        parts |= plan.on_host("hidden states of all blocks", states - on_disk)
+        weighing = plan.activations(batch, rows, weighs, again=True) | sweep_weights(plan)
+        parts = max(parts, weighing, key=lambda p: Stage("", 0.0, p).peak(plan.device))
+        parts = parts | plan.on_host("hidden states of all blocks", states - on_disk)
     remark = f"at most {settings.refit_tries} genomes"
     return Stage("refit", once * settings.refit_tries + scored, plan.dense | parts, remark=remark)
 
@@ -112,6 +113,8 @@ def refit_bytes(plan: Plan, rows: Rows) -> Parts:
         "inputs of matrices": rows.tokens * FLOAT32 * inputs / shape.layers,
         "sums of other tokens": WAITING_BYTES * widest.d_in**2,
     }
+    if plan.config.projection.refit_target == "residual":
+        hidden += rows.tokens * FLOAT32 * shape.hidden  # what the stream has lost
     if plan.streams:
         waiting = {k: v for one in waiting.items() for k, v in plan.on_host(*one).items()}
     return {"hidden states": hidden, "solver workspace": solved} | waiting

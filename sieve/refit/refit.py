@@ -7,7 +7,7 @@ few forward passes. A refitted matrix is kept only if its error falls on held-ou
 batches, and the refit as a whole only if the model's divergence from the dense one falls there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -125,8 +125,7 @@ class _Sequence:
         self.lost: list[Tensor] = []  # (N, hidden) per batch: dense minus pruned residual stream
         self.masks: list[list[Tensor | None]] = []  # (B * T,) per batch and pass: no padding
         self.copies: list[Tensor | None] = []  # (N,) per batch: rows that a token stands for
-        # Where what waits is: the host for a model that is read block by block to save memory.
-        self.waiting = switch.device
+        self.waiting = switch.device  # It keeps inputs and sums until they are used.
         self.project = get_projection(self.bank.projection)
         self.factors, self.kept = dict(self.bank.factors), list[str]()
 
@@ -153,10 +152,11 @@ class _Sequence:
             calls_of_block = [call[index] for call in calls]
             # Not experts: the pruned model may route other tokens to them.
             sources = dict.fromkeys(m.source for m in matrices if not m.expert)
-            self.lost = [
-                self._flat(d, i).float() - self._flat(p, i).float()
-                for i, (d, p) in enumerate(zip(dense, pruned, strict=True))
-            ]
+            if self.residual:
+                streams = enumerate(zip(dense, pruned, strict=True))
+                self.lost = [
+                    self._flat(d, i).float() - self._flat(p, i).float() for i, (d, p) in streams
+                ]
             writers = []
             with self.switch.lifted([matrix.name for matrix in matrices]), in_memory(block):
                 if self.residual:
@@ -212,30 +212,49 @@ class _Sequence:
             return
         names = [m.name for m in group] if self.weights else [group[0].source]
         heights = {m.name: m.d_out for m in group if m.name in writers}
-        device, size = self.model.device, group[0].d_in
         reader = self.model.get_submodule(readers[0].name)
-        sums = {
-            name: [Paired.zeros(size, device, heights.get(name, 0)) for _ in range(2)]
-            for name in names
-        }
         inputs: list[Tensor] = []  # of the writing matrices in the pruned model
-        for index, call in enumerate(calls):
-            x = self._flat(call.input_of(reader, block, pruned[index]), index)
-            for name, pairs in sums.items():
-                lost = self.lost[index] if name in heights else None
-                pair = pairs[self.held_out[index]]
-                pair.add(dense[index].to(device), x, self._weight(name, index), lost)
-            if writing:
-                inputs.append(x.to(self.waiting))
-        for name, pairs in sums.items():
-            sums[name] = [pairs[0], pairs[1].to(self.waiting)]
+
+        def pruned_inputs() -> Iterator[Tensor]:
+            for index, call in enumerate(calls):
+                x = self._flat(call.input_of(reader, block, pruned[index]), index)
+                if writing:
+                    inputs.append(x.to(self.waiting))
+                yield x
+
+        with in_memory(block):  # The factors that are new since the block was read, too.
+            sums = self._sums(names, heights, dense, pruned_inputs())
         for index, matrix in enumerate(group):
             name, last = names[index if self.weights else 0], index == len(group) - 1
             pairs = sums.pop(name) if self.weights or last else list(sums[name])
             if self.ranks[matrix.name] is not None:
                 self._refit_matrix(matrix, pairs)
-        with in_memory(block):  # The new factors, too.
-            self._restore(writing, dense, inputs)
+        if writing:
+            with in_memory(block):
+                self._restore(writing, dense, inputs)
+
+    def _sums(
+        self,
+        names: list[str],
+        heights: dict[str, int],
+        dense: list[Tensor],
+        pruned: Iterable[Tensor],
+    ) -> dict[str, list[Paired]]:
+        """The sums of the batches to fit, on the device, and of the others, where they wait.
+
+        Args:
+            names: of the matrices, or of their common input if tokens have no weights.
+            heights: d_out of matrices that restore the residual stream.
+            dense, pruned: the inputs (N, d_in) in the two models, by batch.
+        """
+        zeros = partial(Paired.zeros, dense[0].shape[1], device := self.model.device)
+        sums = {n: [zeros(heights.get(n, 0)), zeros(heights.get(n, 0))] for n in names}
+        for index, (own, x) in enumerate(zip(dense, pruned, strict=True)):
+            own = own.to(device)
+            for name, pairs in sums.items():
+                lost = self.lost[index] if name in heights else None
+                pairs[self.held_out[index]].add(own, x, self._weight(name, index), lost)
+        return {name: [fit, other.to(self.waiting)] for name, (fit, other) in sums.items()}
 
     def _restore(self, writers: list[str], dense: list[Tensor], pruned: list[Tensor]) -> None:
         """Change what the residual stream has lost by what refitted writers add to it.

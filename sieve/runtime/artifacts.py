@@ -71,7 +71,7 @@ def written_beside(path: Path) -> Iterator[Path]:
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
     """Yield a new hidden folder under `parent`, which is removed at the end.
 
-    Those of the same name that killed processes left are removed first.
+    Folders of the same name that killed processes left are removed first.
     """
     path = Path(parent) / name
     parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,8 @@ def _process_space() -> str:
 def _remove_stale(path: Path) -> None:
     """Remove the temporaries of `path` that dead processes of this machine left.
 
-    Temporaries of other machines are removed after a day without a write.
+    Temporaries of other machines are removed after a day without a write. What cannot be removed
+    stays.
     """
     pattern = re.compile(
         rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})\.(\d+)\.[0-9a-f]{{8}}(\.old)?\.partial"
@@ -188,11 +189,13 @@ def _remove_stale(path: Path) -> None:
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if not (match := pattern.fullmatch(partial.name)):
             continue
-        with suppress(FileNotFoundError):  # Another process has just removed it.
+        with suppress(OSError):  # Another process has just removed it, or another user owns it.
             if match[1] == _process_space():
                 stale = not _is_alive(int(match[2]))
             else:
-                stale = time.time() - partial.stat().st_mtime > ABANDONED_S
+                files = [partial, *(partial.iterdir() if partial.is_dir() else ())]
+                last = max(file.stat().st_mtime for file in files)
+                stale = time.time() - last > ABANDONED_S
             if stale:
                 _remove(partial)
 

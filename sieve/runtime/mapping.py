@@ -7,11 +7,11 @@ dropped page is read again when it is next used, mostly from the system's cache 
 import json
 import math
 import mmap
-import uuid
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
-from weakref import WeakSet
+from typing import Any, BinaryIO, cast
+from weakref import WeakSet, finalize
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+CHUNK = 2**28  # bytes of a file of a spool
+ALIGNMENT = 64  # bytes
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -87,18 +89,53 @@ def write_tensors(
                 after()
 
 
-def spooled(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The same tensors as views of a file without a name in a folder, which goes with them.
+class Spool:
+    """Tensors in unnamed temporary files of a folder, as views whose pages can be dropped.
 
-    Raises OSError if the disk is full.
+    A file is freed with its last view. Many tensors share a file, since each file that is mapped
+    keeps a descriptor open.
     """
-    path = folder / f".spooled.{uuid.uuid4().hex}"
-    try:
-        write_tensors(path, tensors, {})
-        file = MappedFile(path)
-    finally:
-        path.unlink(missing_ok=True)
-    return {name: file.get_tensor(name) for name in tensors}
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: BinaryIO | None = None
+        self._pages: mmap.mmap | None = None
+        self._end = 0
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A view of a copy of a tensor in a file; OSError if the disk is full."""
+        numbers = tensor.detach().cpu().contiguous()
+        if not numbers.numel():
+            return numbers
+        start = -(-self._end // ALIGNMENT) * ALIGNMENT
+        try:
+            if self._pages is None or start + numbers.nbytes > len(self._pages):
+                self._open(max(CHUNK, numbers.nbytes))
+                start = 0
+            assert self._file is not None and self._pages is not None
+            # A page of a private map shows what is written to the file until it is written to.
+            self._file.seek(start)
+            self._file.write(numbers.flatten().view(torch.uint8).numpy().data)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                f"Factors could not be written to {self.folder} ({error.strerror or error}). Free "
+                "space on its disk, or set paths.cache_dir to a folder with space."
+            ) from error
+        self._end = start + numbers.nbytes
+        view = torch.frombuffer(
+            self._pages, dtype=numbers.dtype, count=len(numbers.flatten()), offset=start
+        )
+        return view.view(numbers.shape)
+
+    def _open(self, size: int) -> None:
+        if self._file is not None:
+            self._file.close()  # Its map stays.
+        self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=self.folder))
+        finalize(self, self._file.close)
+        self._file.truncate(size)  # Space is taken as it is written.
+        self._pages = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_COPY)
+        _mapped.add(self._pages)
 
 
 _mapped: WeakSet[mmap.mmap] = WeakSet()  # A map lives as long as a view of it.

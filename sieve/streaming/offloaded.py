@@ -67,7 +67,7 @@ def passing_on(model: nn.Module) -> Iterator[None]:
             forward.reads = True
 
 
-_Place = tuple[dict[str, Any], str]  # a module's tensors of a kind, and a name
+_Slot = tuple[dict[str, Any], str]  # a module's tensors of a kind, and a name
 
 
 class Offloaded:
@@ -88,29 +88,30 @@ class Offloaded:
     @contextmanager
     def in_memory(self) -> Iterator[None]:
         """Have the weights of the block in memory; those that are there already stay."""
-        device = self.blocks.device
+        device, checkpoint = self.blocks.device, self.blocks.checkpoint
         absent, elsewhere = list(_absent(self.block)), list(_elsewhere(self.block, device))
         names = [f"{self.path}.{name}" for name, _, _, _ in absent]
-        tensors = self.blocks.checkpoint.read(names, self.blocks.dtype)
-        placed: list[tuple[_Place, Tensor, Tensor]] = []  # and what was there before
+        tensors = checkpoint.read(names, self.blocks.dtype)
+        undo: list[tuple[_Slot, Tensor, Tensor]] = []  # slot, what is there now, and was before
         self._depth += 1
         try:
             for (_, module, leaf, parameter), name in zip(absent, names, strict=True):
                 weight = nn.Parameter(tensors.pop(name).to(device), requires_grad=False)
-                placed.append(((module._parameters, leaf), weight, parameter))
+                undo.append(((module._parameters, leaf), weight, parameter))
                 module._parameters[leaf] = weight
+            copies: dict[object, Tensor] = {}
             for store, leaf, tensor in elsewhere:
-                here = _moved(tensor, device)
-                placed.append(((store, leaf), here, tensor))
-                store[leaf] = here
+                copy = _copied(tensor, device, copies)
+                undo.append(((store, leaf), copy, tensor))
+                store[leaf] = copy
             yield
         finally:
-            for (store, leaf), here, before in placed:
-                if store.get(leaf) is here:  # Otherwise a layer has other factors by now.
+            for (store, leaf), now, before in undo:
+                if store.get(leaf) is now:  # Otherwise a layer has other factors by now.
                     store[leaf] = before
             self._depth -= 1
             if not self._depth:
-                drop_pages()  # of factors, which are views of the bank's files
+                drop_pages()  # of factors, which are views of files
 
 
 def _elsewhere(block: nn.Module, device: torch.device) -> Iterator[tuple[Any, str, Tensor]]:
@@ -122,9 +123,13 @@ def _elsewhere(block: nn.Module, device: torch.device) -> Iterator[tuple[Any, st
                     yield store, leaf, tensor
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    moved = tensor.detach().to(device)
-    return nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
+def _copied(tensor: Tensor, device: torch.device, copies: dict[object, Tensor]) -> Tensor:
+    """A copy on a device, one of all views of the same numbers; `copies` has those made before."""
+    key = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+    if key not in copies:
+        copies[key] = tensor.detach().to(device)
+    copy = copies[key]
+    return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
 
 
 def _absent(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

@@ -1,8 +1,10 @@
 """Refit lowers the error on what the pruned model sees, and only then changes anything."""
 
 import dataclasses
+import gc
 import math
 import sys
+import weakref
 
 import pytest
 import torch
@@ -190,6 +192,33 @@ def test_a_refit_leaves_removed_units_out_and_solves_the_rest(residual: bool) ->
     unneeded = bank.unneeded(genome)
     assert len(unneeded) == 3 and unneeded.isdisjoint(refitted.kept)
     assert not skipped(model)
+
+
+def test_sums_are_freed_as_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the last matrix of an input is solved, the sums that it was solved from are gone."""
+    model = tiny_llama()
+    moments = calibrate(model, batches(), needs=get_projection("loss_aware").needs)
+    bank = fit(model, moments, "loss_aware")
+    sums, alive = weakref.WeakSet[Tensor](), list[int]()
+
+    class Watched(Paired):
+        @classmethod
+        def zeros(cls, *args: object) -> Paired:
+            made = Paired.zeros(*args)
+            sums.add(made.inner)
+            return made
+
+    def watched(weight: Tensor, *given: object) -> object:
+        gc.collect()
+        alive.append(len(sums))
+        return solve(weight, *given)
+
+    monkeypatch.setattr("sieve.refit.refit.Paired", Watched)
+    monkeypatch.setattr("sieve.refit.refit.solve", watched)
+    weights = token_weights(model, bank.matrices, batches(), answers="gold")
+    refit(model, bank, uniform(bank, 0.3), moments, batches(), weights)
+    # Of q, k and v, then o, gate and up, and down: those to fit, but for what was used, and others.
+    assert alive == [5, 3, 1, 1, 3, 1, 1] * 2
 
 
 def test_dense_matrices_are_not_refitted() -> None:

@@ -1,5 +1,6 @@
 """Mapped files give the tensors of safetensors, and their pages can be dropped."""
 
+import errno
 import gc
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from sieve.bank.bank import Bank
 from sieve.bank.switch import Switch
 from sieve.runtime import mapping
-from sieve.runtime.mapping import MappedFile, drop_pages, write_tensors
+from sieve.runtime.mapping import MappedFile, Spool, drop_pages, write_tensors
 
 NUMBERS = 2**20
 
@@ -125,3 +126,42 @@ def test_pages_are_dropped_while_a_bank_is_saved_only_if_asked(
     bank = banked(tiny_llama())
     bank.save(tmp_path / "bank", drop)
     assert len(drops) == drop * 4 * len(bank.names)  # U, V, energies and the mean of each
+
+
+def test_spooled_tensors_are_equal_also_after_their_pages_are_dropped(
+    stored: tuple[Path, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapping, "CHUNK", 2**10)
+    (folder := tmp_path / "spool").mkdir()
+    tensors = stored[1] | {"order": torch.arange(9, dtype=torch.int32), "view": torch.rand(4, 6).T}
+    spool = Spool(folder)
+    for tensor in tensors.values():
+        first = spool.put(tensor)
+        second = spool.put(tensor + 1)  # Of a page that may be in memory already.
+        for _ in range(2):
+            assert first.equal(tensor) and second.equal(tensor + 1)
+            drop_pages()
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_spooled_tensors_share_files_which_go_with_their_views(tmp_path: Path) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    gc.collect()
+    before, spool = opened(), Spool(tmp_path)
+    views = [spool.put(torch.rand(5)) for _ in range(100)]
+    assert opened() - before <= 2  # The file and its map.
+    del spool, views
+    gc.collect()
+    assert opened() == before
+
+
+def test_a_full_disk_is_named_by_a_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sieve.runtime.mapping.tempfile.TemporaryFile", full)
+    with pytest.raises(OSError, match=rf"{tmp_path} \(No space left on device\).*paths.cache_dir"):
+        Spool(tmp_path).put(torch.rand(2))

@@ -150,24 +150,41 @@ def test_each_block_drops_the_pages_of_factors_that_it_has_read(
     assert len(drops) == len(block_paths(parts))
 
 
-def test_pivoted_factors_of_a_stored_bank_are_read_from_files_without_a_name(
-    tmp_path: Path,
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("joint", [False, True])
+def test_pivoted_factors_of_a_stored_bank_are_read_from_unnamed_files(
+    joint: bool, tmp_path: Path
 ) -> None:
-    model, folder = tiny_gpt2(), tmp_path / "cache"
+    model, folder = tiny_qwen3(), tmp_path / "cache"
     parts, path = offloaded(model, tmp_path / "model"), folder / "bank.safetensors"
-    banked(model, storage="pivoted").save(path)
+    banked(model, storage="pivoted", joint=joint).save(path)
     bank = Bank.load(path)
+    genome = mixed(bank, (0.3,))
     for one in (model, parts):
-        with Switch(one, bank).to(mixed(bank, (0.3,))):
+        with Switch(one, bank).to(genome):
             layers = [one.get_submodule(matrix.name) for matrix in bank.matrices]
             weights = [layer.factor_out.weight for layer in layers]
-            weights += [layer.factor_in.bias for layer in layers]
-            if sys.platform == "linux":
-                assert {is_mapped(weight, folder) for weight in weights} == {one is parts}
+            weights += [layer.factor_in.weight for layer in layers]
+            assert {is_mapped(w, folder) for w in weights if w.numel()} == {one is parts}
             outputs = logits(one)
-    with Switch(model, bank).to(mixed(bank, (0.3,))):
+    with Switch(model, bank).to(genome):
         assert outputs.equal(logits(model))
     assert list(folder.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_pruned_head_stays_with_the_model(tmp_path: Path) -> None:
+    model, folder = tiny_llama(), tmp_path / "cache"
+    parts, path = offloaded(model, tmp_path / "model"), folder / "bank.safetensors"
+    moments = calibrate(model, BATCHES, find_matrices(model, head=True))
+    fit(model, moments, storage="pivoted", prune_head=True).save(path)
+    bank = Bank.load(path)
+    with Switch(parts, bank).to(mixed(bank, (0.3,))):
+        head = parts.get_output_embeddings()
+        assert not is_mapped(head.factor_out.weight, folder)
+        outputs = logits(parts)
+    with Switch(model, bank).to(mixed(bank, (0.3,))):
+        assert outputs.equal(logits(model))
 
 
 @pytest.mark.parametrize("streamed", (True, False))
