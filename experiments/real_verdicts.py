@@ -78,12 +78,9 @@ def quantized(tasks: Summaries) -> tuple[str, str]:
     """8 bits on top of pruning, of the bytes of the matrices and on the same genome."""
     cells = {name: e["methods"]["int8"] for name, e in tasks.items()}
     parts = {name: cell["eight_bits"] for name, cell in cells.items()}
-    text = (
-        "bytes of the matrices saved, and points that 8 bits cost the pruned model: "
-        + ", ".join(
-            f"{name} {100 * part['saved']:.0f} %, {100 * part['cost']:.1f}"
-            for name, part in parts.items()
-        )
+    text = "share of the matrices' bytes that is saved, and points that 8 bits lose: " + ", ".join(
+        f"{name} {100 * part['saved']:.0f} % and {100 * part['cost']:.1f}"
+        for name, part in parts.items()
     )
     cheap = [cell["eight_bits"]["cost"] <= 0.02 for cell in cells.values()]
     small = [cell["eight_bits"]["saved"] >= 0.85 for cell in cells.values()]

@@ -123,7 +123,7 @@ class Plan:
         return self.config.calibration.strategy == "stream" and self.config.only_runs
 
     def factor_parts(self, size: float) -> Parts:
-        """Factors of `size` bytes. A streamed model has those of one block in memory at a time.
+        """Memory of factors of `size` bytes. A streamed model holds one block of them at a time.
 
         On the host they are parts of files, unless the model computes in another dtype.
         """
@@ -134,7 +134,7 @@ class Plan:
         return {"factors": host} if self.on_cpu else {"factors": part, f"factors{HOST}": host}
 
     def block_part(self, size: float) -> float:
-        """Of factors of `size` bytes, those of one block, and of an embedding and a head."""
+        """The bytes of one block, an embedding and a head if all factors take `size` bytes."""
         inside = sum(m.size for m in self.shape.blocks) / self.shape.prunable
         return size * (inside / self.shape.layers + 1 - inside)
 
