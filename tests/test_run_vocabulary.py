@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import finished, make_world, read_result, write_rows
+from runs import finished, make_world, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 DENSE = ("search=uniform", "search.levels=[1]", "confidence=null")
@@ -66,12 +66,14 @@ def test_an_export_is_an_ordinary_model_with_an_ordinary_tokenizer(world: Path) 
 
 
 @pytest.mark.slow
-def test_a_run_prunes_trains_and_exports_with_the_tasks_vocabulary(world: Path) -> None:
+def test_a_run_prunes_trains_and_exports_with_the_tasks_vocabulary(
+    world: Path, cut: dict[str, Any]
+) -> None:
     result = finished(
         *(world, "trained", "vocabulary=task", "recovery=lora", "recovery.steps=4", *QUICK),
         *("recovery.short_steps=2", "recovery.check_every=2", "recovery.tries=1"),
         *("export.check_rows=8", "curve=[.6]", "confidence=null", "tolerance=.3"),
     )
     assert result["export"]["check"]["same_answer"] == result["export"]["check"]["rows"]
-    assert result["baseline"] == read_result(world / "cut")["baseline"]
+    assert result["baseline"] == cut["baseline"]
     assert result["speed"]["decode_ratio"] > 0
