@@ -188,7 +188,8 @@ class DeviceConfig:
     """What one device can do. What is null is measured on the machine at hand.
 
     tflops: per dtype, at its best; utilization: the share of it that a model's passes reach, and
-    solver_utilization that of float64 which eigenvectors reach.
+    solver_utilization that of float64 which eigenvectors reach; by one thread of a CPU alone, while
+    each of the others computes its own, thread_solver_utilization.
     """
 
     name: str = "auto"  # what the table calls it
@@ -198,6 +199,7 @@ class DeviceConfig:
     bandwidth_gb: float | None = None  # of its memory, a second
     utilization: float = 0.4
     solver_utilization: float = 0.02
+    thread_solver_utilization: float | None = None  # null: measured, or of no use on a GPU
     layer_ms: float = 0.8  # of a decoder block at least, however few the tokens
     overhead_gib: float = 0.6  # what is taken before the first tensor
     disk_gb: float = 0.5  # written a second

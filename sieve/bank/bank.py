@@ -23,7 +23,7 @@ from sieve.bank.genome import (
     ranks_of,
     unneeded,
 )
-from sieve.bank.solver import Solver
+from sieve.bank.solver import Solver, most_bytes, solving
 from sieve.distributed.sharding import is_sharded
 from sieve.model.matrices import Matrix, block_of
 from sieve.projections.moments import MomentSource
@@ -33,6 +33,7 @@ from sieve.runtime.progress import track
 
 __all__ = ["FORMAT", "Bank", "BankFactors", "fit", "fit_blocks"]
 INDEX_BYTES = torch.int32.itemsize
+LARGE = 2**28  # bytes of a matrix's solve from which freed memory is returned at once
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,15 @@ def fit(
     """
     options = (dtype, damping, prune_head, joint, prune_embedding, narrow)
     solver = Solver(model, moments, projection, storage, rank_multiple, *options)
-    factors = {}
-    for gene in track([*solver.matrices, *solver.groups], "Fitting", unit="matrices"):
-        factors[gene.name] = solver.solve(gene)
+    blocks, factors = blocks_of_genes(solver), dict[str, BankFactors]()
+
+    def solve(genes: Sequence[Matrix]) -> dict[str, BankFactors]:
+        return {gene.name: solver.solve(gene) for gene in genes}
+
+    with solving(solver, blocks) as each:
+        for solved in track(each(solve, blocks.values()), "Fitting", len(blocks), "blocks"):
+            factors |= solved
+    factors = {gene.name: factors[gene.name] for gene in [*solver.matrices, *solver.groups]}
     if key is None:
         digests = {name: stored.digest() for name, stored in factors.items()}
         key = fingerprint(moments.fingerprint, digests, projection, storage, rank_multiple)
@@ -183,35 +190,46 @@ def fit_blocks(
     blocks: Sequence[str],
     rank: int = 0,
     world_size: int = 1,
-    loaded: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    loaded: Callable[[str], AbstractContextManager[object]] | None = None,
 ) -> None:
-    """Solve decoder blocks one after another, and write a file for each. Raises as `fit`.
+    """Solve decoder blocks, and write a file for each. Raises as `fit`.
 
-    The weights of one matrix are in memory at a time. Call `finish` once all processes are done.
+    Call `finish` once all processes are done.
 
     Args:
         blocks: module paths of the blocks to solve, see `unfinished`.
         rank, world_size: this process solves every `world_size`-th block. Processes of a sharded
             model gather the weights of each other's blocks together.
-        loaded: a context that loads the weights of a matrix, by its name.
+        loaded: a context that loads the weights of a matrix, by its name. They are in memory one
+            matrix at a time; without it blocks are solved as `solving` does.
     """
-    for start in track(range(0, len(blocks), world_size), "Fitting", unit="blocks"):
-        turn = blocks[start : start + world_size]
-        own = turn[rank] if rank < len(turn) else None
-        weights = _gathered(solver, turn, own) if is_sharded(solver.model) else {}
-        if own is None:
-            continue
-        genes = blocks_of_genes(solver)[own]
+    genes_of, load = blocks_of_genes(solver), loaded or (lambda _: nullcontext())
+
+    def write(path: str, weights: Mapping[str, list[Tensor]] | None = None) -> None:
         factors = {}
-        with lean():
-            for gene in genes:
+        # New pages for everything take a third of the time of small matrices.
+        with lean() if max(map(most_bytes, genes_of[path])) > LARGE else nullcontext():
+            for gene in genes_of[path]:
                 with ExitStack() as stack:
                     for name in gene.members or (gene.name,):
-                        stack.enter_context(loaded(name))
-                    factors[gene.name] = solver.solve(gene, weights.get(gene.name))
+                        stack.enter_context(load(name))
+                    factors[gene.name] = solver.solve(gene, (weights or {}).get(gene.name))
         sizing = sizing_of(solver, factors)
-        header = header_of(genes, sizing, solver.projection, solver.stored_dtype, key)
-        write_bank(_file_of(folder, own), factors, header)
+        header = header_of(genes_of[path], sizing, solver.projection, solver.stored_dtype, key)
+        write_bank(_file_of(folder, path), factors, header)
+
+    if is_sharded(solver.model):
+        for start in track(range(0, len(blocks), world_size), "Fitting", unit="blocks"):
+            turn = blocks[start : start + world_size]
+            own = turn[rank] if rank < len(turn) else None
+            weights = _gathered(solver, turn, own)
+            if own is not None:
+                write(own, weights)
+        return
+    mine = {path: genes_of[path] for path in blocks[rank::world_size]}
+    with solving(solver, mine) if loaded is None else nullcontext(map) as each:
+        for _ in track(each(write, mine), "Fitting", len(mine), "blocks"):
+            pass
 
 
 def _gathered(solver: Solver, blocks: Sequence[str], own: str | None) -> dict[str, list[Tensor]]:

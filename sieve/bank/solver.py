@@ -1,8 +1,11 @@
 """Factors of one matrix, or of a group of matrices, from its weights and moments."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,15 +13,20 @@ from transformers import PreTrainedModel
 
 from sieve.bank.files import BankFactors
 from sieve.bank.genome import Sizing, get_storage
-from sieve.distributed.sharding import whole_weight
+from sieve.distributed.sharding import is_sharded, whole_weight
 from sieve.model.groups import narrowed, siblings
 from sieve.model.matrices import Matrix, find_matrices
 from sieve.projections import Factors, get_projection
+from sieve.projections.factors import finite
 from sieve.projections.joint import stacked
+from sieve.projections.linear_algebra import one_thread_each
 from sieve.projections.moments import Moment, MomentSource
 from sieve.projections.neurons import by_neuron, kept_neurons, neurons, unfolded
 
 CENTERED = ("affine", "loss_aware_affine")  # projections that fit a bias
+FLOAT64 = 8  # bytes
+NEURON_BYTES = 48  # of float64 matrices (d_ff, d_ff) while neurons are ordered
+AT_ONCE = 2**30  # bytes that matrices solved at the same time take together
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,12 @@ class Solver:
         """The dtype that factors are rounded to."""
         return self.dtype or self.model.dtype
 
+    @property
+    def runs_on(self) -> torch.device:
+        """The device that solves: a GPU of CUDA, or the CPU, as others may have no float64."""
+        device = self.device or self.model.device
+        return device if device.type == "cuda" else torch.device("cpu")
+
     @torch.no_grad()
     def solve(self, gene: Matrix, weights: list[Tensor] | None = None) -> BankFactors:
         """Factors of a matrix or a group, on the CPU.
@@ -85,9 +99,7 @@ class Solver:
             weights: the weights of the matrix or of the members. Without them the model's are
                 used; all processes must then solve a sharded matrix together.
         """
-        device = self.device or self.model.device
-        if device.type != "cuda":
-            device = torch.device("cpu")  # Other devices may have no float64.
+        device = self.runs_on
         try:
             weights = weights or self.weights(gene)
             if gene.neurons:
@@ -145,13 +157,44 @@ class Solver:
         return stacked(weights, moments) if gene.members else (weights[0], moments[0])
 
 
+@contextmanager
+def solving(
+    solver: Solver, blocks: Mapping[str, Sequence[Matrix]]
+) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map` for functions that solve blocks; on a CPU several at once, each in one thread.
+
+    A sharded model's blocks are solved one after another: all processes gather a weight together.
+    """
+    alone = solver.runs_on.type != "cpu" or is_sharded(solver.model)
+    workers = 1 if alone else at_once(blocks, torch.get_num_threads())
+    if workers == 1:
+        yield map
+        return
+    with one_thread_each(), ThreadPoolExecutor(workers) as pool:
+        yield pool.map
+
+
+def at_once(blocks: Mapping[str, Sequence[Matrix]], threads: int) -> int:
+    """How many of these blocks a CPU with so many threads solves at the same time."""
+    most = max((most_bytes(gene) for genes in blocks.values() for gene in genes), default=1)
+    return max(1, min(threads, len(blocks), AT_ONCE // most))
+
+
+def most_bytes(gene: Matrix) -> int:
+    """The most bytes that solving a matrix or group takes."""
+    width, narrow = max(gene.d_out, gene.d_in), min(gene.d_out, gene.d_in)
+    if gene.neurons:
+        return NEURON_BYTES * gene.d_in**2
+    return FLOAT64 * (4 * gene.size + 2 * width**2 + 6 * narrow**2)
+
+
 def _check_finite(weight: Tensor, moment: Moment) -> None:
     """ValueError if a number is not finite: not every solver would fail."""
-    if not torch.isfinite(weight).all():
+    if not finite(weight):
         raise ValueError(
             "the weights are not finite; the checkpoint is damaged; download it again."
         )
-    if not all(torch.isfinite(part).all() for part in (moment.second, moment.mean)):
+    if not all(finite(part) for part in (moment.second, moment.mean)):
         raise ValueError("the moments are not finite; calibrate again.")
 
 
@@ -164,7 +207,7 @@ def stored(
     """
     u, mean = (part.to(dtype) for part in (factors.u, factors.mean))
     v = factors.v.to(v_dtype or dtype)
-    if not all(torch.isfinite(part).all() for part in (u, v, mean)):
+    if not all(finite(part) for part in (u, v, mean)):
         raise ValueError(f"{name}: factors do not fit {dtype}; set projection.dtype=float32.")
     offset = None if factors.offset is None else factors.offset.float().cpu()
     energy = factors.energy.float().cpu()

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sieve.bank.genome import Sizing
-from sieve.bank.pivoting import CHOICES
 from sieve.calibration.schedule import groups_of, needs_of
 from sieve.config import Config, DeviceConfig
 from sieve.costs.batches import calibration_bytes, fitting_tokens
 from sieve.costs.lengths import Lengths
-from sieve.costs.probe import CPU_CLOSED_FORMS, GIB
+from sieve.costs.probe import GIB
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Rows, Shape
-from sieve.costs.solving import QR, Flops
 from sieve.model.groups import narrowed, siblings
 from sieve.model.matrices import Matrix
 from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, moment_bytes, weighting_for
@@ -303,25 +301,6 @@ class Plan:
         """Seconds of large matrix products, which the devices share."""
         rate = self.device.tflops[dtype] * 1e12 * self.device.utilization
         return flops / rate / self.devices
-
-    def solves(self, flops: list[Flops]) -> float:
-        """Seconds of closed forms in float64, which every device computes."""
-        products, decompositions = map(sum, zip(*flops, strict=True))
-        reached = CPU_CLOSED_FORMS if self.on_cpu else self.device.utilization
-        seconds = products / reached + decompositions / self.device.solver_utilization
-        return float(seconds / (self.device.tflops["float64"] * 1e12))
-
-    def pivots(self, storage: str | None = None) -> float:
-        """Seconds to choose the pivot rows of a genome: a QR and two LU of (d_out, r) each.
-
-        storage: another form than the bank's, in which the factors are also needed.
-        """
-        if "pivoted" not in (self.sizing.storage, storage):
-            return 0.0
-        ranks = self.ranks(TYPICAL)
-        products = [2 * r**2 * (m.d_out + m.d_in) for m, r in ranks]
-        factors = [r**2 * (QR * m.d_out + 2 * CHOICES * (m.d_out - r / 3)) for m, r in ranks]
-        return self.solves(list(zip(products, factors, strict=True)))
 
     @property
     def spooled(self) -> float:

@@ -14,12 +14,13 @@ from torch.utils.benchmark.utils.timer import timer as default_timer
 
 from sieve.config import DeviceConfig
 from sieve.costs.solving import EIGH
+from sieve.projections.linear_algebra import one_thread_each
 from sieve.report.values import counted
 from sieve.runtime.memory import peak_memory_mib
 
 GIB = 2**30
 MIN_SECONDS = 0.2  # of a measurement, because processors change their clock rate
-SIDE, EIGH_SIDE, COPIED = 768, 320, 2**24  # widths of measured matrices; floats copied
+SIDE, EIGH_SIDE, COPIED = 768, 512, 2**24  # widths of measured matrices; floats copied
 GPU_SCALE = 8  # how much wider the matrices are that a GPU multiplies and decomposes
 # On a CPU: the share of a product's rate that passes reach, and the least time of a block.
 CPU_UTILIZATION, CPU_LAYER_MS = 0.5, 0.3
@@ -62,7 +63,10 @@ def _measured(settings: DeviceConfig, dtypes: set[str], min_seconds: float) -> D
         ones = torch.ones(scale * SIDE, scale * SIDE, device=device, dtype=getattr(torch, dtype))
         tflops[dtype] = 2 * len(ones) ** 3 / seconds("a @ a", ones) / 1e12
     random = torch.randn(scale * EIGH_SIDE, scale * EIGH_SIDE, dtype=torch.float64, device=device)
-    eigh = EIGH * len(random) ** 3 / seconds("torch.linalg.eigh(a)", random @ random.T)
+    moment, operations = random @ random.T, EIGH * len(random) ** 3
+    eigh = operations / seconds("torch.ops.sieve.eigenvectors(a)", moment)
+    with one_thread_each():
+        alone = operations / seconds("torch.ops.sieve.eigenvectors(a)", moment) if on_cpu else 0.0
     floats = torch.zeros(COPIED, device=device)
     copied = 2 * floats.nbytes / seconds("a.clone()", floats) / 1e9
     if on_cpu:
@@ -76,6 +80,7 @@ def _measured(settings: DeviceConfig, dtypes: set[str], min_seconds: float) -> D
         name=name,
         tflops=tflops,
         solver_utilization=eigh / tflops["float64"] / 1e12,
+        thread_solver_utilization=alone / tflops["float64"] / 1e12 if on_cpu else None,
         bandwidth_gb=settings.bandwidth_gb or copied,
         memory_gib=settings.memory_gib or memory / GIB,
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from sieve.bank.solver import FLOAT64
 from sieve.model.matrices import Matrix
 from sieve.projections import get_projection
 from sieve.projections.moments import Gradient, Moment, Side, gradient_side
@@ -19,31 +20,43 @@ from sieve.refit.paired import Paired, held_out_error, solve
 
 SIDE = 48  # the smaller side of the matrix that is solved
 EIGH, SVD, QR = 9.0, 20.0, 4.0  # operations as multiples of n³ (symmetric), m n² and m n²
-FLOAT64 = 8  # bytes
-aten = torch.ops.aten
+aten, closed = torch.ops.aten, torch.ops.sieve
 # Operations that torch does not count, by the shapes of the arguments.
 DECOMPOSITIONS: dict[object, Callable[..., float]] = {
     aten._linalg_eigh: lambda a, *_, **__: EIGH * a[0] ** 3,
     aten._linalg_svd: lambda a, *_, **__: SVD * max(a) * min(a) ** 2,
     aten.linalg_qr: lambda a, *_, **__: QR * max(a) * min(a) ** 2,
+    closed.eigenvectors: lambda a, *_, **__: EIGH * a[0] ** 3,
 }
 SOLVES: dict[object, Callable[..., float]] = {
     aten.linalg_cholesky_ex: lambda a, *_, **__: a[0] ** 3 / 3,
     aten.cholesky_solve: lambda b, a, *_, **__: 2 * a[0] ** 2 * b[1],
     aten.linalg_solve_triangular: lambda a, b, *_, **__: a[0] ** 2 * b[1],
+    closed.float32_product: lambda a, b, *_, **__: a[0] * a[1] * b[1],  # takes half of the time
 }
+# Rᵀ A R by torch, and by LAPACK on one thread of a CPU.
+BY_TORCH: dict[object, Callable[..., float]] = {
+    closed.congruence: lambda a, *_, **__: 4 * a[0] ** 3
+}
+BY_LAPACK: dict[object, Callable[..., float]] = {closed.congruence: lambda a, *_, **__: a[0] ** 3}
 Flops = tuple[float, float]  # in float64: products and solves, and decompositions
 
 
 @cache
-def fit_flops(projection: str, d_out: int, d_in: int, side: Side, rank: int) -> Flops:
-    """Operations to solve one matrix up to a rank, from a moment of its inputs or outputs."""
+def fit_flops(
+    projection: str, d_out: int, d_in: int, side: Side, rank: int, lapack: bool = False
+) -> Flops:
+    """Operations to solve one matrix up to a rank, from a moment of its inputs or outputs.
+
+    lapack: by LAPACK on one thread of a CPU, see `sieve/projections/linear_algebra.py`.
+    """
     weight, moment, scale = _small(d_out, d_in, side)
-    return _counted(lambda: get_projection(projection)(weight, moment, round(rank / scale)), scale)
+    project = get_projection(projection)
+    return _counted(lambda: project(weight, moment, round(rank / scale)), scale, lapack)
 
 
 @cache
-def refit_flops(projection: str, d_out: int, d_in: int, rank: int) -> Flops:
+def refit_flops(projection: str, d_out: int, d_in: int, rank: int, lapack: bool = False) -> Flops:
     """Operations to solve one matrix on paired inputs, and to compare two maps of a rank."""
     project = get_projection(projection)
     weight, moment, scale = _small(d_out, d_in, "input")
@@ -59,7 +72,7 @@ def refit_flops(projection: str, d_out: int, d_in: int, rank: int) -> Flops:
         for _ in range(2):
             held_out_error(weight, moment, pair, factors, round(rank / scale))
 
-    return _counted(work, scale)
+    return _counted(work, scale, lapack)
 
 
 def _small(d_out: int, d_in: int, side: Side) -> tuple[Tensor, Moment, float]:
@@ -74,9 +87,10 @@ def _small(d_out: int, d_in: int, side: Side) -> tuple[Tensor, Moment, float]:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)), moment, scale
 
 
-def _counted(work: Callable[[], object], scale: float) -> Flops:
+def _counted(work: Callable[[], object], scale: float, lapack: bool) -> Flops:
     """The operations of some work on a matrix that is so many times larger on either side."""
-    with FlopCounterMode(display=False, custom_mapping=DECOMPOSITIONS | SOLVES) as counter:
+    counted = DECOMPOSITIONS | SOLVES | (BY_LAPACK if lapack else BY_TORCH)
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         work()
     counts = counter.get_flop_counts()["Global"]
     decompositions = sum(counts.get(operation, 0) for operation in DECOMPOSITIONS)
@@ -84,7 +98,7 @@ def _counted(work: Callable[[], object], scale: float) -> Flops:
 
 
 def solve_bytes(projection: str, matrix: Matrix, width: int) -> float:
-    """The memory of one solve: weight and factors, the moment of `width`, and eigenvectors."""
+    """Bytes of one solve: weight and factors, the moment of `width`, and eigenvectors."""
     of_inputs = projection in ("input_pca", "whitened")
     side = matrix.d_in if of_inputs else min(matrix.d_out, matrix.d_in)
     return FLOAT64 * (4.0 * matrix.size + 1.5 * width**2 + 6 * side**2)

@@ -2,8 +2,15 @@
 
 import math
 
+from sieve.bank.solver import NEURON_BYTES
 from sieve.calibration.schedule import groups_of, most_tokens
 from sieve.costs.batches import UNRELEASED
+from sieve.costs.closed_forms import (
+    by_lapack,
+    fitted_together,
+    pivot_seconds,
+    solve_seconds,
+)
 from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
 from sieve.costs.searching import DIFFERING, search_evaluations
 from sieve.costs.shape import Rows
@@ -16,7 +23,6 @@ from sieve.tasks.config import UNLABELLED
 from sieve.tasks.metrics import AGREEMENT
 from sieve.tasks.splits import COMPARED_FRACTION, MOST_COMPARED
 
-NEURON_BYTES = 48  # of float64 matrices (d_ff, d_ff) while neurons are ordered
 GGUF_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "q8_0": 34 / 32}  # "auto": as stored
 START_SECONDS = 8  # of a process that imports torch and transformers
 QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5}
@@ -82,12 +88,13 @@ def fit(plan: Plan) -> Stage:
         parts["weights of a matrix"] = largest * plan.itemsize
     else:
         parts |= plan.weights
-    parts |= plan.on_host("factors of a block", plan.bank_bytes / layers)
+    blocks = fitted_together(plan)
+    parts |= plan.on_host("factors of a block", blocks * plan.bank_bytes / layers)
     return Stage("fit", seconds + plan.write(plan.bank_bytes), parts, plan.bank_bytes)
 
 
 def solve_all(plan: Plan) -> tuple[float, Parts]:
-    """Seconds of all closed forms, also of groups of siblings, and the memory of one."""
+    """Seconds of all closed forms, also of groups of siblings, and their memory."""
     projection, matrices = plan.config.projection, list(plan.shape.matrices)
     streams = plan_streams(matrices, plan.needs, shared=not plan.by_gradient)
     solved: list[tuple[Matrix, tuple[Side, int]]] = [
@@ -96,14 +103,16 @@ def solve_all(plan: Plan) -> tuple[float, Parts]:
     workspace = max(solve_bytes(projection.name, matrix, width) for matrix, (_, width) in solved)
     if projection.joint:
         solved += [(group, ("input", group.d_in)) for group in siblings(plan.shape.blocks)]
+    together = fitted_together(plan)
+    lapack = by_lapack(plan, together)
     flops = [
-        fit_flops(projection.name, m.d_out, m.d_in, side, plan.sizing.top_rank(m))
+        fit_flops(projection.name, m.d_out, m.d_in, side, plan.sizing.top_rank(m), lapack)
         for m, (side, _) in solved
     ]
     # Inverse and two Cholesky factors are decompositions; removing neurons is products.
     flops += [(2.0 * group.d_in**3, 2.4 * group.d_in**3) for group in plan.neurons]
     workspace = max([workspace, *(NEURON_BYTES * group.d_in**2 for group in plan.neurons)])
-    return plan.solves(flops), {"solver workspace": workspace}
+    return solve_seconds(plan, flops, together), {"solver workspace": together * workspace}
 
 
 def search(plan: Plan) -> Stage:
@@ -155,7 +164,7 @@ def evaluate(plan: Plan) -> Stage:
             one = plan.run(Rows(speed.batch_size, length, padding=1.0), kept)
             seconds += one * plan.devices * steps * repeats
     parts = (plan.pruned if config.quantization.method != "none" else plan.shared) | plan.scoring
-    seconds += plan.pivots() + plan.write(plan.spooled)
+    seconds += pivot_seconds(plan) + plan.write(plan.spooled)
     return Stage("evaluate", seconds, parts, written_bytes=plan.spooled)
 
 
@@ -184,7 +193,7 @@ def export(plan: Plan) -> Stage | None:
     if method != "none":
         size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
     size += plan.spooled
-    seconds, parts = plan.pivots(storage) + plan.write(size), plan.pruned
+    seconds, parts = pivot_seconds(plan, storage) + plan.write(size), plan.pruned
     checked = min(plan.config.export.check_rows, plan.lengths.rows["test"])
     if checked and method == "none" and plan.shards == 1:
         fresh = TYPICAL if form == "factorized" else 1.0

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 from sieve.calibration.sums import summed_entries
+from sieve.costs.closed_forms import by_lapack, solve_seconds
 from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
 from sieve.costs.shape import Rows
 from sieve.costs.solving import refit_flops, solve_bytes
@@ -74,7 +75,9 @@ def refit(plan: Plan) -> Stage | None:
     if settings.refit:
         once = plan.run(rows) * DENSE_PASSES + plan.run(rows, TYPICAL) * PRUNED_PASSES
         ranks = [(m, r) for m, r in plan.ranks(TYPICAL) if m.layer is not None and not m.expert]
-        once += plan.solves([refit_flops(settings.name, m.d_out, m.d_in, r) for m, r in ranks])
+        lapack = by_lapack(plan)
+        flops = [refit_flops(settings.name, m.d_out, m.d_in, r, lapack) for m, r in ranks]
+        once += solve_seconds(plan, flops)
         once += plan.sums(paired_flops(plan, rows))
         parts |= refit_bytes(plan, rows)
     if settings.tune_steps:

@@ -1,5 +1,6 @@
 """How much damping a second moment needs that few examples estimate."""
 
+import torch
 from torch import Tensor
 
 
@@ -17,7 +18,9 @@ def shrinkage(second: Tensor, examples: int) -> float:
     trace = float(second.diagonal().double().sum())
     if trace <= 0 or p < 2:
         return 1.0
-    concentration = float(second.double().square().sum()) / trace**2  # from 1/p (even) to 1
+    concentration = (
+        float(torch.linalg.vector_norm(second, dtype=torch.float64)) ** 2 / trace**2
+    )  # from 1/p (even) to 1
     numerator = (1 - 2 / p) * concentration + 1
     denominator = (examples + 1 - 2 / p) * (concentration - 1 / p)
     rho = 1.0 if denominator <= numerator else numerator / denominator

@@ -1,10 +1,11 @@
 """Factors of one matrix, nested by rank, and the eigenproblem that orders their directions."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from sieve.projections.linear_algebra import congruence, eigenvectors
 
 RIDGE = 1e-12  # of the mean eigenvalue of C
 PIVOT = 1e-11  # of the matrix's diagonal; a smaller pivot of a Cholesky factor is a rounding error
@@ -67,7 +68,8 @@ def principal_outputs(weight: Tensor, second: Tensor, side: str) -> tuple[Tensor
         energy, u = eigh(weight @ second @ weight.T)
     else:
         # The ridge gives inputs that never occurred the least energy; QR then completes U.
-        root = weight @ square_root(second, ridge_of(second, RIDGE))[0]  # W C^½ up to a rotation
+        root = square_root(second, ridge_of(second, RIDGE)).full()
+        root = weight @ root  # W C^½ up to a rotation
         energy, rotation = eigh(root.T @ root)
         u = torch.linalg.qr(root @ rotation).Q
     return u[:, :k], energy[:k]
@@ -79,35 +81,68 @@ def ridge_of(second: Tensor, share: float) -> float:
     return share * max(mean, torch.finfo(second.dtype).tiny)
 
 
-def square_root(second: Tensor, ridge: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """R (n, n) with R Rᵀ = S + ridge · I for S in float64, and a function that multiplies by R⁻ᵀ.
+@dataclass(frozen=True)
+class Root:
+    """R (n, n) with R Rᵀ = S + ridge · I: a lower triangle, or eigenvectors and their lengths."""
+
+    columns: Tensor  # R, or orthonormal eigenvectors
+    lengths: Tensor | None = None  # (n,) of the eigenvectors; None: the columns are a triangle
+
+    def full(self) -> Tensor:
+        """R itself."""
+        return self.columns if self.lengths is None else self.columns * self.lengths
+
+    def around(self, symmetric: Tensor) -> Tensor:
+        """The lower triangle of Rᵀ A R (n, n) for a symmetric A; what is above it may be wrong."""
+        if self.lengths is None:
+            return congruence(self.columns, symmetric)
+        root = self.full()
+        return root.T @ symmetric @ root
+
+    def times(self, other: Tensor) -> Tensor:
+        """R B (n, m)."""
+        return self.full() @ other
+
+    def solve(self, other: Tensor) -> Tensor:
+        """R⁻ᵀ B (n, m)."""
+        if self.lengths is None:
+            return torch.linalg.solve_triangular(self.columns.T, other, upper=True)
+        return (self.columns / self.lengths) @ other
+
+
+def square_root(second: Tensor, ridge: float) -> Root:
+    """The root R of S + ridge · I (n, n) for S in float64.
 
     R is a Cholesky factor, which is about twenty times as fast as eigenvectors. Where rounding
     would destroy a pivot of a nearly singular S, R is eigenvectors times roots of eigenvalues.
     """
-    raised = second + ridge * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    raised = second.clone()
+    raised.diagonal().add_(ridge)
     root, failed = torch.linalg.cholesky_ex(raised)
     if not failed and (root.diagonal().square() > PIVOT * raised.diagonal()).all():
-        return root, lambda q: torch.linalg.solve_triangular(root.T, q, upper=True)
+        return Root(root)
     values, axes = eigh(second)
-    spread = (values + ridge).sqrt()
-    return axes * spread, lambda q: (axes / spread) @ q
+    return Root(axes, (values + ridge).sqrt())
 
 
 def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, falling and at least 0, and their eigenvectors as columns.
 
-    The largest element of each eigenvector is positive, so that rounding decides no sign.
+    Only the lower triangle is read. The largest element of each eigenvector is positive, so that
+    rounding decides no sign.
     """
-    symmetric = symmetric + symmetric.T  # A new tensor, so the argument's memory can be freed.
-    symmetric /= 2
-    values, vectors = torch.linalg.eigh(symmetric)
+    values, vectors = eigenvectors(symmetric)
     largest = vectors.abs().argmax(0, keepdim=True)
     vectors *= vectors.gather(0, largest).sgn()
     return values.flip(0).clamp_min(0), vectors.flip(1)
 
 
+def finite(tensor: Tensor) -> bool:
+    """Whether every number is finite; NaN would be both the least and the largest."""
+    return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+
+
 def _finite(tensor: Tensor) -> Tensor:
-    if not torch.isfinite(tensor).all():
+    if not finite(tensor):
         raise ValueError("got moments or weights that are not finite; calibrate again.")
     return tensor

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sieve.projections.damping import shrinkage
 from sieve.projections.factors import Factors, eigh, ridge_of, square_root
+from sieve.projections.linear_algebra import product
 from sieve.projections.moments import Gradient, Moment
 
 RIDGE = 1e-8  # of the mean eigenvalue of C; orders the directions that never occurred, last
@@ -24,7 +25,9 @@ def loss_aware(
     rank: int | None = None,
     centered: bool = False,
 ) -> Factors:
-    """Factors of W (d_out, d_in) with the least estimated rise of the loss, in float64.
+    """Factors of W (d_out, d_in) with the least estimated rise of the loss, solved in float64.
+
+    Products with a W of less precision are in float32, so their errors are roundings of U and V.
 
     Args:
         weight: W.
@@ -34,7 +37,7 @@ def loss_aware(
         rank: compute only so many directions. None computes all.
         centered: fit a bias beside the factors (`loss_aware_affine`): the covariance replaces C.
     """
-    gradient, weight = moment.gradient, weight.double()
+    gradient = moment.gradient
     if gradient is None:
         raise ValueError("loss_aware needs moments of the gradients; calibrate for it again.")
     ridge = _ridge(gradient, len(weight), damping)
@@ -63,14 +66,15 @@ def _from_outputs(
 
     With H = L Lᵀ and the eigenvectors Q of Lᵀ W C Wᵀ L: U = L⁻ᵀ Q, V = Qᵀ Lᵀ W.
     """
-    root, inverse = square_root(second, ridge)
+    root = square_root(second, ridge)
     outputs = moment.covariance if centered else moment.second.double()
     if moment.side == "input":
+        weight = weight.double()
         outputs = weight @ outputs @ weight.T
-    energy, q = eigh(root.T @ outputs @ root)
+    energy, q = eigh(root.around(outputs))
     q = q[:, :rank]
-    down = (root @ q).T
-    return inverse(q), down @ weight, energy, down @ moment.output_mean(weight)
+    down = root.times(q).T
+    return root.solve(q), product(down, weight), energy, down @ moment.output_mean(weight)
 
 
 def _from_inputs(
@@ -78,13 +82,12 @@ def _from_inputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same for a tall W from G = Wᵀ H W (d_in, d_in) = `second`, without H itself.
 
-    With C = R Rᵀ and the eigenvectors Q, eigenvalues e of Rᵀ G R: U = W R Q, V = e⁻¹ Qᵀ Rᵀ G.
+    With C = R Rᵀ and the eigenvectors Q of Rᵀ G R: U = W R Q, V = Qᵀ R⁻¹.
     """
     c = moment.covariance if centered else moment.input_second()
-    root = square_root(c, ridge_of(c, RIDGE))[0]
-    g = second + ridge * (weight.T @ weight)
-    energy, q = eigh(root.T @ g @ root)
-    floor = energy[:1].clamp_min(torch.finfo(g.dtype).tiny) * 1e-15
-    up = root @ q[:, :rank]
-    v = up.T @ g / energy.clamp_min(floor)[:rank, None]
-    return weight @ up, v, energy, v @ moment.mean.double()
+    root = square_root(c, ridge_of(c, RIDGE))
+    g = second + ridge * product(weight.T, weight)
+    energy, q = eigh(root.around(g))
+    q = q[:, :rank]
+    v = root.solve(q).T
+    return product(weight, root.times(q)), v, energy, v @ moment.mean.double()

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -228,12 +229,18 @@ class StoredMoments:
         return (Moments({}) if path is None else Moments.load(path, names)).of(matrix)
 
 
+@lru_cache(maxsize=4)  # A fit opens the file once for every matrix.
+def _parsed(header: str) -> Header | None:
+    parsed: Header | None = json.loads(header)
+    return parsed
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[safe_open, Header]]:
     """A file of moments and its header; ValueError where it is damaged or another kind of file."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("sieve_moments", "null"))
+            header = _parsed((file.metadata() or {}).get("sieve_moments", "null"))
             if not header or header["format"] != FORMAT:
                 raise ValueError(f"{path} is not a file of moments; delete it and run again.")
             yield file, header

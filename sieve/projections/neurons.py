@@ -95,9 +95,9 @@ def _sensitivity(weight: Tensor, moment: Moment, damping: float | None) -> tuple
     ridge = damping * gradient.power / len(weight)
     second = gradient.second.double()
     if gradient.side == "output":
-        return square_root(second, ridge)[0].T @ weight, 0.5
+        return square_root(second, ridge).full().T @ weight, 0.5
     inner = second + ridge * (weight.T @ weight)
-    return square_root(inner, ridge_of(inner, 1e-12))[0].T, 0.5
+    return square_root(inner, ridge_of(inner, 1e-12)).full().T, 0.5
 
 
 def _order(scale: Tensor, second: Tensor) -> Tensor:

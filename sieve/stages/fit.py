@@ -1,6 +1,5 @@
 """fit: the bank, nested factors of every matrix, from its moments and weights."""
 
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def _solve(run: Run, calibrated: Calibrated, folder: Path, key: str) -> tuple[()
         device=backbone.device,
         matrix_list=backbone.matrices(settings.prune_head, settings.prune_embedding),
     )
-    loaded = backbone.blocks.loaded if isinstance(backbone, StreamedBackbone) else nullcontext
+    loaded = backbone.blocks.loaded if isinstance(backbone, StreamedBackbone) else None
     blocks = unfinished(solver, folder)
     trainer.strategy.barrier("fit")  # Every rank must list the blocks before one writes a file.
     fit_blocks(solver, folder, key, blocks, trainer.global_rank, trainer.world_size, loaded)

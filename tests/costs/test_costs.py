@@ -19,7 +19,7 @@ from sieve.costs.plan import Plan
 from sieve.costs.probe import find_device
 from sieve.costs.searching import line_length, search_evaluations
 from sieve.costs.shape import Rows, build_without_weights, shape_of
-from sieve.costs.solving import DECOMPOSITIONS, SOLVES, fit_flops
+from sieve.costs.solving import BY_LAPACK, BY_TORCH, DECOMPOSITIONS, SOLVES, fit_flops
 from sieve.model.matrices import find_matrices
 from sieve.projections import get_projection
 from sieve.projections.moments import Gradient, Moment, moment_bytes
@@ -62,13 +62,14 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def counted(work: Callable[[], object]) -> dict[object, float]:
-    """The operations of some work, by the kind of operation."""
+def counted(work: Callable[[], object], lapack: bool = False) -> dict[object, float]:
+    """The operations of some work, by the kind of operation; lapack: on one thread of a CPU."""
 
     def in_place(_sum: list[int], a: list[int], b: list[int], **_: object) -> int:
         return 2 * a[0] * a[1] * b[1]
 
-    mapping = DECOMPOSITIONS | SOLVES | {torch.ops.aten.addmm_: in_place}
+    mapping = DECOMPOSITIONS | SOLVES | (BY_LAPACK if lapack else BY_TORCH)
+    mapping |= {torch.ops.aten.addmm_: in_place}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         work()
     return counter.get_flop_counts()["Global"]
@@ -146,13 +147,16 @@ def test_the_size_of_a_bank_is_that_of_a_fitted_one(projection, storage, joint) 
 
 @pytest.mark.parametrize("shape", [(96, 160), (160, 96)])
 @pytest.mark.parametrize("projection", ["output", "loss_aware", "whitened"])
-def test_a_small_matrix_tells_the_operations_of_a_large_one(projection: str, shape: tuple) -> None:
+@pytest.mark.parametrize("lapack", [False, True])
+def test_a_small_matrix_tells_the_operations_of_a_large_one(
+    projection: str, shape: tuple[int, int], lapack: bool
+) -> None:
     d_out, d_in = shape
     weight, n = torch.randn(shape, generator=torch.Generator().manual_seed(0)), min(shape)
     gradient = Gradient("output" if d_out <= d_in else "input", torch.eye(n), n, 200)
     moment = Moment("input", torch.eye(d_in), torch.zeros(d_in), 200, gradient=gradient)
-    flops = counted(lambda: get_projection(projection)(weight, moment, n))
-    products, decompositions = fit_flops(projection, d_out, d_in, "input", n)
+    flops = counted(lambda: get_projection(projection)(weight, moment, n), lapack)
+    products, decompositions = fit_flops(projection, d_out, d_in, "input", n, lapack)
     assert products + decompositions == pytest.approx(sum(flops.values()), rel=1e-6)
     assert decompositions > 0
 

@@ -1,0 +1,73 @@
+"""Eigenvectors and products of closed forms, in float64: on one thread of a CPU by LAPACK.
+
+LAPACK computes Rᵀ A R in a quarter of the operations of two products, and numpy's library finds
+eigenvectors sooner than torch's. Two threads gain little on one matrix below a thousand columns and
+wait for each other where other programs run, so a fit gives each thread a matrix of its own
+(`one_thread_each`). Elsewhere torch computes. The functions are custom operations of torch, which a
+counter of operations sees.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from scipy.linalg import lapack
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """In this context every thread of this process computes alone, by torch and by LAPACK."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _alone(tensor: Tensor) -> bool:
+    """Whether one thread of the CPU computes, in float64."""
+    on_cpu = tensor.device.type == "cpu" and tensor.dtype == torch.float64
+    return on_cpu and torch.get_num_threads() == 1
+
+
+@torch.library.custom_op("sieve::eigenvectors", mutates_args=())
+def eigenvectors(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, rising, and eigenvectors as columns, from the lower triangle of a matrix (n, n).
+
+    Raises torch.linalg.LinAlgError where they are not found.
+    """
+    if not _alone(symmetric):
+        values, vectors = torch.linalg.eigh(symmetric)
+        return values, vectors
+    try:
+        found = np.linalg.eigh(symmetric.numpy(), UPLO="L")
+    except np.linalg.LinAlgError as error:
+        raise torch.linalg.LinAlgError(f"found no eigenvectors: {error}.") from error
+    return torch.from_numpy(found.eigenvalues), torch.from_numpy(found.eigenvectors)
+
+
+@torch.library.custom_op("sieve::congruence", mutates_args=())
+def congruence(root: Tensor, symmetric: Tensor) -> Tensor:
+    """The lower triangle of Rᵀ A R (n, n) for a lower triangular R and a symmetric A."""
+    if not _alone(symmetric):
+        return root.T @ symmetric @ root
+    # LAPACK stores matrices by columns: there, the transpose has the upper triangle.
+    result, _ = lapack.dsygst(symmetric.numpy().T, root.numpy().T, itype=2, lower=0)
+    return torch.from_numpy(result.T.copy())
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """A B in float64: computed in float32, which is faster, unless both are float64."""
+    precise = left.dtype == right.dtype == torch.float64
+    return left @ right if precise else float32_product(left, right)
+
+
+@torch.library.custom_op("sieve::float32_product", mutates_args=())
+def float32_product(left: Tensor, right: Tensor) -> Tensor:
+    """A B, computed in float32, in float64."""
+    return (left.float() @ right.float()).double()
