@@ -227,7 +227,7 @@ def fit_blocks(
                 write(own, weights)
         return
     mine = {path: genes_of[path] for path in blocks[rank::world_size]}
-    with solving(solver, mine) if loaded is None else nullcontext(map) as each:
+    with solving(solver, mine, together=loaded is None) as each:
         for _ in track(each(write, mine), "Fitting", len(mine), "blocks"):
             pass
 

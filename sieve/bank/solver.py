@@ -159,11 +159,14 @@ class Solver:
 
 @contextmanager
 def solving(
-    solver: Solver, blocks: Mapping[str, Sequence[Matrix]]
+    solver: Solver, blocks: Mapping[str, Sequence[Matrix]], together: bool = True
 ) -> Iterator[Callable[..., Iterable[Any]]]:
     """`map` for functions that solve blocks; on a CPU several at once, each in one thread.
 
     A sharded model's blocks are solved one after another: all processes gather a weight together.
+
+    Args:
+        together: False: one after another, with the same roundings.
     """
     alone = solver.runs_on.type != "cpu" or is_sharded(solver.model)
     workers = 1 if alone else at_once(blocks, torch.get_num_threads())
@@ -171,7 +174,7 @@ def solving(
         yield map
         return
     with one_thread_each(), ThreadPoolExecutor(workers) as pool:
-        yield pool.map
+        yield pool.map if together else map
 
 
 def at_once(blocks: Mapping[str, Sequence[Matrix]], threads: int) -> int:

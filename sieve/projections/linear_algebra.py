@@ -41,14 +41,16 @@ def eigenvectors(symmetric: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises torch.linalg.LinAlgError where they are not found.
     """
-    if not _alone(symmetric):
-        values, vectors = torch.linalg.eigh(symmetric)
-        return values, vectors
     try:
-        found = np.linalg.eigh(symmetric.numpy(), UPLO="L")
+        if _alone(symmetric):
+            values, vectors = map(torch.from_numpy, np.linalg.eigh(symmetric.numpy(), UPLO="L"))
+        else:
+            values, vectors = torch.linalg.eigh(symmetric)
     except np.linalg.LinAlgError as error:
-        raise torch.linalg.LinAlgError(f"found no eigenvectors: {error}.") from error
-    return torch.from_numpy(found.eigenvalues), torch.from_numpy(found.eigenvectors)
+        raise torch.linalg.LinAlgError(str(error)) from error
+    if not values.isfinite().all():  # Some libraries return NaN instead.
+        raise torch.linalg.LinAlgError("Eigenvalues did not converge")
+    return values, vectors
 
 
 @torch.library.custom_op("sieve::congruence", mutates_args=())
