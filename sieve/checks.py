@@ -56,6 +56,7 @@ ABOVE_0 = (
     "share_prefix projection.learning_rate recovery.learning_rate recovery.minutes "
     "recovery.max_norm "
     "device.memory_gib device.bandwidth_gb device.utilization device.solver_utilization "
+    "device.thread_solver_utilization "
     "device.layer_ms device.disk_gb"
 ).split()
 WHOLE = ("onnx", "onnx_int8", "gguf")  # exports of a model on one device

@@ -188,8 +188,8 @@ class DeviceConfig:
     """What one device can do. What is null is measured on the machine at hand.
 
     tflops: per dtype, at its best; utilization: the share of it that a model's passes reach, and
-    solver_utilization that of float64 which eigenvectors reach; by one thread of a CPU alone, while
-    each of the others computes its own, thread_solver_utilization.
+    solver_utilization that of float64 which eigenvectors reach. thread_solver_utilization is what
+    they reach on one thread of a CPU.
     """
 
     name: str = "auto"  # what the table calls it

@@ -33,7 +33,7 @@ from sieve.runtime.progress import track
 
 __all__ = ["FORMAT", "Bank", "BankFactors", "fit", "fit_blocks"]
 INDEX_BYTES = torch.int32.itemsize
-LARGE = 2**28  # bytes of a matrix's solve from which freed memory is returned at once
+LARGE = 2**28  # bytes of a matrix's solve; below it, `lean` takes a third of the time
 
 
 @dataclass(frozen=True)
@@ -200,36 +200,36 @@ def fit_blocks(
         blocks: module paths of the blocks to solve, see `unfinished`.
         rank, world_size: this process solves every `world_size`-th block. Processes of a sharded
             model gather the weights of each other's blocks together.
-        loaded: a context that loads the weights of a matrix, by its name. They are in memory one
-            matrix at a time; without it blocks are solved as `solving` does.
+        loaded: a context that loads the weights of a matrix, by its name: one matrix is in memory
+            at a time. None: the model is in memory, and blocks are solved as `solving` says.
     """
     genes_of, load = blocks_of_genes(solver), loaded or (lambda _: nullcontext())
 
     def write(path: str, weights: Mapping[str, list[Tensor]] | None = None) -> None:
         factors = {}
-        # New pages for everything take a third of the time of small matrices.
-        with lean() if max(map(most_bytes, genes_of[path])) > LARGE else nullcontext():
-            for gene in genes_of[path]:
-                with ExitStack() as stack:
-                    for name in gene.members or (gene.name,):
-                        stack.enter_context(load(name))
-                    factors[gene.name] = solver.solve(gene, (weights or {}).get(gene.name))
+        for gene in genes_of[path]:
+            with ExitStack() as stack:
+                for name in gene.members or (gene.name,):
+                    stack.enter_context(load(name))
+                factors[gene.name] = solver.solve(gene, (weights or {}).get(gene.name))
         sizing = sizing_of(solver, factors)
         header = header_of(genes_of[path], sizing, solver.projection, solver.stored_dtype, key)
         write_bank(_file_of(folder, path), factors, header)
 
-    if is_sharded(solver.model):
-        for start in track(range(0, len(blocks), world_size), "Fitting", unit="blocks"):
-            turn = blocks[start : start + world_size]
-            own = turn[rank] if rank < len(turn) else None
-            weights = _gathered(solver, turn, own)
-            if own is not None:
-                write(own, weights)
-        return
-    mine = {path: genes_of[path] for path in blocks[rank::world_size]}
-    with solving(solver, mine, together=loaded is None) as each:
-        for _ in track(each(write, mine), "Fitting", len(mine), "blocks"):
-            pass
+    large = any(most_bytes(gene) > LARGE for genes in genes_of.values() for gene in genes)
+    with lean() if large else nullcontext():
+        if is_sharded(solver.model):
+            for start in track(range(0, len(blocks), world_size), "Fitting", unit="blocks"):
+                turn = blocks[start : start + world_size]
+                own = turn[rank] if rank < len(turn) else None
+                weights = _gathered(solver, turn, own)
+                if own is not None:
+                    write(own, weights)
+            return
+        mine = blocks[rank::world_size]
+        with solving(solver, genes_of, together=loaded is None) as each:
+            for _ in track(each(write, mine), "Fitting", len(mine), "blocks"):
+                pass
 
 
 def _gathered(solver: Solver, blocks: Sequence[str], own: str | None) -> dict[str, list[Tensor]]:

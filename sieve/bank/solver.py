@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ CENTERED = ("affine", "loss_aware_affine")  # projections that fit a bias
 FLOAT64 = 8  # bytes
 NEURON_BYTES = 48  # of float64 matrices (d_ff, d_ff) while neurons are ordered
 AT_ONCE = 2**30  # bytes that matrices solved at the same time take together
+Blocks = Mapping[str, Sequence[Matrix]]  # matrices and groups by the module path of their block
 
 
 @dataclass(frozen=True)
@@ -159,35 +161,40 @@ class Solver:
 
 @contextmanager
 def solving(
-    solver: Solver, blocks: Mapping[str, Sequence[Matrix]], together: bool = True
+    solver: Solver, blocks: Blocks, together: bool = True
 ) -> Iterator[Callable[..., Iterable[Any]]]:
-    """`map` for functions that solve blocks; on a CPU several at once, each in one thread.
+    """A `map` that solves blocks; on a CPU several at the same time, each in one thread.
 
     A sharded model's blocks are solved one after another: all processes gather a weight together.
 
     Args:
-        together: False: one after another, with the same roundings.
+        blocks: all blocks of the model, so that the roundings of a block are the same whichever
+            blocks this process solves.
+        together: False solves them one after another, with the same roundings.
     """
-    alone = solver.runs_on.type != "cpu" or is_sharded(solver.model)
-    workers = 1 if alone else at_once(blocks, torch.get_num_threads())
-    if workers == 1:
+    threads = torch.get_num_threads()
+    workers = at_once(blocks, threads)
+    if solver.runs_on.type != "cpu" or is_sharded(solver.model) or workers == 1 < threads:
         yield map
         return
     with one_thread_each(), ThreadPoolExecutor(workers) as pool:
-        yield pool.map if together else map
+        yield pool.map if together and workers > 1 else map
 
 
-def at_once(blocks: Mapping[str, Sequence[Matrix]], threads: int) -> int:
+def at_once(blocks: Blocks, threads: int) -> int:
     """How many of these blocks a CPU with so many threads solves at the same time."""
-    most = max((most_bytes(gene) for genes in blocks.values() for gene in genes), default=1)
-    return max(1, min(threads, len(blocks), AT_ONCE // most))
+    most = sorted((max(map(most_bytes, genes)) for genes in blocks.values()), reverse=True)
+    fitting = sum(1 for taken in accumulate(most) if taken <= AT_ONCE)
+    return max(1, min(threads, fitting))
 
 
 def most_bytes(gene: Matrix) -> int:
     """The most bytes that solving a matrix or group takes."""
-    width, narrow = max(gene.d_out, gene.d_in), min(gene.d_out, gene.d_in)
+    wide, narrow = max(gene.d_out, gene.d_in), min(gene.d_out, gene.d_in)
     if gene.neurons:
         return NEURON_BYTES * gene.d_in**2
+    # Head and embedding have moments of hidden states, not of words.
+    width = narrow if gene.layer is None and not gene.members else wide
     return FLOAT64 * (4 * gene.size + 2 * width**2 + 6 * narrow**2)
 
 

@@ -7,37 +7,42 @@ from sieve.bank.solver import at_once
 from sieve.costs.plan import TYPICAL, Plan
 from sieve.costs.probe import CPU_CLOSED_FORMS
 from sieve.costs.solving import QR, Flops
+from sieve.model.groups import siblings
 from sieve.model.matrices import Matrix, block_of
 
 
-def solve_seconds(plan: Plan, flops: list[Flops], together: int = 1) -> float:
+def solve_seconds(plan: Plan, flops: list[Flops], threads: int = 0) -> float:
     """Seconds of closed forms in float64, which every device computes.
 
-    together: matrices that a CPU solves at the same time, each in one thread.
+    threads: of a CPU that solve, each another matrix; 0: all of them solve one matrix.
     """
     products, decompositions = map(sum, zip(*flops, strict=True))
     reached = CPU_CLOSED_FORMS if plan.on_cpu else plan.device.utilization
     solver = plan.device.solver_utilization
-    if together > 1:
-        reached *= together / torch.get_num_threads()
-        solver = together * (plan.device.thread_solver_utilization or solver)
+    if threads:
+        every = torch.get_num_threads()
+        reached *= threads / every
+        solver = threads * (plan.device.thread_solver_utilization or solver / every)
     seconds = products / reached + decompositions / solver
     return float(seconds / (plan.device.tflops["float64"] * 1e12))
 
 
-def fitted_together(plan: Plan) -> int:
-    """Blocks that a fit solves at the same time."""
-    if not plan.on_cpu or plan.config.calibration.strategy == "stream":
-        return 1
+def fit_threads(plan: Plan) -> int:
+    """Threads of a CPU that solve a block each in a fit; 0: one matrix after another by all."""
+    threads = torch.get_num_threads()
     blocks: dict[str, list[Matrix]] = {}
-    for matrix in plan.shape.matrices:
-        blocks.setdefault(block_of(matrix.name), []).append(matrix)
-    return at_once(blocks, torch.get_num_threads())
+    joint = siblings(plan.shape.blocks) if plan.config.projection.joint else []
+    for gene in [*plan.shape.matrices, *joint, *plan.neurons]:
+        blocks.setdefault(block_of((gene.members or (gene.name,))[0]), []).append(gene)
+    workers = at_once(blocks, threads)
+    if not plan.on_cpu or workers == 1 < threads:
+        return 0
+    return 1 if plan.config.calibration.strategy == "stream" else workers
 
 
-def by_lapack(plan: Plan, together: int = 1) -> bool:
-    """Whether LAPACK computes closed forms: each in one thread of a CPU."""
-    return plan.on_cpu and (together > 1 or torch.get_num_threads() == 1)
+def by_lapack(plan: Plan) -> bool:
+    """Whether closed forms outside a fit are computed by LAPACK: in one thread of a CPU."""
+    return plan.on_cpu and torch.get_num_threads() == 1
 
 
 def pivot_seconds(plan: Plan, storage: str | None = None) -> float:

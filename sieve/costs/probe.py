@@ -1,6 +1,6 @@
 """The device that a dry run plans for: as `conf/device` states it, or measured on this machine.
 
-Measuring takes about a second: a matrix product in each dtype, an eigendecomposition and a copy.
+Measuring takes about a second: a matrix product in each dtype, eigendecompositions and a copy.
 """
 
 import os

@@ -5,12 +5,7 @@ import math
 from sieve.bank.solver import NEURON_BYTES
 from sieve.calibration.schedule import groups_of, most_tokens
 from sieve.costs.batches import UNRELEASED
-from sieve.costs.closed_forms import (
-    by_lapack,
-    fitted_together,
-    pivot_seconds,
-    solve_seconds,
-)
+from sieve.costs.closed_forms import fit_threads, pivot_seconds, solve_seconds
 from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
 from sieve.costs.searching import DIFFERING, search_evaluations
 from sieve.costs.shape import Rows
@@ -82,13 +77,14 @@ def fit(plan: Plan) -> Stage:
     """The closed form of every matrix."""
     seconds, parts = solve_all(plan)
     layers = plan.shape.layers
-    seconds *= math.ceil(layers / plan.devices) / layers  # The devices take blocks in turn.
+    blocks = max(1, fit_threads(plan))
+    rounds = math.ceil(layers / plan.devices / blocks)  # The devices, and threads, take turns.
+    seconds *= rounds * blocks / layers
     if plan.config.calibration.strategy == "stream":
         largest = max(matrix.size for matrix in plan.shape.matrices)
         parts["weights of a matrix"] = largest * plan.itemsize
     else:
         parts |= plan.weights
-    blocks = fitted_together(plan)
     parts |= plan.on_host("factors of a block", blocks * plan.bank_bytes / layers)
     return Stage("fit", seconds + plan.write(plan.bank_bytes), parts, plan.bank_bytes)
 
@@ -103,16 +99,16 @@ def solve_all(plan: Plan) -> tuple[float, Parts]:
     workspace = max(solve_bytes(projection.name, matrix, width) for matrix, (_, width) in solved)
     if projection.joint:
         solved += [(group, ("input", group.d_in)) for group in siblings(plan.shape.blocks)]
-    together = fitted_together(plan)
-    lapack = by_lapack(plan, together)
+    threads = fit_threads(plan)
     flops = [
-        fit_flops(projection.name, m.d_out, m.d_in, side, plan.sizing.top_rank(m), lapack)
+        fit_flops(projection.name, m.d_out, m.d_in, side, plan.sizing.top_rank(m), threads > 0)
         for m, (side, _) in solved
     ]
     # Inverse and two Cholesky factors are decompositions; removing neurons is products.
     flops += [(2.0 * group.d_in**3, 2.4 * group.d_in**3) for group in plan.neurons]
     workspace = max([workspace, *(NEURON_BYTES * group.d_in**2 for group in plan.neurons)])
-    return solve_seconds(plan, flops, together), {"solver workspace": together * workspace}
+    workspace *= max(1, threads)
+    return solve_seconds(plan, flops, threads), {"solver workspace": workspace}
 
 
 def search(plan: Plan) -> Stage:

@@ -44,9 +44,9 @@ class Projection:
 PROJECTIONS: dict[str, Projection] = {
     "output": Projection(output),
     "affine": Projection(affine),
-    "loss_aware": Projection(loss_aware, Needs(gradient=True), cuts=True),
+    "loss_aware": Projection(loss_aware, Needs(gradient=True), cuts=True, version=2),
     "loss_aware_affine": Projection(
-        partial(loss_aware, centered=True), Needs(gradient=True), cuts=True
+        partial(loss_aware, centered=True), Needs(gradient=True), cuts=True, version=2
     ),
     "asvd": Projection(asvd, Needs(magnitude=True)),
     "input_pca": Projection(input_pca, Needs(input=True)),

@@ -8,6 +8,7 @@ from torch import Tensor
 from sieve.projections.linear_algebra import congruence, eigenvectors
 
 RIDGE = 1e-12  # of the mean eigenvalue of C
+LEAST = 1e-30  # the mean eigenvalue of a moment of zeros; its root is a number in float32, too
 PIVOT = 1e-11  # of the matrix's diagonal; a smaller pivot of a Cholesky factor is a rounding error
 
 
@@ -77,8 +78,7 @@ def principal_outputs(weight: Tensor, second: Tensor, side: str) -> tuple[Tensor
 
 def ridge_of(second: Tensor, share: float) -> float:
     """A share of the mean eigenvalue of a second moment, above zero."""
-    mean = float(second.diagonal().mean())
-    return share * max(mean, torch.finfo(second.dtype).tiny)
+    return share * max(float(second.diagonal().mean()), LEAST)
 
 
 @dataclass(frozen=True)

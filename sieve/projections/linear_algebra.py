@@ -9,24 +9,34 @@ counter of operations sees.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
 from scipy.linalg import lapack
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """In this context every thread of this process computes alone, by torch and by LAPACK."""
+    """Each thread of this process computes alone, by torch and by LAPACK.
+
+    Only one thread of a process may be in this context: it restores the number of threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The BLAS libraries of numpy and scipy, whose threads torch does not know."""
+    return ThreadpoolController()
 
 
 def _alone(tensor: Tensor) -> bool:
@@ -43,7 +53,9 @@ def eigenvectors(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     """
     try:
         if _alone(symmetric):
-            values, vectors = map(torch.from_numpy, np.linalg.eigh(symmetric.numpy(), UPLO="L"))
+            with _libraries().limit(limits=1, user_api="blas"):
+                found = np.linalg.eigh(symmetric.numpy(), UPLO="L")
+            values, vectors = map(torch.from_numpy, found)
         else:
             values, vectors = torch.linalg.eigh(symmetric)
     except np.linalg.LinAlgError as error:
@@ -59,14 +71,17 @@ def congruence(root: Tensor, symmetric: Tensor) -> Tensor:
     if not _alone(symmetric):
         return root.T @ symmetric @ root
     # LAPACK stores matrices by columns: there, the transpose has the upper triangle.
-    result, _ = lapack.dsygst(symmetric.numpy().T, root.numpy().T, itype=2, lower=0)
+    with _libraries().limit(limits=1, user_api="blas"):
+        result, _ = lapack.dsygst(symmetric.numpy().T, root.numpy().T, itype=2, lower=0)
     return torch.from_numpy(result.T.copy())
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """A B in float64: computed in float32, which is faster, unless both are float64."""
+    """A B in float64; on a CPU computed in float32, which is faster, unless both are float64."""
     precise = left.dtype == right.dtype == torch.float64
-    return left @ right if precise else float32_product(left, right)
+    if precise or left.device.type != "cpu":
+        return left.double() @ right.double()
+    return float32_product(left, right)
 
 
 @torch.library.custom_op("sieve::float32_product", mutates_args=())

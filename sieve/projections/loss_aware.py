@@ -27,7 +27,8 @@ def loss_aware(
 ) -> Factors:
     """Factors of W (d_out, d_in) with the least estimated rise of the loss, solved in float64.
 
-    Products with a W of less precision are in float32, so their errors are roundings of U and V.
+    If W is not float64, a CPU computes products with it in float32, as exactly as it would round U
+    and V.
 
     Args:
         weight: W.

@@ -78,12 +78,15 @@ def test_an_error_of_one_thread_ends_the_fit_with_its_message() -> None:
 
 def test_as_many_blocks_are_solved_as_memory_and_threads_allow() -> None:
     small = Matrix("model.layers.0.q", 64, 64, "q", 0, False, "")
-    half = Matrix("model.layers.1.q", 3000, 3000, "q", 1, False, "")
+    wide = Matrix("model.layers.1.q", 3000, 3000, "q", 1, False, "")
     blocks = {str(i): [small] for i in range(8)}
     assert at_once(blocks, 1) == 1 and at_once(blocks, 3) == 3 and at_once(blocks, 64) == 8
     assert at_once({}, 4) == 1
-    assert AT_ONCE // most_bytes(half) == 1
-    assert at_once(blocks | {"wide": [small, half]}, 8) == 1
+    assert AT_ONCE / 2 < most_bytes(wide) < AT_ONCE
+    assert at_once(blocks | {"wide": [small, wide]}, 8) == 8
+    assert at_once(blocks | {"wide": [wide], "too": [wide]}, 8) == 1
+    head = Matrix("lm_head", 49152, 576, "lm_head", None, False, "")
+    assert at_once(blocks | {"lm_head": [head]}, 8) > 1
 
 
 def test_what_a_run_reads_block_by_block_is_solved_one_after_another(tmp_path: Path) -> None:
@@ -106,3 +109,18 @@ def test_what_a_run_reads_block_by_block_is_solved_one_after_another(tmp_path: P
     assert most == 1
     bank, whole = Bank.load(tmp_path), fit(model, moments)
     assert all(torch.equal(bank.factors[n].u, whole.factors[n].u) for n in whole.factors)
+
+
+def test_a_fit_that_resumes_with_one_block_has_the_same_factors(tmp_path: Path) -> None:
+    model = tiny_llama(num_hidden_layers=4)
+    needs = PROJECTIONS["loss_aware"].needs
+    moments = calibrate(model, [{"input_ids": tokens(4, 16, 1)}], needs=needs)
+    solver = Solver(model, moments, "loss_aware")
+    paths = unfinished(solver, tmp_path)
+    for part in (paths[:3], paths[3:]):
+        fit_blocks(solver, tmp_path, "key", part)
+    finish(solver, tmp_path)
+    bank, whole = Bank.load(tmp_path), fit(model, moments, "loss_aware")
+    for name, expected in whole.factors.items():
+        assert torch.equal(bank.factors[name].u, expected.u)
+        assert torch.equal(bank.factors[name].v, expected.v)

@@ -1,9 +1,11 @@
 """Closed forms by LAPACK on one thread are those of torch on several."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from sieve.projections.factors import finite, square_root
@@ -31,18 +33,25 @@ def moment(seed: int = 0) -> Tensor:
     return z @ z.T
 
 
+def blas_threads() -> set[int]:
+    return {
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    }
+
+
 def test_one_thread_each_is_undone_after_an_error() -> None:
+    before = blas_threads()
     with pytest.raises(KeyError), one_thread_each():
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1 and blas_threads() == {1}
         raise KeyError
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 2 and blas_threads() == before
 
 
 def test_eigenvectors_diagonalize_the_lower_triangle() -> None:
     a = moment()
     spoiled = a.tril() + 7 * random(N, N).triu(1)  # Nothing may read what is above.
-    for together in (torch.enable_grad(), one_thread_each()):
-        with together:
+    for context in (nullcontext(), one_thread_each()):
+        with context:
             values, vectors = eigenvectors(spoiled)
         torch.testing.assert_close(vectors * values @ vectors.T, a)
         torch.testing.assert_close(vectors.T @ vectors, torch.eye(N, dtype=a.dtype))
@@ -81,8 +90,8 @@ def test_lapack_changes_no_argument() -> None:
 
 
 def test_eigenvectors_that_do_not_exist_are_an_error() -> None:
-    for together in (torch.enable_grad(), one_thread_each()):
-        with together, pytest.raises(torch.linalg.LinAlgError, match="converge"):
+    for context in (nullcontext(), one_thread_each()):
+        with context, pytest.raises(torch.linalg.LinAlgError, match="converge"):
             eigenvectors(torch.full((N, N), float("nan"), dtype=torch.float64))
 
 

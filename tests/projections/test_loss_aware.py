@@ -171,3 +171,33 @@ def test_a_rank_limit_gives_the_first_directions_of_the_whole(name: str, shape: 
     for one, other in ((part.u, whole.u[:, :3]), (part.v, whole.v[:3])):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
     assert torch.equal(part.energy, whole.energy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["loss_aware", "loss_aware_affine"])
+@pytest.mark.parametrize(("shape", "side"), [((24, 36), "output"), ((36, 24), "input")])
+def test_weights_of_less_precision_change_factors_by_rounding(
+    shape: tuple[int, int], side: Side, name: str, dtype: torch.dtype
+) -> None:
+    weight, x, g = problem(*shape)
+    weight = weight.to(dtype)
+    seen = moment(weight.double(), x, g, side)
+    exact, rounded = solved(name, weight.double(), seen), solved(name, weight, seen)
+    assert rounded.u.dtype == rounded.v.dtype == torch.float64
+    torch.testing.assert_close(rounded.energy, exact.energy, rtol=1e-5, atol=1e-5)
+    for rank in (3, 12, 24):
+        close, expected = (one.u[:, :rank] @ one.v[:rank] for one in (rounded, exact))
+        assert (close - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("shape", "side"), [((24, 36), "output"), ((36, 24), "input")])
+@pytest.mark.parametrize("tokens", [0, 5])
+def test_all_directions_make_the_weight_also_where_inputs_never_occurred(
+    shape: tuple[int, int], side: Side, tokens: int, dtype: torch.dtype
+) -> None:
+    """An expert that no token, or few, came to."""
+    weight, x, g = problem(*shape)
+    x, g = (z[: max(tokens, 1)] * (tokens > 0) for z in (x, g))
+    factors = solved("loss_aware", weight.to(dtype), moment(weight, x, g, side))
+    torch.testing.assert_close(factors.u @ factors.v, weight, rtol=1e-3, atol=1e-3)
