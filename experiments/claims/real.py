@@ -29,7 +29,7 @@ GENETIC = (
     "~hydra.sweeper.params.method",
 )
 SIZES = (".75", ".5", ".25")  # of the experiment's curve
-HEAD = ("svd", "whitened", "sieve")  # shown in README
+HEAD = ("whitened", "sieve")  # shown in README
 TIMED = ("sieve", "trained")
 METHODS = {
     "svd": "SVD of the weights (LASER), uniform",
