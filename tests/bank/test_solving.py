@@ -10,6 +10,7 @@ import torch
 from models import tiny_llama
 from sieved import tokens
 
+import sieve.bank.bank
 from sieve.bank.bank import Bank, finish, fit, fit_blocks, unfinished
 from sieve.bank.solver import AT_ONCE, Solver, at_once, most_bytes
 from sieve.calibration.calibration import calibrate
@@ -124,3 +125,23 @@ def test_a_fit_that_resumes_with_one_block_has_the_same_factors(tmp_path: Path) 
     for name, expected in whole.factors.items():
         assert torch.equal(bank.factors[name].u, expected.u)
         assert torch.equal(bank.factors[name].v, expected.v)
+
+
+@pytest.mark.parametrize(("large", "expected"), [(0, 1), (2**40, 0)])
+def test_memory_of_large_matrices_is_returned_at_once(
+    large: int, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entered = 0
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        nonlocal entered
+        entered += 1
+        yield
+
+    monkeypatch.setattr(sieve.bank.bank, "lean", watched)
+    monkeypatch.setattr(sieve.bank.bank, "LARGE", large)
+    model = tiny_llama(num_hidden_layers=3)
+    solver = Solver(model, calibrate(model, [{"input_ids": tokens(4, 16, 1)}]))
+    fit_blocks(solver, tmp_path, "key", unfinished(solver, tmp_path))
+    assert entered == expected
