@@ -5,11 +5,17 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 from sieve.projections.factors import finite, square_root
-from sieve.projections.linear_algebra import congruence, eigenvectors, one_thread_each, product
+from sieve.projections.linear_algebra import (
+    congruence,
+    eigenvectors,
+    float32_product,
+    one_thread_each,
+    product,
+)
 
 N = 40
 
@@ -40,11 +46,11 @@ def blas_threads() -> set[int]:
 
 
 def test_one_thread_each_is_undone_after_an_error() -> None:
-    before = blas_threads()
-    with pytest.raises(KeyError), one_thread_each():
-        assert torch.get_num_threads() == 1 and blas_threads() == {1}
-        raise KeyError
-    assert torch.get_num_threads() == 2 and blas_threads() == before
+    with threadpool_limits(2, user_api="blas"):
+        with pytest.raises(KeyError), one_thread_each():
+            assert torch.get_num_threads() == 1 and blas_threads() == {1}
+            raise KeyError
+        assert torch.get_num_threads() == 2 and blas_threads() == {2}
 
 
 def test_eigenvectors_diagonalize_the_lower_triangle() -> None:
@@ -104,6 +110,15 @@ def test_a_product_is_as_precise_as_the_less_precise_matrix() -> None:
     assert close.dtype == torch.float64
     torch.testing.assert_close(close, left @ rounded.double(), rtol=1e-5, atol=1e-5)
     assert not torch.equal(close, left @ rounded.double())
+
+
+def test_a_gpu_multiplies_in_float64() -> None:
+    left, right = (
+        torch.empty(N, N, device="meta", dtype=d) for d in (torch.float64, torch.float32)
+    )
+    assert product(left, right).dtype == torch.float64  # Only a CPU has the product in float32.
+    with pytest.raises(RuntimeError, match="float32_product"):
+        float32_product(left, right)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
