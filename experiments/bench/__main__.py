@@ -31,7 +31,8 @@ def measure(path: str, repeats: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "repeats": repeats,
         "model": Path(path).name,
-        "ratios": parts.ratios(path, repeats),
+        "ratios": parts.ratios(path, repeats)
+        | {"fit": parts.fit_ratio(forecast.build("wide"), forecast.calibration(2048), repeats)},
         "speed": {
             Path(path).name: _speed(parts.load(path)[0], repeats),
             "random-25m": _speed(forecast.build("wide"), repeats),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import sieve
 from experiments.bench.timing import ratio
 from experiments.figures import Number, number
+from sieve.bank import solver
 from sieve.bank.switch import Switch
 from sieve.calibration.calibration import CalibrationModule
 from sieve.data.choices import ScoringBatch, encoded_batches
@@ -130,6 +132,18 @@ def shared_blocks_ratio(model: Any, bank: Any, batches: Any, repeats: int) -> Nu
     if shared.evaluated != whole.evaluated:
         raise RuntimeError("shared blocks gave other scores than whole genomes.")
     return found
+
+
+def fit_ratio(model: Any, batches: Sequence[Any], repeats: int) -> Number:
+    """Fitting a block per thread over one matrix after another by all threads."""
+    moments = sieve.calibrate(model, batches, projection="loss_aware")
+    fit = partial(sieve.fit, model, moments, "loss_aware")
+
+    def one_by_one() -> None:
+        with patch.object(solver, "AT_ONCE", 0):
+            fit()
+
+    return ratio(fit, one_by_one, repeats)
 
 
 def prefix_ratio(model: Any, part: float, repeats: int, rows: int = ROWS) -> Number:

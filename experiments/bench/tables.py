@@ -8,6 +8,7 @@ from experiments.figures import markdown, spread
 RATIOS = {  # name: (what, target)
     "moments": ("moments of `output` over a forward pass", "1.6"),
     "loss_aware_moments": ("moments of `loss_aware` over a forward pass", "4"),
+    "fit": ("fitting a block per thread over matrices one by one, two threads", "0.67"),
     "switch": ("changing a genome over scoring it on 1,000 rows", "0.02"),
     "shared_blocks": ("genomes that differ in one matrix: from there on over whole", "0.67"),
     "shared_prefix": ("rows of which half is the same: with a shared prefix over without", "1"),

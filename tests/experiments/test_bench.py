@@ -50,6 +50,7 @@ def test_parts_give_ratios() -> None:
     found = parts.calibration_ratios(model, batches, 1)
     moments = sieve.calibrate(model, batches)
     plain, pivoted = (sieve.fit(model, moments, storage=form) for form in ("plain", "pivoted"))
+    found["fit"] = parts.fit_ratio(model, batches, 1)
     found["switch"] = parts.switch_ratio(model, plain, tokenizer, examples, 1)
     scoring = sieve.scoring_batches(examples, tokenizer)
     found["shared_blocks"] = parts.shared_blocks_ratio(model, plain, scoring, 1)
