@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sieve.projections import PROJECTIONS, Factors, get_projection
 from sieve.projections.damping import shrinkage
+from sieve.projections.linear_algebra import one_thread_each
 from sieve.projections.moments import Gradient, Moment, Side
 
 SHAPES = [(6, 9), (9, 6), (7, 7)]
@@ -201,3 +202,14 @@ def test_all_directions_make_the_weight_also_where_inputs_never_occurred(
     x, g = (z[: max(tokens, 1)] * (tokens > 0) for z in (x, g))
     factors = solved("loss_aware", weight.to(dtype), moment(weight, x, g, side))
     torch.testing.assert_close(factors.u @ factors.v, weight, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "side"), [((24, 36), "output"), ((36, 24), "input")])
+def test_weights_of_a_model_in_training_have_factors(shape: tuple[int, int], side: Side) -> None:
+    weight, x, g = problem(*shape)
+    seen = moment(weight, x, g, side)
+    parameter = torch.nn.Parameter(weight.float())
+    with one_thread_each():
+        factors = solved("loss_aware", parameter, seen)
+    expected = solved("loss_aware", parameter.detach(), seen)
+    torch.testing.assert_close(factors.energy.detach(), expected.energy)
