@@ -54,7 +54,7 @@ def eigenvectors(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     try:
         if _alone(symmetric):
             with _libraries().limit(limits=1, user_api="blas"):
-                found = np.linalg.eigh(symmetric.detach().numpy(), UPLO="L")
+                found = np.linalg.eigh(symmetric.numpy(), UPLO="L")
             values, vectors = map(torch.from_numpy, found)
         else:
             values, vectors = torch.linalg.eigh(symmetric)
@@ -71,7 +71,7 @@ def congruence(root: Tensor, symmetric: Tensor) -> Tensor:
     if not _alone(symmetric):
         return root.T @ symmetric @ root
     # LAPACK stores matrices by columns: there, the transpose has the upper triangle.
-    by_column = symmetric.detach().numpy().T, root.detach().numpy().T
+    by_column = symmetric.numpy().T, root.numpy().T
     with _libraries().limit(limits=1, user_api="blas"):
         result, _ = lapack.dsygst(*by_column, itype=2, lower=0)
     return torch.from_numpy(result.T.copy())
