@@ -78,7 +78,7 @@ def quantized(tasks: Summaries) -> tuple[str, str]:
     """8 bits on top of pruning, of the bytes of the matrices and on the same genome."""
     cells = {name: e["methods"]["int8"] for name, e in tasks.items()}
     parts = {name: cell["eight_bits"] for name, cell in cells.items()}
-    text = "share of the matrices' bytes that is saved, and points that 8 bits lose: " + ", ".join(
+    text = "bytes of the matrices that go, and the points that 8 bits cost: " + ", ".join(
         f"{name} {100 * part['saved']:.0f} % and {100 * part['cost']:.1f}"
         for name, part in parts.items()
     )

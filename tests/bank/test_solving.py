@@ -9,6 +9,7 @@ import pytest
 import torch
 from models import tiny_llama
 from sieved import tokens
+from threads import torch_threads
 
 import sieve.bank.bank
 from sieve.bank.bank import Bank, finish, fit, fit_blocks, unfinished
@@ -22,10 +23,8 @@ NAMES = ["output", "loss_aware", "whitened", "affine"]
 
 @pytest.fixture(autouse=True)
 def three_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(3):
+        yield
 
 
 @pytest.mark.parametrize("projection", NAMES)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from models import tiny_llama
 from test_costs import planned
+from threads import torch_threads
 
 from sieve.config import DeviceConfig
 from sieve.costs.closed_forms import by_lapack, fit_threads, solve_seconds
@@ -16,10 +17,8 @@ from sieve.costs.stages import fit
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(2):
+        yield
 
 
 def test_threads_of_a_cpu_solve_a_block_each() -> None:

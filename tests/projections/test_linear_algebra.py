@@ -1,4 +1,4 @@
-"""Closed forms by LAPACK on one thread are those of torch on several."""
+"""On one thread LAPACK computes what torch computes on several."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
+from threads import torch_threads
 from torch import Tensor
 
 from sieve.projections.factors import finite, square_root
@@ -23,10 +24,8 @@ N = 40
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
     """Torch computes with two threads, so that LAPACK is used where a test asks for it alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(2):
+        yield
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
