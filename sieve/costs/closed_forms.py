@@ -4,7 +4,7 @@ import torch
 
 from sieve.bank.pivoting import CHOICES
 from sieve.bank.solver import at_once
-from sieve.costs.plan import TYPICAL, Plan
+from sieve.costs.plan import Plan
 from sieve.costs.probe import CPU_CLOSED_FORMS
 from sieve.costs.solving import QR, Flops
 from sieve.model.groups import siblings
@@ -52,7 +52,7 @@ def pivot_seconds(plan: Plan, storage: str | None = None) -> float:
     """
     if "pivoted" not in (plan.sizing.storage, storage):
         return 0.0
-    ranks = plan.ranks(TYPICAL)
+    ranks = plan.ranks(plan.typical)
     products = [2 * r**2 * (m.d_out + m.d_in) for m, r in ranks]
     factors = [r**2 * (QR * m.d_out + 2 * CHOICES * (m.d_out - r / 3)) for m, r in ranks]
     return solve_seconds(plan, list(zip(products, factors, strict=True)))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from sieve.config import Config, shards
 from sieve.costs.lengths import Lengths, lengths_of
-from sieve.costs.plan import KEPT, TYPICAL, Plan, Stage
+from sieve.costs.plan import Plan, Stage
 from sieve.costs.probe import GIB, MIN_SECONDS, find_device
 from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Shape, build_without_weights, shape_of
@@ -169,8 +169,8 @@ def describe(plan: Plan, source: str) -> Record:
             f"the answer; {lengths.source}.",
             f"TFLOP/s: {rates}, of which passes reach {device.utilization:.0%} and eigenvectors "
             f"{device.solver_utilization:.1%}.{faster_dtype(plan)}",
-            f"The pruned model is assumed to keep {TYPICAL:.0%} in times and {KEPT:.0%} in memory; "
-            "the search decides.",
+            f"The pruned model is assumed to keep {plan.typical:.0%} in times and {plan.kept:.0%} "
+            "in memory; the search decides.",
         ],
     }
     return record | {"verdict": verdict(plan, max(rows, key=lambda row: row["peak_bytes"]))}

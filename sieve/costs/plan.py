@@ -92,6 +92,23 @@ class Plan:
         affine = projection.name.endswith("affine")
         return Sizing(projection.storage, projection.rank_multiple, fits_bias=affine)
 
+    @cached_property
+    def kept(self) -> float:
+        """The fraction that the pruned model is assumed to keep in memory."""
+        return max(KEPT, self._least)
+
+    @cached_property
+    def typical(self) -> float:
+        """The fraction that the pruned model is assumed to keep in times."""
+        return max(TYPICAL, self._least)
+
+    @property
+    def _least(self) -> float:
+        """The smallest fraction that a search of one level for all matrices can keep; else 0."""
+        search = self.config.search
+        least = min(search.levels)
+        return least if search.method == "uniform" and least < 1 else 0.0
+
     def ranks(self, level: float) -> list[tuple[Matrix, int]]:
         """Each matrix and its rank at a level."""
         return [(matrix, self.sizing.rank(matrix, level) or 0) for matrix in self.shape.matrices]
@@ -179,7 +196,7 @@ class Plan:
     @property
     def pruned(self) -> Parts:
         """`dense`, and the factors of one genome as they are stored."""
-        return self.dense | self.factor_parts(KEPT * self.shape.prunable * self.itemsize)
+        return self.dense | self.factor_parts(self.kept * self.shape.prunable * self.itemsize)
 
     @property
     def shared(self) -> Parts:
@@ -279,10 +296,14 @@ class Plan:
         return max(self.products(flops, self.compute), least / self.devices)
 
     def score(
-        self, examples: float, kept: float = TYPICAL, lengths: Lengths | None = None
+        self, examples: float, kept: float | None = None, lengths: Lengths | None = None
     ) -> float:
-        """Seconds to score examples; rows with written answers run three times."""
+        """Seconds to score examples; rows with written answers run three times.
+
+        kept: of the model that scores them; None: `typical`.
+        """
         lengths = lengths or self.lengths
+        kept = self.typical if kept is None else kept
         own, count = lengths.scored - lengths.shared, examples * lengths.passes
         rows = Rows(count, own, lengths.answer, shared=lengths.shared)
         seconds = self.run(rows, kept)
@@ -306,12 +327,12 @@ class Plan:
     def spooled(self) -> float:
         """Bytes of the temporary files with a streamed model's pivoted factors."""
         pivots = self.streams and self.sizing.storage == "pivoted"
-        return pivots * KEPT * self.shape.prunable * ITEMSIZE[self.bank_dtype]
+        return pivots * self.kept * self.shape.prunable * ITEMSIZE[self.bank_dtype]
 
     def converted(self, storage: str) -> float:
         """Numbers that another storage form adds to the factors; negative if it saves some."""
         own = self.sizing.storage
-        squares = sum(rank**2 for _, rank in self.ranks(KEPT)) if storage != own else 0
+        squares = sum(rank**2 for _, rank in self.ranks(self.kept)) if storage != own else 0
         return squares if storage == "plain" else -squares
 
     def write(self, size: float) -> float:

@@ -6,7 +6,7 @@ from sieve.bank.solver import NEURON_BYTES
 from sieve.calibration.schedule import groups_of, most_tokens
 from sieve.costs.batches import UNRELEASED
 from sieve.costs.closed_forms import fit_threads, pivot_seconds, solve_seconds
-from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
+from sieve.costs.plan import ITEMSIZE, Parts, Plan, Stage
 from sieve.costs.searching import DIFFERING, search_evaluations
 from sieve.costs.shape import Rows
 from sieve.costs.solving import fit_flops, solve_bytes
@@ -146,12 +146,12 @@ def evaluate(plan: Plan) -> Stage:
     repeats = speed.repeats + 1 if measures else 0
     # A map of bottlenecks is tested on two more models, and a quantized model once more.
     others = [*config.curve, *[1.0, 1.0] * config.search.bottlenecks]
-    others += [1.0] * bool(others) + [TYPICAL] * (config.quantization.method != "none")
+    others += [1.0] * bool(others) + [plan.typical] * (config.quantization.method != "none")
     seconds = sum(plan.score(plan.lengths.rows["test"], kept) for kept in others)
     other_rows = rows_to_compare(plan)
     if config.confidence is not None:
         other_rows += plan.lengths.rows["selection"] * (config.search.confirmation or 1.0)
-    for kept in (1.0, TYPICAL):
+    for kept in (1.0, plan.typical):
         own = plan.lengths if kept < 1 else plan.long or plan.lengths
         seconds += plan.score(other_rows, kept, own) if other_rows else 0.0
         for lengths in (own, *plan.others):
@@ -179,20 +179,20 @@ def export(plan: Plan) -> Stage | None:
     stored: float = FLOAT32 if form.startswith("onnx") else ITEMSIZE[plan.bank_dtype]
     if form == "gguf":
         stored = GGUF_BYTES.get(plan.config.export.gguf_dtype, stored)
-    size = plan.shape.kept_parameters(1.0 if form in ("dense", "gguf") else KEPT) * stored
+    size = plan.shape.kept_parameters(1.0 if form in ("dense", "gguf") else plan.kept) * stored
     storage = plan.config.export.storage
     if storage is not None:
         size += plan.converted(storage) * stored
     if plan.config.export.merge_head and form == "factorized":
         ends = sum(m.size for m in plan.shape.matrices if m.layer is None)
-        size += (1 - KEPT) * ends * stored
+        size += (1 - plan.kept) * ends * stored
     if method != "none":
-        size -= KEPT * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
+        size -= plan.kept * plan.shape.prunable * (stored - QUANTIZED_BYTES[method])
     size += plan.spooled
     seconds, parts = pivot_seconds(plan, storage) + plan.write(size), plan.pruned
     checked = min(plan.config.export.check_rows, plan.lengths.rows["test"])
     if checked and method == "none" and plan.shards == 1:
-        fresh = TYPICAL if form == "factorized" else 1.0
+        fresh = plan.typical if form == "factorized" else 1.0
         seconds += plan.score(checked) + plan.score(checked, fresh) + START_SECONDS
     if (
         plan.shards > 1

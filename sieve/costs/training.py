@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sieve.calibration.sums import summed_entries
 from sieve.costs.closed_forms import by_lapack, solve_seconds
-from sieve.costs.plan import ITEMSIZE, KEPT, TYPICAL, Parts, Plan, Stage
+from sieve.costs.plan import ITEMSIZE, Parts, Plan, Stage
 from sieve.costs.shape import Rows
 from sieve.costs.solving import refit_flops, solve_bytes
 from sieve.costs.stages import solve_all, sweep_weights
@@ -39,7 +39,7 @@ def train(
         taught: the rows as the dense model reads them; None: it answers none.
     """
     batches = rows.tokens / batch_tokens
-    seconds = plan.run(rows, TYPICAL, batches, backward=2)
+    seconds = plan.run(rows, plan.typical, batches, backward=2)
     seconds += plan.run(taught, 1.0, taught.tokens / batch_tokens) if taught else 0.0
     parts = plan.activations(batch_tokens, rows, backward=True)
     return seconds, parts | {"trained and Adam": (ADAM + FLOAT32) * trained}  # and a running mean
@@ -73,8 +73,10 @@ def refit(plan: Plan) -> Stage | None:
     weighs, streams = settings.refit and plan.by_gradient, plan.streams
     once, parts = 0.0, plan.activations(batch, rows, plan.by_gradient, streams)
     if settings.refit:
-        once = plan.run(rows) * DENSE_PASSES + plan.run(rows, TYPICAL) * PRUNED_PASSES
-        ranks = [(m, r) for m, r in plan.ranks(TYPICAL) if m.layer is not None and not m.expert]
+        once = plan.run(rows) * DENSE_PASSES + plan.run(rows, plan.typical) * PRUNED_PASSES
+        ranks = [
+            (m, r) for m, r in plan.ranks(plan.typical) if m.layer is not None and not m.expert
+        ]
         lapack = by_lapack(plan)
         flops = [refit_flops(settings.name, m.d_out, m.d_in, r, lapack) for m, r in ranks]
         once += solve_seconds(plan, flops)
@@ -82,9 +84,9 @@ def refit(plan: Plan) -> Stage | None:
         parts |= refit_bytes(plan, rows)
     if settings.tune_steps:
         steps = replace(rows, count=settings.tune_steps * batch / rows.length)
-        seconds, trained = train(plan, steps, batch, KEPT * shape.prunable, steps)
+        seconds, trained = train(plan, steps, batch, plan.kept * shape.prunable, steps)
         once, parts = once + seconds, parts | trained
-    switches = (SWITCHES if settings.refit else 2) * KEPT * plan.factor_bytes
+    switches = (SWITCHES if settings.refit else 2) * plan.kept * plan.factor_bytes
     parts |= plan.factor_parts(switches)
     scored = plan.score(plan.lengths.rows["selection"]) * (settings.refit_tries + 1)
     if weighs:  # The tokens, once for all genomes.
@@ -148,9 +150,11 @@ def recover(plan: Plan) -> Stage | None:
     batch = max(settings.batch_tokens, lengths.calibration)
     count = steps * settings.accumulate * plan.devices * batch / lengths.calibration
     rows = Rows(count, lengths.calibration, lengths.answer, shared=lengths.prefix)
-    factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(KEPT))
+    factors = trained = sum(rank * (m.d_out + m.d_in) for m, rank in plan.ranks(plan.kept))
     if settings.method == "lora":
-        trained = settings.rank * sum(m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(KEPT))
+        trained = settings.rank * sum(
+            m.d_out + m.d_in + 2 * rank for m, rank in plan.ranks(plan.kept)
+        )
     taught, long, memory = None, plan.long or lengths, 0.0
     if settings.loss != "task" or settings.hidden:  # The dense model answers each row once.
         once = min(count, lengths.rows["calibration"], settings.tokens / lengths.calibration)
@@ -166,6 +170,6 @@ def recover(plan: Plan) -> Stage | None:
     held_out = min(HELD_OUT * lengths.rows["calibration"], lengths.rows["selection"])
     checks = steps / settings.check_every + 1 + tries
     seconds += plan.score(held_out) * checks + plan.score(lengths.rows["selection"]) * 2
-    parts |= {"factors": KEPT * plan.factor_bytes, "factors in float32": FLOAT32 * factors}
+    parts |= {"factors": plan.kept * plan.factor_bytes, "factors in float32": FLOAT32 * factors}
     parts |= plan.on_host("hidden states", memory)
     return Stage("recover", seconds, plan.dense | parts, remark=remark)

@@ -105,3 +105,17 @@ def test_rows_without_labels_are_forecast(tmp_path):
     trained = forecast(tmp_path, *run, "recovery=full", "tolerance=0.1")
     seconds = [stage(record, "evaluate")["seconds"] for record in (before, trained, after)]
     assert seconds == sorted(set(seconds))
+
+
+@pytest.mark.slow
+def test_one_level_for_all_keeps_no_less_than_the_smallest(tmp_path):
+    def assumed(*overrides):
+        record = forecast(tmp_path, "+task=almanac_medicine", *CPU, *overrides)
+        return stage(record, "evaluate")["seconds"], record["assumptions"][-1]
+
+    few, guess = assumed("search=uniform", "search.levels=[1,.1]")
+    most, told = assumed("search=uniform", "search.levels=[1,.9,.6]")
+    assert most > few and "35% in times and 50% in memory" in guess
+    assert "60% in times and 60% in memory" in told
+    assert assumed("search=uniform", "search.levels=[1]")[1] == guess
+    assert assumed("search=waterfill", "search.levels=[1,.6]")[1] == guess
