@@ -68,7 +68,8 @@ def refit_flops(projection: str, d_out: int, d_in: int, rank: int, lapack: bool 
     pair = Paired(eye, eye, zeros, zeros, lost, lost_mean, mass=1.0)
 
     def work() -> None:
-        factors = solve(weight, moment, pair, project, projection.endswith("affine"))
+        fitted = replace(pair)
+        factors = solve(weight, moment, fitted, project, projection.endswith("affine"))
         for _ in range(2):
             held_out_error(weight, moment, pair, factors, round(rank / scale))
 

@@ -20,7 +20,7 @@ from sieve.recovery.teacher import STATE_BYTES
 DENSE_PASSES, PRUNED_PASSES = 1 + 1 / 4, 3 + 2 / 4
 # Of the averages of one half of the batches in float64, and what is solved from them; of the sums
 # of the other half in float32.
-SOLVED_BYTES, WAITING_BYTES = 2.5 * 8, 2 * FLOAT32
+SOLVED_BYTES, WAITING_BYTES = 0.5 * 8, 2 * FLOAT32
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences
 ADAM = 4 * FLOAT32  # bytes of a parameter in float32, its gradient and two moments
 MIN_BATCHES = 8  # of a refit

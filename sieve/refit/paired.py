@@ -8,7 +8,6 @@ reduced-rank regression of W x on x̃.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ class Paired:
     """
 
     inner: Tensor  # Σ w x̃ x̃ᵀ (d_in, d_in); until `scaled`, only its upper part
-    cross: Tensor  # Σ w x x̃ᵀ (d_in, d_in)
+    change: Tensor  # Σ w (x − x̃) x̃ᵀ (d_in, d_in)
     inner_mean: Tensor  # Σ w x̃ (d_in,)
     own_mean: Tensor  # Σ w x (d_in,)
     lost: Tensor  # Σ w e x̃ᵀ (d_out, d_in); empty if e is not restored
@@ -45,7 +44,7 @@ class Paired:
         zeros = partial(torch.zeros, device=device)
         return cls(
             inner=zeros(size, size),
-            cross=zeros(size, size),
+            change=zeros(size, size),
             inner_mean=zeros(size),
             own_mean=zeros(size),
             lost=zeros(d_out, size),
@@ -62,7 +61,7 @@ class Paired:
         x, pruned = x.to(dtype) * root, pruned.to(dtype) * root
         with products(exact):
             add_upper(self.inner, pruned)
-            self.cross.addmm_(x.T, pruned)
+            self.change.addmm_((x - pruned).T, pruned)
             if lost is not None:
                 self.lost.addmm_((lost * root).T, pruned)
         self.inner_mean += root[:, 0] @ pruned
@@ -72,19 +71,22 @@ class Paired:
         self.mass += float(weights.sum())
 
     def scaled(self) -> "Paired":
-        """Averages from the sums, in float64."""
+        """Turn the sums into averages in float64, one after the other, so that few are held twice.
+
+        Call it once. The tensors that held the sums stay as they were.
+        """
         fill_lower(self.inner)
         mass = max(self.mass, torch.finfo(torch.float32).tiny)
-        return self._each(lambda sums: sums.double() / mass)
+        return self._each(lambda sums: sums.to(torch.float64, copy=True).div_(mass))
 
     def to(self, device: torch.device) -> "Paired":
-        """The same sums on a device."""
+        """Move the sums to a device."""
         return self._each(lambda sums: sums.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Paired":
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
-        return replace(self, **changed)
+    def _each(self, convert: Callable[[Tensor], Tensor]) -> "Paired":
+        for name in [name for name, value in vars(self).items() if isinstance(value, Tensor)]:
+            setattr(self, name, convert(getattr(self, name)))
+        return self
 
 
 def solve(
@@ -96,18 +98,19 @@ def solve(
 ) -> Factors:
     """Nested factors of the best map from x̃ to W x, weighted as the projection weights errors.
 
-    T = W K with K = I + (E[x x̃ᵀ] − E[x̃ x̃ᵀ]) (E[x̃ x̃ᵀ] + ridge · I)⁻¹. To restore the loss e of the
+    T = W K with K = I + E[(x − x̃) x̃ᵀ] (E[x̃ x̃ᵀ] + ridge · I)⁻¹. To restore the loss e of the
     residual stream, T gains E[e x̃ᵀ] (E[x̃ x̃ᵀ] + ridge · I)⁻¹, except where the gradient is of the
     input side, which cannot express it.
 
     Args:
         weight: W (d_out, d_in) in float64.
         moment: of the dense model; its gradient is used.
-        pair: averages over the batches to fit.
+        pair: averages over the batches to fit, without `change` afterwards, which is large.
         project: the projection.
         centered: whether the projection fits a bias.
     """
-    inner, change, lost = pair.inner, pair.cross - pair.inner, pair.lost
+    inner, change, lost = pair.inner, pair.change, pair.lost
+    pair.change = change.new_empty(0)
     if centered:
         inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
         change = change - torch.outer(pair.own_mean - pair.inner_mean, pair.inner_mean)
@@ -117,12 +120,13 @@ def solve(
     change = change if by_input else change.new_empty(0)  # Large and no longer needed.
     root = _cholesky(inner, float(pair.inner.diagonal().mean()) if centered else 0.0)
     if gradient is not None and by_input:
-        mix = torch.cholesky_solve(change.T, root).T
+        mix = _solved(root, change.T).T
         mix.diagonal().add_(1.0)
         gradient = replace(gradient, second=mix.T @ gradient.second.double() @ mix)
     elif len(lost):
         target, mean = target + lost, mean + pair.lost_mean
-    target = weight + torch.cholesky_solve(target.T, root).T
+    target = weight + _solved(root, target.T).T
+    del root  # as large as the moment
     pruned = replace(
         moment, side="input", second=pair.inner, mean=pair.inner_mean, gradient=gradient
     )
@@ -138,18 +142,25 @@ def _cholesky(inner: Tensor, scale: float) -> Tensor:
 def _root(matrix: Tensor, ridge: float) -> Tensor:
     """The Cholesky factor of a matrix (n, n) + ridge · I; the ridge grows until it exists.
 
-    Rounding may leave a moment of few tokens a negative eigenvalue. Raises ValueError if a number
-    is not finite.
+    Rounding may leave a moment of few tokens a negative eigenvalue. The matrix itself is shifted
+    and restored, since a copy may take gigabytes. Raises ValueError if a number is not finite.
     """
     if not matrix.isfinite().all():
         raise ValueError(
             "the activations of the pruned model are not finite (NaN or infinity) in the refit; "
             "set model.dtype=float32 or bfloat16, or projection.refit=false."
         )
-    shifted = matrix.clone()
-    shifted.diagonal().add_(ridge)
-    root, failed = torch.linalg.cholesky_ex(shifted)
+    diagonal = matrix.diagonal().clone()
+    matrix.diagonal().add_(ridge)
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    matrix.diagonal().copy_(diagonal)
     return _root(matrix, 10 * ridge) if failed else root
+
+
+def _solved(root: Tensor, right: Tensor) -> Tensor:
+    """(R Rᵀ)⁻¹ B (n, m) for a lower triangle R, without the copy of R that cholesky_solve takes."""
+    half = torch.linalg.solve_triangular(root, right, upper=False)
+    return torch.linalg.solve_triangular(root.T, half, upper=True)
 
 
 def held_out_error(
@@ -170,7 +181,8 @@ def held_out_error(
     """
     u, v, bias = factors.u[:, :rank].to(weight), factors.v[:rank].to(weight), factors.bias(rank)
     offset = weight.new_zeros(len(weight)) if bias is None else bias.to(weight)
-    across, mean = pair.cross @ v.T, pair.own_mean
+    read = pair.inner @ v.T
+    across, mean = read + pair.change @ v.T, pair.own_mean
     gradient = moment.gradient
     if gradient is not None and gradient.side == "input":
         solved = _least_squares(weight, torch.cat([u, offset[:, None]], 1))
@@ -181,7 +193,7 @@ def held_out_error(
             across, mean = across + pair.lost @ v.T, mean + pair.lost_mean
     metric = None if gradient is None else gradient.second.double()
     up, weighted = (u, offset) if metric is None else (metric @ u, metric @ offset)
-    error = ((u.T @ up) * (v @ pair.inner @ v.T)).sum() - 2 * (up * across).sum()
+    error = ((u.T @ up) * (v @ read)).sum() - 2 * (up * across).sum()
     rest = offset - 2 * (mean - u @ (v @ pair.inner_mean))
     return float(error + weighted @ rest)
 
@@ -190,4 +202,4 @@ def _least_squares(weight: Tensor, right: Tensor) -> Tensor:
     """s (d_in, n) with the least ‖W s − right‖², by normal equations in float64."""
     gram = weight.T @ weight
     root = _root(gram, max(ROUNDING * float(gram.diagonal().mean()), TINY))
-    return torch.cholesky_solve(weight.T @ right, root)
+    return _solved(root, weight.T @ right)

@@ -226,7 +226,9 @@ class _Sequence:
             sums = self._sums(names, heights, dense, pruned_inputs())
         for index, matrix in enumerate(group):
             name, last = names[index if self.weights else 0], index == len(group) - 1
-            pairs = sums.pop(name) if self.weights or last else list(sums[name])
+            # Without weights several matrices share the sums, which stay for the next of them.
+            shared = not self.weights and not last
+            pairs = [replace(pair) for pair in sums[name]] if shared else sums.pop(name)
             if self.ranks[matrix.name] is not None:
                 self._refit_matrix(matrix, pairs)
         if writing:

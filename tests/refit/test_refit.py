@@ -116,7 +116,7 @@ def problem(d_out: int, d_in: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_the_solution_has_the_least_error_of_its_neighbors(shape, projection: str) -> None:
     weight, x, pruned, g = problem(*shape)
     pair = Paired.zeros(shape[1], torch.device("cpu"))
-    for name in ("inner", "cross", "inner_mean", "own_mean"):
+    for name in ("inner", "change", "inner_mean", "own_mean"):
         setattr(pair, name, getattr(pair, name).double())
     pair.add(x, pruned, None)
     pair = pair.scaled()
@@ -129,7 +129,8 @@ def test_the_solution_has_the_least_error_of_its_neighbors(shape, projection: st
         moment = dataclasses.replace(moment, gradient=gradient)
     project = get_projection(projection, 1e-9)
     rank = 3
-    factors = solve(weight, moment, pair, project, "affine" in projection).cut(rank)
+    fitted = dataclasses.replace(pair)
+    factors = solve(weight, moment, fitted, project, "affine" in projection).cut(rank)
     best = held_out_error(weight, moment, pair, factors, rank)
     # From the rows themselves, in the metric of the gradients.
     h = g.T @ g / 50 if "loss" in projection else torch.eye(shape[0], dtype=torch.float64)
@@ -250,7 +251,10 @@ def test_the_residual_target_restores_what_the_stream_has_lost(
         solve(weight.double(), moment, given, PROJECTIONS[projection], projection == "affine").cut(
             3
         )
-        for given in (pair, dataclasses.replace(pair, lost=pair.lost[:0]))
+        for given in (
+            dataclasses.replace(pair),
+            dataclasses.replace(pair, lost=pair.lost[:0]),
+        )
     )
     root = (w.double() / w.sum()).sqrt()[:, None]
     wanted = (x @ weight.T + lost).double()
