@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
 from sieve.bank.bank import BankFactors
 from sieve.projections import PROJECTIONS, get_projection
 from sieve.projections.moments import Gradient, Moment, Side
-from sieve.refit.paired import Paired, held_out_error, solve
+from sieve.refit.paired import DAMPING, Paired, held_out_error, solve
 
 
 def test_for_equal_inputs_the_solution_is_the_projection_itself() -> None:
@@ -83,6 +83,18 @@ def test_the_solution_has_the_least_error_of_its_neighbors(shape, projection: st
             v=factors.v + 0.05 * torch.randn(factors.v.shape, generator=gen, dtype=torch.float64),
         )
         assert held_out_error(weight, moment, pair, near, rank) >= best + 1e-3 * best
+
+
+def test_all_ranks_together_are_the_ridge_regression_of_dense_outputs() -> None:
+    weight, x, pruned, _ = problem(6, 9)
+    pair = Paired.zeros(9, torch.device("cpu"))
+    pair.add(x.float(), pruned.float(), None)
+    moment = Moment("input", x.T @ x / 400, x.mean(0), 400)
+    found = solve(weight, moment, pair.scaled(), PROJECTIONS["output"])
+    inner, change = pruned.T @ pruned / 400, (x - pruned).T @ pruned / 400
+    ridge = DAMPING * float(inner.diagonal().mean()) * torch.eye(9)
+    expected = weight + weight @ change @ torch.linalg.inv(inner + ridge)
+    torch.testing.assert_close(found.u @ found.v, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_small_change_of_the_inputs_is_summed_exactly() -> None:
