@@ -28,7 +28,7 @@ from sieve.data.scored import LARGEST_DIVERGENCE, ScoredBatch
 from sieve.distributed.sharding import is_sharded
 from sieve.evaluation.evaluation import check_finite, score, together
 from sieve.search.score import Score
-from sieve.search.shared_blocks import Ranks, SharedBlocks
+from sieve.search.shared_blocks import Checks, Ranks, SharedBlocks
 from sieve.tasks.drop_test import upper_drop
 from sieve.tasks.scores import Scores, as_baseline, drop_of
 
@@ -83,6 +83,7 @@ class Objective:
         self._warned = False  # whether the warning about scores that are not finite was logged
         self.tokens_per_genome = dict[str, int]()  # on all rows: run, and without a shared prefix
         self._shared: SharedBlocks | None = None
+        self._checks = Checks()  # of sharing blocks
         self.evaluated: dict[Genome, Score] = {}
         self._reference: list[dict[int, object]] = [{} for _ in self.stages]
         with dense_model():
@@ -133,9 +134,11 @@ class Objective:
         """
         self._shared = None
         model, tokens = self.switch.model, self.tokens_per_genome["run"]
-        if genome is None or is_sharded(model):  # Ranks would wait for each other's passes.
+        if genome is None or not self._checks.exact:
             return
-        shared = SharedBlocks(model, self.bank, self.bank.ranks(genome), tokens)
+        if is_sharded(model):  # Ranks would wait for each other's passes.
+            return
+        shared = SharedBlocks(model, self.bank, self.bank.ranks(genome), tokens, self._checks)
         with self.switch.to(genome):
             self._run_all("Sharing blocks", shared.recording(), self.stages)
         self._shared = shared

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,18 @@ Run = Callable[[], Tensor]  # one forward pass, which returns logits
 Kept = dict[int, Any]  # outputs of blocks in one forward pass, by the number of the block
 
 
+@dataclass
+class Checks:
+    """What is known of a model, whatever its genome.
+
+    Some blocks read more of an earlier block than its hidden states, so passes that begin after a
+    block are first computed both ways.
+    """
+
+    exact: bool = True  # until a pass differs
+    after: set[int] = field(default_factory=set)  # blocks after which passes did not differ
+
+
 class SharedBlocks:
     """The hidden states of one genome between the decoder blocks of a model that no ranks share.
 
@@ -36,9 +49,12 @@ class SharedBlocks:
         model: computes the genome while its states are recorded.
         ranks: of the genome.
         tokens: that the passes of one genome run.
+        checks: of the model; others may have begun them.
     """
 
-    def __init__(self, model: PreTrainedModel, bank: Bank, ranks: Ranks, tokens: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, bank: Bank, ranks: Ranks, tokens: int, checks: Checks
+    ) -> None:
         paths = block_paths(model)
         self.blocks, self.ranks = [model.get_submodule(path) for path in paths], ranks
         width = model.config.get_text_config().hidden_size
@@ -46,8 +62,7 @@ class SharedBlocks:
         self._kept_after = range(every - 1, len(paths), every) if every else range(0)
         self._first = _first_blocks(bank, paths)
         self._passes: list[Kept] = []
-        # Some blocks read more of an earlier block than its hidden states.
-        self._exact, self._checked = True, set[int]()
+        self._checks = checks
 
     def recording(self) -> PrefixCache:
         """What the passes of the genome are run through to keep its hidden states."""
@@ -58,7 +73,7 @@ class SharedBlocks:
         differing = (i for name, i in self._first.items() if ranks[name] != self.ranks[name])
         first = min(differing, default=math.inf)
         last = max((i for i in self._kept_after if i < first), default=-1)
-        shares = self._exact and last >= 0
+        shares = self._checks.exact and last >= 0
         return BlockCache(partial(self._resume, last)) if shares else PrefixCache()
 
     def _record(self, number: int, run: Run) -> Tensor:
@@ -73,18 +88,19 @@ class SharedBlocks:
 
     def _resume(self, last: int, number: int, run: Run) -> Tensor:
         """Run a pass whose blocks up to `last` are known; the first after each block is checked."""
-        if not self._exact or number >= len(self._passes) or last not in self._passes[number]:
+        checks, passes = self._checks, self._passes
+        if not checks.exact or number >= len(passes) or last not in passes[number]:
             return run()
         resumed = partial(self._without, last, number, run)
-        if last in self._checked:
+        if last in checks.after:
             return resumed()
-        self._checked.add(last)
+        checks.after.add(last)
         logits, whole = _result(resumed), run()
         if whole.isnan().any():  # NaN equals nothing, so such a genome proves nothing.
-            self._checked.remove(last)
+            checks.after.remove(last)
             return whole
-        self._exact = logits is not None and torch.equal(logits, whole)
-        if not self._exact:
+        checks.exact = logits is not None and torch.equal(logits, whole)
+        if not checks.exact:
             self._passes = []
             log.info("The blocks of this model share more than hidden states, so each runs anew.")
         return whole
