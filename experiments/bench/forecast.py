@@ -110,7 +110,9 @@ def search(name: str, tokens: int, folder: Path) -> dict[str, Any]:
     switch = Switch(model, bank, as_stored=False)
     with switch.to(uniform_genome(bank, LEVELS, LEVELS.index(KEPT))):
         spent = min(seconds(lambda: score(model, batches)) for _ in range(3))
-    return {"genome": {"seconds": timed(spent), "forecast_seconds": round(plan.score(ROWS), 2)}}
+    return {
+        "genome": {"seconds": timed(spent), "forecast_seconds": round(plan.score(ROWS, KEPT), 2)}
+    }
 
 
 def prepared(name: str, tokens: int) -> tuple[Any, Plan, int]:

@@ -14,6 +14,7 @@ from sieve.costs.searching import Sweeper
 from sieve.costs.shape import Rows, Shape
 from sieve.model.groups import narrowed, siblings
 from sieve.model.matrices import Matrix
+from sieve.projections import get_projection
 from sieve.projections.moments import BY_GRADIENT, FLOAT32, Needs, moment_bytes, weighting_for
 
 # Kept fractions of the pruned model: guesses, since the search decides. Memory is forecast with
@@ -95,18 +96,21 @@ class Plan:
     @cached_property
     def kept(self) -> float:
         """The fraction that the pruned model is assumed to keep in memory."""
-        return max(KEPT, self._least)
+        return max(KEPT, self.least)
 
     @cached_property
     def typical(self) -> float:
         """The fraction that the pruned model is assumed to keep in times."""
-        return max(TYPICAL, self._least)
+        return max(TYPICAL, self.least)
 
     @property
-    def _least(self) -> float:
-        """The smallest fraction that a search of one level for all matrices can keep; else 0."""
-        search = self.config.search
-        least = min(search.levels)
+    def least(self) -> float:
+        """The smallest level below 1 of a search of one level for all matrices; 0 of others."""
+        search, projection = self.config.search, self.config.projection
+        levels = list(search.levels)
+        if get_projection(projection.name).learned:
+            levels.append(projection.learning.level)
+        least = min(levels)
         return least if search.method == "uniform" and least < 1 else 0.0
 
     def ranks(self, level: float) -> list[tuple[Matrix, int]]:
@@ -300,7 +304,7 @@ class Plan:
     ) -> float:
         """Seconds to score examples; rows with written answers run three times.
 
-        kept: of the model that scores them; None: `typical`.
+        kept: kept fraction of the model; None means `typical`.
         """
         lengths = lengths or self.lengths
         kept = self.typical if kept is None else kept

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from sieve.bank.solver import FLOAT64
 from sieve.calibration.sums import summed_entries
 from sieve.costs.closed_forms import by_lapack, solve_seconds
 from sieve.costs.plan import ITEMSIZE, Parts, Plan, Stage
@@ -18,8 +19,8 @@ from sieve.recovery.teacher import STATE_BYTES
 # the quarter of the rows that is held out. The pruned model computes the arguments of the blocks,
 # the inputs of the matrices and hidden states, and these answers with the factors before and after.
 DENSE_PASSES, PRUNED_PASSES = 1 + 1 / 4, 3 + 2 / 4
-# Of the averages of one half of the batches in float64, and what is solved from them; of the sums
-# of the other half in float32.
+# Of the averages of one half of the batches and their Cholesky factor in float64, beyond what
+# `solve_bytes` counts; of the sums of the other half in float32.
 SOLVED_BYTES, WAITING_BYTES = 0.5 * 8, 2 * FLOAT32
 SWITCHES = 4  # copies of the factors at a time, two of them to compare divergences
 ADAM = 4 * FLOAT32  # bytes of a parameter in float32, its gradient and two moments
@@ -112,6 +113,10 @@ def refit_bytes(plan: Plan, rows: Rows) -> Parts:
     shape, name = plan.shape, plan.config.projection.name
     widest = max(shape.blocks, key=lambda matrix: matrix.d_in)
     solved = solve_bytes(name, widest, widest.d_in) + SOLVED_BYTES * widest.d_in**2
+    if name.endswith("affine"):
+        solved += FLOAT64 * widest.d_in**2  # of the centered inputs
+    if plan.config.projection.refit_target == "residual":
+        solved += FLOAT64 * widest.size * (1 + name.endswith("affine"))  # of the losses
     hidden = rows.tokens * 2 * plan.itemsize * shape.hidden
     inputs = sum({m.source: m.d_in for m in shape.blocks if not m.expert}.values())
     waiting = {
@@ -126,7 +131,7 @@ def refit_bytes(plan: Plan, rows: Rows) -> Parts:
 
 
 def paired_flops(plan: Plan, rows: Rows) -> float:
-    """Operations of the sums of x̃ x̃ᵀ, x x̃ᵀ and e x̃ᵀ over all tokens.
+    """Operations of the sums of x̃ x̃ᵀ, (x − x̃) x̃ᵀ and e x̃ᵀ over all tokens.
 
     Matrices that read the same input share its sums unless each weights the tokens in its own way.
     """

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sieve.calibration.sums import add_upper, fill_lower, products
 from sieve.projections import Factors
+from sieve.projections.factors import finite
 from sieve.projections.moments import Moment
 
 DAMPING = 1e-3  # of the mean eigenvalue of E[x̃ x̃ᵀ]; keeps T near W in directions x̃ rarely takes
@@ -33,7 +34,7 @@ class Paired:
     inner: Tensor  # Σ w x̃ x̃ᵀ (d_in, d_in); until `scaled`, only its upper part
     change: Tensor  # Σ w (x − x̃) x̃ᵀ (d_in, d_in)
     inner_mean: Tensor  # Σ w x̃ (d_in,)
-    own_mean: Tensor  # Σ w x (d_in,)
+    change_mean: Tensor  # Σ w (x − x̃) (d_in,)
     lost: Tensor  # Σ w e x̃ᵀ (d_out, d_in); empty if e is not restored
     lost_mean: Tensor  # Σ w e (d_out,)
     mass: float = 0.0  # Σ w
@@ -46,7 +47,7 @@ class Paired:
             inner=zeros(size, size),
             change=zeros(size, size),
             inner_mean=zeros(size),
-            own_mean=zeros(size),
+            change_mean=zeros(size),
             lost=zeros(d_out, size),
             lost_mean=zeros(d_out),
         )
@@ -58,25 +59,31 @@ class Paired:
         exact, dtype = x.dtype != torch.bfloat16, self.inner.dtype
         weights = torch.ones(len(x), dtype=dtype, device=x.device) if weight is None else weight
         root = weights.to(dtype).sqrt()[:, None]
-        x, pruned = x.to(dtype) * root, pruned.to(dtype) * root
+        pruned = pruned.to(dtype) * root
+        change = x.to(dtype) * root - pruned
         with products(exact):
             add_upper(self.inner, pruned)
-            self.change.addmm_((x - pruned).T, pruned)
+            self.change.addmm_(change.T, pruned)
             if lost is not None:
                 self.lost.addmm_((lost * root).T, pruned)
         self.inner_mean += root[:, 0] @ pruned
-        self.own_mean += root[:, 0] @ x
+        self.change_mean += root[:, 0] @ change
         if lost is not None:
             self.lost_mean += weights.to(dtype) @ lost
         self.mass += float(weights.sum())
 
-    def scaled(self) -> "Paired":
-        """Turn the sums into averages in float64, one after the other, so that few are held twice.
+    @property
+    def own_mean(self) -> Tensor:
+        """Σ w x (d_in,)."""
+        return self.inner_mean + self.change_mean
 
-        Call it once. The tensors that held the sums stay as they were.
+    def scaled(self) -> "Paired":
+        """Turn the sums into averages in float64, one tensor at a time to save memory.
+
+        Of the tensors that held the sums only the lower part of `inner` changes.
         """
         fill_lower(self.inner)
-        mass = max(self.mass, torch.finfo(torch.float32).tiny)
+        mass, self.mass = max(self.mass, torch.finfo(torch.float32).tiny), 1.0
         return self._each(lambda sums: sums.to(torch.float64, copy=True).div_(mass))
 
     def to(self, device: torch.device) -> "Paired":
@@ -84,6 +91,7 @@ class Paired:
         return self._each(lambda sums: sums.to(device))
 
     def _each(self, convert: Callable[[Tensor], Tensor]) -> "Paired":
+        # A list of the tensors would keep each of them in memory.
         for name in [name for name, value in vars(self).items() if isinstance(value, Tensor)]:
             setattr(self, name, convert(getattr(self, name)))
         return self
@@ -105,19 +113,20 @@ def solve(
     Args:
         weight: W (d_out, d_in) in float64.
         moment: of the dense model; its gradient is used.
-        pair: averages over the batches to fit, without `change` afterwards, which is large.
+        pair: averages over the batches to fit; `change` is empty afterwards, to save memory.
         project: the projection.
         centered: whether the projection fits a bias.
     """
     inner, change, lost = pair.inner, pair.change, pair.lost
     pair.change = change.new_empty(0)
     if centered:
-        inner = inner - torch.outer(pair.inner_mean, pair.inner_mean)
-        change = change - torch.outer(pair.own_mean - pair.inner_mean, pair.inner_mean)
-        lost = lost - torch.outer(pair.lost_mean, pair.inner_mean) if len(lost) else lost
+        change = torch.addr(change, pair.change_mean, pair.inner_mean, alpha=-1)
+        lost = torch.addr(lost, pair.lost_mean, pair.inner_mean, alpha=-1) if len(lost) else lost
     gradient, target, mean = moment.gradient, weight @ change, weight @ pair.own_mean
     by_input = gradient is not None and gradient.side == "input"
     change = change if by_input else change.new_empty(0)  # Large and no longer needed.
+    if centered:
+        inner = torch.addr(inner, pair.inner_mean, pair.inner_mean, alpha=-1)
     root = _cholesky(inner, float(pair.inner.diagonal().mean()) if centered else 0.0)
     if gradient is not None and by_input:
         mix = _solved(root, change.T).T
@@ -145,7 +154,7 @@ def _root(matrix: Tensor, ridge: float) -> Tensor:
     Rounding may leave a moment of few tokens a negative eigenvalue. The matrix itself is shifted
     and restored, since a copy may take gigabytes. Raises ValueError if a number is not finite.
     """
-    if not matrix.isfinite().all():
+    if not finite(matrix):
         raise ValueError(
             "the activations of the pruned model are not finite (NaN or infinity) in the refit; "
             "set model.dtype=float32 or bfloat16, or projection.refit=false."
@@ -154,7 +163,10 @@ def _root(matrix: Tensor, ridge: float) -> Tensor:
     matrix.diagonal().add_(ridge)
     root, failed = torch.linalg.cholesky_ex(matrix)
     matrix.diagonal().copy_(diagonal)
-    return _root(matrix, 10 * ridge) if failed else root
+    if not failed:
+        return root
+    del root  # as large as the matrix
+    return _root(matrix, 10 * ridge)
 
 
 def _solved(root: Tensor, right: Tensor) -> Tensor:

@@ -113,9 +113,11 @@ def test_one_level_for_all_keeps_no_less_than_the_smallest(tmp_path):
         record = forecast(tmp_path, "+task=almanac_medicine", *CPU, *overrides)
         return stage(record, "evaluate")["seconds"], record["assumptions"][-1]
 
-    few, guess = assumed("search=uniform", "search.levels=[1,.1]")
-    most, told = assumed("search=uniform", "search.levels=[1,.9,.6]")
-    assert most > few and "35% in times and 50% in memory" in guess
-    assert "60% in times and 60% in memory" in told
-    assert assumed("search=uniform", "search.levels=[1]")[1] == guess
-    assert assumed("search=waterfill", "search.levels=[1,.6]")[1] == guess
+    tenth, tenth_line = assumed("search=uniform", "search.levels=[1,.1]")
+    most, most_line = assumed("search=uniform", "search.levels=[1,.9,.6]")
+    assert most > tenth and "35% in times and 50% in memory" in tenth_line
+    assert "60% in times and 60% in memory" in most_line
+    assert assumed("search=uniform", "search.levels=[1]")[1] == tenth_line
+    assert assumed("search=waterfill", "search.levels=[1,.6]")[1] == tenth_line
+    learned = assumed("search=uniform", "search.levels=[1,.9]", "projection=learned")[1]
+    assert "50% in times" in learned
