@@ -145,10 +145,8 @@ def evaluate(plan: Plan) -> Stage:
     measures = speed.enabled and plan.shards == 1 and not plan.streams
     repeats = speed.repeats + 1 if measures else 0
     # A map of bottlenecks is tested on two more models, and a quantized model once more.
-    others = [
-        *(max(kept, plan.least) for kept in config.curve),
-        *[1.0, 1.0] * config.search.bottlenecks,
-    ]
+    others = [max(kept, plan.least) for kept in config.curve]
+    others += [1.0, 1.0] * config.search.bottlenecks
     others += [1.0] * bool(others) + [plan.typical] * (config.quantization.method != "none")
     seconds = sum(plan.score(plan.lengths.rows["test"], kept) for kept in others)
     other_rows = rows_to_compare(plan)

@@ -107,7 +107,6 @@ class _Sequence:
         folder: Path | None = None,
     ) -> None:
         self.switch, self.bank, self.model = switch, switch.bank, switch.model
-        self.folder = folder
         self.moments = moments
         unneeded = self.bank.unneeded(genome)
         writers = {m.feeds or m.name for m in self.bank.matrices if m.name in unneeded}
@@ -121,7 +120,8 @@ class _Sequence:
             for m in self.bank.matrices
             if m.kind == "embedding" and self.ranks[m.name] is not None
         ]
-        self.weights, self.held_out, self.residual = weights, held_out, residual
+        self.weights, self.held_out = weights, held_out
+        self.residual, self.folder = residual, folder
         self.lost: list[Tensor] = []  # (N, hidden) per batch: dense minus pruned residual stream
         self.masks: list[list[Tensor | None]] = []  # (B * T,) per batch and pass: no padding
         self.copies: list[Tensor | None] = []  # (N,) per batch: rows that a token stands for
@@ -225,10 +225,9 @@ class _Sequence:
         with in_memory(block):  # The factors that are new since the block was read, too.
             sums = self._sums(names, heights, dense, pruned_inputs())
         for index, matrix in enumerate(group):
-            name, last = names[index if self.weights else 0], index == len(group) - 1
-            # Without weights several matrices share the sums, which stay for the next of them.
-            shared = not self.weights and not last
-            pairs = [replace(pair) for pair in sums[name]] if shared else sums.pop(name)
+            name, more = names[index if self.weights else 0], matrix is not group[-1]
+            again = more and not self.weights  # The next matrix has the same sums.
+            pairs = [replace(pair) for pair in sums[name]] if again else sums.pop(name)
             if self.ranks[matrix.name] is not None:
                 self._refit_matrix(matrix, pairs)
         if writing:
@@ -321,9 +320,7 @@ class _Sequence:
     ) -> tuple[dict[str, list[Tensor]], list[Passes]]:
         """The inputs (N, d_in) of matrices in the dense block, by batch, and the block's outputs.
 
-        The inputs are on the device on which they wait.
-
-        sources: one matrix for each input.
+        sources: one matrix for each input, which is on the device on which it waits.
         """
         inputs: dict[str, list[Tensor]] = {source: [] for source in sources}
         outputs: list[Passes] = []
