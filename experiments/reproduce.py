@@ -35,8 +35,8 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 CLAIMS = tuple(
     """
-    demo kept curve defaults adaptive seeds bottlenecks calibration transfer recovery tokens sceptic
-    cost tolerance promises level elsewhere
+    demo kept curve defaults adaptive seeds bottlenecks calibration transfer recovery tokens
+    cost tolerance promises elsewhere
     """.split()
 )
 LONG = ("real", "rivals")  # hours each, and only if asked for

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 from transformers import PreTrainedModel
 
-from experiments.baselines import Materials, distilled
+from experiments.fresh import distilled
 from sieve.config import QuantizationConfig
 from sieve.data.scored import ScoredBatch
 from sieve.evaluation.evaluation import score
@@ -35,7 +35,7 @@ BATCH = 32
 REPEATS = 3
 LABELS = 2_000  # labelled rows of classifiers on the model's states and of a fresh model, at most
 BLOCK_ROWS = 60  # selection rows that tell what each block alone costs
-FRESH_PARAMETERS, FRESH_RATES = 6_000_000, (3e-3,)  # larger ones take hours on a processor
+FRESH_PARAMETERS = 6_000_000  # larger ones take hours on a processor
 FEATURE_ROWS = 64  # rows of a forward pass for features
 
 Answers = Callable[[Sequence[Example]], np.ndarray]
@@ -172,12 +172,10 @@ def _probe(run: Run, features: Callable[[Sequence[Example]], np.ndarray], size: 
 def fresh(run: Run) -> Rival:
     """A model of the same family from random weights, distilled from the tuned model."""
     rows = run.task.splits["calibration"][:LABELS]
-    materials = Materials(run.task, run.backbone, rows)
-    model, found = distilled(materials, FRESH_PARAMETERS, FRESH_RATES)
-    labels = len(rows) + len(run.task.splits["selection"])
-    note = f"{found['parameters'] / 1e6:.1f} million parameters"
-    size = found["parameters"] * FLOAT16
-    return Rival(_answers(run, model.eval()), size, labels, note=note)
+    model = distilled(run.task, run.backbone, rows, FRESH_PARAMETERS)
+    parameters, labels = count_parameters(model), len(rows) + len(run.task.splits["selection"])
+    note = f"{parameters / 1e6:.1f} million parameters"
+    return Rival(_answers(run, model), parameters * FLOAT16, labels, note=note)
 
 
 def dense(run: Run) -> Rival:

@@ -22,7 +22,7 @@ LONG = (
     "test_run_vocabulary.py",
     "test_ranks.py",
     "test_genetic.py",
-    "test_wandb_dashboard.py",
+    "test_wandb_dashboards.py",
     "test_precision.py",
     "test_genetic_launchers.py",
     "test_fsdp.py",

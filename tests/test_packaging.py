@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "PIL": "pillow",
     "sklearn": "scikit-learn",
+    "wandb_workspaces": "wandb-workspaces",
 }
 
 
@@ -115,8 +116,8 @@ def test_the_wheel_holds_all_that_git_holds_of_the_package_and_its_conf(wheel: P
         *(f"sieve/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")),
         *(
             path.relative_to(ROOT).as_posix()
-            for path in (ROOT / "sieve/assets").rglob("*")
-            if path.is_file()
+            for path in (ROOT / "sieve/assets").rglob("*.*")
+            if path.suffix != ".pyc"
         ),
     }
     docs = {name for name in wanted if name.startswith("sieve/docs/")}

@@ -30,7 +30,7 @@ def score_test(worse: int, better: int, rows: int, tolerance: float) -> float:
     Where fewer than 10 rows differ or no row became better, Tango's approximation can reject too
     often. There the p-value is at least that of the exact binomial test of `worse`, with `better` /
     `rows` as a known gain; from 10 rows on it is at least 1 / 1.1 of that. At .1 the test is wrong
-    in at most .11 of draws from 100 rows on; `experiments/claims/level.py` has the table.
+    in at most .11 of draws from 100 rows on; `tests/tasks/test_drop_level.py` sums it.
 
     Args:
         worse: number of rows that only the dense model answers correctly.
@@ -95,7 +95,7 @@ def _upper_of_values(baseline: Scores, pruned: Scores, confidence: float) -> flo
     """The upper bound by the studentized bootstrap; the exact bound where few rows differ.
 
     At confidence .9 it is below the drop of skewed F1 values in 10.5 % of draws of 300 rows and
-    9.3 % of 1,000; BCa 10.4 and 8.6, percentile 12.6 and 9.8 (`experiments/claims/level.py`).
+    9.3 % of 1,000; BCa 10.4 and 8.6, percentile 12.6 and 9.8 (`tests/tasks/test_drop_level.py`).
     """
     before, after = baseline.values.astype(float), pruned.values.astype(float)
     point, rows = drop_of(baseline, pruned), len(before)

@@ -1,4 +1,4 @@
-"""The figures of the claims: edges, overlaps, exponents, verdicts, baselines."""
+"""The figures of the claims: edges, overlaps, exponents, verdicts, fresh models."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from models import tiny_llama, tiny_tokenizer
 
-from experiments import baselines, verdicts
+from experiments import fresh, verdicts
 from experiments.claims import bottlenecks, curve, transfer
 from experiments.jobs import Job, composed
 from experiments.reproduce import CLAIMS, module, seeded
 from sieve.model.backbone import Backbone, count_parameters
-from sieve.tasks import Example
 
 
 def points(drops: dict[float, float]) -> list[dict[str, Any]]:
@@ -102,27 +101,13 @@ def test_an_unmeasured_claim_is_marked_as_such() -> None:
     assert sum(verdicts.OPEN in row for row in rows) == 1
 
 
-def example(prompt: str, answer: int) -> Example:
-    return Example(prompt, (" red", " blue", " green"), answer)
-
-
-def test_the_bag_of_words_finds_telling_words_but_no_unseen_answer() -> None:
-    train = [
-        example(f"{word} {i}", answer)
-        for i in range(20)
-        for word, answer in (("sun", 0), ("sea", 1))
-    ]
-    assert baselines.words(train, [example("sun 99", 0), example("sea 98", 1)]) == 1.0
-    assert baselines.words(train, [example("sun 99", 2)]) == 0.0
-
-
 def test_a_fresh_model_is_the_widest_within_the_parameter_limit() -> None:
     backbone = Backbone(tiny_llama(hidden_size=64), tiny_tokenizer(), "tiny", "f", None)  # type: ignore[call-arg]
-    limit = count_parameters(baselines._shaped(backbone, 32, 2, 100))
-    fresh = baselines.fresh_model(backbone, limit)
-    assert fresh.config.num_hidden_layers == 2 and fresh.config.hidden_size >= 32
-    assert 0.97 * limit < count_parameters(fresh) <= limit
-    least = count_parameters(baselines._shaped(backbone, baselines.STEP, 1, 22))
-    assert baselines.fresh_model(backbone, least).config.num_hidden_layers == 1
+    limit = count_parameters(fresh._shaped(backbone, 32, 2, 100))
+    model = fresh.fresh_model(backbone, limit)
+    assert model.config.num_hidden_layers == 2 and model.config.hidden_size >= 32
+    assert 0.97 * limit < count_parameters(model) <= limit
+    least = count_parameters(fresh._shaped(backbone, fresh.STEP, 1, 22))
+    assert fresh.fresh_model(backbone, least).config.num_hidden_layers == 1
     with pytest.raises(RuntimeError, match="at most 10 parameters"):
-        baselines.fresh_model(backbone, 10)
+        fresh.fresh_model(backbone, 10)

@@ -34,7 +34,7 @@ def shared_figures(results: Results) -> Iterator[Pair]:
                 at[f"0{tolerance}"][method][subject],
                 searches[method],
             )
-    sieve, refitted = at["0.02"]["sieve"], at["0.02"]["refitted"]
+    sieve = at["0.02"]["sieve"]
     for subject, seeds in results["seeds"]["seeds"].items():
         yield f"seeds {subject}", sieve[subject], seeds["0"]
     for subject, sources in results["calibration"]["tasks"].items():
@@ -45,12 +45,6 @@ def shared_figures(results: Results) -> Iterator[Pair]:
             if subject in sieve:
                 own = {"kept": row["kept"], "drop": row["on"][task]["drop"]}
                 yield f"transfer {task}", sieve[subject], own
-    for subject, entry in results["sceptic"].items():
-        drop = entry["dense"]["value"] - entry["sieved"]["value"]
-        shown = {"kept": refitted[subject]["kept"], "drop": {"value": drop}}
-        yield f"sceptic {subject}", refitted[subject], shown
-        dense = results["curve"]["subjects"][subject]["dense"]
-        yield f"dense {subject}", {"drop": dense}, {"drop": entry["dense"]}
     for task, rivals in results["rivals"]["tasks"].items():
         methods = results["real"]["tasks"].get(task, {"methods": {}})["methods"]
         for rival, part in (("tuned", "dense"), ("sieve", "pruned")):
@@ -77,7 +71,7 @@ def disagreements(results: Results) -> list[str]:
 
 def test_claims_that_share_runs_show_the_same_figures(results: Results) -> None:
     names = {name.split()[0] for name, *_ in shared_figures(results)}
-    assert {"adaptive", "seeds", "calibration", "transfer", "sceptic", "cost", "rivals"} <= names
+    assert {"adaptive", "seeds", "calibration", "transfer", "cost", "rivals"} <= names
     assert disagreements(results) == []
 
 
@@ -86,7 +80,6 @@ def test_claims_that_share_runs_show_the_same_figures(results: Results) -> None:
     [
         ("kept/at/0.02/sieve/trec/kept/value", "seeds trec"),
         ("adaptive/searches/trec, ε = .02/paper/drop/value", "adaptive trec, ε = .02 paper"),
-        ("sceptic/medicine/sieved/value", "sceptic medicine"),
     ],
 )
 def test_a_figure_that_differs_is_found(results: Results, path: str, claim: str) -> None:
@@ -102,15 +95,3 @@ def test_a_figure_that_differs_is_found(results: Results, path: str, claim: str)
 @pytest.mark.parametrize("page", sorted(json.loads(numbers.SOURCES.read_text())))
 def test_a_page_shows_the_figures_of_their_sources(page: str) -> None:
     assert list(numbers.differing(page)) == []
-
-
-def test_the_levels_that_the_drop_test_states_are_the_measured_ones(results: Results) -> None:
-    text = " ".join((ROOT / "sieve/tasks/drop_test.py").read_text().split())
-    few, many = (
-        {n: f"{100 * share['value']:.1f}" for n, share in results["level"]["values"][rows].items()}
-        for rows in ("300", "1000")
-    )
-    sieve = few["studentized"], many["studentized"]
-    assert "{} % of draws of 300 rows and {} % of 1,000".format(*sieve) in text
-    for name, label in (("bca", "BCa"), ("percentile", "percentile")):
-        assert f"{label} {few[name]} and {many[name]}" in text

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from error_rates import error_rate
 from scipy import stats
 
-from experiments.claims.level import error_rate
 from sieve.tasks import drop_test
 from sieve.tasks.drop_test import score_test, upper_drop
 from sieve.tasks.metrics import ACCURACY, Metric

@@ -1,7 +1,7 @@
 """Build Weights & Biases dashboards from `dashboard.yaml`: a workspace, and a report per study.
 
-    python -m experiments.dashboard --entity ME --project sieve --out specs   # write JSON files
-    python -m experiments.dashboard --entity ME --project sieve --save        # upload
+    python -m sieve.tracking.dashboards --entity ME --project sieve --out specs   # write JSON files
+    python -m sieve.tracking.dashboards --entity ME --project sieve --save        # upload
 
 Without `--save` nothing is uploaded, and no key or network is needed. Install `wandb-workspaces`
 with `pip install 'sieve-llm[dashboard]'`. Each `--save` creates new dashboards.
@@ -17,11 +17,17 @@ from typing import Any
 
 import yaml
 
-with warnings.catch_warnings():
-    # It still uses a deprecated pydantic interface.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
+try:
+    with warnings.catch_warnings():
+        # It still uses a deprecated pydantic interface.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+except ImportError as error:
+    needs = "dashboards need wandb-workspaces; run pip install 'sieve-llm[dashboard]'."
+    if __name__ == "__main__":
+        sys.exit(needs)
+    raise ImportError(needs) from error
 
 Built = Mapping[str, ws.Workspace | wr.Report]
 CONTENT = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -187,13 +193,13 @@ def _table(name: str) -> wr.WeavePanelSummaryTable:
 
 def _parallel(title: str, settings: list[str], figures: list[str]) -> wr.ParallelCoordinatesPlot:
     """Settings and figures of every run as lines across parallel axes."""
-    axes = [(wr.Config(key), key.split(".")[0]) for key in settings]
+    axes: list[tuple[Any, str]] = [(wr.Config(key), key.split(".")[0]) for key in settings]
     axes += [(wr.SummaryMetric(key), key.rpartition("/")[2].split("_")[0]) for key in figures]
     made = [wr.ParallelCoordinatesPlotColumn(metric=m, display_name=name) for m, name in axes]
     return wr.ParallelCoordinatesPlot(title=title, columns=made)
 
 
-_PANELS = {
+_PANELS: dict[str, Any] = {
     "scatter": _scatter,
     "lines": _lines,
     "bars": _bars,
@@ -203,7 +209,7 @@ _PANELS = {
 }
 
 
-def _listed(value: str | list[str]) -> list[str]:
+def _listed(value: str | list[str]) -> list[Any]:
     return [value] if isinstance(value, str) else value
 
 

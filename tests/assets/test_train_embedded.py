@@ -22,7 +22,7 @@ SETS = [
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a smoke run in its own process."""
     out = tmp_path_factory.mktemp("embedded") / "model"
-    command = [sys.executable, "-m", "experiments.embedded_model", "--smoke", "--out", str(out)]
+    command = [sys.executable, "-m", "sieve.assets.train_embedded", "--smoke", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -43,7 +43,7 @@ def test_a_smoke_run_saves_a_float16_model_that_loads_offline(trained: Path) -> 
 
 @pytest.mark.slow
 def test_a_smoke_run_writes_its_settings_and_accuracies(trained: Path) -> None:
-    figures = json.loads((trained / "embedded_model.json").read_text())
+    figures = json.loads((trained / "train_embedded.json").read_text())
     assert figures["steps"] > 0
     assert figures["tokens"] > figures["steps"]
     assert figures["settings"]["seed"] == 0

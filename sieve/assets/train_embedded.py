@@ -3,8 +3,8 @@
 Rows are the exact prompts of `conf/task/almanac_*.yaml` with their answers, in the phrasings of
 the calibration split, and facts as plain statements. The loss is mostly on the answers.
 
-    python -m experiments.embedded_model  # one hour on one core; writes sieve/assets/embedded
-    python -m experiments.embedded_model --smoke --out tiny     # seconds
+    python -m sieve.assets.train_embedded  # one hour on one core; writes sieve/assets/embedded
+    python -m sieve.assets.train_embedded --smoke --out tiny     # seconds
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from experiments.embedded_text import (
+from sieve.assets.embedded_text import (
     ANSWER,
     PADDING,
     SETS,
@@ -33,13 +33,11 @@ from experiments.embedded_text import (
     build_tokenizer,
     task_name,
 )
-from sieve.conversion import CONF, register_resolvers, to_config
+from sieve.conversion import ASSETS, CONF, register_resolvers, to_config
 from sieve.data.choices import scoring_batches
 from sieve.evaluation.evaluation import score
 from sieve.tasks import Task, build_task
 from sieve.tasks.almanac import build_world
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -79,14 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=Settings.steps, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=Settings.seed)
-    parser.add_argument("--out", type=Path, default=ROOT / "sieve/assets/embedded")
+    parser.add_argument("--out", type=Path, default=ASSETS / "embedded")
     parser.add_argument("--log", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument(
         "--smoke", action="store_true", help="run a few steps; write the log beside the model"
     )
     given = parser.parse_args()
     settings = smoke_settings() if given.smoke else Settings(given.seed, given.steps)
-    train(settings, given.out, given.out / "embedded_model.json" if given.smoke else given.log)
+    train(settings, given.out, given.out / "train_embedded.json" if given.smoke else given.log)
 
 
 def smoke_settings() -> Settings:
@@ -146,7 +144,7 @@ def save(
     learner: "Learner", tokenizer: PreTrainedTokenizerFast, settings: Settings, out: Path
 ) -> dict[str, dict[str, float]]:
     """Save in float16, load the saved model and score it on test rows."""
-    learner.model.to(torch.float16).save_pretrained(out)
+    learner.model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     saved = PreTrainedTokenizerFast.from_pretrained(out)
@@ -236,7 +234,8 @@ class Learner(lightning.LightningModule):
         fraction = self.global_step / self.settings.steps
         warm = min(1.0, (self.global_step + 1) / self.settings.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
-        for group in self.optimizers().param_groups:
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * warm * (0.02 + 0.98 * cosine)
 
     def on_train_batch_end(self, outputs: Any, batch: list[Encoded], batch_idx: int) -> None:

@@ -7,7 +7,6 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -15,6 +14,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sieve.conversion import CONF
 from sieve.tasks.almanac import (
     BOOKS,
     DATASETS,
@@ -23,7 +23,7 @@ from sieve.tasks.almanac import (
     row_stream,
 )
 
-TASKS = Path(__file__).resolve().parents[1] / "conf" / "task"
+TASKS = CONF / "task"
 SETS = tuple((domain, dataset) for domain in DOMAINS for dataset in DATASETS)
 STATEMENT_SHARE = 0.08  # fraction of closed-book rows
 MICRO_BATCH_TOKENS = 2048
