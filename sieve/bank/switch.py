@@ -312,10 +312,25 @@ def pivoted_layer(
 
 
 def _set_linear(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    if _is_view(linear.weight, weight) and _is_view(linear.bias, bias):
+        return
     linear.weight = nn.Parameter(weight, requires_grad=False)
     frozen = None if bias is None else nn.Parameter(bias, requires_grad=False)
     linear.register_parameter("bias", frozen)
     linear.out_features, linear.in_features = weight.shape
+
+
+def _is_view(parameter: Tensor | None, numbers: Tensor | None) -> bool:
+    """Whether a frozen parameter is these numbers in their place in memory already."""
+    if parameter is None or numbers is None:
+        return parameter is numbers
+    return (
+        parameter.data_ptr() == numbers.data_ptr() != 0
+        and parameter.shape == numbers.shape
+        and parameter.stride() == numbers.stride()
+        and parameter.dtype == numbers.dtype
+        and not parameter.requires_grad
+    )
 
 
 def add_biases(dense: Tensor | None, fitted: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -39,6 +39,21 @@ def test_switching_copies_no_weights():
             assert layer.factor_in.weight.data_ptr() == bank.factors[name].v.data_ptr()
 
 
+def test_a_matrix_that_keeps_its_rank_keeps_its_parameters_until_they_train():
+    model = tiny_llama()
+    bank = banked(model)
+    switch, genome, name = Switch(model, bank), uniform(bank, 0.3), bank.names[0]
+    weight = switch.to(genome).model.get_submodule(name).factor_in.weight
+    assert switch.to(genome).model.get_submodule(name).factor_in.weight is weight
+    other = switch.to(uniform(bank, 0.6)).model.get_submodule(name).factor_in.weight
+    assert other is not weight and other.shape != weight.shape
+    changed = switch.to(genome).model.get_submodule(name).factor_in.weight.requires_grad_(True)
+    again = switch.to(genome).model.get_submodule(name).factor_in.weight
+    assert again is not changed and not again.requires_grad
+    switch.model.get_submodule(name).factor_in.weight = torch.nn.Parameter(again + 1)
+    assert torch.equal(switch.to(genome).model.get_submodule(name).factor_in.weight, weight)
+
+
 def test_level_one_puts_the_very_same_module_back():
     model = tiny_gpt2()
     bank = banked(model)
