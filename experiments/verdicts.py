@@ -60,7 +60,8 @@ def cliff(summaries: Summaries) -> tuple[str, str]:
 def bottlenecks(summaries: Summaries) -> tuple[str, str]:
     """A few matrices hold the knowledge."""
     maps = [seeds["0"] for seeds in summaries["bottlenecks"]["maps"].values()]
-    few = [entry["needy"] / entry["matrices"] for entry in maps]
+    every = [m for seeds in summaries["bottlenecks"]["maps"].values() for m in seeds.values()]
+    few = [entry["needy"] / entry["matrices"] for entry in every]
     without = [{k: part["accuracy"] for k, part in entry["without"].items()} for entry in maps]
     gaps = [sides["others"]["low"] > sides["bottlenecks"]["high"] for sides in without]
     text = (
@@ -163,7 +164,7 @@ def _percent(share: float, digits: int = 0) -> str:
 
 
 def _span(shares: Sequence[float], digits: int = 0) -> str:
-    return f"{_percent(min(shares), digits)} to {_percent(max(shares), digits)}"
+    return " to ".join(dict.fromkeys(_percent(end, digits) for end in (min(shares), max(shares))))
 
 
 Rule = Callable[[Summaries], tuple[str, str]]

@@ -26,7 +26,7 @@ ROWS = (  # engine, command, form, what is lost (empty: measured)
     ("transformers, PEFT", 'sieve.load("small")', "factorized", "nothing"),
     ("vLLM", SERVE, "factorized", "nothing"),
     ("torchao, vLLM", "quantization=int8", INT8, ""),
-    ("llama.cpp", "export=gguf", "gguf", "factors"),
+    ("llama.cpp", "export=gguf", "gguf", "all but removed parts"),
     ("ONNX Runtime, onnxruntime-genai", "export=onnx", "onnx", "16-bit storage"),
     ("ONNX Runtime", "export=onnx_int8", "onnx_int8", ""),
     ("any other", "export=dense", "dense", "all savings"),

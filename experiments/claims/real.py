@@ -31,6 +31,7 @@ GENETIC = (
 SIZES = (".75", ".5", ".25")  # of the experiment's curve
 HEAD = ("whitened", "sieve")  # shown in README
 TIMED = ("sieve", "trained")
+AFTER = ("int8", "refitted", "genetic", "trained")  # change a chosen size only, not the curve
 METHODS = {
     "svd": "SVD of the weights (LASER), uniform",
     "asvd": "ASVD, uniform",
@@ -164,7 +165,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
     return {
         f"{CLAIM}-headline": headline(tasks),
         CLAIM: table(kept_cell),
-        f"{CLAIM}-curve": table(curve_cell, {m: t for m, t in METHODS.items() if m != "int8"}),
+        f"{CLAIM}-curve": table(curve_cell, {m: METHODS[m] for m in METHODS if m not in AFTER}),
         f"{CLAIM}-bytes": table(bytes_cell),
     }
 

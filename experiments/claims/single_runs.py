@@ -1,6 +1,6 @@
 """Single runs of SmolLM2-135M by earlier versions of Sieve, and SVD-LLM's own code beside ours.
 
-They took hours each. Nothing repeats them; the claim `real` measures the present version.
+They took minutes to hours. Nothing repeats them; the claim `real` measures the present version.
 """
 
 from collections.abc import Mapping

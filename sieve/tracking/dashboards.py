@@ -1,4 +1,4 @@
-"""Build Weights & Biases dashboards from `dashboard.yaml`: a workspace, and a report per study.
+"""Build Weights & Biases dashboards from `dashboards.yaml`: a workspace, and a report per study.
 
     python -m sieve.tracking.dashboards --entity ME --project sieve --out specs   # write JSON files
     python -m sieve.tracking.dashboards --entity ME --project sieve --save        # upload
