@@ -91,7 +91,7 @@ def test_a_verdict_follows_the_figures() -> None:
     assert verdicts.removed(results(0.3, True))[1] == verdicts.YES
     assert verdicts.removed(results(0.3, False))[1] == verdicts.PART
     assert verdicts.removed(results(0.9, True))[1] == verdicts.NO
-    assert "70 to 70 % at ε = .01" in verdicts.removed(results(0.3, True))[0]
+    assert "(uniform) 70 % at ε = .01" in verdicts.removed(results(0.3, True))[0]
 
 
 def test_an_unmeasured_claim_is_marked_as_such() -> None:
