@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import queue
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -133,7 +134,7 @@ def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[st
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress, context.Manager() as manager:
         bar, told = progress.add_task("Runs", total=total), manager.Queue()
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
             waiting = [pool.submit(_lane, lane, out, told) for lane in lanes]
             while True:
                 over = all(future.done() for future in waiting)  # finished at the last check
@@ -148,6 +149,18 @@ def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[st
                 failed += [error] if error else []
         broken = [str(e) for future in waiting if (e := future.exception()) is not None]
         return failed + list(dict.fromkeys(broken))
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, however it was killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _lane(jobs: Sequence[Job], out: Path, told: Any) -> None:
