@@ -128,3 +128,11 @@ def test_minutes_are_of_the_processor_and_unknown_where_the_cache_helped() -> No
     job = {"seconds": 100.0, "cpu_seconds": 50.0}
     assert rivals.making({"seconds": seconds, "job": job}) == 2.0
     assert rivals.making({"seconds": seconds | {"fit": 0.0}, "job": job}) is None
+
+
+def test_the_curve_shows_no_method_that_changes_only_a_chosen_size() -> None:
+    points = dict.fromkeys(real.SIZES, {"value": 0.9})
+    entry = task(**{method: cell(0.5, curve=points) for method in real.METHODS})
+    shown = real.tables({"tasks": {"a": entry}})["real-curve"]
+    assert real.METHODS["sieve"] in shown
+    assert not any(f"| {real.METHODS[method]} |" in shown for method in real.AFTER)
