@@ -50,7 +50,7 @@ def test_a_matrix_that_keeps_its_rank_keeps_its_parameters_until_they_train():
     changed = switch.to(genome).model.get_submodule(name).factor_in.weight.requires_grad_(True)
     again = switch.to(genome).model.get_submodule(name).factor_in.weight
     assert again is not changed and not again.requires_grad
-    switch.model.get_submodule(name).factor_in.weight = torch.nn.Parameter(again + 1)
+    switch.model.get_submodule(name).factor_in.weight = torch.nn.Parameter(again + 1, False)
     assert torch.equal(switch.to(genome).model.get_submodule(name).factor_in.weight, weight)
 
 
