@@ -79,7 +79,7 @@ def quantized(tasks: Summaries) -> tuple[str, str]:
     cells = {name: e["methods"]["int8"] for name, e in tasks.items()}
     costs = [cell["eight_bits"]["cost"] for cell in cells.values()]
     saved = [1 - 2 * (1 - cell["eight_bits"]["saved"]) for cell in cells.values()]  # was of 32 bits
-    text = "bytes of the matrices that go, against 16 bits, and the points that 8 bits cost: "
+    text = "share of the bytes in 16 bits that is saved, and points lost by 8 bits: "
     text += ", ".join(
         f"{name} {100 * share:.0f} % and {100 * cost:.1f}"
         for name, share, cost in zip(cells, saved, costs, strict=True)

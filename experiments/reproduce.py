@@ -152,7 +152,7 @@ def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[st
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, however it was killed."""
+    """End this process when the one that started it ends, also if that one was killed."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
