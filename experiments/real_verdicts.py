@@ -6,7 +6,7 @@ Verdicts are rules on committed figures, as in `verdicts.py`.
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.verdicts import NO, PART, YES
+from experiments.verdicts import LATER, NO, OPEN, PART, YES
 
 Summaries = Mapping[str, Any]
 SMALL = {"reader-6m": "reader-6m (6.5 million)", "smollm2": "SmolLM2 (135 million), tuned first"}
@@ -89,6 +89,20 @@ def quantized(tasks: Summaries) -> tuple[str, str]:
     return text, YES if all(cheap + small + within) else PART if all(cheap + small) else NO
 
 
+def hours(tasks: Summaries) -> tuple[str, str]:
+    """1 to 36 GPU hours."""
+    parts = []
+    for method, label in {"sieve": "the closed form", "genetic": "the genetic search"}.items():
+        found = [e["methods"].get(method, {}).get("minutes") for e in tasks.values()]
+        if spent := [minutes["value"] for minutes in found if minutes]:
+            ends = dict.fromkeys(f"{end:.0f}" for end in (min(spent), max(spent)))
+            parts.append(f"{label} takes {' to '.join(ends)} minutes of one processor core")
+    return (
+        f"{', '.join(parts) or LATER}; `dry_run=true` says what the paper's models would take",
+        OPEN,
+    )
+
+
 def sizes(summaries: Summaries) -> str:
     """Kept fraction and kept parameters of one task on two models, in Markdown."""
     small, real = summaries["kept"]["at"]["0.02"], summaries["real"]["tasks"]
@@ -111,4 +125,5 @@ ROWS = (  # claim, the methods that its rule compares, rule
     ("a level per matrix keeps less than one level for all", {"sieve", "loss_aware"}, levels),
     ("the pruned model still takes fine-tuning", {"sieve", "trained"}, trained),
     ("pruning and 8 bits together save about 90 % of memory", {"int8"}, quantized),
+    ("1 to 36 GPU hours", {"sieve"}, hours),
 )

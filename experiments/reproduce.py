@@ -36,13 +36,13 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 CLAIMS = tuple(
     """
-    demo kept curve defaults adaptive seeds bottlenecks calibration transfer recovery tokens
-    cost tolerance promises elsewhere
+    demo kept curve defaults adaptive bottlenecks calibration transfer recovery tokens tolerance
+    promises elsewhere
     """.split()
 )
 LONG = ("real", "rivals")  # hours each, and only if asked for
 # Figures that need all runs of a claim.
-OVER_ALL = ("ratio", "times", "mean", "methods", "cpu_minutes", "growth")
+OVER_ALL = ("ratio", "times", "mean")
 console = Console()
 
 

@@ -141,19 +141,6 @@ def learned(summaries: Summaries) -> tuple[str, str]:
     return text, YES if theirs <= 1.5 * ours else PART if theirs <= 3 * ours else NO
 
 
-def cost(summaries: Summaries) -> tuple[str, str]:
-    """1 to 36 GPU hours."""
-    methods = summaries["cost"]["methods"]
-    closed = sum(n["value"] for n in methods["sieve"]["seconds"].values())
-    genetic = methods["genetic"]["seconds"]["search"]["value"]
-    text = (
-        f"models of some millions of parameters on one core: {closed:.0f} seconds by the closed "
-        f"form, {genetic / 60:.1f} minutes by the genetic search; `dry_run=true` says what the "
-        "paper's models would take"
-    )
-    return text, OPEN
-
-
 def large(summaries: Summaries) -> tuple[str, str]:
     """Phi-3-mini, Llama-3.1-8B and 70B."""
     return "configured, composed and costed: `+experiment=paper_llama3_1_8b dry_run=true`", OPEN
@@ -182,5 +169,4 @@ ROWS: tuple[tuple[str, tuple[str, ...], Rule], ...] = (
     ("and 8-bit quantization, which together save about 90 % of memory", ("recovery",), quantized),
     ("sieved on one data set, it works on another of the same domain", ("transfer",), transfer),
     ("all of it on Phi-3-mini, Llama-3.1-8B and 70B", (), large),
-    ("1 to 36 GPU hours", ("cost",), cost),
 )

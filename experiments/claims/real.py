@@ -14,6 +14,7 @@ from typing import Any
 
 from experiments import figures
 from experiments.jobs import Job, composed, swept
+from sieve.projections import get_projection
 from sieve.report.result import read
 from sieve.report.verdict import is_certified, loses_nothing
 
@@ -28,9 +29,11 @@ GENETIC = (
     "~hydra.sweeper.params.subject",  # The sweeper searches; it does not run a grid.
     "~hydra.sweeper.params.method",
 )
+FEWER = {"wikitext": ("task.max_rows.selection=100", "search.rows=100")}  # of 130 tokens each
 SIZES = (".75", ".5", ".25")  # of the experiment's curve
 HEAD = ("whitened", "sieve")  # shown in README
 TIMED = ("sieve", "trained")
+MAKING = ("calibrate", "fit", "search", "refit", "recover", "certify", "export")  # stages
 AFTER = ("int8", "refitted", "genetic", "trained")  # change a chosen size only, not the curve
 METHODS = {
     "svd": "SVD of the weights (LASER), uniform",
@@ -63,9 +66,10 @@ def jobs() -> list[Job]:
 
 
 def extra(job: Job) -> tuple[str, ...]:
-    """What `rivals` needs of a run beyond its result: the exports that it times."""
-    timed = dict(job.settings)["method"] in TIMED
-    return ("export=factorized",) if timed else ()
+    """Fewer selection rows where rows are long, and the exports that `rivals` times."""
+    settings = dict(job.settings)
+    fewer = FEWER.get(settings["subject"].removeprefix(f"{MODEL}_"), ())
+    return (*fewer, *(("export=factorized",) if settings["method"] in TIMED else ()))
 
 
 def tune(out: Path, subject: str, step: str) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
             entry["tuned"] = {key: result[key] for key in ("before", "after")}
             continue
         entry |= about(result)
-        entry["methods"][method] = row(result)
+        entry["methods"][method] = row(result) | {"minutes": minutes(result, results, subject)}
     measured = {name: entry for name, entry in tasks.items() if entry["methods"]}
     return {"model": MODEL, "tasks": measured}  # Others are only tuned so far.
 
@@ -126,6 +130,43 @@ def row(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def minutes(
+    result: Mapping[str, Any], results: Mapping[str, Any], task: str
+) -> figures.Number | None:
+    """Minutes of one core to make a model; None if a stage was cached by a run that is not here.
+
+    A stage from the cache took what it took in the run of the task that computed it.
+    """
+    runs = [r for name, r in results.items() if f"_{task}-" in name and "cached" in r]
+    spent = 0.0
+    for stage in MAKING:
+        if result["cached"].get(stage):
+            first = [r for r in runs if r["cached"].get(stage) is False and alike(r, result, stage)]
+            if not first:
+                return None
+            spent += _busy_seconds(first[0], stage)
+        else:
+            spent += _busy_seconds(result, stage)
+    whole = result["job"]["cpu_seconds"] if result["search"]["method"] == "genetic" else spent
+    return figures.timed(whole / 60)
+
+
+def alike(one: Mapping[str, Any], other: Mapping[str, Any], stage: str) -> bool:
+    """Whether two runs of a task share a cached stage: moments, a bank, or a whole search."""
+    vocabulary = bool(one["vocabulary"]) == bool(other["vocabulary"])
+    if stage == "calibrate":
+        needs = [get_projection(run["projection"]).needs for run in (one, other)]
+        return vocabulary and needs[0] == needs[1]
+    same = vocabulary and all(one[key] == other[key] for key in ("projection", "storage"))
+    return same and (stage == "fit" or one["search"]["method"] == other["search"]["method"])
+
+
+def _busy_seconds(result: Mapping[str, Any], stage: str) -> float:
+    """Processor seconds of a stage, from its seconds and how busy the processor was."""
+    busy = min(result["job"]["cpu_seconds"] / result["job"]["seconds"], 1.0)
+    return float(result["seconds"].get(stage, 0.0) * busy)
+
+
 def eight_bits(record: Mapping[str, Any] | None) -> dict[str, float] | None:
     """What 8 bits cost one genome on test rows, and the share of the matrices' bytes saved."""
     if not record or record.get("accuracy_before") is None:
@@ -148,7 +189,7 @@ def curve(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Kept and drop, scores at three sizes, and bytes, by method and task."""
+    """Kept and drop, scores at three sizes, bytes and minutes, by method and task."""
     tasks = {task: entry for task, entry in summary["tasks"].items() if entry["methods"]}
     names = [
         f"{task}, {entry['metric']}{', tuned' if 'tuned' in entry else ''}"
@@ -207,5 +248,8 @@ def curve_cell(found: Mapping[str, Any] | None) -> str:
 
 
 def bytes_cell(found: Mapping[str, Any] | None) -> str:
-    """Kept of the whole model, and bytes (%)."""
-    return f"{100 * found['model']:.0f}, {100 * found['bytes']:.0f}" if found else ""
+    """Kept of the whole model and bytes (%), and minutes of one core."""
+    if not found:
+        return ""
+    minutes = f"{found['minutes']['value']:.0f}" if found.get("minutes") else "–"
+    return f"{100 * found['model']:.0f}, {100 * found['bytes']:.0f}, {minutes}"

@@ -34,7 +34,6 @@ RIVALS = {
     "sieve": "**tuned, sieved**, closed form",
     "trained": "**tuned, sieved and trained**",
 }
-MAKING = ("calibrate", "fit", "search", "refit", "recover", "certify", "export")  # stages
 OURS = ("sieve", "trained")
 PLAIN = ("majority", "words", "static", "probe", "untuned")  # need no tuned model
 
@@ -101,28 +100,19 @@ def summarize(results: Mapping[str, Any]) -> dict[str, Any]:
         if not name.startswith(f"{CLAIM}/"):
             continue
         subject, rival = name.removeprefix(f"{CLAIM}/{real.MODEL}_").split("-")
-        minutes = result["minutes"]
+        minutes = figures.timed(result["minutes"])
         if rival in OURS:
             ours = results[f"{real.CLAIM}/{real.MODEL}_{subject}-{rival}"]
-            minutes = making(ours)
+            minutes = real.minutes(ours, results, subject)
         tasks.setdefault(subject, {})[rival] = {
             "accuracy": figures.share(result["accuracy"], result["rows"]),
             "bytes": result["bytes"],
             "ms": {size: figures.timed(ms) for size, ms in result["ms"].items()},
             "labels": result["labels"],
-            "minutes": None if minutes is None else figures.timed(minutes),
+            "minutes": minutes,
             "note": result["note"],
         }
     return {"model": real.MODEL, "tasks": tasks}
-
-
-def making(result: Mapping[str, Any]) -> float | None:
-    """Minutes of one core to make a sieved model; None if a stage was in the cache."""
-    seconds = {stage: result["seconds"].get(stage, 0.0) for stage in MAKING}
-    if min(seconds["calibrate"], seconds["fit"]) < 1:
-        return None
-    busy = result["job"]["cpu_seconds"] / result["job"]["seconds"]
-    return float(sum(seconds.values()) * min(busy, 1.0) / 60)
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:

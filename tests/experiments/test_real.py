@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments import real_verdicts
-from experiments.claims import real, rivals
+from experiments.claims import real
 from experiments.jobs import composed_raw
 from experiments.verdicts import NO, PART, YES
 
@@ -123,11 +123,51 @@ def test_eight_bits_are_compared_on_one_genome() -> None:
     assert real.eight_bits(None) is None
 
 
-def test_minutes_are_of_the_processor_and_unknown_where_the_cache_helped() -> None:
-    seconds = {"calibrate": 60.0, "fit": 60.0, "search": 120.0, "curve": 999.0}
-    job = {"seconds": 100.0, "cpu_seconds": 50.0}
-    assert rivals.making({"seconds": seconds, "job": job}) == 2.0
-    assert rivals.making({"seconds": seconds | {"fit": 0.0}, "job": job}) is None
+def timed_run(projection: str, method: str = "waterfill", **cached: bool) -> dict[str, Any]:
+    """A run of half a busy core; every stage that it computed took two minutes."""
+    stages = ("calibrate", "fit", "search")
+    return {
+        "projection": projection,
+        "storage": "pivoted",
+        "vocabulary": None,
+        "search": {"method": method},
+        "cached": {stage: cached.get(stage, False) for stage in stages},
+        "seconds": {stage: 0.1 if cached.get(stage) else 120.0 for stage in stages},
+        "job": {"seconds": 1000.0, "cpu_seconds": 500.0},
+    }
+
+
+def test_a_cached_stage_takes_what_it_took_in_the_run_that_computed_it() -> None:
+    shared = timed_run("loss_aware", calibrate=True, fit=True)
+    runs = {"real/smollm2_a-sieve": shared, "real/smollm2_b-other": timed_run("loss_aware")}
+    assert real.minutes(shared, runs, "a") is None  # Another task has other moments.
+    uniform = timed_run("loss_aware", "uniform")
+    found = real.minutes(shared, runs | {"real/smollm2_a-loss_aware": uniform}, "a")
+    assert found is not None and found["value"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "projection", "method", "same"),
+    [
+        ("calibrate", "output", "waterfill", False),  # needs no gradients
+        ("fit", "output", "waterfill", False),
+        ("search", "loss_aware", "uniform", False),
+        ("fit", "loss_aware", "uniform", True),
+        ("calibrate", "loss_aware", "uniform", True),
+    ],
+)
+def test_runs_share_moments_banks_and_searches(
+    stage: str, projection: str, method: str, same: bool
+) -> None:
+    run, other = timed_run("loss_aware"), timed_run(projection, method)
+    assert real.alike(run, other, stage) == same
+    assert not real.alike(run, other | {"vocabulary": {"kept": 0.1}}, stage)
+
+
+def test_a_genetic_search_takes_the_time_of_all_its_runs() -> None:
+    search = timed_run("loss_aware", "genetic")
+    found = real.minutes(search, {"real/smollm2_a-genetic": search}, "a")
+    assert found is not None and found["value"] == pytest.approx(500 / 60, abs=0.01)
 
 
 def test_the_curve_shows_no_method_that_changes_only_a_chosen_size() -> None:
