@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-import sieve
 from experiments.bench import forecast, parts
 from experiments.bench.tables import tables
 from sieve.evaluation.speed import describe_machine
@@ -26,25 +25,17 @@ def main() -> None:
 
 def measure(path: str, repeats: int) -> dict[str, Any]:
     """All figures of one machine."""
+    model, tokenizer = parts.load(path)
+    models = {Path(path).name: model, "random-25m": forecast.build("wide").float()}
     return {
         "machine": describe_machine(torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "repeats": repeats,
         "model": Path(path).name,
-        "ratios": parts.ratios(path, repeats)
-        | {"fit": parts.fit_ratio(forecast.build("wide"), forecast.calibration(2048), repeats)},
-        "speed": {
-            Path(path).name: _speed(parts.load(path)[0], repeats),
-            "random-25m": _speed(forecast.build("wide"), repeats),
-        },
+        "ratios": parts.ratios(model, tokenizer, models["random-25m"], repeats),
+        "speed": {name: parts.speed_by_level(m, repeats) for name, m in models.items()},
         "forecast": {name: forecast.forecasts(name) for name in forecast.MEASURED},
     }
-
-
-def _speed(model: Any, repeats: int) -> dict[str, Any]:
-    """Speed by level with the factors of the weights alone, which have the same shapes."""
-    moments = sieve.calibrate(model, forecast.calibration(512), projection="svd")
-    return parts.speed_by_level(model, sieve.fit(model, moments, "svd", "pivoted"), repeats)
 
 
 if __name__ == "__main__":

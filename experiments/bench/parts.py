@@ -48,12 +48,12 @@ def review_examples() -> list[Example]:
     ]
 
 
-def ratios(path: str, repeats: int) -> dict[str, Number]:
-    """Every ratio of the parts, by name."""
-    model, tokenizer = load(path)
+def ratios(model: Any, tokenizer: Any, wide: Any, repeats: int) -> dict[str, Number]:
+    """Every ratio of the parts, by name; that of the fit for a wider model."""
     examples = review_examples()
     batches = sieve.calibration_batches(examples[:500], tokenizer)
     found = calibration_ratios(model, batches, repeats)
+    found["fit"] = fit_ratio(wide, batches, repeats)
     moments = sieve.calibrate(model, batches)
     bank = sieve.fit(model, moments)
     found["switch"] = switch_ratio(model, bank, tokenizer, examples[:1000], repeats)
@@ -183,8 +183,14 @@ def storage_ratio(
     return ratio(partial(forward, pivoted), partial(forward, plain), repeats)
 
 
-def speed_by_level(model: Any, bank: Any, repeats: int) -> dict[str, dict[str, Number]]:
-    """Speed of the model over the dense one by level: prefill of 128 tokens a row, and decoding."""
+def speed_by_level(model: Any, repeats: int) -> dict[str, dict[str, Number]]:
+    """Speed of the model over the dense one by level: prefill of 128 tokens a row, and decoding.
+
+    The factors are those of the weights alone, which have the shapes of the others.
+    """
+    batches = sieve.calibration_batches(review_examples()[:20], load(str(EMBEDDED))[1])
+    moments = sieve.calibrate(model, batches, projection="svd")
+    bank = sieve.fit(model, moments, "svd", "pivoted")
     switch, found = Switch(model, bank), {}
     for level in SPEED_LEVELS:
         speed = compare_speed(switch, uniform_genome(bank, (1.0, level), 1), repeats=repeats)

@@ -42,13 +42,12 @@ def _speed(models: Mapping[str, Any]) -> str:
 
 
 def _forecast(shapes: Mapping[str, Any]) -> str:
-    rows = []
+    rows, stages = [], next(iter(shapes.values()))["stages"]
     for name, entry in shapes.items():
-        cells = [_pair(entry[stage], "seconds", 1) for stage in ("calibrate", "fit", "genome")]
-        cells += [_pair(entry[stage], "peak_mib", 0) for stage in ("calibrate", "fit")]
-        rows.append([f"{name}, {entry['prunable'] / 1e6:.0f}M", *cells])
-    head = ["shape, measured / forecast", "calibrate, s", "fit, s", "a genome, s"]
-    head += ["calibrate, MiB", "fit, MiB"]
+        cells = [_pair(stage, "seconds", 1) for stage in entry["stages"].values()]
+        label = f"{name}, {entry['prunable'] / 1e6:.0f}M"
+        rows.append([label, *cells, _pair(entry, "peak_mib", 0)])
+    head = ["shape, measured / forecast", *(f"{stage}, s" for stage in stages), "peak, MiB"]
     return markdown(head, rows)
 
 

@@ -1,10 +1,9 @@
-"""Seconds and bytes of this process, and ratios of work that takes turns."""
+"""Seconds of this process, and ratios of work that takes turns."""
 
 import gc
 import multiprocessing
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,9 +38,3 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in its own process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, arguments)
-
-
-def memory_bytes() -> int:
-    """Anonymous memory of this process, without mapped files (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
