@@ -15,18 +15,16 @@ import importlib
 import json
 import multiprocessing
 import os
-import queue
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from experiments.figures import outside
 from experiments.jobs import REAL, SHARED, WANDB, Job, perform
@@ -129,26 +127,11 @@ def seeded(job: Job, seed: int | None) -> Job:
 
 def _perform(lanes: Sequence[Sequence[Job]], out: Path, workers: int) -> list[str]:
     """Run lanes in parallel processes; return one line per failure."""
-    failed: list[str] = []
-    context, total = multiprocessing.get_context("spawn"), sum(map(len, lanes))
-    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress, context.Manager() as manager:
-        bar, told = progress.add_task("Runs", total=total), manager.Queue()
-        with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
-            waiting = [pool.submit(_lane, lane, out, told) for lane in lanes]
-            while True:
-                over = all(future.done() for future in waiting)  # finished at the last check
-                try:
-                    name, error, seconds = told.get(timeout=1)
-                except queue.Empty:
-                    if over:
-                        break
-                    continue
-                progress.advance(bar)
-                progress.console.print(f"{seconds:6.0f} s  {name}", highlight=False)
-                failed += [error] if error else []
-        broken = [str(e) for future in waiting if (e := future.exception()) is not None]
-        return failed + list(dict.fromkeys(broken))
+    context, failed = multiprocessing.get_context("spawn"), list[str]()
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
+        for future in as_completed([pool.submit(_lane, lane, out) for lane in lanes]):
+            failed += [str(e)] if (e := future.exception()) is not None else future.result()
+    return list(dict.fromkeys(failed))  # A killed worker fails every lane alike.
 
 
 def end_with_parent() -> None:
@@ -163,15 +146,18 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _lane(jobs: Sequence[Job], out: Path, told: Any) -> None:
-    """Run jobs that share a cache one after another, and report each."""
+def _lane(jobs: Sequence[Job], out: Path) -> list[str]:
+    """Run jobs that share a cache one after another; return one line per failure."""
+    failed = []
     for job in jobs:
-        start, error = time.monotonic(), ""
+        start = time.monotonic()
         try:
             perform(job, out)
         except (RuntimeError, OSError) as found:
-            error = str(found)
-        told.put((f"{job.claim}/{job.name}", error, time.monotonic() - start))
+            failed.append(str(found))
+        seconds = time.monotonic() - start
+        console.print(f"{seconds:6.0f} s  {job.claim}/{job.name}", highlight=False)
+    return failed
 
 
 def summarize(claims: Sequence[str], out: Path) -> dict[str, Any]:
